@@ -1,0 +1,158 @@
+# shellcheck shell=bash
+# Sourced by scripts/quickstart and scripts/test: makes the virtual environment, or finds it in order.
+#
+#   DGLREC_PYTHON  the Python 3.10 or 3.11 to make it with (default: the first that runs)
+#   DGLREC_VENV    where it lies (default: .venv at the top of the checkout)
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=${DGLREC_VENV:-$root/.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+made_here=$venv/.dglrec-venv   # the mark of an environment that these scripts made
+stamp=$venv/.dglrec-installed  # written last; holds the fingerprint of what was installed
+
+say() { printf '%s\n' "$*" >&2; }
+
+unusable() {
+    say "$@"
+    exit 4
+}
+
+# Succeeds where $1 runs and is a Python that DGL has wheels for. Asked, not read off the name: a
+# version manager puts a python3.11 on the path that only prints an error.
+is_supported() {
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' \
+        >/dev/null 2>&1 </dev/null
+}
+
+can_make_environments() {
+    "$1" -c 'import ensurepip, venv' >/dev/null 2>&1 </dev/null
+}
+
+# Sets `python`.
+find_python() {
+    local name candidate without_venv=''
+    if [ -n "${DGLREC_PYTHON:-}" ]; then
+        is_supported "$DGLREC_PYTHON" ||
+            unusable "DGLREC_PYTHON=$DGLREC_PYTHON does not run as Python 3.10 or 3.11."
+        can_make_environments "$DGLREC_PYTHON" ||
+            unusable "DGLREC_PYTHON=$DGLREC_PYTHON lacks the modules venv and ensurepip" \
+                "(Debian and Ubuntu: apt install python3.11-venv)."
+        python=$DGLREC_PYTHON
+        return
+    fi
+    while IFS= read -r candidate; do
+        is_supported "$candidate" || continue
+        if can_make_environments "$candidate"; then
+            python=$candidate
+            return
+        fi
+        without_venv=${without_venv:-$candidate}
+    done < <(
+        for name in python3.11 python3.10 python3 python; do
+            type -aP "$name" || true
+        done
+        for candidate in \
+            "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.{11,10}.*/bin/python \
+            "${UV_PYTHON_INSTALL_DIR:-${HOME:-}/.local/share/uv/python}"/cpython-3.{11,10}.*/bin/python3; do
+            [ ! -x "$candidate" ] || printf '%s\n' "$candidate"
+        done
+    )
+    if [ -n "$without_venv" ]; then
+        unusable "$without_venv lacks the modules venv and ensurepip." \
+            "On Debian and Ubuntu: apt install $("$without_venv" -c \
+                'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    fi
+    unusable 'No Python 3.10 or 3.11 was found. dglrec needs one of the two: DGL has no wheels for later ones.
+Install one, whichever way is yours:
+  Debian 12:     apt install python3.11 python3.11-venv
+  Ubuntu 22.04:  apt install python3.10 python3.10-venv
+  pyenv:         pyenv install 3.11
+  uv:            uv python install 3.11
+  conda:         conda create -n dglrec python=3.11 && conda activate dglrec
+Then run this again. If it lies off the path: DGLREC_PYTHON=/path/to/python3.11 '"$0"
+}
+
+# Prints what the environment depends on, as one hash, by the Python $1. The checkout's place counts
+# because an environment is tied to it.
+fingerprint() {
+    "$1" - "$root" "$venv" <<'PYTHON'
+import hashlib, pathlib, sys
+root, venv = sys.argv[1:]
+digest = hashlib.sha256(repr((sys.version_info[:2], root, venv)).encode())
+for name in "scripts/constraints.txt", "setup.cfg", "pyproject.toml":
+    digest.update(pathlib.Path(root, name).read_bytes())
+print(digest.hexdigest())
+PYTHON
+}
+
+# Whether it is of the version that DGLREC_PYTHON asks for.
+is_of_asked_version() {
+    local version='import sys; print(sys.version_info[:2])'
+    [ -z "${DGLREC_PYTHON:-}" ] ||
+        [ "$("$DGLREC_PYTHON" -c "$version" 2>&1)" = "$("$venv/bin/python" -c "$version")" ]
+}
+
+# Whether packages can go into the environment as it stands. One that these scripts made is used
+# again only where its last install came to its end; what was cut short is made anew.
+is_usable() {
+    is_supported "$venv/bin/python" && is_of_asked_version || return 1
+    if [ -e "$made_here" ]; then
+        [ -f "$stamp" ] && [ -x "$venv/bin/dglrec" ]
+    else
+        "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null
+    fi
+}
+
+# Whether the folder may be removed: these scripts made it, or nothing in it runs and it lies where
+# they make theirs.
+is_ours() {
+    [ -e "$made_here" ] ||
+        { [ -z "${DGLREC_VENV:-}" ] && ! "$venv/bin/python" -c '' 2>/dev/null; }
+}
+
+make_venv() {
+    local python
+    find_python
+    if [ -d "$venv" ] && [ -n "$(ls -A -- "$venv")" ]; then
+        is_ours || unusable "$venv exists, cannot be used, and was not made by these scripts." \
+            "Remove it, or name another place with DGLREC_VENV."
+        say "removing what is left of $venv"
+        rm -rf -- "$venv"
+    fi
+    say "making the environment $venv with $python"
+    mkdir -p -- "$venv"
+    : >"$made_here"
+    "$python" -m venv "$venv" >&2 ||
+        unusable "$python could not make a virtual environment in $venv."
+}
+
+install() {
+    local wanted pip
+    wanted=$(fingerprint "$venv/bin/python")
+    [ "$(cat -- "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
+    rm -f -- "$stamp"
+    say 'installing the packages (about a minute; longer where torch comes with CUDA, some 3 GB)'
+    pip=("$venv/bin/python" -m pip install --constraint scripts/constraints.txt)
+    # Without isolation, the build takes the setuptools just installed and not the newest of the day.
+    (
+        cd -- "$root" &&
+            "${pip[@]}" pip setuptools &&
+            "${pip[@]}" --no-build-isolation --editable '.[text,dev]'
+    ) >&2 || unusable \
+        'pip could not install the packages; its last lines above say why. Most often the package' \
+        'index is out of reach or the disk is full. Mend that and run this again.'
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+prepare_environment() {
+    # One at a time: two runs at once would install over each other.
+    exec 9<"$root/setup.cfg"
+    if command -v flock >/dev/null; then
+        # 75 is a lock held by another run; any other failure is a file system without locks.
+        flock -n -E 75 9 || [ $? -ne 75 ] ||
+            { say 'waiting for another run to make the environment'; flock 9; }
+    fi
+    is_usable || make_venv
+    install
+    exec 9<&-
+}
