@@ -1,0 +1,25 @@
+"""The errors that a user can mend, one class for each exit code of the command line."""
+
+
+class DglrecError(Exception):
+    """Something failed while running. The message is for the user: what, where, and the mend."""
+
+    exit_code = 1
+
+
+class UsageError(DglrecError):
+    """A command, an option or a configuration value is wrong."""
+
+    exit_code = 2
+
+
+class DataError(DglrecError):
+    """A data file, a prepared data set, a run or a checkpoint is missing or bad."""
+
+    exit_code = 3
+
+
+class UnusableEnvironmentError(DglrecError):
+    """The machine or the installation lacks what the job needs."""
+
+    exit_code = 4

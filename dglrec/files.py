@@ -1,0 +1,186 @@
+"""Atomic writes and checksums: what a reader finds under a name is whole, or is not there."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dglrec.errors import DataError, DglrecError, UsageError
+
+_TEMPORARY = ".dglrec-tmp-"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write into an error that names the target.
+
+    Raises:
+        DglrecError: the disk is full, the quota is used up, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if any(part.startswith(_TEMPORARY) for part in path.absolute().parts):
+                raise  # inside a folder that is being made; who makes it names its target
+            raise DglrecError(
+                f"{path}: no space left on the disk; free some, or write elsewhere"
+            ) from error
+        closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        if closed and _concerns(path, error.filename):
+            raise DglrecError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, flush and rename it to `path`.
+
+    When the block raises, the temporary file is removed and `path` is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    with disk_errors(path):
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        DataError: the file is missing, is not JSON, or holds something other than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: holds no JSON object")
+    return value
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array as `.npy`. `np.save` does not say that it was the disk that filled up."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)
+
+
+def check_target_folder(target: Path, *, marker: str, overwrite: bool) -> None:
+    """Refuse a target folder that must not be written, before any work is done.
+
+    Args:
+        target: the folder to be made.
+        marker: a file that only a folder of this kind holds. Overwriting is refused where it is
+            missing, so that a mistyped path never removes somebody's other files.
+        overwrite: whether an existing folder may be replaced.
+
+    Raises:
+        UsageError: the target exists and may not be replaced.
+    """
+    if not target.exists():
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{target} exists; choose another name, or replace it with --overwrite")
+    if not target.is_dir() or not (target / marker).exists():
+        raise UsageError(
+            f"{target} exists and holds no {marker}, so --overwrite will not replace it; "
+            "remove it by hand if that is what you want"
+        )
+
+
+@contextmanager
+def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `target`; when the block ends well, rename it to `target`.
+
+    When the block raises, the temporary folder is removed and `target` is as it was. Where
+    `target` is a link, the folder that it leads to is replaced. See `check_target_folder` for the
+    arguments and for what is refused.
+    """
+    target = Path(target)
+    check_target_folder(target, marker=marker, overwrite=overwrite)
+    with disk_errors(target):
+        target = target.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=target.parent))
+        try:
+            # mkdtemp makes the folder private; what is published follows the user's umask.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o777 & ~umask)
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _flush(path)
+            _replace_folder(temporary, target)
+            _flush(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(source, target)
+        return
+    aside = target.with_name(f"{_TEMPORARY}old-{os.getpid()}-{target.name}")
+    os.rename(target, aside)
+    try:
+        os.rename(source, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    shutil.rmtree(aside)
+
+
+def _concerns(path: Path, named: str | bytes | None) -> bool:
+    """Whether an error that names a file came of writing `path`, and not of reading an input."""
+    if named is None:
+        return True
+    place, path = Path(os.fsdecode(named)).absolute(), path.absolute()
+    temporary = any(part.startswith(_TEMPORARY) for part in place.parts)
+    return temporary or path.is_relative_to(place) or place.is_relative_to(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
