@@ -1,0 +1,97 @@
+"""External ids <-> indices 0..n-1. Ids are translated at the edges of the package only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dglrec.errors import DataError
+
+
+class IdMap:
+    """A fixed set of external ids in ascending order; an id's index is its place in that order.
+
+    Args:
+        ids: distinct ids, int64 or string, in ascending order.
+
+    Raises:
+        ValueError: the ids are not distinct and ascending.
+    """
+
+    def __init__(self, ids: pa.Array) -> None:
+        self.ids = ids
+        if len(ids) > 1 and not pc.all(pc.less(ids[:-1], ids[1:])).as_py():
+            raise ValueError("ids must be distinct and ascending")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int32]:
+        """Ids -> indices, -1 for an id that the map does not hold or that is of another type."""
+        if ids.type != self.ids.type:
+            ids = _to_type(ids, self.ids.type)
+        found = pc.index_in(ids, value_set=self.ids)
+        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int32)
+
+    def encode_one(self, text: str) -> int:
+        """The index of an id written as text, as on a command line; -1 where there is none."""
+        return int(self.encode(pa.array([text], type=pa.string()))[0])
+
+    def decode(self, indices: npt.NDArray[Any]) -> pa.Array:
+        """Indices -> ids, in their own type."""
+        return self.ids.take(pa.array(indices))
+
+    def nearest(self, count: int = 3) -> Sequence[Any]:
+        """The first few ids, to show what an id looks like."""
+        return list(self.ids[:count].to_pylist())
+
+
+class IdMapBuilder:
+    """Collects ids from a stream; hands out provisional codes that `finish` puts in order."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._codes: dict[Any, int] = {}
+        self._type: pa.DataType | None = None
+
+    def add(self, ids: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+        """Ids -> provisional codes, in order of first appearance.
+
+        Raises:
+            DataError: the type differs from the earlier stretches'.
+        """
+        if self._type is None:
+            self._type = ids.type
+        if ids.type != self._type:
+            raise DataError(f"{self._name} is {self._type} at first and {ids.type} further down")
+        encoded = ids.combine_chunks().dictionary_encode()
+        codes = self._codes
+        local = [codes.setdefault(value, len(codes)) for value in encoded.dictionary.to_pylist()]
+        rows: npt.NDArray[np.int32] = np.asarray(local, dtype=np.int32)[encoded.indices.to_numpy()]
+        return rows
+
+    def finish(self) -> tuple[IdMap, npt.NDArray[np.int32]]:
+        """The map, and for each provisional code its index in the map."""
+        ids = pa.array(self._codes, type=self._type or pa.int64())
+        order = pc.sort_indices(ids).to_numpy()
+        index_of_code = np.empty(len(order), dtype=np.int32)
+        index_of_code[order] = np.arange(len(order), dtype=np.int32)
+        return IdMap(ids.take(pa.array(order))), index_of_code
+
+
+def _to_type(ids: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Cast ids value by value; what does not fit becomes null."""
+    try:
+        return ids.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pa.array([_convert(value, kind) for value in ids.to_pylist()], type=kind)
+
+
+def _convert(value: Any, kind: pa.DataType) -> Any:
+    try:
+        return pa.scalar(value).cast(kind).as_py()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None

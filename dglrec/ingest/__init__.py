@@ -1,0 +1,36 @@
+"""CSV and Parquet, streamed -> validated columns and id maps.
+
+`open_source` finds out what lies at a path, `RatingReader` reads ratings of any size, `read_items`
+and `read_users` read the tables beside them.
+"""
+
+from dglrec.ingest.lists import read_one_users_ratings, stream_columns
+from dglrec.ingest.ratings import (
+    FileCounts,
+    IngestCounts,
+    RatingColumns,
+    RatingReader,
+    drop_duplicates,
+    last_of_each_pair,
+    rows_of_each,
+)
+from dglrec.ingest.sources import FORMATS, RatingLayout, Source, open_source
+from dglrec.ingest.tables import read_items, read_users
+
+__all__ = [
+    "FORMATS",
+    "FileCounts",
+    "IngestCounts",
+    "RatingColumns",
+    "RatingLayout",
+    "RatingReader",
+    "Source",
+    "drop_duplicates",
+    "last_of_each_pair",
+    "open_source",
+    "read_items",
+    "read_one_users_ratings",
+    "read_users",
+    "rows_of_each",
+    "stream_columns",
+]

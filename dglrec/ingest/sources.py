@@ -1,0 +1,292 @@
+"""What lies at a SOURCE: which of the known layouts, which files, which columns in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dglrec import schema
+from dglrec.errors import DataError, UsageError
+from dglrec.ingest import stream
+from dglrec.schema import RatingScale
+
+ANIME = "anime"
+MOVIELENS = "movielens"
+TABLE = "table"
+AUTO = "auto"
+FORMATS = (ANIME, MOVIELENS, TABLE)
+
+_UNRATED_STEM = "animelist"
+_ANIME_RATINGS = ("rating_complete", _UNRATED_STEM)
+_ANIME_ITEMS = ("anime_with_synopsis", "anime")
+_TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet")
+_ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+_WHOLE_STARS = RatingScale(1.0, 5.0, 1.0)
+_HALF_STARS = RatingScale(0.5, 5.0, 0.5)
+_OUT_OF_TEN = RatingScale(1.0, 10.0, 1.0)
+
+
+@dataclass(frozen=True)
+class RatingLayout:
+    """Where the files of one layout keep their ratings.
+
+    Attributes:
+        user: name of the column of user ids; so `item`, `rating` and `timestamp`, which may be
+            missing where `timestamp_required` is false.
+        whole_ids: whether ids are whole numbers by definition; else they may be text.
+        delimiters: the delimiters that may be, each one character.
+        fields: the names of all fields, where the files have no header.
+        separator: what stands between two fields of a file without a header.
+    """
+
+    user: str
+    item: str
+    rating: str
+    timestamp: str | None = None
+    timestamp_required: bool = False
+    whole_ids: bool = True
+    delimiters: str = ","
+    fields: tuple[str, ...] = ()
+    separator: str = ""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The columns that a file must have."""
+        names = (self.user, self.item, self.rating)
+        if self.timestamp_required and self.timestamp is not None:
+            return (*names, self.timestamp)
+        return names
+
+    def schema_names(self, found: Sequence[str]) -> dict[str, str]:
+        """For each column to be read, of those `found`: its name in a file -> in the schema."""
+        names = {
+            self.user: schema.USER_ID,
+            self.item: schema.ITEM_ID,
+            self.rating: schema.RATING,
+        }
+        if self.timestamp is not None and self.timestamp in found:
+            names[self.timestamp] = schema.TIMESTAMP
+        return names
+
+
+_ANIME_LAYOUT = RatingLayout("user_id", "anime_id", "rating")
+_TABLE_LAYOUT = RatingLayout(
+    schema.USER_ID,
+    schema.ITEM_ID,
+    schema.RATING,
+    schema.TIMESTAMP,
+    whole_ids=False,
+    delimiters=",;\t",
+)
+_ML_CSV_LAYOUT = RatingLayout("userId", "movieId", "rating", "timestamp", timestamp_required=True)
+_ML_TAB_LAYOUT = RatingLayout(
+    "userId",
+    "movieId",
+    "rating",
+    "timestamp",
+    timestamp_required=True,
+    delimiters="\t",
+    fields=("userId", "movieId", "rating", "timestamp"),
+    separator="\t",
+)
+# The fields are set apart by "::". Cut at each ":", there is an empty field between any two.
+_ML_COLONS_LAYOUT = RatingLayout(
+    "userId",
+    "movieId",
+    "rating",
+    "timestamp",
+    timestamp_required=True,
+    delimiters=":",
+    fields=("userId", "gap 1", "movieId", "gap 2", "rating", "gap 3", "timestamp"),
+    separator="::",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found at a SOURCE. Only folders, headers and first lines were read.
+
+    Attributes:
+        path: the SOURCE as given.
+        format: one of `FORMATS`.
+        ratings_file: the source's own ratings.
+        scale: the values a rating may take; None where the layout does not say.
+        layout: how `ratings_file`, and every other ratings file of the format, is laid out.
+        item_files: the item tables, the one with the better text first.
+        user_file: the table of users.
+    """
+
+    path: Path
+    format: str
+    ratings_file: Path
+    scale: RatingScale | None
+    layout: RatingLayout
+    item_files: tuple[Path, ...] = ()
+    user_file: Path | None = None
+
+    def resolve(self, file: Path) -> Path:
+        """A ratings file named by a person: as it stands, or else inside the source's folder."""
+        file = Path(file)
+        inside = self.path / file
+        return inside if self.path.is_dir() and not file.exists() and inside.exists() else file
+
+    def zero_means_unrated(self, file: Path) -> bool:
+        """Whether rating 0 in this file says that the user did not rate: so in `animelist`."""
+        return self.format == ANIME and file.name.startswith(_UNRATED_STEM)
+
+
+def open_source(path: Path, format: str = AUTO) -> Source:
+    """Find out what lies at `path`.
+
+    Args:
+        path: a folder in the published layout of the anime or a MovieLens data set, or a table.
+        format: one of `FORMATS`, or `auto` to find out.
+
+    Raises:
+        UsageError: there is no such format.
+        DataError: nothing is there, it is of no known layout or of several, or its ratings lack a
+            column.
+    """
+    path = Path(path)
+    if format not in (AUTO, *FORMATS):
+        raise UsageError(f"no format {format!r}; choose {AUTO}, {', '.join(FORMATS)}")
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if format == AUTO:
+        format = _detect(path)
+    source = _OPENERS[format](path)
+    ratings_columns(source.ratings_file, source.layout)
+    return source
+
+
+def ratings_columns(file: Path, layout: RatingLayout) -> stream.TextFormat | None:
+    """How a ratings file of this layout is to be read; None for Parquet.
+
+    Raises:
+        DataError: the file is missing, is empty, is no text, or lacks a column.
+    """
+    text: stream.TextFormat | None
+    if stream.is_parquet(file):
+        text, names = None, list(stream.parquet_schema(file).names)
+        for name in layout.required:
+            if names.count(name) > 1:
+                raise DataError(f"{file}: column {name} is there {names.count(name)} times")
+    elif layout.fields:
+        return _headerless(file, layout)
+    else:
+        text = stream.header_format(
+            file, tuple(layout.schema_names([layout.timestamp or ""])), layout.delimiters
+        )
+        names = list(text.names)
+    if missing := [name for name in layout.required if name not in names]:
+        found = ", ".join(stream.shown_names(names)) or "no columns"
+        raise DataError(
+            f"{file}: no column {', '.join(missing)}; found {found}{_hint(file, layout)}"
+        )
+    return text
+
+
+def _headerless(file: Path, layout: RatingLayout) -> stream.TextFormat:
+    found = len(stream.first_line(file).split(layout.separator))
+    expected = layout.separator.join((layout.user, layout.item, layout.rating, "timestamp"))
+    if found != 4:
+        raise DataError(
+            f"{file}: row 1 has {found} fields; expected the 4 fields {expected!r} and no header"
+        )
+    return stream.TextFormat(layout.fields, layout.delimiters, header=False, quoted=False)
+
+
+def _hint(file: Path, layout: RatingLayout) -> str:
+    if layout == _TABLE_LAYOUT and _kinds_of_folder(file.parent):
+        return f"; to read the whole data set give its folder, {file.parent}"
+    return ""
+
+
+def _detect(path: Path) -> str:
+    if path.is_dir():
+        kinds = _kinds_of_folder(path)
+        if not kinds:
+            names = sorted(entry.name for entry in path.iterdir())
+            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise DataError(
+                f"{path}: no ratings here; found {shown or 'an empty folder'}, expected "
+                "rating_complete.csv or animelist.csv (anime), or u.data, ratings.dat or "
+                "ratings.csv (MovieLens)"
+            )
+        if len(kinds) > 1:
+            raise DataError(
+                f"{path}: holds both layouts; choose with --format {' or '.join(kinds)}"
+            )
+        return kinds[0]
+    if path.name.lower().endswith(_TABLE_ENDINGS):
+        return TABLE
+    if _kinds_of_folder(path.parent) == [MOVIELENS]:
+        raise DataError(f"{path}: is one file of a MovieLens data set; give its folder")
+    raise DataError(
+        f"{path}: not known by its ending; a table ends in {', '.join(_TABLE_ENDINGS)}, "
+        "or say --format table"
+    )
+
+
+def _kinds_of_folder(folder: Path) -> list[str]:
+    anime = _find(folder, _ANIME_RATINGS, _ENDINGS)
+    return [ANIME] * (anime is not None) + [MOVIELENS] * (_movielens_ratings(folder) is not None)
+
+
+def _movielens_ratings(folder: Path) -> Path | None:
+    for name in ("u.data", "ratings.dat"):
+        if (folder / name).is_file():
+            return folder / name
+    return _find(folder, ("ratings",), _ENDINGS)
+
+
+def _find(folder: Path, stems: Sequence[str], endings: Sequence[str]) -> Path | None:
+    candidates = (folder / f"{stem}{ending}" for stem in stems for ending in endings)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _existing(*files: Path | None) -> tuple[Path, ...]:
+    return tuple(file for file in files if file is not None and file.is_file())
+
+
+def _open_anime(path: Path) -> Source:
+    ratings = _find(_folder(path, ANIME), _ANIME_RATINGS, _ENDINGS)
+    if ratings is None:
+        raise DataError(f"{path}: neither rating_complete.csv nor animelist.csv in this folder")
+    items = _existing(*(_find(path, (stem,), _ENDINGS) for stem in _ANIME_ITEMS))
+    return Source(path, ANIME, ratings, _OUT_OF_TEN, _ANIME_LAYOUT, items)
+
+
+def _open_movielens(path: Path) -> Source:
+    ratings = _movielens_ratings(_folder(path, MOVIELENS))
+    if ratings is None:
+        raise DataError(f"{path}: none of u.data, ratings.dat, ratings.csv in this folder")
+    users: tuple[Path, ...] = ()
+    if ratings.name == "u.data":
+        layout, scale = _ML_TAB_LAYOUT, _WHOLE_STARS
+        items, users = _existing(path / "u.item"), _existing(path / "u.user")
+    elif ratings.name == "ratings.dat":
+        items, users = _existing(path / "movies.dat"), _existing(path / "users.dat")
+        # 1M and 10M share the layout. Only 1M has a table of users, and only 10M half stars.
+        layout, scale = _ML_COLONS_LAYOUT, _WHOLE_STARS if users else _HALF_STARS
+    else:
+        layout, scale = _ML_CSV_LAYOUT, _HALF_STARS
+        items = _existing(_find(path, ("movies",), _ENDINGS))
+    return Source(
+        path, MOVIELENS, ratings, scale, layout, items, user_file=users[0] if users else None
+    )
+
+
+def _open_table(path: Path) -> Source:
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; --format {TABLE} reads one CSV or Parquet file")
+    return Source(path, TABLE, path, None, _TABLE_LAYOUT)
+
+
+def _folder(path: Path, format: str) -> Path:
+    if not path.is_dir():
+        raise DataError(f"{path}: is a file; --format {format} reads a folder in that layout")
+    return path
+
+
+_OPENERS = {ANIME: _open_anime, MOVIELENS: _open_movielens, TABLE: _open_table}

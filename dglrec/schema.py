@@ -1,0 +1,239 @@
+"""Column names, the rating scale, and `check_ratings`: the one door for bad ratings.
+
+Past that door nothing checks a rating again: ids are whole numbers from 0 or non-empty text,
+ratings are on the scale, no value is missing.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dglrec.errors import DataError, UsageError
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+RATING = "rating"
+TIMESTAMP = "timestamp"
+REQUIRED_COLUMNS = (USER_ID, ITEM_ID, RATING)
+
+TITLE = "title"
+GENRES = "genres"
+SYNOPSIS = "synopsis"
+
+# Columns of rows that already went through the door: indices 0..n-1 in place of external ids.
+USER = "user"
+ITEM = "item"
+EXPECTED = "expected"  # the planted expectation of a row, where the data set came with a truth
+
+# Columns of the tables that leave the package.
+RANK = "rank"
+SCORE = "score"
+
+_STEPS = (1.0, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01)
+_TOLERANCE = 1e-4  # of a step
+_FLOAT32_ERROR = 1e-7  # of a rating: ratings pass through float32
+
+
+@dataclass(frozen=True)
+class RatingScale:
+    """The values that a rating may take: `minimum`, `minimum + step`, ..., `maximum`."""
+
+    minimum: float
+    maximum: float
+    step: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(np.isfinite((self.minimum, self.maximum, self.step))) or self.step <= 0:
+            raise UsageError(f"rating scale {self}: needs finite ends and a step above 0")
+        if not self.minimum < self.maximum:
+            raise UsageError(f"rating scale {self}: its minimum must lie below its maximum")
+        steps = (self.maximum - self.minimum) / self.step
+        if abs(steps - round(steps)) > _TOLERANCE or steps > 65_535:
+            raise UsageError(
+                f"rating scale {self}: the step must divide the range into at most 65,535 parts"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.minimum:g} to {self.maximum:g} in steps of {self.step:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> "RatingScale":
+        """Read `MIN:MAX` or `MIN:MAX:STEP`.
+
+        >>> RatingScale.parse("1:5:0.5").levels
+        9
+
+        Raises:
+            UsageError: the text has another form, or the scale is impossible.
+        """
+        try:
+            minimum, maximum, *step = (float(part) for part in text.split(":"))
+            return cls(minimum, maximum, *step)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"rating scale {text!r}: write MIN:MAX or MIN:MAX:STEP") from error
+
+    @classmethod
+    def infer(cls, values: npt.NDArray[np.float64], source: str) -> "RatingScale":
+        """The coarsest scale that holds every one of the distinct `values` of a source.
+
+        Raises:
+            DataError: there is just one value, or no step of 0.01 or more fits.
+        """
+        minimum, maximum = float(values.min()), float(values.max())
+        if minimum == maximum:
+            raise DataError(f"{source}: every rating is {minimum:g}; there is nothing to learn")
+        for step in _STEPS:
+            if _on_steps((values - minimum) / step, max(abs(minimum), abs(maximum)) / step).all():
+                return cls(minimum, maximum, step)
+        raise DataError(
+            f"{source}: ratings are finer than steps of 0.01; round them, "
+            "or say the scale with --scale MIN:MAX:STEP"
+        )
+
+    @property
+    def levels(self) -> int:
+        """How many values the scale has."""
+        return round((self.maximum - self.minimum) / self.step) + 1
+
+    @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned type that holds every level's code."""
+        return np.dtype(np.uint8 if self.levels <= 256 else np.uint16)
+
+    def contains(self, ratings: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether each rating is a value of the scale. NaN and infinities are not."""
+        with np.errstate(invalid="ignore"):
+            steps = (ratings.astype(np.float64) - self.minimum) / self.step
+            near = _on_steps(steps, max(abs(self.minimum), abs(self.maximum)) / self.step)
+            inside = (steps >= -_TOLERANCE) & (steps <= self.levels - 1 + _TOLERANCE)
+        return np.asarray(near & inside)
+
+    def encode(self, ratings: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Ratings on the scale -> codes 0..levels-1."""
+        steps = (ratings.astype(np.float64) - self.minimum) / self.step
+        return np.round(steps).astype(self.code_dtype)
+
+    def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Codes 0..levels-1 -> ratings."""
+        return (self.minimum + self.step * codes.astype(np.float64)).astype(np.float32)
+
+    def to_dict(self) -> dict[str, float]:
+        """The three numbers by name, for JSON."""
+        return asdict(self)
+
+
+def _on_steps(steps: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.bool_]:
+    """Whether each value is a whole number, but for what float32 lost of the `largest` rating."""
+    tolerance = _TOLERANCE + _FLOAT32_ERROR * largest
+    return np.asarray(np.abs(steps - np.round(steps)) <= tolerance)
+
+
+def check_columns(found: list[str], required: tuple[str, ...], source: str) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        DataError: names what is missing and what was found.
+    """
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise DataError(
+            f"{source}: no column {', '.join(missing)}; found {', '.join(found) or 'no columns'}"
+        )
+
+
+def check_ratings(
+    table: pa.Table, *, source: str, first_row: int = 1, scale: RatingScale | None = None
+) -> pa.Table:
+    """Turn one stretch of raw ratings into columns that nothing has to check again.
+
+    Args:
+        table: columns `user_id`, `item_id`, `rating` and perhaps `timestamp`; others are dropped.
+        source: the file's name, for messages.
+        first_row: the row's number, in the file, of the table's first row, for messages.
+        scale: the values a rating may take; None accepts any finite number.
+
+    Returns:
+        The same rows: ids as int64 or string, ratings as float32, timestamps as int64.
+
+    Raises:
+        DataError: a column is missing or of no usable type; a value is missing, negative, off the
+            scale or no number. The message names the file and the first bad row.
+    """
+    check_columns(table.column_names, REQUIRED_COLUMNS, source)
+    columns = {
+        name: _check_ids(table.column(name), name, source, first_row) for name in (USER_ID, ITEM_ID)
+    }
+    columns[RATING] = _check_values(table.column(RATING), scale, source, first_row)
+    if TIMESTAMP in table.column_names:
+        columns[TIMESTAMP] = _check_timestamps(table.column(TIMESTAMP), source, first_row)
+    return pa.table(columns)
+
+
+def _check_ids(column: pa.ChunkedArray, name: str, source: str, first_row: int) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    _check_present(column, name, source, first_row)
+    if pa.types.is_integer(kind):
+        column = _cast(column, pa.int64(), name, source)
+        _refuse(pc.less(column, 0), column, f"{name} is negative", source, first_row)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column = column.cast(pa.string())
+        _refuse(pc.equal(column, ""), column, f"{name} is empty", source, first_row)
+    else:
+        raise DataError(
+            f"{source}: column {name} holds {kind}; ids must be whole numbers below 2^63 or text"
+        )
+    return column
+
+
+def _check_values(
+    column: pa.ChunkedArray, scale: RatingScale | None, source: str, first_row: int
+) -> pa.ChunkedArray:
+    _check_present(column, RATING, source, first_row)
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise DataError(f"{source}: column {RATING} holds {column.type}; ratings must be numbers")
+    column = column.cast(pa.float32(), safe=False)
+    bad = pc.invert(pc.is_finite(column))
+    _refuse(bad, column, "rating is not a finite number", source, first_row)
+    if scale is not None:
+        off = pa.array(~scale.contains(column.to_numpy()))
+        _refuse(off, column, f"rating is off the scale of {scale}", source, first_row)
+    return column
+
+
+def _check_timestamps(column: pa.ChunkedArray, source: str, first_row: int) -> pa.ChunkedArray:
+    _check_present(column, TIMESTAMP, source, first_row)
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return column.cast(pa.timestamp("us")).cast(pa.int64())
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return _cast(column, pa.int64(), TIMESTAMP, source)
+    raise DataError(
+        f"{source}: column {TIMESTAMP} holds {column.type}; give whole seconds or times"
+    )
+
+
+def _check_present(column: pa.ChunkedArray, name: str, source: str, first_row: int) -> None:
+    if column.null_count:
+        _refuse(column.is_null(), column, f"{name} is missing", source, first_row)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, source: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{source}: column {name} does not fit {kind} ({error})") from error
+
+
+def _refuse(bad: Any, column: pa.ChunkedArray, what: str, source: str, first_row: int) -> None:
+    """Raise for the first row where `bad` is true, if there is one."""
+    position = pc.index(bad, True).as_py()
+    if position >= 0:
+        value = column[position].as_py()
+        shown = "" if value is None or value == "" else f" ({value!r})"
+        raise DataError(f"{source}: row {first_row + position}: {what}{shown}")
