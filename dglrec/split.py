@@ -1,0 +1,193 @@
+"""Which rows train, which validate, which test: row numbers, never copies.
+
+All functions number rows 0..n-1, are deterministic for a seed, and refuse to leave a part empty.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dglrec.errors import DataError, UsageError
+from dglrec.ingest import last_of_each_pair, rows_of_each
+
+SPLIT_METHODS = ("random", "time", "user", "item")
+
+_TRAIN, _VALID, _TEST, _LEFT_OUT = range(4)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of three parts that share no row: int64, ascending."""
+
+    train: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.int64]
+    test: npt.NDArray[np.int64]
+
+
+def split_rows(
+    method: str,
+    *,
+    users: npt.NDArray[Any],
+    items: npt.NDArray[Any],
+    timestamps: npt.NDArray[Any] | None,
+    valid: float,
+    test: float,
+    seed: int,
+) -> Split:
+    """Split n ratings; every row goes to one part.
+
+    Args:
+        method: `random`: rows by chance. `time`: the latest rows test, those before them validate;
+            of equal times the row further down counts as later. `user` and `item`: cold start,
+            whole users or items by chance, so many that the shares of rows are met as nearly as
+            whole groups allow, and at least one.
+        users: indices from 0, [n].
+        items: indices from 0, [n].
+        timestamps: [n], needed for `time`.
+        valid: the share of rows that validate, between 0 and 1.
+        test: the share of rows that test.
+        seed: of everything left to chance.
+
+    Raises:
+        UsageError: there is no such method, or the shares leave nothing to train on.
+        DataError: there are no timestamps, or a part stays empty.
+    """
+    check_shares(valid, test)
+    n = len(users)
+    counts = round(n * valid), round(n * test)
+    if method == "random":
+        parts = _random_parts(n, *counts, seed)
+    elif method == "time":
+        if timestamps is None:
+            raise DataError(
+                "--split time needs timestamps, and these ratings have none; add a column "
+                "timestamp, or choose another split"
+            )
+        parts = _time_parts(timestamps, *counts)
+    elif method in ("user", "item"):
+        parts = _group_parts(users if method == "user" else items, *counts, seed)
+    else:
+        raise UsageError(f"no split {method!r}; choose {', '.join(SPLIT_METHODS)}")
+    return _split(parts)
+
+
+def split_given(
+    *,
+    users: npt.NDArray[Any],
+    items: npt.NDArray[Any],
+    is_test: npt.NDArray[np.bool_],
+    valid: float,
+    seed: int,
+) -> tuple[Split, int]:
+    """Split the rows of a train file, and after them a test file, as the files say.
+
+    A pair of user and item that the test file holds is dropped from the train file's rows: trained
+    on, it would leak what is to be predicted. Validation rows are chosen by chance from what is
+    left of the train file.
+
+    Args:
+        users: indices from 0, [n]; first the train file's rows, then the test file's.
+        items: indices from 0, [n].
+        is_test: whether the test file holds the row; false and then true.
+        valid: the share of the train file's remaining rows that validate, between 0 and 1.
+        seed: of the choice.
+
+    Returns:
+        The split, and how many rows were dropped. No file holds a pair twice: of rows that repeat
+        one, `drop_duplicates` keeps the last.
+
+    Raises:
+        UsageError: the share is out of range.
+        DataError: a part stays empty.
+        ValueError: a train row follows a test row.
+    """
+    check_shares(valid)
+    if np.any(is_test[:-1] & ~is_test[1:]):
+        raise ValueError("the train file's rows must come before the test file's")
+    num_items = int(items.max()) + 1 if len(items) else 0
+    keep = last_of_each_pair(users, items, num_items)
+    parts = np.where(is_test, np.uint8(_TEST), np.uint8(_LEFT_OUT))
+    train = np.flatnonzero(keep & ~is_test)
+    parts[train] = _random_parts(len(train), round(len(train) * valid), 0, seed)
+    return _split(parts), int(np.count_nonzero(parts == _LEFT_OUT))
+
+
+def check_shares(valid: float, test: float | None = None) -> None:
+    """Refuse shares of rows that cannot be had, before any row is read.
+
+    Args:
+        valid: the share of rows that validate.
+        test: the share of rows that test; None where a file says which.
+
+    Raises:
+        UsageError: a share is out of range, or they leave nothing to train on.
+    """
+    for option, share in (("--valid", valid), ("--test", test)):
+        if share is not None and not 0 < share < 1:
+            raise UsageError(
+                f"{option} {share:g}: a share of rows lies between 0 and 1, both excluded"
+            )
+    if test is not None and valid + test >= 1:
+        raise UsageError(f"--valid {valid:g} and --test {test:g} leave no rows to train on")
+
+
+def _random_parts(n: int, valid: int, test: int, seed: int) -> npt.NDArray[np.uint8]:
+    parts = np.full(n, _TRAIN, dtype=np.uint8)
+    parts[:valid] = _VALID
+    parts[valid : valid + test] = _TEST
+    np.random.default_rng(seed).shuffle(parts)
+    return parts
+
+
+def _time_parts(timestamps: npt.NDArray[Any], valid: int, test: int) -> npt.NDArray[np.uint8]:
+    parts = np.full(len(timestamps), _TRAIN, dtype=np.uint8)
+    parts[_latest(timestamps, valid + test)] = _VALID
+    parts[_latest(timestamps, test)] = _TEST
+    return parts
+
+
+def _latest(timestamps: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """The `count` latest rows; of equal times those further down. Linear in the rows."""
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    place = len(timestamps) - count
+    bound = np.partition(timestamps, place)[place]
+    later = np.flatnonzero(timestamps > bound)
+    ties = np.flatnonzero(timestamps == bound)
+    return np.concatenate((later, ties[len(ties) - (count - len(later)) :]))
+
+
+def _group_parts(
+    groups: npt.NDArray[Any], valid: int, test: int, seed: int
+) -> npt.NDArray[np.uint8]:
+    sizes = rows_of_each(groups)
+    present = np.flatnonzero(sizes)
+    order = np.random.default_rng(seed).permutation(present)
+    rows = np.concatenate(([0], np.cumsum(sizes[order])))  # rows of the first k groups
+    tested = _nearest(rows, 0, test)
+    validated = _nearest(rows, tested, valid)
+    part_of_group = np.full(len(sizes), _TRAIN, dtype=np.uint8)
+    part_of_group[order[:tested]] = _TEST
+    part_of_group[order[tested:validated]] = _VALID
+    parts: npt.NDArray[np.uint8] = part_of_group[groups]
+    return parts
+
+
+def _nearest(rows: npt.NDArray[np.int64], start: int, wanted: int) -> int:
+    """The end, past `start`, of the groups that together come nearest to the `wanted` rows."""
+    off = np.abs(rows[start + 1 :] - rows[start] - wanted)
+    return start + 1 + int(np.argmin(off)) if len(off) else start
+
+
+def _split(parts: npt.NDArray[np.uint8]) -> Split:
+    split = Split(*(np.flatnonzero(parts == part) for part in (_TRAIN, _VALID, _TEST)))
+    counts = {"train": len(split.train), "valid": len(split.valid), "test": len(split.test)}
+    if empty := [name for name, count in counts.items() if not count]:
+        shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise DataError(
+            f"the split leaves no rows in {' and '.join(empty)} ({shown}); "
+            "give more ratings or other shares"
+        )
+    return split
