@@ -1,0 +1,174 @@
+"""Training ratings -> compact adjacency in both directions, and the DGL heterograph over it.
+
+An *edge* is one training rating. Edges are numbered by user and, within a user, by item; that
+number is the edge's id in both relations of the heterograph, so an edge and its reverse share it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import dgl
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+
+from dglrec.schema import RatingScale
+
+USER_TYPE = "user"
+ITEM_TYPE = "item"
+RATES = (USER_TYPE, "rates", ITEM_TYPE)
+RATED_BY = (ITEM_TYPE, "rated_by", USER_TYPE)
+
+
+@dataclass(frozen=True)
+class Adjacency:
+    """The in-edges of N nodes, one node's after the other's (compressed sparse rows).
+
+    Attributes:
+        offsets: int64 [N + 1]; node v's edges stand at `offsets[v]:offsets[v + 1]`.
+        neighbours: int32 [E]; the node at an edge's other end, ascending within a node.
+        codes: uint8 or uint16 [E]; the edge's rating as a code of the rating scale.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    codes: npt.NDArray[Any]
+
+    @property
+    def num_nodes(self) -> int:
+        """N, the number of nodes whose in-edges these are."""
+        return len(self.offsets) - 1
+
+    @property
+    def degrees(self) -> npt.NDArray[np.int64]:
+        """int64 [N]: how many edges each node has."""
+        return np.diff(self.offsets)
+
+    def of(self, node: int) -> slice:
+        """Where one node's edges stand."""
+        return slice(int(self.offsets[node]), int(self.offsets[node + 1]))
+
+
+@dataclass(frozen=True)
+class RatingGraph:
+    """All training ratings, seen from both sides.
+
+    Attributes:
+        by_user: each user's ratings; an edge's id is its position here.
+        by_item: each item's ratings.
+        edges_by_item: int64 [E]; the id of the edge at each position of `by_item`.
+        scale: what the codes stand for.
+    """
+
+    by_user: Adjacency
+    by_item: Adjacency
+    edges_by_item: npt.NDArray[np.int64]
+    scale: RatingScale
+
+    @property
+    def num_users(self) -> int:
+        """U, users without a training rating included."""
+        return self.by_user.num_nodes
+
+    @property
+    def num_items(self) -> int:
+        """I, items without a training rating included."""
+        return self.by_item.num_nodes
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of training ratings."""
+        return len(self.by_user.neighbours)
+
+    @cached_property
+    def level_counts(self) -> npt.NDArray[np.int64]:
+        """int64 [levels]: how many training ratings take each value of the scale."""
+        return np.bincount(self.by_user.codes, minlength=self.scale.levels)
+
+
+def build_graph(
+    users: npt.NDArray[Any],
+    items: npt.NDArray[Any],
+    codes: npt.NDArray[Any],
+    *,
+    num_users: int,
+    num_items: int,
+    scale: RatingScale,
+) -> RatingGraph:
+    """Compact adjacency of E ratings, in time linear in E once they are grouped by user.
+
+    Args:
+        users: [E] user indices in any order; a (user, item) pair occurs once.
+        items: [E] item indices.
+        codes: [E] rating codes of `scale`.
+        num_users: U, above every user index.
+        num_items: I, above every item index.
+        scale: the rating scale.
+    """
+    if len(users) and np.any(users[1:] < users[:-1]):
+        order = np.argsort(users, kind="stable")
+        users, items, codes = users[order], items[order], codes[order]
+    offsets = np.zeros(num_users + 1, dtype=np.int64)
+    np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
+
+    # Two transpositions put the items of each user in ascending order, each a counting sort.
+    shape = (num_users, num_items)
+    grouped = sparse.csr_array((codes, np.asarray(items, dtype=np.int32), offsets), shape=shape)
+    by_user = grouped.tocsc().tocsr()
+    edge_ids = np.arange(len(users), dtype=np.int64)
+    by_item = sparse.csr_array((edge_ids, by_user.indices, by_user.indptr), shape=shape).tocsc()
+    codes_by_user = by_user.data.astype(scale.code_dtype, copy=False)
+    return RatingGraph(
+        by_user=Adjacency(
+            by_user.indptr.astype(np.int64),
+            by_user.indices.astype(np.int32, copy=False),
+            codes_by_user,
+        ),
+        by_item=Adjacency(
+            by_item.indptr.astype(np.int64),
+            by_item.indices.astype(np.int32, copy=False),
+            codes_by_user[by_item.data],
+        ),
+        edges_by_item=by_item.data,
+        scale=scale,
+    )
+
+
+def to_heterograph(graph: RatingGraph) -> dgl.DGLHeteroGraph:
+    """The DGL heterograph ('user','rates','item') / ('item','rated_by','user') of all edges.
+
+    Node and edge ids are int64: with int32, the fused CPU path of DGL 1.1.3's `NeighborSampler`
+    keeps its node mapping in an int64 tensor that C++ reads as int32, which corrupts every batch
+    after the first and ends in a crash.
+    """
+    by_user, by_item = graph.by_user, graph.by_item
+    edge_ids = torch.arange(graph.num_edges)
+    rates = (_int64(by_item.offsets), _int64(by_item.neighbours), _int64(graph.edges_by_item))
+    rated_by = (_int64(by_user.offsets), _int64(by_user.neighbours), edge_ids)
+    heterograph = dgl.heterograph(
+        {RATES: ("csc", rates), RATED_BY: ("csc", rated_by)},
+        num_nodes_dict={USER_TYPE: graph.num_users, ITEM_TYPE: graph.num_items},
+        idtype=torch.int64,
+    )
+    if heterograph.idtype != torch.int64:
+        raise AssertionError(f"the heterograph must be int64, and is {heterograph.idtype}")
+    return heterograph
+
+
+def node_chunks(offsets: npt.NDArray[np.int64], edges: int = 1 << 22) -> list[tuple[int, int]]:
+    """Cut N nodes into stretches of about `edges` edges: a list of (first, one past the last)."""
+    num_nodes = len(offsets) - 1
+    chunks = []
+    first = 0
+    while first < num_nodes:
+        last = int(np.searchsorted(offsets, offsets[first] + edges, side="right")) - 1
+        last = min(max(last, first + 1), num_nodes)
+        chunks.append((first, last))
+        first = last
+    return chunks
+
+
+def _int64(array: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(array, dtype=np.int64))

@@ -1,0 +1,290 @@
+"""Biases: the ridge solution; and, without some ratings, what a refit of their nodes would give."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dglrec import biases as biases_module
+from dglrec.biases import DAMPING, Biases, fit_biases
+from dglrec.graph import build_graph, node_chunks
+from dglrec.schema import RatingScale
+
+SCALE = RatingScale(1, 10)
+
+
+class Ratings:
+    """Random ratings with user and item effects; every fifth user and item has none."""
+
+    def __init__(self, num_users=20, num_items=12, edges=90, seed=0, scale=SCALE):
+        generator = np.random.default_rng(seed)
+        users, items = (np.arange(n)[np.arange(n) % 5 != 4] for n in (num_users, num_items))
+        pairs = generator.choice(len(users) * len(items), edges, replace=False)
+        self.users, self.items = users[pairs // len(items)], items[pairs % len(items)]
+        middle = (scale.minimum + scale.maximum) / 2
+        effect = generator.normal(0, scale.step, num_users)[self.users]
+        effect = effect + generator.normal(0, 2 * scale.step, num_items)[self.items]
+        values = middle + effect + generator.normal(0, scale.step, edges)
+        codes = scale.encode(np.clip(values, scale.minimum, scale.maximum))
+        self.ratings = scale.decode(codes).astype(np.float64)
+        self.num_users, self.num_items = num_users, num_items
+        self.graph = build_graph(
+            self.users, self.items, codes, num_users=num_users, num_items=num_items, scale=scale
+        )
+
+    def ridge(self, damping):
+        """The minimum by least squares: a row for each rating, a row for each damped bias."""
+        users, items, edges = self.num_users, self.num_items, len(self.ratings)
+        rows = np.zeros((edges + users + items, users + items))
+        rows[np.arange(edges), self.users] = 1
+        rows[np.arange(edges), users + self.items] = 1
+        rows[edges:] = np.sqrt(damping) * np.eye(users + items)
+        centred = np.concatenate([self.ratings - self.ratings.mean(), np.zeros(users + items)])
+        solution = np.linalg.lstsq(rows, centred, rcond=None)[0]
+        return solution[:users], solution[users:]
+
+    def damped_user_means(self, item_biases, damping, keep):
+        """Each user's bias given the items', by the definition, from the ratings to keep."""
+        users, items, ratings = self.users[keep], self.items[keep], self.ratings[keep]
+        residuals = ratings - self.ratings.mean() - item_biases[items]
+        sums = np.bincount(users, residuals, self.num_users)
+        return sums / (np.bincount(users, minlength=self.num_users) + damping)
+
+    def damped_item_means(self, user_biases, damping, keep):
+        users, items, ratings = self.users[keep], self.items[keep], self.ratings[keep]
+        residuals = ratings - self.ratings.mean() - user_biases[users]
+        sums = np.bincount(items, residuals, self.num_items)
+        return sums / (np.bincount(items, minlength=self.num_items) + damping)
+
+    def take(self, rows):
+        """Users, items and ratings of some rows, as `without` wants them."""
+        return (
+            torch.from_numpy(self.users[rows]),
+            torch.from_numpy(self.items[rows]),
+            torch.from_numpy(self.ratings[rows]).float(),
+        )
+
+
+@pytest.fixture
+def converged(monkeypatch):
+    """Fit until nothing moves: what is tested is where the fit ends, not how soon it stops."""
+    monkeypatch.setattr(biases_module, "_TOLERANCE", 1e-9)
+    monkeypatch.setattr(biases_module, "_SWEEPS", 10_000)
+
+
+def assert_close(found, expected, tolerance):
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fit_is_the_ridge_solution(seed):
+    data = Ratings(seed=seed)
+    fitted = fit_biases(data.graph)
+    users, items = data.ridge(DAMPING)
+    assert fitted.damping == DAMPING
+    assert fitted.mean == pytest.approx(data.ratings.mean(), abs=1e-9)
+    assert_close(fitted.users, users, 1e-4)
+    assert_close(fitted.items, items, 1e-4)
+
+
+@pytest.mark.parametrize("damping", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("scale", [RatingScale(0.5, 5, 0.5), RatingScale(0, 400)])
+def test_the_fit_converges_to_the_ridge_solution(converged, damping, scale):
+    data = Ratings(scale=scale, seed=7)
+    fitted = fit_biases(data.graph, damping)
+    users, items = data.ridge(damping)
+    assert_close(fitted.users / scale.step, users / scale.step, 1e-5)
+    assert_close(fitted.items / scale.step, items / scale.step, 1e-5)
+
+
+def test_a_dense_larger_graph_stops_near_the_ridge_solution():
+    # Many ratings a node make the sweeps converge slowly; the predictions must be right anyway.
+    data = Ratings(num_users=100, num_items=60, edges=3000)
+    fitted = fit_biases(data.graph)
+    users, items = data.ridge(DAMPING)
+    expected = data.ratings.mean() + users[data.users] + items[data.items]
+    found = fitted.predict(torch.from_numpy(data.users), torch.from_numpy(data.items))
+    assert_close(found, expected, 1e-3)
+
+
+def test_the_fit_does_not_depend_on_how_it_is_cut_in_stretches(monkeypatch):
+    data = Ratings()
+    whole = fit_biases(data.graph)
+    monkeypatch.setattr(biases_module, "node_chunks", lambda offsets: node_chunks(offsets, edges=4))
+    cut = fit_biases(data.graph)
+    assert_close(cut.users, whole.users, 1e-6)
+    assert_close(cut.items, whole.items, 1e-6)
+
+
+def test_degrees_and_nodes_without_ratings():
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    assert fitted.user_degrees.tolist() == np.bincount(data.users, minlength=20).tolist()
+    assert fitted.item_degrees.tolist() == np.bincount(data.items, minlength=12).tolist()
+    assert torch.all(fitted.users[fitted.user_degrees == 0] == 0)
+    assert torch.all(fitted.items[fitted.item_degrees == 0] == 0)
+    assert {t.dtype for t in (fitted.users, fitted.items, fitted.user_degrees)} == {torch.float32}
+
+
+def test_more_damping_brings_biases_nearer_to_zero():
+    data = Ratings()
+    sizes = [float(fit_biases(data.graph, damping).items.norm()) for damping in (0.5, 5.0, 500.0)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 0.05 * sizes[0]
+
+
+def test_one_rating_alone():
+    graph = build_graph(
+        np.array([1]), np.array([0]), np.array([4], np.uint8), num_users=3, num_items=2, scale=SCALE
+    )
+    fitted = fit_biases(graph)
+    assert fitted.mean == 5.0
+    assert fitted.users.tolist() == [0, 0, 0]
+    left = fitted.without(torch.tensor([1]), torch.tensor([0]), torch.tensor([5.0]))
+    assert left.users.tolist() == [0, 0, 0]
+    assert left.user_degrees.tolist() == [0, 0, 0]
+    assert left.item_degrees.tolist() == [0, 0]
+
+
+def test_predict_is_the_sum_unclipped():
+    fitted = Biases(
+        9.0, torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 2.0]), torch.ones(2), torch.ones(2)
+    )
+    assert fitted.predict(torch.tensor([0, 1]), torch.tensor([0, 1])).tolist() == [8.5, 14.0]
+
+
+@given(st.integers(0, 3), st.sets(st.integers(0, 89), max_size=90))
+def test_without_is_a_refit_of_each_node_given_the_others(seed, taken):
+    data = Ratings(seed=seed)
+    fitted = fit_biases(data.graph)
+    rows = np.array(sorted(taken, key=lambda row: (row * 37) % 89), dtype=np.int64)
+    keep = np.setdiff1d(np.arange(90), rows)
+    left = fitted.without(*data.take(rows))
+    # An item's bias stems from the user biases one sweep older than those reported.
+    users = data.damped_user_means(fitted.items.double().numpy(), DAMPING, keep)
+    items = data.damped_item_means(fitted.users.double().numpy(), DAMPING, keep)
+    assert_close(left.users, users, 2e-5)
+    assert_close(left.items, items, 2e-4)
+    assert left.user_degrees.tolist() == np.bincount(data.users[keep], minlength=20).tolist()
+    assert left.item_degrees.tolist() == np.bincount(data.items[keep], minlength=12).tolist()
+    assert (left.mean, left.damping) == (fitted.mean, fitted.damping)
+
+
+def test_without_leaves_the_fitted_biases_alone():
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    before = [t.clone() for t in (fitted.users, fitted.items, fitted.user_degrees)]
+    fitted.without(*data.take(np.arange(40)))
+    now = (fitted.users, fitted.items, fitted.user_degrees)
+    assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
+
+
+def test_without_nothing_is_the_same():
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    left = fitted.without(*data.take(np.arange(0)))
+    assert_close(left.users, fitted.users, 1e-6)
+    assert_close(left.items, fitted.items, 1e-6)
+
+
+def test_all_ratings_of_a_user_taken_out_leave_it_at_zero():
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    rows = np.flatnonzero(data.users == data.users[0])
+    assert len(rows) > 1
+    left = fitted.without(*data.take(rows))
+    assert float(left.users[data.users[0]]) == pytest.approx(0, abs=1e-5)
+    assert float(left.user_degrees[data.users[0]]) == 0
+    others = torch.arange(20) != data.users[0]
+    assert_close(left.users[others], fitted.users[others], 1e-6)
+
+
+def test_a_user_with_one_rating_is_known_by_nothing_else():
+    users, items = np.array([0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 1])
+    codes = np.array([9, 4, 5, 3, 6], dtype=np.uint8)
+    graph = build_graph(users, items, codes, num_users=3, num_items=2, scale=SCALE)
+    fitted = fit_biases(graph)
+    left = fitted.without(torch.tensor([0]), torch.tensor([0]), torch.tensor([10.0]))
+    assert abs(float(fitted.users[0])) > 0.1
+    assert float(left.users[0]) == pytest.approx(0, abs=1e-6)
+    assert left.user_inputs(torch.tensor([0]))[0].tolist() == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_without_forgets_what_the_ratings_were():
+    """However high a target's rating, the biases without it are the same, given the others'."""
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    rows = np.array([3, 11, 12, 40])
+    users, items, ratings = data.take(rows)
+    seen = []
+    for shift in (0.0, 4.0, -30.0):
+        # The biases as they would be had the ratings been others, given the other side's.
+        changed = Biases(
+            fitted.mean,
+            fitted.users.index_add(0, users, shift / (fitted.user_degrees[users] + DAMPING)),
+            fitted.items,
+            fitted.user_degrees,
+            fitted.item_degrees,
+        )
+        seen.append(changed.without(users, items, ratings + shift).users)
+    assert_close(seen[1], seen[0], 1e-5)
+    assert_close(seen[2], seen[0], 1e-4)
+
+
+def test_a_target_moves_the_refitted_biases_without_it_by_a_degree_less(converged):
+    """A full refit also moves other nodes' biases: an effect smaller by another degree."""
+    data = Ratings(num_users=60, num_items=40, edges=1200)
+    row = np.array([100])
+    users, items, ratings = data.take(row)
+    fitted = fit_biases(data.graph)
+    changed = Ratings(num_users=60, num_items=40, edges=1200)
+    changed.ratings[row] = 1.0 if data.ratings[row] > 5 else 10.0
+    refitted = fit_biases(
+        build_graph(
+            changed.users,
+            changed.items,
+            SCALE.encode(changed.ratings),
+            num_users=60,
+            num_items=40,
+            scale=SCALE,
+        )
+    )
+    new_ratings = torch.from_numpy(changed.ratings[row]).float()
+    moved_with = abs(float(refitted.predict(users, items) - fitted.predict(users, items)))
+    left = fitted.without(users, items, ratings)
+    left_of_changed = refitted.without(users, items, new_ratings)
+    moved_without = abs(float(left_of_changed.predict(users, items) - left.predict(users, items)))
+    assert moved_with > 0.2
+    assert moved_without < 0.15 * moved_with
+
+
+def test_inputs_are_bias_and_log_degree():
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    nodes = torch.tensor([4, 0, 0])  # the first has no ratings
+    degrees = np.bincount(data.users, minlength=20)[nodes.numpy()]
+    found = fitted.user_inputs(nodes)
+    assert found.shape == (3, 2)
+    assert found.dtype == torch.float32
+    assert_close(found[:, 0], fitted.users[nodes], 0)
+    assert_close(found[:, 1], np.log(1 + degrees), 1e-6)
+    assert found[0].tolist() == [0, 0]
+    items = fitted.item_inputs(slice(2, 6))
+    assert_close(items[:, 0], fitted.items[2:6], 0)
+    assert_close(items[:, 1], np.log1p(np.bincount(data.items, minlength=12)[2:6]), 1e-6)
+
+
+def test_a_new_user_gets_the_bias_that_training_on_it_would_give():
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    items = np.array([0, 3, 5])
+    ratings = np.array([9.0, 10.0, 4.0])
+    expected = np.sum(ratings - fitted.mean - fitted.items.numpy()[items]) / (3 + DAMPING)
+    found = fitted.of_new_user(torch.from_numpy(items), torch.from_numpy(ratings).float())
+    assert found == pytest.approx(float(expected), abs=1e-5)
+    # A user of training, given as a new one, is what it was.
+    rows = data.users == data.users[0]
+    again = fitted.of_new_user(*data.take(rows)[1:])
+    assert again == pytest.approx(float(fitted.users[data.users[0]]), abs=1e-5)
+    assert fitted.of_new_user(torch.empty(0, dtype=torch.int64), torch.empty(0)) == 0
