@@ -1,0 +1,27 @@
+"""The prepared data set on disk: `prepare` makes one, `RatingDataset.open` maps one.
+
+dataset.json                   schema version, counts, scale, split, source checksums
+users.parquet, items.parquet   external ids, titles, attributes; row n is index n
+train/*.npy                    adjacency in both directions, rating codes, biases
+valid.parquet, test.parquet    held-out rows: user and item as indices, rating
+features/*.npy                 one row an item
+"""
+
+from dglrec.dataset.prepare import PrepareOptions, prepare
+from dglrec.dataset.stored import (
+    DATASET_FILE,
+    SCHEMA_VERSION,
+    HeldOut,
+    RatingDataset,
+    write_dataset,
+)
+
+__all__ = [
+    "DATASET_FILE",
+    "SCHEMA_VERSION",
+    "HeldOut",
+    "PrepareOptions",
+    "RatingDataset",
+    "prepare",
+    "write_dataset",
+]

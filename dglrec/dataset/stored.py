@@ -1,0 +1,342 @@
+"""Writing a prepared data set, and opening one by memory-mapping it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.biases import Biases
+from dglrec.errors import DataError, UsageError
+from dglrec.files import read_json, save_array, write_json
+from dglrec.graph import Adjacency, RatingGraph
+from dglrec.ids import IdMap
+from dglrec.schema import RatingScale
+
+SCHEMA_VERSION = 1
+DATASET_FILE = "dataset.json"
+
+_USERS, _ITEMS = "users.parquet", "items.parquet"
+_TRAIN, _FEATURES = "train", "features"
+_HELD_OUT = ("valid", "test")
+_TRAIN_DTYPES = {
+    "offsets": np.int64,
+    "neighbours": np.int32,
+    "edges": np.int64,
+    "bias": np.float32,
+}  # by the last word of a file's name; codes are of the scale's type
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """n rows that training does not see.
+
+    Attributes:
+        users: int64 [n] user indices.
+        items: int64 [n] item indices.
+        ratings: float32 [n].
+        expected: float32 [n], the planted expectation, where the data came with a truth.
+    """
+
+    users: Tensor
+    items: Tensor
+    ratings: Tensor
+    expected: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+class RatingDataset:
+    """A prepared data set. Opening maps arrays and reads none, so it takes no time at any size.
+
+    Args:
+        path: the data set's folder.
+        meta: what `dataset.json` says.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+        self.scale = RatingScale(**meta["scale"])
+        self.fingerprint: str = meta["fingerprint"]
+
+    @classmethod
+    def open(cls, path: Path) -> "RatingDataset":
+        """Open the data set in a folder.
+
+        Raises:
+            DataError: there is none, it is of another schema version, or a file is missing or
+                damaged.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(f"{path}: no such data set; make one with `dglrec prepare`")
+        if not (path / DATASET_FILE).is_file():
+            raise DataError(
+                f"{path}: holds no {DATASET_FILE}, so it is no prepared data set; make one with "
+                "`dglrec prepare`"
+            )
+        meta = read_json(path / DATASET_FILE)
+        version = meta.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{path}: data set of schema version {version}; this program reads version "
+                f"{SCHEMA_VERSION}; prepare it again"
+            )
+        if meta.get("fingerprint") != _fingerprint(meta):
+            raise DataError(
+                f"{path / DATASET_FILE}: altered since it was written; prepare it again"
+            )
+        dataset = cls(path, meta)
+        dataset._check()
+        return dataset
+
+    @cached_property
+    def graph(self) -> RatingGraph:
+        """The training ratings, memory-mapped."""
+        return RatingGraph(
+            by_user=self._adjacency("by_user"),
+            by_item=self._adjacency("by_item"),
+            edges_by_item=self._train("by_item_edges"),
+            scale=self.scale,
+        )
+
+    @cached_property
+    def biases(self) -> Biases:
+        """The biases fitted to the training ratings."""
+        return Biases(
+            mean=self.meta["mean_rating"],
+            users=torch.from_numpy(self._train("user_bias")),
+            items=torch.from_numpy(self._train("item_bias")),
+            user_degrees=torch.from_numpy(self.graph.by_user.degrees.astype(np.float32)),
+            item_degrees=torch.from_numpy(self.graph.by_item.degrees.astype(np.float32)),
+            damping=self.meta["damping"],
+        )
+
+    @cached_property
+    def users(self) -> IdMap:
+        """External user ids."""
+        return self._ids(_USERS, schema.USER_ID)
+
+    @cached_property
+    def items(self) -> IdMap:
+        """External item ids."""
+        return self._ids(_ITEMS, schema.ITEM_ID)
+
+    @cached_property
+    def titles(self) -> pa.ChunkedArray:
+        """[I] titles; an item that no table names has its id for a title."""
+        return self._table(_ITEMS, [schema.TITLE]).column(0)
+
+    @cached_property
+    def item_features(self) -> Tensor:
+        """float32 [I, F]: all features of the items side by side; F may be 0."""
+        parts = [self._features(name) for name in self.meta["features"]]
+        if not parts:
+            return torch.zeros(self.meta["counts"]["items"], 0)
+        return torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
+
+    def held_out(self, split: str) -> HeldOut:
+        """The validation rows (`valid`) or the test rows (`test`).
+
+        Raises:
+            UsageError: there is no such split.
+        """
+        if split not in _HELD_OUT:
+            raise UsageError(f"no split {split!r}; choose {' or '.join(_HELD_OUT)}")
+        table = self._table(f"{split}.parquet")
+        names = set(table.column_names)
+        return HeldOut(
+            users=_tensor(table, schema.USER).long(),
+            items=_tensor(table, schema.ITEM).long(),
+            ratings=_tensor(table, schema.RATING),
+            expected=_tensor(table, schema.EXPECTED) if schema.EXPECTED in names else None,
+        )
+
+    def held_out_by_user(self, split: str) -> Adjacency:
+        """The rows of `valid` or `test`, one user's after the other's."""
+        rows = self.held_out(split)
+        order = torch.argsort(rows.users, stable=True)
+        counts = torch.bincount(rows.users, minlength=self.meta["counts"]["users"])
+        offsets = torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0)))
+        return Adjacency(
+            offsets.numpy(),
+            rows.items[order].int().numpy(),
+            self.scale.encode(rows.ratings[order].numpy()),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What `prepare` reports: counts, scale, split, features."""
+        keys = ("format", "counts", "scale", "split", "mean_rating", "features", "notes")
+        return {"dataset": str(self.path), **{key: self.meta[key] for key in keys}}
+
+    def _check(self) -> None:
+        """Refuse a folder whose parts do not fit together."""
+        counts, graph = self.meta["counts"], self.graph
+        wanted = {
+            "by_user offsets": (len(graph.by_user.offsets), counts["users"] + 1),
+            "by_item offsets": (len(graph.by_item.offsets), counts["items"] + 1),
+            "user_bias": (len(self._train("user_bias")), counts["users"]),
+            "item_bias": (len(self._train("item_bias")), counts["items"]),
+            "by_item edges": (len(graph.edges_by_item), counts["train"]),
+        }
+        for side in ("by_user", "by_item"):
+            adjacency = getattr(graph, side)
+            wanted[f"{side} neighbours"] = (len(adjacency.neighbours), counts["train"])
+            wanted[f"{side} codes"] = (len(adjacency.codes), counts["train"])
+            wanted[f"{side} first offset"] = (int(adjacency.offsets[0]), 0)
+            wanted[f"{side} last offset"] = (int(adjacency.offsets[-1]), counts["train"])
+        for name, width in self.meta["features"].items():
+            shape = self._features(name).shape
+            if shape != (counts["items"], width):
+                raise DataError(f"{self.path}: features/{name}.npy has shape {shape}; damaged")
+        for name, (found, expected) in wanted.items():
+            if found != expected:
+                raise DataError(
+                    f"{self.path}: {name} is {found}, and should be {expected}; the data set is "
+                    "damaged, prepare it again"
+                )
+        files = {_USERS: "users", _ITEMS: "items", "valid.parquet": "valid", "test.parquet": "test"}
+        for name, key in files.items():
+            with _parquet_faults(self.path / name):
+                rows = pq.ParquetFile(self.path / name).metadata.num_rows
+            if rows != counts[key]:
+                raise DataError(f"{self.path / name}: {rows} rows where {counts[key]} belong")
+
+    def _adjacency(self, side: str) -> Adjacency:
+        parts = (self._train(f"{side}_{part}") for part in ("offsets", "neighbours", "codes"))
+        return Adjacency(*parts)
+
+    def _train(self, name: str) -> npt.NDArray[Any]:
+        part = name.rpartition("_")[2]
+        dtype = self.scale.code_dtype if part == "codes" else np.dtype(_TRAIN_DTYPES[part])
+        return self._array(_TRAIN, name, dtype, 1)
+
+    def _features(self, name: str) -> npt.NDArray[Any]:
+        return self._array(_FEATURES, name, np.dtype(np.float32), 2)
+
+    def _array(self, folder: str, name: str, dtype: np.dtype[Any], ndim: int) -> npt.NDArray[Any]:
+        path = self.path / folder / f"{name}.npy"
+        try:
+            # Copy on write: pages are shared between processes, and torch takes the array as it
+            # is, which it does not take from a read-only map without a warning.
+            array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file; prepare the data set again") from error
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{path}: damaged ({error}); prepare the data set again") from error
+        if array.dtype != dtype or array.ndim != ndim:
+            raise DataError(
+                f"{path}: holds {array.dtype} in {array.ndim} dimensions, and should hold {dtype} "
+                f"in {ndim}; prepare the data set again"
+            )
+        return array
+
+    def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        with _parquet_faults(self.path / name):
+            return pq.read_table(self.path / name, columns=columns)
+
+    def _ids(self, name: str, column: str) -> IdMap:
+        return IdMap(self._table(name, [column]).column(0).combine_chunks())
+
+
+class _parquet_faults:  # noqa: N801 - a context manager reads as a verb
+    """Turns what pyarrow raises over one file into a `DataError` that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{self.path}: no such file; prepare the data set again") from error
+        if isinstance(error, (pa.ArrowException, OSError)):
+            raise DataError(
+                f"{self.path}: damaged ({error}); prepare the data set again"
+            ) from error
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    graph: RatingGraph,
+    biases: Biases,
+    users: pa.Table,
+    items: pa.Table,
+    features: dict[str, npt.NDArray[np.float32]],
+    held_out: dict[str, pd.DataFrame],
+    meta: dict[str, Any],
+) -> None:
+    """Write all of a prepared data set into an existing folder.
+
+    Args:
+        folder: an empty folder; the caller renames it into place.
+        graph: the training ratings.
+        biases: fitted to them.
+        users: [U] rows, `user_id` first, ascending.
+        items: [I] rows, `item_id` first, ascending.
+        features: float32 [I, F] by name.
+        held_out: `valid` and `test`: columns user, item, rating and perhaps expected.
+        meta: what else `dataset.json` says; counts, scale and the like are added.
+    """
+    for name in (_TRAIN, _FEATURES):
+        (folder / name).mkdir()
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "by_item_edges": graph.edges_by_item,
+        "user_bias": biases.users.numpy(),
+        "item_bias": biases.items.numpy(),
+    }
+    for side, adjacency in (("by_user", graph.by_user), ("by_item", graph.by_item)):
+        arrays[f"{side}_offsets"] = adjacency.offsets
+        arrays[f"{side}_neighbours"] = adjacency.neighbours
+        arrays[f"{side}_codes"] = adjacency.codes
+    for name, array in arrays.items():
+        save_array(folder / _TRAIN / f"{name}.npy", array)
+    for name, array in features.items():
+        save_array(folder / _FEATURES / f"{name}.npy", array)
+    pq.write_table(users, folder / _USERS)
+    pq.write_table(items, folder / _ITEMS)
+    for name in _HELD_OUT:
+        frame = held_out[name]
+        pq.write_table(
+            pa.Table.from_pandas(frame, preserve_index=False), folder / f"{name}.parquet"
+        )
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        **meta,
+        "counts": {
+            "users": graph.num_users,
+            "items": graph.num_items,
+            "train": graph.num_edges,
+            **{name: len(held_out[name]) for name in _HELD_OUT},
+        },
+        "scale": graph.scale.to_dict(),
+        "mean_rating": biases.mean,
+        "damping": biases.damping,
+        "level_counts": graph.level_counts.tolist(),
+        "features": {name: array.shape[1] for name, array in features.items()},
+    }
+    write_json(folder / DATASET_FILE, {**whole, "fingerprint": _fingerprint(whole)})
+
+
+def _fingerprint(meta: dict[str, Any]) -> str:
+    """Names a data set's content: source checksums, options and counts decide every array."""
+    rest = {key: value for key, value in meta.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _tensor(table: pa.Table, name: str) -> Tensor:
+    return torch.tensor(table.column(name).to_numpy())

@@ -1,0 +1,760 @@
+"""Prepared data sets: every source rating is found again, nothing leaks, damage is noticed."""
+
+import importlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dglrec import dataset as dataset_module
+from dglrec.biases import fit_biases
+from dglrec.dataset import DATASET_FILE, HeldOut, PrepareOptions, RatingDataset, prepare
+from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
+from dglrec.features import TextCleaning
+from dglrec.graph import build_graph
+from dglrec.schema import RatingScale
+from dglrec.synthetic import Truth, synthesize
+
+NO_TEXT = PrepareOptions(text=False)
+SPLITS = ("valid", "test")
+PREPARE = importlib.import_module("dglrec.dataset.prepare")  # the function hides the module
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def grid(users, items, levels, *, first_user=0, first_item=0, seed=0):
+    """Distinct rows (user, item, rating), users in no order, three of four pairs rated."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(users * items)[: users * items * 3 // 4]
+    ratings = rng.choice(levels, len(pairs)).tolist()
+    return [
+        (first_user + int(pair) // items, first_item + int(pair) % items, rating)
+        for pair, rating in zip(pairs, ratings, strict=True)
+    ]
+
+
+def training_rows(dataset):
+    """(user, item) -> rating of the training rows, external ids, by users' adjacency."""
+    users, items = dataset.users.ids.to_pylist(), dataset.items.ids.to_pylist()
+    adjacency, found = dataset.graph.by_user, {}
+    for user in range(adjacency.num_nodes):
+        row = adjacency.of(user)
+        ratings = dataset.scale.decode(np.asarray(adjacency.codes[row])).tolist()
+        for item, rating in zip(adjacency.neighbours[row].tolist(), ratings, strict=True):
+            assert (users[user], items[item]) not in found
+            found[users[user], items[item]] = rating
+    return found
+
+
+def training_rows_by_item(dataset):
+    users, items = dataset.users.ids.to_pylist(), dataset.items.ids.to_pylist()
+    adjacency, found = dataset.graph.by_item, {}
+    for item in range(adjacency.num_nodes):
+        row = adjacency.of(item)
+        ratings = dataset.scale.decode(np.asarray(adjacency.codes[row])).tolist()
+        for user, rating in zip(adjacency.neighbours[row].tolist(), ratings, strict=True):
+            found[users[user], items[item]] = rating
+    return found
+
+
+def held_out_rows(dataset, split):
+    users, items = dataset.users.ids.to_pylist(), dataset.items.ids.to_pylist()
+    part, found = dataset.held_out(split), {}
+    columns = (part.users.tolist(), part.items.tolist(), part.ratings.tolist())
+    for user, item, rating in zip(*columns, strict=True):
+        assert (users[user], items[item]) not in found
+        found[users[user], items[item]] = rating
+    return found
+
+
+def assert_holds(dataset, rows):
+    """Every source row is in exactly one part, with its rating, and nothing else is anywhere."""
+    parts = [training_rows(dataset), *(held_out_rows(dataset, split) for split in SPLITS)]
+    assert training_rows_by_item(dataset) == parts[0]
+    whole = {}
+    for part in parts:
+        assert not whole.keys() & part.keys()
+        whole |= part
+    expected = {(user, item): rating for user, item, rating in rows}
+    assert whole.keys() == expected.keys()
+    for pair, rating in expected.items():
+        assert whole[pair] == pytest.approx(rating, abs=1e-6)
+    counts = dataset.meta["counts"]
+    assert [counts[name] for name in ("train", *SPLITS)] == [len(part) for part in parts]
+    assert counts["users"] == len({user for user, _, _ in rows})
+    assert counts["items"] == len({item for _, item, _ in rows})
+    assert dataset.graph.num_edges == len(parts[0])
+
+
+# --- every format --------------------------------------------------------------------------------
+
+
+def anime_source(folder, rows, items_from=0):
+    text = "user_id,anime_id,rating\n" + "".join(f"{u},{i},{r}\n" for u, i, r in rows)
+    write(folder / "rating_complete.csv", text)
+    items = sorted({item for _, item, _ in rows})
+    synopses = "MAL_ID,Name,Score,Genres,sypnopsis\n" + "".join(
+        f'{item},"Title, {item}",7,"Action, Drama","Words about {item}"\n' for item in items[::2]
+    )
+    write(folder / "anime_with_synopsis.csv", synopses)
+    table = "MAL_ID,Name,Genres,Members\n" + "".join(
+        f'{item},Title {item},"Comedy",{100 + item}\n' for item in items
+    )
+    write(folder / "anime.csv", table)
+    return folder
+
+
+def test_the_anime_layout(tmp_path):
+    rows = grid(12, 10, range(1, 11), first_user=5, first_item=100)
+    source = anime_source(tmp_path / "anime", rows)
+    dataset = prepare(source, tmp_path / "data", NO_TEXT)
+    assert_holds(dataset, rows)
+    assert dataset.meta["format"] == "anime"
+    assert dataset.scale == RatingScale(1, 10)
+    assert dataset.users.ids.to_pylist() == list(range(5, 17))
+    assert dataset.items.ids.to_pylist() == list(range(100, 110))
+    assert dataset.titles.to_pylist()[:2] == ["Title, 100", "Title 101"]
+    assert dataset.meta["notes"]["items_without_synopsis"] == 5
+    assert list(dataset.meta["features"]) == ["genres"]
+
+
+def test_animelist_zeros_are_no_ratings(tmp_path):
+    rows = grid(12, 10, range(0, 11))
+    text = "user_id,anime_id,rating\n" + "".join(f"{u},{i},{r}\n" for u, i, r in rows)
+    write(tmp_path / "s" / "animelist.csv", text)
+    dataset = prepare(tmp_path / "s", tmp_path / "data", NO_TEXT)
+    rated = [row for row in rows if row[2]]
+    assert_holds(dataset, rated)
+    assert dataset.meta["notes"]["unrated_rows_skipped"] == len(rows) - len(rated) > 0
+    assert dataset.meta["notes"]["rows_read"] == len(rows)
+
+
+def movielens_100k(folder, rows):
+    lines = [
+        f"{user}\t{item}\t{rating}\t{880_000_000 + n}\n"
+        for n, (user, item, rating) in enumerate(rows)
+    ]
+    write(folder / "u.data", "".join(lines))
+    write(folder / "u1.base", "".join(lines[: len(lines) * 4 // 5]))
+    write(folder / "u1.test", "".join(lines[len(lines) * 4 // 5 :]))
+    items = sorted({item for _, item, _ in rows})
+    flags = "|".join(["0"] * 5 + ["1"] + ["0"] * 13)  # Comedy
+    table = "".join(f"{item}|Café {item} (1995)|01-Jan-1995||http://x|{flags}\n" for item in items)
+    write(folder / "u.item", table.encode("latin-1"))
+    users = sorted({user for user, _, _ in rows})
+    write(folder / "u.user", "".join(f"{user}|24|M|writer|85711\n" for user in users))
+    return folder
+
+
+def test_movielens_100k(tmp_path):
+    rows = grid(10, 9, range(1, 6), first_user=1, first_item=1)
+    dataset = prepare(movielens_100k(tmp_path / "ml", rows), tmp_path / "data")
+    assert_holds(dataset, rows)
+    assert dataset.scale == RatingScale(1, 5)
+    assert dataset.titles.to_pylist()[0] == "Café 1 (1995)"
+    users = pq.read_table(tmp_path / "data" / "users.parquet")
+    assert users.column_names == ["user_id", "age", "gender", "occupation", "zip_code"]
+    assert users.column("occupation").to_pylist() == ["writer"] * 10
+
+
+def test_train_and_test_files_replace_ratings_and_split(tmp_path):
+    rows = grid(10, 9, range(1, 6), first_user=1, first_item=1)
+    source = movielens_100k(tmp_path / "ml", rows)
+    (source / "u.data").write_text("1\t1\t1\t1\n")  # not read, but for its layout
+    options = replace(NO_TEXT, train_file=Path("u1.base"), test_file=Path("u1.test"))
+    dataset = prepare(source, tmp_path / "data", options)
+    assert_holds(dataset, rows)
+    cut = len(rows) * 4 // 5
+    assert held_out_rows(dataset, "test") == {(u, i): r for u, i, r in rows[cut:]}
+    assert dataset.meta["counts"]["valid"] == round(cut * 0.1)
+    assert dataset.meta["split"]["method"] == "given files"
+    names = [entry["file"] for entry in dataset.meta["sources"]]
+    assert names[:2] == ["u1.base", "u1.test"]
+    assert "u.data" not in names
+
+
+def test_a_test_row_that_the_train_file_holds_too_only_tests(tmp_path):
+    rows = grid(10, 9, range(1, 6))
+    table = "user_id,item_id,rating\n"
+    lines = [f"{user},{item},{rating}\n" for user, item, rating in rows]
+    base = write(tmp_path / "base.csv", table + "".join(lines))
+    test = write(tmp_path / "test.csv", table + "".join(lines[:8]))
+    options = replace(NO_TEXT, train_file=base, test_file=test)
+    dataset = prepare(base, tmp_path / "data", options)
+    assert_holds(dataset, rows)
+    assert held_out_rows(dataset, "test") == {(u, i): r for u, i, r in rows[:8]}
+    assert dataset.meta["notes"]["train_rows_in_test_file_dropped"] == 8
+    assert dataset.meta["notes"]["duplicate_rows_dropped"] == 0
+
+
+def test_given_files_come_together(tmp_path):
+    file = write(tmp_path / "a.csv", "user_id,item_id,rating\n")
+    for options in (replace(NO_TEXT, train_file=file), replace(NO_TEXT, test_file=file)):
+        with pytest.raises(UsageError, match="come together"):
+            prepare(file, tmp_path / "data", options)
+
+
+@pytest.mark.parametrize("half_stars", [False, True])
+def test_movielens_1m_and_10m(half_stars, tmp_path):
+    levels = np.arange(1, 11) / 2 if half_stars else range(1, 6)
+    rows = grid(10, 9, levels, first_user=1, first_item=1)
+    text = "".join(f"{u}::{i}::{r:g}::{978_300_000 + n}\n" for n, (u, i, r) in enumerate(rows))
+    write(tmp_path / "ml" / "ratings.dat", text)
+    movies = "".join(f"{item}::Movie: the {item}th (1990)::Drama|Comedy\n" for item in range(1, 10))
+    write(tmp_path / "ml" / "movies.dat", movies)
+    if not half_stars:
+        users = "".join(f"{user}::F::25::4::90210\n" for user in range(1, 11))
+        write(tmp_path / "ml" / "users.dat", users)
+    dataset = prepare(tmp_path / "ml", tmp_path / "data")
+    assert_holds(dataset, rows)
+    expected = RatingScale(0.5, 5, 0.5) if half_stars else RatingScale(1, 5)
+    assert dataset.scale == expected
+    assert dataset.meta["features"] == {"genres": 2}
+    assert dataset.titles.to_pylist()[0] == "Movie: the 1th (1990)"
+
+
+def test_movielens_csv(tmp_path):
+    rows = grid(10, 9, np.arange(1, 11) / 2, first_user=1, first_item=1)
+    text = "userId,movieId,rating,timestamp\n" + "".join(
+        f"{u},{i},{r},{n}\n" for n, (u, i, r) in enumerate(rows)
+    )
+    write(tmp_path / "ml" / "ratings.csv", text)
+    movies = "movieId,title,genres\n" + "".join(
+        f'{item},"Movie, The {item}",{"(no genres listed)" if item > 5 else "Drama|War"}\n'
+        for item in range(1, 10)
+    )
+    write(tmp_path / "ml" / "movies.csv", movies)
+    dataset = prepare(tmp_path / "ml", tmp_path / "data")
+    assert_holds(dataset, rows)
+    genres = dataset.item_features.numpy()
+    assert genres.tolist() == [[1.0, 1.0]] * 5 + [[0.0, 0.0]] * 4
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("ids", ["numbers", "text"])
+def test_tables(kind, ids, tmp_path):
+    rows = grid(11, 9, [-1, 0, 1, 2])
+    if ids == "text":
+        rows = [(f"user {user:02d} é", f"B00{item}", rating) for user, item, rating in rows]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "rating"])
+    frame["timestamp"] = np.arange(len(frame))[::-1]
+    frame["comment"] = "of no interest"
+    path = tmp_path / f"ratings.{kind}"
+    if kind == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False)
+    dataset = prepare(path, tmp_path / "data", PrepareOptions(split="time"))
+    assert_holds(dataset, rows)
+    assert dataset.scale == RatingScale(-1, 2)
+    kind_of_id = pa.string() if ids == "text" else pa.int64()
+    assert dataset.users.ids.type == kind_of_id
+    assert dataset.items.ids.type == kind_of_id
+    assert dataset.meta["features"] == {}
+    assert dataset.item_features.shape == (9, 0)
+    # The latest rows, here the first of the file, test; those after them validate.
+    counts = dataset.meta["counts"]
+    tested = {(u, i): r for u, i, r in rows[: counts["test"]]}
+    assert held_out_rows(dataset, "test") == pytest.approx(tested)
+    validated = {(u, i): r for u, i, r in rows[counts["test"] : counts["test"] + counts["valid"]]}
+    assert held_out_rows(dataset, "valid") == pytest.approx(validated)
+
+
+@pytest.mark.parametrize("split", ["random", "user", "item"])
+def test_every_split_keeps_every_rating(split, tmp_path):
+    rows = grid(20, 15, range(1, 6))
+    dataset = prepare(table_of(tmp_path, rows), tmp_path / "data", PrepareOptions(split=split))
+    assert_holds(dataset, rows)
+    column = {"user": 0, "item": 1}.get(split)
+    if column is not None:
+        sets = [{pair[column] for pair in training_rows(dataset)}]
+        sets += [{pair[column] for pair in held_out_rows(dataset, part)} for part in SPLITS]
+        assert not sets[0] & sets[1]
+        assert not sets[0] & sets[2]
+        assert not sets[1] & sets[2]
+
+
+def table_of(folder, rows, name="ratings.csv"):
+    lines = "".join(f"{user},{item},{rating}\n" for user, item, rating in rows)
+    return write(folder / name, "user_id,item_id,rating\n" + lines)
+
+
+# --- the scale -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([1, 2, 3, 4, 5], RatingScale(1, 5)),
+        ([0.5, 1, 3.5, 5], RatingScale(0.5, 5, 0.5)),
+        ([0, 100], RatingScale(0, 100)),
+        ([-10, 10, 3.2], RatingScale(-10, 10, 0.2)),
+    ],
+)
+def test_a_tables_scale_is_found_out(levels, expected, tmp_path):
+    rows = grid(12, 10, levels)
+    dataset = prepare(table_of(tmp_path, rows), tmp_path / "data", NO_TEXT)
+    assert dataset.scale == expected
+    assert_holds(dataset, rows)
+
+
+def test_a_given_scale_is_kept(tmp_path):
+    rows = grid(12, 10, [2, 3])
+    options = replace(NO_TEXT, scale=RatingScale(0, 5, 0.25))
+    dataset = prepare(table_of(tmp_path, rows), tmp_path / "data", options)
+    assert dataset.scale == RatingScale(0, 5, 0.25)
+    assert_holds(dataset, rows)
+    assert dataset.graph.level_counts.sum() == dataset.graph.num_edges
+    with pytest.raises(DataError, match="off the scale"):
+        prepare(
+            tmp_path / "ratings.csv", tmp_path / "d2", replace(NO_TEXT, scale=RatingScale(1, 2))
+        )
+
+
+# --- no leak -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A generated source and its data set, which no test changes."""
+    folder = tmp_path_factory.mktemp("planted")
+    synthesize(folder / "source", users=80, items=40, ratings=1_600, seed=3)
+    return folder / "source", prepare(folder / "source", folder / "data", NO_TEXT)
+
+
+def test_no_held_out_pair_is_in_the_graph(planted):
+    _, dataset = planted
+    for split in SPLITS:
+        part = dataset.held_out(split)
+        for user, item in zip(part.users.tolist(), part.items.tolist(), strict=True):
+            by_user, by_item = dataset.graph.by_user, dataset.graph.by_item
+            assert item not in by_user.neighbours[by_user.of(user)]
+            assert user not in by_item.neighbours[by_item.of(item)]
+
+
+def test_biases_are_those_of_the_training_rows_alone(planted):
+    _, dataset = planted
+    pairs = training_rows(dataset)
+    users = dataset.users.encode(pa.array([user for user, _ in pairs]))
+    items = dataset.items.encode(pa.array([item for _, item in pairs]))
+    graph = build_graph(
+        users,
+        items,
+        dataset.scale.encode(np.array(list(pairs.values()))),
+        num_users=dataset.graph.num_users,
+        num_items=dataset.graph.num_items,
+        scale=dataset.scale,
+    )
+    biases = fit_biases(graph)
+    assert dataset.biases.mean == pytest.approx(np.mean(list(pairs.values())))
+    assert torch.allclose(dataset.biases.users, biases.users, atol=1e-6)
+    assert torch.allclose(dataset.biases.items, biases.items, atol=1e-6)
+    degrees = torch.from_numpy(np.bincount(users, minlength=len(biases.users))).float()
+    assert torch.equal(dataset.biases.user_degrees, degrees)
+    assert np.array_equal(dataset.graph.level_counts, dataset.meta["level_counts"])
+
+
+def change_held_out_ratings(rows, dataset, new_rating):
+    held = {**held_out_rows(dataset, "valid"), **held_out_rows(dataset, "test")}
+    return [(u, i, new_rating if (u, i) in held else r) for u, i, r in rows]
+
+
+def test_held_out_ratings_change_nothing_that_training_sees(tmp_path):
+    """A planted leak would show: every held-out rating is set to another value."""
+    rows = grid(20, 15, range(1, 6))
+    options = replace(NO_TEXT, scale=RatingScale(1, 5))
+    first = prepare(table_of(tmp_path, rows, "a.csv"), tmp_path / "a", options)
+    changed = change_held_out_ratings(rows, first, 1)
+    second = prepare(table_of(tmp_path, changed, "b.csv"), tmp_path / "b", options)
+    assert_holds(second, changed)
+    assert training_rows(first) == training_rows(second)
+    assert first.meta["mean_rating"] == second.meta["mean_rating"]
+    files = sorted(path.relative_to(first.path) for path in first.path.rglob("*.npy"))
+    assert len(files) >= 9
+    for file in files:
+        assert (first.path / file).read_bytes() == (second.path / file).read_bytes()
+    assert first.fingerprint != second.fingerprint
+
+
+def test_features_are_fitted_on_training_items(tmp_path):
+    """Items that only held-out rows rate bring no genre and move no mean."""
+    rows = grid(20, 30, range(1, 11))
+    source = tmp_path / "s"
+    text = "user_id,anime_id,rating\n" + "".join(f"{u},{i},{r}\n" for u, i, r in rows)
+    write(source / "rating_complete.csv", text)
+    table = "MAL_ID,Name,Genres,Members\n"
+    table += "".join(f'{i},T{i},"Genre {i:02d}, Common",{i**3}\n' for i in range(30))
+    write(source / "anime.csv", table)
+    options = PrepareOptions(split="item", text=False, numeric=("Members",))
+    dataset = prepare(source, tmp_path / "data", options)
+    trained = sorted({item for _, item in training_rows(dataset)})
+    held_out = sorted(set(range(30)) - set(trained))
+    assert held_out
+    assert dataset.meta["notes"]["items_without_training_rating"] == len(held_out)
+    assert dataset.meta["features"] == {"genres": len(trained) + 1, "numeric": 2}
+    genres = np.load(dataset.path / "features" / "genres.npy")
+    assert np.all(genres.sum(axis=0) > 0)
+    assert genres[trained].sum(axis=1).tolist() == [2.0] * len(trained)
+    assert genres[held_out].sum(axis=1).tolist() == [1.0] * len(held_out)
+    members = np.arange(30, dtype=np.float64) ** 3
+    expected = (members - members[trained].mean()) / members[trained].std()
+    numeric = np.load(dataset.path / "features" / "numeric.npy")
+    assert np.allclose(numeric[:, 0], expected, atol=1e-5)
+    assert numeric[:, 1].tolist() == [1.0] * 30
+    assert dataset.item_features.shape == (30, len(trained) + 3)
+
+
+# --- features and options ------------------------------------------------------------------------
+
+
+def test_numeric_columns_must_be_there(tmp_path):
+    source = anime_source(tmp_path / "s", grid(12, 10, range(1, 11)))
+    with pytest.raises(UsageError, match="--numeric Weight: .*found .*Members"):
+        prepare(source, tmp_path / "data", replace(NO_TEXT, numeric=("Weight",)))
+    with pytest.raises(UsageError, match="--numeric Name"):
+        prepare(source, tmp_path / "data", replace(NO_TEXT, numeric=("Name",)))
+    table = table_of(tmp_path, grid(12, 10, range(1, 6)))
+    with pytest.raises(UsageError, match="found none"):
+        prepare(table, tmp_path / "data", replace(NO_TEXT, numeric=("year",)))
+    assert not (tmp_path / "data").exists()
+
+
+def incomplete_source(folder):
+    """30 items: every third has no genre, every fifth no synopsis."""
+    rows = grid(20, 30, range(1, 11))
+    text = "user_id,anime_id,rating\n" + "".join(f"{u},{i},{r}\n" for u, i, r in rows)
+    write(folder / "rating_complete.csv", text)
+    table = "MAL_ID,Name,Genres,sypnopsis\n" + "".join(
+        f"{i},T{i},{'Unknown' if i % 3 == 0 else 'Drama'},{'' if i % 5 == 0 else 'Words'}\n"
+        for i in range(29)  # the last one has no row
+    )
+    write(folder / "anime_with_synopsis.csv", table)
+    return folder, rows
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_complete_only_leaves_items_with_gaps_out(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(PREPARE, "SequenceEncoder", FakeTextEncoder)
+    source, rows = incomplete_source(tmp_path / "s")
+    dataset = prepare(source, tmp_path / "data", PrepareOptions(text=text, complete_only=True))
+    kept = [i for i in range(29) if i % 3 and (i % 5 or not text)]
+    assert dataset.items.ids.to_pylist() == kept
+    stay = [row for row in rows if row[1] in kept]
+    assert_holds(dataset, stay)
+    assert dataset.meta["notes"]["incomplete_item_rows_dropped"] == len(rows) - len(stay)
+    assert dataset.titles.to_pylist() == [f"T{item}" for item in kept]
+
+
+def test_complete_only_with_nothing_complete_is_refused(tmp_path):
+    table = table_of(tmp_path, grid(12, 10, range(1, 6)))
+    with pytest.raises(DataError, match="leaves no rating"):
+        prepare(table, tmp_path / "data", replace(NO_TEXT, complete_only=True))
+    assert not (tmp_path / "data").exists()
+
+
+class FakeTextEncoder:
+    """Stands in for the sentence model: a text's length, and whether there is one."""
+
+    def __init__(self, model, cleaning):
+        pass
+
+    def encode(self, texts):
+        rows = [[len(text or ""), float(text is not None)] for text in texts]
+        return np.array(rows, dtype=np.float32)
+
+
+def test_text_features_are_those_of_each_items_own_synopsis(tmp_path, monkeypatch):
+    monkeypatch.setattr(PREPARE, "SequenceEncoder", FakeTextEncoder)
+    rows = grid(12, 10, range(1, 11), first_item=7)
+    source = anime_source(tmp_path / "s", rows)
+    dataset = prepare(source, tmp_path / "data")
+    expected = [
+        [float(len(f"Words about {item}")), 1.0] if n % 2 == 0 else [0.0, 0.0]
+        for n, item in enumerate(range(7, 17))
+    ]
+    assert np.load(dataset.path / "features" / "text.npy").tolist() == expected
+    assert dataset.meta["text_model"] == "auto"
+
+
+def test_a_text_model_that_is_not_there_leaves_nothing(tmp_path):
+    source = anime_source(tmp_path / "s", grid(12, 10, range(1, 11)))
+    options = PrepareOptions(text_model=str(tmp_path / "no-model"))
+    with pytest.raises((UnusableEnvironmentError, DataError, UsageError), match="no-model"):
+        prepare(source, tmp_path / "data", options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+# --- the planted expectation ---------------------------------------------------------------------
+
+
+def test_the_expected_column_is_the_truths(planted):
+    source, dataset = planted
+    truth = Truth.read(source)
+    for split in SPLITS:
+        part = dataset.held_out(split)
+        users = dataset.users.decode(part.users.numpy()).to_numpy()
+        items = dataset.items.decode(part.items.numpy()).to_numpy()
+        assert part.expected is not None
+        assert np.array_equal(part.expected.numpy(), truth.expectation(users, items))
+
+
+def test_without_a_truth_there_is_no_expectation(tmp_path):
+    dataset = prepare(table_of(tmp_path, grid(12, 10, range(1, 6))), tmp_path / "data", NO_TEXT)
+    assert dataset.held_out("test").expected is None
+
+
+# --- the same again ------------------------------------------------------------------------------
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes(planted, tmp_path):
+    source, dataset = planted
+    again = prepare(source, tmp_path / "again", NO_TEXT)
+    assert again.fingerprint == dataset.fingerprint
+    assert contents(again.path) == contents(dataset.path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"valid": 0.2},
+        {"split": "user"},
+        {"numeric": ("Members",)},
+        {"numeric": ("Episodes",)},
+        {"complete_only": True},
+    ],
+)
+def test_other_options_give_another_fingerprint(other, planted, tmp_path):
+    source, dataset = planted
+    assert prepare(source, tmp_path / "data", replace(NO_TEXT, **other)).fingerprint != (
+        dataset.fingerprint
+    )
+
+
+def test_features_of_the_same_shape_are_told_apart(tmp_path, monkeypatch):
+    """A run must not take a data set whose columns mean something else."""
+    monkeypatch.setattr(PREPARE, "SequenceEncoder", FakeTextEncoder)
+    source = anime_source(tmp_path / "s", grid(12, 10, range(1, 11)))
+    fingerprints = {
+        prepare(source, tmp_path / f"d{n}", PrepareOptions(**options)).fingerprint
+        for n, options in enumerate(
+            [
+                {},
+                {"cleaning": TextCleaning(remove_stop_words=True)},
+                {"cleaning": TextCleaning(per_sentence=True)},
+                {"text_model": "another"},
+                {"numeric": ("Members",)},
+                {"numeric": ("Score",)},
+            ]
+        )
+    }
+    assert len(fingerprints) == 6
+
+
+def test_swapped_train_and_test_files_are_told_apart(tmp_path):
+    rows = grid(12, 10, range(1, 6))
+    half = len(rows) // 2
+    one = table_of(tmp_path / "one", rows[:half])
+    two = table_of(tmp_path / "two", rows[half : 2 * half])  # of the same name
+    first = replace(NO_TEXT, train_file=one, test_file=two)
+    second = replace(NO_TEXT, train_file=two, test_file=one)
+    a = prepare(one, tmp_path / "a", first)
+    b = prepare(one, tmp_path / "b", second)
+    assert len(a.meta["sources"]) == 2
+    assert a.meta["counts"] == b.meta["counts"]
+    assert a.fingerprint != b.fingerprint
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+def test_opening_maps_and_does_not_read(planted):
+    _, dataset = planted
+    first, second = RatingDataset.open(dataset.path), RatingDataset.open(dataset.path)
+    for opened in (first, second):
+        codes = opened.graph.by_user.codes
+        assert isinstance(codes.base, np.memmap) or isinstance(codes, np.memmap)
+    assert np.array_equal(first.graph.by_user.neighbours, second.graph.by_user.neighbours)
+    assert "held_out" not in vars(first)
+    shown = Path("/proc/self/maps").read_text()
+    name = str(dataset.path / "train" / "by_user_neighbours.npy")
+    assert shown.count(name) >= 2
+
+
+def test_writing_to_an_opened_array_does_not_reach_the_file(planted):
+    _, dataset = planted
+    opened = RatingDataset.open(dataset.path)
+    before = (dataset.path / "train" / "user_bias.npy").read_bytes()
+    opened.biases.users.add_(1.0)
+    assert (dataset.path / "train" / "user_bias.npy").read_bytes() == before
+    assert not torch.equal(RatingDataset.open(dataset.path).biases.users, opened.biases.users)
+
+
+@pytest.fixture
+def copy(planted, tmp_path):
+    return shutil.copytree(planted[1].path, tmp_path / "copy")
+
+
+FILES = [
+    "dataset.json",
+    "users.parquet",
+    "items.parquet",
+    "valid.parquet",
+    "test.parquet",
+    "train/by_user_offsets.npy",
+    "train/by_user_neighbours.npy",
+    "train/by_user_codes.npy",
+    "train/by_item_offsets.npy",
+    "train/by_item_neighbours.npy",
+    "train/by_item_codes.npy",
+    "train/by_item_edges.npy",
+    "train/user_bias.npy",
+    "train/item_bias.npy",
+    "features/genres.npy",
+]
+
+
+def test_these_are_all_files_of_a_data_set(copy):
+    assert sorted(contents(copy)) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "nonsense", "folder"])
+def test_a_damaged_file_is_refused_on_opening(name, how, copy):
+    file = copy / name
+    content = file.read_bytes()
+    if how in ("missing", "folder"):
+        file.unlink()
+        if how == "folder":
+            file.mkdir()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "truncated":
+        file.write_bytes(content[:-4])
+    else:
+        file.write_bytes(b"\x93NUMPY" + bytes(range(200)))
+    with pytest.raises(DataError) as raised:
+        RatingDataset.open(copy)
+    assert str(copy) in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".npy")])
+@pytest.mark.parametrize("how", ["shorter", "longer", "of another type", "of objects"])
+def test_an_array_that_does_not_fit_is_refused(name, how, copy):
+    array = np.load(copy / name)
+    if how == "shorter":
+        array = array[:-1]
+    elif how == "longer":
+        array = np.concatenate((array, array[-1:]))
+    elif how == "of another type":
+        array = array.astype(np.complex64)
+    else:
+        array = np.array([{}] * len(array), dtype=object)
+    np.save(copy / name, array, allow_pickle=True)
+    with pytest.raises(DataError) as raised:
+        RatingDataset.open(copy)
+    assert str(copy) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["users", "items", "valid", "test"])
+def test_a_table_with_rows_missing_is_refused(name, copy):
+    file = copy / f"{name}.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(DataError, match=f"{name}.parquet"):
+        RatingDataset.open(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean_rating": 1.0},
+        {"scale": {"minimum": 1, "maximum": 9, "step": 1}},
+        {"counts": {}},
+        {"fingerprint": "0" * 64},
+        {"extra": 1},
+    ],
+)
+def test_an_altered_description_is_refused(change, copy):
+    file = copy / DATASET_FILE
+    meta = json.loads(file.read_text())
+    file.write_text(json.dumps({**meta, **change}))
+    with pytest.raises(DataError, match="altered since it was written"):
+        RatingDataset.open(copy)
+    file.write_text(json.dumps(meta))  # laid out otherwise, it says the same
+    RatingDataset.open(copy)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "{"])
+def test_a_description_that_is_none_is_refused(content, copy):
+    (copy / DATASET_FILE).write_text(content)
+    with pytest.raises(DataError, match=DATASET_FILE + "|schema version None"):
+        RatingDataset.open(copy)
+
+
+def test_what_is_no_data_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no such data set"):
+        RatingDataset.open(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no dataset.json"):
+        RatingDataset.open(tmp_path)
+
+
+def test_a_moved_data_set_opens(copy, planted):
+    moved = RatingDataset.open(copy)
+    assert moved.fingerprint == planted[1].fingerprint
+    assert training_rows(moved) == training_rows(planted[1])
+
+
+# --- held-out rows -------------------------------------------------------------------------------
+
+
+def test_held_out_by_user_holds_the_same_rows(tmp_path):
+    rows = grid(20, 15, range(1, 6))  # users in no order
+    dataset = prepare(table_of(tmp_path, rows), tmp_path / "data", NO_TEXT)
+    for split in SPLITS:
+        part, adjacency = dataset.held_out(split), dataset.held_out_by_user(split)
+        assert isinstance(part, HeldOut)
+        assert part.users.dtype == part.items.dtype == torch.int64
+        assert part.ratings.dtype == torch.float32
+        users = np.repeat(np.arange(adjacency.num_nodes), adjacency.degrees)
+        ratings = dataset.scale.decode(adjacency.codes)
+        columns = (part.users.tolist(), part.items.tolist(), part.ratings.tolist())
+        found = zip(users.tolist(), adjacency.neighbours.tolist(), ratings.tolist(), strict=True)
+        assert sorted(found) == sorted(zip(*columns, strict=True))
+        assert adjacency.num_nodes == dataset.graph.num_users
+
+
+def test_there_are_two_held_out_splits(planted):
+    with pytest.raises(UsageError, match="no split 'train'"):
+        planted[1].held_out("train")
+
+
+def test_describe_says_what_was_made(planted):
+    described = planted[1].describe()
+    assert described["counts"]["train"] + 2 * 160 == 1_600
+    assert json.loads(json.dumps(described)) == described
+    assert described["notes"]["rows_read"] == 1_600
+
+
+def test_prepare_leaves_no_spool_behind(planted):
+    assert all("spool" not in name for name in contents(planted[1].path))
+    assert set(dataset_module.__all__) >= {"prepare", "RatingDataset", "HeldOut"}
