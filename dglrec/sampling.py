@@ -1,0 +1,296 @@
+"""Loaders that yield `EdgeBatch`es. The only module that calls DGL's samplers.
+
+A batch holds target edges and all that is needed to predict them: the sampled neighbourhoods of
+their users and items, layer by layer, and the biases. None of it depends on the targets' own
+ratings. They take no part in the messages, in either direction, at any hop, and the biases are
+those that would stand without them.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import dgl
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from dglrec.biases import Biases
+from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
+
+_Movable = TypeVar("_Movable", bound="_OnDevice")
+
+
+class LoaderConfig(BaseModel):
+    """How target edges are batched and their neighbourhoods sampled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    batch_size: int = Field(1024, ge=1, description="target edges in a batch")
+    user_fanouts: tuple[int, ...] = Field(
+        (10, 100),
+        min_length=1,
+        strict=False,
+        description="rated items sampled for each user, one figure a layer, the layer that reads "
+        "the inputs first; -1 takes all",
+    )
+    item_fanouts: tuple[int, ...] = Field(
+        (10, 10),
+        min_length=1,
+        strict=False,
+        description="raters sampled for each item, likewise",
+    )
+    exclude_targets: bool = Field(
+        True,
+        description="keep target edges out of the messages that predict them; off is a leak, "
+        "there to show what one does",
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse fan-outs that sample nothing, or that differ in the number of layers."""
+        for name in ("user_fanouts", "item_fanouts"):
+            fanouts = getattr(self, name)
+            if any(fanout == 0 or fanout < -1 for fanout in fanouts):
+                raise ValueError(f"{name} {fanouts}: each must be 1 or more, or -1 for all")
+        if len(self.user_fanouts) != len(self.item_fanouts):
+            raise ValueError(
+                f"user_fanouts {self.user_fanouts} and item_fanouts {self.item_fanouts}: "
+                "must name the same number of layers"
+            )
+
+
+class _OnDevice:
+    """A frozen dataclass of tensors (and of such dataclasses) that moves as one."""
+
+    def to(self: _Movable, device: torch.device) -> _Movable:
+        """The same on another device; itself where it is there already."""
+        return type(self)(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})  # type: ignore[arg-type]
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (Tensor, _OnDevice)):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_move(part, device) for part in value)
+    return value
+
+
+@dataclass(frozen=True)
+class Block(_OnDevice):
+    """The sampled in-edges of D destination nodes of one type, from S source nodes of the other.
+
+    Attributes:
+        offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
+        neighbours: int64 [K]; each edge's source, 0..S-1.
+        residuals: float32 [K]; each edge's rating less mean and biases.
+        degrees: float32 [D]; edges of each destination before sampling.
+    """
+
+    offsets: Tensor
+    neighbours: Tensor
+    residuals: Tensor
+    degrees: Tensor
+
+    @property
+    def num_destinations(self) -> int:
+        """D."""
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class LayerBlocks(_OnDevice):
+    """What one layer reads: a block for each direction.
+
+    A layer's destination nodes are the first of its source nodes of the same type, so
+    `sources[:num_destinations]` are a node's own values.
+
+    Attributes:
+        to_users: users as destinations, items as sources.
+        to_items: items as destinations, users as sources.
+    """
+
+    to_users: Block
+    to_items: Block
+
+
+@dataclass(frozen=True)
+class EdgeBatch(_OnDevice):
+    """B target edges and the neighbourhoods that predict them.
+
+    Attributes:
+        user_nodes: int64 [N_u]; the users that the first layer reads, as indices of the data set.
+        item_nodes: int64 [N_i]; the items likewise.
+        user_inputs: float32 [N_u, 2]; bias and log degree (see `Biases.user_inputs`).
+        item_inputs: float32 [N_i, 2].
+        layers: one entry a layer, the first to be computed first.
+        users: int64 [B]; each target's user, as a position among the last layer's destinations.
+        items: int64 [B]; each target's item likewise.
+        ratings: float32 [B]; what is to be predicted.
+        baselines: float32 [B]; mean + user bias + item bias, as though no target were known.
+        edges: int64 [B]; the targets' edge ids.
+    """
+
+    user_nodes: Tensor
+    item_nodes: Tensor
+    user_inputs: Tensor
+    item_inputs: Tensor
+    layers: tuple[LayerBlocks, ...]
+    users: Tensor
+    items: Tensor
+    ratings: Tensor
+    baselines: Tensor
+    edges: Tensor
+
+
+class NeighborEdgeLoader:
+    """DGL's own route: uniform neighbour sampling with the targets and their reverses excluded.
+
+    It is the reference for correctness (`dgl.dataloading.as_edge_prediction_sampler` over
+    `NeighborSampler`, Hamilton, Ying and Leskovec, "Inductive representation learning on large
+    graphs", NeurIPS 2017, algorithm 2, for edges of two types).
+
+    Iterate in the process's first sampling thread to get the same batches again: to each seed DGL
+    adds a number of the thread, counted in the order in which threads first sample.
+
+    Args:
+        graph: the training ratings.
+        biases: fitted to them.
+        config: batch size and fan-outs.
+        seed: with the epoch it decides the order of the edges and every sample.
+    """
+
+    def __init__(
+        self, graph: RatingGraph, biases: Biases, config: LoaderConfig, seed: int = 0
+    ) -> None:
+        self.biases = biases
+        self.config = config
+        self.seed = seed
+        self.epoch = 0
+        self._heterograph = to_heterograph(graph)
+        self._ratings = torch.from_numpy(graph.scale.decode(np.asarray(graph.by_user.codes)))
+        self._sampler = dgl.dataloading.as_edge_prediction_sampler(
+            dgl.dataloading.NeighborSampler(
+                [
+                    {RATED_BY: of_user, RATES: of_item}
+                    for of_user, of_item in zip(
+                        config.user_fanouts, config.item_fanouts, strict=True
+                    )
+                ]
+            ),
+            exclude=_targets_and_reverses if config.exclude_targets else None,
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self._ratings) // self.config.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[EdgeBatch]:
+        batches = self._batches()
+        for number in range(len(self)):
+            with _one_sampling_thread():
+                dgl.seed(_seed(self.seed, self.epoch, number))
+                input_nodes, targets, blocks = next(batches)
+            yield self._to_batch(input_nodes, targets, blocks)
+
+    def _batches(self) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(_seed(self.seed, self.epoch))
+        # The order is drawn here: DGL's own shuffle draws it from numpy's global generator and
+        # permutes the epoch before, so that the seed would not decide it.
+        order = torch.randperm(len(self._ratings), generator=generator)
+        loader = dgl.dataloading.DataLoader(
+            self._heterograph,
+            {RATES: order},
+            self._sampler,
+            batch_size=self.config.batch_size,
+            shuffle=False,
+            drop_last=False,
+            num_workers=0,
+            generator=generator,  # or else torch draws a number from its global generator
+        )
+        with warnings.catch_warnings():
+            # It is about worker processes, which this loader does without.
+            warnings.filterwarnings("ignore", message="Dataloader CPU affinity")
+            return iter(loader)
+
+    def _to_batch(
+        self, input_nodes: dict[str, Tensor], targets: dgl.DGLHeteroGraph, blocks: list[Any]
+    ) -> EdgeBatch:
+        users, items = targets.edges(etype=RATES, order="eid")  # as .data is
+        edges = targets.edges[RATES].data[dgl.EID]
+        ratings = self._ratings[edges]
+        nodes = targets.ndata[dgl.NID]
+        global_users, global_items = nodes[USER_TYPE][users], nodes[ITEM_TYPE][items]
+        biases = self.biases
+        if self.config.exclude_targets:
+            biases = biases.without(global_users, global_items, ratings)
+        return EdgeBatch(
+            user_nodes=input_nodes[USER_TYPE],
+            item_nodes=input_nodes[ITEM_TYPE],
+            user_inputs=biases.user_inputs(input_nodes[USER_TYPE]),
+            item_inputs=biases.item_inputs(input_nodes[ITEM_TYPE]),
+            layers=tuple(
+                LayerBlocks(
+                    to_users=self._to_block(block, RATED_BY, biases),
+                    to_items=self._to_block(block, RATES, biases),
+                )
+                for block in blocks
+            ),
+            users=users,
+            items=items,
+            ratings=ratings,
+            baselines=biases.predict(global_users, global_items),
+            edges=edges,
+        )
+
+    def _to_block(self, block: Any, relation: tuple[str, str, str], biases: Biases) -> Block:
+        offsets, neighbours, order = block[relation].adj_tensors("csc")
+        edges = block.edges[relation].data[dgl.EID]
+        if len(order):
+            edges = edges[order]
+        sources = block.srcnodes[relation[0]].data[dgl.NID][neighbours]
+        nodes = block.dstnodes[relation[2]].data[dgl.NID]
+        destinations = torch.repeat_interleave(nodes, offsets.diff())
+        if relation == RATES:
+            baselines, degrees = biases.predict(sources, destinations), biases.item_degrees
+        else:
+            baselines, degrees = biases.predict(destinations, sources), biases.user_degrees
+        return Block(offsets, neighbours, self._ratings[edges] - baselines, degrees[nodes])
+
+
+def _targets_and_reverses(targets: dict[tuple[str, str, str], Tensor]) -> dict[Any, Tensor]:
+    """The edges to keep out of the messages: the targets and, under the same ids, their reverses.
+
+    The same as DGL's `exclude="reverse_types"`, but over copies. DGL's C++ sorts the ids it is
+    given in place, and without a copy these are also the ids that it reports as the batch's
+    targets, which then no longer stand beside their own ends.
+    """
+    edges = targets[RATES]
+    return {RATES: edges.clone(), RATED_BY: edges.clone()}
+
+
+def _seed(*words: int) -> int:
+    """One seed from several numbers. DGL reads its seed as a 32-bit signed number."""
+    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+
+
+@contextmanager
+def _one_sampling_thread() -> Iterator[None]:
+    """Let DGL sample on one thread, or else the seed does not decide the samples.
+
+    Each of its threads has a generator of its own, and which thread gets which nodes is not the
+    same in every run. DGL's own setting is used, as torch's reaches it only where both load one
+    OpenMP library.
+    """
+    threads = dgl.utils.get_num_threads()
+    dgl.utils.set_num_threads(1)
+    try:
+        yield
+    finally:
+        dgl.utils.set_num_threads(threads)

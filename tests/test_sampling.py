@@ -1,0 +1,664 @@
+"""Batches hold real training edges, no target among them, and nothing that a target's rating moves.
+
+Every check reads the batch's tensors alone and holds them against the ratings themselves.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import dgl
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from dglrec import biases as biases_module
+from dglrec.biases import Biases, fit_biases
+from dglrec.graph import build_graph
+from dglrec.sampling import Block, LoaderConfig, NeighborEdgeLoader
+from dglrec.schema import RatingScale
+
+SCALE = RatingScale(1, 10)
+FANOUTS = [
+    {"user_fanouts": (5,), "item_fanouts": (5,)},
+    {"user_fanouts": (3, 5), "item_fanouts": (3, 5)},
+    {"user_fanouts": (-1, 2), "item_fanouts": (4, -1)},
+    {"user_fanouts": (-1, -1), "item_fanouts": (-1, -1)},
+    {"user_fanouts": (2, 3, 2), "item_fanouts": (3, 2, 1)},
+]
+
+
+class Ratings:
+    """Random ratings of users and items of very different degrees; some have one, some none."""
+
+    def __init__(self, num_users=70, num_items=45, edges=650, seed=0, noise_only=False):
+        generator = np.random.default_rng(seed)
+        user_odds = 1 / np.arange(1, num_users - 2)  # the last three users have no ratings
+        item_odds = 1 / np.sqrt(np.arange(1, num_items - 1))
+        if noise_only:
+            user_odds, item_odds = np.ones(num_users), np.ones(num_items)
+        odds = np.outer(user_odds, item_odds).ravel()
+        pairs = generator.choice(len(odds), edges, replace=False, p=odds / odds.sum())
+        self.users, self.items = pairs // len(item_odds), pairs % len(item_odds)
+        values = generator.normal(5.5, 1.8, edges)
+        if not noise_only:
+            values += generator.normal(0, 1, num_users)[self.users]
+            values += generator.normal(0, 1, num_items)[self.items]
+        self.num_users, self.num_items = num_users, num_items
+        self.set_ratings(SCALE.encode(np.clip(values, 1, 10)))
+
+    def set_ratings(self, codes):
+        self.codes = codes
+        self.graph = build_graph(
+            self.users,
+            self.items,
+            codes,
+            num_users=self.num_users,
+            num_items=self.num_items,
+            scale=SCALE,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(biases_module, "_TOLERANCE", 1e-9)
+            patch.setattr(biases_module, "_SWEEPS", 5_000)
+            self.biases = fit_biases(self.graph)
+        ratings = SCALE.decode(codes).tolist()
+        self.rating_of = dict(
+            zip(zip(self.users.tolist(), self.items.tolist(), strict=True), ratings, strict=True)
+        )
+        self.pairs = sorted(self.rating_of)  # by edge id
+
+    def biases_without(self, pairs):
+        """Means of the ratings that are left, damped, each node given the others."""
+        fitted = self.biases
+        users, items = fitted.users.double().numpy(), fitted.items.double().numpy()
+        user_sums, user_degrees = np.zeros(self.num_users), np.zeros(self.num_users)
+        item_sums, item_degrees = np.zeros(self.num_items), np.zeros(self.num_items)
+        for (user, item), rating in self.rating_of.items():
+            if (user, item) not in pairs:
+                user_sums[user] += rating - fitted.mean - items[item]
+                item_sums[item] += rating - fitted.mean - users[user]
+                user_degrees[user] += 1
+                item_degrees[item] += 1
+        return Biases(
+            fitted.mean,
+            torch.from_numpy(user_sums / (user_degrees + fitted.damping)),
+            torch.from_numpy(item_sums / (item_degrees + fitted.damping)),
+            torch.from_numpy(user_degrees),
+            torch.from_numpy(item_degrees),
+            fitted.damping,
+        )
+
+    def loader(self, seed=0, **config):
+        config = {"batch_size": 64, **FANOUTS[1], **config}
+        return NeighborEdgeLoader(self.graph, self.biases, LoaderConfig(**config), seed)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On tensors this small, threads that wait for each other are most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Ratings()
+
+
+def target_pairs(batch):
+    """The (user, item) of each target, by way of the last layer's destinations."""
+    last = batch.layers[-1]
+    users = batch.user_nodes[: last.to_users.num_destinations][batch.users]
+    items = batch.item_nodes[: last.to_items.num_destinations][batch.items]
+    return list(zip(users.tolist(), items.tolist(), strict=True))
+
+
+def directions(batch):
+    """(layer, whether to users, block, its destinations' and sources' nodes) of every block."""
+    user_nodes, item_nodes = batch.user_nodes, batch.item_nodes
+    for number, layer in enumerate(batch.layers):
+        users = user_nodes[: layer.to_users.num_destinations]
+        items = item_nodes[: layer.to_items.num_destinations]
+        yield number, True, layer.to_users, users, item_nodes
+        yield number, False, layer.to_items, items, user_nodes
+        user_nodes, item_nodes = users, items
+
+
+def message_pairs(to_users, block, destinations, sources):
+    """The (user, item) of each sampled edge of a block."""
+    assert block.offsets[0] == 0
+    assert block.offsets[-1] == len(block.neighbours) == len(block.residuals)
+    assert torch.all(block.offsets.diff() >= 0)
+    assert torch.all((block.neighbours >= 0) & (block.neighbours < len(sources)))
+    ends = torch.repeat_interleave(destinations, block.offsets.diff()).tolist()
+    starts = sources[block.neighbours].tolist()
+    return list(zip(ends, starts, strict=True) if to_users else zip(starts, ends, strict=True))
+
+
+def all_message_pairs(batch):
+    return [
+        pair
+        for _, to_users, block, destinations, sources in directions(batch)
+        for pair in message_pairs(to_users, block, destinations, sources)
+    ]
+
+
+def tensors(value):
+    """All tensors of a batch, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value if isinstance(value, tuple) else vars(value).values()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def same(one, other):
+    return len(tensors(one)) == len(tensors(other)) and all(
+        torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True)
+    )
+
+
+def same_batches(one, other):
+    one, other = list(one), list(other)
+    return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+
+
+# --- what is sampled -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+@pytest.mark.parametrize("fanouts", FANOUTS)
+def test_every_sampled_edge_is_a_training_edge_with_its_residual(data, fanouts, exclude):
+    """In every batch: DGL 1.1.3 corrupts all but the first where the graph is int32."""
+    for batch in data.loader(batch_size=150, exclude_targets=exclude, **fanouts):
+        assert len(batch.layers) == len(fanouts["user_fanouts"])
+        targets = set(target_pairs(batch))
+        biases = data.biases_without(targets if exclude else set())
+        found = 0
+        for _, to_users, block, destinations, sources in directions(batch):
+            pairs = message_pairs(to_users, block, destinations, sources)
+            assert all(pair in data.rating_of for pair in pairs)
+            assert len(set(pairs)) == len(pairs)  # sampled without replacement
+            users, items = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+            ratings = torch.tensor([data.rating_of[pair] for pair in pairs], dtype=torch.float64)
+            expected = ratings - biases.predict(users, items)
+            torch.testing.assert_close(block.residuals.double(), expected, rtol=0, atol=1e-4)
+            found += len(pairs)
+        assert found > 100
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+@pytest.mark.parametrize("fanouts", FANOUTS)
+def test_a_node_gets_its_fan_out(data, fanouts, exclude):
+    degrees = {True: data.graph.by_user.degrees, False: data.graph.by_item.degrees}
+    for batch in data.loader(exclude_targets=exclude, **fanouts):
+        targets = set(target_pairs(batch))
+        for number, to_users, block, destinations, _ in directions(batch):
+            fanout = fanouts["user_fanouts" if to_users else "item_fanouts"][number]
+            wanted = degrees[to_users][destinations.numpy()]
+            side = 0 if to_users else 1
+            taken = [sum(pair[side] == node for pair in targets) for node in destinations.tolist()]
+            left = wanted - np.array(taken) if exclude else wanted
+            assert block.degrees.tolist() == left.tolist()
+            counts = block.offsets.diff().numpy()
+            most = left if fanout == -1 else np.minimum(left, fanout)
+            if exclude and fanout != -1:
+                assert np.all(counts <= most)  # some of those sampled may have been targets
+                assert np.all(counts >= np.minimum(wanted, fanout) - np.array(taken))
+            else:
+                assert counts.tolist() == most.tolist()
+
+
+def test_all_neighbours_are_all_training_edges_but_the_targets(data):
+    for batch in data.loader(**FANOUTS[3]):
+        targets = set(target_pairs(batch))
+        for _, to_users, block, destinations, sources in directions(batch):
+            nodes = set(destinations.tolist())
+            expected = {
+                pair for pair in data.pairs if pair[0 if to_users else 1] in nodes
+            } - targets
+            assert set(message_pairs(to_users, block, destinations, sources)) == expected
+
+
+def test_neighbours_are_sampled_evenly(data):
+    """Over many epochs each rating of the busiest user comes up as often as another."""
+    user = int(np.argmax(data.graph.by_user.degrees))
+    degree = int(data.graph.by_user.degrees[user])
+    loader = data.loader(
+        batch_size=650, user_fanouts=(5,), item_fanouts=(1,), exclude_targets=False
+    )
+    seen = np.zeros(data.num_items)
+    epochs = 200
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        (batch,) = loader
+        _, to_users, block, destinations, sources = next(directions(batch))
+        for found, item in message_pairs(to_users, block, destinations, sources):
+            seen[item] += found == user
+    assert seen.sum() == 5 * epochs
+    expected = 5 * epochs / degree
+    counts = seen[[item for found, item in data.pairs if found == user]]
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+
+
+def test_types_and_shapes(data):
+    batch = next(iter(data.loader()))
+    for tensor in (batch.user_nodes, batch.item_nodes, batch.users, batch.items, batch.edges):
+        assert tensor.dtype == torch.int64
+        assert tensor.ndim == 1
+    assert batch.user_inputs.shape == (len(batch.user_nodes), 2)
+    assert batch.item_inputs.shape == (len(batch.item_nodes), 2)
+    floats = [batch.user_inputs, batch.item_inputs, batch.ratings, batch.baselines]
+    for _, _, block, _, _ in directions(batch):
+        assert block.offsets.dtype == block.neighbours.dtype == torch.int64
+        assert len(block.degrees) == block.num_destinations == len(block.offsets) - 1
+        floats += [block.residuals, block.degrees]
+    assert {tensor.dtype for tensor in floats} == {torch.float32}
+    assert all(len(t) == 64 for t in (batch.users, batch.items, batch.ratings, batch.baselines))
+
+
+def test_destinations_are_the_first_of_the_sources(data):
+    """Each layer's destinations are the layer below's first nodes, and the targets' at the last."""
+    for batch in data.loader(**FANOUTS[4]):
+        sizes = [
+            (layer.to_users.num_destinations, layer.to_items.num_destinations)
+            for layer in batch.layers
+        ]
+        sizes = [(len(batch.user_nodes), len(batch.item_nodes)), *sizes]
+        assert all(a >= c and b >= d for (a, b), (c, d) in itertools.pairwise(sizes))
+        assert len(batch.user_nodes.unique()) == len(batch.user_nodes)
+        assert len(batch.item_nodes.unique()) == len(batch.item_nodes)
+        users, items = zip(*[data.pairs[edge] for edge in batch.edges.tolist()], strict=True)
+        assert set(batch.user_nodes[: sizes[-1][0]].tolist()) == set(users)
+        assert set(batch.item_nodes[: sizes[-1][1]].tolist()) == set(items)
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_a_targets_user_item_rating_and_edge_are_one_training_rating(data, exclude):
+    """DGL's own exclusion sorts the edge ids in place, beside ends that keep their order."""
+    unsorted = 0
+    for batch in data.loader(exclude_targets=exclude):
+        pairs = target_pairs(batch)
+        assert pairs == [data.pairs[edge] for edge in batch.edges.tolist()]
+        assert batch.ratings.tolist() == [data.rating_of[pair] for pair in pairs]
+        unsorted += not torch.equal(batch.edges, batch.edges.sort().values)
+    assert unsorted >= 10  # or else the test could not have seen the ids sorted
+
+
+@pytest.mark.parametrize("batch_size", [2, 64, 649, 650, 651, 10**6])
+def test_an_epoch_is_every_edge_once(data, batch_size):
+    loader = data.loader(batch_size=batch_size, **FANOUTS[0])
+    sizes, edges = [], []
+    for batch in loader:
+        sizes.append(len(batch.edges))
+        edges += batch.edges.tolist()
+    assert sorted(edges) == list(range(650))
+    assert edges != sorted(edges)
+    assert len(sizes) == len(loader) == -(-650 // batch_size)
+    assert set(sizes[:-1]) <= {batch_size}
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_baselines_and_inputs_are_those_of_the_ratings_that_are_left(data, exclude):
+    for batch in data.loader(exclude_targets=exclude):
+        pairs = target_pairs(batch)
+        biases = data.biases_without(set(pairs) if exclude else set())
+        users, items = torch.tensor(pairs).T
+        for found, expected in (
+            (batch.baselines, biases.predict(users, items)),
+            (batch.user_inputs, biases.user_inputs(batch.user_nodes)),
+            (batch.item_inputs, biases.item_inputs(batch.item_nodes)),
+        ):
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+
+
+# --- no leak -------------------------------------------------------------------------------------
+
+
+def leaked(batch):
+    """How many sampled edges, at any hop and in either direction, are targets of the batch."""
+    targets = set(target_pairs(batch))
+    return sum(pair in targets for pair in all_message_pairs(batch))
+
+
+@pytest.mark.parametrize("fanouts", FANOUTS)
+def test_no_target_is_among_the_messages_and_without_exclusion_they_are(data, fanouts):
+    for epoch in range(2):
+        kept_out, let_in = data.loader(**fanouts), data.loader(exclude_targets=False, **fanouts)
+        kept_out.set_epoch(epoch)
+        let_in.set_epoch(epoch)
+        assert [leaked(batch) for batch in kept_out] == [0] * len(kept_out)
+        assert all(leaked(batch) > 0 for batch in let_in)
+
+
+def test_without_exclusion_targets_leak_in_both_directions_and_at_both_hops(data):
+    """The leak test sees each way in which a target could come back."""
+    seen = {}
+    for batch in data.loader(exclude_targets=False, **FANOUTS[3]):
+        targets = set(target_pairs(batch))
+        for number, to_users, block, destinations, sources in directions(batch):
+            found = targets.intersection(message_pairs(to_users, block, destinations, sources))
+            seen[number, to_users] = seen.get((number, to_users), 0) + len(found)
+    assert seen == dict.fromkeys([(0, True), (0, False), (1, True), (1, False)], 650)
+
+
+def probe_features(batch):
+    """[B, 8] what one layer of messages and the baselines tell of each target.
+
+    Like a model, it reads the messages that a user and an item get, and may match a message's
+    item with the target's item: what a learned vector for each item would let a model do.
+    """
+    last = batch.layers[-1]
+    sums = {}
+    for name, block, own, other in (
+        ("users", last.to_users, batch.users, batch.items),
+        ("items", last.to_items, batch.items, batch.users),
+    ):
+        destination = torch.repeat_interleave(
+            torch.arange(block.num_destinations), block.offsets.diff()
+        )
+        shape = (block.num_destinations, int(max(block.neighbours.max(), other.max())) + 1)
+        table = torch.zeros(shape)
+        table[destination, block.neighbours] = block.residuals
+        counts = block.offsets.diff().clamp(min=1)
+        sums[name] = (table[own, other], (table.sum(1) / counts)[own], table.sum(1)[own])
+    ones = torch.ones(len(batch.ratings))
+    return torch.stack([*sums["users"], *sums["items"], batch.baselines, ones], dim=1).double()
+
+
+def explained_by_a_probe(loader):
+    """Share of unseen targets' variance that a linear probe, fitted to others, explains."""
+    batches = list(loader)
+    half = len(batches) // 2
+    features = [
+        torch.cat([probe_features(b) for b in part]) for part in (batches[:half], batches[half:])
+    ]
+    ratings = [
+        torch.cat([b.ratings for b in part]).double() for part in (batches[:half], batches[half:])
+    ]
+    penalty = 10 * torch.eye(features[0].shape[1], dtype=torch.float64)
+    mean = ratings[0].mean()
+    weights = torch.linalg.solve(
+        features[0].T @ features[0] + penalty, features[0].T @ (ratings[0] - mean)
+    )
+    left = ratings[1] - mean - features[1] @ weights
+    return 1 - float((left**2).mean() / (ratings[1] - mean).square().mean())
+
+
+@pytest.mark.parametrize("fanout", [5, -1])
+def test_noise_teaches_nothing_unless_targets_leak(fanout):
+    """Ratings of pure noise cannot be predicted; what predicts them has seen them."""
+    noise = Ratings(num_users=600, num_items=300, edges=9_000, seed=1, noise_only=True)
+    config = {"batch_size": 256, "user_fanouts": (fanout,), "item_fanouts": (fanout,)}
+    assert abs(explained_by_a_probe(noise.loader(**config))) < 0.02
+    assert explained_by_a_probe(noise.loader(exclude_targets=False, **config)) > 0.2
+
+
+def test_a_bias_that_holds_its_target_leaks_too():
+    """The baseline alone explains noise, unless the target is taken out of the biases."""
+    noise = Ratings(num_users=600, num_items=300, edges=3_000, seed=2, noise_only=True)
+
+    def correlation(exclude):
+        batches = list(noise.loader(batch_size=256, exclude_targets=exclude, **FANOUTS[0]))
+        both = torch.stack(
+            [torch.cat([b.ratings for b in batches]), torch.cat([b.baselines for b in batches])]
+        )
+        return float(torch.corrcoef(both)[0, 1])
+
+    assert correlation(exclude=False) > 0.3
+    # Not quite 0: other nodes' biases hold a trace, of a thousandth of the variance.
+    assert abs(correlation(exclude=True)) < 0.15
+
+
+def moved_by_other_ratings(exclude):
+    """How far a batch's tensors move when its targets' ratings are others, biases fitted anew."""
+    one, other = (Ratings(num_users=90, num_items=60, edges=2_000, seed=5) for _ in range(2))
+    config = {"batch_size": 20, "exclude_targets": exclude, **FANOUTS[3]}
+    first = next(iter(one.loader(**config)))
+    changed = {one.pairs[edge] for edge in first.edges.tolist()}
+    rows = [
+        row
+        for row, pair in enumerate(zip(one.users.tolist(), one.items.tolist(), strict=True))
+        if pair in changed
+    ]
+    codes = one.codes.copy()
+    codes[rows] = np.where(codes[rows] >= 5, 0, 9)
+    other.set_ratings(codes)
+    second = next(iter(other.loader(**config)))
+    assert torch.equal(first.edges, second.edges)  # the same batch
+    assert torch.all(first.ratings != second.ratings)
+    moved = {
+        name: float((getattr(first, name) - getattr(second, name)).abs().mean())
+        for name in ("baselines", "user_inputs", "item_inputs")
+    }
+    moved["messages"] = max(
+        float((a.residuals - b.residuals).abs().mean())
+        for (_, _, a, *_), (_, _, b, *_) in zip(directions(first), directions(second), strict=True)
+    )
+    moved["mean"] = abs(one.biases.mean - other.biases.mean)
+    return moved
+
+
+def test_what_a_batch_holds_does_not_follow_its_targets_ratings():
+    """To first order: other nodes' biases, and the mean, still hold a trace of them."""
+    without, with_them = moved_by_other_ratings(exclude=True), moved_by_other_ratings(exclude=False)
+    assert with_them["baselines"] > 0.15
+    assert without["baselines"] < 0.2 * with_them["baselines"] + without["mean"]
+    for name in ("user_inputs", "item_inputs", "messages"):
+        assert without[name] < 0.4 * with_them[name] + without["mean"], name
+
+
+# --- what decides a batch ------------------------------------------------------------------------
+
+
+def test_seed_and_epoch_decide_every_batch(data):
+    loader = data.loader(seed=3)
+    first = list(loader)
+    assert same_batches(first, loader)  # the same loader again, in the same epoch
+    assert same_batches(first, data.loader(seed=3))
+    loader.set_epoch(1)
+    second = list(loader)
+    assert not any(same(a, b) for a, b in zip(first, second, strict=True))
+    assert [b.edges.tolist() for b in first] != [b.edges.tolist() for b in second]
+    loader.set_epoch(0)
+    assert same_batches(first, loader)
+    assert not same_batches(first, data.loader(seed=4))
+    again = data.loader(seed=3)
+    again.set_epoch(1)
+    assert same_batches(second, again)
+
+
+def test_two_epochs_sample_anew_and_not_only_in_another_order(data):
+    loader = data.loader(batch_size=650, exclude_targets=False)
+    (first,) = loader
+    loader.set_epoch(1)
+    (second,) = loader
+    assert sorted(all_message_pairs(first)) != sorted(all_message_pairs(second))
+
+
+def test_nothing_else_that_is_drawn_changes_the_batches(data):
+    expected = list(data.loader())
+    np.random.seed(5)
+    torch.manual_seed(5)
+    dgl.seed(5)
+    found = []
+    other = iter(data.loader(seed=9))
+    for batch in data.loader():
+        found.append(batch)
+        torch.rand(3)
+        np.random.rand(3)
+        next(other, None)  # another loader, like that of the validation rows, in between
+    assert same_batches(expected, found)
+    for _ in zip(data.loader(), range(3), strict=False):
+        pass  # an epoch that is cut short
+    assert same_batches(expected, data.loader())
+
+
+def test_sampling_leaves_the_callers_generators_and_threads_alone(data):
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()
+    torch.set_num_threads(2)
+    threads = torch.get_num_threads(), dgl.utils.get_num_threads()
+    for _ in data.loader():
+        assert (torch.get_num_threads(), dgl.utils.get_num_threads()) == threads
+    torch.set_num_threads(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before[1])
+    assert np.random.get_state()[2] == numpy_before[2]
+
+
+def test_sampling_leaves_the_graph_alone(data):
+    sides = (data.graph.by_user, data.graph.by_item)
+    arrays = [array for side in sides for array in (side.offsets, side.neighbours, side.codes)]
+    arrays += [data.graph.edges_by_item, data.biases.users.numpy(), data.biases.items.numpy()]
+    before = [array.copy() for array in arrays]
+    for _ in data.loader():
+        pass
+    assert all(np.array_equal(a, b) for a, b in zip(before, arrays, strict=True))
+
+
+DIGEST = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+from test_sampling import Ratings, tensors
+digest = hashlib.sha256()
+for batch in Ratings(num_users=300, num_items=200, edges=5000).loader(batch_size=512):
+    for tensor in (batch.edges, batch.user_nodes, batch.item_nodes, *tensors(batch.layers)):
+        digest.update(tensor.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_number_of_threads_does_not_change_the_batches():
+    """Nor does one process differ from the next, as DGL's threads do left to themselves."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DIGEST, str(Path(__file__).parent)],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for threads in ("1", "4")
+    ]
+    one, several = (process.communicate(timeout=120)[0] for process in processes)
+    assert len(one.strip()) == 64
+    assert one == several
+
+
+def test_no_noise_of_dgl_reaches_the_user(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in data.loader():
+            pass
+
+
+# --- moving, configuration, and small graphs -----------------------------------------------------
+
+
+def test_a_batch_moves_as_one(data):
+    batch = next(iter(data.loader()))
+    moved = batch.to(torch.device("meta"))
+    assert type(moved) is type(batch)
+    assert len(tensors(moved)) == len(tensors(batch)) > 20
+    assert {tensor.device.type for tensor in tensors(moved)} == {"meta"}
+    assert [t.shape for t in tensors(moved)] == [t.shape for t in tensors(batch)]
+    assert isinstance(moved.layers[0].to_users, Block)
+    assert {tensor.device.type for tensor in tensors(batch)} == {"cpu"}
+    stayed = batch.to(torch.device("cpu"))
+    assert all(a is b for a, b in zip(tensors(stayed), tensors(batch), strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"user_fanouts": (0, 1)},
+        {"item_fanouts": (1, 0)},
+        {"user_fanouts": (-2, 1)},
+        {"item_fanouts": (5, -10)},
+        {"user_fanouts": ()},
+        {"user_fanouts": (5,), "item_fanouts": (5, 5)},
+        {"user_fanouts": 5},
+        {"user_fanouts": ("5", 5)},
+        {"user_fanouts": (2.5, 5)},
+        {"item_fanouts": (True, 5)},
+        {"batch_size": 0},
+        {"batch_size": -1},
+        {"batch_size": 1.5},
+        {"batch_size": "64"},
+        {"exclude_targets": "no"},
+        {"fanouts": (5, 5)},
+        {"batchsize": 64},
+    ],
+    ids=str,
+)
+def test_impossible_configurations_are_refused(options):
+    with pytest.raises(ValidationError) as caught:
+        LoaderConfig(**options)
+    assert any(name in str(caught.value) for name in options)
+
+
+def test_a_configuration_is_read_and_stays_as_it_is():
+    config = LoaderConfig(user_fanouts=[3, -1], item_fanouts=[1, 2])  # lists, as TOML gives them
+    assert config.user_fanouts == (3, -1)
+    assert config.exclude_targets
+    with pytest.raises(ValidationError):
+        config.batch_size = 5
+    assert LoaderConfig().exclude_targets  # the easy way is the safe one
+
+
+def small_loader(users, items, codes, num_users, num_items, **config):
+    graph = build_graph(
+        np.array(users),
+        np.array(items),
+        np.array(codes, dtype=np.uint8),
+        num_users=num_users,
+        num_items=num_items,
+        scale=SCALE,
+    )
+    config = {"batch_size": 10, **FANOUTS[3], **config}
+    return NeighborEdgeLoader(graph, fit_biases(graph), LoaderConfig(**config))
+
+
+def test_a_batch_of_all_ratings_leaves_no_message():
+    loader = small_loader([0, 0, 1], [0, 1, 1], [2, 5, 9], 2, 2)
+    (batch,) = loader
+    assert all_message_pairs(batch) == []
+    assert sorted(target_pairs(batch)) == [(0, 0), (0, 1), (1, 1)]
+    # Nothing is left to know of the nodes: no bias, no degree.
+    assert batch.user_inputs.abs().max() < 1e-6
+    assert batch.item_inputs.abs().max() < 1e-6
+    assert batch.baselines.tolist() == pytest.approx([19 / 3] * 3, abs=1e-5)
+
+
+def test_a_single_rating():
+    (batch,) = small_loader([0], [0], [4], 1, 1)
+    assert target_pairs(batch) == [(0, 0)]
+    assert batch.ratings.tolist() == [5]
+    assert batch.baselines.tolist() == [5]
+    assert all_message_pairs(batch) == []
+
+
+def test_one_user_and_nodes_without_ratings():
+    loader = small_loader([2, 2, 2], [0, 3, 4], [1, 5, 9], 5, 7, batch_size=1)
+    edges = []
+    for batch in loader:
+        ((user, item),) = target_pairs(batch)
+        edges += batch.edges.tolist()
+        assert user == 2
+        others = {0, 3, 4} - {item}
+        assert set(batch.item_nodes.tolist()) == {0, 3, 4}
+        assert batch.user_nodes.tolist() == [2]
+        last = batch.layers[-1]
+        assert last.to_items.offsets.tolist() == [0, 0]  # the item's one rater was the target's
+        pairs = message_pairs(True, last.to_users, batch.user_nodes, batch.item_nodes)
+        assert {found for _, found in pairs} == others
+    assert sorted(edges) == [0, 1, 2]
