@@ -1,0 +1,154 @@
+"""Metrics as sums and counts, finished once: the same code for one process and for many."""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dglrec.schema import RatingScale
+
+
+@dataclass(frozen=True)
+class RatingSums:
+    """What rating metrics are made of; sums of parts are the sums of the whole.
+
+    Attributes:
+        n: rows.
+        squared: sum of squared errors.
+        absolute: sum of absolute errors.
+        weighted: sum of weighted squared errors.
+        weights: sum of weights.
+        exact: rows whose prediction rounds to the rating.
+    """
+
+    n: float = 0.0
+    squared: float = 0.0
+    absolute: float = 0.0
+    weighted: float = 0.0
+    weights: float = 0.0
+    exact: float = 0.0
+
+    def __add__(self, other: "RatingSums") -> "RatingSums":
+        return RatingSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def finish(self) -> dict[str, float | int]:
+        """`rmse`, `mae`, `weighted_rmse`, `accuracy` and `n`.
+
+        Raises:
+            ValueError: there were no rows.
+        """
+        if not self.n:
+            raise ValueError("no rows to take a metric of")
+        return {
+            "rmse": math.sqrt(self.squared / self.n),
+            "mae": self.absolute / self.n,
+            "weighted_rmse": math.sqrt(self.weighted / self.weights),
+            "accuracy": self.exact / self.n,
+            "n": round(self.n),
+        }
+
+
+def class_weights(level_counts: npt.NDArray[np.int64]) -> Tensor:
+    """float32 [levels]: the count of the most frequent training rating over each rating's own.
+
+    A rating that training never saw counts as seen once.
+    """
+    counts = np.maximum(level_counts, 1)
+    return torch.from_numpy((counts.max() / counts).astype(np.float32))
+
+
+def rating_sums(
+    predictions: Tensor, ratings: Tensor, scale: RatingScale, weights: Tensor
+) -> RatingSums:
+    """Sums over n rows.
+
+    Predictions are clipped to the scale first. A prediction is exact when, rounded half up to the
+    scale's steps, it equals the rating.
+
+    Args:
+        predictions: float [n].
+        ratings: float [n], on the scale.
+        scale: the rating scale.
+        weights: float [levels], as `class_weights` gives them.
+    """
+    clipped = clip(predictions.double(), scale)
+    ratings = ratings.double()
+    errors = clipped - ratings
+    levels = level_of(ratings, scale)
+    row_weights = weights.to(levels.device)[levels].double()
+    return RatingSums(
+        n=float(len(ratings)),
+        squared=float((errors**2).sum()),
+        absolute=float(errors.abs().sum()),
+        weighted=float((row_weights * errors**2).sum()),
+        weights=float(row_weights.sum()),
+        exact=float((level_of(clipped, scale) == levels).sum()),
+    )
+
+
+def clip(predictions: Tensor, scale: RatingScale) -> Tensor:
+    """Predictions brought into the scale's range."""
+    return predictions.clamp(scale.minimum, scale.maximum)
+
+
+def level_of(ratings: Tensor, scale: RatingScale) -> Tensor:
+    """int64 [n]: the level 0..levels-1 that each value rounds to, half up."""
+    return torch.floor((ratings - scale.minimum) / scale.step + 0.5).long()
+
+
+@dataclass(frozen=True)
+class RankingSums:
+    """Sums over users of full-catalogue ranking metrics at one K."""
+
+    users: float = 0.0
+    recall: float = 0.0
+    ndcg: float = 0.0
+    hits: float = 0.0
+
+    def __add__(self, other: "RankingSums") -> "RankingSums":
+        return RankingSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def finish(self, k: int) -> dict[str, float | int]:
+        """`recall@K`, `ndcg@K`, `hit_rate@K` and the number of users with a relevant item.
+
+        Raises:
+            ValueError: there were no such users.
+        """
+        if not self.users:
+            raise ValueError("no user with a relevant item to rank")
+        return {
+            f"recall@{k}": self.recall / self.users,
+            f"ndcg@{k}": self.ndcg / self.users,
+            f"hit_rate@{k}": self.hits / self.users,
+            "ranking_users": round(self.users),
+        }
+
+
+def ranking_sums(relevant: Tensor, totals: Tensor) -> RankingSums:
+    """Sums over the users that have a relevant item.
+
+    Recall is the share of a user's relevant items among the first K, of K at the most; nDCG is
+    that of binary relevance with a logarithmic discount (Jarvelin and Kekalainen, "Cumulated
+    gain-based evaluation of IR techniques", ACM TOIS 20(4), 2002); a hit is one relevant item.
+
+    Args:
+        relevant: bool [U, K]; whether the item at each rank is relevant, best rank first.
+        totals: int64 [U]; relevant items of each user in the whole catalogue.
+    """
+    relevant, totals = relevant[totals > 0], totals[totals > 0]
+    if not len(totals):
+        return RankingSums()
+    k = relevant.shape[1]
+    found = relevant.double()
+    discounts = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64, device=found.device))
+    reachable = totals.clamp(max=k)
+    ideal = discounts.cumsum(0)[reachable - 1]
+    return RankingSums(
+        users=float(len(totals)),
+        recall=float((found.sum(1) / reachable).sum()),
+        ndcg=float(((found * discounts).sum(1) / ideal).sum()),
+        hits=float(found.amax(1).sum()),
+    )

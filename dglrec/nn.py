@@ -1,0 +1,354 @@
+"""Convolutions, `HeteroSAGE`, `EdgeRegressor`, `RatingModel`: blocks and tensors in, tensors out.
+
+Shapes: N nodes, S sources, D destinations, K sampled edges, B target edges, H embedding size.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dglrec.sampling import Block, EdgeBatch, LayerBlocks
+
+Aggregator = Literal["mean", "sum", "pool"]
+
+_INITIAL_DAMPING = 30.0  # ratings; learned from there
+_INITIAL_RATING_GAIN = 2.0
+_IDENTITY_STD = 0.1
+_INITIAL_OUTPUT = 0.1
+_DEGREE_SCALE = 0.1  # log degrees go up to 12; unscaled they drown what else is known of a node
+
+
+class ModelConfig(BaseModel):
+    """What the model is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    embedding_size: int = Field(64, ge=1, description="width of every node embedding")
+    layers: int = Field(2, ge=1, description="graph convolutions, and so hops")
+    aggregator: Aggregator = Field(
+        "mean", description="how a node's bare messages become one: mean, sum or pool (maximum)"
+    )
+    rating_messages: bool = Field(
+        True, description="messages carry the centred rating too; off is GraphSAGE on bare edges"
+    )
+    item_identity: bool = Field(True, description="a learned vector for each item")
+    user_identity: bool = Field(
+        False, description="a learned vector for each user; off serves users never trained on"
+    )
+    item_features: bool = Field(True, description="use genres, text and numbers of the items")
+    decoder_size: int = Field(64, ge=1, description="hidden units of the edge regressor")
+    interaction: bool = Field(
+        True, description="add a dot product of the two embeddings to the edge regressor"
+    )
+    dropout: float = Field(0.2, ge=0.0, lt=1.0, description="share of embedding units dropped")
+
+
+def aggregate(
+    block: Block,
+    sources: Tensor,
+    mode: Literal["sum", "mean", "max"],
+    weights: Tensor | None = None,
+) -> Tensor:
+    """[S, H] source values -> [D, H]; a destination without edges gets zeros.
+
+    Args:
+        block: the edges.
+        sources: [S, H].
+        mode: what is taken over each destination's edges.
+        weights: [K] factors of the edges' messages; not with "max".
+    """
+    out = functional.embedding_bag(
+        block.neighbours,
+        sources,
+        block.offsets,
+        # torch takes weights with "sum" only.
+        mode="max" if mode == "max" else "sum",
+        include_last_offset=True,
+        per_sample_weights=weights,
+    )
+    return out / block.offsets.diff().clamp(min=1).unsqueeze(1) if mode == "mean" else out
+
+
+class SAGEConv(nn.Module):
+    """GraphSAGE over one relation: W_self h + W_neighbour AGG(h_neighbours) + b.
+
+    Hamilton, Ying and Leskovec, "Inductive representation learning on large graphs", NeurIPS
+    2017, algorithm 1, lines 4-5; "pool" is its equation 3, the maximum of relu(W_pool h + b_pool).
+    The same as `dgl.nn.SAGEConv` for "mean" and "pool".
+
+    Args:
+        size_in: width of sources and destinations.
+        size_out: width of the result.
+        aggregator: AGG.
+    """
+
+    def __init__(self, size_in: int, size_out: int, aggregator: Aggregator = "mean") -> None:
+        super().__init__()
+        self.aggregator = aggregator
+        self.own = nn.Linear(size_in, size_out)
+        self.neighbour = nn.Linear(size_in, size_out, bias=False)
+        self.pool = nn.Linear(size_in, size_in) if aggregator == "pool" else None
+
+    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
+        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
+        if self.pool is not None:
+            messages = aggregate(block, functional.relu(self.pool(sources)), "max")
+        else:
+            messages = aggregate(block, sources, "mean" if self.aggregator == "mean" else "sum")
+        out: Tensor = self.own(destinations) + self.neighbour(messages)
+        return out
+
+
+class RatingConv(nn.Module):
+    """What a node's neighbours say, weighed by how they were rated: W damped-mean(e h).
+
+    e is an edge's rating less what biases explain. Over identity vectors this is the user factor
+    of asymmetric SVD (Paterek, "Improving regularized singular value decomposition for
+    collaborative filtering", KDD Cup 2007, section 3.7), there divided by the root of the degree
+    and here damped like a bias: a mean over the sampled edges times n / (n + damping), n being the
+    degree before sampling, so that samples of any size stand for the same whole, and a node with
+    few ratings moves little. The damping is learned. With it left out the result is that of
+    `dgl.nn.SAGEConv` with edge weights e and no weight on the node itself.
+    """
+
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__()
+        self.rating = nn.Linear(size_in, size_out, bias=False)
+        with torch.no_grad():
+            # A mean of many centred ratings is small beside the other messages.
+            self.rating.weight.mul_(_INITIAL_RATING_GAIN)
+        self.log_damping = nn.Parameter(torch.tensor(math.log(_INITIAL_DAMPING)))
+
+    def forward(self, block: Block, sources: Tensor) -> Tensor:
+        """[S, size_in] sources -> [D, size_out]."""
+        damping = self.log_damping.exp()
+        shares = block.degrees / (block.degrees + damping)
+        messages = aggregate(block, sources, "mean", block.residuals)
+        out: Tensor = self.rating(messages * shares.unsqueeze(1))
+        return out
+
+
+class RelationConv(nn.Module):
+    """All that comes along one relation: bare messages and, where switched on, rated ones."""
+
+    def __init__(self, size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.bare = SAGEConv(size, size, config.aggregator)
+        self.rated = RatingConv(size, size) if config.rating_messages else None
+
+    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
+        """[S, H] sources and [D, H] destinations -> [D, H]."""
+        out: Tensor = self.bare(block, sources, destinations)
+        if self.rated is not None:
+            out = out + self.rated(block, sources)
+        return out
+
+
+class NodeValues(NamedTuple):
+    """One value a node, for both types."""
+
+    users: Tensor
+    items: Tensor
+
+
+class SAGELayer(nn.Module):
+    """One hop in both directions, with a skip connection around it.
+
+    The skip lets the item vectors that a user's ratings weigh reach the output as they are; without
+    it, and with a ReLU behind the last layer, training starts at a saddle that noise keeps it on.
+
+    Args:
+        config: the model's.
+        last: whether this is the last layer, which has no ReLU.
+    """
+
+    def __init__(self, config: ModelConfig, *, last: bool) -> None:
+        super().__init__()
+        self.to_users = RelationConv(config.embedding_size, config)
+        self.to_items = RelationConv(config.embedding_size, config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.last = last
+
+    def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
+        """[S, H] items that the block's users rated, [D, H] those users -> [D, H]."""
+        return self._finish(self.to_users(block, items, users), users)
+
+    def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
+        """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""
+        return self._finish(self.to_items(block, users, items), items)
+
+    def forward(self, blocks: LayerBlocks, nodes: NodeValues) -> NodeValues:
+        """[S, H] source nodes of each type -> [D, H] destination nodes of each type."""
+        users = nodes.users[: blocks.to_users.num_destinations]
+        items = nodes.items[: blocks.to_items.num_destinations]
+        return NodeValues(
+            self.update_users(blocks.to_users, nodes.items, users),
+            self.update_items(blocks.to_items, nodes.users, items),
+        )
+
+    def _finish(self, out: Tensor, own: Tensor) -> Tensor:
+        if self.last:
+            # Nor is there dropout here: noise on both sides of the decoder's product costs more
+            # than it gives.
+            return out + own
+        dropped: Tensor = self.dropout(functional.relu(out) + own)
+        return dropped
+
+
+class HeteroSAGE(nn.Module):
+    """Layers of GraphSAGE over a graph of users and items."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            SAGELayer(config, last=number == config.layers - 1) for number in range(config.layers)
+        )
+
+    def forward(self, layers: tuple[LayerBlocks, ...], nodes: NodeValues) -> NodeValues:
+        """[N, H] nodes that the first layer reads -> [D, H] destinations of the last."""
+        for layer, blocks in zip(self.layers, layers, strict=True):
+            nodes = layer(blocks, nodes)
+        return nodes
+
+
+class NodeInputs(nn.Module):
+    """What a node is before any message: its bias and degree, its features, perhaps a vector.
+
+    Args:
+        config: the model's.
+        num_users: U.
+        item_features: float32 [I, F]; F may be 0.
+    """
+
+    features: Tensor
+    input_scale: Tensor
+
+    def __init__(self, config: ModelConfig, num_users: int, item_features: Tensor) -> None:
+        super().__init__()
+        size = config.embedding_size
+        # The data set's, so no part of a checkpoint.
+        self.register_buffer("features", item_features, persistent=False)
+        scale = torch.tensor([1.0, _DEGREE_SCALE])
+        self.register_buffer("input_scale", scale, persistent=False)
+        self.from_user_inputs = nn.Linear(2, size)
+        self.from_item_inputs = nn.Linear(2, size)
+        use_features = config.item_features and item_features.shape[1] > 0
+        self.from_features = (
+            nn.Linear(item_features.shape[1], size, bias=False) if use_features else None
+        )
+        self.user_vectors = _identity(num_users, size) if config.user_identity else None
+        self.item_vectors = _identity(len(item_features), size) if config.item_identity else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def users(self, nodes: Tensor, inputs: Tensor) -> Tensor:
+        """int64 [N] users and their float32 [N, 2] bias and log degree -> [N, H]."""
+        out: Tensor = self.from_user_inputs(inputs * self.input_scale)
+        if self.user_vectors is not None:
+            out = out + self.user_vectors(nodes)
+        return out
+
+    def new_users(self, inputs: Tensor) -> Tensor:
+        """float32 [N, 2] bias and log degree of users that training never saw -> [N, H]."""
+        out: Tensor = self.from_user_inputs(inputs * self.input_scale)
+        if self.user_vectors is not None:
+            out = out + self.user_vectors.weight.mean(0)
+        return out
+
+    def items(self, nodes: Tensor, inputs: Tensor) -> Tensor:
+        """int64 [N] items and their float32 [N, 2] bias and log degree -> [N, H]."""
+        out: Tensor = self.from_item_inputs(inputs * self.input_scale)
+        if self.from_features is not None:
+            out = out + self.from_features(self.features[nodes])
+        if self.item_vectors is not None:
+            out = out + self.item_vectors(nodes)
+        dropped: Tensor = self.dropout(out)
+        return dropped
+
+
+class EdgeRegressor(nn.Module):
+    """An MLP over a user's and an item's embedding: w relu(W [u; i] + b), and P u . Q i.
+
+    The first layer is kept as W_u u + W_i i, so that each node passes through it once whatever the
+    number of its edges; it is the same MLP. The dot product is there because an MLP is slow to
+    learn one (Rendle, Krichene, Zhang and Anderson, "Neural collaborative filtering vs. matrix
+    factorization revisited", RecSys 2020).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size, hidden = config.embedding_size, config.decoder_size
+        self.from_user = nn.Linear(size, hidden)
+        self.from_item = nn.Linear(size, hidden, bias=False)
+        self.out = nn.Linear(hidden, 1)
+        self.factor_of_user = nn.Linear(size, size, bias=False) if config.interaction else None
+        self.factor_of_item = nn.Linear(size, size, bias=False) if config.interaction else None
+        with torch.no_grad():
+            # Training starts at the biases' predictions, not at random ones far off the scale.
+            self.out.weight.mul_(_INITIAL_OUTPUT)
+            self.out.bias.zero_()
+            if self.factor_of_user is not None:
+                self.factor_of_user.weight.mul_(_INITIAL_OUTPUT)
+
+    def forward(self, nodes: NodeValues, users: Tensor, items: Tensor) -> Tensor:
+        """[N, H] embeddings and int64 [B] positions of each target's ends -> [B] residuals."""
+        hidden = _rows(self.from_user(nodes.users), users) + _rows(
+            self.from_item(nodes.items), items
+        )
+        out: Tensor = self.out(functional.relu(hidden)).squeeze(1)
+        if self.factor_of_user is not None and self.factor_of_item is not None:
+            factors = _rows(self.factor_of_user(nodes.users), users)
+            out = out + (factors * _rows(self.factor_of_item(nodes.items), items)).sum(1)
+        return out
+
+    def all_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """[n, H] users and [m, H] items -> [n, m] residuals of every pair."""
+        hidden = self.from_user(users).unsqueeze(1) + self.from_item(items).unsqueeze(0)
+        out: Tensor = self.out(functional.relu(hidden)).squeeze(2)
+        if self.factor_of_user is not None and self.factor_of_item is not None:
+            out = out + self.factor_of_user(users) @ self.factor_of_item(items).T
+        return out
+
+
+class RatingModel(nn.Module):
+    """Inputs, encoder and decoder: predicts what a rating has beyond the biases.
+
+    Args:
+        config: what it is made of.
+        num_users: U.
+        item_features: float32 [I, F].
+    """
+
+    def __init__(self, config: ModelConfig, num_users: int, item_features: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.inputs = NodeInputs(config, num_users, item_features)
+        self.encoder = HeteroSAGE(config)
+        self.decoder = EdgeRegressor(config)
+
+    def forward(self, batch: EdgeBatch) -> Tensor:
+        """Predicted ratings of a batch's targets, float32 [B], not clipped to the scale."""
+        nodes = NodeValues(
+            self.inputs.users(batch.user_nodes, batch.user_inputs),
+            self.inputs.items(batch.item_nodes, batch.item_inputs),
+        )
+        nodes = self.encoder(batch.layers, nodes)
+        residuals: Tensor = self.decoder(nodes, batch.users, batch.items)
+        return batch.baselines + residuals
+
+
+def _identity(count: int, size: int) -> nn.Embedding:
+    table = nn.Embedding(count, size)
+    nn.init.normal_(table.weight, std=_IDENTITY_STD)
+    return table
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """`table[index]`, whose gradient torch sums in a fixed order on any number of CPU threads.
+
+    The gradient of `table[index]` itself is summed by whichever thread comes first.
+    """
+    return functional.embedding(index, table)
