@@ -1,0 +1,165 @@
+"""A model on held-out rows -> metrics, with the baselines on the same rows beside it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.dataset import HeldOut, RatingDataset
+from dglrec.errors import UsageError
+from dglrec.infer import Embeddings, items_of, predict_pairs, top_items
+from dglrec.metrics import (
+    RankingSums,
+    RatingSums,
+    class_weights,
+    clip,
+    level_of,
+    ranking_sums,
+    rating_sums,
+)
+from dglrec.nn import RatingModel
+from dglrec.progress import progress
+from dglrec.run import TrainedModel
+
+SPLITS = ("test", "valid", "train")
+
+_USERS_AT_ONCE = 256
+
+
+def measure(
+    model: RatingModel, embeddings: Embeddings, dataset: RatingDataset, rows: HeldOut
+) -> RatingSums:
+    """Sums of the model's errors on some rows."""
+    predictions = predict_pairs(model, embeddings, dataset.biases, rows.users, rows.items)
+    return sums_of(predictions, rows, dataset)
+
+
+def sums_of(predictions: Tensor, rows: HeldOut, dataset: RatingDataset) -> RatingSums:
+    """Sums of any predictor's errors on some rows: the one way to a rating metric."""
+    weights = class_weights(dataset.graph.level_counts)
+    return rating_sums(predictions, rows.ratings, dataset.scale, weights)
+
+
+def rows_of(dataset: RatingDataset, split: str) -> HeldOut:
+    """The rows of `train`, `valid` or `test`.
+
+    Raises:
+        UsageError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"no split {split!r}; choose {', '.join(SPLITS)}")
+    if split != "train":
+        return dataset.held_out(split)
+    by_user = dataset.graph.by_user
+    users = np.repeat(np.arange(by_user.num_nodes), by_user.degrees)
+    return HeldOut(
+        users=torch.from_numpy(users),
+        items=torch.from_numpy(np.asarray(by_user.neighbours)).long(),
+        ratings=torch.from_numpy(dataset.scale.decode(np.asarray(by_user.codes))),
+    )
+
+
+def baselines(dataset: RatingDataset, rows: HeldOut) -> dict[str, dict[str, float | int]]:
+    """Metrics of the global mean, and of mean and biases, on some rows."""
+    biases = dataset.biases
+    mean = torch.full((len(rows),), biases.mean)
+    return {
+        "global_mean": sums_of(mean, rows, dataset).finish(),
+        "bias": sums_of(biases.predict(rows.users, rows.items), rows, dataset).finish(),
+    }
+
+
+def evaluate(
+    trained: TrainedModel,
+    split: str = "test",
+    *,
+    ranking: int | None = None,
+    relevant_from: float | None = None,
+) -> dict[str, Any]:
+    """All that `dglrec evaluate` reports.
+
+    Rows of `train` are in the graph that the model reads, so its figures there are flattered.
+
+    Args:
+        trained: a run's model.
+        split: `test`, `valid` or `train`.
+        ranking: K, for full-catalogue ranking metrics at K as well.
+        relevant_from: the least rating of a relevant item; None for the mean training rating,
+            rounded up to the scale.
+
+    Returns:
+        `rmse`, `mae`, `weighted_rmse`, `accuracy`, `n`, `split`, `baselines`; where the data came
+        with a truth, `irreducible_rmse` and `gap_closed` (DESIGN, Terms); with ranking,
+        `recall@K`, `ndcg@K`, `hit_rate@K`, `ranking_users` and `relevant_from`.
+
+    Raises:
+        UsageError: there is no such split, or ranking is not possible on it.
+    """
+    if ranking is not None and split == "train":
+        raise UsageError("--ranking leaves out what a user rated in training; choose test or valid")
+    dataset = trained.dataset
+    rows = rows_of(dataset, split)
+    result: dict[str, Any] = {"split": split}
+    result |= measure(trained.model, trained.embeddings, dataset, rows).finish()
+    result["baselines"] = baselines(dataset, rows)
+    if rows.expected is not None:
+        irreducible = sums_of(rows.expected, rows, dataset).finish()["rmse"]
+        bias = result["baselines"]["bias"]["rmse"]
+        result["irreducible_rmse"] = irreducible
+        result["gap_closed"] = (bias**2 - result["rmse"] ** 2) / (bias**2 - irreducible**2)
+    if ranking is not None:
+        result |= _ranking(trained, split, rows, ranking, relevant_from)
+    return result
+
+
+def _ranking(
+    trained: TrainedModel, split: str, rows: HeldOut, k: int, relevant_from: float | None
+) -> dict[str, Any]:
+    dataset, biases = trained.dataset, trained.dataset.biases
+    graph, nodes = dataset.graph, trained.embeddings.nodes
+    if not 1 <= k <= graph.num_items:
+        raise UsageError(
+            f"--ranking {k}: must be from 1 to the catalogue's {graph.num_items} items"
+        )
+    if relevant_from is None:
+        relevant_from = _next_level(biases.mean, dataset)
+    wanted_rows = dataset.held_out_by_user(split)
+    if not (rows.ratings >= relevant_from).any():
+        raise UsageError(f"no {split} row is rated {relevant_from:g} or more; nothing to rank")
+    # Ranking test rows, what validation holds is no candidate either: it was rated.
+    rated = [graph.by_user]
+    if split == "test":
+        rated.append(dataset.held_out_by_user("valid"))
+    users = rows.users[rows.ratings >= relevant_from].unique()
+    total = RankingSums()
+    with progress("ranking the catalogue", len(users), "users") as advance:
+        for part in users.split(_USERS_AT_ONCE):
+            scores, best = top_items(
+                trained.model,
+                nodes.items,
+                biases.items,
+                nodes.users[part.to(nodes.users.device)],
+                biases.mean + biases.users[part],
+                items_of(rated, part),
+                k,
+            )
+            wanted = torch.zeros(len(part), graph.num_items, dtype=torch.bool)
+            for position, user in enumerate(part.tolist()):
+                row = wanted_rows.of(user)
+                # Ratings, not codes: the threshold may lie between two of them, or off the scale.
+                liked = dataset.scale.decode(wanted_rows.codes[row]) >= relevant_from
+                wanted[position, torch.from_numpy(wanted_rows.neighbours[row][liked]).long()] = True
+            hits = wanted.gather(1, best) & scores.isfinite()
+            total = total + ranking_sums(hits, wanted.sum(1))
+            advance(len(part))
+    return {**total.finish(k), "relevant_from": relevant_from}
+
+
+def _next_level(rating: float, dataset: RatingDataset) -> float:
+    """The least value of the scale that is not below a rating."""
+    scale = dataset.scale
+    value = torch.tensor([rating], dtype=torch.float64)
+    level = int(level_of(clip(value, scale), scale))
+    below = scale.minimum + level * scale.step < rating
+    return scale.minimum + min(level + below, scale.levels - 1) * scale.step

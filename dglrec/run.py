@@ -1,0 +1,108 @@
+"""A run's folder, and the trained model in it.
+
+config.toml           what it was trained with
+environment.json      versions and machine
+metrics.jsonl         one line an epoch
+results.json          metrics of the best epoch's model
+checkpoints/last/     what training goes on from
+checkpoints/best/     the epoch with the lowest validation RMSE
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from dglrec.checkpoint import load_checkpoint
+from dglrec.dataset import RatingDataset
+from dglrec.errors import DataError
+from dglrec.infer import Embeddings, embed_all
+from dglrec.nn import ModelConfig, RatingModel
+
+CONFIG_FILE = "config.toml"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.json"
+LAST = Path("checkpoints") / "last"
+BEST = Path("checkpoints") / "best"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with the data set that it was trained on.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        dataset: whose training ratings it reads.
+        meta: the checkpoint's description.
+    """
+
+    model: RatingModel
+    dataset: RatingDataset
+    meta: dict[str, Any]
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """Exact embeddings of all nodes, computed when first asked for."""
+        return embed_all(self.model, self.dataset.graph, self.dataset.biases)
+
+
+def open_run(
+    run: Path, *, dataset: Path | None = None, device: torch.device | None = None
+) -> TrainedModel:
+    """Open a run's best model.
+
+    Args:
+        run: the run's folder.
+        dataset: where the data set is now, if it was moved.
+        device: where the model computes; None for the CPU.
+
+    Raises:
+        DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise DataError(f"{run}: no such run; make one with `dglrec train`")
+    if not (run / BEST).is_dir():
+        raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
+    checkpoint = load_checkpoint(run / BEST)
+    place = dataset or Path(str(checkpoint.meta.get("dataset", "")))
+    if not place.is_dir():
+        raise DataError(f"{place}: the run's data set is not there; say where with --dataset")
+    data = RatingDataset.open(place)
+    check_same_dataset(checkpoint.meta, data, run)
+    model = build_model(checkpoint.meta, data, run)
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise DataError(f"{run / BEST}: its weights do not fit the model it describes") from error
+    return TrainedModel(model.to(device or torch.device("cpu")).eval(), data, checkpoint.meta)
+
+
+def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> RatingModel:
+    """A model of the kind that a checkpoint describes, with fresh weights.
+
+    Raises:
+        DataError: the description is not one.
+    """
+    try:
+        config = ModelConfig.model_validate(meta.get("model"))
+    except ValidationError as error:
+        raise DataError(f"{run}: its checkpoint describes no model of this version") from error
+    return RatingModel(config, dataset.graph.num_users, dataset.item_features)
+
+
+def check_same_dataset(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:
+    """Refuse a data set that is not the one a checkpoint was trained on.
+
+    Raises:
+        DataError: the fingerprints differ.
+    """
+    if meta.get("fingerprint") != dataset.fingerprint:
+        raise DataError(
+            f"{dataset.path}: not the data set that {run} was trained on (prepared again, or "
+            "another one); train a new run on it"
+        )
