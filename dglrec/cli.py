@@ -1,0 +1,570 @@
+"""The command line: parse, call one function, print.
+
+Results go to stdout, progress and logs to stderr. Heavy imports happen inside the verbs, so that
+`--help` is quick and `doctor` works where torch or DGL does not.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dglrec import __version__
+from dglrec.errors import DataError, DglrecError, UsageError
+
+if TYPE_CHECKING:
+    from dglrec.run import TrainedModel
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+_FOLDER_OR_FILE = click.Path(path_type=Path)
+
+
+def _option_json(command: _Command) -> _Command:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else."
+    )(command)
+
+
+def _option_overwrite(command: _Command) -> _Command:
+    return click.option(
+        "--overwrite", is_flag=True, help="Replace an existing one of the same kind."
+    )(command)
+
+
+def _option_device(command: _Command) -> _Command:
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
+    )(command)
+
+
+def _option_dataset(command: _Command) -> _Command:
+    return click.option(
+        "--dataset", type=_FOLDER_OR_FILE, help="Where the data set is now, if it was moved."
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dglrec")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def cli(debug: bool) -> None:
+    """Train graph neural networks that predict ratings, and recommend with them.
+
+    \b
+    A first look:         dglrec quickstart
+    With your ratings:    dglrec prepare ratings.csv data
+                          dglrec train data run
+                          dglrec evaluate run
+                          dglrec recommend run --user 42
+    """
+    del debug  # read by main(), which handles errors
+
+
+@cli.command()
+@_option_json
+def doctor(as_json: bool) -> None:
+    """Check versions, DGL, torch, devices, memory and the text model.
+
+    Each thing that is wrong comes with its mend. Exits 4 where dglrec cannot work.
+    """
+    from dataclasses import asdict
+
+    from dglrec.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json({"checks": [asdict(check) for check in checks]})
+    else:
+        for check in checks:
+            click.echo(f"{check.level:8} {check.name}: {check.found}")
+            if check.mend:
+                click.echo(f"{'':8} mend: {check.mend}")
+    if not all(check.ok for check in checks):
+        sys.exit(4)
+
+
+@cli.command()
+@click.argument("out", type=_FOLDER_OR_FILE)
+@click.option("--users", type=int, default=2_500, show_default=True)
+@click.option("--items", type=int, default=600, show_default=True)
+@click.option("--ratings", type=int, default=400_000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_option_overwrite
+@_option_json
+def synth(
+    out: Path, users: int, items: int, ratings: int, seed: int, overwrite: bool, as_json: bool
+) -> None:
+    """Write a generated data set in the layout of the Anime Recommendation Database 2020.
+
+    The ratings come from a planted model; truth.json says how well they can be predicted at best.
+
+    \b
+    Example:  dglrec synth source --users 5000 --items 1000 --ratings 500000
+    """
+    from dglrec.synthetic import synthesize
+
+    truth = synthesize(
+        out, users=users, items=items, ratings=ratings, seed=seed, overwrite=overwrite
+    )
+    _report(
+        {
+            "out": str(out),
+            "users": truth.users,
+            "items": truth.items,
+            "ratings": truth.ratings,
+            "irreducible_rmse": truth.irreducible_rmse,
+            "bias_rmse": truth.bias_rmse,
+        },
+        as_json,
+    )
+
+
+@cli.command()
+@click.argument("source", type=_FOLDER_OR_FILE)
+@click.argument("dataset", type=_FOLDER_OR_FILE)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["auto", "anime", "movielens", "table"]),
+    default="auto",
+    show_default=True,
+    help="Layout of SOURCE.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["random", "time", "user", "item"]),
+    default="random",
+    show_default=True,
+    help="How held-out rows are chosen: by chance, the latest, whole users, whole items.",
+)
+@click.option("--valid", type=float, default=0.1, show_default=True, help="Share that validates.")
+@click.option("--test", type=float, default=0.1, show_default=True, help="Share that tests.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
+@click.option("--train-file", type=_FOLDER_OR_FILE, help="Ratings to train and validate on.")
+@click.option("--test-file", type=_FOLDER_OR_FILE, help="Ratings to test on.")
+@click.option("--no-text", is_flag=True, help="Leave synopses out.")
+@click.option(
+    "--text-model",
+    default="auto",
+    show_default=True,
+    help="A sentence-transformers name or folder.",
+)
+@click.option("--remove-stop-words", is_flag=True, help="Clean synopses of stop words.")
+@click.option("--remove-punctuation", is_flag=True, help="Clean synopses of punctuation.")
+@click.option("--per-sentence", is_flag=True, help="Embed each sentence and take the mean.")
+@click.option("--numeric", multiple=True, help="An item column to use as a number; repeatable.")
+@click.option("--complete-only", is_flag=True, help="Drop ratings of items with gaps.")
+@click.option("--scale", help="Rating scale MIN:MAX[:STEP] of a table; found out if not given.")
+@_option_overwrite
+@_option_json
+def prepare(
+    source: Path,
+    dataset: Path,
+    format_: str,
+    scale: str | None,
+    remove_stop_words: bool,
+    remove_punctuation: bool,
+    per_sentence: bool,
+    no_text: bool,
+    numeric: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Build a prepared data set in the folder DATASET from SOURCE.
+
+    SOURCE is a folder in the published layout of the Anime Recommendation Database 2020 or of
+    MovieLens, or a CSV or Parquet table with columns user_id, item_id, rating and perhaps
+    timestamp. --train-file and --test-file replace its ratings and the split.
+
+    \b
+    Examples:
+      dglrec prepare anime/ data
+      dglrec prepare ratings.parquet data --split time --scale 1:5:0.5
+      dglrec prepare ml-100k/ data --train-file u1.base --test-file u1.test
+    """
+    from dglrec.dataset import PrepareOptions
+    from dglrec.dataset import prepare as run_prepare
+    from dglrec.features import TextCleaning
+    from dglrec.schema import RatingScale
+
+    prepared = run_prepare(
+        source,
+        dataset,
+        PrepareOptions(
+            format=format_,
+            text=not no_text,
+            cleaning=TextCleaning(remove_stop_words, remove_punctuation, per_sentence),
+            numeric=numeric,
+            scale=RatingScale.parse(scale) if scale else None,
+            **options,
+        ),
+    )
+    _report(prepared.describe(), as_json)
+
+
+@cli.command()
+@click.argument("dataset", type=_FOLDER_OR_FILE, required=False)
+@click.argument("run", type=_FOLDER_OR_FILE, required=False)
+@click.option("--config", "config_file", type=_FOLDER_OR_FILE, help="A TOML file.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."
+)
+@click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
+@click.option("--print-config", is_flag=True, help="Print all settings with defaults, and stop.")
+@_option_device
+@_option_overwrite
+@_option_json
+def train(
+    dataset: Path | None,
+    run: Path | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    print_config: bool,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Train on the prepared data set DATASET and leave the model in the folder RUN.
+
+    Settings come from --set, then DGLREC_* variables, then --config, then defaults;
+    --print-config lists them.
+
+    \b
+    Examples:
+      dglrec train data run
+      dglrec train data run --set train.epochs=30 --set model.embedding_size=128
+      dglrec train data run --resume
+    """
+    from dglrec import config
+
+    if print_config:
+        click.echo(config.describe(), nl=False)
+        return
+    if dataset is None or run is None:
+        raise click.UsageError("Missing arguments DATASET and RUN.")
+    from dglrec.dataset import RatingDataset
+    from dglrec.distributed import choose_device
+    from dglrec.train import train as run_train
+
+    if resume:
+        settings = config.resumed_settings(run, config_file, assignments, os.environ)
+    else:
+        settings = config.load_settings(
+            file=config_file, assignments=assignments, environment=os.environ
+        )
+    results = run_train(
+        RatingDataset.open(dataset),
+        run,
+        settings,
+        device=choose_device(device),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    if as_json:
+        _print_json(results)
+    else:
+        _print_results(results)
+
+
+@cli.command()
+@click.argument("run", type=_FOLDER_OR_FILE)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "valid", "train"]),
+    default="test",
+    show_default=True,
+)
+@click.option("--ranking", type=int, metavar="K", help="Full-catalogue ranking metrics at K too.")
+@click.option(
+    "--relevant-from",
+    type=float,
+    help="Least rating of a relevant item in rankings; default: the mean rating, rounded up.",
+)
+@_option_dataset
+@_option_device
+@_option_json
+def evaluate(
+    run: Path,
+    split: str,
+    ranking: int | None,
+    relevant_from: float | None,
+    dataset: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure the model of RUN on held-out rows, beside the mean and the bias baseline.
+
+    \b
+    Example:  dglrec evaluate run --ranking 10
+    """
+    from dglrec.evaluate import evaluate as run_evaluate
+
+    result = run_evaluate(
+        _open(run, dataset, device), split, ranking=ranking, relevant_from=relevant_from
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        _print_metrics(result)
+
+
+@cli.command()
+@click.argument("run", type=_FOLDER_OR_FILE)
+@click.option("--user", help="Id of a user of the data set.")
+@click.option("-k", type=int, default=10, show_default=True, help="How many.")
+@click.option(
+    "--ratings",
+    type=_FOLDER_OR_FILE,
+    help="A file item_id,rating of a user that training never saw.",
+)
+@_option_dataset
+@_option_device
+@_option_json
+def recommend(
+    run: Path,
+    user: str | None,
+    k: int,
+    ratings: Path | None,
+    dataset: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Show the unseen items with the highest predicted ratings for one user.
+
+    \b
+    Examples:
+      dglrec recommend run --user 42
+      dglrec recommend run --ratings mine.csv -k 20
+    """
+    from dataclasses import asdict
+
+    from dglrec.score import recommend as run_recommend
+
+    if user is None and ratings is None:
+        raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
+    found = run_recommend(_open(run, dataset, device), user, k, ratings=ratings)
+    if as_json:
+        _print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
+    else:
+        _print_recommendations(found)
+
+
+@cli.command()
+@click.argument("run", type=_FOLDER_OR_FILE)
+@click.argument("out", type=_FOLDER_OR_FILE)
+@click.option("--top-k", type=int, metavar="K", help="The K best unseen items of each user.")
+@click.option("--users", type=_FOLDER_OR_FILE, help="A file with a column user_id: only these.")
+@click.option("--shard", metavar="i/n", default="0/1", help="Only part i of n of the users.")
+@click.option("--pairs", type=_FOLDER_OR_FILE, help="A file user_id,item_id: score these pairs.")
+@_option_dataset
+@_option_device
+@_option_overwrite
+@_option_json
+def score(
+    run: Path,
+    out: Path,
+    top_k: int | None,
+    users: Path | None,
+    shard: str,
+    pairs: Path | None,
+    dataset: Path | None,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write predicted ratings as Parquet files into the folder OUT.
+
+    \b
+    Examples:
+      dglrec score run scores --top-k 10
+      dglrec score run scores --pairs pairs.parquet
+    """
+    from dglrec.score import score_pairs, score_top_k
+
+    if (top_k is None) == (pairs is None):
+        raise click.UsageError("Give either --top-k or --pairs.")
+    if pairs is not None:
+        if users is not None or shard != "0/1":
+            raise click.UsageError("--users and --shard go with --top-k, not with --pairs.")
+        trained = _open(run, dataset, device)
+        _report(score_pairs(trained, out, pairs, overwrite=overwrite), as_json)
+        return
+    assert top_k is not None
+    part = _parse_shard(shard)
+    trained = _open(run, dataset, device)
+    summary = score_top_k(trained, out, top_k, users=users, shard=part, overwrite=overwrite)
+    _report(summary, as_json)
+
+
+@cli.command()
+@click.argument("out", type=_FOLDER_OR_FILE, default=Path("quickstart-out"))
+@click.option("--no-text", is_flag=True, help="Leave synopses out.")
+@_option_device
+@_option_overwrite
+@_option_json
+def quickstart(out: Path, no_text: bool, device: str, overwrite: bool, as_json: bool) -> None:
+    """Generate data, prepare, train, evaluate and recommend: a few minutes on two cores.
+
+    Everything goes into the folder OUT.
+    """
+    from dataclasses import asdict
+
+    from dglrec.distributed import choose_device
+    from dglrec.quickstart import quickstart as run_quickstart
+
+    report = run_quickstart(
+        out, text=not no_text, overwrite=overwrite, device=choose_device(device)
+    )
+    if as_json:
+        _print_json(asdict(report))
+        return
+    _print_results(report.results)
+    click.echo(f"\nFor user {report.user_id}:")
+    _print_recommendations(report.recommendations)
+    click.echo(f"\nNext: dglrec recommend {out / 'run'} --user 42")
+
+
+def main() -> None:
+    """Run a command and turn every outcome into an exit code and at most two lines on stderr."""
+    debug = "--debug" in sys.argv[1:]
+    # Accepted anywhere on the line.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help text
+        code = error.exit_code
+    except click.ClickException as error:
+        click.echo(f"error: {_usage_in_short(error)}", err=True)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"error: {_in_short(error)}", err=True)
+        code = error.exit_code if isinstance(error, DglrecError) else 1
+        if isinstance(error, PermissionError):
+            code = DataError.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_in_short(error: click.ClickException) -> str:
+    """What click found wrong with the command line, on one line, and where the help is."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{text}; see {context.command_path if context else 'dglrec'} --help"
+
+
+def _in_short(error: Exception) -> str:
+    if isinstance(error, DglrecError):
+        return str(error)
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: no permission to read or write it"
+    text = " ".join(str(error).split())[:300]
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where)"
+
+
+def _open(run: Path, dataset: Path | None, device: str) -> "TrainedModel":
+    from dglrec.distributed import choose_device
+    from dglrec.run import open_run
+
+    return open_run(run, dataset=dataset, device=choose_device(device))
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    try:
+        number, count = (int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise UsageError(f"--shard {text}: write i/n, like 0/4") from error
+    return number, count
+
+
+def _report(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(figures)
+        return
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_number(part)}" for key, part in value.items())
+        click.echo(f"{name}: {_number(value)}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    click.echo(
+        f"{results['epochs']} epochs in {results['training_seconds']:.0f} s, "
+        f"the best was epoch {results['best_epoch']}"
+    )
+    _print_metrics(results["test"])
+
+
+def _print_metrics(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['n']:,} {result['split']} ratings")
+    table.add_column("")
+    names = ("rmse", "mae", "weighted_rmse", "accuracy")
+    for name in names:
+        table.add_column(name, justify="right")
+    rows = {"model": result, **result["baselines"]}
+    for row, metrics in rows.items():
+        table.add_row(row, *(f"{metrics[name]:.4f}" for name in names))
+    _print_table(table)
+    if "gap_closed" in result:
+        click.echo(
+            f"irreducible rmse {result['irreducible_rmse']:.4f}; "
+            f"gap closed {result['gap_closed']:.1%}"
+        )
+    for name, value in result.items():
+        if "@" in name or name in ("ranking_users", "relevant_from"):
+            click.echo(f"{name}: {_number(value)}")
+
+
+def _print_recommendations(found: list[Any]) -> None:
+    if not found:
+        click.echo("nothing left to recommend: every item is rated")
+        return
+    table = Table()
+    table.add_column("rank", justify="right")
+    table.add_column("item", justify="right")
+    table.add_column("title")
+    table.add_column("score", justify="right")
+    for one in found:
+        table.add_row(str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}")
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=100)
+    console.print(table)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

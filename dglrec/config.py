@@ -1,0 +1,222 @@
+"""The owners' configurations put together: defaults, TOML, environment, `--set`.
+
+Each key stands beside what it configures: `model.*` in `nn.ModelConfig`, `loader.*` in
+`sampling.LoaderConfig`, `train.*` in `train.TrainConfig`.
+"""
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dglrec.errors import DataError, UsageError
+from dglrec.nn import ModelConfig
+from dglrec.run import CONFIG_FILE
+from dglrec.sampling import LoaderConfig
+from dglrec.train import Settings, TrainConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "model": ModelConfig,
+    "loader": LoaderConfig,
+    "train": TrainConfig,
+}
+ENVIRONMENT_PREFIX = "DGLREC_"
+
+# Variables of this prefix that are no configuration: where caches and the scripts' tools are.
+_OTHER_VARIABLES = {"DGLREC_CACHE", "DGLREC_PYTHON", "DGLREC_VENV"}
+
+_MAY_CHANGE = ("train.epochs", "train.patience")  # when a run is resumed
+
+_Values = dict[str, dict[str, Any]]
+
+
+def load_settings(
+    *,
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Put a configuration together; later sources win over earlier ones.
+
+    Args:
+        file: TOML with sections `[model]`, `[loader]`, `[train]`; beats the defaults.
+        environment: variables like `DGLREC_TRAIN_EPOCHS`; beat the file.
+        assignments: texts like `train.epochs=5`; beat all else. A value is TOML; what is no TOML
+            is taken as text.
+
+    Raises:
+        UsageError: an unknown key, with the nearest known one, or a value of the wrong type.
+        DataError: the file is missing or no TOML.
+    """
+    values: _Values = {name: {} for name in SECTIONS}
+    if file is not None:
+        _merge(values, _read_file(file), str(file))
+    _override(values, assignments, environment or {})
+    return build_settings(values)
+
+
+def build_settings(values: _Values) -> Settings:
+    """Check values by section and key, and fill in defaults.
+
+    Raises:
+        UsageError: a value is of the wrong type or out of range, or two do not fit together.
+    """
+    built = {}
+    for name, kind in SECTIONS.items():
+        try:
+            built[name] = kind.model_validate(values.get(name, {}))
+        except ValidationError as error:
+            raise UsageError(_explain(name, error)) from error
+    settings = Settings(**built)  # type: ignore[arg-type]
+    if len(settings.loader.user_fanouts) != settings.model.layers:
+        raise UsageError(
+            f"model.layers is {settings.model.layers}, but loader.user_fanouts names "
+            f"{len(settings.loader.user_fanouts)}: give user_fanouts and item_fanouts one figure "
+            "a layer"
+        )
+    return settings
+
+
+def known_keys() -> list[str]:
+    """All keys, like `train.epochs`."""
+    return [f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.model_fields]
+
+
+def describe() -> str:
+    """All keys with their defaults and what they mean, as a TOML file."""
+    lines = []
+    for name, kind in SECTIONS.items():
+        defaults = kind().model_dump(mode="json")
+        lines.append(f"[{name}]")
+        for key, field in kind.model_fields.items():
+            lines += [f"# {field.description}", f"{key} = {_toml(defaults[key])}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def resumed_settings(
+    run: Path, file: Path | None, assignments: Sequence[str], environment: Mapping[str, str]
+) -> Settings:
+    """The settings a run goes on with: its own, but for how long it may still train.
+
+    Raises:
+        UsageError: a setting other than `train.epochs` and `train.patience` would change.
+        DataError: the run has no configuration.
+    """
+    own = load_settings(file=run / CONFIG_FILE)
+    values: _Values = own.to_dict()
+    if file is not None:
+        _merge(values, _read_file(file), str(file))
+    _override(values, assignments, environment)
+    settings = build_settings(values)
+    changed = [key for key in changed_keys(own, settings) if key not in _MAY_CHANGE]
+    if changed:
+        raise UsageError(
+            f"{run}: --resume goes on with the run's own settings, and these would change: "
+            f"{', '.join(changed)}; start a new run for them"
+        )
+    return settings
+
+
+def changed_keys(old: Settings, new: Settings) -> list[str]:
+    """Keys whose values differ."""
+    before, after = old.to_dict(), new.to_dict()
+    return [
+        key
+        for key in known_keys()
+        for section, name in [key.split(".")]
+        if before[section][name] != after[section][name]
+    ]
+
+
+def _override(values: _Values, assignments: Sequence[str], environment: Mapping[str, str]) -> None:
+    for key, text in _from_environment(environment).items():
+        _assign(values, key, text, f"{ENVIRONMENT_PREFIX}{key.replace('.', '_').upper()}")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment}: write section.key=value")
+        _assign(values, key.strip(), text.strip(), f"--set {assignment}")
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such configuration file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{file}: is a folder; give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not readable as TOML ({error})") from error
+    return values
+
+
+def _merge(values: _Values, found: Mapping[str, Any], source: str) -> None:
+    for section, keys in found.items():
+        if section not in SECTIONS or not isinstance(keys, dict):
+            raise UsageError(f"{source}: no section [{section}]{_nearest(section, SECTIONS)}")
+        for key, value in keys.items():
+            _check_key(f"{section}.{key}", source)
+            values[section][key] = value
+
+
+def _assign(values: _Values, key: str, text: str, source: str) -> None:
+    _check_key(key, source)
+    section, name = key.split(".")
+    values[section][name] = _parse(text)
+
+
+def _parse(text: str) -> Any:
+    """A TOML value; `10,20` counts as a list, and what is no TOML as text."""
+    for candidate in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            return tomllib.loads(f"value = {candidate}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return text
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    by_variable = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in known_keys()}
+    found = {}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        if variable not in by_variable:
+            raise UsageError(
+                f"environment variable {variable}: no such setting{_nearest(variable, by_variable)}"
+            )
+        found[by_variable[variable]] = text
+    return found
+
+
+def _check_key(key: str, source: str) -> None:
+    if key not in known_keys():
+        raise UsageError(f"{source}: no setting {key}{_nearest(key, known_keys())}")
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _explain(section: str, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join([section, *(str(part) for part in first["loc"])])
+    if not first["loc"]:
+        return f"{section}: {first['msg']}"
+    return f"{key} = {first['input']!r}: {first['msg']}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if not isinstance(value, str) else f'"{value}"'

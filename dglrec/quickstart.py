@@ -1,0 +1,70 @@
+"""The main job from end to end on a generated data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dglrec.config import build_settings
+from dglrec.dataset import PrepareOptions, prepare
+from dglrec.errors import UsageError
+from dglrec.files import check_target_folder
+from dglrec.progress import log
+from dglrec.run import open_run
+from dglrec.score import Recommendation, recommend
+from dglrec.synthetic import TRUTH_FILE, synthesize
+from dglrec.train import train
+
+USERS, ITEMS, RATINGS = 2_500, 600, 400_000
+EPOCHS = 6
+_SHOWN_USER = 42
+
+
+@dataclass(frozen=True)
+class QuickstartReport:
+    """What the quickstart shows at its end.
+
+    Attributes:
+        results: as `train` returns them.
+        user_id: whose recommendations these are.
+        recommendations: ten titles.
+    """
+
+    results: dict[str, Any]
+    user_id: str
+    recommendations: list[Recommendation]
+
+
+def quickstart(
+    out: Path, *, text: bool = True, overwrite: bool = False, device: torch.device | None = None
+) -> QuickstartReport:
+    """Generate data, prepare it, train, evaluate and recommend.
+
+    Args:
+        out: a folder for the source files (`source`), the data set (`dataset`) and the run (`run`).
+        text: whether synopses are embedded.
+        overwrite: whether what an earlier quickstart left there may be replaced.
+        device: where to compute; None for the CPU.
+
+    Raises:
+        UsageError: the folder holds something that may not be replaced.
+        UnusableEnvironmentError: the text model cannot be had.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a folder")
+    source, dataset_path, run = out / "source", out / "dataset", out / "run"
+    for folder in (source, dataset_path, run):
+        # All three before any work.
+        marker = {source: TRUTH_FILE, dataset_path: "dataset.json", run: "config.toml"}[folder]
+        check_target_folder(folder, marker=marker, overwrite=overwrite)
+    log(f"1/4 generating {RATINGS:,} ratings of {ITEMS:,} items by {USERS:,} users")
+    synthesize(source, users=USERS, items=ITEMS, ratings=RATINGS, seed=0, overwrite=overwrite)
+    log("2/4 preparing: ids, split, graph, biases, genres" + (", synopses" if text else ""))
+    dataset = prepare(source, dataset_path, PrepareOptions(text=text, overwrite=overwrite))
+    log(f"3/4 training {EPOCHS} epochs")
+    settings = build_settings({"train": {"epochs": EPOCHS}})
+    results = train(dataset, run, settings, device=device, overwrite=overwrite)
+    log(f"4/4 recommending for user {_SHOWN_USER}")
+    trained = open_run(run, device=device)
+    return QuickstartReport(results, str(_SHOWN_USER), recommend(trained, str(_SHOWN_USER), 10))

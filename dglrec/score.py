@@ -1,0 +1,297 @@
+"""A trained model -> recommendations: for one user to look at, for all users as Parquet."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.errors import DataError, UsageError
+from dglrec.files import atomic_folder, check_target_folder, write_json
+from dglrec.graph import Adjacency
+from dglrec.ids import IdMap
+from dglrec.infer import embed_new_user, items_of, predict_pairs, top_items
+from dglrec.ingest import read_one_users_ratings, stream_columns
+from dglrec.metrics import clip
+from dglrec.progress import log, progress
+from dglrec.run import TrainedModel
+
+MANIFEST_FILE = "_manifest.json"
+
+_USERS_AT_ONCE = 512
+_PART_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One item for one user.
+
+    Attributes:
+        rank: from 1.
+        item_id: external id.
+        title: its title, or its id where no table names it.
+        score: predicted rating, clipped to the scale.
+    """
+
+    rank: int
+    item_id: Any
+    title: str
+    score: float
+
+
+def recommend(
+    trained: TrainedModel, user_id: str | None, k: int = 10, *, ratings: Path | None = None
+) -> list[Recommendation]:
+    """The items with the highest predicted ratings that a user has not rated.
+
+    Items rated in any split are left out, held-out ones too: the user knows them.
+
+    Args:
+        trained: a run's model.
+        user_id: a user of the data set, as text; with `ratings` it may be anyone, or None.
+        k: how many; fewer come back where fewer are left.
+        ratings: a file with the ratings of a user that training never saw.
+
+    Raises:
+        UsageError: k is not positive.
+        DataError: the user is unknown, or the file is bad or rates no known item.
+    """
+    dataset, biases = trained.dataset, trained.dataset.biases
+    _check_k(k, dataset.graph.num_items)
+    if ratings is not None:
+        user, base, seen = _new_user(trained, ratings)
+    else:
+        index = dataset.users.encode_one(user_id) if user_id is not None else -1
+        if index < 0:
+            shown = ", ".join(str(known) for known in dataset.users.nearest())
+            raise DataError(
+                f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "
+                "that training never saw give --ratings"
+            )
+        user = trained.embeddings.nodes.users[index : index + 1]
+        base = biases.mean + float(biases.users[index])
+        seen = items_of(_rated(trained), torch.tensor([index]))[1]
+    scores, items = top_items(
+        trained.model,
+        trained.embeddings.nodes.items,
+        biases.items,
+        user,
+        torch.tensor([base]),
+        (torch.zeros_like(seen), seen),
+        k,
+    )
+    left = torch.isfinite(scores[0])
+    best = items[0][left].numpy()
+    ids, titles = dataset.items.decode(best).to_pylist(), dataset.titles.take(best).to_pylist()
+    values = clip(scores[0][left], dataset.scale).tolist()
+    return [
+        Recommendation(rank, item_id, title, score)
+        for rank, (item_id, title, score) in enumerate(
+            zip(ids, titles, values, strict=True), start=1
+        )
+    ]
+
+
+def score_top_k(
+    trained: TrainedModel,
+    out: Path,
+    k: int,
+    *,
+    users: Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write every user's best unseen items: `user_id, item_id, rank, score`.
+
+    Args:
+        trained: a run's model.
+        out: a folder of Parquet files of bounded size; it appears whole or not at all.
+        k: items for each user; fewer where fewer are unseen.
+        users: a file with a column `user_id`; None for every user.
+        shard: (i, n): only the i-th of n parts of the users, i from 0.
+        overwrite: whether an existing folder of scores may be replaced.
+
+    Returns:
+        Counts of users and rows.
+
+    Raises:
+        UsageError: k or the shard is impossible, or `out` may not be written.
+        DataError: the file is bad or names an unknown user.
+    """
+    dataset = trained.dataset
+    _check_k(k, dataset.graph.num_items)
+    number, shards = shard
+    if not 0 <= number < shards:
+        raise UsageError(f"--shard {number}/{shards}: the first figure runs from 0 to {shards - 1}")
+    check_target_folder(out, marker=MANIFEST_FILE, overwrite=overwrite)
+    chosen = torch.arange(dataset.graph.num_users)
+    if users is not None:
+        chosen = torch.from_numpy(_read_known(users, schema.USER_ID, dataset.users)).long().unique()
+    chosen = chosen.tensor_split(shards)[number]
+    options = {"top_k": k, "shard": f"{number}/{shards}"}
+    return _write_parts(trained, out, _top_k_tables(trained, chosen, k), options, overwrite)
+
+
+def score_pairs(
+    trained: TrainedModel, out: Path, pairs: Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write the predicted rating of each pair of a file, in its order: `user_id, item_id, score`.
+
+    Args:
+        trained: a run's model.
+        out: as in `score_top_k`.
+        pairs: CSV or Parquet with columns `user_id` and `item_id`.
+        overwrite: whether an existing folder of scores may be replaced.
+
+    Raises:
+        UsageError: `out` may not be written.
+        DataError: the file is bad or names an unknown user or item.
+    """
+    check_target_folder(out, marker=MANIFEST_FILE, overwrite=overwrite)
+    tables = _pair_tables(trained, pairs)
+    return _write_parts(trained, out, tables, {"pairs": pairs.name}, overwrite)
+
+
+def _top_k_tables(trained: TrainedModel, users: Tensor, k: int) -> Iterator[pa.Table]:
+    dataset, biases = trained.dataset, trained.dataset.biases
+    nodes = trained.embeddings.nodes
+    rated = _rated(trained)
+    with progress("scoring users", len(users), "users") as advance:
+        for part in users.split(_USERS_AT_ONCE):
+            if not len(part):
+                continue
+            scores, items = top_items(
+                trained.model,
+                nodes.items,
+                biases.items,
+                nodes.users[part.to(nodes.users.device)],
+                biases.mean + biases.users[part],
+                items_of(rated, part),
+                k,
+            )
+            left = torch.isfinite(scores)
+            ranks = torch.arange(1, scores.shape[1] + 1).expand_as(scores)
+            rows = part.unsqueeze(1).expand_as(scores)
+            yield pa.table(
+                {
+                    schema.USER_ID: dataset.users.decode(rows[left].numpy()),
+                    schema.ITEM_ID: dataset.items.decode(items[left].numpy()),
+                    schema.RANK: ranks[left].numpy().astype(np.int32),
+                    schema.SCORE: clip(scores[left], dataset.scale).numpy(),
+                }
+            )
+            advance(len(part))
+
+
+def _pair_tables(trained: TrainedModel, pairs: Path) -> Iterator[pa.Table]:
+    dataset = trained.dataset
+    kinds = {schema.USER_ID: dataset.users.ids.type, schema.ITEM_ID: dataset.items.ids.type}
+    rows = 0
+    for stretch in stream_columns(pairs, kinds):
+        rows += len(stretch.table)
+        users = _known(stretch.table, schema.USER_ID, dataset.users, pairs)
+        items = _known(stretch.table, schema.ITEM_ID, dataset.items, pairs)
+        scores = predict_pairs(
+            trained.model,
+            trained.embeddings,
+            dataset.biases,
+            torch.tensor(users, dtype=torch.int64),
+            torch.tensor(items, dtype=torch.int64),
+        )
+        yield pa.table(
+            {
+                schema.USER_ID: dataset.users.decode(users),
+                schema.ITEM_ID: dataset.items.decode(items),
+                schema.SCORE: clip(scores, dataset.scale).numpy(),
+            }
+        )
+    if not rows:
+        raise DataError(f"{pairs}: holds no row")
+
+
+def _write_parts(
+    trained: TrainedModel,
+    out: Path,
+    tables: Iterator[pa.Table],
+    options: dict[str, Any],
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write tables into files of about `_PART_ROWS` rows, and what they are into the manifest."""
+    parts: list[dict[str, Any]] = []
+    writer: pq.ParquetWriter | None = None
+    with atomic_folder(out, marker=MANIFEST_FILE, overwrite=overwrite) as folder:
+        try:
+            for table in tables:
+                if writer is None:
+                    name = f"part-{len(parts):05d}.parquet"
+                    writer = pq.ParquetWriter(folder / name, table.schema)
+                    parts.append({"file": name, "rows": 0})
+                writer.write_table(table)
+                parts[-1]["rows"] += len(table)
+                if parts[-1]["rows"] >= _PART_ROWS:
+                    writer.close()
+                    writer = None
+        finally:
+            if writer is not None:
+                writer.close()
+        summary = {
+            "rows": sum(part["rows"] for part in parts),
+            **options,
+            "fingerprint": trained.dataset.fingerprint,
+            "epoch": trained.meta["epoch"],
+            "parts": parts,
+        }
+        write_json(folder / MANIFEST_FILE, summary)
+    return {"out": str(out), **{key: summary[key] for key in ("rows", *options)}}
+
+
+def _new_user(trained: TrainedModel, ratings: Path) -> tuple[Tensor, float, Tensor]:
+    dataset = trained.dataset
+    table = read_one_users_ratings(ratings, dataset.items.ids.type, dataset.scale)
+    indices = dataset.items.encode(table.column(schema.ITEM_ID))
+    known = indices >= 0
+    if not known.any():
+        raise DataError(f"{ratings}: rates no item of {dataset.path}")
+    if not known.all():
+        log(f"{ratings}: {np.count_nonzero(~known)} rated items are unknown and left out")
+    items = torch.from_numpy(indices[known]).long()
+    values = torch.tensor(table.column(schema.RATING).to_numpy()[known])
+    user, bias = embed_new_user(trained.model, dataset.biases, trained.embeddings, items, values)
+    return user, dataset.biases.mean + bias, items
+
+
+def _rated(trained: TrainedModel) -> list[Adjacency]:
+    """All that users rated, held-out rows too: they know those items, trained on or not."""
+    dataset = trained.dataset
+    return [dataset.graph.by_user, *(dataset.held_out_by_user(name) for name in ("valid", "test"))]
+
+
+def _read_known(file: Path, name: str, ids: IdMap) -> Any:
+    parts = [
+        _known(stretch.table, name, ids, file)
+        for stretch in stream_columns(file, {name: ids.ids.type})
+    ]
+    if not sum(map(len, parts)):
+        raise DataError(f"{file}: holds no row")
+    return np.concatenate(parts)
+
+
+def _known(table: pa.Table, name: str, ids: IdMap, file: Path) -> Any:
+    """int32 [n] indices of a column's ids."""
+    indices = ids.encode(table.column(name))
+    unknown = np.flatnonzero(indices < 0)
+    if len(unknown):
+        shown = ", ".join(str(table.column(name)[int(row)]) for row in unknown[:3])
+        raise DataError(f"{file}: {name} {shown} unknown to the data set ({len(unknown)} rows)")
+    return indices
+
+
+def _check_k(k: int, num_items: int) -> None:
+    if not 1 <= k <= num_items:
+        raise UsageError(f"k = {k}: must be from 1 to the catalogue's {num_items} items")
