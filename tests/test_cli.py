@@ -1,0 +1,1058 @@
+"""The command line: what every bad input gets, exit codes, and what goes to which stream."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import dglrec
+from dglrec import cli
+from dglrec.config import build_settings, load_settings
+from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
+from dglrec.synthetic import synthesize
+from dglrec.train import train
+
+TABLE = "user_id,item_id,rating\n"
+ANIME = "user_id,anime_id,rating\n"
+FAST = ["--set", "train.epochs=1", "--set", "model.embedding_size=8"]
+TEMPORARY = ".dglrec-tmp-"
+
+
+@dataclass(frozen=True)
+class World:
+    source: Path
+    dataset: Path
+    run: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads gain nothing on data this small, and where cores are shared they wait a lot."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A source, a data set and a run that no test changes."""
+    folder = tmp_path_factory.mktemp("world")
+    made = World(folder / "source", folder / "dataset", folder / "run")
+    synthesize(made.source, users=200, items=60, ratings=6_000, seed=0)
+    dataset = prepare(made.source, made.dataset, PrepareOptions(text=False))
+    settings = build_settings({"train": {"epochs": 2}, "model": {"embedding_size": 8}})
+    train(dataset, made.run, settings)
+    return made
+
+
+@pytest.fixture
+def own_run(world, tmp_path):
+    """A copy of the run, to be tampered with."""
+    return shutil.copytree(world.run, tmp_path / "own-run")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def dglrec_command(monkeypatch, capfd):
+    """Runs the entry point as the console script does; what C code prints is caught as well."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dglrec", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capfd.readouterr()
+        return Outcome(exit_.value.code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def refused(dglrec_command):
+    """Runs a command that must fail, and holds it to what every error owes the user."""
+
+    def call(code, *arguments):
+        outcome = dglrec_command(*arguments)
+        assert outcome.code == code, outcome.err
+        assert outcome.out == ""
+        lines = outcome.err.splitlines()
+        assert 1 <= len(lines) <= 2, outcome.err
+        assert lines[-1].startswith("error: ") or lines[0].startswith("error: ")
+        assert "Traceback" not in outcome.err
+        assert "unexpected" not in outcome.err
+        return outcome.err
+
+    return call
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def rows(count=40, users=8, items=10):
+    """Distinct good rows of a table, ratings 1 to 5."""
+    return "".join(
+        f"{n % users},{n // users},{n % 5 + 1}\n" for n in range(min(count, users * items))
+    )
+
+
+def rewrite_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# --- prepare: bad sources ------------------------------------------------------------------------
+
+BAD_TABLES = {
+    "missing column": (
+        "ratings.csv",
+        "user_id,item_id,stars\n1,2,3\n",
+        ["no column rating", "found user_id, item_id, stars"],
+    ),
+    "empty file": ("ratings.csv", b"", ["is empty"]),
+    "blank lines only": ("ratings.csv", b"\n\n\n", ["only empty lines"]),
+    "header only": ("ratings.csv", TABLE, ["holds a header and no rows"]),
+    "not CSV": ("ratings.csv", bytes(range(256)) * 4, ["ratings.csv: "]),
+    "binary after a header": (
+        "ratings.csv",
+        TABLE.encode() + b"\x00\x01\x02\x03" * 50,
+        ["binary data"],
+    ),
+    "a Parquet file named .csv": ("ratings.csv", b"PAR1" + b"\0" * 64, ["name it .parquet"]),
+    "truncated row": ("ratings.csv", TABLE + rows(4) + "3,1", ["row 6", "2 fields where 3"]),
+    "too many fields": ("ratings.csv", TABLE + "1,1,1\n2,2,2,2\n", ["row 3", "4 fields where 3"]),
+    "truncated gzip": (
+        "ratings.csv.gz",
+        gzip.compress((TABLE + rows(80)).encode())[:-30],
+        ["end too early"],
+    ),
+    "no gzip": ("ratings.csv.gz", TABLE + rows(8), ["no gzip data"]),
+    "UTF-16": ("ratings.csv", (TABLE + rows(8)).encode("utf-16"), ["UTF-16", "save it as UTF-8"]),
+    "Latin-1 ids": (
+        "ratings.csv",
+        (TABLE + "anna,1,3\nzoë,1,4\n").encode("latin-1"),
+        ["row 3", "user_id", "UTF-8"],
+    ),
+    "Latin-1 header": (
+        "ratings.csv",
+        "user_id,item_id,rating,größe\n".encode("latin-1"),
+        ["UTF-8"],
+    ),
+    "rating is no number": ("ratings.csv", TABLE + "1,1,3\n1,2,good\n", ["row 3", "'good'"]),
+    "rating is missing": ("ratings.csv", TABLE + "1,1,3\n1,2,\n", ["row 3", "rating is missing"]),
+    "rating NaN": ("ratings.csv", TABLE + "1,1,3\n1,2,nan\n", ["row 3", "not a finite number"]),
+    "rating infinite": ("ratings.csv", TABLE + "1,1,inf\n", ["row 2", "not a finite number"]),
+    "one rating value": ("ratings.csv", TABLE + "1,1,3\n1,2,3\n2,1,3\n", ["nothing to learn"]),
+    "ratings without steps": ("ratings.csv", TABLE + "1,1,3\n1,2,3.14159\n", ["--scale"]),
+    "negative user": ("ratings.csv", TABLE + "1,1,3\n-1,2,3\n", ["row 3", "user_id is negative"]),
+    "negative item": ("ratings.csv", TABLE + "1,-7,3\n", ["row 2", "item_id is negative", "-7"]),
+    "overflowing user": (
+        "ratings.csv",
+        TABLE + "1,1,3\n9223372036854775808,2,3\n",
+        ["row 3", "user_id", "out of range"],
+    ),
+    "overflowing item": (
+        "ratings.csv",
+        TABLE + "1,1,3\n1,99999999999999999999999,3\n",
+        ["row 3", "item_id", "out of range"],
+    ),
+    "fractional user": ("ratings.csv", TABLE + "1,1,3\n1.5,2,3\n", ["user_id holds decimal"]),
+    "empty id": ("ratings.csv", TABLE + "anna,1,3\n,2,3\n", ["row 3", "user_id is"]),
+    "column twice": (
+        "ratings.csv",
+        "user_id,item_id,rating,rating\n1,1,1,1\n",
+        ["column rating is there 2 times"],
+    ),
+    "too few rows to split": (
+        "ratings.csv",
+        TABLE + rows(3),
+        ["leaves no rows in valid and test", "other shares"],
+    ),
+    "no Parquet": ("ratings.parquet", b"PAR1 nonsense PAR1", ["ratings.parquet", "Parquet"]),
+    "unknown ending": ("ratings.xlsx", b"x", ["not known by its ending"]),
+}
+
+
+def assert_nothing_left(folder, *expected):
+    assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_prepare_refuses_a_bad_table(case, tmp_path, refused):
+    name, content, fragments = BAD_TABLES[case]
+    file = write(tmp_path / name, content)
+    message = refused(3, "prepare", file, tmp_path / "data")
+    assert name in message or case == "too few rows to split"
+    for fragment in fragments:
+        assert fragment in message
+    assert_nothing_left(tmp_path, name)
+
+
+BAD_COLUMNS = {
+    "NaN": ({"rating": [1.0, float("nan"), 3.0]}, ["row 2", "not a finite number"]),
+    "null": ({"rating": pa.array([1.0, None, 3.0])}, ["row 2", "rating is missing"]),
+    "text": ({"rating": ["1", "2", "3"]}, ["rating holds string", "must be numbers"]),
+    "negative": ({"user_id": [1, 2, -3]}, ["row 3", "user_id is negative"]),
+    "overflowing": (
+        {"item_id": pa.array([1, 2, 2**63 + 1], type=pa.uint64())},
+        ["item_id does not fit int64"],
+    ),
+    "floating ids": ({"item_id": [1.0, 2.0, 3.0]}, ["item_id holds double"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COLUMNS)
+def test_prepare_refuses_a_bad_parquet_column(case, tmp_path, refused):
+    changed, fragments = BAD_COLUMNS[case]
+    columns = {"user_id": [1, 2, 3], "item_id": [1, 2, 3], "rating": [1.0, 2.0, 3.0], **changed}
+    pq.write_table(pa.table(columns), tmp_path / "ratings.parquet")
+    message = refused(3, "prepare", tmp_path / "ratings.parquet", tmp_path / "data")
+    for fragment in ["ratings.parquet", *fragments]:
+        assert fragment in message
+    assert_nothing_left(tmp_path, "ratings.parquet")
+
+
+def test_prepare_refuses_a_truncated_parquet_file(tmp_path, refused):
+    file = tmp_path / "ratings.parquet"
+    pq.write_table(pa.table({"user_id": [1], "item_id": [1], "rating": [1]}), file)
+    file.write_bytes(file.read_bytes()[:-20])
+    assert "ratings.parquet" in refused(3, "prepare", file, tmp_path / "data")
+    assert_nothing_left(tmp_path, "ratings.parquet")
+
+
+BAD_ANIME = {
+    "rating off the scale": ({"rating_complete.csv": ANIME + "1,1,10\n1,2,11\n"}, ["row 3", "11"]),
+    "rating zero": ({"rating_complete.csv": ANIME + "1,1,0\n"}, ["row 2", "off the scale"]),
+    "nothing rated": ({"animelist.csv": ANIME + "1,1,0\n"}, ["none of its 1 rows is a rating"]),
+    "negative id": ({"rating_complete.csv": ANIME + "1,-1,5\n"}, ["anime_id", "negative"]),
+    "id of text": ({"rating_complete.csv": ANIME + "x,1,5\n"}, ["row 2", "user_id"]),
+    "overflowing id": (
+        {"rating_complete.csv": ANIME + "1,9223372036854775808,5\n"},
+        ["anime_id is out of range"],
+    ),
+    "missing column": (
+        {"rating_complete.csv": "user_id,rating\n1,5\n"},
+        ["no column anime_id", "found user_id, rating"],
+    ),
+    "item table without a column": (
+        {"rating_complete.csv": ANIME + "1,1,5\n", "anime.csv": "MAL_ID,Name\n1,x\n"},
+        ["anime.csv", "no column Genres", "found MAL_ID, Name"],
+    ),
+    "item table cut short": (
+        {
+            "rating_complete.csv": ANIME + "1,1,5\n",
+            "anime_with_synopsis.csv": 'MAL_ID,Name,Genres,sypnopsis\n1,x,Drama,"Once upon',
+        },
+        ["anime_with_synopsis.csv", "ends inside quotes"],
+    ),
+    "item twice": (
+        {
+            "rating_complete.csv": ANIME + "1,1,5\n",
+            "anime.csv": "MAL_ID,Name,Genres\n1,x,Drama\n1,y,Drama\n",
+        },
+        ["anime.csv", "row 3", "twice"],
+    ),
+    "no ratings": ({"anime.csv": "MAL_ID,Name,Genres\n"}, ["no ratings here", "found anime.csv"]),
+    "both layouts": (
+        {"rating_complete.csv": ANIME + "1,1,5\n", "u.data": "1\t1\t1\t1\n"},
+        ["holds both layouts", "--format"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ANIME)
+def test_prepare_refuses_a_bad_folder(case, tmp_path, refused):
+    files, fragments = BAD_ANIME[case]
+    for name, content in files.items():
+        write(tmp_path / "source" / name, content)
+    message = refused(3, "prepare", tmp_path / "source", tmp_path / "data")
+    for fragment in fragments:
+        # The file may call the column by another name than the message does.
+        assert fragment in message or fragment.replace("anime_id", "item_id") in message
+    assert_nothing_left(tmp_path, "source")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("nowhere.csv", []),
+        ("nowhere", []),
+        ("nowhere", ["--format", "anime"]),
+        ("no/such/folder/ratings.parquet", []),
+    ],
+)
+def test_prepare_refuses_a_missing_source(name, options, tmp_path, refused):
+    message = refused(3, "prepare", tmp_path / name, tmp_path / "data", *options)
+    assert f"{tmp_path / name}: no such file or folder" in message
+    assert_nothing_left(tmp_path)
+
+
+def test_prepare_refuses_ratings_off_a_given_scale(tmp_path, refused):
+    file = write(tmp_path / "ratings.csv", TABLE + "1,1,5\n1,2,3.5\n1,3,6\n")
+    message = refused(3, "prepare", file, tmp_path / "data", "--scale", "1:5:0.5")
+    assert "row 4" in message
+    assert "off the scale of 1 to 5 in steps of 0.5" in message
+    message = refused(3, "prepare", file, tmp_path / "data", "--scale", "1:6")
+    assert "row 3" in message
+    assert_nothing_left(tmp_path, "ratings.csv")
+
+
+def test_prepare_needs_timestamps_to_split_by_time(tmp_path, refused):
+    file = write(tmp_path / "ratings.csv", TABLE + rows())
+    assert "timestamp" in refused(3, "prepare", file, tmp_path / "data", "--split", "time")
+    assert_nothing_left(tmp_path, "ratings.csv")
+
+
+def test_prepare_refuses_a_missing_train_file(tmp_path, refused):
+    file = write(tmp_path / "ratings.csv", TABLE + rows())
+    options = ["--train-file", tmp_path / "no.csv", "--test-file", file]
+    assert "no.csv: no such file" in refused(3, "prepare", file, tmp_path / "data", *options)
+    assert_nothing_left(tmp_path, "ratings.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        (["--valid", "0"], "--valid 0"),
+        (["--test", "1"], "--test 1"),
+        (["--valid", "0.5", "--test", "0.5"], "leave no rows to train on"),
+        (["--train-file", "x.csv"], "--train-file and --test-file come together"),
+        (["--scale", "5:1"], "minimum"),
+        (["--scale", "five"], "MIN:MAX"),
+        (["--numeric", "Weight"], "--numeric Weight"),
+        (["--format", "excel"], "excel"),
+        (["--split", "luck"], "luck"),
+        (["--valid", "much"], "much"),
+        (["--nosuch"], "--nosuch"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_prepare_refuses_wrong_options(options, fragment, tmp_path, refused):
+    file = write(tmp_path / "ratings.csv", TABLE + rows())
+    assert fragment in refused(2, "prepare", file, tmp_path / "data", *options)
+    assert_nothing_left(tmp_path, "ratings.csv")
+
+
+# --- prepare: odd but good sources ---------------------------------------------------------------
+
+
+def every_rating(dataset):
+    """External (user, item) -> rating, of all parts of a data set."""
+    graph, found = dataset.graph.by_user, {}
+    users, items = dataset.users.ids.to_pylist(), dataset.items.ids.to_pylist()
+    for user in range(graph.num_nodes):
+        row = graph.of(user)
+        ratings = dataset.scale.decode(np.asarray(graph.codes[row])).tolist()
+        for item, rating in zip(graph.neighbours[row].tolist(), ratings, strict=True):
+            found[users[user], items[item]] = rating
+    for split in ("valid", "test"):
+        part = dataset.held_out(split)
+        columns = (part.users.tolist(), part.items.tolist(), part.ratings.tolist())
+        for user, item, rating in zip(*columns, strict=True):
+            assert (users[user], items[item]) not in found
+            found[users[user], items[item]] = rating
+    return found
+
+
+def test_of_duplicates_the_last_is_kept_and_their_number_said(tmp_path, dglrec_command):
+    repeated = "0,0,5\n3,1,5\n0,0,4\n"  # (0, 0) stands in the file three times, (3, 1) twice
+    file = write(tmp_path / "ratings.csv", TABLE + rows() + repeated)
+    outcome = dglrec_command("prepare", file, tmp_path / "data", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["notes"]["duplicate_rows_dropped"] == 3
+    found = every_rating(RatingDataset.open(tmp_path / "data"))
+    assert len(found) == 40
+    assert found[0, 0] == 4
+    assert found[3, 1] == 5
+    outcome = dglrec_command("prepare", file, tmp_path / "data", "--overwrite")
+    assert "duplicate_rows_dropped 3" in outcome.out
+
+
+def test_an_item_that_no_table_has_is_kept_and_counted(tmp_path, dglrec_command):
+    ratings = "".join(f"{n % 8},{n // 8},{n % 10 + 1}\n" for n in range(40))
+    write(tmp_path / "s" / "rating_complete.csv", ANIME + ratings)
+    table = "MAL_ID,Name,Genres\n" + "".join(f"{n},Title {n},Drama\n" for n in range(3))
+    write(tmp_path / "s" / "anime.csv", table)
+    outcome = dglrec_command("prepare", tmp_path / "s", tmp_path / "data", "--no-text")
+    assert outcome.code == 0
+    assert "items_without_table_row 2" in outcome.out
+    dataset = RatingDataset.open(tmp_path / "data")
+    assert dataset.items.ids.to_pylist() == [0, 1, 2, 3, 4]
+    assert dataset.titles.to_pylist() == ["Title 0", "Title 1", "Title 2", "3", "4"]
+    assert len(every_rating(dataset)) == 40
+
+
+def test_a_user_with_one_rating_goes_all_the_way(tmp_path, dglrec_command):
+    file = write(
+        tmp_path / "ratings.csv",
+        TABLE
+        + rows(80)
+        + "".join(f"{user},{user % 10},{user % 5 + 1}\n" for user in range(100, 112)),
+    )
+    data, run = tmp_path / "data", tmp_path / "run"
+    outcome = dglrec_command("prepare", file, data, "--json")
+    notes = json.loads(outcome.out)["notes"]
+    single = notes["users_with_one_training_rating"] + notes["users_without_training_rating"]
+    assert single == 12
+    assert dglrec_command("train", data, run, *FAST).code == 0
+    assert dglrec_command("evaluate", run).code == 0
+    outcome = dglrec_command("recommend", run, "--user", 103, "--json")
+    assert outcome.code == 0
+    items = [one["item_id"] for one in json.loads(outcome.out)["recommendations"]]
+    assert sorted(items) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+# --- folders that exist --------------------------------------------------------------------------
+
+
+def writers(world, out):
+    """A command of each verb that makes a folder, and what it says its folder holds."""
+    return {
+        "synth": (["synth", out, "--users", 20, "--items", 10, "--ratings", 100], "truth.json"),
+        "prepare": (["prepare", world.source, out, "--no-text"], "dataset.json"),
+        "train": (["train", world.dataset, out, *FAST], "config.toml"),
+        "score": (["score", world.run, out, "--top-k", 3], "_manifest.json"),
+    }
+
+
+@pytest.mark.parametrize("verb", ["synth", "prepare", "train", "score"])
+def test_an_existing_folder_is_replaced_only_with_overwrite(
+    verb, world, tmp_path, dglrec_command, refused
+):
+    out = tmp_path / "out"
+    command, marker = writers(world, out)[verb]
+    out.mkdir()  # an empty folder is no loss
+    assert dglrec_command(*command).code == 0
+    before = (out / marker).stat().st_mtime_ns
+    message = refused(2, *command)
+    assert f"{out} exists" in message
+    assert "--overwrite" in message
+    assert (out / marker).stat().st_mtime_ns == before
+    assert dglrec_command(*command, "--overwrite").code == 0
+    assert (out / marker).stat().st_mtime_ns > before
+    assert_nothing_left(tmp_path, "out")
+
+
+@pytest.mark.parametrize("verb", ["synth", "prepare", "train", "score"])
+@pytest.mark.parametrize("kind", ["other files", "file"])
+def test_overwrite_replaces_nothing_of_another_kind(verb, kind, world, tmp_path, refused):
+    out = tmp_path / "out"
+    command, marker = writers(world, out)[verb]
+    mine = write(out / "thesis.tex" if kind == "other files" else out, "ten years of work")
+    assert "exists" in refused(2, *command)
+    message = refused(2, *command, "--overwrite")
+    assert marker in message
+    assert "will not replace it" in message
+    assert mine.read_text() == "ten years of work"
+    assert_nothing_left(tmp_path, "out")
+
+
+def test_a_failed_overwrite_leaves_the_old_data_set(tmp_path, dglrec_command, refused):
+    file = write(tmp_path / "ratings.csv", TABLE + rows())
+    assert dglrec_command("prepare", file, tmp_path / "data").code == 0
+    before = RatingDataset.open(tmp_path / "data").fingerprint
+    write(file, TABLE + rows() + "1,1,bad\n")
+    refused(3, "prepare", file, tmp_path / "data", "--overwrite")
+    assert RatingDataset.open(tmp_path / "data").fingerprint == before
+    assert_nothing_left(tmp_path, "data", "ratings.csv")
+
+
+# --- data sets and runs that do not fit ----------------------------------------------------------
+
+
+def fingerprint_of(meta):
+    rest = {key: value for key, value in meta.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+def test_a_data_set_of_another_version_is_refused(version, world, tmp_path, refused):
+    data = shutil.copytree(world.dataset, tmp_path / "data")
+    rewrite_json(data / DATASET_FILE, schema_version=version)
+    for command in (["train", data, tmp_path / "run"], ["evaluate", world.run, "--dataset", data]):
+        message = refused(3, *command)
+        assert f"schema version {version}" in message
+        assert "prepare it again" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_version_is_refused(world, own_run, refused):
+    for name in ("best", "last"):
+        rewrite_json(own_run / "checkpoints" / name / "meta.json", schema_version=99)
+    for command in (
+        ["evaluate", own_run],
+        ["recommend", own_run, "--user", 1],
+        ["train", world.dataset, own_run, "--resume"],
+    ):
+        message = refused(3, *command)
+        assert "schema version 99" in message
+        assert "this program reads version 1" in message
+
+
+def test_a_missing_or_unfinished_run_is_refused(world, tmp_path, refused):
+    assert "no such run" in refused(3, "evaluate", tmp_path / "nowhere")
+    (tmp_path / "begun").mkdir()
+    assert "not finished an epoch" in refused(3, "evaluate", tmp_path / "begun")
+    assert "no such data set" in refused(3, "train", tmp_path / "nowhere", tmp_path / "run")
+    assert "holds no dataset.json" in refused(3, "train", world.source, tmp_path / "run")
+    command = ["train", world.dataset, tmp_path / "nowhere", "--resume"]
+    assert "nowhere" in refused(3, *command)
+    assert_nothing_left(tmp_path, "begun")
+
+
+def test_another_data_set_than_the_runs_is_refused(world, tmp_path, dglrec_command, refused):
+    other = tmp_path / "other"
+    dglrec_command("prepare", world.source, other, "--no-text", "--seed", 1)
+    message = refused(3, "evaluate", world.run, "--dataset", other)
+    assert "not the data set" in message
+    missing = refused(3, "evaluate", world.run, "--dataset", tmp_path / "gone")
+    assert "--dataset" in missing
+
+
+def test_a_moved_data_set_is_found_with_dataset(world, own_run, tmp_path, dglrec_command, refused):
+    moved = shutil.copytree(world.dataset, tmp_path / "moved")
+    best = own_run / "checkpoints" / "best"
+    meta = json.loads((best / "meta.json").read_text())
+    meta["dataset"] = str(tmp_path / "gone")
+    described = {key: value for key, value in meta.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    meta["sha256"]["meta.json"] = digest
+    (best / "meta.json").write_text(json.dumps(meta))
+    assert "--dataset" in refused(3, "evaluate", own_run)
+    outcome = dglrec_command("evaluate", own_run, "--dataset", moved, "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["rmse"] == pytest.approx(
+        json.loads((world.run / "results.json").read_text())["test"]["rmse"]
+    )
+
+
+# --- checkpoints that were tampered with ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "meta.json"])
+@pytest.mark.parametrize("how", ["altered", "truncated", "missing", "nonsense"])
+def test_a_tampered_checkpoint_is_refused(name, how, own_run, refused):
+    file = own_run / "checkpoints" / "best" / name
+    content = file.read_bytes()
+    if how == "altered":
+        text = content.replace(b'"epoch": ', b'"epoch":  1')
+        file.write_bytes(text if name == "meta.json" else content[:-1] + bytes([content[-1] ^ 1]))
+    elif how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(b"\x80\x04nonsense")
+    for command in (["evaluate", own_run], ["recommend", own_run, "--user", "1"]):
+        assert str(file) in refused(3, *command)
+
+
+class Malicious:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.system, (f"touch '{self.mark}'",))
+
+
+@pytest.mark.parametrize("place", ["whole state", "in the optimizer"])
+def test_no_code_of_a_checkpoint_ever_runs(place, world, own_run, tmp_path, refused):
+    mark, last = tmp_path / "mark", own_run / "checkpoints" / "last"
+    state = torch.load(last / "state.pt", weights_only=True)
+    if place == "whole state":
+        torch.save(Malicious(mark), last / "state.pt")
+    else:
+        torch.save({**state, "optimizer": Malicious(mark)}, last / "state.pt")
+    meta = json.loads((last / "meta.json").read_text())
+    meta["sha256"]["state.pt"] = hashlib.sha256((last / "state.pt").read_bytes()).hexdigest()
+    (last / "meta.json").write_text(json.dumps(meta))
+    torch.load(last / "state.pt", weights_only=False)  # the trap itself works
+    assert mark.exists()
+    mark.unlink()
+    command = ["train", world.dataset, own_run, "--resume", "--set", "train.epochs=3"]
+    message = refused(3, *command)
+    assert "state.pt: refused" in message
+    assert "weights_only" not in message  # torch's advice would run it
+    assert not mark.exists()
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("assignment", "fragments"),
+    [
+        ("train.epoch=3", ["no setting train.epoch", "did you mean train.epochs?"]),
+        ("model.embeding_size=3", ["did you mean model.embedding_size?"]),
+        ("trian.epochs=3", ["did you mean train.epochs?"]),
+        ("epochs=3", ["no setting epochs", "did you mean"]),
+        ("train.epochs", ["write section.key=value"]),
+        ("train.epochs=many", ["train.epochs = 'many'", "integer"]),
+        ("train.epochs=1.5", ["train.epochs = 1.5", "integer"]),
+        ("train.epochs=true", ["train.epochs = True", "integer"]),
+        ("train.epochs=0", ["train.epochs = 0", "greater than or equal to 1"]),
+        ("train.loss=huber", ["train.loss = 'huber'", "smooth_l1"]),
+        ("model.rating_messages=1", ["model.rating_messages", "boolean"]),
+        ("train.learning_rate=nan", ["train.learning_rate"]),
+        ("train.learning_rate=inf", ["train.learning_rate"]),
+        ("loader.user_fanouts=0,3", ["user_fanouts"]),
+        ("loader.user_fanouts=10", ["user_fanouts"]),
+        ("model.layers=3", ["model.layers is 3", "one figure a layer"]),
+    ],
+)
+def test_a_wrong_setting_is_refused(assignment, fragments, world, tmp_path, refused):
+    message = refused(2, "train", world.dataset, tmp_path / "run", "--set", assignment)
+    for fragment in fragments:
+        assert fragment in message
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "fragments"),
+    [
+        ("[train]\nepochs = \n", 3, ["not readable as TOML", "line 2"]),
+        (b"[train]\nloss = '\xff'\n", 3, ["not readable as TOML"]),
+        ("[train]\nepoch = 3\n", 2, ["did you mean train.epochs?"]),
+        ("[training]\nepochs = 3\n", 2, ["no section [training]", "did you mean train?"]),
+        ("epochs = 3\n", 2, ["epochs"]),
+        ("[train]\nepochs = '3'\n", 2, ["train.epochs = '3'"]),
+    ],
+)
+def test_a_bad_configuration_file_is_refused(content, code, fragments, world, tmp_path, refused):
+    file = write(tmp_path / "my.toml", content)
+    message = refused(code, "train", world.dataset, tmp_path / "run", "--config", file)
+    for fragment in fragments:
+        assert fragment in message
+    assert_nothing_left(tmp_path, "my.toml")
+
+
+def test_a_missing_configuration_file_is_refused(world, tmp_path, refused):
+    command = ["train", world.dataset, tmp_path / "run", "--config"]
+    assert "no such configuration file" in refused(3, *command, tmp_path / "no.toml")
+    assert "is a folder" in refused(3, *command, tmp_path)
+
+
+def test_an_unknown_variable_is_refused(world, tmp_path, monkeypatch, refused):
+    monkeypatch.setenv("DGLREC_TRAIN_EPOCH", "3")
+    message = refused(2, "train", world.dataset, tmp_path / "run")
+    assert "DGLREC_TRAIN_EPOCH" in message
+    assert "did you mean DGLREC_TRAIN_EPOCHS?" in message
+
+
+def test_resume_refuses_other_settings(world, own_run, refused):
+    before = (own_run / "config.toml").read_bytes()
+    command = ["train", world.dataset, own_run, "--resume", "--set", "train.seed=5"]
+    assert "train.seed" in refused(2, *command)
+    assert (own_run / "config.toml").read_bytes() == before
+
+
+def test_resume_goes_on(world, own_run, dglrec_command):
+    command = ["train", world.dataset, own_run, "--resume", "--set", "train.epochs=3", "--json"]
+    outcome = dglrec_command(*command)
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["epochs"] == 3
+    assert "after epoch 2" in outcome.err
+    lines = (own_run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_a_device_that_is_not_there_is_refused(world, tmp_path, refused):
+    for device in ("cuda:99", "abacus"):
+        code = 2 if device == "abacus" else 4
+        message = refused(code, "train", world.dataset, tmp_path / "run", "--device", device)
+        assert device in message
+    assert_nothing_left(tmp_path)
+
+
+# --- recommend and score -------------------------------------------------------------------------
+
+
+def test_wrong_use_of_recommend(world, tmp_path, refused):
+    message = refused(3, "recommend", world.run, "--user", "999999")
+    assert "no user 999999" in message
+    assert "0, 1, 2" in message
+    assert "no user anna" in refused(3, "recommend", world.run, "--user", "anna")
+    assert "--ratings" in refused(2, "recommend", world.run)
+    for k in ("0", "61", "-3"):
+        assert f"k = {k}" in refused(2, "recommend", world.run, "--user", "1", "-k", k)
+    mine = write(tmp_path / "mine.csv", "item_id,stars\n1,2\n")
+    assert "no column rating" in refused(3, "recommend", world.run, "--ratings", mine)
+    assert "no such file" in refused(3, "recommend", world.run, "--ratings", tmp_path / "no.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ([], "--top-k or --pairs"),
+        (["--top-k", "3", "--pairs", "x.csv"], "--top-k or --pairs"),
+        (["--pairs", "x.csv", "--shard", "0/2"], "--shard"),
+        (["--top-k", "0"], "k = 0"),
+        (["--top-k", "61"], "60 items"),
+        (["--top-k", "3", "--shard", "2/2"], "0 to 1"),
+        (["--top-k", "3", "--shard", "-1/2"], "0 to 1"),
+        (["--top-k", "3", "--shard", "0/0"], "--shard 0/0"),
+        (["--top-k", "3", "--shard", "half"], "write i/n"),
+    ],
+)
+def test_wrong_use_of_score(options, fragment, world, tmp_path, refused):
+    assert fragment in refused(2, "score", world.run, tmp_path / "out", *options)
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "fragments"),
+    [
+        ("--users", "user_id\n1\n777777\n888888\n", ["user_id 777777, 888888", "2 rows"]),
+        ("--users", "user_id\n", ["holds no row"]),
+        ("--users", "id\n1\n", ["no column user_id", "found id"]),
+        ("--users", b"", ["is empty"]),
+        ("--pairs", "user_id,item_id\n1,999999\n", ["item_id 999999", "1 rows"]),
+        ("--pairs", "user_id,item_id\n", ["holds no row"]),
+        ("--pairs", "user_id\n1\n", ["no column item_id", "found user_id"]),
+        ("--pairs", "user_id,item_id\n1\n", ["row 2"]),
+    ],
+)
+def test_score_refuses_a_bad_file(option, content, fragments, world, tmp_path, refused):
+    file = write(tmp_path / "file.csv", content)
+    top_k = ["--top-k", 3] if option == "--users" else []
+    message = refused(3, "score", world.run, tmp_path / "out", *top_k, option, file)
+    for fragment in [str(file), *fragments]:
+        assert fragment in message
+    assert_nothing_left(tmp_path, "file.csv")
+
+
+def test_evaluate_refuses_impossible_rankings(world, refused):
+    assert "60 items" in refused(2, "evaluate", world.run, "--ranking", 61)
+    assert "choose test or valid" in refused(
+        2, "evaluate", world.run, "--ranking", 5, "--split", "train"
+    )
+    command = ["evaluate", world.run, "--ranking", 5, "--relevant-from", 11]
+    assert "nothing to rank" in refused(2, *command)
+
+
+# --- a disk that fills up ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MiB; the function leaves so many KiB of it free."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no `mount` here, so no small disk to fill")
+    if mounted.returncode:
+        pytest.skip(f"not permitted to mount a small disk: {mounted.stderr.strip()}")
+
+    def leave(kib):
+        free = shutil.disk_usage(disk).free
+        (disk / "ballast").write_bytes(bytes(free - kib * 1024))
+        return disk
+
+    yield leave
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("kib", [0, 40, 92, 150, 200])
+def test_prepare_on_a_full_disk(kib, world, small_disk, refused):
+    disk = small_disk(kib)
+    message = refused(1, "prepare", world.source, disk / "data", "--no-text")
+    assert str(disk / "data") in message
+    assert "no space left" in message
+    assert_nothing_left(disk, "ballast")
+
+
+@pytest.mark.parametrize("kib", [0, 4, 24, 60])
+def test_train_on_a_full_disk(kib, world, small_disk, dglrec_command):
+    disk = small_disk(kib)
+    command = ["train", world.dataset, disk / "run", *FAST]
+    outcome = dglrec_command(*command)
+    assert outcome.code == 1
+    assert outcome.out == ""
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith(f"error: {disk / 'run'}")
+    assert "no space left" in last
+    assert not (disk / "run" / "results.json").exists()
+    assert not list(disk.rglob(f"{TEMPORARY}*"))
+    for name in ("last", "best"):
+        checkpoint = disk / "run" / "checkpoints" / name
+        assert not checkpoint.exists() or (checkpoint / "meta.json").exists()
+    # With space again, the same command goes through.
+    (disk / "ballast").unlink()
+    assert dglrec_command(*command, "--overwrite").code == 0
+
+
+def test_score_on_a_full_disk(world, small_disk, refused):
+    disk = small_disk(4)
+    message = refused(1, "score", world.run, disk / "out", "--top-k", 30)
+    assert f"{disk / 'out'}: no space left" in message
+    assert_nothing_left(disk, "ballast")
+
+
+# --- the command line itself ---------------------------------------------------------------------
+
+VERBS = ["doctor", "synth", "prepare", "train", "evaluate", "recommend", "score", "quickstart"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, dglrec_command):
+    for option in ("-h", "--help"):
+        outcome = dglrec_command(verb, option)
+        assert outcome.code == 0
+        assert outcome.out.startswith(f"Usage: dglrec {verb}")
+        assert outcome.err == ""
+
+
+def test_help_and_version(dglrec_command):
+    outcome = dglrec_command("-h")
+    assert outcome.code == 0
+    for verb in VERBS:
+        assert re.search(rf"^  {verb} ", outcome.out, re.MULTILINE)
+    outcome = dglrec_command("--version")
+    assert (outcome.code, outcome.out) == (0, f"dglrec, version {dglrec.__version__}\n")
+
+
+def test_no_arguments_show_the_help(dglrec_command):
+    outcome = dglrec_command()
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "Usage: dglrec" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["conjure"], ["No such command 'conjure'", "see dglrec --help"]),
+        (["train"], ["Missing arguments DATASET and RUN", "see dglrec train --help"]),
+        (["prepare", "x"], ["Missing argument 'DATASET'"]),
+        (["evaluate", "run", "--split", "all"], ["'all' is not one of"]),
+        (["synth", "out", "--users", "many"], ["'many' is not a valid integer"]),
+        (["synth", "out", "--users", "0"], ["--users 0: must be 1 or more"]),
+        (["synth", "out", "--users", "5", "--items", "5", "--ratings", "26"], ["25 pairs"]),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, fragments, tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    message = refused(2, *arguments)
+    assert len(message.splitlines()) == 1
+    for fragment in fragments:
+        assert fragment in message
+    assert_nothing_left(tmp_path)
+
+
+def test_print_config_is_a_configuration_file_on_stdout(tmp_path, dglrec_command):
+    outcome = dglrec_command("train", "--print-config")
+    assert outcome.code == 0
+    file = write(tmp_path / "my.toml", outcome.out)
+    assert load_settings(file=file) == build_settings({})
+    assert outcome.err == ""
+
+
+def json_commands(world, folder):
+    return {
+        "doctor": ["doctor"],
+        "synth": ["synth", folder / "s", "--users", 20, "--items", 10, "--ratings", 100],
+        "prepare": ["prepare", world.source, folder / "d", "--no-text"],
+        "train": ["train", world.dataset, folder / "r", *FAST],
+        "evaluate": ["evaluate", world.run, "--ranking", 5],
+        "recommend": ["recommend", world.run, "--user", "3", "-k", 5],
+        "score": ["score", world.run, folder / "o", "--top-k", 5],
+        "score pairs": ["score", world.run, folder / "o", "--pairs", folder / "pairs.csv"],
+        "recommend new": ["recommend", world.run, "--ratings", folder / "mine.csv"],
+    }
+
+
+NEEDS_FILES = {
+    "score pairs": ("pairs.csv", "user_id,item_id\n{user},{item}\n"),
+    "recommend new": ("mine.csv", "item_id,rating\n{item},8\n"),
+}
+REPORTING = [*(verb for verb in VERBS if verb != "quickstart"), *NEEDS_FILES]
+
+
+def make_files(verb, world, folder):
+    if verb in NEEDS_FILES:
+        name, text = NEEDS_FILES[verb]
+        dataset = RatingDataset.open(world.dataset)
+        user, item = dataset.users.ids[0], dataset.items.ids[0]
+        write(folder / name, text.format(user=user, item=item))
+
+
+@pytest.mark.parametrize("verb", REPORTING)
+def test_json_is_one_object_and_nothing_else(verb, world, tmp_path, dglrec_command):
+    make_files(verb, world, tmp_path)
+    outcome = dglrec_command(*json_commands(world, tmp_path)[verb], "--json")
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.out.splitlines()) == 1
+
+    def no_constant(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    assert isinstance(json.loads(outcome.out, parse_constant=no_constant), dict)
+    assert "Warning" not in outcome.err
+    if verb != "train":
+        assert outcome.err == ""
+
+
+@pytest.mark.parametrize("verb", [verb for verb in REPORTING if verb != "doctor"])
+def test_results_for_people_go_to_stdout(verb, world, tmp_path, dglrec_command):
+    make_files(verb, world, tmp_path)
+    outcome = dglrec_command(*json_commands(world, tmp_path)[verb])
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.strip()
+    assert "nan" not in outcome.out
+    if verb in ("train", "evaluate"):
+        for word in ("model", "global_mean", "bias", "rmse", "gap closed"):
+            assert word in outcome.out
+
+
+def test_evaluate_reports_what_the_design_says(world, dglrec_command):
+    for split in ("test", "valid", "train"):
+        outcome = dglrec_command("evaluate", world.run, "--split", split, "--json")
+        result = json.loads(outcome.out)
+        assert result["split"] == split
+        for name in ("rmse", "mae", "weighted_rmse", "accuracy", "n"):
+            assert name in result
+        assert set(result["baselines"]) == {"global_mean", "bias"}
+        assert result["baselines"]["bias"]["n"] == result["n"]
+    result = json.loads(dglrec_command("evaluate", world.run, "--ranking", 7, "--json").out)
+    assert {"recall@7", "ndcg@7", "hit_rate@7"} <= set(result)
+
+
+def test_debug_shows_a_traceback(tmp_path, dglrec_command):
+    for arguments in (["--debug", "prepare"], ["prepare", "--debug"]):
+        outcome = dglrec_command(*arguments, tmp_path / "no.csv", tmp_path / "data")
+        assert outcome.code == 3
+        assert "Traceback (most recent call last)" in outcome.err
+        assert outcome.err.splitlines()[-1].startswith("error: ")
+
+
+def test_an_unforeseen_error_exits_1_on_one_line(tmp_path, monkeypatch, dglrec_command):
+    def broken(*arguments, **options):
+        raise RuntimeError("first line\nsecond line " + "x" * 1_000)
+
+    monkeypatch.setattr("dglrec.synthetic.synthesize", broken)
+    outcome = dglrec_command("synth", tmp_path / "out")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: unexpected RuntimeError: first line second line xxx")
+    assert len(outcome.err.splitlines()) == 1
+    assert len(outcome.err) < 500
+    outcome = dglrec_command("synth", tmp_path / "out", "--debug")
+    assert "Traceback" in outcome.err
+
+
+def test_doctor_exits_4_where_dglrec_cannot_work(monkeypatch, dglrec_command):
+    from dglrec import doctor
+
+    bad = doctor.Check("DGL", "failure", "not there", "install it")
+    monkeypatch.setattr(doctor, "examine", lambda: [bad])
+    outcome = dglrec_command("doctor")
+    assert outcome.code == 4
+    assert "mend: install it" in outcome.out
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
+def test_interruptions_end_quietly(error, tmp_path, monkeypatch, dglrec_command):
+    def interrupted(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("dglrec.synthetic.synthesize", interrupted)
+    if error is BrokenPipeError:
+        monkeypatch.setattr(os, "dup2", lambda *descriptors: None)
+    outcome = dglrec_command("synth", tmp_path / "out")
+    assert outcome.code == (130 if error is KeyboardInterrupt else 1)
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(tmp_path, refused):
+    file = write(tmp_path / "ratings.csv", TABLE + rows())
+    file.chmod(0)
+    assert "ratings.csv" in refused(3, "prepare", file, tmp_path / "data")
+
+
+# --- as a process of its own ---------------------------------------------------------------------
+
+
+def process(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
+    environment["OMP_NUM_THREADS"] = "1"
+    return subprocess.Popen(
+        [sys.executable, "-m", "dglrec", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def test_the_module_runs(tmp_path):
+    ran = process("--version")
+    assert ran.communicate(timeout=60) == (f"dglrec, version {dglrec.__version__}\n", "")
+    assert ran.returncode == 0
+    ran = process("prepare", tmp_path / "nowhere.csv", tmp_path / "data")
+    out, err = ran.communicate(timeout=120)
+    assert ran.returncode == 3
+    assert out == ""
+    assert err == f"error: {tmp_path / 'nowhere.csv'}: no such file or folder\n"
+
+
+def test_ctrl_c_during_training_exits_130_and_the_run_goes_on(world, tmp_path, dglrec_command):
+    run = tmp_path / "run"
+    long = ["--set", "train.epochs=100000", "--set", "train.patience=100000"]
+    ran = process("train", world.dataset, run, "--set", "model.embedding_size=8", *long)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ran.kill)
+        lines = []
+        for line in ran.stderr:  # ends with the process, if that fails
+            lines.append(line)
+            if "epoch 2 of" in line:  # so the first one's checkpoints are there
+                break
+        assert lines, "training never finished an epoch"
+        ran.send_signal(signal.SIGINT)
+        out, err = ran.communicate(timeout=60)
+    assert ran.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob(f"{TEMPORARY}*"))
+    done = json.loads((run / "checkpoints" / "last" / "meta.json").read_text())["epoch"]
+    more = ["--set", f"train.epochs={done + 1}"]
+    outcome = dglrec_command("train", world.dataset, run, "--resume", *more, "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["epochs"] == done + 1
+
+
+def test_the_users_of_a_table_are_those_of_its_file(world):
+    """Guards the fixture: what the tests above rely on."""
+    frame = pd.read_csv(world.source / "rating_complete.csv")
+    dataset = RatingDataset.open(world.dataset)
+    assert dataset.users.ids.to_pylist() == sorted(frame.user_id.unique())
+    assert fingerprint_of(dataset.meta) == dataset.fingerprint

@@ -1,0 +1,495 @@
+"""Each convolution does on a block what DGL's does; the model reads all that it is given."""
+
+import dgl
+import dgl.function as fn
+import dgl.nn
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dglrec.biases import fit_biases
+from dglrec.graph import RATED_BY, RATES, build_graph
+from dglrec.nn import (
+    EdgeRegressor,
+    HeteroSAGE,
+    ModelConfig,
+    NodeInputs,
+    NodeValues,
+    RatingConv,
+    RatingModel,
+    RelationConv,
+    SAGEConv,
+    SAGELayer,
+    aggregate,
+)
+from dglrec.sampling import Block, LayerBlocks, LoaderConfig, NeighborEdgeLoader
+from dglrec.schema import RatingScale
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+SIZE = 6
+
+
+@pytest.fixture(autouse=True)
+def same_weights():
+    torch.manual_seed(0)
+
+
+def to_block(relation_block, residuals, degrees):
+    """What the loader makes of one relation of a DGL block; residuals stand in DGL's edge order."""
+    offsets, neighbours, order = relation_block.adj_tensors("csc")
+    return Block(offsets, neighbours, residuals[order] if len(order) else residuals, degrees)
+
+
+@st.composite
+def two_way_blocks(draw, min_edges=0):
+    """A DGL block of both relations and the same as `LayerBlocks`; destinations come first.
+
+    Edges stand in any order; some destinations have none, and pairs may even repeat.
+    """
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    edges, sources, destinations = {}, {}, {}
+    for name in ("user", "item"):
+        destinations[name] = draw(st.integers(1, 6))
+        sources[name] = destinations[name] + draw(st.integers(0, 5))
+    for relation in (RATES, RATED_BY):
+        count = draw(st.integers(min_edges, 25))
+        edges[relation] = (
+            torch.from_numpy(generator.integers(sources[relation[0]], size=count)),
+            torch.from_numpy(generator.integers(destinations[relation[2]], size=count)),
+        )
+    block = dgl.create_block(edges, num_src_nodes=sources, num_dst_nodes=destinations)
+    parts = {}
+    for relation, (_, ends) in edges.items():
+        residuals = torch.from_numpy(generator.normal(size=len(ends)).astype(np.float32))
+        block.edges[relation].data["residuals"] = residuals
+        sampled = torch.bincount(ends, minlength=destinations[relation[2]])
+        hidden = torch.from_numpy(generator.integers(0, 50, size=len(sampled)))
+        parts[relation] = to_block(block[relation], residuals, (sampled + hidden).float())
+    values = {
+        name: torch.from_numpy(generator.normal(size=(count, SIZE)).astype(np.float32))
+        for name, count in sources.items()
+    }
+    return block, LayerBlocks(to_users=parts[RATED_BY], to_items=parts[RATES]), values
+
+
+def of_items(given_blocks):
+    """The one relation to items: DGL block, `Block`, sources, destinations."""
+    block, blocks, values = given_blocks
+    destinations = values["item"][: blocks.to_items.num_destinations]
+    return block[RATES], blocks.to_items, values["user"], destinations
+
+
+def dgl_sage(conv: SAGEConv):
+    """DGL's convolution with the same weights."""
+    size_in, size_out = conv.own.in_features, conv.own.out_features
+    twin = dgl.nn.SAGEConv((size_in, size_in), size_out, conv.aggregator)
+    with torch.no_grad():
+        twin.fc_self.weight.copy_(conv.own.weight)
+        twin.fc_self.bias.copy_(conv.own.bias)
+        twin.fc_neigh.weight.copy_(conv.neighbour.weight)
+        if conv.pool is not None:
+            twin.fc_pool.weight.copy_(conv.pool.weight)
+            twin.fc_pool.bias.copy_(conv.pool.bias)
+    return twin
+
+
+def dgl_rated(conv: RatingConv):
+    """DGL's mean with edge weights, nothing of the node itself."""
+    twin = dgl.nn.SAGEConv(conv.rating.in_features, conv.rating.out_features, "mean")
+    with torch.no_grad():
+        twin.fc_self.weight.zero_()
+        twin.fc_self.bias.zero_()
+        twin.fc_neigh.weight.copy_(conv.rating.weight)
+    return twin
+
+
+# ---------------------------------------------------------------- convolutions against DGL's
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "pool"])
+@given(two_way_blocks(), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_sage_conv_is_dgls(aggregator, given_blocks, size_out):
+    dgl_block, block, sources, destinations = of_items(given_blocks)
+    conv = SAGEConv(SIZE, size_out, aggregator)
+    expected = dgl_sage(conv)(dgl_block, (sources, destinations))
+    torch.testing.assert_close(conv(block, sources, destinations), expected, **CLOSE)
+
+
+@given(two_way_blocks())
+@settings(max_examples=40, deadline=None)
+def test_sage_conv_with_sums_is_dgls_message_passing(given_blocks):
+    dgl_block, block, sources, destinations = of_items(given_blocks)
+    conv = SAGEConv(SIZE, 4, "sum")
+    with dgl_block.local_scope():
+        dgl_block.srcdata["h"] = sources
+        dgl_block.update_all(fn.copy_u("h", "m"), fn.sum("m", "sum"))
+        sums = dgl_block.dstdata["sum"]
+    expected = conv.own(destinations) + conv.neighbour(sums)
+    torch.testing.assert_close(conv(block, sources, destinations), expected, **CLOSE)
+
+
+@given(two_way_blocks())
+@settings(max_examples=40, deadline=None)
+def test_rating_conv_without_damping_is_dgls_weighted_mean(given_blocks):
+    dgl_block, block, sources, destinations = of_items(given_blocks)
+    conv = RatingConv(SIZE, 4)
+    with torch.no_grad():
+        conv.log_damping.fill_(-40.0)
+    # Degree 0 over damping: no messages either way.
+    expected = dgl_rated(conv)(
+        dgl_block, (sources, destinations), edge_weight=dgl_block.edata["residuals"]
+    )
+    torch.testing.assert_close(conv(block, sources), expected, **CLOSE)
+
+
+@given(two_way_blocks(), st.floats(0.1, 100))
+@settings(max_examples=40, deadline=None)
+def test_rating_conv_damps_by_the_degree_before_sampling(given_blocks, damping):
+    dgl_block, block, sources, destinations = of_items(given_blocks)
+    conv = RatingConv(SIZE, 4)
+    with torch.no_grad():
+        conv.log_damping.fill_(float(np.log(damping)))
+    bare = dgl_rated(conv)(
+        dgl_block, (sources, destinations), edge_weight=dgl_block.edata["residuals"]
+    )
+    shares = block.degrees / (block.degrees + damping)
+    torch.testing.assert_close(conv(block, sources), bare * shares.unsqueeze(1), **CLOSE)
+
+
+@given(two_way_blocks())
+@settings(max_examples=20, deadline=None)
+def test_relation_conv_is_the_sum_of_both(given_blocks):
+    _, block, sources, destinations = of_items(given_blocks)
+    conv = RelationConv(SIZE, ModelConfig())
+    expected = conv.bare(block, sources, destinations) + conv.rated(block, sources)
+    torch.testing.assert_close(conv(block, sources, destinations), expected, **CLOSE)
+    bare = RelationConv(SIZE, ModelConfig(rating_messages=False))
+    assert bare.rated is None
+    assert torch.equal(bare(block, sources, destinations), bare.bare(block, sources, destinations))
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "pool"])
+@given(two_way_blocks())
+@settings(max_examples=25, deadline=None)
+def test_a_layer_is_dgls_hetero_conv(aggregator, given_blocks):
+    """Each relation's own convolution, and no value from the wrong type or relation."""
+    dgl_block, blocks, values = given_blocks
+    config = ModelConfig(embedding_size=SIZE, layers=1, aggregator=aggregator)
+    encoder = HeteroSAGE(config).eval()
+    (layer,) = encoder.layers
+    for conv in (layer.to_users, layer.to_items):
+        conv.rated.log_damping.data.fill_(-40.0)
+    convs = {RATED_BY: layer.to_users, RATES: layer.to_items}
+    bare = dgl.nn.HeteroGraphConv({name: dgl_sage(conv.bare) for name, conv in convs.items()})
+    rated = dgl.nn.HeteroGraphConv({name: dgl_rated(conv.rated) for name, conv in convs.items()})
+    weights = {name[1]: {"edge_weight": dgl_block.edges[name].data["residuals"]} for name in convs}
+    bare_out, rated_out = bare(dgl_block, values), rated(dgl_block, values, mod_kwargs=weights)
+    nodes = encoder((blocks,), NodeValues(values["user"], values["item"]))
+    for name, found in (("user", nodes.users), ("item", nodes.items)):
+        own = values[name][: len(found)]
+        torch.testing.assert_close(found, bare_out[name] + rated_out[name] + own, **CLOSE)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@given(two_way_blocks())
+@settings(max_examples=15, deadline=None)
+def test_only_the_last_layer_has_no_relu(last, given_blocks):
+    _, blocks, values = given_blocks
+    layer = SAGELayer(ModelConfig(embedding_size=SIZE), last=last).eval()
+    users = values["user"][: blocks.to_users.num_destinations]
+    convolved = layer.to_users(blocks.to_users, values["item"], users)
+    expected = users + (convolved if last else convolved.clamp(min=0))
+    found = layer.update_users(blocks.to_users, values["item"], users)
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_layers_are_chained_first_to_last():
+    encoder = HeteroSAGE(ModelConfig(embedding_size=SIZE, layers=3))
+    assert [layer.last for layer in encoder.layers] == [False, False, True]
+    with pytest.raises(ValueError):  # as many blocks as layers
+        encoder((), NodeValues(torch.zeros(1, SIZE), torch.zeros(1, SIZE)))
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_no_edges_at_all_give_zeros(mode):
+    none = torch.empty(0, dtype=torch.int64)
+    block = Block(torch.zeros(4, dtype=torch.int64), none, torch.empty(0), torch.zeros(3))
+    assert torch.equal(aggregate(block, torch.randn(2, SIZE), mode), torch.zeros(3, SIZE))
+    assert torch.equal(aggregate(block, torch.empty(0, SIZE), mode), torch.zeros(3, SIZE))
+
+
+def test_aggregate_known_answer():
+    block = Block(
+        offsets=torch.tensor([0, 2, 2, 3]),
+        neighbours=torch.tensor([1, 0, 1]),
+        residuals=torch.tensor([2.0, -1.0, 0.5]),
+        degrees=torch.tensor([2.0, 0.0, 1.0]),
+    )
+    sources = torch.tensor([[1.0, -4.0], [3.0, 2.0]])
+    assert aggregate(block, sources, "sum").tolist() == [[4, -2], [0, 0], [3, 2]]
+    assert aggregate(block, sources, "mean").tolist() == [[2, -1], [0, 0], [3, 2]]
+    assert aggregate(block, sources, "max").tolist() == [[3, 2], [0, 0], [3, 2]]
+    weighed = aggregate(block, sources, "sum", block.residuals)
+    assert weighed.tolist() == [[5, 8], [0, 0], [1.5, 1]]
+    weighed = aggregate(block, sources, "mean", block.residuals)
+    assert weighed.tolist() == [[2.5, 4], [0, 0], [1.5, 1]]
+
+
+# ---------------------------------------------------------------- the edge regressor
+
+
+@pytest.mark.parametrize("interaction", [False, True])
+def test_edge_regressor_is_an_mlp_over_both_ends_and_a_dot_product(interaction):
+    config = ModelConfig(embedding_size=SIZE, decoder_size=5, interaction=interaction)
+    decoder = EdgeRegressor(config)
+    torch.nn.init.normal_(decoder.out.weight)
+    torch.nn.init.normal_(decoder.out.bias)
+    nodes = NodeValues(torch.randn(7, SIZE), torch.randn(9, SIZE))
+
+    mlp = torch.nn.Sequential(torch.nn.Linear(2 * SIZE, 5), torch.nn.ReLU(), torch.nn.Linear(5, 1))
+    with torch.no_grad():
+        mlp[0].weight.copy_(torch.cat((decoder.from_user.weight, decoder.from_item.weight), 1))
+        mlp[0].bias.copy_(decoder.from_user.bias)
+        mlp[2].load_state_dict(decoder.out.state_dict())
+    users, items = torch.cartesian_prod(torch.arange(7), torch.arange(9)).T
+    u, i = nodes.users[users], nodes.items[items]
+    expected = mlp(torch.cat((u, i), dim=1)).squeeze(1)
+    if interaction:
+        factors = u @ decoder.factor_of_user.weight.T, i @ decoder.factor_of_item.weight.T
+        expected = expected + (factors[0] * factors[1]).sum(1)
+    found = decoder(nodes, users, items)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    torch.testing.assert_close(decoder.all_pairs(*nodes).flatten(), expected, **CLOSE)
+    assert found.std() > 0.1  # not all alike
+
+
+def test_edge_regressor_takes_one_pair_and_none():
+    decoder = EdgeRegressor(ModelConfig(embedding_size=SIZE))
+    nodes = NodeValues(torch.randn(3, SIZE), torch.randn(2, SIZE))
+    one = torch.tensor([1])
+    assert decoder(nodes, one, one).shape == (1,)
+    assert decoder(nodes, one[:0], one[:0]).shape == (0,)
+    assert decoder.all_pairs(nodes.users[:1], nodes.items[:1]).shape == (1, 1)
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def test_inputs_are_the_sum_of_what_is_known():
+    features = torch.randn(4, 3)
+    inputs = NodeInputs(ModelConfig(embedding_size=SIZE, user_identity=True), 5, features).eval()
+    known = torch.randn(2, 2)
+    nodes = torch.tensor([3, 0])
+    torch.testing.assert_close(
+        inputs.users(nodes, known),
+        inputs.from_user_inputs(known * inputs.input_scale) + inputs.user_vectors.weight[nodes],
+    )
+    torch.testing.assert_close(
+        inputs.items(nodes, known),
+        inputs.from_item_inputs(known * inputs.input_scale)
+        + features[nodes] @ inputs.from_features.weight.T
+        + inputs.item_vectors.weight[nodes],
+    )
+    # A user that training never saw has the mean vector.
+    everyone = inputs.users(torch.arange(5), known[:1].expand(5, 2))
+    torch.testing.assert_close(inputs.new_users(known[:1]), everyone.mean(0, keepdim=True))
+
+
+def test_item_features_are_no_part_of_the_weights():
+    model = RatingModel(ModelConfig(embedding_size=SIZE), 5, torch.randn(4, 3))
+    assert not any(name.rsplit(".")[-1] == "features" for name in model.state_dict())
+    assert "inputs.features" in dict(model.named_buffers())  # and move with the model
+
+
+# ---------------------------------------------------------------- the model on real batches
+
+SCALE = RatingScale(1, 10)
+NUM_USERS, NUM_ITEMS = 30, 20
+
+
+def rating_graph(seed=0, edges=250):
+    generator = np.random.default_rng(seed)
+    # The last user and the last item have no ratings.
+    pairs = generator.choice((NUM_USERS - 1) * (NUM_ITEMS - 1), edges, replace=False)
+    return build_graph(
+        pairs // (NUM_ITEMS - 1),
+        pairs % (NUM_ITEMS - 1),
+        generator.integers(0, 10, edges),
+        num_users=NUM_USERS,
+        num_items=NUM_ITEMS,
+        scale=SCALE,
+    )
+
+
+def one_batch(layers=2, batch_size=40, exclude_targets=True):
+    graph = rating_graph()
+    config = LoaderConfig(
+        batch_size=batch_size,
+        user_fanouts=(4,) * layers,
+        item_fanouts=(3,) * layers,
+        exclude_targets=exclude_targets,
+    )
+    return next(iter(NeighborEdgeLoader(graph, fit_biases(graph), config)))
+
+
+def make_model(num_features=3, **config):
+    config = {"embedding_size": 8, "decoder_size": 8, "dropout": 0.0, **config}
+    features = torch.randn(NUM_ITEMS, num_features, generator=torch.Generator().manual_seed(3))
+    return RatingModel(ModelConfig(**config), NUM_USERS, features)
+
+
+VARIANTS = [
+    {},
+    {"user_identity": True},
+    {"item_identity": False},
+    {"item_identity": False, "item_features": False},
+    {"num_features": 0},
+    {"num_features": 0, "item_identity": False},
+    {"rating_messages": False},
+    {"interaction": False},
+    {"aggregator": "pool"},
+    {"aggregator": "sum"},
+    {"layers": 1},
+    {"layers": 3},
+    {"dropout": 0.5},
+    {"embedding_size": 1, "decoder_size": 1},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_variant_predicts_and_learns_with_all_of_its_parameters(variant):
+    model = make_model(**variant)
+    batch = one_batch(model.config.layers)
+    if model.config.embedding_size == 1:  # a ReLU of one unit may be shut for all of a batch
+        for parameter in model.parameters():
+            parameter.data.abs_()
+    predictions = model(batch)
+    assert predictions.shape == batch.ratings.shape and predictions.dtype == torch.float32
+    assert predictions.isfinite().all()
+    ((predictions - batch.ratings) ** 2).mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all() and (parameter.grad != 0).any(), name
+
+
+def test_switched_off_means_left_out():
+    names = set(make_model(user_identity=True).state_dict())
+    for switch, part in {
+        "rating_messages": ".rated.",
+        "item_identity": "item_vectors",
+        "user_identity": "user_vectors",
+        "item_features": "from_features",
+        "interaction": "factor_of_",
+    }.items():
+        left = set(make_model(**{"user_identity": True, switch: False}).state_dict())
+        assert left < names, switch
+        assert all(part in name for name in names - left), switch
+        assert not any(part in name for name in left), switch
+
+
+def test_an_untrained_model_predicts_about_what_the_biases_do():
+    batch = one_batch()
+    off = make_model()(batch) - batch.baselines
+    assert off.abs().max() < SCALE.maximum - SCALE.minimum
+    assert off.abs().mean() < 1
+
+
+def replaced(batch, **changes):
+    return type(batch)(**{**vars(batch), **changes})
+
+
+def with_residuals(batch, change):
+    """The batch with the residuals of its messages changed, and nothing else."""
+    layers = tuple(
+        LayerBlocks(
+            *(
+                Block(b.offsets, b.neighbours, change(b.residuals), b.degrees)
+                for b in (layer.to_users, layer.to_items)
+            )
+        )
+        for layer in batch.layers
+    )
+    return replaced(batch, layers=layers)
+
+
+def test_ratings_of_neighbours_move_predictions_where_messages_carry_them():
+    batch = one_batch()
+    turned = with_residuals(batch, lambda residuals: -residuals)
+    with_ratings, without = make_model(), make_model(rating_messages=False)
+    assert (with_ratings(batch) - with_ratings(turned)).abs().max() > 1e-3
+    assert torch.equal(without(batch), without(turned))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_no_prediction_reads_the_targets_ratings(variant):
+    model = make_model(**variant).eval()
+    batch = one_batch(model.config.layers)
+    other = replaced(batch, ratings=torch.full_like(batch.ratings, torch.nan))
+    assert torch.equal(model(batch), model(other))
+
+
+@pytest.mark.parametrize(
+    "field", ["user_nodes", "item_nodes", "user_inputs", "item_inputs", "users", "items"]
+)
+def test_every_input_counts(field):
+    model, batch = make_model(user_identity=True), one_batch()
+    value = getattr(batch, field)
+    changed = value + 1 if value.is_floating_point() else value.flip(0)
+    assert not torch.allclose(model(batch), model(replaced(batch, **{field: changed})))
+
+
+def test_features_of_items_count_where_used():
+    batch = one_batch()
+    for used in (True, False):
+        model = make_model(item_features=used)
+        before = model(batch)
+        model.inputs.features.mul_(2)
+        assert torch.equal(before, model(batch)) != used
+
+
+def test_baselines_are_added_to_the_residuals():
+    model, batch = make_model(), one_batch()
+    raised = replaced(batch, baselines=batch.baselines + 1)
+    torch.testing.assert_close(model(raised), model(batch) + 1)
+
+
+def test_a_prediction_does_not_depend_on_the_others_of_the_batch():
+    """No statistics over a batch: halves of the targets get what the whole got."""
+    model, batch = make_model().eval(), one_batch()
+    half = len(batch.users) // 2
+    whole = model(batch)
+    for part in (slice(0, half), slice(half, None)):
+        names = ("users", "items", "ratings", "baselines", "edges")
+        some = replaced(batch, **{name: getattr(batch, name)[part] for name in names})
+        torch.testing.assert_close(model(some), whole[part])
+
+
+def test_dropout_only_while_training():
+    model, batch = make_model(dropout=0.5), one_batch()
+    assert not torch.equal(model(batch), model(batch))
+    model.eval()
+    assert torch.equal(model(batch), model(batch))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"embedding_size": 0},
+        {"layers": 0},
+        {"layers": 2.5},
+        {"aggregator": "lstm"},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"decoder_size": 0},
+        {"unheard_of": 1},
+        {"interaction": "yes"},
+    ],
+    ids=str,
+)
+def test_impossible_models_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        ModelConfig(**wrong)

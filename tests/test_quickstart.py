@@ -1,0 +1,129 @@
+"""The quickstart, in small: it runs through, reports, and harms nothing that is there already."""
+
+import json
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from dglrec import cli, quickstart
+from dglrec.dataset import RatingDataset
+from dglrec.errors import UsageError
+from dglrec.run import open_run
+from dglrec.score import recommend
+
+FOLDERS = ("source", "dataset", "run")
+SIZES = {"USERS": 80, "ITEMS": 60, "RATINGS": 1_200, "EPOCHS": 1}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Sizes that take a second, and one thread: more only wait on data this small."""
+    for name, value in SIZES.items():
+        monkeypatch.setattr(quickstart, name, value)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    def work(*arguments, **options):
+        raise AssertionError("work was done")
+
+    for name in ("synthesize", "prepare", "train"):
+        monkeypatch.setattr(quickstart, name, work)
+
+
+def snapshot(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_it_runs_through_and_reports(tmp_path, capsys):
+    report = quickstart.quickstart(tmp_path / "out", text=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FOLDERS)
+    assert [one.rank for one in report.recommendations] == list(range(1, 11))
+    assert all(one.title for one in report.recommendations)
+    assert report.results["epochs"] == 1
+    assert report.results["test"]["n"] == 120
+    for name in ("rmse", "irreducible_rmse", "gap_closed", "baselines"):
+        assert name in report.results["test"]
+    # What it leaves is what the verbs go on with.
+    assert RatingDataset.open(tmp_path / "out" / "dataset").meta["counts"]["users"] == 80
+    trained = open_run(tmp_path / "out" / "run")
+    assert recommend(trained, report.user_id, 10) == report.recommendations
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert [line[:4] for line in captured.err.splitlines() if line[1:3] == "/4"] == [
+        "1/4 ",
+        "2/4 ",
+        "3/4 ",
+        "4/4 ",
+    ]
+
+
+def test_it_says_the_same_twice(tmp_path):
+    first = quickstart.quickstart(tmp_path / "a", text=False)
+    second = quickstart.quickstart(tmp_path / "b", text=False)
+    assert first.recommendations == second.recommendations
+    assert first.results["test"] == second.results["test"]
+
+
+def test_it_replaces_its_own_folders_only_with_overwrite(tmp_path):
+    quickstart.quickstart(tmp_path, text=False)
+    before = snapshot(tmp_path)
+    with pytest.raises(UsageError, match="source exists; .*--overwrite"):
+        quickstart.quickstart(tmp_path, text=False)
+    assert snapshot(tmp_path) == before
+    quickstart.quickstart(tmp_path, text=False, overwrite=True)
+    assert snapshot(tmp_path).keys() == before.keys()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_foreign_folders_are_refused_before_any_work(name, overwrite, tmp_path, no_work):
+    mine = tmp_path / "out" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match=str(mine.parent)):
+        quickstart.quickstart(tmp_path / "out", text=False, overwrite=overwrite)
+    assert snapshot(tmp_path) == {f"out/{name}/mine.txt": b"mine"}
+
+
+def test_a_file_in_its_place_is_refused(tmp_path, no_work):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        quickstart.quickstart(tmp_path / "out", text=False, overwrite=True)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_other_files_beside_its_folders_stay(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    quickstart.quickstart(tmp_path, text=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_from_the_command_line(as_json, tmp_path, monkeypatch, capfd):
+    out = tmp_path / "out"
+    options = ["--json"] if as_json else []
+    monkeypatch.setattr(sys, "argv", ["dglrec", "quickstart", str(out), "--no-text", *options])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 0
+    shown = capfd.readouterr().out
+    expected = recommend(open_run(out / "run"), "42", 10)
+    if as_json:
+        report = json.loads(shown)
+        assert report["recommendations"] == [asdict(one) for one in expected]
+        assert len(shown.splitlines()) == 1
+        return
+    assert "gap closed" in shown
+    assert all(one.title in shown for one in expected)
+    assert f"dglrec recommend {out / 'run'} --user 42" in shown
