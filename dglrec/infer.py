@@ -4,7 +4,8 @@ A layer is computed for all nodes before the next one starts, so each edge is re
 and no neighbourhood is ever expanded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,31 +48,26 @@ def embed_all(model: RatingModel, graph: RatingGraph, biases: Biases) -> Embeddi
         graph: all training ratings.
         biases: fitted to them.
     """
-    training = model.training
-    model.eval()
     device = next(model.parameters()).device
     edges_read = 2 * model.config.layers * graph.num_edges
-    try:
-        with progress("embedding all nodes", edges_read, "edges") as advance:
-            users = model.inputs.users(
-                torch.arange(graph.num_users, device=device),
-                biases.user_inputs(slice(None)).to(device),
+    with _evaluating(model), progress("embedding all nodes", edges_read, "edges") as advance:
+        users = model.inputs.users(
+            torch.arange(graph.num_users, device=device),
+            biases.user_inputs(slice(None)).to(device),
+        )
+        items = model.inputs.items(
+            torch.arange(graph.num_items, device=device),
+            biases.item_inputs(slice(None)).to(device),
+        )
+        nodes = NodeValues(users, items)
+        item_layers = []
+        for layer in model.encoder.layers:
+            assert isinstance(layer, SAGELayer)
+            item_layers.append(nodes.items)
+            nodes = NodeValues(
+                _update(layer.update_users, graph, biases, True, nodes, advance),
+                _update(layer.update_items, graph, biases, False, nodes, advance),
             )
-            items = model.inputs.items(
-                torch.arange(graph.num_items, device=device),
-                biases.item_inputs(slice(None)).to(device),
-            )
-            nodes = NodeValues(users, items)
-            item_layers = []
-            for layer in model.encoder.layers:
-                assert isinstance(layer, SAGELayer)
-                item_layers.append(nodes.items)
-                nodes = NodeValues(
-                    _update(layer.update_users, graph, biases, True, nodes, advance),
-                    _update(layer.update_items, graph, biases, False, nodes, advance),
-                )
-    finally:
-        model.train(training)
     return Embeddings(nodes, tuple(item_layers))
 
 
@@ -91,8 +87,6 @@ def embed_new_user(
     Returns:
         float32 [1, H] the user's embedding, and its bias.
     """
-    training = model.training
-    model.eval()
     device = embeddings.nodes.items.device
     bias = biases.of_new_user(items, ratings)
     residuals = ratings - biases.mean - bias - biases.items[items]
@@ -103,12 +97,23 @@ def embed_new_user(
         degrees=torch.tensor([float(len(items))]),
     ).to(device)
     inputs = torch.tensor([[bias, np.log1p(len(items))]], dtype=torch.float32, device=device)
-    user = model.inputs.new_users(inputs)
-    for layer, values in zip(model.encoder.layers, embeddings.item_layers, strict=True):
-        assert isinstance(layer, SAGELayer)
-        user = layer.update_users(block, values, user)
-    model.train(training)
+    with _evaluating(model):
+        user = model.inputs.new_users(inputs)
+        for layer, values in zip(model.encoder.layers, embeddings.item_layers, strict=True):
+            assert isinstance(layer, SAGELayer)
+            user = layer.update_users(block, values, user)
     return user, bias
+
+
+@contextmanager
+def _evaluating(model: RatingModel) -> Iterator[None]:
+    """Without dropout, whatever mode the model is in before and after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _update(
@@ -192,7 +197,7 @@ def top_items(
         users: float32 [n, H] embeddings.
         user_base: float32 [n]; mean + bias of each user.
         seen: int64 [s] positions among the n users and int64 [s] items, the pairs to leave out.
-        k: how many.
+        k: how many; of fewer items all come back.
 
     Returns:
         Predicted ratings [n, k], best first, and items [n, k], on the CPU. Where fewer than k
