@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.errors import UsageError
-from dglrec.infer import Embeddings, items_of, predict_pairs, top_items
+from dglrec.infer import Embeddings, predict_pairs
 from dglrec.metrics import (
     RankingSums,
     RatingSums,
@@ -116,14 +116,13 @@ def evaluate(
 def _ranking(
     trained: TrainedModel, split: str, rows: HeldOut, k: int, relevant_from: float | None
 ) -> dict[str, Any]:
-    dataset, biases = trained.dataset, trained.dataset.biases
-    graph, nodes = dataset.graph, trained.embeddings.nodes
+    dataset, graph = trained.dataset, trained.dataset.graph
     if not 1 <= k <= graph.num_items:
         raise UsageError(
             f"--ranking {k}: must be from 1 to the catalogue's {graph.num_items} items"
         )
     if relevant_from is None:
-        relevant_from = _next_level(biases.mean, dataset)
+        relevant_from = _next_level(dataset.biases.mean, dataset)
     wanted_rows = dataset.held_out_by_user(split)
     if not (rows.ratings >= relevant_from).any():
         raise UsageError(f"no {split} row is rated {relevant_from:g} or more; nothing to rank")
@@ -135,15 +134,7 @@ def _ranking(
     total = RankingSums()
     with progress("ranking the catalogue", len(users), "users") as advance:
         for part in users.split(_USERS_AT_ONCE):
-            scores, best = top_items(
-                trained.model,
-                nodes.items,
-                biases.items,
-                nodes.users[part.to(nodes.users.device)],
-                biases.mean + biases.users[part],
-                items_of(rated, part),
-                k,
-            )
+            scores, best = trained.best_items(part, rated, k)
             wanted = torch.zeros(len(part), graph.num_items, dtype=torch.bool)
             for position, user in enumerate(part.tolist()):
                 row = wanted_rows.of(user)

@@ -8,6 +8,7 @@ checkpoints/last/     what training goes on from
 checkpoints/best/     the epoch with the lowest validation RMSE
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.errors import DataError
-from dglrec.infer import Embeddings, embed_all
+from dglrec.graph import Adjacency
+from dglrec.infer import Embeddings, embed_all, items_of, top_items
 from dglrec.nn import ModelConfig, RatingModel
 
 CONFIG_FILE = "config.toml"
@@ -48,6 +51,27 @@ class TrainedModel:
     def embeddings(self) -> Embeddings:
         """Exact embeddings of all nodes, computed when first asked for."""
         return embed_all(self.model, self.dataset.graph, self.dataset.biases)
+
+    def best_items(
+        self, users: Tensor, rated: Sequence[Adjacency], k: int
+    ) -> tuple[Tensor, Tensor]:
+        """The k items with the highest predicted ratings for each of n users; see `top_items`.
+
+        Args:
+            users: int64 [n] users of the data set.
+            rated: sets of ratings whose items are left out.
+            k: how many.
+        """
+        nodes, biases = self.embeddings.nodes, self.dataset.biases
+        return top_items(
+            self.model,
+            nodes.items,
+            biases.items,
+            nodes.users[users.to(nodes.users.device)],
+            biases.mean + biases.users[users],
+            items_of(rated, users),
+            k,
+        )
 
 
 def open_run(

@@ -159,22 +159,13 @@ def score_pairs(
 
 
 def _top_k_tables(trained: TrainedModel, users: Tensor, k: int) -> Iterator[pa.Table]:
-    dataset, biases = trained.dataset, trained.dataset.biases
-    nodes = trained.embeddings.nodes
+    dataset = trained.dataset
     rated = _rated(trained)
     with progress("scoring users", len(users), "users") as advance:
         for part in users.split(_USERS_AT_ONCE):
             if not len(part):
                 continue
-            scores, items = top_items(
-                trained.model,
-                nodes.items,
-                biases.items,
-                nodes.users[part.to(nodes.users.device)],
-                biases.mean + biases.users[part],
-                items_of(rated, part),
-                k,
-            )
+            scores, items = trained.best_items(part, rated, k)
             left = torch.isfinite(scores)
             ranks = torch.arange(1, scores.shape[1] + 1).expand_as(scores)
             rows = part.unsqueeze(1).expand_as(scores)

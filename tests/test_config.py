@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import tomli_w
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -347,10 +346,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     synthesize(folder / "source", users=60, items=30, ratings=900, seed=0)
     dataset = prepare(folder / "source", folder / "dataset", PrepareOptions(text=False))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads wait more than they gain on data this small
     train(dataset, folder / "run", OWN)
-    torch.set_num_threads(threads)
     return folder / "run"
 
 

@@ -285,7 +285,7 @@ def test_what_was_rated_before_is_never_a_candidate(trained, split, monkeypatch)
         ranked.append(seen)
         return original(model, items, item_bias, users, user_base, seen, k)
 
-    from dglrec import evaluate as module
+    from dglrec import run as module
 
     original = module.top_items
     monkeypatch.setattr(module, "top_items", spy)

@@ -5,7 +5,6 @@ import sys
 from dataclasses import asdict
 
 import pytest
-import torch
 
 from dglrec import cli, quickstart
 from dglrec.dataset import RatingDataset
@@ -19,13 +18,9 @@ SIZES = {"USERS": 80, "ITEMS": 60, "RATINGS": 1_200, "EPOCHS": 1}
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Sizes that take a second, and one thread: more only wait on data this small."""
+    """Sizes that take a second."""
     for name, value in SIZES.items():
         monkeypatch.setattr(quickstart, name, value)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

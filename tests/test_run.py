@@ -20,15 +20,6 @@ from dglrec.synthetic import synthesize
 from dglrec.train import Settings, TrainConfig, train
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small, threads that wait for each other are most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with `source`, a `data` set and a `run` trained on it."""

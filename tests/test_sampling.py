@@ -97,15 +97,6 @@ class Ratings:
         return NeighborEdgeLoader(self.graph, self.biases, LoaderConfig(**config), seed)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small, threads that wait for each other are most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data():
     return Ratings()

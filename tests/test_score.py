@@ -26,10 +26,7 @@ ITEMS = 20
 
 def trained_on(source, folder, **options):
     dataset = prepare(source, folder / "dataset", PrepareOptions(text=False, **options))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads wait more than they gain on data this small
     train(dataset, folder / "run", SETTINGS)
-    torch.set_num_threads(threads)
     return open_run(folder / "run")
 
 

@@ -31,15 +31,6 @@ from dglrec.train import Settings, TrainConfig, learning_rate_share, make_loss, 
 BATCHES = 4  # in an epoch of the small data set
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small, threads that wait for each other are most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def planted(folder, users, items, ratings):
     synthesize(folder / "source", users=users, items=items, ratings=ratings, seed=1)
     return prepare(folder / "source", folder / "data", PrepareOptions(text=False))
@@ -176,6 +167,20 @@ def test_same_seed_same_weights_other_seed_others(dataset, undisturbed, tmp_path
     train(dataset, tmp_path / "other", make_settings(seed=1, epochs=1))
     other, first = weights_of(tmp_path / "other"), weights_of(undisturbed)
     assert not any(torch.equal(other[name], first[name]) for name in first if "weight" in name)
+
+
+def test_same_seed_same_weights_on_several_threads(tmp_path):
+    # Batches large enough for torch to share them out: the gradient of `table[index]` would be
+    # summed in whatever order the threads come.
+    dataset = planted(tmp_path, 300, 60, 12_000)
+    settings = make_settings({"embedding_size": 64, "decoder_size": 64}, {"batch_size": 4096})
+    torch.set_num_threads(4)
+    try:
+        for run in ("one", "other"):
+            train(dataset, tmp_path / run, settings)
+    finally:
+        torch.set_num_threads(1)
+    assert same_weights(weights_of(tmp_path / "one"), weights_of(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,32 @@
-"""The command line: parse, call one function, print.
+"""The verbs: each parses, calls one function, prints.
 
 Results go to stdout, progress and logs to stderr. Heavy imports happen inside the verbs, so that
 `--help` is quick and `doctor` works where torch or DGL does not.
 """
 
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from dglrec import __version__
-from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.cli.output import (
+    print_json,
+    print_metrics,
+    print_recommendations,
+    print_results,
+    report,
+)
+from dglrec.errors import UsageError
 
 if TYPE_CHECKING:
     from dglrec.run import TrainedModel
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-INTERRUPTED = 130
 _FOLDER_OR_FILE = click.Path(path_type=Path)
 
 
@@ -84,7 +86,7 @@ def doctor(as_json: bool) -> None:
 
     checks = examine()
     if as_json:
-        _print_json({"checks": [asdict(check) for check in checks]})
+        print_json({"checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
             click.echo(f"{check.level:8} {check.name}: {check.found}")
@@ -117,7 +119,7 @@ def synth(
     truth = synthesize(
         out, users=users, items=items, ratings=ratings, seed=seed, overwrite=overwrite
     )
-    _report(
+    report(
         {
             "out": str(out),
             "users": truth.users,
@@ -210,7 +212,7 @@ def prepare(
             **options,
         ),
     )
-    _report(prepared.describe(), as_json)
+    report(prepared.describe(), as_json)
 
 
 @cli.command()
@@ -273,9 +275,9 @@ def train(
         overwrite=overwrite,
     )
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
-        _print_results(results)
+        print_results(results)
 
 
 @cli.command()
@@ -315,9 +317,9 @@ def evaluate(
         _open(run, dataset, device), split, ranking=ranking, relevant_from=relevant_from
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
-        _print_metrics(result)
+        print_metrics(result)
 
 
 @cli.command()
@@ -356,9 +358,9 @@ def recommend(
         raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
     found = run_recommend(_open(run, dataset, device), user, k, ratings=ratings)
     if as_json:
-        _print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
+        print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
     else:
-        _print_recommendations(found)
+        print_recommendations(found)
 
 
 @cli.command()
@@ -399,13 +401,13 @@ def score(
         if users is not None or shard != "0/1":
             raise click.UsageError("--users and --shard go with --top-k, not with --pairs.")
         trained = _open(run, dataset, device)
-        _report(score_pairs(trained, out, pairs, overwrite=overwrite), as_json)
+        report(score_pairs(trained, out, pairs, overwrite=overwrite), as_json)
         return
     assert top_k is not None
     part = _parse_shard(shard)
     trained = _open(run, dataset, device)
     summary = score_top_k(trained, out, top_k, users=users, shard=part, overwrite=overwrite)
-    _report(summary, as_json)
+    report(summary, as_json)
 
 
 @cli.command()
@@ -428,60 +430,12 @@ def quickstart(out: Path, no_text: bool, device: str, overwrite: bool, as_json: 
         out, text=not no_text, overwrite=overwrite, device=choose_device(device)
     )
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
         return
-    _print_results(report.results)
+    print_results(report.results)
     click.echo(f"\nFor user {report.user_id}:")
-    _print_recommendations(report.recommendations)
+    print_recommendations(report.recommendations)
     click.echo(f"\nNext: dglrec recommend {out / 'run'} --user 42")
-
-
-def main() -> None:
-    """Run a command and turn every outcome into an exit code and at most two lines on stderr."""
-    debug = "--debug" in sys.argv[1:]
-    # Accepted anywhere on the line.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    try:
-        code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()  # the help text
-        code = error.exit_code
-    except click.ClickException as error:
-        click.echo(f"error: {_usage_in_short(error)}", err=True)
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"error: {_in_short(error)}", err=True)
-        code = error.exit_code if isinstance(error, DglrecError) else 1
-        if isinstance(error, PermissionError):
-            code = DataError.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _usage_in_short(error: click.ClickException) -> str:
-    """What click found wrong with the command line, on one line, and where the help is."""
-    text = " ".join(error.format_message().split()).rstrip(".")
-    context = getattr(error, "ctx", None)
-    return f"{text}; see {context.command_path if context else 'dglrec'} --help"
-
-
-def _in_short(error: Exception) -> str:
-    if isinstance(error, DglrecError):
-        return str(error)
-    if isinstance(error, PermissionError):
-        return f"{error.filename}: no permission to read or write it"
-    text = " ".join(str(error).split())[:300]
-    return f"unexpected {type(error).__name__}: {text} (--debug shows where)"
 
 
 def _open(run: Path, dataset: Path | None, device: str) -> "TrainedModel":
@@ -497,74 +451,3 @@ def _parse_shard(text: str) -> tuple[int, int]:
     except ValueError as error:
         raise UsageError(f"--shard {text}: write i/n, like 0/4") from error
     return number, count
-
-
-def _report(figures: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(figures)
-        return
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_number(part)}" for key, part in value.items())
-        click.echo(f"{name}: {_number(value)}")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-def _print_results(results: dict[str, Any]) -> None:
-    click.echo(
-        f"{results['epochs']} epochs in {results['training_seconds']:.0f} s, "
-        f"the best was epoch {results['best_epoch']}"
-    )
-    _print_metrics(results["test"])
-
-
-def _print_metrics(result: dict[str, Any]) -> None:
-    table = Table(title=f"{result['n']:,} {result['split']} ratings")
-    table.add_column("")
-    names = ("rmse", "mae", "weighted_rmse", "accuracy")
-    for name in names:
-        table.add_column(name, justify="right")
-    rows = {"model": result, **result["baselines"]}
-    for row, metrics in rows.items():
-        table.add_row(row, *(f"{metrics[name]:.4f}" for name in names))
-    _print_table(table)
-    if "gap_closed" in result:
-        click.echo(
-            f"irreducible rmse {result['irreducible_rmse']:.4f}; "
-            f"gap closed {result['gap_closed']:.1%}"
-        )
-    for name, value in result.items():
-        if "@" in name or name in ("ranking_users", "relevant_from"):
-            click.echo(f"{name}: {_number(value)}")
-
-
-def _print_recommendations(found: list[Any]) -> None:
-    if not found:
-        click.echo("nothing left to recommend: every item is rated")
-        return
-    table = Table()
-    table.add_column("rank", justify="right")
-    table.add_column("item", justify="right")
-    table.add_column("title")
-    table.add_column("score", justify="right")
-    for one in found:
-        table.add_row(str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}")
-    _print_table(table)
-
-
-def _print_table(table: Table) -> None:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=100)
-    console.print(table)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

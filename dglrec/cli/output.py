@@ -1,0 +1,84 @@
+"""What the verbs print on stdout."""
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+
+def report(figures: dict[str, Any], as_json: bool) -> None:
+    """Print figures by name, one a line."""
+    if as_json:
+        print_json(figures)
+        return
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_number(part)}" for key, part in value.items())
+        click.echo(f"{name}: {_number(value)}")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Print how training went, and its metrics on the test rows."""
+    click.echo(
+        f"{results['epochs']} epochs in {results['training_seconds']:.0f} s, "
+        f"the best was epoch {results['best_epoch']}"
+    )
+    print_metrics(results["test"])
+
+
+def print_metrics(result: dict[str, Any]) -> None:
+    """Print metrics beside the baselines' on the same rows."""
+    table = Table(title=f"{result['n']:,} {result['split']} ratings")
+    table.add_column("")
+    names = ("rmse", "mae", "weighted_rmse", "accuracy")
+    for name in names:
+        table.add_column(name, justify="right")
+    rows = {"model": result, **result["baselines"]}
+    for row, metrics in rows.items():
+        table.add_row(row, *(f"{metrics[name]:.4f}" for name in names))
+    _print_table(table)
+    if "gap_closed" in result:
+        click.echo(
+            f"irreducible rmse {result['irreducible_rmse']:.4f}; "
+            f"gap closed {result['gap_closed']:.1%}"
+        )
+    for name, value in result.items():
+        if "@" in name or name in ("ranking_users", "relevant_from"):
+            click.echo(f"{name}: {_number(value)}")
+
+
+def print_recommendations(found: list[Any]) -> None:
+    """Print items with rank, title and score."""
+    if not found:
+        click.echo("nothing left to recommend: every item is rated")
+        return
+    table = Table()
+    table.add_column("rank", justify="right")
+    table.add_column("item", justify="right")
+    table.add_column("title")
+    table.add_column("score", justify="right")
+    for one in found:
+        table.add_row(str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}")
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=100)
+    console.print(table)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
