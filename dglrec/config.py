@@ -79,8 +79,9 @@ def build_settings(values: _Values) -> Settings:
     if len(settings.loader.user_fanouts) != settings.model.layers:
         raise UsageError(
             f"model.layers is {settings.model.layers}, but loader.user_fanouts names "
-            f"{len(settings.loader.user_fanouts)}: give user_fanouts and item_fanouts one figure "
-            "a layer"
+            f"{len(settings.loader.user_fanouts)}: give both fan-outs one figure a layer, like "
+            f"--set loader.user_fanouts={_like(100, settings.model.layers)} "
+            f"--set loader.item_fanouts={_like(10, settings.model.layers)}"
         )
     return settings
 
@@ -111,6 +112,8 @@ def resumed_settings(
         UsageError: a setting other than `train.epochs` and `train.patience` would change.
         DataError: the run has no configuration.
     """
+    if not (run / CONFIG_FILE).is_file():
+        raise DataError(f"{run}: no such run to resume; leave out --resume to start it")
     own = load_settings(file=run / CONFIG_FILE)
     values: _Values = own.to_dict()
     if file is not None:
@@ -214,6 +217,11 @@ def _explain(section: str, error: ValidationError) -> str:
     if not first["loc"]:
         return f"{section}: {first['msg']}"
     return f"{key} = {first['input']!r}: {first['msg']}"
+
+
+def _like(last: int, layers: int) -> str:
+    """Fan-outs to show in a message; of very many layers the last few."""
+    return ",".join(["10"] * min(layers - 1, 7) + [str(last)])
 
 
 def _toml(value: Any) -> str:

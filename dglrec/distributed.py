@@ -1,5 +1,7 @@
 """Where a process computes: device choice."""
 
+from collections.abc import Mapping
+
 import torch
 
 from dglrec.errors import UnusableEnvironmentError, UsageError
@@ -31,3 +33,19 @@ def choose_device(name: str = "auto") -> torch.device:
             "that torch can use; try --device cpu"
         )
     return device
+
+
+def check_one_process(environment: Mapping[str, str]) -> None:
+    """Refuse to train as one of several processes, which would write into one run.
+
+    Args:
+        environment: variables as `torchrun` sets them.
+
+    Raises:
+        UsageError: there are several processes.
+    """
+    if environment.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise UsageError(
+            f"WORLD_SIZE is {environment['WORLD_SIZE']}: training on several processes is not "
+            "there yet; start it without torchrun, or with --nproc-per-node 1"
+        )

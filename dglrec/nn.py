@@ -29,8 +29,9 @@ class ModelConfig(BaseModel):
 
     embedding_size: int = Field(64, ge=1, description="width of every node embedding")
     layers: int = Field(2, ge=1, description="graph convolutions, and so hops")
-    aggregator: Aggregator = Field(
-        "mean", description="how a node's bare messages become one: mean, sum or pool (maximum)"
+    # No sum: one over sampled edges in training is none over all edges in inference.
+    aggregator: Literal["mean", "pool"] = Field(
+        "mean", description="how a node's bare messages become one: mean or pool (maximum)"
     )
     rating_messages: bool = Field(
         True, description="messages carry the centred rating too; off is GraphSAGE on bare edges"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import dgl
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from dglrec.biases import Biases
@@ -48,6 +48,12 @@ class LoaderConfig(BaseModel):
         description="keep target edges out of the messages that predict them; off is a leak, "
         "there to show what one does",
     )
+
+    @field_validator("user_fanouts", "item_fanouts", mode="before")
+    @classmethod
+    def _one_layer(cls, value: Any) -> Any:
+        """A lone figure is that of a lone layer."""
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
     def model_post_init(self, context: Any) -> None:
         """Refuse fan-outs that sample nothing, or that differ in the number of layers."""

@@ -54,7 +54,8 @@ def recommend(
 
     Args:
         trained: a run's model.
-        user_id: a user of the data set, as text; with `ratings` it may be anyone, or None.
+        user_id: a user of the data set, as text; with `ratings` it may be anyone, or None, and
+            what the data set has of that user is left out as well.
         k: how many; fewer come back where fewer are left.
         ratings: a file with the ratings of a user that training never saw.
 
@@ -63,11 +64,14 @@ def recommend(
         DataError: the user is unknown, or the file is bad or rates no known item.
     """
     dataset, biases = trained.dataset, trained.dataset.biases
-    _check_k(k, dataset.graph.num_items)
+    _check_k(k)
+    index = dataset.users.encode_one(user_id) if user_id is not None else -1
     if ratings is not None:
         user, base, seen = _new_user(trained, ratings)
+        if index >= 0:
+            # Known all the same: what the data set has of this user counts as rated too.
+            seen = torch.cat((seen, items_of(_rated(trained), torch.tensor([index]))[1]))
     else:
-        index = dataset.users.encode_one(user_id) if user_id is not None else -1
         if index < 0:
             shown = ", ".join(str(known) for known in dataset.users.nearest())
             raise DataError(
@@ -283,6 +287,8 @@ def _known(table: pa.Table, name: str, ids: IdMap, file: Path) -> Any:
     return indices
 
 
-def _check_k(k: int, num_items: int) -> None:
-    if not 1 <= k <= num_items:
-        raise UsageError(f"k = {k}: must be from 1 to the catalogue's {num_items} items")
+def _check_k(k: int, num_items: int | None = None) -> None:
+    if k < 1:
+        raise UsageError(f"k = {k}: must be 1 or more")
+    if num_items is not None and k > num_items:
+        raise UsageError(f"k = {k}: the catalogue has {num_items} items")

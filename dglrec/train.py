@@ -60,7 +60,7 @@ class TrainConfig(BaseModel):
     loss: Literal["mse", "smooth_l1", "weighted_mse"] = Field(
         "mse",
         description="mse, smooth_l1, or weighted_mse: squared errors weighed by how rare the "
-        "rating is",
+        "rating is (the best epoch is still that of the lowest plain validation RMSE)",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam or adamw")
     learning_rate: float = Field(

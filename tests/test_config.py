@@ -327,7 +327,7 @@ def test_describe_explains_every_key():
 
 def test_settings_survive_toml(tmp_path):
     settings = settings_of(
-        "model.aggregator=sum",
+        "model.aggregator=pool",
         "model.layers=1",
         "loader.user_fanouts=[-1]",
         "loader.item_fanouts=[7]",
@@ -397,7 +397,7 @@ def test_repeating_a_runs_own_setting_is_no_change(run):
 
 
 def test_resuming_without_a_configuration_is_refused(tmp_path):
-    with pytest.raises(DataError, match="config.toml"):
+    with pytest.raises(DataError, match="leave out --resume"):
         resumed_settings(tmp_path, None, [], {})
 
 

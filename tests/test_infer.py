@@ -22,7 +22,7 @@ VARIANTS = [
     {"user_identity": True},
     {"rating_messages": False},
     {"aggregator": "pool"},
-    {"aggregator": "sum", "interaction": False},
+    {"interaction": False},
     {"item_features": False},
     {"layers": 1},
     {"layers": 3},

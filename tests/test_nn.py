@@ -352,7 +352,6 @@ VARIANTS = [
     {"rating_messages": False},
     {"interaction": False},
     {"aggregator": "pool"},
-    {"aggregator": "sum"},
     {"layers": 1},
     {"layers": 3},
     {"dropout": 0.5},

@@ -122,3 +122,18 @@ def test_from_the_command_line(as_json, tmp_path, monkeypatch, capfd):
     assert "gap closed" in shown
     assert all(one.title in shown for one in expected)
     assert f"dglrec recommend {out / 'run'} --user 42" in shown
+
+
+def test_without_a_folder_it_runs_again_and_with_one_it_asks(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def code_of(*arguments):
+        monkeypatch.setattr("sys.argv", ["dglrec", "quickstart", "--no-text", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code
+
+    assert code_of() == 0
+    assert code_of() == 0
+    assert code_of("quickstart-out") == 2
+    assert "--overwrite" in capsys.readouterr().err

@@ -153,10 +153,18 @@ def test_an_unknown_user_is_refused(user, trained):
         recommend(trained, user)
 
 
+@pytest.mark.parametrize("k", [0, -1])
+def test_recommending_takes_a_k_from_1(k, numbers):
+    with pytest.raises(UsageError, match=f"k = {k}: must be 1 or more"):
+        recommend(numbers, "1", k)
+
+
+def test_recommending_more_than_the_catalogue_gives_what_is_left(numbers):
+    assert recommend(numbers, "1", 10**9) == recommend(numbers, "1", 40)
+
+
 @pytest.mark.parametrize("k", [0, -1, 41, 10**9])
 def test_k_is_within_the_catalogue(k, numbers, tmp_path):
-    with pytest.raises(UsageError, match=f"k = {k}: must be from 1 to the catalogue's 40 items"):
-        recommend(numbers, "1", k)
     with pytest.raises(UsageError, match=f"k = {k}"):
         score_top_k(numbers, tmp_path / "out", k)
 
@@ -494,3 +502,16 @@ def test_a_folder_that_may_not_be_written_is_refused_before_any_work(
         score_top_k(numbers, tmp_path / "out", 3, users=tmp_path / "no.csv")
     with pytest.raises(UsageError):
         score_pairs(numbers, tmp_path / "out", tmp_path / "no.csv")
+
+
+def test_a_known_user_with_other_ratings_is_not_shown_what_it_rated(trained, tmp_path):
+    dataset = trained.dataset
+    user = str(dataset.users.nearest(1)[0])
+    rated = set(dataset.items.ids.to_pylist()) - {
+        one.item_id for one in recommend(trained, user, 1000)
+    }
+    file = tmp_path / "mine.csv"
+    item = next(iter(rated))
+    file.write_text(f"item_id,rating\n{item},{dataset.scale.maximum:g}\n")
+    shown = {one.item_id for one in recommend(trained, user, 1000, ratings=file)}
+    assert not shown & rated

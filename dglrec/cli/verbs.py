@@ -256,8 +256,12 @@ def train(
         return
     if dataset is None or run is None:
         raise click.UsageError("Missing arguments DATASET and RUN.")
+    if resume and overwrite:
+        raise click.UsageError("--resume keeps the run and --overwrite replaces it: give one.")
     from dglrec.dataset import RatingDataset
-    from dglrec.distributed import choose_device
+    from dglrec.distributed import check_one_process, choose_device
+
+    check_one_process(os.environ)
     from dglrec.train import train as run_train
 
     if resume:
@@ -311,6 +315,8 @@ def evaluate(
     \b
     Example:  dglrec evaluate run --ranking 10
     """
+    if relevant_from is not None and ranking is None:
+        raise click.UsageError("--relevant-from goes with --ranking.")
     from dglrec.evaluate import evaluate as run_evaluate
 
     result = run_evaluate(
@@ -411,30 +417,34 @@ def score(
 
 
 @cli.command()
-@click.argument("out", type=_FOLDER_OR_FILE, default=Path("quickstart-out"))
+@click.argument("out", type=_FOLDER_OR_FILE, required=False)
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
 @_option_device
 @_option_overwrite
 @_option_json
-def quickstart(out: Path, no_text: bool, device: str, overwrite: bool, as_json: bool) -> None:
+def quickstart(
+    out: Path | None, no_text: bool, device: str, overwrite: bool, as_json: bool
+) -> None:
     """Generate data, prepare, train, evaluate and recommend: a few minutes on two cores.
 
-    Everything goes into the folder OUT.
+    Everything goes into the folder OUT. Without one it goes into quickstart-out, and replaces what
+    an earlier quickstart left there.
     """
     from dataclasses import asdict
 
     from dglrec.distributed import choose_device
     from dglrec.quickstart import quickstart as run_quickstart
 
-    report = run_quickstart(
-        out, text=not no_text, overwrite=overwrite, device=choose_device(device)
-    )
+    # Nobody named a folder, so nobody's folder is at stake: only what a quickstart made goes.
+    overwrite = overwrite or out is None
+    out = out or Path("quickstart-out")
+    shown = run_quickstart(out, text=not no_text, overwrite=overwrite, device=choose_device(device))
     if as_json:
-        print_json(asdict(report))
+        print_json(asdict(shown))
         return
-    print_results(report.results)
-    click.echo(f"\nFor user {report.user_id}:")
-    print_recommendations(report.recommendations)
+    print_results(shown.results)
+    click.echo(f"\nFor user {shown.user_id}:")
+    print_recommendations(shown.recommendations)
     click.echo(f"\nNext: dglrec recommend {out / 'run'} --user 42")
 
 

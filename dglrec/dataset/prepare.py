@@ -257,10 +257,16 @@ def _write(
     }
     truth_file = source.path / TRUTH_FILE
     truth = Truth.read(truth_file) if truth_file.is_file() else None
-    held_out = {
-        "valid": _held_out(rows, split.valid, truth),
-        "test": _held_out(rows, split.test, truth),
-    }
+    try:
+        held_out = {
+            "valid": _held_out(rows, split.valid, truth),
+            "test": _held_out(rows, split.test, truth),
+        }
+    except DataError as error:
+        raise DataError(
+            f"{truth_file.parent}: its {error}; these are not the ratings it was written with. "
+            f"Remove it to prepare without a planted truth"
+        ) from error
     given = rows.is_test is not None
     write_dataset(
         folder,

@@ -70,6 +70,7 @@ def read_one_users_ratings(file: Path, item_type: pa.DataType, scale: RatingScal
     Raises:
         DataError: the file is missing or bad.
     """
+    _refuse_several_users(file)
     tables = []
     kinds = {schema.ITEM_ID: item_type, schema.RATING: pa.float32()}
     for stretch in stream_columns(file, kinds):
@@ -84,3 +85,24 @@ def read_one_users_ratings(file: Path, item_type: pa.DataType, scale: RatingScal
     items = ratings.column(schema.ITEM_ID).to_pylist()
     last = {item: row for row, item in enumerate(items)}
     return ratings.take(pa.array(sorted(last.values())))
+
+
+def _refuse_several_users(file: Path) -> None:
+    """Refuse a file with a column of users that names more than one.
+
+    Raises:
+        DataError: it does.
+    """
+    stream.require_file(file)
+    names = _NAMES[schema.USER_ID]
+    if stream.is_parquet(file):
+        found: Sequence[str] = stream.parquet_schema(file).names
+    else:
+        found = stream.header_format(file, names, ",;\t").names
+    if not set(names) & set(found):
+        return
+    users: set[object] = set()
+    for stretch in stream_columns(file, {schema.USER_ID: pa.string()}):
+        users |= set(stretch.table.column(schema.USER_ID).unique().to_pylist())
+        if len(users) > 1:
+            raise DataError(f"{file}: holds ratings of several users; --ratings takes those of one")
