@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from dglrec.config import build_settings
-from dglrec.dataset import PrepareOptions, prepare
+from dglrec.dataset import DATASET_FILE, PrepareOptions, prepare
 from dglrec.errors import UsageError
 from dglrec.files import check_target_folder
 from dglrec.progress import log
-from dglrec.run import open_run
+from dglrec.run import CONFIG_FILE, open_run
 from dglrec.score import Recommendation, recommend
 from dglrec.synthetic import TRUTH_FILE, synthesize
 from dglrec.train import train
@@ -54,9 +54,8 @@ def quickstart(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     source, dataset_path, run = out / "source", out / "dataset", out / "run"
-    for folder in (source, dataset_path, run):
-        # All three before any work.
-        marker = {source: TRUTH_FILE, dataset_path: "dataset.json", run: "config.toml"}[folder]
+    # All three before any work.
+    for folder, marker in ((source, TRUTH_FILE), (dataset_path, DATASET_FILE), (run, CONFIG_FILE)):
         check_target_folder(folder, marker=marker, overwrite=overwrite)
     log(f"1/4 generating {RATINGS:,} ratings of {ITEMS:,} items by {USERS:,} users")
     synthesize(source, users=USERS, items=ITEMS, ratings=RATINGS, seed=0, overwrite=overwrite)

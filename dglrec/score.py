@@ -66,21 +66,21 @@ def recommend(
     dataset, biases = trained.dataset, trained.dataset.biases
     _check_k(k)
     index = dataset.users.encode_one(user_id) if user_id is not None else -1
+    if index < 0 and ratings is None:
+        shown = ", ".join(str(known) for known in dataset.users.nearest())
+        raise DataError(
+            f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "
+            "that training never saw give --ratings"
+        )
+    # Of a known user who comes with ratings, what the data set has counts as rated too.
+    users = torch.tensor([index] if index >= 0 else [], dtype=torch.int64)
+    seen = items_of(_rated(trained), users)[1]
     if ratings is not None:
-        user, base, seen = _new_user(trained, ratings)
-        if index >= 0:
-            # Known all the same: what the data set has of this user counts as rated too.
-            seen = torch.cat((seen, items_of(_rated(trained), torch.tensor([index]))[1]))
+        user, base, items = _new_user(trained, ratings)
+        seen = torch.cat((seen, items))
     else:
-        if index < 0:
-            shown = ", ".join(str(known) for known in dataset.users.nearest())
-            raise DataError(
-                f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "
-                "that training never saw give --ratings"
-            )
         user = trained.embeddings.nodes.users[index : index + 1]
         base = biases.mean + float(biases.users[index])
-        seen = items_of(_rated(trained), torch.tensor([index]))[1]
     scores, items = top_items(
         trained.model,
         trained.embeddings.nodes.items,

@@ -1,6 +1,6 @@
 """Small tables that name users, items or pairs, beside the ratings themselves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +29,7 @@ def stream_columns(file: Path, kinds: Mapping[str, pa.DataType]) -> Iterator[str
     Raises:
         DataError: the file is missing or damaged, lacks a column, or a field is of another type.
     """
-    stream.require_file(file)
-    text = None
-    if stream.is_parquet(file):
-        found: Sequence[str] = stream.parquet_schema(file).names
-    else:
-        wanted = [name for kind in kinds for name in _NAMES[kind]]
-        text = stream.header_format(file, wanted, ",;\t")
-        found = text.names
+    text, found = _header(file, kinds)
     raw = {}
     for name in kinds:
         raw[name] = next((alias for alias in _NAMES[name] if alias in found), None)
@@ -87,19 +80,28 @@ def read_one_users_ratings(file: Path, item_type: pa.DataType, scale: RatingScal
     return ratings.take(pa.array(sorted(last.values())))
 
 
+def _header(file: Path, wanted: Iterable[str]) -> tuple[stream.TextFormat | None, Sequence[str]]:
+    """How a file is cut into fields, None for Parquet, and its columns.
+
+    Args:
+        file: CSV or Parquet.
+        wanted: schema names of columns that tell the delimiter.
+    """
+    stream.require_file(file)
+    if stream.is_parquet(file):
+        return None, stream.parquet_schema(file).names
+    text = stream.header_format(file, [alias for name in wanted for alias in _NAMES[name]], ",;\t")
+    return text, text.names
+
+
 def _refuse_several_users(file: Path) -> None:
     """Refuse a file with a column of users that names more than one.
 
     Raises:
         DataError: it does.
     """
-    stream.require_file(file)
-    names = _NAMES[schema.USER_ID]
-    if stream.is_parquet(file):
-        found: Sequence[str] = stream.parquet_schema(file).names
-    else:
-        found = stream.header_format(file, names, ",;\t").names
-    if not set(names) & set(found):
+    _, found = _header(file, _NAMES)
+    if not set(_NAMES[schema.USER_ID]) & set(found):
         return
     users: set[object] = set()
     for stretch in stream_columns(file, {schema.USER_ID: pa.string()}):
