@@ -1,154 +1,19 @@
-"""Loaders that yield `EdgeBatch`es. The only module that calls DGL's samplers.
-
-A batch holds target edges and all that is needed to predict them: the sampled neighbourhoods of
-their users and items, layer by layer, and the biases. None of it depends on the targets' own
-ratings. They take no part in the messages, in either direction, at any hop, and the biases are
-those that would stand without them.
-"""
+"""DGL's own route from a graph to batches, the reference that the faster one is held against."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import dgl
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from dglrec.biases import Biases
 from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
-
-_Movable = TypeVar("_Movable", bound="_OnDevice")
-
-
-class LoaderConfig(BaseModel):
-    """How target edges are batched and their neighbourhoods sampled."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    batch_size: int = Field(1024, ge=1, description="target edges in a batch")
-    user_fanouts: tuple[int, ...] = Field(
-        (10, 100),
-        min_length=1,
-        strict=False,
-        description="rated items sampled for each user, one figure a layer, the layer that reads "
-        "the inputs first; -1 takes all",
-    )
-    item_fanouts: tuple[int, ...] = Field(
-        (10, 10),
-        min_length=1,
-        strict=False,
-        description="raters sampled for each item, likewise",
-    )
-    exclude_targets: bool = Field(
-        True,
-        description="keep target edges out of the messages that predict them; off is a leak, "
-        "there to show what one does",
-    )
-
-    @field_validator("user_fanouts", "item_fanouts", mode="before")
-    @classmethod
-    def _one_layer(cls, value: Any) -> Any:
-        """A lone figure is that of a lone layer."""
-        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    def model_post_init(self, context: Any) -> None:
-        """Refuse fan-outs that sample nothing, or that differ in the number of layers."""
-        for name in ("user_fanouts", "item_fanouts"):
-            fanouts = getattr(self, name)
-            if any(fanout == 0 or fanout < -1 for fanout in fanouts):
-                raise ValueError(f"{name} {fanouts}: each must be 1 or more, or -1 for all")
-        if len(self.user_fanouts) != len(self.item_fanouts):
-            raise ValueError(
-                f"user_fanouts {self.user_fanouts} and item_fanouts {self.item_fanouts}: "
-                "must name the same number of layers"
-            )
-
-
-class _OnDevice:
-    """A frozen dataclass of tensors (and of such dataclasses) that moves as one."""
-
-    def to(self: _Movable, device: torch.device) -> _Movable:
-        """The same on another device; itself where it is there already."""
-        return type(self)(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})  # type: ignore[arg-type]
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, (Tensor, _OnDevice)):
-        return value.to(device)
-    if isinstance(value, tuple):
-        return tuple(_move(part, device) for part in value)
-    return value
-
-
-@dataclass(frozen=True)
-class Block(_OnDevice):
-    """The sampled in-edges of D destination nodes of one type, from S source nodes of the other.
-
-    Attributes:
-        offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
-        neighbours: int64 [K]; each edge's source, 0..S-1.
-        residuals: float32 [K]; each edge's rating less mean and biases.
-        degrees: float32 [D]; edges of each destination before sampling.
-    """
-
-    offsets: Tensor
-    neighbours: Tensor
-    residuals: Tensor
-    degrees: Tensor
-
-    @property
-    def num_destinations(self) -> int:
-        """D."""
-        return len(self.offsets) - 1
-
-
-@dataclass(frozen=True)
-class LayerBlocks(_OnDevice):
-    """What one layer reads: a block for each direction.
-
-    A layer's destination nodes are the first of its source nodes of the same type, so
-    `sources[:num_destinations]` are a node's own values.
-
-    Attributes:
-        to_users: users as destinations, items as sources.
-        to_items: items as destinations, users as sources.
-    """
-
-    to_users: Block
-    to_items: Block
-
-
-@dataclass(frozen=True)
-class EdgeBatch(_OnDevice):
-    """B target edges and the neighbourhoods that predict them.
-
-    Attributes:
-        user_nodes: int64 [N_u]; the users that the first layer reads, as indices of the data set.
-        item_nodes: int64 [N_i]; the items likewise.
-        user_inputs: float32 [N_u, 2]; bias and log degree (see `Biases.user_inputs`).
-        item_inputs: float32 [N_i, 2].
-        layers: one entry a layer, the first to be computed first.
-        users: int64 [B]; each target's user, as a position among the last layer's destinations.
-        items: int64 [B]; each target's item likewise.
-        ratings: float32 [B]; what is to be predicted.
-        baselines: float32 [B]; mean + user bias + item bias, as though no target were known.
-        edges: int64 [B]; the targets' edge ids.
-    """
-
-    user_nodes: Tensor
-    item_nodes: Tensor
-    user_inputs: Tensor
-    item_inputs: Tensor
-    layers: tuple[LayerBlocks, ...]
-    users: Tensor
-    items: Tensor
-    ratings: Tensor
-    baselines: Tensor
-    edges: Tensor
+from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
+from dglrec.sampling.config import LoaderConfig
 
 
 class NeighborEdgeLoader:

@@ -1,0 +1,13 @@
+"""Loaders that yield `EdgeBatch`es. The only module that calls DGL's samplers.
+
+A batch holds target edges and all that is needed to predict them: the sampled neighbourhoods of
+their users and items, layer by layer, and the biases. None of it depends on the targets' own
+ratings. They take no part in the messages, in either direction, at any hop, and the biases are
+those that would stand without them.
+"""
+
+from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
+from dglrec.sampling.config import LoaderConfig
+from dglrec.sampling.neighbor import NeighborEdgeLoader
+
+__all__ = ["Block", "EdgeBatch", "LayerBlocks", "LoaderConfig", "NeighborEdgeLoader"]

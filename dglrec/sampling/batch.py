@@ -1,0 +1,92 @@
+"""What a loader yields: target edges and all that is needed to predict them."""
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+_Movable = TypeVar("_Movable", bound="_OnDevice")
+
+
+class _OnDevice:
+    """A frozen dataclass of tensors (and of such dataclasses) that moves as one."""
+
+    def to(self: _Movable, device: torch.device) -> _Movable:
+        """The same on another device; itself where it is there already."""
+        return type(self)(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})  # type: ignore[arg-type]
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (Tensor, _OnDevice)):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_move(part, device) for part in value)
+    return value
+
+
+@dataclass(frozen=True)
+class Block(_OnDevice):
+    """The sampled in-edges of D destination nodes of one type, from S source nodes of the other.
+
+    Attributes:
+        offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
+        neighbours: int64 [K]; each edge's source, 0..S-1.
+        residuals: float32 [K]; each edge's rating less mean and biases.
+        degrees: float32 [D]; edges of each destination before sampling.
+    """
+
+    offsets: Tensor
+    neighbours: Tensor
+    residuals: Tensor
+    degrees: Tensor
+
+    @property
+    def num_destinations(self) -> int:
+        """D."""
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class LayerBlocks(_OnDevice):
+    """What one layer reads: a block for each direction.
+
+    A layer's destination nodes are the first of its source nodes of the same type, so
+    `sources[:num_destinations]` are a node's own values.
+
+    Attributes:
+        to_users: users as destinations, items as sources.
+        to_items: items as destinations, users as sources.
+    """
+
+    to_users: Block
+    to_items: Block
+
+
+@dataclass(frozen=True)
+class EdgeBatch(_OnDevice):
+    """B target edges and the neighbourhoods that predict them.
+
+    Attributes:
+        user_nodes: int64 [N_u]; the users that the first layer reads, as indices of the data set.
+        item_nodes: int64 [N_i]; the items likewise.
+        user_inputs: float32 [N_u, 2]; bias and log degree (see `Biases.user_inputs`).
+        item_inputs: float32 [N_i, 2].
+        layers: one entry a layer, the first to be computed first.
+        users: int64 [B]; each target's user, as a position among the last layer's destinations.
+        items: int64 [B]; each target's item likewise.
+        ratings: float32 [B]; what is to be predicted.
+        baselines: float32 [B]; mean + user bias + item bias, as though no target were known.
+        edges: int64 [B]; the targets' edge ids.
+    """
+
+    user_nodes: Tensor
+    item_nodes: Tensor
+    user_inputs: Tensor
+    item_inputs: Tensor
+    layers: tuple[LayerBlocks, ...]
+    users: Tensor
+    items: Tensor
+    ratings: Tensor
+    baselines: Tensor
+    edges: Tensor
