@@ -1,0 +1,360 @@
+"""Sums over a node's edges, and scores of edges: torch's operations, on a CPU compiled ones.
+
+What torch makes of these on a CPU writes each edge's row to memory and reads it back several times,
+forward and backward. Here a row is read, used and dropped, which is six to eight times as fast for
+the scores and three to four for the sums (`benchmarks/bench_kernels.py`). The gradients are summed
+in an order that follows from the input and the number of threads alone, so they are repeatable.
+
+Shapes: S sources, D destinations, K edges of a block, B target edges, H columns.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+# Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
+_compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+_SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
+
+
+def sum_messages(
+    offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """For each destination the sum of its edges' sources: [S, H] -> [D, H].
+
+    Args:
+        offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
+        neighbours: int32 or int64 [K]; each edge's source.
+        sources: [S, H].
+        weights: [K] factors of the edges; no gradient reaches them.
+    """
+    weights = None if weights is None else weights.detach()
+    if sources.device.type == "cpu" and sources.requires_grad and torch.is_grad_enabled():
+        summed: Tensor = _SumMessages.apply(offsets, neighbours, sources, weights)  # type: ignore[no-untyped-call]
+        return summed
+    return _bag(offsets, neighbours, sources, weights)
+
+
+def score_edges(
+    users: Tensor,
+    items: Tensor,
+    hidden: tuple[Tensor, Tensor],
+    weights: Tensor,
+    factors: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Scores of B edges, w relu(a_u + c_i) + p_u . q_i: float [B].
+
+    Args:
+        users: int64 [B], rows of the users' tables.
+        items: int32 or int64 [B], rows of the items' tables.
+        hidden: a and c, [N_u, H] and [N_i, H].
+        weights: w, [H].
+        factors: p and q, [N_u, F] and [N_i, F]; None leaves the product out.
+
+    Raises:
+        IndexError: users or items name a row that a table lacks.
+    """
+    if weights.device.type == "cpu":
+        _check_rows(users, len(hidden[0]), "users")
+        _check_rows(items, len(hidden[1]), "items")
+        p, q = factors or (hidden[0][:, :0], hidden[1][:, :0])
+        scores: Tensor = _ScoreEdges.apply(users, items, *hidden, weights, p, q)  # type: ignore[no-untyped-call]
+        return scores
+    rows = functional.embedding  # its gradient is summed in a fixed order
+    out = functional.relu(rows(users, hidden[0]) + rows(items, hidden[1])) @ weights
+    if factors is not None:
+        out = out + (rows(users, factors[0]) * rows(items, factors[1])).sum(1)
+    return out
+
+
+def segment_sums(
+    offsets: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+    indices: npt.NDArray[Any],
+) -> npt.NDArray[np.float64]:
+    """For each of N nodes the sum of `values[indices]` over its edges, float64 [N].
+
+    Args:
+        offsets: int64 [N + 1].
+        values: float64 [V].
+        indices: [K] whole numbers below V, those of node v at `offsets[v]:offsets[v + 1]`.
+    """
+    out = np.empty(len(offsets) - 1)
+    parts = _even_parts(offsets, 1)
+    _run([partial(_sum_segments, offsets, values, indices, out, low, high) for low, high in parts])
+    return out
+
+
+def _check_rows(rows: Tensor, count: int, name: str) -> None:
+    """Compiled code would read, and in the gradient write, outside the table."""
+    if len(rows):
+        low, high = (int(bound) for bound in rows.aminmax())
+        if low < 0 or high >= count:
+            raise IndexError(f"{name} {low} to {high}: the table has {count} rows")
+
+
+def _bag(offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None) -> Tensor:
+    return functional.embedding_bag(
+        neighbours,
+        sources,
+        offsets.to(neighbours.dtype),
+        mode="sum",
+        include_last_offset=True,
+        per_sample_weights=weights,
+    )
+
+
+class _SumMessages(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(offsets, neighbours, weights)
+        ctx.num_sources = len(sources)
+        return _bag(offsets, neighbours, sources, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, None]:
+        offsets, neighbours, weights = ctx.saved_tensors
+        arrays = offsets.numpy(), neighbours.numpy(), _array(weights, gradient)
+        out = _scatter if ctx.num_sources <= len(gradient) else _gather
+        result = out(*arrays, gradient.contiguous().numpy(), ctx.num_sources)
+        return None, None, torch.from_numpy(result), None
+
+
+class _ScoreEdges(Function):
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, *tables: Tensor) -> Tensor:
+        ctx.save_for_backward(users, items, *tables)
+        arrays = _arrays(users, items, *tables)
+        out = np.empty(len(users), dtype=arrays[2].dtype)
+        width = arrays[4].size + arrays[5].shape[1]
+        parts = _parts(len(users), len(users) * width)
+        _run([partial(_score, *arrays, out, low, high) for low, high in parts])
+        return torch.from_numpy(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        arrays = _arrays(*ctx.saved_tensors)
+        out_gradient = gradient.contiguous().numpy()
+        width = arrays[4].size + arrays[5].shape[1]
+        parts = _parts(len(out_gradient), len(out_gradient) * width)
+        # Edges of two threads may share a node, so each thread sums into tables of its own.
+        sums = [tuple(np.zeros_like(table) for table in arrays[2:]) for _ in parts]
+        _run(
+            [
+                partial(_score_back, *arrays, out_gradient, *own, low, high)
+                for (low, high), own in zip(parts, sums, strict=True)
+            ]
+        )
+        return None, None, *(torch.from_numpy(_total(tables)) for tables in zip(*sums, strict=True))
+
+
+def _scatter(
+    offsets: npt.NDArray[Any],
+    neighbours: npt.NDArray[Any],
+    weights: npt.NDArray[Any],
+    gradient: npt.NDArray[Any],
+    num_sources: int,
+) -> npt.NDArray[Any]:
+    """Few sources: a thread reads its destinations in order and adds into a table of its own."""
+    parts = _even_parts(offsets, gradient.shape[1])
+    shape = (num_sources, gradient.shape[1])
+    tables = [np.zeros(shape, dtype=gradient.dtype) for _ in parts]
+    _run(
+        [
+            partial(_add_to_sources, offsets, neighbours, weights, gradient, table, low, high)
+            for (low, high), table in zip(parts, tables, strict=True)
+        ]
+    )
+    return _total(tables)
+
+
+def _gather(
+    offsets: npt.NDArray[Any],
+    neighbours: npt.NDArray[Any],
+    weights: npt.NDArray[Any],
+    gradient: npt.NDArray[Any],
+    num_sources: int,
+) -> npt.NDArray[Any]:
+    """Many sources: the edges are put in their order first, and each source reads its own."""
+    starts, destinations, turned = _transpose(offsets, neighbours, weights, num_sources)
+    out = np.empty((num_sources, gradient.shape[1]), dtype=gradient.dtype)
+    _run(
+        [
+            partial(_sum_rows, starts, destinations, turned, gradient, out, low, high)
+            for low, high in _even_parts(starts, gradient.shape[1])
+        ]
+    )
+    return out
+
+
+def _array(weights: Tensor | None, like: Tensor) -> npt.NDArray[Any]:
+    return (like.new_empty(0) if weights is None else weights.to(like.dtype)).numpy()
+
+
+def _arrays(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
+    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+
+
+def _parts(count: int, work: int) -> list[tuple[int, int]]:
+    """Cut `count` things into a stretch a thread."""
+    threads = max(1, min(torch.get_num_threads(), work // _SMALL))
+    cuts = [count * number // threads for number in range(threads + 1)]
+    return list(pairwise(cuts))
+
+
+def _even_parts(offsets: npt.NDArray[Any], width: int) -> list[tuple[int, int]]:
+    """Cut nodes into a stretch a thread, about equal in edges."""
+    edges = int(offsets[-1])
+    wanted = [low for low, _ in _parts(edges, edges * width)][1:]
+    cuts = [0, *np.searchsorted(offsets, wanted).tolist(), len(offsets) - 1]
+    return list(pairwise(cuts))
+
+
+def _total(tables: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    total = tables[0]
+    for table in tables[1:]:
+        total += table
+    return total
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dglrec")
+
+
+def _run(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run tasks side by side, the first on this thread; compiled code lets go of Python's lock."""
+    if len(tasks) == 1:
+        tasks[0]()
+        return
+    others = [_pool(torch.get_num_threads()).submit(task) for task in tasks[1:]]
+    tasks[0]()
+    for other in others:
+        other.result()
+
+
+@_compiled
+def _add_to_sources(offsets, neighbours, weights, gradient, table, low, high):  # type: ignore[no-untyped-def]
+    weighted = len(weights) > 0
+    width = table.shape[1]
+    for d in range(low, high):
+        row = gradient[d]
+        for k in range(offsets[d], offsets[d + 1]):
+            out = table[neighbours[k]]
+            if weighted:
+                weight = weights[k]
+                for c in range(width):
+                    out[c] += weight * row[c]
+            else:
+                for c in range(width):
+                    out[c] += row[c]
+
+
+@_compiled
+def _sum_rows(offsets, neighbours, weights, rows, out, low, high):  # type: ignore[no-untyped-def]
+    weighted = len(weights) > 0
+    width = out.shape[1]
+    for d in range(low, high):
+        total = out[d]
+        total[:] = 0
+        for k in range(offsets[d], offsets[d + 1]):
+            row = rows[neighbours[k]]
+            if weighted:
+                weight = weights[k]
+                for c in range(width):
+                    total[c] += weight * row[c]
+            else:
+                for c in range(width):
+                    total[c] += row[c]
+
+
+@_compiled
+def _sum_segments(offsets, values, indices, out, low, high):  # type: ignore[no-untyped-def]
+    for d in range(low, high):
+        total = 0.0
+        for k in range(offsets[d], offsets[d + 1]):
+            total += values[indices[k]]
+        out[d] = total
+
+
+@_compiled
+def _transpose(offsets, neighbours, weights, num_sources):  # type: ignore[no-untyped-def]
+    starts = np.zeros(num_sources + 1, dtype=np.int64)
+    for k in range(len(neighbours)):
+        starts[neighbours[k] + 1] += 1
+    for s in range(num_sources):
+        starts[s + 1] += starts[s]
+    following = starts[:-1].copy()
+    destinations = np.empty(len(neighbours), dtype=np.int32)
+    turned = np.empty(len(weights), dtype=weights.dtype)
+    weighted = len(weights) > 0
+    for d in range(len(offsets) - 1):
+        for k in range(offsets[d], offsets[d + 1]):
+            place = following[neighbours[k]]
+            following[neighbours[k]] += 1
+            destinations[place] = d
+            if weighted:
+                turned[place] = weights[k]
+    return starts, destinations, turned
+
+
+@_compiled
+def _score(users, items, a, c, w, p, q, out, low, high):  # type: ignore[no-untyped-def]
+    zero = a.dtype.type(0)
+    for b in range(low, high):
+        user, item = users[b], items[b]
+        total = zero
+        one, other = a[user], c[item]
+        for h in range(len(w)):
+            value = one[h] + other[h]
+            total += w[h] * (zero if value <= zero else value)  # NaN stays
+        one, other = p[user], q[item]
+        for h in range(len(one)):
+            total += one[h] * other[h]
+        out[b] = total
+
+
+@_compiled
+def _score_back(users, items, a, c, w, p, q, gradient, da, dc, dw, dp, dq, low, high):  # type: ignore[no-untyped-def]
+    zero = a.dtype.type(0)
+    hidden = np.empty_like(w)
+    for b in range(low, high):
+        user, item, factor = users[b], items[b], gradient[b]
+        # One array written in each inner loop, or it does not vectorise.
+        one, other = a[user], c[item]
+        for h in range(len(w)):
+            hidden[h] = one[h] + other[h]
+        for h in range(len(w)):
+            value = hidden[h]
+            shut = value <= zero  # chosen, not multiplied: 0 * infinity is no number
+            dw[h] += factor * (zero if shut else value)
+            hidden[h] = zero if shut else factor * w[h]
+        row = da[user]
+        for h in range(len(w)):
+            row[h] += hidden[h]
+        row = dc[item]
+        for h in range(len(w)):
+            row[h] += hidden[h]
+        one, other = p[user], q[item]
+        row = dp[user]
+        for h in range(len(one)):
+            row[h] += factor * other[h]
+        row = dq[item]
+        for h in range(len(one)):
+            row[h] += factor * one[h]
