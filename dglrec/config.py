@@ -119,6 +119,10 @@ def resumed_settings(
     if file is not None:
         _merge(values, _read_file(file), str(file))
     _override(values, assignments, environment)
+    for section, own_values in own.to_dict().items():
+        for key, value in own_values.items():
+            if values[section].get(key) == "auto":
+                values[section][key] = value  # what it meant when the run began
     settings = build_settings(values)
     changed = [key for key in changed_keys(own, settings) if key not in _MAY_CHANGE]
     if changed:
@@ -212,11 +216,15 @@ def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def _explain(section: str, error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join([section, *(str(part) for part in first["loc"])])
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    # Of a setting with several types, pydantic names the type it tried behind the setting.
+    places = [str(part) for part in first["loc"][1:] if isinstance(part, int)]
+    key = ".".join([section, *map(str, first["loc"][:1]), *places])
     if not first["loc"]:
         return f"{section}: {first['msg']}"
-    return f"{key} = {first['input']!r}: {first['msg']}"
+    wanted = dict.fromkeys(one["msg"] for one in errors if one["loc"][:1] == first["loc"][:1])
+    return f"{key} = {first['input']!r}: {'; or '.join(wanted)}"
 
 
 def _like(last: int, layers: int) -> str:

@@ -11,9 +11,9 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import dgl
 import numpy as np
@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dglrec import __version__
+from dglrec.biases import Biases
 from dglrec.checkpoint import load_checkpoint, load_state, save_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.evaluate import evaluate, measure
 from dglrec.files import atomic_file, check_target_folder, disk_errors, write_json
+from dglrec.graph import RatingGraph
 from dglrec.infer import embed_all
 from dglrec.metrics import class_weights, level_of
 from dglrec.nn import ModelConfig, RatingModel
@@ -43,9 +45,12 @@ from dglrec.run import (
     check_same_dataset,
     open_run,
 )
-from dglrec.sampling import EdgeBatch, LoaderConfig, NeighborEdgeLoader
+from dglrec.sampling import EdgeBatch, LoaderConfig, NeighborEdgeLoader, UserBatchLoader, seed_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+# Found on planted data of full size and on the small real sets.
+_RATE, _BATCH_OF_RATE = 0.02, 1 << 18
 
 
 class TrainConfig(BaseModel):
@@ -63,8 +68,10 @@ class TrainConfig(BaseModel):
         "rating is (the best epoch is still that of the lowest plain validation RMSE)",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam or adamw")
-    learning_rate: float = Field(
-        3e-3, gt=0, allow_inf_nan=False, description="highest learning rate"
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
+        "auto",
+        description="highest learning rate; auto: 0.02 at a batch of 262,144, falling with the "
+        "cube root of the batch size",
     )
     weight_decay: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="adamw's decay; adam's L2 penalty"
@@ -89,6 +96,20 @@ class Settings:
         """Plain values by section and key, as in `config.toml`."""
         sections = {"model": self.model, "loader": self.loader, "train": self.train}
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
+
+    def resolved(self, graph: RatingGraph) -> "Settings":
+        """The same with each `auto` replaced by what it means for these training ratings."""
+        batch_size = self.loader.edges_a_batch(graph.num_edges)
+        dropout = self.model.dropout_share(graph.num_edges / graph.num_items)
+        rate = self.train.learning_rate
+        if rate == "auto":
+            rate = _RATE * (batch_size / _BATCH_OF_RATE) ** (1 / 3)
+        return replace(
+            self,
+            model=self.model.model_copy(update={"dropout": dropout}),
+            loader=self.loader.model_copy(update={"batch_size": batch_size}),
+            train=self.train.model_copy(update={"learning_rate": rate}),
+        )
 
 
 class Loader(Protocol):
@@ -143,6 +164,7 @@ def train(
         DglrecError: the loss is no longer finite, or the disk is full.
     """
     run, device = Path(run), device or torch.device("cpu")
+    settings = settings.resolved(dataset.graph)
     config = settings.train
     if resume:
         _check_resumable(run, dataset)
@@ -153,17 +175,11 @@ def train(
 
     torch.manual_seed(config.seed)
     model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features).to(device)
-    loader: Loader = NeighborEdgeLoader(
-        dataset.graph, dataset.biases, settings.loader, seed=config.seed
-    )
-    loss = make_loss(config.loss, dataset)
-    optimizer = _make_optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, len(loader) * config.epochs, config)
-    )
+    loader = make_loader(dataset.graph, dataset.biases, settings.loader, config.seed, device)
+    step = TrainingStep(model, config, make_loss(config.loss, dataset), len(loader) * config.epochs)
     done = _Progress()
     if resume:
-        done = _restore(run, model, optimizer, schedule)
+        done = _restore(run, step)
         # Not before: settings that do not fit must not replace those that do.
         _write_config(run, settings)
     valid = dataset.held_out("valid")
@@ -171,9 +187,10 @@ def train(
     while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
         started = time.monotonic()
         loader.set_epoch(done.epoch)
-        train_rmse = _train_epoch(
-            model, loader, loss, optimizer, schedule, config, device, done.epoch
-        )
+        # Dropout depends on the seed and the epoch alone, so a resumed run draws the same.
+        torch.manual_seed(seed_of(config.seed, done.epoch))
+        title = f"epoch {done.epoch + 1} of {config.epochs}"
+        train_rmse = _train_epoch(step, loader, device, title)
         done.seconds += time.monotonic() - started
         embeddings = embed_all(model, dataset.graph, dataset.biases)
         metrics = measure(model, embeddings, dataset, valid).finish()
@@ -192,7 +209,7 @@ def train(
                 "epoch": done.epoch,
                 "train_rmse": train_rmse,
                 **{f"valid_{name}": value for name, value in metrics.items()},
-                "learning_rate": schedule.get_last_lr()[0],
+                "learning_rate": step.schedule.get_last_lr()[0],
                 "seconds": round(done.seconds, 3),
             },
         )
@@ -209,8 +226,8 @@ def train(
             "valid": metrics,
         }
         state = {
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
+            "optimizer": step.optimizer.state_dict(),
+            "schedule": step.schedule.state_dict(),
             "progress": vars(done).copy(),
         }
         if better:
@@ -229,37 +246,81 @@ def train(
     return results
 
 
-def _train_epoch(
-    model: RatingModel,
-    loader: Loader,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    config: TrainConfig,
-    device: torch.device,
-    epoch: int,
-) -> float:
+class TrainingStep:
+    """One step: predictions, loss, gradient, optimiser.
+
+    Args:
+        model: what is trained, in place.
+        config: optimiser, schedule and clipping; its learning rate a number, not `auto`.
+        loss: of predictions and ratings.
+        steps: of all epochs, for the schedule.
+    """
+
+    def __init__(self, model: RatingModel, config: TrainConfig, loss: Loss, steps: int) -> None:
+        if config.learning_rate == "auto":
+            raise ValueError("the learning rate must be a number; see Settings.resolved")
+        self.model = model
+        self.loss = loss
+        self.clip_norm = config.clip_norm
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_share(step, steps, config)
+        )
+
+    def __call__(self, batch: EdgeBatch) -> Tensor:
+        """Take one step; the sum of the squared errors of its predictions, made before it.
+
+        Args:
+            batch: on the model's device.
+
+        Raises:
+            DglrecError: loss or gradient is not finite; the weights are as before.
+        """
+        predictions = self.model(batch)
+        value = self.loss(predictions, batch.ratings)
+        self.optimizer.zero_grad()
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        _check_finite(value, norm, batch)
+        self.optimizer.step()
+        self.schedule.step()
+        errors: Tensor = predictions.detach() - batch.ratings
+        return (errors**2).sum()
+
+
+def _train_epoch(step: TrainingStep, loader: Loader, device: torch.device, title: str) -> float:
     """One pass over the training ratings; the RMSE of its predictions, each before its step."""
-    model.train()
-    # Dropout of an epoch depends on the seed and the epoch alone, so a resumed run draws the same.
-    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch)).generate_state(1)[0]))
+    step.model.train()
     squared, count = 0.0, 0
-    with progress(f"epoch {epoch + 1} of {config.epochs}", len(loader), "batches") as advance:
-        for step, batch in enumerate(loader):
-            batch = batch.to(device)
-            predictions = model(batch)
-            value = loss(predictions, batch.ratings)
-            optimizer.zero_grad()
-            value.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            _check_finite(value, norm, epoch, step, batch)
-            optimizer.step()
-            schedule.step()
-            errors = predictions.detach() - batch.ratings
-            squared += float((errors**2).sum())
+    with progress(title, len(loader), "batches") as advance:
+        for number, batch in enumerate(loader):
+            try:
+                squared += float(step(batch.to(device)))
+            except DglrecError as error:
+                raise DglrecError(f"{title}, step {number + 1}: {error}") from error
             count += len(batch.ratings)
             advance(1)
     return math.sqrt(squared / count)
+
+
+def make_loader(
+    graph: RatingGraph, biases: Biases, config: LoaderConfig, seed: int, device: torch.device
+) -> Loader:
+    """The loader that a configuration names.
+
+    Args:
+        graph: the training ratings.
+        biases: fitted to them.
+        config: the loader's.
+        seed: of order and samples.
+        device: where batches are wanted.
+    """
+    if config.kind == "neighbor":
+        return NeighborEdgeLoader(graph, biases, config, seed)
+    return UserBatchLoader(graph, biases, config, seed, device)
 
 
 def make_loss(name: str, dataset: RatingDataset) -> Loss:
@@ -298,20 +359,14 @@ def learning_rate_share(step: int, steps: int, config: TrainConfig) -> float:
     return rising * (1 - done) if config.schedule == "linear" else rising
 
 
-def _make_optimizer(model: RatingModel, config: TrainConfig) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def _check_finite(value: Tensor, norm: Tensor, epoch: int, step: int, batch: EdgeBatch) -> None:
+def _check_finite(value: Tensor, norm: Tensor, batch: EdgeBatch) -> None:
     """Stop before a loss or gradient that is no number reaches the weights."""
     if bool(torch.isfinite(value)) and bool(torch.isfinite(norm)):
         return
     first = ", ".join(str(int(edge)) for edge in batch.edges[:3])
     raise DglrecError(
-        f"epoch {epoch + 1}, step {step + 1}: loss {float(value.detach()):g}, "
-        f"gradient norm {float(norm):g} (batch of edges {first}, ...); the weights are as before "
-        "this step; try a lower train.learning_rate"
+        f"loss {float(value.detach()):g}, gradient norm {float(norm):g} (batch of edges "
+        f"{first}, ...); the weights are as before this step; try a lower train.learning_rate"
     )
 
 
@@ -363,17 +418,12 @@ def _check_resumable(run: Path, dataset: RatingDataset) -> None:
     check_same_dataset(load_checkpoint(run / LAST).meta, dataset, run)
 
 
-def _restore(
-    run: Path,
-    model: RatingModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> _Progress:
+def _restore(run: Path, step: TrainingStep) -> _Progress:
     checkpoint, state = load_checkpoint(run / LAST), load_state(run / LAST)
     try:
-        model.load_state_dict(checkpoint.weights)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        step.model.load_state_dict(checkpoint.weights)
+        step.optimizer.load_state_dict(state["optimizer"])
+        step.schedule.load_state_dict(state["schedule"])
         done = _Progress(**state["progress"])
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(

@@ -346,16 +346,18 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     synthesize(folder / "source", users=60, items=30, ratings=900, seed=0)
     dataset = prepare(folder / "source", folder / "dataset", PrepareOptions(text=False))
-    train(dataset, folder / "run", OWN)
+    train(dataset, folder / "run", settings_of(*GIVEN))
     return folder / "run"
 
 
-OWN = settings_of(
+GIVEN = [
     "train.epochs=1",
     "model.embedding_size=8",
     "loader.user_fanouts=5,5",
     "train.learning_rate=1e-3",
-)
+]
+# What a run of 24 training ratings an item keeps in the place of `auto`.
+OWN = settings_of(*GIVEN, "loader.batch_size=2048", "model.dropout=0.2")
 
 
 def test_the_configuration_that_a_run_writes_reads_back_equal(run):
@@ -394,6 +396,11 @@ def test_a_resumed_run_is_held_to_variables_and_files_too(run, tmp_path):
 def test_repeating_a_runs_own_setting_is_no_change(run):
     found = resumed_settings(run, None, ["model.embedding_size=8", "train.learning_rate=0.001"], {})
     assert found == OWN
+
+
+def test_auto_goes_on_meaning_what_it_meant_when_the_run_began(run):
+    autos = ["model.dropout=auto", "loader.batch_size=auto", "train.learning_rate=auto"]
+    assert resumed_settings(run, None, autos, {}) == OWN
 
 
 def test_resuming_without_a_configuration_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Each convolution does on a block what DGL's does; the model reads all that it is given."""
 
+import itertools
+
 import dgl
 import dgl.function as fn
 import dgl.nn
@@ -24,6 +26,7 @@ from dglrec.nn import (
     SAGEConv,
     SAGELayer,
     aggregate,
+    map_and_aggregate,
 )
 from dglrec.sampling import Block, LayerBlocks, LoaderConfig, NeighborEdgeLoader
 from dglrec.schema import RatingScale
@@ -237,6 +240,113 @@ def test_aggregate_known_answer():
     assert weighed.tolist() == [[5, 8], [0, 0], [1.5, 1]]
     weighed = aggregate(block, sources, "mean", block.residuals)
     assert weighed.tolist() == [[2.5, 4], [0, 0], [1.5, 1]]
+
+
+# ---------------------------------------------------------------- map before or after the sums
+
+
+def random_block(num_sources, num_destinations, edges, index=torch.int64, seed=0):
+    generator = np.random.default_rng(seed)
+    counts = np.bincount(
+        generator.integers(num_destinations, size=edges), minlength=num_destinations
+    )
+    if num_destinations > 1:
+        counts[1] += counts[0]  # the first destination has no edges
+        counts[0] = 0
+    return Block(
+        offsets=torch.tensor([0, *np.cumsum(counts).tolist()]),
+        neighbours=torch.from_numpy(generator.integers(num_sources, size=edges)).to(index),
+        residuals=torch.from_numpy(generator.normal(size=edges).astype(np.float32)),
+        degrees=torch.from_numpy(counts + 3.0).float(),
+    )
+
+
+def mapped_one_by_one(block, sources, weight, mode, weights):
+    """Each destination's edges, mapped one by one in float64, and their sum or mean."""
+    rows = []
+    for first, last in itertools.pairwise(block.offsets.tolist()):
+        row = torch.zeros(len(weight), dtype=torch.float64)
+        for edge in range(first, last):
+            value = weight.double() @ sources[int(block.neighbours[edge])].double()
+            row = row + value * (1 if weights is None else float(weights[edge]))
+        rows.append(row / max(last - first, 1) if mode == "mean" else row)
+    return torch.stack(rows)
+
+
+# Fewer sources than destinations, as many, and more: the map stands on either side of the sums.
+SIDES = [(3, 20), (7, 7), (20, 3), (1, 9), (9, 1)]
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_a_map_commutes_with_sums_and_means(sides, mode, weighted, index):
+    block = random_block(*sides, 40, index)
+    weights = block.residuals if weighted else None
+    linear = torch.nn.Linear(SIZE, 4, bias=False)
+    leaf = torch.randn(sides[0], SIZE).requires_grad_()
+    found = map_and_aggregate(block, leaf, linear, mode, weights)
+    expected = mapped_one_by_one(block, leaf, linear.weight, mode, weights)
+    torch.testing.assert_close(found.double(), expected, **CLOSE)
+    upstream = torch.randn(found.shape)
+    leaves = (leaf, linear.weight)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, upstream),
+        torch.autograd.grad(expected, leaves, upstream.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_the_map_is_applied_where_there_are_fewer_nodes(sides):
+    seen = []
+    linear = torch.nn.Linear(SIZE, 4, bias=False)
+    linear.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    map_and_aggregate(random_block(*sides, 40), torch.randn(sides[0], SIZE), linear, "mean")
+    assert seen == [min(sides)]
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 30), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_map_commutes_over_any_block(num_sources, num_destinations, edges, weighted, mean):
+    block = random_block(num_sources, num_destinations, edges, seed=edges)
+    weights, mode = block.residuals if weighted else None, "mean" if mean else "sum"
+    linear = torch.nn.Linear(SIZE, 3, bias=False)
+    sources = torch.randn(num_sources, SIZE)
+    torch.testing.assert_close(
+        map_and_aggregate(block, sources, linear, mode, weights),
+        linear(aggregate(block, sources, mode, weights)),
+        **CLOSE,
+    )
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_convolutions_are_the_same_on_either_side(sides):
+    """Of blocks with few sources too, which samples around a few targets never have."""
+    block = random_block(*sides, 40)
+    sources, destinations = torch.randn(sides[0], SIZE), torch.randn(sides[1], SIZE)
+    sage = SAGEConv(SIZE, 4)
+    expected = mapped_one_by_one(block, sources, sage.neighbour.weight, "mean", None)
+    torch.testing.assert_close(
+        sage(block, sources, destinations).double(), expected + sage.own(destinations), **CLOSE
+    )
+    rating = RatingConv(SIZE, 4)
+    shares = block.degrees / (block.degrees + rating.log_damping.exp())
+    expected = mapped_one_by_one(block, sources, rating.rating.weight, "mean", block.residuals)
+    torch.testing.assert_close(
+        rating(block, sources).double(), expected * shares.unsqueeze(1), **CLOSE
+    )
+
+
+def test_maps_that_are_summed_have_no_bias():
+    """A constant does not commute with a sum: nodes without edges would get it or not by side."""
+    model = RatingModel(ModelConfig(embedding_size=SIZE), 5, torch.randn(4, 3))
+    for layer in model.encoder.layers:
+        for conv in (layer.to_users, layer.to_items):
+            assert conv.bare.neighbour.bias is None
+            assert conv.rated.rating.bias is None
 
 
 # ---------------------------------------------------------------- the edge regressor

@@ -62,7 +62,9 @@ def test_an_opened_run_is_the_best_model_ready_to_predict(trained):
     assert all(torch.equal(found[name], stored.weights[name]) for name in found)
     assert opened.meta == stored.meta
     assert opened.dataset.path == (trained / "data").resolve()
-    assert opened.model.config == ModelConfig(embedding_size=4, decoder_size=4, layers=1)
+    assert opened.model.config == ModelConfig(
+        embedding_size=4, decoder_size=4, layers=1, dropout=0.2
+    )
     assert torch.equal(opened.model.inputs.features, opened.dataset.item_features)
 
 

@@ -500,7 +500,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights(
     run = tmp_path / "run"
     call = 2 * BATCHES + 3
     monkeypatch.setattr(train_module, "make_loss", failing_loss(call, value))
-    with pytest.raises(DglrecError, match=r"epoch 3, step 3: loss (nan|inf).*learning_rate"):
+    with pytest.raises(DglrecError, match=r"epoch 3 of 4, step 3: loss (nan|inf).*learning_rate"):
         train(dataset, run, make_settings())
     assert load_checkpoint(run / LAST).meta["epoch"] == 2
     assert len(lines_of(run)) == 2

@@ -7,7 +7,16 @@ those that would stand without them.
 """
 
 from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
-from dglrec.sampling.config import LoaderConfig
+from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.neighbor import NeighborEdgeLoader
+from dglrec.sampling.users import UserBatchLoader
 
-__all__ = ["Block", "EdgeBatch", "LayerBlocks", "LoaderConfig", "NeighborEdgeLoader"]
+__all__ = [
+    "Block",
+    "EdgeBatch",
+    "LayerBlocks",
+    "LoaderConfig",
+    "NeighborEdgeLoader",
+    "UserBatchLoader",
+    "seed_of",
+]

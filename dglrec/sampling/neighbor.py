@@ -13,7 +13,7 @@ from torch import Tensor
 from dglrec.biases import Biases
 from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
 from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
-from dglrec.sampling.config import LoaderConfig
+from dglrec.sampling.config import LoaderConfig, seed_of
 
 
 class NeighborEdgeLoader:
@@ -38,6 +38,7 @@ class NeighborEdgeLoader:
     ) -> None:
         self.biases = biases
         self.config = config
+        self.batch_size = config.edges_a_batch(graph.num_edges)
         self.seed = seed
         self.epoch = 0
         self._heterograph = to_heterograph(graph)
@@ -56,7 +57,7 @@ class NeighborEdgeLoader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self._ratings) // self.config.batch_size)
+        return -(-len(self._ratings) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration is."""
@@ -66,12 +67,12 @@ class NeighborEdgeLoader:
         batches = self._batches()
         for number in range(len(self)):
             with _one_sampling_thread():
-                dgl.seed(_seed(self.seed, self.epoch, number))
+                dgl.seed(seed_of(self.seed, self.epoch, number))
                 input_nodes, targets, blocks = next(batches)
             yield self._to_batch(input_nodes, targets, blocks)
 
     def _batches(self) -> Iterator[Any]:
-        generator = torch.Generator().manual_seed(_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         # The order is drawn here: DGL's own shuffle draws it from numpy's global generator and
         # permutes the epoch before, so that the seed would not decide it.
         order = torch.randperm(len(self._ratings), generator=generator)
@@ -79,7 +80,7 @@ class NeighborEdgeLoader:
             self._heterograph,
             {RATES: order},
             self._sampler,
-            batch_size=self.config.batch_size,
+            batch_size=self.batch_size,
             shuffle=False,
             drop_last=False,
             num_workers=0,
@@ -144,11 +145,6 @@ def _targets_and_reverses(targets: dict[tuple[str, str, str], Tensor]) -> dict[A
     """
     edges = targets[RATES]
     return {RATES: edges.clone(), RATED_BY: edges.clone()}
-
-
-def _seed(*words: int) -> int:
-    """One seed from several numbers. DGL reads its seed as a 32-bit signed number."""
-    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
 
 
 @contextmanager

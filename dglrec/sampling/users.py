@@ -1,0 +1,322 @@
+"""The fast loader: steps made of whole users, each of a step's nodes encoded once.
+
+Data flow: users in a random order -> cut into steps of about equal edges -> each step's ratings
+split into targets and support by a hash -> sampled raters of every item, layer by layer from the
+targets outwards -> `EdgeBatch`. All of it is index arithmetic on tensors, on any device.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.biases import Biases
+from dglrec.graph import Adjacency, RatingGraph
+from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
+from dglrec.sampling.config import LoaderConfig, seed_of
+
+# The finalizer of MurmurHash3 (Appleby, 2016): every bit of the input moves every bit of the hash.
+_MULTIPLIERS = (-0x00AE502812AA7333, -0x3B314601E57A13AD)
+_SHIFT = 33
+_LOW_BITS = (1 << (64 - _SHIFT)) - 1
+_HASH_BITS = 24
+
+
+class UserBatchLoader:
+    """Batches of whole users, whose ratings are dealt into folds: one is predicted from the others.
+
+    An epoch is as many passes over the users as there are folds. In pass f, a user's ratings of
+    fold f are targets, and the rest, its *support*, are what its embedding is made of, so each
+    rating is a target once an epoch. Folds are hashes of user, item and epoch: whether an edge is
+    a target of the step is computed where the edge stands, and a target never enters a block, in
+    neither direction and at no hop; nothing is searched for.
+
+    Each user of a step is encoded once for all of its targets, and all items are encoded in each
+    step. Items read sampled raters, who read sampled ratings of theirs, as in any neighbour-sampled
+    GraphSAGE (Hamilton, Ying and Leskovec, 2017); a sample is taken without replacement, one from
+    each of as many equal stretches of the node's edges, the first of which starts anywhere.
+
+    Args:
+        graph: the training ratings.
+        biases: fitted to them.
+        config: batch size, folds and fan-outs.
+        seed: with the epoch it decides the order of the users, the folds and every sample.
+        device: where graph and batches live.
+    """
+
+    def __init__(
+        self,
+        graph: RatingGraph,
+        biases: Biases,
+        config: LoaderConfig,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        self.config = config
+        self.batch_size = config.edges_a_batch(graph.num_edges)
+        self.seed = seed
+        self.epoch = 0
+        self.device = device or torch.device("cpu")
+        self._biases = biases.to(self.device)
+        self._by_user = _Lists.of(graph.by_user, self.device)
+        self._by_item = _Lists.of(graph.by_item, self.device)
+        levels = graph.scale.decode(np.arange(graph.scale.levels))
+        self._levels = torch.from_numpy(levels).to(self.device)
+        self._active = self._by_user.counts.nonzero().squeeze(1)
+        self._num_users, self._num_items = graph.num_users, graph.num_items
+        self._num_edges = graph.num_edges
+        # Scratch: which users are in the step, and each user's place among a layer's users.
+        self._in_step = torch.zeros(graph.num_users, dtype=torch.bool, device=self.device)
+        self._place = torch.zeros(graph.num_users, dtype=torch.int32, device=self.device)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, at most: a step whose users have no target in a pass is left out."""
+        return self.config.folds * self._steps_a_pass()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is; one under way stays what it is."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[EdgeBatch]:
+        return self._batches(self.epoch)
+
+    def _batches(self, epoch: int) -> Iterator[EdgeBatch]:
+        number = 0
+        for fold in range(self.config.folds):
+            for users in self._schedule(epoch, fold):
+                batch = self._batch(users, _Pass(epoch, fold), number)
+                number += 1
+                if batch is not None:
+                    yield batch
+
+    def _steps_a_pass(self) -> int:
+        return -(-self._num_edges // (self.batch_size * self.config.folds))
+
+    def _schedule(self, epoch: int, fold: int) -> list[Tensor]:
+        """The users of each step of a pass: all of them once, the steps about equal in edges."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, fold))
+        shuffled = torch.randperm(len(self._active), generator=generator).to(self.device)
+        order = _take(self._active, shuffled)
+        steps = self._steps_a_pass()
+        ends = _take(self._by_user.counts, order).cumsum(0)
+        bounds = torch.arange(1, steps, device=self.device) * self._num_edges // steps
+        cuts = torch.searchsorted(ends, bounds, right=True).unique_consecutive().tolist()
+        stretches = zip([0, *cuts], [*cuts, len(order)], strict=True)
+        # Somebody with more ratings than a step has fills several; these are then one.
+        return [order[first:last] for first, last in stretches if first < last]
+
+    def _batch(self, users: Tensor, now: "_Pass", number: int) -> EdgeBatch | None:
+        generator = torch.Generator(self.device)
+        generator.manual_seed(seed_of(self.seed, now.epoch, self.config.folds, number))
+        step = self._split(users, now)
+        if not len(step.targets):
+            return None
+        self._in_step[users] = True
+        layers = []
+        nodes = users
+        fanouts = zip(self.config.user_fanouts, self.config.item_fanouts, strict=True)
+        for of_user, of_item in reversed(list(fanouts)):
+            to_users = self._to_users(step, nodes, of_user, generator)
+            to_items, nodes = self._to_items(step, nodes, of_item, generator)
+            layers.append(LayerBlocks(to_users, to_items))
+        self._in_step[users] = False
+        biases = step.biases
+        return EdgeBatch(
+            user_nodes=nodes,
+            item_nodes=torch.arange(self._num_items, device=self.device),
+            user_inputs=biases.user_inputs(nodes),
+            item_inputs=biases.item_inputs(slice(None)),
+            layers=tuple(reversed(layers)),
+            users=step.owners,
+            items=step.items,
+            ratings=step.ratings,
+            baselines=biases.predict(_take(users, step.owners), step.items),
+            edges=step.targets,
+        )
+
+    def _split(self, users: Tensor, now: "_Pass") -> "_Step":
+        """Deal the ratings of a step's users into targets and support."""
+        counts = _take(self._by_user.counts, users)
+        edges = _ragged(_take(self._by_user.starts, users), counts)
+        owners = torch.repeat_interleave(counts, output_size=len(edges))
+        items = _take(self._by_user.neighbours, edges)
+        is_target = self._in_fold(_take(users, owners), items, now)
+        targets, owners = edges.masked_select(is_target), owners.masked_select(is_target)
+        items = items.masked_select(is_target)
+        ratings = self._ratings(self._by_user, targets)
+        if not self.config.exclude_targets:
+            return _Step(users, now, targets, owners, items, ratings, self._biases, edges, counts)
+        return _Step(
+            users,
+            now,
+            targets,
+            owners,
+            items,
+            ratings,
+            biases=self._biases.without(_take(users, owners), items, ratings),
+            support=edges.masked_select(~is_target),
+            counts=counts - torch.bincount(owners, minlength=len(users)),
+        )
+
+    def _in_fold(self, users: Tensor, items: Tensor, now: "_Pass") -> Tensor:
+        """Whether each of n ratings is a target in this pass of the epoch; bool [n]."""
+        key = users * self._num_items + items
+        key += seed_of(self.seed, now.epoch, 0x464F4C44) << 31  # away from other epochs' keys
+        for multiplier in _MULTIPLIERS:
+            key ^= (key >> _SHIFT) & _LOW_BITS
+            key *= multiplier
+        high = (key >> (64 - _HASH_BITS)) & ((1 << _HASH_BITS) - 1)
+        return (high * self.config.folds) >> _HASH_BITS == now.fold
+
+    def _ratings(self, lists: "_Lists", edges: Tensor) -> Tensor:
+        """float32 [n]; the ratings of n edges."""
+        codes = _take(lists.codes, edges).int()
+        if lists.codes.dtype == torch.int16:
+            codes &= 0xFFFF
+        return _take(self._levels, codes)
+
+    def _to_users(
+        self, step: "_Step", nodes: Tensor, fanout: int, generator: torch.Generator
+    ) -> Block:
+        """What users read: those of the step from their support, the others from all they rated."""
+        lists, biases = self._by_user, step.biases
+        others = nodes[len(step.users) :]
+        of_own, own_counts = _sample(step.starts, step.counts, fanout, generator)
+        of_others, other_counts = _sample(
+            _take(lists.starts, others), _take(lists.counts, others), fanout, generator
+        )
+        edges = torch.cat((_take(step.support, of_own), of_others))
+        counts = torch.cat((own_counts, other_counts))
+        neighbours = _take(lists.neighbours, edges)
+        own = torch.repeat_interleave(_take(biases.users, nodes), counts, output_size=len(edges))
+        residuals = self._ratings(lists, edges) - own
+        residuals -= _take(biases.items, neighbours) + biases.mean
+        return Block(_offsets(counts), neighbours, residuals, _take(biases.user_degrees, nodes))
+
+    def _to_items(
+        self, step: "_Step", nodes: Tensor, fanout: int, generator: torch.Generator
+    ) -> tuple[Block, Tensor]:
+        """What items read, and the users that they read it from: `nodes`, and more behind them."""
+        lists = self._by_item
+        edges, counts = _sample(lists.starts, lists.counts, fanout, generator)
+        raters = _take(lists.neighbours, edges)
+        items = torch.repeat_interleave(counts, output_size=len(edges))
+        if self.config.exclude_targets:
+            suspects = _take(self._in_step, raters).nonzero().squeeze(1)
+            rated = _take(raters, suspects).long(), _take(items, suspects)
+            targets = suspects.masked_select(self._in_fold(*rated, step.now))
+            keep = torch.ones(len(edges), dtype=torch.bool, device=self.device)
+            keep[targets] = False
+            edges, raters = edges.masked_select(keep), raters.masked_select(keep)
+            counts = counts - torch.bincount(_take(items, targets), minlength=len(counts))
+            items = items.masked_select(keep)
+        self._place.fill_(-1)
+        self._place[raters] = 1
+        self._place[nodes] = 0
+        more = (self._place > 0).nonzero().squeeze(1)
+        nodes = torch.cat((nodes, more))
+        self._place[nodes] = torch.arange(len(nodes), dtype=torch.int32, device=self.device)
+        biases = step.biases
+        residuals = self._ratings(lists, edges) - biases.predict(raters, items)
+        places = _take(self._place, raters)
+        block = Block(_offsets(counts), places, residuals, biases.item_degrees)
+        return block, nodes
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """An adjacency as tensors; S the first edge of each node."""
+
+    starts: Tensor  # int64 [N]
+    counts: Tensor  # int64 [N]
+    neighbours: Tensor  # int32 [E]
+    codes: Tensor  # uint8, or uint16 that says int16, [E]: torch picks none of uint16
+
+    @staticmethod
+    def of(adjacency: Adjacency, device: torch.device) -> "_Lists":
+        offsets = torch.from_numpy(adjacency.offsets).to(device)
+        codes = torch.from_numpy(adjacency.codes)
+        return _Lists(
+            offsets[:-1],
+            offsets.diff(),
+            torch.from_numpy(adjacency.neighbours).to(device),
+            (codes.view(torch.int16) if codes.dtype == torch.uint16 else codes).to(device),
+        )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Which ratings are targets: those of this fold, as this epoch deals them."""
+
+    epoch: int
+    fold: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The users of a step, N of them, their B targets, and their support."""
+
+    users: Tensor  # int64 [N]
+    now: _Pass
+    targets: Tensor  # int64 [B] edge ids
+    owners: Tensor  # int64 [B] positions among the users
+    items: Tensor  # int32 [B]
+    ratings: Tensor  # float32 [B]
+    biases: Biases  # as they stand without the targets
+    support: Tensor  # int64 edge ids, one user's after the other's
+    counts: Tensor  # int64 [N] support of each user
+    starts: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", self.counts.cumsum(0) - self.counts)
+
+
+def _sample(
+    starts: Tensor, counts: Tensor, fanout: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Positions sampled from D stretches, and how many from each: the fan-out, or all there are.
+
+    Args:
+        starts: int64 [D].
+        counts: int64 [D].
+        fanout: -1 takes all.
+        generator: of the positions' device.
+    """
+    if fanout < 0:
+        return _ragged(starts, counts), counts
+    taken = counts.clamp(max=fanout)
+    device = counts.device
+    sizes = (counts // fanout).unsqueeze(1)
+    shape = (len(counts), fanout)
+    first = torch.rand(len(counts), generator=generator, device=device, dtype=torch.float64)
+    places = torch.rand(shape, generator=generator, device=device)
+    places = places.mul_(sizes).long()
+    number = torch.arange(fanout, device=device)
+    places += number * sizes
+    places += (first * counts).long().unsqueeze(1)
+    places -= (places >= counts.unsqueeze(1)) * counts.unsqueeze(1)
+    few = (counts < fanout).unsqueeze(1)
+    places = torch.where(few, number, places).add_(starts.unsqueeze(1))
+    if not bool(few.any()):
+        return places.flatten(), taken
+    return places.masked_select(number < taken.unsqueeze(1)), taken
+
+
+def _take(table: Tensor, index: Tensor) -> Tensor:
+    """`table[index]`, several times as fast on a CPU."""
+    return table.index_select(0, index)
+
+
+def _ragged(starts: Tensor, counts: Tensor) -> Tensor:
+    """All positions of D stretches, one after the other; int64 [sum of counts]."""
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    shifts = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
+    return shifts.add_(torch.arange(total, device=starts.device))
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """int64 [D] -> int64 [D + 1], where each stretch starts."""
+    return torch.cat((counts.new_zeros(1), counts.cumsum(0)))

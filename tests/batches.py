@@ -1,0 +1,166 @@
+"""Ratings to sample from, and readers of batches, for the tests of every loader."""
+
+import numpy as np
+import pytest
+import torch
+
+from dglrec import biases as biases_module
+from dglrec.biases import Biases, fit_biases
+from dglrec.graph import build_graph
+from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader
+from dglrec.schema import RatingScale
+
+SCALE = RatingScale(1, 10)
+LOADERS = {"neighbor": NeighborEdgeLoader, "users": UserBatchLoader}
+FANOUTS = [
+    {"user_fanouts": (5,), "item_fanouts": (5,)},
+    {"user_fanouts": (3, 5), "item_fanouts": (3, 5)},
+    {"user_fanouts": (-1, 2), "item_fanouts": (4, -1)},
+    {"user_fanouts": (-1, -1), "item_fanouts": (-1, -1)},
+    {"user_fanouts": (2, 3, 2), "item_fanouts": (3, 2, 1)},
+]
+
+
+class Ratings:
+    """Random ratings of users and items of very different degrees; some have one, some none."""
+
+    def __init__(self, num_users=70, num_items=45, edges=650, seed=0, noise_only=False):
+        generator = np.random.default_rng(seed)
+        user_odds = 1 / np.arange(1, num_users - 2)  # the last three users have no ratings
+        item_odds = 1 / np.sqrt(np.arange(1, num_items - 1))
+        if noise_only:
+            user_odds, item_odds = np.ones(num_users), np.ones(num_items)
+        odds = np.outer(user_odds, item_odds).ravel()
+        pairs = generator.choice(len(odds), edges, replace=False, p=odds / odds.sum())
+        self.users, self.items = pairs // len(item_odds), pairs % len(item_odds)
+        values = generator.normal(5.5, 1.8, edges)
+        if not noise_only:
+            values += generator.normal(0, 1, num_users)[self.users]
+            values += generator.normal(0, 1, num_items)[self.items]
+        self.num_users, self.num_items = num_users, num_items
+        self.set_ratings(SCALE.encode(np.clip(values, 1, 10)))
+
+    def set_ratings(self, codes):
+        self.codes = codes
+        self.graph = build_graph(
+            self.users,
+            self.items,
+            codes,
+            num_users=self.num_users,
+            num_items=self.num_items,
+            scale=SCALE,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(biases_module, "_TOLERANCE", 1e-9)
+            patch.setattr(biases_module, "_SWEEPS", 5_000)
+            self.biases = fit_biases(self.graph)
+        ratings = SCALE.decode(codes).tolist()
+        self.rating_of = dict(
+            zip(zip(self.users.tolist(), self.items.tolist(), strict=True), ratings, strict=True)
+        )
+        self.pairs = sorted(self.rating_of)  # by edge id
+
+    def biases_without(self, pairs):
+        """Means of the ratings that are left, damped, each node given the others."""
+        fitted = self.biases
+        users, items = fitted.users.double().numpy(), fitted.items.double().numpy()
+        user_sums, user_degrees = np.zeros(self.num_users), np.zeros(self.num_users)
+        item_sums, item_degrees = np.zeros(self.num_items), np.zeros(self.num_items)
+        for (user, item), rating in self.rating_of.items():
+            if (user, item) not in pairs:
+                user_sums[user] += rating - fitted.mean - items[item]
+                item_sums[item] += rating - fitted.mean - users[user]
+                user_degrees[user] += 1
+                item_degrees[item] += 1
+        return Biases(
+            fitted.mean,
+            torch.from_numpy(user_sums / (user_degrees + fitted.damping)),
+            torch.from_numpy(item_sums / (item_degrees + fitted.damping)),
+            torch.from_numpy(user_degrees),
+            torch.from_numpy(item_degrees),
+            fitted.damping,
+        )
+
+    def loader(self, kind="users", seed=0, **config):
+        config = {"batch_size": 64, "folds": 2, **FANOUTS[1], **config}
+        return make_loader(kind, self.graph, self.biases, LoaderConfig(kind=kind, **config), seed)
+
+
+def make_loader(kind, graph, biases, config, seed=0):
+    return LOADERS[kind](graph, biases, config, seed)
+
+
+def small_loader(kind, users, items, codes, num_users, num_items, **config):
+    graph = build_graph(
+        np.array(users),
+        np.array(items),
+        np.array(codes, dtype=np.uint8),
+        num_users=num_users,
+        num_items=num_items,
+        scale=SCALE,
+    )
+    config = {"batch_size": 10, "folds": 2, **FANOUTS[3], **config}
+    return make_loader(kind, graph, fit_biases(graph), LoaderConfig(kind=kind, **config))
+
+
+def target_pairs(batch):
+    """The (user, item) of each target, by way of the last layer's destinations."""
+    last = batch.layers[-1]
+    users = batch.user_nodes[: last.to_users.num_destinations][batch.users]
+    items = batch.item_nodes[: last.to_items.num_destinations][batch.items]
+    return list(zip(users.tolist(), items.tolist(), strict=True))
+
+
+def directions(batch):
+    """(layer, whether to users, block, its destinations' and sources' nodes) of every block."""
+    user_nodes, item_nodes = batch.user_nodes, batch.item_nodes
+    for number, layer in enumerate(batch.layers):
+        users = user_nodes[: layer.to_users.num_destinations]
+        items = item_nodes[: layer.to_items.num_destinations]
+        yield number, True, layer.to_users, users, item_nodes
+        yield number, False, layer.to_items, items, user_nodes
+        user_nodes, item_nodes = users, items
+
+
+def message_pairs(to_users, block, destinations, sources):
+    """The (user, item) of each sampled edge of a block."""
+    assert block.offsets[0] == 0
+    assert block.offsets[-1] == len(block.neighbours) == len(block.residuals)
+    assert torch.all(block.offsets.diff() >= 0)
+    assert torch.all((block.neighbours >= 0) & (block.neighbours < len(sources)))
+    ends = torch.repeat_interleave(destinations, block.offsets.diff()).tolist()
+    starts = sources[block.neighbours.long()].tolist()
+    return list(zip(ends, starts, strict=True) if to_users else zip(starts, ends, strict=True))
+
+
+def all_message_pairs(batch):
+    return [
+        pair
+        for _, to_users, block, destinations, sources in directions(batch)
+        for pair in message_pairs(to_users, block, destinations, sources)
+    ]
+
+
+def tensors(value):
+    """All tensors of a batch, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value if isinstance(value, tuple) else vars(value).values()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def same(one, other):
+    return len(tensors(one)) == len(tensors(other)) and all(
+        torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True)
+    )
+
+
+def same_batches(one, other):
+    one, other = list(one), list(other)
+    return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+
+
+def leaked(batch):
+    """How many sampled edges, at any hop and in either direction, are targets of the batch."""
+    targets = set(target_pairs(batch))
+    return sum(pair in targets for pair in all_message_pairs(batch))
