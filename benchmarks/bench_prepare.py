@@ -1,0 +1,150 @@
+"""Time and peak memory of generating, preparing and opening a data set.
+
+    python benchmarks/bench_prepare.py --json benchmarks/results/prepare.json
+
+Each step runs in a fresh process, as a user would run it, so its time includes starting Python.
+Synopses are embedded once before the clock starts: their embeddings are cached by content.
+`read_csv` is pandas reading the same ratings file, for scale.
+"""
+
+import argparse
+import csv
+import tempfile
+import time
+from pathlib import Path
+
+from common import (
+    Finished,
+    Row,
+    child_main,
+    dglrec_command,
+    median,
+    print_table,
+    run_child,
+    run_measured,
+    say,
+    scaled_size,
+    synth_command,
+    write_results,
+)
+
+RATINGS_FILE = "rating_complete.csv"
+ITEM_FILES = ("anime.csv", "anime_with_synopsis.csv")
+COLUMNS = ("step", "rows", "seconds", "rows_per_second", "peak_memory_gb")
+_OPENINGS = 5
+
+
+def read_csv(path: str) -> Row:
+    """In a child: pandas on the ratings file, at its defaults."""
+    import pandas as pd
+
+    started = time.perf_counter()
+    frame = pd.read_csv(path)
+    return {"seconds": round(time.perf_counter() - started, 2), "rows": len(frame)}
+
+
+def open_dataset(path: str) -> Row:
+    """In a child: map a prepared data set and look at everything that is small."""
+    started = time.perf_counter()
+    from dglrec.dataset import RatingDataset
+
+    imported = time.perf_counter()
+    dataset = RatingDataset.open(Path(path))
+    dataset.describe()
+    edges = dataset.graph.num_edges
+    assert int(dataset.graph.by_user.offsets[-1]) == edges
+    opened = time.perf_counter()
+    return {"seconds": opened - imported, "import_seconds": imported - started, "rows": edges}
+
+
+def row_of(step: str, rows: int, done: Finished) -> Row:
+    return {
+        "step": step,
+        "rows": rows,
+        "seconds": round(done.seconds, 2),
+        "rows_per_second": round(rows / done.seconds),
+        "peak_memory_gb": round(done.peak_memory_gb, 3),
+    }
+
+
+def synth(folder: Path, scale: float) -> Row:
+    return row_of(
+        "synth", scaled_size(scale)["ratings"], run_measured(synth_command(folder, scale))
+    )
+
+
+def cache_texts(source: Path, folder: Path) -> Row:
+    """Prepare the same items with one made-up rating each, so that only synopses take time."""
+    small = folder / "small"
+    small.mkdir()
+    for name in ITEM_FILES:
+        (small / name).symlink_to((source / name).resolve())
+    with (
+        (small / ITEM_FILES[0]).open(encoding="utf-8", newline="") as items,
+        (small / RATINGS_FILE).open("w", encoding="utf-8", newline="") as ratings,
+    ):
+        ratings.write("user_id,anime_id,rating\n")
+        for number, item in enumerate(csv.DictReader(items)):
+            ratings.write(f"{number % 50},{item['MAL_ID']},{1 + number % 10}\n")
+    done = run_measured(dglrec_command("prepare", str(small), str(folder / "small-dataset")))
+    return {"step": "embed texts not in the cache", "seconds": round(done.seconds, 2)}
+
+
+def measure(source: Path, folder: Path, text: bool, repeats: int) -> list[Row]:
+    """Rows of preparing, of pandas, and of opening."""
+    with (source / RATINGS_FILE).open("rb") as file:
+        lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b"")) - 1
+    rows = []
+    if text:
+        say("embedding synopses that the cache lacks, before the clock")
+        rows.append(cache_texts(source, folder))
+    dataset = folder / "dataset"
+    options = ["--overwrite"] + ([] if text else ["--no-text"])
+    command = dglrec_command("prepare", str(source), str(dataset), *options)
+    runs = [row_of("prepare", lines, run_measured(command)) for _ in range(repeats)]
+    rows.append(sorted(runs, key=lambda row: row["seconds"])[(repeats - 1) // 2])
+
+    job = {"do": "read_csv", "path": str(source / RATINGS_FILE)}
+    reads = [run_child(__file__, job) for _ in range(repeats)]
+    read = sorted(reads, key=lambda row: row["seconds"])[(repeats - 1) // 2]
+    rows.append({"step": "read_csv", **read, "rows_per_second": round(lines / read["seconds"])})
+
+    job = {"do": "open", "path": str(dataset)}
+    openings = [run_child(__file__, job) for _ in range(_OPENINGS)]
+    rows.append(
+        {
+            "step": "open",
+            "rows": openings[0]["rows"],
+            "seconds": round(median([row["seconds"] for row in openings]), 4),
+            "import_seconds": round(median([row["import_seconds"] for row in openings]), 2),
+            "peak_memory_gb": median([row["peak_memory_gb"] for row in openings]),
+        }
+    )
+    return rows
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", type=Path, help="a generated source; default: make one")
+    parser.add_argument("--scale", type=float, default=1.0, help="of users and ratings made")
+    parser.add_argument("--no-text", action="store_true", help="leave synopses out")
+    parser.add_argument("--repeats", type=int, default=1, help="of prepare and read_csv; median")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        source = arguments.source
+        if source is None:
+            source = folder / "source"
+            rows.append(synth(source, arguments.scale))
+        rows += measure(source, folder, not arguments.no_text, arguments.repeats)
+    print_table("preparing", COLUMNS, rows)
+    write_results(arguments.json, rows)
+
+
+if __name__ == "__main__" and not child_main({"read_csv": read_csv, "open": open_dataset}):
+    main()

@@ -1,0 +1,269 @@
+"""Training throughput against subset size: dglrec beside stock DGL and PyG.
+
+    python benchmarks/bench_train.py --data DATASET --scale 0.01 0.1 1.0 --against dgl pyg \
+        --json benchmarks/results/train.json
+
+A subset is all training ratings of a random share of the users, over all items. Each row of the
+results is one loop on one subset with one batch size, measured in a fresh process: warmed up, then
+run for some seconds with sampling, forward, loss, backward and optimiser step inside the clock.
+`best` marks the batch size with the most target edges a second of each loop and subset.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import (
+    ChildError,
+    Loop,
+    PartClock,
+    Row,
+    child_main,
+    make_dataset,
+    measure_loop,
+    open_workload,
+    print_table,
+    run_child,
+    say,
+    write_results,
+    write_subset,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dglrec.biases import Biases
+    from dglrec.graph import RatingGraph
+
+# Peers are swept until a larger batch no longer helps, or is more than half an epoch.
+BATCHES = {
+    "dglrec": (32_768, 262_144, 524_288, 2_097_152),
+    "dgl": (1_024, 32_768, 131_072, 524_288, 2_097_152),
+    "pyg": (1_024, 32_768, 131_072, 524_288),
+}
+MODELS = {"dglrec": ("plain", "default"), "dgl": ("plain",), "pyg": ("plain",)}
+LOOPS = tuple(BATCHES)
+
+# Each at its best. The peers leave many short parallel regions to OpenMP, between which spinning
+# threads save the time of waking up: 5 to 33 % on two idle cores. dglrec runs as it is installed.
+ENVIRONMENT = {
+    "dglrec": {"OMP_WAIT_POLICY": "passive"},
+    "dgl": {"OMP_WAIT_POLICY": "active"},
+    "pyg": {"OMP_WAIT_POLICY": "active"},
+}
+
+COLUMNS = (
+    "loop",
+    "model",
+    "scale",
+    "edges",
+    "batch",
+    "edges_per_second",
+    "ns_per_edge",
+    "step_ms",
+    "peak_memory_gb",
+    "best",
+)
+
+
+def dglrec_loop(
+    graph: "RatingGraph",
+    biases: "Biases",
+    batch: int,
+    model: str,
+    item_features: "Tensor",
+    clock: PartClock,
+) -> Loop:
+    """The package's own loader, model and training step.
+
+    Args:
+        graph: the training ratings.
+        biases: fitted to them.
+        batch: target edges a step, about.
+        model: `plain` for what the peers compute (64 wide, two layers, fan-outs 10 and 5, bare
+            messages, an MLP); `default` for the package's default configuration.
+        item_features: float32 [I, F]; `plain` uses none.
+        clock: takes the time of the parts of a step.
+    """
+    import torch
+    from torch.nn import functional
+
+    from dglrec.nn import ModelConfig, RatingModel
+    from dglrec.sampling import LoaderConfig
+    from dglrec.train import Settings, TrainConfig, TrainingStep, make_loader
+
+    settings = Settings(ModelConfig(), LoaderConfig(batch_size=batch), TrainConfig())
+    if model == "plain":
+        settings = Settings(
+            ModelConfig(rating_messages=False, interaction=False, item_features=False, dropout=0.0),
+            LoaderConfig(batch_size=batch, folds=2, user_fanouts=(10, 5), item_fanouts=(10, 5)),
+            TrainConfig(optimizer="adam", learning_rate=1e-3, schedule="constant"),
+        )
+    settings = settings.resolved(graph)
+    torch.manual_seed(0)
+    rating_model = RatingModel(settings.model, graph.num_users, item_features)
+    loader = make_loader(graph, biases, settings.loader, 0, torch.device("cpu"))
+    step = TrainingStep(rating_model, settings.train, functional.mse_loss, 1_000_000)
+    return DglrecLoop(loader, step, clock)
+
+
+class DglrecLoop:
+    """Epochs of the package's loader and training step."""
+
+    def __init__(self, loader: Any, step: Any, clock: PartClock) -> None:
+        self.loader, self.step, self.clock = loader, step, clock
+        self.epoch = 0
+
+    def steps(self) -> Iterator[int]:
+        self.loader.set_epoch(self.epoch)
+        self.epoch += 1
+        with self.clock.part("sampling"):
+            batches = iter(self.loader)
+        while True:
+            with self.clock.part("sampling"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            with self.clock.part("step"):
+                self.step(batch)
+            yield len(batch.ratings)
+
+
+def measure_dglrec(workload: Any, batch: int, model: str, clock: PartClock) -> Loop:
+    return dglrec_loop(workload.graph, workload.biases, batch, model, workload.item_features, clock)
+
+
+def measure_dgl(workload: Any, batch: int, model: str, clock: PartClock) -> Loop:
+    from peers.dgl_loop import DGLLoop
+
+    del model  # there is one
+    return DGLLoop(workload, batch, clock)
+
+
+def measure_pyg(workload: Any, batch: int, model: str, clock: PartClock) -> Loop:
+    from peers.pyg_loop import PyGLoop
+
+    del model  # there is one
+    return PyGLoop(workload, batch, clock)
+
+
+MAKERS: dict[str, Callable[[Any, int, str, PartClock], Loop]] = {
+    "dglrec": measure_dglrec,
+    "dgl": measure_dgl,
+    "pyg": measure_pyg,
+}
+
+
+def measure(
+    loop: str, model: str, dataset: str, folder: str | None, batch: int, seconds: float
+) -> Row:
+    """In a child: build one loop and measure it."""
+    import torch
+
+    clock = PartClock()
+    made = MAKERS[loop](open_workload(dataset, folder), batch, model, clock)
+    return {
+        **measure_loop(made, seconds, clock),
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
+    }
+
+
+def unusable(loop: str) -> str | None:
+    """Why a loop cannot be measured here, or None."""
+    if loop != "pyg":
+        return None
+    if importlib.util.find_spec("torch_geometric") is None:
+        return "torch_geometric is not installed"
+    if not any(importlib.util.find_spec(name) for name in ("pyg_lib", "torch_sparse")):
+        return "PyG samples with pyg-lib or torch-sparse, and neither is installed"
+    return None
+
+
+def sweep(dataset: Path, arguments: argparse.Namespace, loops: list[str]) -> Iterator[Row]:
+    """All rows, as they are measured."""
+    for scale in arguments.scale:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = None if scale == 1 else str(Path(temporary) / "subset")
+            job = {"do": "subset", "dataset": str(dataset), "share": scale}
+            sizes = run_child(__file__, {**job, "seed": arguments.seed, "folder": folder or ""})
+            sizes.pop("peak_memory_gb")
+            for loop, model in [(name, model) for name in loops for model in MODELS[name]]:
+                for batch in arguments.batch or BATCHES[loop]:
+                    row = {"loop": loop, "model": model, "scale": scale, **sizes, "batch": batch}
+                    if batch > sizes["edges"]:
+                        say(f"{loop} at {scale:g}: {batch:,} is more than all edges, left out")
+                        continue
+                    yield {**row, **one(dataset, folder, row, arguments.seconds)}
+
+
+def one(dataset: Path, folder: str | None, row: Row, seconds: float) -> Row:
+    """One row's figures; where its process failed (for want of memory, say), that it did."""
+    name = f"{row['loop']} ({row['model']}) at {row['scale']:g}, batch {row['batch']:,}"
+    job = {key: row[key] for key in ("loop", "model", "batch")}
+    job |= {"do": "measure", "dataset": str(dataset), "folder": folder, "seconds": seconds}
+    try:
+        figures = run_child(__file__, job, environment=ENVIRONMENT[row["loop"]])
+    except ChildError as error:
+        say(f"{name}: {error}")
+        return {"error": str(error)}
+    say(f"{name}: {figures['edges_per_second']:,} edges/s, {figures['peak_memory_gb']:.2f} GB")
+    return figures
+
+
+def mark_best(rows: list[Row]) -> None:
+    """Mark each loop's, model's and subset's row with the most edges a second."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        row["best"] = False
+        key = (row["loop"], row["model"], row["scale"])
+        if "error" not in row and (
+            key not in best or row["edges_per_second"] > best[key]["edges_per_second"]
+        ):
+            best[key] = row
+    for row in best.values():
+        row["best"] = True
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="a prepared data set; default: one is generated")
+    parser.add_argument("--scale", type=float, nargs="+", default=[0.01, 0.1, 1.0])
+    parser.add_argument("--against", nargs="*", default=["dgl", "pyg"], choices=LOOPS[1:])
+    parser.add_argument("--without-dglrec", action="store_true", help="measure the peers alone")
+    parser.add_argument("--batch", type=int, nargs="+", help="these batch sizes for all loops")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured, for each row")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of users")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    arguments = parser.parse_args()
+    loops = []
+    for loop in (*(() if arguments.without_dglrec else LOOPS[:1]), *arguments.against):
+        if reason := unusable(loop):
+            say(f"{loop} is left out: {reason}")
+        else:
+            loops.append(loop)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        dataset = arguments.data or make_dataset(Path(temporary))
+        try:
+            for row in sweep(dataset, arguments, loops):
+                rows.append(row)
+        finally:
+            # An interrupted sweep keeps what it has.
+            mark_best(rows)
+            print_table("training", COLUMNS, rows)
+            write_results(arguments.json, rows)
+    if any("error" in row for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__" and not child_main({"subset": write_subset, "measure": measure}):
+    main()
