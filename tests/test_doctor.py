@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dglrec import doctor
+from dglrec import doctor, machine
 from dglrec.doctor import Check, examine
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
@@ -258,27 +258,6 @@ def test_an_old_driver_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "CUDA 13.0" in check.mend
 
 
-@pytest.mark.parametrize(
-    ("quota", "cores"),
-    [
-        ("100000 100000", 1),
-        ("150000 100000", 2),
-        ("10000 100000", 1),
-        ("6400000 100000", 3),
-        ("max 100000", 3),
-        (None, 3),
-    ],
-)
-def test_cores_of_a_container(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str | None, cores: int
-) -> None:
-    if quota is not None:
-        (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr(doctor, "_CGROUP", tmp_path)
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: {0, 1, 5}, raising=False)
-    assert doctor.usable_cores() == cores
-
-
 def test_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -313,7 +292,7 @@ def test_memory(
     if limit is not None:
         text = limit if isinstance(limit, str) else str(limit << 30)
         (tmp_path / "memory.max").write_text(text + "\n")
-    monkeypatch.setattr(doctor, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     memory = types.SimpleNamespace(available=available << 30, total=128 << 30)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     (check,) = doctor._check_memory()

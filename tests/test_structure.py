@@ -10,7 +10,7 @@ PACKAGE = ROOT / "dglrec"
 
 # A module imports only from modules above it.
 ORDER = [
-    *("errors", "files", "progress", "kernels"),
+    *("errors", "files", "progress", "machine", "kernels"),
     *("schema", "ids", "synthetic", "ingest", "features", "split", "graph", "biases", "dataset"),
     *("sampling", "nn", "metrics", "distributed", "checkpoint"),
     *(

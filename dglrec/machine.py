@@ -1,0 +1,58 @@
+"""What this machine gives a process: cores and memory, as its container allows them."""
+
+import math
+import os
+from pathlib import Path
+
+GIB = 1 << 30
+
+# Where Linux says what a container may use.
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: its affinity, and the share its container has."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota, _, period = _read_cgroup("cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(cores, 1)
+
+
+def memory_limit() -> int | None:
+    """Bytes that the container allows all of its processes; None if the machine has no more."""
+    import psutil  # here, so that `doctor` runs where it is missing
+
+    limit = _read_cgroup("memory.max")
+    if limit.isdigit() and int(limit) < psutil.virtual_memory().total:
+        return int(limit)
+    return None
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, those that only cache files included."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    limit, used = memory_limit(), _read_cgroup("memory.current")
+    if limit is None or not used.isdigit():
+        return available if limit is None else min(available, limit)
+    cached = dict(line.split() for line in _read_cgroup("memory.stat").splitlines())
+    used_for_good = int(used) - int(cached.get("inactive_file", 0))
+    return max(0, min(available, limit - used_for_good))
+
+
+def gib(count: float) -> str:
+    """A number of bytes, for people."""
+    return f"{count / GIB:.1f} GiB"
+
+
+def _read_cgroup(name: str) -> str:
+    """The container's file of a name; empty where there is none to read."""
+    try:
+        return (_CGROUP / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
