@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import dglrec
-from dglrec import train as train_module
 from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import PrepareOptions, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
@@ -27,6 +26,7 @@ from dglrec.run import BEST, CONFIG_FILE, LAST, METRICS_FILE, RESULTS_FILE
 from dglrec.sampling import LoaderConfig
 from dglrec.synthetic import synthesize
 from dglrec.train import Settings, TrainConfig, learning_rate_share, make_loss, train
+from dglrec.train import loop as train_module
 
 BATCHES = 4  # in an epoch of the small data set
 
@@ -377,11 +377,11 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from dglrec import checkpoint, train as module
+from dglrec import checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.nn import ModelConfig
 from dglrec.sampling import LoaderConfig
-from dglrec.train import Settings, TrainConfig, train
+from dglrec.train import Settings, TrainConfig, step as module, train
 
 data, run, place, sections = sys.argv[1:]
 calls = 0

@@ -10,18 +10,14 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import dgl
 import numpy as np
 import tomli_w
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-from torch.nn import functional
 
 from dglrec import __version__
 from dglrec.biases import Biases
@@ -32,8 +28,7 @@ from dglrec.evaluate import evaluate, measure
 from dglrec.files import atomic_file, check_target_folder, disk_errors, write_json
 from dglrec.graph import RatingGraph
 from dglrec.infer import embed_all
-from dglrec.metrics import class_weights, level_of
-from dglrec.nn import ModelConfig, RatingModel
+from dglrec.nn import RatingModel
 from dglrec.progress import log, progress
 from dglrec.run import (
     BEST,
@@ -45,71 +40,9 @@ from dglrec.run import (
     check_same_dataset,
     open_run,
 )
-from dglrec.sampling import EdgeBatch, LoaderConfig, NeighborEdgeLoader, UserBatchLoader, seed_of
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-# Found on planted data of full size and on the small real sets.
-_RATE, _BATCH_OF_RATE = 0.02, 1 << 18
-
-
-class TrainConfig(BaseModel):
-    """How the model is fitted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    epochs: int = Field(10, ge=1, description="passes over the training ratings, at most")
-    patience: int = Field(
-        3, ge=1, description="epochs without a better validation RMSE before training stops"
-    )
-    loss: Literal["mse", "smooth_l1", "weighted_mse"] = Field(
-        "mse",
-        description="mse, smooth_l1, or weighted_mse: squared errors weighed by how rare the "
-        "rating is (the best epoch is still that of the lowest plain validation RMSE)",
-    )
-    optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam or adamw")
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
-        "auto",
-        description="highest learning rate; auto: 0.02 at a batch of 262,144, falling with the "
-        "cube root of the batch size",
-    )
-    weight_decay: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="adamw's decay; adam's L2 penalty"
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the learning rate falls to zero over all epochs, or stays"
-    )
-    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    seed: int = Field(0, ge=0, description="of weights, order, samples and dropout")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The three configurations of one training."""
-
-    model: ModelConfig
-    loader: LoaderConfig
-    train: TrainConfig
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values by section and key, as in `config.toml`."""
-        sections = {"model": self.model, "loader": self.loader, "train": self.train}
-        return {name: section.model_dump(mode="json") for name, section in sections.items()}
-
-    def resolved(self, graph: RatingGraph) -> "Settings":
-        """The same with each `auto` replaced by what it means for these training ratings."""
-        batch_size = self.loader.edges_a_batch(graph.num_edges)
-        dropout = self.model.dropout_share(graph.num_edges / graph.num_items)
-        rate = self.train.learning_rate
-        if rate == "auto":
-            rate = _RATE * (batch_size / _BATCH_OF_RATE) ** (1 / 3)
-        return replace(
-            self,
-            model=self.model.model_copy(update={"dropout": dropout}),
-            loader=self.loader.model_copy(update={"batch_size": batch_size}),
-            train=self.train.model_copy(update={"learning_rate": rate}),
-        )
+from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader, seed_of
+from dglrec.train.config import Settings
+from dglrec.train.step import TrainingStep, make_loss
 
 
 class Loader(Protocol):
@@ -246,51 +179,6 @@ def train(
     return results
 
 
-class TrainingStep:
-    """One step: predictions, loss, gradient, optimiser.
-
-    Args:
-        model: what is trained, in place.
-        config: optimiser, schedule and clipping; its learning rate a number, not `auto`.
-        loss: of predictions and ratings.
-        steps: of all epochs, for the schedule.
-    """
-
-    def __init__(self, model: RatingModel, config: TrainConfig, loss: Loss, steps: int) -> None:
-        if config.learning_rate == "auto":
-            raise ValueError("the learning rate must be a number; see Settings.resolved")
-        self.model = model
-        self.loss = loss
-        self.clip_norm = config.clip_norm
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_share(step, steps, config)
-        )
-
-    def __call__(self, batch: EdgeBatch) -> Tensor:
-        """Take one step; the sum of the squared errors of its predictions, made before it.
-
-        Args:
-            batch: on the model's device.
-
-        Raises:
-            DglrecError: loss or gradient is not finite; the weights are as before.
-        """
-        predictions = self.model(batch)
-        value = self.loss(predictions, batch.ratings)
-        self.optimizer.zero_grad()
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        _check_finite(value, norm, batch)
-        self.optimizer.step()
-        self.schedule.step()
-        errors: Tensor = predictions.detach() - batch.ratings
-        return (errors**2).sum()
-
-
 def _train_epoch(step: TrainingStep, loader: Loader, device: torch.device, title: str) -> float:
     """One pass over the training ratings; the RMSE of its predictions, each before its step."""
     step.model.train()
@@ -321,53 +209,6 @@ def make_loader(
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed)
     return UserBatchLoader(graph, biases, config, seed, device)
-
-
-def make_loss(name: str, dataset: RatingDataset) -> Loss:
-    """The loss of a name: float32 [B] predictions and ratings -> their mean loss.
-
-    `weighted_mse` weighs each squared error by (count of the most frequent rating / count of its
-    own rating) in training, normalised to mean 1 over the training ratings.
-    """
-    if name == "mse":
-        return functional.mse_loss
-    if name == "smooth_l1":
-        return functional.smooth_l1_loss
-    counts = torch.from_numpy(dataset.graph.level_counts).float()
-    weights = class_weights(dataset.graph.level_counts)
-    weights = weights / ((weights * counts).sum() / counts.sum())
-
-    def weighted_mse(predictions: Tensor, ratings: Tensor) -> Tensor:
-        row_weights = weights.to(ratings.device)[level_of(ratings, dataset.scale)]
-        return (row_weights * (predictions - ratings) ** 2).mean()
-
-    return weighted_mse
-
-
-def learning_rate_share(step: int, steps: int, config: TrainConfig) -> float:
-    """What part of the highest learning rate a step uses, 0 to 1.
-
-    Args:
-        step: from 0.
-        steps: of all epochs.
-        config: schedule and warm-up.
-    """
-    rising = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    done = min(1.0, step / steps)
-    if config.schedule == "cosine":
-        return rising * (1 + math.cos(math.pi * done)) / 2
-    return rising * (1 - done) if config.schedule == "linear" else rising
-
-
-def _check_finite(value: Tensor, norm: Tensor, batch: EdgeBatch) -> None:
-    """Stop before a loss or gradient that is no number reaches the weights."""
-    if bool(torch.isfinite(value)) and bool(torch.isfinite(norm)):
-        return
-    first = ", ".join(str(int(edge)) for edge in batch.edges[:3])
-    raise DglrecError(
-        f"loss {float(value.detach()):g}, gradient norm {float(norm):g} (batch of edges "
-        f"{first}, ...); the weights are as before this step; try a lower train.learning_rate"
-    )
 
 
 def _start_run(run: Path, overwrite: bool) -> None:

@@ -1,0 +1,18 @@
+"""Training: its configuration, its step, its loop."""
+
+from dglrec.train.config import Settings, TrainConfig
+from dglrec.train.loop import Loader, describe_environment, make_loader, train
+from dglrec.train.step import Loss, TrainingStep, learning_rate_share, make_loss
+
+__all__ = [
+    "Loader",
+    "Loss",
+    "Settings",
+    "TrainConfig",
+    "TrainingStep",
+    "describe_environment",
+    "learning_rate_share",
+    "make_loader",
+    "make_loss",
+    "train",
+]

@@ -1,0 +1,72 @@
+"""How the model is fitted, and the three configurations of one training together."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dglrec.graph import RatingGraph
+from dglrec.nn import ModelConfig
+from dglrec.sampling import LoaderConfig
+
+# Found on planted data of full size and on the small real sets.
+_RATE, _BATCH_OF_RATE = 0.02, 1 << 18
+
+
+class TrainConfig(BaseModel):
+    """How the model is fitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    epochs: int = Field(10, ge=1, description="passes over the training ratings, at most")
+    patience: int = Field(
+        3, ge=1, description="epochs without a better validation RMSE before training stops"
+    )
+    loss: Literal["mse", "smooth_l1", "weighted_mse"] = Field(
+        "mse",
+        description="mse, smooth_l1, or weighted_mse: squared errors weighed by how rare the "
+        "rating is (the best epoch is still that of the lowest plain validation RMSE)",
+    )
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam or adamw")
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
+        "auto",
+        description="highest learning rate; auto: 0.02 at a batch of 262,144, falling with the "
+        "cube root of the batch size",
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="adamw's decay; adam's L2 penalty"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate falls to zero over all epochs, or stays"
+    )
+    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
+    seed: int = Field(0, ge=0, description="of weights, order, samples and dropout")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The three configurations of one training."""
+
+    model: ModelConfig
+    loader: LoaderConfig
+    train: TrainConfig
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain values by section and key, as in `config.toml`."""
+        sections = {"model": self.model, "loader": self.loader, "train": self.train}
+        return {name: section.model_dump(mode="json") for name, section in sections.items()}
+
+    def resolved(self, graph: RatingGraph) -> "Settings":
+        """The same with each `auto` replaced by what it means for these training ratings."""
+        batch_size = self.loader.edges_a_batch(graph.num_edges)
+        dropout = self.model.dropout_share(graph.num_edges / graph.num_items)
+        rate = self.train.learning_rate
+        if rate == "auto":
+            rate = _RATE * (batch_size / _BATCH_OF_RATE) ** (1 / 3)
+        return replace(
+            self,
+            model=self.model.model_copy(update={"dropout": dropout}),
+            loader=self.loader.model_copy(update={"batch_size": batch_size}),
+            train=self.train.model_copy(update={"learning_rate": rate}),
+        )
