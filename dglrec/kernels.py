@@ -37,10 +37,11 @@ def sum_messages(
     Args:
         offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
         neighbours: int32 or int64 [K]; each edge's source.
-        sources: [S, H].
+        sources: [S, H]; of less than 32 bits, a CPU sums them as float32.
         weights: [K] factors of the edges; no gradient reaches them.
     """
-    weights = None if weights is None else weights.detach()
+    sources = _widened(sources)
+    weights = None if weights is None else weights.detach().to(sources.dtype)
     if sources.device.type == "cpu" and sources.requires_grad and torch.is_grad_enabled():
         summed: Tensor = _SumMessages.apply(offsets, neighbours, sources, weights)  # type: ignore[no-untyped-call]
         return summed
@@ -69,8 +70,8 @@ def score_edges(
     if weights.device.type == "cpu":
         _check_rows(users, len(hidden[0]), "users")
         _check_rows(items, len(hidden[1]), "items")
-        p, q = factors or (hidden[0][:, :0], hidden[1][:, :0])
-        scores: Tensor = _ScoreEdges.apply(users, items, *hidden, weights, p, q)  # type: ignore[no-untyped-call]
+        tables = (*hidden, weights, *(factors or (hidden[0][:, :0], hidden[1][:, :0])))
+        scores: Tensor = _ScoreEdges.apply(users, items, *map(_widened, tables))  # type: ignore[no-untyped-call]
         return scores
     rows = functional.embedding  # its gradient is summed in a fixed order
     out = functional.relu(rows(users, hidden[0]) + rows(items, hidden[1])) @ weights
@@ -95,6 +96,11 @@ def segment_sums(
     parts = _even_parts(offsets, 1)
     _run([partial(_sum_segments, offsets, values, indices, out, low, high) for low, high in parts])
     return out
+
+
+def _widened(values: Tensor) -> Tensor:
+    """There is no bfloat16 in numpy, and sums of many terms need more digits than it has."""
+    return values.float() if values.device.type == "cpu" and values.itemsize < 4 else values
 
 
 def _check_rows(rows: Tensor, count: int, name: str) -> None:
@@ -129,7 +135,11 @@ class _SumMessages(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, None]:
         offsets, neighbours, weights = ctx.saved_tensors
-        arrays = offsets.numpy(), neighbours.numpy(), _array(weights, gradient)
+        arrays = (
+            offsets.numpy(),
+            neighbours.numpy(),
+            (gradient.new_empty(0) if weights is None else weights).numpy(),
+        )
         out = _scatter if ctx.num_sources <= len(gradient) else _gather
         result = out(*arrays, gradient.contiguous().numpy(), ctx.num_sources)
         return None, None, torch.from_numpy(result), None
@@ -201,10 +211,6 @@ def _gather(
         ]
     )
     return out
-
-
-def _array(weights: Tensor | None, like: Tensor) -> npt.NDArray[Any]:
-    return (like.new_empty(0) if weights is None else weights.to(like.dtype)).numpy()
 
 
 def _arrays(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:

@@ -565,3 +565,22 @@ def test_a_failing_thread_is_heard_of():
 
     with threads(2), pytest.raises(ZeroDivisionError):
         kernels._run([lambda: None, fail])
+
+
+# --- less than 32 bits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_floats_are_summed_as_float32(dtype):
+    offsets, neighbours = make_edges(*MANY_SOURCES, 60)
+    sources, weights = randn(40, 3).to(dtype).requires_grad_(), randn(60)
+    out = sum_messages(offsets, neighbours, sources, weights)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, sum_messages(offsets, neighbours, sources.detach().float(), weights))
+    out.sum().backward()
+    assert sources.grad.dtype == dtype and sources.grad.isfinite().all() and sources.grad.any()
+    users, items = make_pairs()
+    tables = [table.float() for table in make_tables(3, 2)]
+    mixed = [tables[0].to(dtype), tables[1].to(dtype), tables[2], *tables[3:]]
+    expected = scoring(score_edges, users, items)(*(table.float() for table in mixed))
+    assert torch.equal(scoring(score_edges, users, items)(*mixed), expected)

@@ -126,6 +126,22 @@ def test_training_finds_the_planted_taste(tmp_path):
     assert cannot_see["test"]["gap_closed"] < results["test"]["gap_closed"] / 2
 
 
+def test_bfloat16_learns_about_the_same(dataset, undisturbed, tmp_path):
+    results = train(dataset, tmp_path / "run", make_settings(precision="bfloat16"))
+    expected = json.loads((undisturbed / RESULTS_FILE).read_text())
+    assert results["valid"]["rmse"] == pytest.approx(expected["valid"]["rmse"], rel=0.01)
+    assert not same_weights(weights_of(tmp_path / "run"), weights_of(undisturbed))
+    assert all(value.dtype == torch.float32 for value in weights_of(tmp_path / "run").values())
+
+
+def test_what_auto_came_to_is_said(dataset, tmp_path, capsys):
+    settings = Settings(ModelConfig(embedding_size=4), LoaderConfig(), TrainConfig(epochs=1))
+    train(dataset, tmp_path / "run", settings)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("1,600 ratings by 80 users of 40 items, on ")
+    assert line.endswith("loader users, batch 2,048, learning rate 0.003969, dropout 0.2")
+
+
 def test_training_error_falls_over_epochs_of_several_batches(undisturbed):
     errors = [line["train_rmse"] for line in lines_of(undisturbed)]
     assert len(errors) == 4 and errors[-1] < errors[0]

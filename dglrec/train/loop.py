@@ -42,6 +42,7 @@ from dglrec.run import (
 )
 from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader, seed_of
 from dglrec.train.config import Settings
+from dglrec.train.memory import footprint, place_graph
 from dglrec.train.step import TrainingStep, make_loss
 
 
@@ -94,6 +95,7 @@ def train(
     Raises:
         UsageError: the run exists and may not be replaced, or cannot be resumed like this.
         DataError: the checkpoint to resume from is missing or bad.
+        UnusableEnvironmentError: there is too little memory.
         DglrecError: the loss is no longer finite, or the disk is full.
     """
     run, device = Path(run), device or torch.device("cpu")
@@ -102,13 +104,18 @@ def train(
     if resume:
         _check_resumable(run, dataset)
     else:
-        _start_run(run, overwrite)
+        check_target_folder(run, marker=CONFIG_FILE, overwrite=overwrite)
+    torch.manual_seed(config.seed)
+    model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features)
+    graph_device = place_graph(footprint(dataset.graph, model, settings), device)
+    if not resume:
+        _start_run(run)
         _write_config(run, settings)
         write_json(run / ENVIRONMENT_FILE, describe_environment(device))
 
-    torch.manual_seed(config.seed)
-    model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features).to(device)
-    loader = make_loader(dataset.graph, dataset.biases, settings.loader, config.seed, device)
+    log(describe_training(dataset.graph, settings, device))
+    model.to(device)
+    loader = make_loader(dataset.graph, dataset.biases, settings.loader, config.seed, graph_device)
     step = TrainingStep(model, config, make_loss(config.loss, dataset), len(loader) * config.epochs)
     done = _Progress()
     if resume:
@@ -211,9 +218,8 @@ def make_loader(
     return UserBatchLoader(graph, biases, config, seed, device)
 
 
-def _start_run(run: Path, overwrite: bool) -> None:
+def _start_run(run: Path) -> None:
     """Make or clear the folder. The configuration goes in first: it marks the folder as a run."""
-    check_target_folder(run, marker=CONFIG_FILE, overwrite=overwrite)
     with disk_errors(run):
         run.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, RESULTS_FILE):
@@ -232,6 +238,23 @@ def _remove_checkpoint(folder: Path) -> None:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
+
+
+def describe_training(graph: RatingGraph, settings: Settings, device: torch.device) -> str:
+    """One line: what is trained on, and what `auto` came to.
+
+    Args:
+        graph: the training ratings.
+        settings: resolved ones.
+        device: where it computes.
+    """
+    loader = settings.loader
+    where = str(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return (
+        f"{graph.num_edges:,} ratings by {graph.num_users:,} users of {graph.num_items:,} items, "
+        f"on {where}: loader {loader.kind}, batch {loader.batch_size:,}, "
+        f"learning rate {settings.train.learning_rate:.4g}, dropout {settings.model.dropout:g}"
+    )
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

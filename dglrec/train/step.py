@@ -33,9 +33,13 @@ class TrainingStep:
         self.model = model
         self.loss = loss
         self.clip_norm = config.clip_norm
+        self.low_precision = config.precision == "bfloat16"
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_share(step, steps, config)
@@ -50,7 +54,9 @@ class TrainingStep:
         Raises:
             DglrecError: loss or gradient is not finite; the weights are as before.
         """
-        predictions = self.model(batch)
+        device = batch.ratings.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.low_precision):
+            predictions = self.model(batch)
         value = self.loss(predictions, batch.ratings)
         self.optimizer.zero_grad()
         value.backward()

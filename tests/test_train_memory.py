@@ -1,0 +1,144 @@
+"""What does not fit is refused before anything is written, with what it needs and what there is."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from dglrec import machine
+from dglrec.dataset import PrepareOptions, prepare
+from dglrec.errors import UnusableEnvironmentError
+from dglrec.machine import GIB
+from dglrec.nn import ModelConfig, RatingModel
+from dglrec.sampling import LoaderConfig
+from dglrec.synthetic import synthesize
+from dglrec.train import Settings, TrainConfig, memory, train
+from dglrec.train.memory import Footprint, footprint, place_graph
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("memory")
+    synthesize(folder / "source", users=80, items=40, ratings=2_000, seed=1)
+    return prepare(folder / "source", folder / "data", PrepareOptions(text=False))
+
+
+def make_settings(model=None, **loader):
+    return Settings(
+        ModelConfig(embedding_size=4, decoder_size=4, **(model or {})),
+        LoaderConfig(batch_size=400, **loader),
+        TrainConfig(epochs=1),
+    )
+
+
+def footprint_of(dataset, settings):
+    model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features)
+    return footprint(dataset.graph, model, settings.resolved(dataset.graph))
+
+
+def free(monkeypatch, size):
+    monkeypatch.setattr(memory, "available_memory", lambda: size)
+
+
+def test_a_footprint_follows_what_is_trained(dataset):
+    small = footprint_of(dataset, make_settings())
+    by_user, by_item = dataset.graph.by_user, dataset.graph.by_item
+    assert small.graph == sum(
+        array.nbytes
+        for side in (by_user, by_item)
+        for array in (side.offsets, side.neighbours, side.codes)
+    )
+    assert small.graph_is_mapped
+    assert footprint_of(dataset, make_settings({"user_identity": True})).model > small.model
+    wide = make_settings()
+    wide = dataclasses.replace(wide, model=wide.model.model_copy(update={"embedding_size": 64}))
+    assert footprint_of(dataset, wide).step > small.step
+    assert footprint_of(dataset, wide).model > small.model
+    reference = footprint_of(dataset, make_settings(kind="neighbor"))
+    assert reference.graph > 5 * small.graph and not reference.graph_is_mapped
+
+
+@pytest.mark.parametrize("kind", ["users", "neighbor"])
+def test_larger_batches_and_fan_outs_take_more(dataset, kind):
+    def step(batch_size, user_fanouts, item_fanouts):
+        return footprint_of(
+            dataset,
+            dataclasses.replace(
+                make_settings(),
+                loader=LoaderConfig(
+                    kind=kind,
+                    batch_size=batch_size,
+                    user_fanouts=user_fanouts,
+                    item_fanouts=item_fanouts,
+                ),
+            ),
+        ).step
+
+    sizes = [
+        step(10, (2, 2), (2, 2)),
+        step(200, (2, 2), (2, 2)),
+        step(200, (2, 2), (9, 9)),
+        step(200, (9, 9), (9, 9)),
+        step(200, (-1, -1), (-1, -1)),
+    ]
+    # Of all neighbours there are 20 an item at most, so the last is no larger for certain.
+    assert sizes == sorted(sizes) and sizes[0] < sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("kind", ["users", "neighbor"])
+def test_too_little_memory_is_said_before_anything_is_touched(dataset, tmp_path, monkeypatch, kind):
+    settings = make_settings(kind=kind)
+    train(dataset, tmp_path / "old", settings)
+    before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    free(monkeypatch, 1000)
+    for run in ("new", "old"):
+        with pytest.raises(UnusableEnvironmentError) as caught:
+            train(dataset, tmp_path / run, settings, overwrite=True)
+    assert re.search(
+        r"needs about .* GiB \(graph .*, model .*, a step .*\) and 0.0 GiB are free of memory; "
+        r"try a smaller loader.batch_size" + (r"$" if kind == "users" else r", or loader.kind"),
+        str(caught.value),
+    )
+    assert not (tmp_path / "new").exists()
+    assert before == {
+        path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()
+    }
+
+
+NEEDS = Footprint(graph=8 * GIB, model=GIB, step=2 * GIB, graph_is_mapped=True)
+
+
+def test_a_mapped_graph_larger_than_memory_is_slow_and_no_error(monkeypatch, capsys):
+    free(monkeypatch, 20 * GIB)
+    assert place_graph(NEEDS, CPU) == CPU
+    assert capsys.readouterr().err == ""
+    free(monkeypatch, 5 * GIB)
+    assert place_graph(NEEDS, CPU) == CPU
+    found = capsys.readouterr().err
+    assert "graph takes 8.0 GiB and 5.0 GiB of memory are free" in found and "slow" in found
+    with pytest.raises(UnusableEnvironmentError, match=r"about 11.0 GiB .* 5.0 GiB are free of"):
+        place_graph(dataclasses.replace(NEEDS, graph_is_mapped=False), CPU)
+
+
+def test_a_graph_that_does_not_fit_the_card_stays_with_the_host(monkeypatch, capsys):
+    free(monkeypatch, 64 * GIB)
+    on_card = 80 * GIB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (on_card, 96 * GIB))
+    assert place_graph(NEEDS, GPU) == GPU
+    assert capsys.readouterr().err == ""
+    on_card = 10 * GIB
+    assert place_graph(NEEDS, GPU) == CPU
+    assert "8.0 GiB and 10.0 GiB are free on cuda:0: it stays in" in capsys.readouterr().err
+    on_card = 2 * GIB
+    with pytest.raises(UnusableEnvironmentError, match=r"2.0 GiB are free on cuda:0; try a sma"):
+        place_graph(NEEDS, GPU)
+    on_card = 10 * GIB
+    assert place_graph(dataclasses.replace(NEEDS, graph_is_mapped=False), GPU) == CPU
+    assert capsys.readouterr().err == ""  # DGL samples on the host in any case
+
+
+def test_the_memory_that_is_asked_for_is_this_machines():
+    assert memory.available_memory is machine.available_memory
