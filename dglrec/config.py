@@ -222,7 +222,7 @@ def _explain(section: str, error: ValidationError) -> str:
     places = [str(part) for part in first["loc"][1:] if isinstance(part, int)]
     key = ".".join([section, *map(str, first["loc"][:1]), *places])
     if not first["loc"]:
-        return f"{section}: {first['msg']}"
+        return f"{section}: {first['msg'].removeprefix('Value error, ')}"
     wanted = dict.fromkeys(one["msg"] for one in errors if one["loc"][:1] == first["loc"][:1])
     return f"{key} = {first['input']!r}: {'; or '.join(wanted)}"
 

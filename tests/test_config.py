@@ -252,8 +252,10 @@ def test_layers_and_fanouts_must_agree():
         settings_of("model.layers=3")
     with pytest.raises(UsageError, match="model.layers is 2, but loader.user_fanouts names 1"):
         settings_of("loader.user_fanouts=[5]", "loader.item_fanouts=[5]")
-    with pytest.raises(UsageError, match="same number of layers"):
+    with pytest.raises(UsageError, match="^loader: user_fanouts .* same number of layers"):
         settings_of("loader.user_fanouts=1,2,3", "model.layers=3")
+    with pytest.raises(UsageError, match=r"^loader: user_fanouts \(10, 0\): each must be 1 or"):
+        settings_of("loader.user_fanouts=10,0")
     three = ["model.layers=3", "loader.user_fanouts=1,2,3", "loader.item_fanouts=1,2,3"]
     assert settings_of(*three).model.layers == 3
 

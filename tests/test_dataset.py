@@ -3,6 +3,9 @@
 import importlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -758,3 +761,42 @@ def test_describe_says_what_was_made(planted):
 def test_prepare_leaves_no_spool_behind(planted):
     assert all("spool" not in name for name in contents(planted[1].path))
     assert set(dataset_module.__all__) >= {"prepare", "RatingDataset", "HeldOut"}
+
+
+_KILLED = """
+import importlib, os, signal, sys
+from pathlib import Path
+module = importlib.import_module("dglrec.dataset.prepare")
+source, target, place, when = sys.argv[1:]
+original = getattr(module, place)
+
+def killing(*arguments, **options):
+    if when == "after":
+        original(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(module, place, killing)
+module.prepare(Path(source), Path(target), module.PrepareOptions(text=False, overwrite=True))
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("place", "when"),
+    [("_read_rows", "after"), ("write_dataset", "before"), ("write_dataset", "after")],
+)
+def test_a_killed_prepare_leaves_nothing_that_opens(place, when, there, tmp_path):
+    """Or, where a data set was to be replaced, leaves that one."""
+    source, target = table_of(tmp_path, grid(20, 15, range(1, 6))), tmp_path / "data"
+    if there:
+        before = prepare(source, target, NO_TEXT).fingerprint
+    command = [sys.executable, "-c", _KILLED, str(source), str(target), place, when]
+    killed = subprocess.run(command, cwd=Path(PREPARE.__file__).parents[2])
+    assert killed.returncode == -signal.SIGKILL
+    if there:
+        assert RatingDataset.open(target).fingerprint == before
+    else:
+        with pytest.raises(DataError, match="no such data set"):
+            RatingDataset.open(target)
+    again = prepare(source, target, PrepareOptions(text=False, overwrite=True))
+    assert len(training_rows(again)) == again.graph.num_edges > 0
