@@ -140,7 +140,8 @@ class _SumMessages(Function):
             neighbours.numpy(),
             (gradient.new_empty(0) if weights is None else weights).numpy(),
         )
-        out = _scatter if ctx.num_sources <= len(gradient) else _gather
+        # A table a thread is worth it where each of its rows gets several edges.
+        out = _scatter if 2 * ctx.num_sources <= len(neighbours) else _gather
         result = out(*arrays, gradient.contiguous().numpy(), ctx.num_sources)
         return None, None, torch.from_numpy(result), None
 
@@ -181,7 +182,7 @@ def _scatter(
     gradient: npt.NDArray[Any],
     num_sources: int,
 ) -> npt.NDArray[Any]:
-    """Few sources: a thread reads its destinations in order and adds into a table of its own."""
+    """Many edges a source: a thread reads its destinations and adds into a table of its own."""
     parts = _even_parts(offsets, gradient.shape[1])
     shape = (num_sources, gradient.shape[1])
     tables = [np.zeros(shape, dtype=gradient.dtype) for _ in parts]
@@ -201,7 +202,7 @@ def _gather(
     gradient: npt.NDArray[Any],
     num_sources: int,
 ) -> npt.NDArray[Any]:
-    """Many sources: the edges are put in their order first, and each source reads its own."""
+    """Few edges a source: they are put in the sources' order, and each source reads its own."""
     starts, destinations, turned = _transpose(offsets, neighbours, weights, num_sources)
     out = np.empty((num_sources, gradient.shape[1]), dtype=gradient.dtype)
     _run(

@@ -294,11 +294,18 @@ class NodeInputs(nn.Module):
         """int64 [N] items and their float32 [N, 2] bias and log degree -> [N, H]."""
         out: Tensor = self.from_item_inputs(inputs * self.input_scale)
         if self.from_features is not None:
-            out = out + self.from_features(self.features[nodes])
+            out = out + self._mapped_features(self.from_features, nodes)
         if self.item_vectors is not None:
             out = out + self.item_vectors(nodes)
         dropped: Tensor = self.dropout(out)
         return dropped
+
+    def _mapped_features(self, linear: nn.Linear, nodes: Tensor) -> Tensor:
+        """[N, H]: features are wide, so of as many nodes as there are items, all are mapped."""
+        if len(nodes) < len(self.features):
+            few: Tensor = linear(self.features.index_select(0, nodes))
+            return few
+        return functional.embedding(nodes, linear(self.features))
 
 
 class EdgeRegressor(nn.Module):

@@ -147,8 +147,8 @@ def test_sums_and_their_gradients_are_torchs(shape, index, weighted, width):
 
 @pytest.mark.parametrize("shape", [FEW_SOURCES, MANY_SOURCES], ids=str)
 def test_both_ways_to_the_gradient_are_taken_and_are_float32(shape, strategy_seen):
-    offsets, neighbours = make_edges(*shape, 100)
-    weights, sources = randn(100, dtype=torch.float32), randn(shape[0], 5, dtype=torch.float32)
+    offsets, neighbours = make_edges(*shape, 70)
+    weights, sources = randn(70, dtype=torch.float32), randn(shape[0], 5, dtype=torch.float32)
     _, (found,) = gradients(lambda s: sum_messages(offsets, neighbours, s, weights), [sources])
     assert strategy_seen == ["_scatter" if shape == FEW_SOURCES else "_gather"]
     assert found.dtype == torch.float32
@@ -514,7 +514,7 @@ def many_edges(num_sources, num_destinations):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("shape", [(30, 500), (500, 30), (1, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(30, 500), (50_000, 30), (1, 3), (3, 1)], ids=str)
 def test_threads_change_sums_by_rounding_alone_and_repeat_to_the_bit(
     shape, weighted, strategy_seen
 ):
@@ -531,7 +531,7 @@ def test_threads_change_sums_by_rounding_alone_and_repeat_to_the_bit(
         assert_same(found, expected, rtol=1e-9, atol=1e-9)
         assert torch.equal(found[0], again[0])
         assert torch.equal(found[1][0], again[1][0])
-    assert set(strategy_seen) == {"_scatter" if shape[0] <= shape[1] else "_gather"}
+    assert set(strategy_seen) == {"_gather" if shape[0] == 50_000 else "_scatter"}
 
 
 def test_threads_change_scores_by_rounding_alone_and_repeat_to_the_bit():
