@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 BATCHES = {
     "dglrec": (32_768, 262_144, 524_288, 2_097_152),
     "dgl": (1_024, 32_768, 131_072, 524_288, 2_097_152),
-    "pyg": (1_024, 32_768, 131_072, 524_288),
+    "pyg": (1_024, 32_768, 131_072, 524_288, 2_097_152),
 }
 MODELS = {"dglrec": ("plain", "default"), "dgl": ("plain",), "pyg": ("plain",)}
 LOOPS = tuple(BATCHES)

@@ -76,10 +76,18 @@ class Biases:
         """
         centred = ratings - self.mean
         user_bias, user_degrees = _leave_out(
-            self.users, self.user_degrees, users, centred - self.items[items], self.damping
+            self.users,
+            self.user_degrees,
+            users,
+            centred - self.items.index_select(0, items),
+            self.damping,
         )
         item_bias, item_degrees = _leave_out(
-            self.items, self.item_degrees, items, centred - self.users[users], self.damping
+            self.items,
+            self.item_degrees,
+            items,
+            centred - self.users.index_select(0, users),
+            self.damping,
         )
         return Biases(self.mean, user_bias, item_bias, user_degrees, item_degrees, self.damping)
 

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 # Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
-_compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 _SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
 
@@ -93,8 +93,10 @@ def segment_sums(
         indices: [K] whole numbers below V, those of node v at `offsets[v]:offsets[v + 1]`.
     """
     out = np.empty(len(offsets) - 1)
-    parts = _even_parts(offsets, 1)
-    _run([partial(_sum_segments, offsets, values, indices, out, low, high) for low, high in parts])
+    parts = even_parts(offsets, 1)
+    run_side_by_side(
+        [partial(_sum_segments, offsets, values, indices, out, low, high) for low, high in parts]
+    )
     return out
 
 
@@ -154,7 +156,7 @@ class _ScoreEdges(Function):
         out = np.empty(len(users), dtype=arrays[2].dtype)
         width = arrays[4].size + arrays[5].shape[1]
         parts = _parts(len(users), len(users) * width)
-        _run([partial(_score, *arrays, out, low, high) for low, high in parts])
+        run_side_by_side([partial(_score, *arrays, out, low, high) for low, high in parts])
         return torch.from_numpy(out)
 
     @staticmethod
@@ -166,7 +168,7 @@ class _ScoreEdges(Function):
         parts = _parts(len(out_gradient), len(out_gradient) * width)
         # Edges of two threads may share a node, so each thread sums into tables of its own.
         sums = [tuple(np.zeros_like(table) for table in arrays[2:]) for _ in parts]
-        _run(
+        run_side_by_side(
             [
                 partial(_score_back, *arrays, out_gradient, *own, low, high)
                 for (low, high), own in zip(parts, sums, strict=True)
@@ -183,10 +185,10 @@ def _scatter(
     num_sources: int,
 ) -> npt.NDArray[Any]:
     """Many edges a source: a thread reads its destinations and adds into a table of its own."""
-    parts = _even_parts(offsets, gradient.shape[1])
+    parts = even_parts(offsets, gradient.shape[1])
     shape = (num_sources, gradient.shape[1])
     tables = [np.zeros(shape, dtype=gradient.dtype) for _ in parts]
-    _run(
+    run_side_by_side(
         [
             partial(_add_to_sources, offsets, neighbours, weights, gradient, table, low, high)
             for (low, high), table in zip(parts, tables, strict=True)
@@ -205,10 +207,10 @@ def _gather(
     """Few edges a source: they are put in the sources' order, and each source reads its own."""
     starts, destinations, turned = _transpose(offsets, neighbours, weights, num_sources)
     out = np.empty((num_sources, gradient.shape[1]), dtype=gradient.dtype)
-    _run(
+    run_side_by_side(
         [
             partial(_sum_rows, starts, destinations, turned, gradient, out, low, high)
-            for low, high in _even_parts(starts, gradient.shape[1])
+            for low, high in even_parts(starts, gradient.shape[1])
         ]
     )
     return out
@@ -225,7 +227,7 @@ def _parts(count: int, work: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def _even_parts(offsets: npt.NDArray[Any], width: int) -> list[tuple[int, int]]:
+def even_parts(offsets: npt.NDArray[Any], width: int) -> list[tuple[int, int]]:
     """Cut nodes into a stretch a thread, about equal in edges."""
     edges = int(offsets[-1])
     wanted = [low for low, _ in _parts(edges, edges * width)][1:]
@@ -245,7 +247,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="dglrec")
 
 
-def _run(tasks: Sequence[Callable[[], None]]) -> None:
+def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
     """Run tasks side by side, the first on this thread; compiled code lets go of Python's lock."""
     if len(tasks) == 1:
         tasks[0]()
@@ -256,7 +258,7 @@ def _run(tasks: Sequence[Callable[[], None]]) -> None:
         other.result()
 
 
-@_compiled
+@compiled
 def _add_to_sources(offsets, neighbours, weights, gradient, table, low, high):  # type: ignore[no-untyped-def]
     weighted = len(weights) > 0
     width = table.shape[1]
@@ -273,7 +275,7 @@ def _add_to_sources(offsets, neighbours, weights, gradient, table, low, high):  
                     out[c] += row[c]
 
 
-@_compiled
+@compiled
 def _sum_rows(offsets, neighbours, weights, rows, out, low, high):  # type: ignore[no-untyped-def]
     weighted = len(weights) > 0
     width = out.shape[1]
@@ -291,7 +293,7 @@ def _sum_rows(offsets, neighbours, weights, rows, out, low, high):  # type: igno
                     total[c] += row[c]
 
 
-@_compiled
+@compiled
 def _sum_segments(offsets, values, indices, out, low, high):  # type: ignore[no-untyped-def]
     for d in range(low, high):
         total = 0.0
@@ -300,7 +302,7 @@ def _sum_segments(offsets, values, indices, out, low, high):  # type: ignore[no-
         out[d] = total
 
 
-@_compiled
+@compiled
 def _transpose(offsets, neighbours, weights, num_sources):  # type: ignore[no-untyped-def]
     starts = np.zeros(num_sources + 1, dtype=np.int64)
     for k in range(len(neighbours)):
@@ -321,7 +323,7 @@ def _transpose(offsets, neighbours, weights, num_sources):  # type: ignore[no-un
     return starts, destinations, turned
 
 
-@_compiled
+@compiled
 def _score(users, items, a, c, w, p, q, out, low, high):  # type: ignore[no-untyped-def]
     zero = a.dtype.type(0)
     for b in range(low, high):
@@ -337,31 +339,56 @@ def _score(users, items, a, c, w, p, q, out, low, high):  # type: ignore[no-unty
         out[b] = total
 
 
-@_compiled
+@compiled
 def _score_back(users, items, a, c, w, p, q, gradient, da, dc, dw, dp, dq, low, high):  # type: ignore[no-untyped-def]
+    _hidden_back(users, items, a, c, w, gradient, da, dc, dw, low, high)
+    _factors_back(users, items, p, q, gradient, dp, dq, low, high)
+
+
+@compiled
+def _hidden_back(users, items, a, c, w, gradient, da, dc, dw, low, high):  # type: ignore[no-untyped-def]
+    # Targets of one user stand together as a rule: its row is read, and added to, once a stretch.
     zero = a.dtype.type(0)
-    hidden = np.empty_like(w)
+    width = len(w)
+    mine, own = np.empty_like(w), np.zeros_like(w)
+    value, back, of_w = np.empty_like(w), np.empty_like(w), np.zeros_like(w)
+    last = -1
     for b in range(low, high):
         user, item, factor = users[b], items[b], gradient[b]
-        # One array written in each inner loop, or it does not vectorise.
-        one, other = a[user], c[item]
-        for h in range(len(w)):
-            hidden[h] = one[h] + other[h]
-        for h in range(len(w)):
-            value = hidden[h]
-            shut = value <= zero  # chosen, not multiplied: 0 * infinity is no number
-            dw[h] += factor * (zero if shut else value)
-            hidden[h] = zero if shut else factor * w[h]
-        row = da[user]
-        for h in range(len(w)):
-            row[h] += hidden[h]
-        row = dc[item]
-        for h in range(len(w)):
-            row[h] += hidden[h]
-        one, other = p[user], q[item]
-        row = dp[user]
-        for h in range(len(one)):
-            row[h] += factor * other[h]
-        row = dq[item]
-        for h in range(len(one)):
-            row[h] += factor * one[h]
+        if user != last:
+            if last >= 0:
+                for h in range(width):
+                    da[last, h] += own[h]
+            for h in range(width):
+                own[h] = zero
+                mine[h] = a[user, h]
+            last = user
+        # One array written in each inner loop, or it does not vectorise. What relu shuts out is
+        # chosen, not multiplied: 0 * infinity is no number.
+        for h in range(width):
+            total = mine[h] + c[item, h]
+            value[h] = zero if total <= zero else total
+        for h in range(width):
+            of_w[h] += factor * value[h]
+        for h in range(width):
+            back[h] = zero if value[h] <= zero else factor * w[h]
+        for h in range(width):
+            own[h] += back[h]
+        for h in range(width):
+            dc[item, h] += back[h]
+    if last >= 0:
+        for h in range(width):
+            da[last, h] += own[h]
+    for h in range(width):
+        dw[h] += of_w[h]
+
+
+@compiled
+def _factors_back(users, items, p, q, gradient, dp, dq, low, high):  # type: ignore[no-untyped-def]
+    width = p.shape[1]
+    for b in range(low, high):
+        user, item, factor = users[b], items[b], gradient[b]
+        for h in range(width):
+            dp[user, h] += factor * q[item, h]
+        for h in range(width):
+            dq[item, h] += factor * p[user, h]

@@ -564,7 +564,7 @@ def test_a_failing_thread_is_heard_of():
         raise ZeroDivisionError
 
     with threads(2), pytest.raises(ZeroDivisionError):
-        kernels._run([lambda: None, fail])
+        kernels.run_side_by_side([lambda: None, fail])
 
 
 # --- less than 32 bits ---------------------------------------------------------------------------

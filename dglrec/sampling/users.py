@@ -16,12 +16,7 @@ from dglrec.biases import Biases
 from dglrec.graph import Adjacency, RatingGraph
 from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
-
-# The finalizer of MurmurHash3 (Appleby, 2016): every bit of the input moves every bit of the hash.
-_MULTIPLIERS = (-0x00AE502812AA7333, -0x3B314601E57A13AD)
-_SHIFT = 33
-_LOW_BITS = (1 << (64 - _SHIFT)) - 1
-_HASH_BITS = 24
+from dglrec.sampling.folds import Fold, Split, ragged
 
 
 class UserBatchLoader:
@@ -86,10 +81,13 @@ class UserBatchLoader:
         number = 0
         for fold in range(self.config.folds):
             for users in self._schedule(epoch, fold):
-                batch = self._batch(users, _Pass(epoch, fold), number)
+                batch = self._batch(users, self._fold(epoch, fold), number)
                 number += 1
                 if batch is not None:
                     yield batch
+
+    def _fold(self, epoch: int, number: int) -> Fold:
+        return Fold(self.seed, epoch, number, self.config.folds, self._num_items)
 
     def _steps_a_pass(self) -> int:
         return -(-self._num_edges // (self.batch_size * self.config.folds))
@@ -107,11 +105,11 @@ class UserBatchLoader:
         # Somebody with more ratings than a step has fills several; these are then one.
         return [order[first:last] for first, last in stretches if first < last]
 
-    def _batch(self, users: Tensor, now: "_Pass", number: int) -> EdgeBatch | None:
+    def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
         generator = torch.Generator(self.device)
-        generator.manual_seed(seed_of(self.seed, now.epoch, self.config.folds, number))
-        step = self._split(users, now)
-        if not len(step.targets):
+        generator.manual_seed(seed_of(self.seed, fold.epoch, self.config.folds, number))
+        step = self._split(users, fold)
+        if not len(step.ratings):
             return None
         self._in_step[users] = True
         layers = []
@@ -129,46 +127,39 @@ class UserBatchLoader:
             user_inputs=biases.user_inputs(nodes),
             item_inputs=biases.item_inputs(slice(None)),
             layers=tuple(reversed(layers)),
-            users=step.owners,
-            items=step.items,
+            users=step.split.owners,
+            items=step.split.items,
             ratings=step.ratings,
-            baselines=biases.predict(_take(users, step.owners), step.items),
-            edges=step.targets,
+            baselines=biases.predict(_take(users, step.split.owners), step.split.items),
+            edges=step.split.targets,
         )
 
-    def _split(self, users: Tensor, now: "_Pass") -> "_Step":
+    def _split(self, users: Tensor, fold: Fold) -> "_Step":
         """Deal the ratings of a step's users into targets and support."""
-        counts = _take(self._by_user.counts, users)
-        edges = _ragged(_take(self._by_user.starts, users), counts)
-        owners = torch.repeat_interleave(counts, output_size=len(edges))
-        items = _take(self._by_user.neighbours, edges)
-        is_target = self._in_fold(_take(users, owners), items, now)
-        targets, owners = edges.masked_select(is_target), owners.masked_select(is_target)
-        items = items.masked_select(is_target)
-        ratings = self._ratings(self._by_user, targets)
+        lists = self._by_user
+        starts, counts = _take(lists.starts, users), _take(lists.counts, users)
+        split = fold.split(users, starts, counts, lists.neighbours)
+        ratings = self._ratings(lists, split.targets)
         if not self.config.exclude_targets:
-            return _Step(users, now, targets, owners, items, ratings, self._biases, edges, counts)
+            return _Step(
+                users,
+                fold,
+                split,
+                ratings,
+                self._biases,
+                support=ragged(starts, counts),
+                counts=counts,
+            )
+        rated = _take(users, split.owners), split.items
         return _Step(
             users,
-            now,
-            targets,
-            owners,
-            items,
+            fold,
+            split,
             ratings,
-            biases=self._biases.without(_take(users, owners), items, ratings),
-            support=edges.masked_select(~is_target),
-            counts=counts - torch.bincount(owners, minlength=len(users)),
+            biases=self._biases.without(*rated, ratings),
+            support=split.support,
+            counts=split.support_counts,
         )
-
-    def _in_fold(self, users: Tensor, items: Tensor, now: "_Pass") -> Tensor:
-        """Whether each of n ratings is a target in this pass of the epoch; bool [n]."""
-        key = users * self._num_items + items
-        key += seed_of(self.seed, now.epoch, 0x464F4C44) << 31  # away from other epochs' keys
-        for multiplier in _MULTIPLIERS:
-            key ^= (key >> _SHIFT) & _LOW_BITS
-            key *= multiplier
-        high = (key >> (64 - _HASH_BITS)) & ((1 << _HASH_BITS) - 1)
-        return (high * self.config.folds) >> _HASH_BITS == now.fold
 
     def _ratings(self, lists: "_Lists", edges: Tensor) -> Tensor:
         """float32 [n]; the ratings of n edges."""
@@ -183,11 +174,14 @@ class UserBatchLoader:
         """What users read: those of the step from their support, the others from all they rated."""
         lists, biases = self._by_user, step.biases
         others = nodes[len(step.users) :]
-        of_own, own_counts = _sample(step.starts, step.counts, fanout, generator)
+        own_edges, own_counts = step.support, step.counts
+        if fanout >= 0:
+            of_own, own_counts = _sample(step.starts, step.counts, fanout, generator)
+            own_edges = _take(step.support, of_own)
         of_others, other_counts = _sample(
             _take(lists.starts, others), _take(lists.counts, others), fanout, generator
         )
-        edges = torch.cat((_take(step.support, of_own), of_others))
+        edges = torch.cat((own_edges, of_others))
         counts = torch.cat((own_counts, other_counts))
         neighbours = _take(lists.neighbours, edges)
         own = torch.repeat_interleave(_take(biases.users, nodes), counts, output_size=len(edges))
@@ -206,7 +200,7 @@ class UserBatchLoader:
         if self.config.exclude_targets:
             suspects = _take(self._in_step, raters).nonzero().squeeze(1)
             rated = _take(raters, suspects).long(), _take(items, suspects)
-            targets = suspects.masked_select(self._in_fold(*rated, step.now))
+            targets = suspects.masked_select(step.fold.holds(*rated))
             keep = torch.ones(len(edges), dtype=torch.bool, device=self.device)
             keep[targets] = False
             edges, raters = edges.masked_select(keep), raters.masked_select(keep)
@@ -247,23 +241,13 @@ class _Lists:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """Which ratings are targets: those of this fold, as this epoch deals them."""
-
-    epoch: int
-    fold: int
-
-
-@dataclass(frozen=True)
 class _Step:
-    """The users of a step, N of them, their B targets, and their support."""
+    """The users of a step, N of them, their B targets, and what they are predicted from."""
 
     users: Tensor  # int64 [N]
-    now: _Pass
-    targets: Tensor  # int64 [B] edge ids
-    owners: Tensor  # int64 [B] positions among the users
-    items: Tensor  # int32 [B]
-    ratings: Tensor  # float32 [B]
+    fold: Fold
+    split: Split
+    ratings: Tensor  # float32 [B], the targets'
     biases: Biases  # as they stand without the targets
     support: Tensor  # int64 edge ids, one user's after the other's
     counts: Tensor  # int64 [N] support of each user
@@ -285,7 +269,7 @@ def _sample(
         generator: of the positions' device.
     """
     if fanout < 0:
-        return _ragged(starts, counts), counts
+        return ragged(starts, counts), counts
     taken = counts.clamp(max=fanout)
     device = counts.device
     sizes = (counts // fanout).unsqueeze(1)
@@ -307,14 +291,6 @@ def _sample(
 def _take(table: Tensor, index: Tensor) -> Tensor:
     """`table[index]`, several times as fast on a CPU."""
     return table.index_select(0, index)
-
-
-def _ragged(starts: Tensor, counts: Tensor) -> Tensor:
-    """All positions of D stretches, one after the other; int64 [sum of counts]."""
-    ends = counts.cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    shifts = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
-    return shifts.add_(torch.arange(total, device=starts.device))
 
 
 def _offsets(counts: Tensor) -> Tensor:

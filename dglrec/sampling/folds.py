@@ -1,0 +1,207 @@
+"""Which ratings of a step's users are targets: a hash of user, item and epoch says.
+
+A user's ratings are dealt into folds; in each pass of an epoch one fold is predicted from the
+others. Whether an edge is a target is computed where the edge stands, so nothing is searched for.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.kernels import compiled, even_parts, run_side_by_side
+from dglrec.sampling.config import seed_of
+
+# The finalizer of MurmurHash3 (Appleby, 2016): every bit of the input moves every bit of the hash.
+_MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
+_SHIFT = 33
+_HASH_BITS = 24
+_SIGNED = tuple(multiplier - (1 << 64) for multiplier in _MULTIPLIERS)  # torch has no uint64
+_UNSIGNED = tuple(np.uint64(multiplier) for multiplier in _MULTIPLIERS)
+_ROTATED, _KEPT = np.uint64(_SHIFT), np.uint64(64 - _HASH_BITS)
+_SCALE = np.uint64(_HASH_BITS)
+
+_WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
+
+
+@dataclass(frozen=True)
+class Split:
+    """The ratings of N users, dealt into B targets and their support; in the order of the users.
+
+    Attributes:
+        targets: int64 [B] edge ids.
+        owners: int64 [B] whose they are, as positions among the users.
+        items: int32 [B] what is rated.
+        support: int64 [S] edge ids, one user's after the other's.
+        support_counts: int64 [N] how many of them each user has.
+    """
+
+    targets: Tensor
+    owners: Tensor
+    items: Tensor
+    support: Tensor
+    support_counts: Tensor
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The targets of one pass.
+
+    Attributes:
+        seed: of the loader.
+        epoch: which epoch; each deals anew.
+        number: of the fold, 0..count-1.
+        count: of folds.
+        num_items: I.
+    """
+
+    seed: int
+    epoch: int
+    number: int
+    count: int
+    num_items: int
+
+    @property
+    def key(self) -> int:
+        """What moves the hash's input away from that of other seeds and epochs."""
+        return seed_of(self.seed, self.epoch, 0x464F4C44) << 31
+
+    def holds(self, users: Tensor, items: Tensor) -> Tensor:
+        """Whether each of n ratings is a target; bool [n].
+
+        Args:
+            users: int64 [n].
+            items: int32 or int64 [n].
+        """
+        low_bits = (1 << (64 - _SHIFT)) - 1
+        key = users * self.num_items + items
+        key += self.key
+        for multiplier in _SIGNED:
+            key ^= (key >> _SHIFT) & low_bits
+            key *= multiplier
+        high = (key >> (64 - _HASH_BITS)) & ((1 << _HASH_BITS) - 1)
+        return (high * self.count) >> _HASH_BITS == self.number
+
+    def split(self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor) -> Split:
+        """Deal the ratings of N users into targets and support.
+
+        Args:
+            users: int64 [N].
+            starts: int64 [N]; where each user's edges start.
+            counts: int64 [N]; and how many they are.
+            neighbours: int32 [E]; the item of every edge.
+        """
+        on_cpu = neighbours.device.type == "cpu"
+        split = self._split_compiled if on_cpu else self._split_anywhere
+        return split(users, starts, counts, neighbours)
+
+    def _split_anywhere(
+        self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor
+    ) -> Split:
+        edges = ragged(starts, counts)
+        owners = torch.repeat_interleave(counts, output_size=len(edges))
+        items = neighbours.index_select(0, edges)
+        is_target = self.holds(users.index_select(0, owners), items)
+        owners = owners.masked_select(is_target)
+        return Split(
+            targets=edges.masked_select(is_target),
+            owners=owners,
+            items=items.masked_select(is_target),
+            support=edges.masked_select(~is_target),
+            support_counts=counts - torch.bincount(owners, minlength=len(users)),
+        )
+
+    def _split_compiled(
+        self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor
+    ) -> Split:
+        """The same, several times as fast: the edges are read once to count and once to write."""
+        ends = np.concatenate(([0], np.cumsum(counts.numpy())))
+        arrays = [tensor.numpy() for tensor in (users, starts, counts, neighbours)]
+        numbers = (self.num_items, self.key, self.count, self.number)
+        hashing = [np.uint64(number) for number in numbers]
+        parts = even_parts(ends, _WORK_AN_EDGE)
+
+        target_counts = np.empty(len(users), dtype=np.int64)
+        run_side_by_side(
+            [partial(_count, *arrays, *hashing, target_counts, low, high) for low, high in parts]
+        )
+        target_starts = np.cumsum(target_counts) - target_counts
+        support_starts = ends[:-1] - target_starts
+        num_targets = int(target_counts.sum())
+        targets, owners = (np.empty(num_targets, dtype=np.int64) for _ in range(2))
+        items = np.empty(num_targets, dtype=arrays[3].dtype)
+        support = np.empty(int(ends[-1]) - num_targets, dtype=np.int64)
+        places = (target_starts, support_starts, targets, owners, items, support)
+        run_side_by_side(
+            [partial(_write, *arrays, *hashing, *places, low, high) for low, high in parts]
+        )
+        return Split(
+            targets=torch.from_numpy(targets),
+            owners=torch.from_numpy(owners),
+            items=torch.from_numpy(items),
+            support=torch.from_numpy(support),
+            support_counts=counts - torch.from_numpy(target_counts),
+        )
+
+
+def ragged(starts: Tensor, counts: Tensor) -> Tensor:
+    """All positions of D stretches, one after the other; int64 [sum of counts]."""
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    shifts = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
+    return shifts.add_(torch.arange(total, device=starts.device))
+
+
+@compiled
+def _fold_of(key, count):  # type: ignore[no-untyped-def]
+    key ^= key >> _ROTATED
+    key *= _UNSIGNED[0]
+    key ^= key >> _ROTATED
+    key *= _UNSIGNED[1]
+    return ((key >> _KEPT) * count) >> _SCALE
+
+
+@compiled
+def _count(users, starts, counts, neighbours, num_items, key, folds, fold, out, low, high):  # type: ignore[no-untyped-def]
+    for n in range(low, high):
+        base = np.uint64(users[n]) * num_items + key
+        found = 0
+        for edge in range(starts[n], starts[n] + counts[n]):
+            found += _fold_of(base + np.uint64(neighbours[edge]), folds) == fold
+        out[n] = found
+
+
+@compiled
+def _write(  # type: ignore[no-untyped-def]
+    users,
+    starts,
+    counts,
+    neighbours,
+    num_items,
+    key,
+    folds,
+    fold,
+    target_starts,
+    support_starts,
+    targets,
+    owners,
+    items,
+    support,
+    low,
+    high,
+):
+    for n in range(low, high):
+        base = np.uint64(users[n]) * num_items + key
+        target, other = target_starts[n], support_starts[n]
+        for edge in range(starts[n], starts[n] + counts[n]):
+            item = neighbours[edge]
+            if _fold_of(base + np.uint64(item), folds) == fold:
+                targets[target] = edge
+                owners[target] = n
+                items[target] = item
+                target += 1
+            else:
+                support[other] = edge
+                other += 1

@@ -1,0 +1,153 @@
+"""The drivers measure what they say: slices, subsets, gaps, and the form of their results."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dglrec.dataset import PrepareOptions, prepare
+from dglrec.graph import build_graph
+from dglrec.schema import RatingScale
+from dglrec.synthetic import synthesize
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def drivers() -> Any:
+    """Imports a driver by name; they import each other as neighbours."""
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module
+    sys.path.remove(str(FOLDER))
+
+
+def test_rates_are_those_of_slices(drivers: Any) -> None:
+    rates = drivers("common")._slice_rates
+    assert rates([(10, 1.0)] * 10) == pytest.approx([10.0] * 5)
+    assert rates([(10, 1.0), (30, 1.0)]) == pytest.approx([10.0, 30.0])
+    # One slow step spoils one slice of five, and the median not at all.
+    assert sorted(rates([(10, 1.0)] * 8 + [(10, 2.0)]))[1:] == pytest.approx([10.0] * 4)
+    # All edges are in some slice.
+    steps = [(edges, 0.1 + edges % 3) for edges in range(1, 40)]
+    assert len(rates(steps)) == 5
+
+
+class FakeLoop:
+    """Epochs of three steps with 1, 2 and 3 edges."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def steps(self) -> Any:
+        for edges in (1, 2, 3):
+            self.done.append(edges)
+            yield edges
+
+
+def test_a_loop_is_warmed_up_and_goes_over_several_epochs(drivers: Any) -> None:
+    loop = FakeLoop()
+    found = drivers("common").measure_loop(loop, seconds=0.0)
+    assert loop.done == [1, 2, 3, 1, 2]  # two to warm up, three at least
+    assert found["steps"] == 3
+    assert found["edges_per_second"] > 0
+    assert found["ns_per_edge"] == pytest.approx(1e9 / found["edges_per_second"], rel=0.1)
+
+
+def test_a_subset_is_all_ratings_of_some_users(drivers: Any) -> None:
+    generator = np.random.default_rng(0)
+    pairs = generator.permutation(50 * 30)[:600]
+    scale = RatingScale(1, 10)
+    graph = build_graph(
+        pairs // 30,
+        pairs % 30,
+        generator.integers(scale.levels, size=600),
+        num_users=50,
+        num_items=30,
+        scale=scale,
+    )
+    subset = drivers("common").subset
+    assert subset(graph, 1) is graph
+    small = subset(graph, 0.3, seed=1)
+    assert (small.num_users, small.num_items) == (15, 30)
+
+    def users_of(whole: Any) -> list[tuple[Any, ...]]:
+        side = whole.by_user
+        return [
+            (tuple(side.neighbours[side.of(user)]), tuple(side.codes[side.of(user)]))
+            for user in range(whole.num_users)
+        ]
+
+    everybody = users_of(graph)
+    places = [everybody.index(user) for user in users_of(small)]
+    assert places == sorted(set(places)) and len(places) == 15
+    assert users_of(subset(graph, 0.3, seed=2)) != users_of(small)
+    for share in (0, -0.1, 1.1):
+        with pytest.raises(ValueError, match="share"):
+            subset(graph, share)
+
+
+def test_time_to_a_gap(drivers: Any) -> None:
+    module = drivers("time_to_rmse")
+    ends = {"bias_rmse": 2.0, "irreducible_rmse": 1.0}
+    assert module.gap_closed(2.0, ends) == 0
+    assert module.gap_closed(1.0, ends) == 1
+    assert module.gap_closed(2.5**0.5, ends) == pytest.approx(0.5)
+    epochs = [
+        {"epoch": number, "valid_rmse": rmse, "seconds": 10.0 * number}
+        for number, rmse in ((1, 1.9), (2, 1.4), (3, 1.2), (4, 1.3))
+    ]
+    row = module.judge({"by_epoch": epochs, "valid_rmse": 1.2, "test_rmse": 1.21}, ends, 0.6)
+    assert (row["epoch_reached"], row["seconds_to_gap"]) == (2, 20.0)
+    never = module.judge({"by_epoch": epochs, "valid_rmse": 1.2, "test_rmse": 1.22}, ends, 0.99)
+    assert never["seconds_to_gap"] is None
+    slower = {**row, "seconds_to_gap": 50.0}
+    assert module.compare([row, slower])["times_sooner"] == 2.5
+    assert module.compare([row, never])["times_sooner"] is None
+    assert module.compare([row, never])["test_rmse_difference_percent"] == pytest.approx(-0.82)
+    assignments = ["train.epochs=2", "users:loader.folds=3", "neighbor:loader.batch_size=7"]
+    assert module.settings_for("users", assignments) == ["train.epochs=2", "loader.folds=3"]
+
+
+def test_the_best_batch_of_each_loop_is_marked(drivers: Any) -> None:
+    rows = [
+        {"loop": loop, "model": "plain", "scale": scale, "batch": batch, "edges_per_second": rate}
+        for loop, scale, batch, rate in [
+            ("dgl", 1.0, 1, 10),
+            ("dgl", 1.0, 2, 30),
+            ("dgl", 0.1, 1, 40),
+            ("pyg", 1.0, 1, 5),
+        ]
+    ]
+    rows.append({"loop": "pyg", "model": "plain", "scale": 1.0, "batch": 2, "error": "killed"})
+    drivers("bench_train").mark_best(rows)
+    assert [row["best"] for row in rows] == [False, True, True, True, False]
+
+
+@pytest.mark.slow
+def test_bench_train_end_to_end(tmp_path: Path) -> None:
+    synthesize(tmp_path / "source", users=300, items=100, ratings=8_000, seed=1)
+    prepare(tmp_path / "source", tmp_path / "data", PrepareOptions(text=False))
+    command = [sys.executable, str(FOLDER / "bench_train.py"), "--data", str(tmp_path / "data")]
+    options = ["--scale", "0.5", "1.0", "--against", "dgl", "pyg", "--batch", "500"]
+    target = tmp_path / "results" / "train.json"
+    done = subprocess.run(
+        [*command, *options, "--seconds", "0.1", "--json", str(target)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(target.read_text())
+    assert report["machine"]["cores"] >= 1 and report["machine"]["torch"]
+    assert report["command"].startswith("benchmarks/bench_train.py --data data --scale 0.5 1.0")
+    found = {(row["loop"], row["model"], row["scale"]) for row in report["rows"]}
+    loops = {("dglrec", "plain"), ("dglrec", "default"), ("dgl", "plain")}
+    assert {(*loop, scale) for loop in loops for scale in (0.5, 1.0)} <= found
+    assert ("pyg is left out" in done.stderr) == (("pyg", "plain", 1.0) not in found)
+    for row in report["rows"]:
+        assert row["batch"] == 500 and row["best"]
+        assert row["edges_per_second"] > 0 and row["peak_memory_gb"] > 0
