@@ -78,6 +78,7 @@ def dglrec_loop(
     model: str,
     item_features: "Tensor",
     clock: PartClock,
+    device: str = "cpu",
 ) -> Loop:
     """The package's own loader, model and training step.
 
@@ -88,7 +89,9 @@ def dglrec_loop(
         model: `plain` for what the peers compute (64 wide, two layers, fan-outs 10 and 5, bare
             messages, an MLP); `default` for the package's default configuration.
         item_features: float32 [I, F]; `plain` uses none.
-        clock: takes the time of the parts of a step.
+        clock: takes the time of the parts of a step; a step ends with a figure read from its
+            device, so nothing is left to run on a GPU.
+        device: where graph, batches and model live.
     """
     import torch
     from torch.nn import functional
@@ -106,8 +109,9 @@ def dglrec_loop(
         )
     settings = settings.resolved(graph)
     torch.manual_seed(0)
-    rating_model = RatingModel(settings.model, graph.num_users, item_features)
-    loader = make_loader(graph, biases, settings.loader, 0, torch.device("cpu"))
+    place = torch.device(device)
+    rating_model = RatingModel(settings.model, graph.num_users, item_features).to(place)
+    loader = make_loader(graph, biases, settings.loader, 0, place)
     step = TrainingStep(rating_model, settings.train, functional.mse_loss, 1_000_000)
     return DglrecLoop(loader, step, clock)
 
@@ -130,29 +134,32 @@ class DglrecLoop:
             if batch is None:
                 return
             with self.clock.part("step"):
-                self.step(batch)
+                float(self.step(batch))
             yield len(batch.ratings)
 
 
-def measure_dglrec(workload: Any, batch: int, model: str, clock: PartClock) -> Loop:
-    return dglrec_loop(workload.graph, workload.biases, batch, model, workload.item_features, clock)
+def measure_dglrec(
+    workload: Any, batch: int, model: str, clock: PartClock, device: str = "cpu"
+) -> Loop:
+    graph, biases, features = workload.graph, workload.biases, workload.item_features
+    return dglrec_loop(graph, biases, batch, model, features, clock, device)
 
 
-def measure_dgl(workload: Any, batch: int, model: str, clock: PartClock) -> Loop:
+def measure_dgl(workload: Any, batch: int, model: str, clock: PartClock, device: str) -> Loop:
     from peers.dgl_loop import DGLLoop
 
-    del model  # there is one
+    del model, device  # there is one
     return DGLLoop(workload, batch, clock)
 
 
-def measure_pyg(workload: Any, batch: int, model: str, clock: PartClock) -> Loop:
+def measure_pyg(workload: Any, batch: int, model: str, clock: PartClock, device: str) -> Loop:
     from peers.pyg_loop import PyGLoop
 
-    del model  # there is one
+    del model, device  # there is one
     return PyGLoop(workload, batch, clock)
 
 
-MAKERS: dict[str, Callable[[Any, int, str, PartClock], Loop]] = {
+MAKERS: dict[str, Callable[[Any, int, str, PartClock, str], Loop]] = {
     "dglrec": measure_dglrec,
     "dgl": measure_dgl,
     "pyg": measure_pyg,
@@ -160,15 +167,24 @@ MAKERS: dict[str, Callable[[Any, int, str, PartClock], Loop]] = {
 
 
 def measure(
-    loop: str, model: str, dataset: str, folder: str | None, batch: int, seconds: float
+    loop: str,
+    model: str,
+    dataset: str,
+    folder: str | None,
+    batch: int,
+    seconds: float,
+    device: str,
 ) -> Row:
     """In a child: build one loop and measure it."""
     import torch
 
     clock = PartClock()
-    made = MAKERS[loop](open_workload(dataset, folder), batch, model, clock)
+    made = MAKERS[loop](open_workload(dataset, folder), batch, model, clock, device)
+    figures = measure_loop(made, seconds, clock)
+    if device != "cpu":
+        figures["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
     return {
-        **measure_loop(made, seconds, clock),
+        **figures,
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
     }
@@ -199,6 +215,8 @@ def sweep(dataset: Path, arguments: argparse.Namespace, loops: list[str]) -> Ite
                     if batch > sizes["edges"]:
                         say(f"{loop} at {scale:g}: {batch:,} is more than all edges, left out")
                         continue
+                    if loop == "dglrec":
+                        row["device"] = arguments.device
                     yield {**row, **one(dataset, folder, row, arguments.seconds)}
 
 
@@ -207,6 +225,7 @@ def one(dataset: Path, folder: str | None, row: Row, seconds: float) -> Row:
     name = f"{row['loop']} ({row['model']}) at {row['scale']:g}, batch {row['batch']:,}"
     job = {key: row[key] for key in ("loop", "model", "batch")}
     job |= {"do": "measure", "dataset": str(dataset), "folder": folder, "seconds": seconds}
+    job |= {"device": row.get("device", "cpu")}
     try:
         figures = run_child(__file__, job, environment=ENVIRONMENT[row["loop"]])
     except ChildError as error:
@@ -240,6 +259,7 @@ def main() -> None:
     parser.add_argument("--against", nargs="*", default=["dgl", "pyg"], choices=LOOPS[1:])
     parser.add_argument("--without-dglrec", action="store_true", help="measure the peers alone")
     parser.add_argument("--batch", type=int, nargs="+", help="these batch sizes for all loops")
+    parser.add_argument("--device", default="cpu", help="of dglrec; the peers' DGL knows no GPU")
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, for each row")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of users")
     parser.add_argument("--json", type=Path, help="where the figures go")

@@ -43,24 +43,31 @@ _EDGE_BYTES = 4 + 1  # neighbour, rating code
 _FLOAT = 4
 
 
-def rates(repeats: int) -> Row:
+def rates(repeats: int, device: str) -> Row:
     """In a child: GFLOP a second of matrix products, GB a second of fetched rows and of copies."""
     import torch
     from torch.nn import functional
 
     torch.manual_seed(0)
+    torch.set_default_device(device)
     nodes, width, messages = 16_872, 64, 1_000_000
     values, weight = torch.randn(nodes, width), torch.randn(width, width)
     index = torch.randint(nodes, (messages,), dtype=torch.int32)
     offsets = torch.arange(0, messages + 1, 10, dtype=torch.int32)
     large = torch.empty(64 << 20)
 
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
     def seconds(job: Callable[[], object]) -> float:
         job()
         taken = []
         for _ in range(repeats):
+            wait()
             started = time.perf_counter()
             job()
+            wait()
             taken.append(time.perf_counter() - started)
         return median(taken)
 
@@ -72,6 +79,7 @@ def rates(repeats: int) -> Row:
     multiplied = seconds(lambda: values @ weight)
     copied = seconds(large.clone)
     return {
+        "device": torch.cuda.get_device_name(device) if device != "cpu" else "CPU",
         "gflop_per_second": round(2 * nodes * width**2 / multiplied / 1e9, 1),
         "fetched_gb_per_second": round(messages * width * _FLOAT / seconds(fetch) / 1e9, 1),
         "copied_gb_per_second": round(2 * large.nbytes / copied / 1e9, 1),
@@ -108,13 +116,13 @@ def count(model: Any, batch: Any, folds: int, matrix_flop: int) -> tuple[float, 
     return flop, moved
 
 
-def steps(dataset: str, model: str, batch: int, seconds: float) -> Row:
+def steps(dataset: str, model: str, batch: int, seconds: float, device: str) -> Row:
     """In a child: real steps, counted and timed."""
     from torch.utils.flop_counter import FlopCounterMode
 
     clock = PartClock()
     workload = open_workload(dataset, None)
-    loop: Any = measure_dglrec(workload, batch, model, clock)
+    loop: Any = measure_dglrec(workload, batch, model, clock, device)
     folds = loop.loader.config.folds
     counted = []
     batches = iter(loop.loader)
@@ -139,16 +147,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="a prepared data set")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--seconds", type=float, default=8.0, help="measured, for each model")
     parser.add_argument("--repeats", type=int, default=21, help="of each of the machine's rates")
     parser.add_argument("--json", type=Path, help="where the figures go")
     arguments = parser.parse_args()
-    machine = run_child(__file__, {"do": "rates", "repeats": arguments.repeats})
+    place = {"device": arguments.device}
+    machine = run_child(__file__, {"do": "rates", "repeats": arguments.repeats, **place})
     del machine["peak_memory_gb"]
     rows: list[Row] = []
     for model in MODELS["dglrec"]:
         job = {"dataset": str(arguments.data), "model": model, "batch": BATCHES[model]}
-        figures = run_child(__file__, {"do": "steps", **job, "seconds": arguments.seconds})
+        job |= {"seconds": arguments.seconds, **place}
+        figures = run_child(__file__, {"do": "steps", **job})
         arithmetic = figures["flop_per_edge"] / machine["gflop_per_second"]
         memory = figures["bytes_per_edge"] / machine["fetched_gb_per_second"]
         rows.append(
