@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import write_results
+
 
 @dataclass(frozen=True)
 class Job:
@@ -86,13 +88,7 @@ def main() -> None:
             rows += measure(job, arguments.data, arguments.seeds)
         else:
             print(f"{job.folder} is not in {arguments.data}: left out", file=sys.stderr)
-    report = {
-        "command": "benchmarks/accuracy.py DATA --seeds " + str(arguments.seeds),
-        "rows": rows,
-    }
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_results(arguments.json, rows)
 
 
 if __name__ == "__main__":

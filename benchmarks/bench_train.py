@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from dglrec.biases import Biases
     from dglrec.graph import RatingGraph
 
-# Peers are swept until a larger batch no longer helps, or is more than half an epoch.
+# Up to 22 steps an epoch at full size. A batch of more than all edges is left out.
 BATCHES = {
     "dglrec": (32_768, 262_144, 524_288, 2_097_152),
-    "dgl": (1_024, 32_768, 131_072, 524_288, 2_097_152),
-    "pyg": (1_024, 32_768, 131_072, 524_288, 2_097_152),
+    "dgl": (1_024, 32_768, 131_072, 262_144, 524_288, 2_097_152),
+    "pyg": (1_024, 32_768, 131_072, 262_144, 524_288, 2_097_152),
 }
 MODELS = {"dglrec": ("plain", "default"), "dgl": ("plain",), "pyg": ("plain",)}
 LOOPS = tuple(BATCHES)

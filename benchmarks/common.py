@@ -165,7 +165,8 @@ def measure_loop(loop: Loop, seconds: float, clock: PartClock | None = None) -> 
 
     Returns:
         `edges_per_second`, the median over slices of the run; `ns_per_edge`; `step_ms`, the
-        median; `steps`; `measured_seconds`; `breakdown`, shares of the time.
+        median; `steps`; `edges_per_step`, the mean; `measured_seconds`; `breakdown`, shares of
+        the time.
     """
     done: list[tuple[int, float]] = []  # edges and seconds of each step
     steps = _repeated(loop)
@@ -185,6 +186,7 @@ def measure_loop(loop: Loop, seconds: float, clock: PartClock | None = None) -> 
         "ns_per_edge": round(1e9 / rate, 1),
         "step_ms": round(1e3 * median([taken for _, taken in done]), 2),
         "steps": len(done),
+        "edges_per_step": round(sum(edges for edges, _ in done) / len(done)),
         "measured_seconds": round(last - first, 2),
         "breakdown": clock.shares() if clock else {},
     }

@@ -110,8 +110,9 @@ def count(model: Any, batch: Any, folds: int, matrix_flop: int) -> tuple[float, 
     flop += targets * 3 * (4 * hidden + 2 * factors)
     moved = folds * targets * _EDGE_BYTES
     moved += 2 * messages * (width + 1) * _FLOAT
-    # Two rows of each kind a target: read forward; read, and read and written, backward.
-    moved += targets * 4 * 2 * (hidden + factors) * _FLOAT
+    # An item's row a target and a user's row a user: read forward; read, and added to, backward.
+    users = len(batch.users.unique())
+    moved += 4 * (targets + users) * (hidden + factors) * _FLOAT
     moved += 4 * (nodes + inputs) * width * _FLOAT  # written and read, there and back
     return flop, moved
 

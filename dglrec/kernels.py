@@ -1,13 +1,14 @@
 """Sums over a node's edges, and scores of edges: torch's operations, on a CPU compiled ones.
 
 What torch makes of these on a CPU writes each edge's row to memory and reads it back several times,
-forward and backward. Here a row is read, used and dropped, which is six to eight times as fast for
-the scores and three to four for the sums (`benchmarks/bench_kernels.py`). The gradients are summed
+forward and backward. Here a row is read, used and dropped, which is eight times as fast for the
+scores and three to four for the sums (`benchmarks/bench_kernels.py`). The gradients are summed
 in an order that follows from the input and the number of threads alone, so they are repeatable.
 
 Shapes: S sources, D destinations, K edges of a block, B target edges, H columns.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -39,8 +40,13 @@ def sum_messages(
         neighbours: int32 or int64 [K]; each edge's source.
         sources: [S, H]; of less than 32 bits, a CPU sums them as float32.
         weights: [K] factors of the edges; no gradient reaches them.
+
+    Raises:
+        ValueError: offsets, neighbours and weights do not fit together.
     """
     sources = _widened(sources)
+    if sources.device.type == "cpu":
+        _check_edges(offsets, neighbours, weights)
     weights = None if weights is None else weights.detach().to(sources.dtype)
     if sources.device.type == "cpu" and sources.requires_grad and torch.is_grad_enabled():
         summed: Tensor = _SumMessages.apply(offsets, neighbours, sources, weights)  # type: ignore[no-untyped-call]
@@ -66,12 +72,15 @@ def score_edges(
 
     Raises:
         IndexError: users or items name a row that a table lacks.
+        ValueError: users and items, or the tables, differ in length, width or type.
     """
     if weights.device.type == "cpu":
         _check_rows(users, len(hidden[0]), "users")
         _check_rows(items, len(hidden[1]), "items")
-        tables = (*hidden, weights, *(factors or (hidden[0][:, :0], hidden[1][:, :0])))
-        scores: Tensor = _ScoreEdges.apply(users, items, *map(_widened, tables))  # type: ignore[no-untyped-call]
+        of_edges = factors or (hidden[0][:, :0], hidden[1][:, :0])
+        tables = tuple(map(_widened, (*hidden, weights, *of_edges)))
+        _check_tables(users, items, tables)
+        scores: Tensor = _ScoreEdges.apply(users, items, *tables)  # type: ignore[no-untyped-call]
         return scores
     rows = functional.embedding  # its gradient is summed in a fixed order
     out = functional.relu(rows(users, hidden[0]) + rows(items, hidden[1])) @ weights
@@ -111,6 +120,30 @@ def _check_rows(rows: Tensor, count: int, name: str) -> None:
         low, high = (int(bound) for bound in rows.aminmax())
         if low < 0 or high >= count:
             raise IndexError(f"{name} {low} to {high}: the table has {count} rows")
+
+
+def _check_edges(offsets: Tensor, neighbours: Tensor, weights: Tensor | None) -> None:
+    ends, edges = int(offsets[-1]), len(neighbours)
+    if ends != edges or (weights is not None and len(weights) != edges):
+        raise ValueError(
+            f"offsets end at {ends}, and there are {edges} neighbours"
+            + ("" if weights is None else f" and {len(weights)} weights")
+        )
+
+
+def _check_tables(users: Tensor, items: Tensor, tables: tuple[Tensor, ...]) -> None:
+    a, c, w, p, q = tables
+    widths = [table.shape[1] for table in (a, c, p, q)]
+    counts = [len(table) for table in (a, c, p, q)]
+    if (
+        len(users) != len(items)
+        or widths[:2] != [len(w)] * 2
+        or widths[2] != widths[3]
+        or counts[:2] != counts[2:]
+        or len({table.dtype for table in tables}) > 1
+    ):
+        shapes = ", ".join(f"{list(t.shape)} {t.dtype}" for t in (users, items, *tables))
+        raise ValueError(f"users, items and tables do not fit together: {shapes}")
 
 
 def _bag(offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None) -> Tensor:
@@ -165,7 +198,8 @@ class _ScoreEdges(Function):
         arrays = _arrays(*ctx.saved_tensors)
         out_gradient = gradient.contiguous().numpy()
         width = arrays[4].size + arrays[5].shape[1]
-        parts = _parts(len(out_gradient), len(out_gradient) * width)
+        rows = sum(table.size for table in arrays[2:])
+        parts = _parts(len(out_gradient), len(out_gradient) * width, rows)
         # Edges of two threads may share a node, so each thread sums into tables of its own.
         sums = [tuple(np.zeros_like(table) for table in arrays[2:]) for _ in parts]
         run_side_by_side(
@@ -185,8 +219,8 @@ def _scatter(
     num_sources: int,
 ) -> npt.NDArray[Any]:
     """Many edges a source: a thread reads its destinations and adds into a table of its own."""
-    parts = even_parts(offsets, gradient.shape[1])
     shape = (num_sources, gradient.shape[1])
+    parts = even_parts(offsets, gradient.shape[1], shape[0] * shape[1])
     tables = [np.zeros(shape, dtype=gradient.dtype) for _ in parts]
     run_side_by_side(
         [
@@ -220,17 +254,24 @@ def _arrays(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
     return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
-def _parts(count: int, work: int) -> list[tuple[int, int]]:
-    """Cut `count` things into a stretch a thread."""
-    threads = max(1, min(torch.get_num_threads(), work // _SMALL))
+def _parts(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:
+    """Cut `count` things into a stretch a thread.
+
+    Args:
+        count: of the things.
+        work: numbers that are read and written for all of them.
+        own: numbers of a table that each thread fills for itself, and that are then added up; no
+            more threads than the work outweighs.
+    """
+    threads = max(1, min(torch.get_num_threads(), work // _SMALL, 2 * work // max(1, own)))
     cuts = [count * number // threads for number in range(threads + 1)]
     return list(pairwise(cuts))
 
 
-def even_parts(offsets: npt.NDArray[Any], width: int) -> list[tuple[int, int]]:
+def even_parts(offsets: npt.NDArray[Any], width: int, own: int = 0) -> list[tuple[int, int]]:
     """Cut nodes into a stretch a thread, about equal in edges."""
     edges = int(offsets[-1])
-    wanted = [low for low, _ in _parts(edges, edges * width)][1:]
+    wanted = [low for low, _ in _parts(edges, edges * width, own)][1:]
     cuts = [0, *np.searchsorted(offsets, wanted).tolist(), len(offsets) - 1]
     return list(pairwise(cuts))
 
@@ -245,6 +286,10 @@ def _total(tables: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="dglrec")
+
+
+# A forked process has the pool and none of its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:

@@ -8,6 +8,7 @@ GIB = 1 << 30
 
 # Where Linux says what a container may use.
 _CGROUP = Path("/sys/fs/cgroup")
+_CACHED = ("active", "inactive")  # pages of files, read again when they are wanted
 
 
 def usable_cores() -> int:
@@ -41,7 +42,7 @@ def available_memory() -> int:
     if limit is None or not used.isdigit():
         return available if limit is None else min(available, limit)
     cached = dict(line.split() for line in _read_cgroup("memory.stat").splitlines())
-    used_for_good = int(used) - int(cached.get("inactive_file", 0))
+    used_for_good = int(used) - sum(int(cached.get(f"{kind}_file", 0)) for kind in _CACHED)
     return max(0, min(available, limit - used_for_good))
 
 

@@ -1000,6 +1000,8 @@ def process(*arguments, **options):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # A suite that was started in the background ignores it, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
 

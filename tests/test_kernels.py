@@ -1,7 +1,10 @@
 """The compiled kernels do what plain torch does: values, gradients, NaN, any shape and thread."""
 
 import itertools
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from dglrec.kernels import score_edges, sum_messages
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # of float64 sums of some hundred numbers
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+ROOT = Path(kernels.__file__).parents[1]
 FEW_SOURCES, MANY_SOURCES = (7, 40), (40, 7)  # (S, D): the gradient is scattered, gathered
 
 
@@ -584,3 +588,64 @@ def test_short_floats_are_summed_as_float32(dtype):
     mixed = [tables[0].to(dtype), tables[1].to(dtype), tables[2], *tables[3:]]
     expected = scoring(score_edges, users, items)(*(table.float() for table in mixed))
     assert torch.equal(scoring(score_edges, users, items)(*mixed), expected)
+
+
+# --- what does not fit together ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["users", "a", "c", "w", "q", "q rows", "type"])
+def test_tables_that_do_not_fit_are_refused(which):
+    users, items = make_pairs()
+    a, c, w, p, q = make_tables(3, 2)
+    if which == "users":
+        users = users[:-1]
+    elif which == "type":
+        c = c.float()
+    elif which == "q rows":
+        q = q[:-1]
+    else:
+        a, c, w, p, q = (
+            table[..., :-1] if which == name else table
+            for name, table in zip("acwpq", (a, c, w, p, q), strict=True)
+        )
+    with pytest.raises(ValueError, match="do not fit together"):
+        score_edges(users, items, (a, c), w, (p, q))
+
+
+def test_edges_that_do_not_fit_are_refused():
+    offsets, neighbours = make_edges(*FEW_SOURCES, 60)
+    sources = randn(7, 3).requires_grad_()
+    for bad in ((offsets, neighbours[:-1], None), (offsets, neighbours, randn(59))):
+        with pytest.raises(ValueError, match="offsets end at 60"):
+            sum_messages(bad[0], bad[1], sources, bad[2])
+
+
+def test_no_more_threads_than_their_tables_are_worth(monkeypatch):
+    monkeypatch.setattr(kernels.torch, "get_num_threads", lambda: 16)
+    work = 20 * kernels._SMALL
+    assert len(kernels._parts(1000, work)) == 16
+    assert len(kernels._parts(1000, work, work // 4)) == 8
+    assert len(kernels._parts(1000, work, 10 * work)) == 1
+
+
+_FORKED = """
+import os, sys
+import numpy as np, torch
+torch.set_num_threads(2)
+from dglrec import kernels
+
+def total():
+    offsets = np.array([0, 500_000, 1_000_000])
+    return kernels.segment_sums(offsets, np.ones(3), np.zeros(1_000_000, dtype=np.int32)).tolist()
+
+assert total() == [500_000.0] * 2
+child = os.fork()
+if not child:
+    os._exit(0 if total() == [500_000.0] * 2 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    done = subprocess.run([sys.executable, "-c", _FORKED], cwd=ROOT, timeout=60)
+    assert done.returncode == 0

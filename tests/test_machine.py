@@ -36,13 +36,13 @@ def test_cores_of_a_container(
     ("limit", "used", "cached", "expected"),
     [
         (None, None, None, 64),
-        ("max", 5, 0, 64),
-        (8, 5, 0, 3),
+        ("max", 5, 1, 64),
+        (8, 6, 1, 3),
         (8, 5, 4, 7),  # what only caches files is given back on demand
-        (8, 9, 0, 0),
+        (8, 10, 1, 0),
         (8, None, None, 8),
-        (100, 5, 0, 64),  # the container may have more than the machine has free
-        (300, 5, 0, 64),
+        (100, 5, 1, 64),  # the container may have more than the machine has free
+        (300, 5, 1, 64),
     ],
 )
 def test_available_memory(
@@ -60,7 +60,7 @@ def test_available_memory(
         write("memory.max", limit if isinstance(limit, str) else str(limit * GIB))
     if used is not None and cached is not None:
         write("memory.current", str(used * GIB))
-        write("memory.stat", f"anon 17\nfile 18\ninactive_file {cached * GIB}\nactive_file 3")
+        write("memory.stat", f"anon 17\ninactive_file {cached * GIB - 3}\nactive_file 3")
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     memory = types.SimpleNamespace(available=64 * GIB, total=128 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)

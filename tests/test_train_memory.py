@@ -97,8 +97,9 @@ def test_too_little_memory_is_said_before_anything_is_touched(dataset, tmp_path,
     for run in ("new", "old"):
         with pytest.raises(UnusableEnvironmentError) as caught:
             train(dataset, tmp_path / run, settings, overwrite=True)
+    parts = "model .*, a step .*" if kind == "users" else "graph .*, model .*, a step .*"
     assert re.search(
-        r"needs about .* GiB \(graph .*, model .*, a step .*\) and 0.0 GiB are free of memory; "
+        rf"needs about .* GiB \({parts}\) and 0.0 GiB are free of memory; "
         r"try a smaller loader.batch_size" + (r"$" if kind == "users" else r", or loader.kind"),
         str(caught.value),
     )
@@ -138,7 +139,25 @@ def test_a_graph_that_does_not_fit_the_card_stays_with_the_host(monkeypatch, cap
     on_card = 10 * GIB
     assert place_graph(dataclasses.replace(NEEDS, graph_is_mapped=False), GPU) == CPU
     assert capsys.readouterr().err == ""  # DGL samples on the host in any case
+    free(monkeypatch, 4 * GIB)
+    with pytest.raises(UnusableEnvironmentError) as caught:
+        place_graph(dataclasses.replace(NEEDS, graph_is_mapped=False), GPU)
+    assert str(caught.value) == (
+        "training needs about 8.0 GiB (graph 8.0 GiB) and 4.0 GiB are free of the host's memory; "
+        "try loader.kind=users"
+    )
 
 
 def test_the_memory_that_is_asked_for_is_this_machines():
     assert memory.available_memory is machine.available_memory
+
+
+def test_threads_and_very_wide_fan_outs_count(dataset, monkeypatch):
+    settings = make_settings(user_fanouts=(5, 5), item_fanouts=(5, 5))
+    few = footprint_of(dataset, settings).step
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert footprint_of(dataset, settings).step >= few + 60 * 4 * dataset.graph.num_items * 8
+    monkeypatch.undo()
+    wide = footprint_of(dataset, make_settings(user_fanouts=(5, 5), item_fanouts=(10**6, 10**6)))
+    most = int(dataset.graph.by_item.degrees.max())
+    assert few + 2 * 28 * dataset.graph.num_items * (most - 5) <= wide.step < 50 * few

@@ -270,6 +270,8 @@ def _sample(
     """
     if fanout < 0:
         return ragged(starts, counts), counts
+    # No more columns than a node has edges: a fan-out may be meant as "all, up to very many".
+    fanout = min(fanout, max(1, int(counts.max()))) if len(counts) else fanout
     taken = counts.clamp(max=fanout)
     device = counts.device
     sizes = (counts // fanout).unsqueeze(1)

@@ -17,6 +17,7 @@ from dglrec.train.config import Settings
 # value, those of its messages and of its maps, and the gradients of all of them.
 _STEP_EDGE_BYTES = 100
 _MESSAGE_BYTES, _DGL_MESSAGE_BYTES = 16, 32
+_SAMPLE_BYTES = 28  # of each place in nodes x fan-out, filled or not
 _VALUES_A_NODE, _VALUES_OF_RATED = 5, 5
 # DGL keeps both relations as int64, builds more beside them, and shuffles all edge ids.
 _DGL_EDGE_BYTES = 110
@@ -39,10 +40,6 @@ class Footprint:
     model: int
     step: int
     graph_is_mapped: bool
-
-    def __str__(self) -> str:
-        parts = f"graph {gib(self.graph)}, model {gib(self.model)}, a step {gib(self.step)}"
-        return f"about {gib(self.graph + self.model + self.step)} ({parts})"
 
 
 def footprint(graph: RatingGraph, model: RatingModel, settings: Settings) -> Footprint:
@@ -76,20 +73,32 @@ def _step_bytes(graph: RatingGraph, settings: Settings) -> int:
     if loader.kind == "users":
         edges = min(edges * loader.folds, graph.num_edges)
         users, items = min(edges / user_degree, graph.num_users), float(graph.num_items)
-    messages = nodes = 0.0
+    messages = sampled = nodes = 0.0
+    most = [int(side.degrees.max(initial=0)) for side in (graph.by_user, graph.by_item)]
     for of_user, of_item in reversed(
         list(zip(loader.user_fanouts, loader.item_fanouts, strict=True))
     ):
         to_users = users * (user_degree if of_user < 0 else min(of_user, user_degree))
         to_items = items * (item_degree if of_item < 0 else min(of_item, item_degree))
         messages += to_users + to_items
+        sampled += users * max(0, min(of_user, most[0])) + items * max(0, min(of_item, most[1]))
         users = min(users + to_items, graph.num_users)
         items = min(items + to_users, graph.num_items)
         nodes += users + items
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if settings.model.rating_messages else 0)
     row = 4 * settings.model.embedding_size * values
     message = _MESSAGE_BYTES if loader.kind == "users" else _DGL_MESSAGE_BYTES
-    return int(_STEP_EDGE_BYTES * edges + message * messages + row * nodes)
+    # Each thread sums the regressor's gradients into tables of its own.
+    tables = (
+        4 * torch.get_num_threads() * (settings.model.decoder_size + settings.model.embedding_size)
+    )
+    return int(
+        _STEP_EDGE_BYTES * edges
+        + message * messages
+        + _SAMPLE_BYTES * sampled
+        + row * nodes
+        + tables * graph.num_items
+    )
 
 
 def place_graph(needs: Footprint, device: torch.device) -> torch.device:
@@ -102,29 +111,38 @@ def place_graph(needs: Footprint, device: torch.device) -> torch.device:
     Raises:
         UnusableEnvironmentError: it does not fit; the message says what is needed and what is free.
     """
-    on_gpu = device.type == "cuda"
-    free = int(torch.cuda.mem_get_info(device)[0]) if on_gpu else available_memory()
-    least = needs.model + needs.step
-    if not on_gpu and not needs.graph_is_mapped:
-        least += needs.graph
-    if least > free:
-        where = f"on {device}" if on_gpu else "of memory"
-        raise UnusableEnvironmentError(
-            f"training needs {needs} and {gib(free)} are free {where}; try a smaller "
-            "loader.batch_size" + ("" if needs.graph_is_mapped else ", or loader.kind=users")
-        )
-    if not on_gpu:
-        if least + needs.graph > free:
+    host_graph = 0 if needs.graph_is_mapped else needs.graph  # DGL's, on the host in any case
+    if device.type != "cuda":
+        free = available_memory()
+        _check_fits(needs.model, needs.step, host_graph, free, "of memory")
+        if needs.model + needs.step + needs.graph > free:
             log(
                 f"the graph takes {gib(needs.graph)} and {gib(free)} of memory are free: it is "
                 "read from disk over and over, which is slow"
             )
         return device
-    if needs.graph_is_mapped and least + needs.graph <= _FREE_SHARE * free:
+    free = int(torch.cuda.mem_get_info(device)[0])
+    _check_fits(needs.model, needs.step, 0, free, f"on {device}")
+    if host_graph:
+        _check_fits(0, 0, host_graph, available_memory(), "of the host's memory")
+        return torch.device("cpu")
+    if needs.model + needs.step + needs.graph <= _FREE_SHARE * free:
         return device
-    if needs.graph_is_mapped:
-        log(
-            f"the graph takes {gib(needs.graph)} and {gib(free)} are free on {device}: it stays "
-            "in the host's memory, and batches are made there"
-        )
+    log(
+        f"the graph takes {gib(needs.graph)} and {gib(free)} are free on {device}: it stays in "
+        "the host's memory, and batches are made there"
+    )
     return torch.device("cpu")
+
+
+def _check_fits(model: int, step: int, graph: int, free: int, where: str) -> None:
+    if model + step + graph <= free:
+        return
+    parts = {"graph": graph, "model": model, "a step": step}
+    named = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
+    mends = ["a smaller loader.batch_size"] if step else []
+    mends += ["loader.kind=users"] if graph else []
+    raise UnusableEnvironmentError(
+        f"training needs about {gib(model + step + graph)} ({named}) and {gib(free)} are free "
+        f"{where}; try {', or '.join(mends)}"
+    )
