@@ -69,7 +69,7 @@ def rates(repeats: int, device: str) -> Row:
             job()
             wait()
             taken.append(time.perf_counter() - started)
-        return median(taken)
+        return min(taken)  # a floor asks what the machine can do, not what it does on a busy day
 
     def fetch() -> object:
         return functional.embedding_bag(
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a prepared data set")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--seconds", type=float, default=8.0, help="measured, for each model")
-    parser.add_argument("--repeats", type=int, default=21, help="of each of the machine's rates")
+    parser.add_argument("--repeats", type=int, default=101, help="of the machine's rates; the best")
     parser.add_argument("--json", type=Path, help="where the figures go")
     arguments = parser.parse_args()
     place = {"device": arguments.device}
