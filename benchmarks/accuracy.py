@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import write_results
+from common import dglrec_command, write_results
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ JOBS = (
 
 def dglrec(*arguments: str) -> dict[str, Any]:
     """Run a verb as a user would and read its JSON."""
-    command = [sys.executable, "-m", "dglrec", *arguments, "--json"]
+    command = dglrec_command(*arguments, "--json")
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result

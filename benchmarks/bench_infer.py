@@ -10,12 +10,13 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 from common import (
     Row,
     child_main,
     make_dataset,
-    median,
+    make_subset,
     open_workload,
     print_table,
     run_child,
@@ -75,13 +76,10 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
-        dataset = str(arguments.data or make_dataset(Path(temporary)))
-        for number, scale in enumerate(arguments.scale):
-            folder = None if scale == 1 else str(Path(temporary) / f"subset-{number}")
-            job = {"do": "subset", "dataset": dataset, "share": scale, "seed": arguments.seed}
-            sizes = run_child(__file__, {**job, "folder": folder or ""})
-            sizes.pop("peak_memory_gb")
-            job = {"do": "measure", "dataset": dataset, "folder": folder}
+        dataset = arguments.data or make_dataset(Path(temporary))
+        for scale in arguments.scale:
+            folder, sizes = make_subset(__file__, dataset, scale, arguments.seed, Path(temporary))
+            job = {"do": "measure", "dataset": str(dataset), "folder": folder}
             figures = run_child(__file__, {**job, "repeats": arguments.repeats})
             nodes = sizes["users"] + sizes["items"]
             rows.append({"scale": scale, **sizes, "nodes": nodes, **figures})

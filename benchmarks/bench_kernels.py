@@ -11,10 +11,11 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
-from common import Row, median, print_table, write_results
+from common import Row, print_table, write_results
 from torch import Tensor
 from torch.nn import functional
 

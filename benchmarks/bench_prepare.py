@@ -12,13 +12,13 @@ import csv
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 from common import (
     Finished,
     Row,
     child_main,
     dglrec_command,
-    median,
     print_table,
     run_child,
     run_measured,

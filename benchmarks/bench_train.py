@@ -16,15 +16,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common import (
     ChildError,
     Loop,
     PartClock,
     Row,
+    Workload,
     child_main,
     make_dataset,
+    make_subset,
     measure_loop,
     open_workload,
     print_table,
@@ -33,12 +35,6 @@ from common import (
     write_results,
     write_subset,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dglrec.biases import Biases
-    from dglrec.graph import RatingGraph
 
 # Up to 22 steps an epoch at full size. A batch of more than all edges is left out.
 BATCHES = {
@@ -71,24 +67,16 @@ COLUMNS = (
 )
 
 
-def dglrec_loop(
-    graph: "RatingGraph",
-    biases: "Biases",
-    batch: int,
-    model: str,
-    item_features: "Tensor",
-    clock: PartClock,
-    device: str = "cpu",
+def measure_dglrec(
+    workload: Workload, batch: int, model: str, clock: PartClock, device: str
 ) -> Loop:
     """The package's own loader, model and training step.
 
     Args:
-        graph: the training ratings.
-        biases: fitted to them.
+        workload: what to train on; `plain` uses none of its item features.
         batch: target edges a step, about.
         model: `plain` for what the peers compute (64 wide, two layers, fan-outs 10 and 5, bare
             messages, an MLP); `default` for the package's default configuration.
-        item_features: float32 [I, F]; `plain` uses none.
         clock: takes the time of the parts of a step; a step ends with a figure read from its
             device, so nothing is left to run on a GPU.
         device: where graph, batches and model live.
@@ -107,11 +95,12 @@ def dglrec_loop(
             LoaderConfig(batch_size=batch, folds=2, user_fanouts=(10, 5), item_fanouts=(10, 5)),
             TrainConfig(optimizer="adam", learning_rate=1e-3, schedule="constant"),
         )
+    graph = workload.graph
     settings = settings.resolved(graph)
     torch.manual_seed(0)
     place = torch.device(device)
-    rating_model = RatingModel(settings.model, graph.num_users, item_features).to(place)
-    loader = make_loader(graph, biases, settings.loader, 0, place)
+    rating_model = RatingModel(settings.model, graph.num_users, workload.item_features).to(place)
+    loader = make_loader(graph, workload.biases, settings.loader, 0, place)
     step = TrainingStep(rating_model, settings.train, functional.mse_loss, 1_000_000)
     return DglrecLoop(loader, step, clock)
 
@@ -126,23 +115,10 @@ class DglrecLoop:
     def steps(self) -> Iterator[int]:
         self.loader.set_epoch(self.epoch)
         self.epoch += 1
-        with self.clock.part("sampling"):
-            batches = iter(self.loader)
-        while True:
-            with self.clock.part("sampling"):
-                batch = next(batches, None)
-            if batch is None:
-                return
+        for batch in self.clock.batches(self.loader):
             with self.clock.part("step"):
                 float(self.step(batch))
             yield len(batch.ratings)
-
-
-def measure_dglrec(
-    workload: Any, batch: int, model: str, clock: PartClock, device: str = "cpu"
-) -> Loop:
-    graph, biases, features = workload.graph, workload.biases, workload.item_features
-    return dglrec_loop(graph, biases, batch, model, features, clock, device)
 
 
 def measure_dgl(workload: Any, batch: int, model: str, clock: PartClock, device: str) -> Loop:
@@ -205,10 +181,7 @@ def sweep(dataset: Path, arguments: argparse.Namespace, loops: list[str]) -> Ite
     """All rows, as they are measured."""
     for scale in arguments.scale:
         with tempfile.TemporaryDirectory() as temporary:
-            folder = None if scale == 1 else str(Path(temporary) / "subset")
-            job = {"do": "subset", "dataset": str(dataset), "share": scale}
-            sizes = run_child(__file__, {**job, "seed": arguments.seed, "folder": folder or ""})
-            sizes.pop("peak_memory_gb")
+            folder, sizes = make_subset(__file__, dataset, scale, arguments.seed, Path(temporary))
             for loop, model in [(name, model) for name in loops for model in MODELS[name]]:
                 for batch in arguments.batch or BATCHES[loop]:
                     row = {"loop": loop, "model": model, "scale": scale, **sizes, "batch": batch}

@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -116,15 +117,6 @@ def child_main(jobs: Mapping[str, Callable[..., Row]]) -> bool:
     return True
 
 
-def median(values: Sequence[float]) -> float:
-    """The middle value, of an even number the mean of the middle two."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
-
-
 class Loop(Protocol):
     """A training loop that is measured."""
 
@@ -145,6 +137,17 @@ class PartClock:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """One epoch of a loader, the time that it takes counted as `sampling`."""
+        with self.part("sampling"):
+            batches = iter(loader)
+        while True:
+            with self.part("sampling"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def shares(self) -> dict[str, float]:
         """Each part's share of their sum."""
@@ -282,6 +285,21 @@ def write_subset(dataset: str, share: float, seed: int, folder: str) -> Row:
         np.save(target / "item_bias.npy", biases.items.numpy())
         (target / "mean.json").write_text(json.dumps(biases.mean), encoding="utf-8")
     return sizes
+
+
+def make_subset(
+    script: str, dataset: Path, share: float, seed: int, folder: Path
+) -> tuple[str | None, Row]:
+    """Have a child of a script write a subset where one is needed.
+
+    Returns:
+        what `open_workload` takes for its folder, and the subset's sizes.
+    """
+    target = None if share == 1 else str(folder / f"subset-{share:g}")
+    job = {"do": "subset", "dataset": str(dataset), "share": share, "seed": seed}
+    sizes = run_child(script, {**job, "folder": target or ""})
+    del sizes["peak_memory_gb"]
+    return target, sizes
 
 
 def open_workload(dataset: str, folder: str | None) -> Workload:

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench_train import MODELS, measure_dglrec
@@ -20,7 +21,6 @@ from common import (
     Row,
     child_main,
     measure_loop,
-    median,
     open_workload,
     print_table,
     run_child,

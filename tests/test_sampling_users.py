@@ -382,7 +382,7 @@ DEGREES = [1, 5, 6, 7, 8, 11, 12, 13, 20, 64, 101]  # below, at, just above, far
 
 def drawn(loader, count, number, to_users, turned=False):
     """[batches, users or items, the others] which edges a layer's block holds, over epochs."""
-    shape = (loader._num_users, loader._num_items)
+    shape = (len(loader._by_user.counts), loader._num_items)
     out = []
     for _, batch in epochs_of(loader, count):
         for layer, direction, block, destinations, sources in directions(batch):

@@ -90,30 +90,22 @@ class DGLLoop:
             dgl.dataloading.NeighborSampler(list(reversed(FANOUTS))),
             exclude=_targets_and_reverses,
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Dataloader CPU affinity")
-            self.loader = dgl.dataloading.DataLoader(
-                heterograph,
-                {RATES: torch.arange(graph.num_edges)},
-                sampler,
-                batch_size=batch,
-                shuffle=True,
-                drop_last=False,
-                num_workers=workers,
-            )
+        # It is about worker processes, and comes at each epoch.
+        warnings.filterwarnings("ignore", message="Dataloader CPU affinity")
+        self.loader = dgl.dataloading.DataLoader(
+            heterograph,
+            {RATES: torch.arange(graph.num_edges)},
+            sampler,
+            batch_size=batch,
+            shuffle=True,
+            drop_last=False,
+            num_workers=workers,
+        )
         self.model = EdgeModel(graph.num_items)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
 
     def steps(self) -> Iterator[int]:
-        with self.clock.part("sampling"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Dataloader CPU affinity")
-            batches = iter(self.loader)
-        while True:
-            with self.clock.part("sampling"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            input_nodes, targets, blocks = batch
+        for input_nodes, targets, blocks in self.clock.batches(self.loader):
             with self.clock.part("forward"):
                 users = blocks[0].srcnodes["user"].data["inputs"]
                 predictions = self.model(targets, blocks, users, input_nodes["item"])

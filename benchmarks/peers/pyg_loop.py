@@ -95,13 +95,7 @@ class PyGLoop:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
 
     def steps(self) -> Iterator[int]:
-        with self.clock.part("sampling"):
-            batches = iter(self.loader)
-        while True:
-            with self.clock.part("sampling"):
-                batch = next(batches, None)
-            if batch is None:
-                return
+        for batch in self.clock.batches(self.loader):
             with self.clock.part("forward"):
                 predictions = self.model(batch)
                 loss = functional.mse_loss(predictions, batch[RATES].edge_label)

@@ -31,7 +31,7 @@ class Block(_OnDevice):
 
     Attributes:
         offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
-        neighbours: int64 [K]; each edge's source, 0..S-1.
+        neighbours: int32 or int64 [K]; each edge's source, 0..S-1.
         residuals: float32 [K]; each edge's rating less mean and biases.
         degrees: float32 [D]; edges of each destination before sampling.
     """
@@ -74,7 +74,7 @@ class EdgeBatch(_OnDevice):
         item_inputs: float32 [N_i, 2].
         layers: one entry a layer, the first to be computed first.
         users: int64 [B]; each target's user, as a position among the last layer's destinations.
-        items: int64 [B]; each target's item likewise.
+        items: int32 or int64 [B]; each target's item likewise.
         ratings: float32 [B]; what is to be predicted.
         baselines: float32 [B]; mean + user bias + item bias, as though no target were known.
         edges: int64 [B]; the targets' edge ids.

@@ -60,7 +60,7 @@ class UserBatchLoader:
         levels = graph.scale.decode(np.arange(graph.scale.levels))
         self._levels = torch.from_numpy(levels).to(self.device)
         self._active = self._by_user.counts.nonzero().squeeze(1)
-        self._num_users, self._num_items = graph.num_users, graph.num_items
+        self._num_items = graph.num_items
         self._num_edges = graph.num_edges
         # Scratch: which users are in the step, and each user's place among a layer's users.
         self._in_step = torch.zeros(graph.num_users, dtype=torch.bool, device=self.device)
@@ -79,15 +79,14 @@ class UserBatchLoader:
 
     def _batches(self, epoch: int) -> Iterator[EdgeBatch]:
         number = 0
-        for fold in range(self.config.folds):
-            for users in self._schedule(epoch, fold):
-                batch = self._batch(users, self._fold(epoch, fold), number)
+        folds = self.config.folds
+        for number_of_fold in range(folds):
+            fold = Fold(self.seed, epoch, number_of_fold, folds, self._num_items)
+            for users in self._schedule(epoch, number_of_fold):
+                batch = self._batch(users, fold, number)
                 number += 1
                 if batch is not None:
                     yield batch
-
-    def _fold(self, epoch: int, number: int) -> Fold:
-        return Fold(self.seed, epoch, number, self.config.folds, self._num_items)
 
     def _steps_a_pass(self) -> int:
         return -(-self._num_edges // (self.batch_size * self.config.folds))
