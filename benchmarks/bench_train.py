@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def measure_dglrec(
     place = torch.device(device)
     rating_model = RatingModel(settings.model, graph.num_users, workload.item_features).to(place)
     loader = make_loader(graph, workload.biases, settings.loader, 0, place)
-    step = TrainingStep(rating_model, settings.train, functional.mse_loss, 1_000_000)
+    loss = partial(functional.mse_loss, reduction="none")
+    step = TrainingStep(rating_model, settings.train, loss, 1_000_000)
     return DglrecLoop(loader, step, clock)
 
 
@@ -116,8 +118,10 @@ class DglrecLoop:
         self.loader.set_epoch(self.epoch)
         self.epoch += 1
         for batch in self.clock.batches(self.loader):
+            if batch is None:  # a step without targets
+                continue
             with self.clock.part("step"):
-                float(self.step(batch))
+                float(self.step(batch).squared)
             yield len(batch.ratings)
 
 

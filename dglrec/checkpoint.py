@@ -8,23 +8,31 @@ So nothing in a checkpoint, from whomever, can run code.
 import hashlib
 import io
 import json
+import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from dglrec.errors import DataError
 from dglrec.files import atomic_folder, read_json, sha256_of, write_json
+from dglrec.progress import log
 
 SCHEMA_VERSION = 1
 
 _MODEL = "model.safetensors"
 _STATE = "state.pt"
 _META = "meta.json"
+_OLDER, _DAMAGED = "step-", "damaged"
+
+
+class DamagedError(DataError):
+    """A checkpoint is not as it was written: cut short, altered, or in part missing."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, weights: dict[str, Tensor], state: dict[str, Any], meta: dict[str, Any]
+    folder: Path,
+    weights: dict[str, Tensor],
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    *,
+    keep: int = 1,
 ) -> None:
     """Write a checkpoint in place of the one that may be there.
 
@@ -49,9 +62,13 @@ def save_checkpoint(
         folder: the checkpoint's folder.
         weights: the model's tensors by name.
         state: what training goes on from: tensors in plain containers.
-        meta: JSON values. Schema version and checksums are added.
+        meta: JSON values; with `keep` above 1, `step` among them. Schema version and checksums are
+            added.
+        keep: how many checkpoints to keep, this one included. Older ones move to `step-N` beside
+            the folder, N being their step, and the oldest go.
     """
-    with atomic_folder(folder, marker=_META, overwrite=True) as temporary:
+    aside = _name_of_older(folder) if keep > 1 and folder.is_dir() else None
+    with atomic_folder(folder, marker=_META, overwrite=True, aside=aside) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         # By way of memory: what the two libraries raise when a disk is full does not say so.
         (temporary / _MODEL).write_bytes(save(tensors))
@@ -62,6 +79,52 @@ def save_checkpoint(
         checksums = {name: sha256_of(temporary / name) for name in (_MODEL, _STATE)}
         checksums[_META] = _digest(described)
         write_json(temporary / _META, {**described, "sha256": checksums})
+    if aside is not None:
+        for old in older_checkpoints(folder)[keep - 1 :]:
+            shutil.rmtree(old)
+
+
+def older_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that were kept beside one, the newest first."""
+    found = [
+        (int(match[1]), path)
+        for path in folder.parent.glob(f"{_OLDER}*")
+        if (match := re.fullmatch(rf"{_OLDER}(\d+)", path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """A checkpoint, or the newest of those kept beside it where it is missing or damaged.
+
+    What is passed over is said, and a damaged `folder` is moved out of the way, to `damaged`.
+
+    Returns:
+        None where there has never been one.
+
+    Raises:
+        DamagedError: all that are there are damaged.
+        DataError: one is whole, and not one that this program reads.
+    """
+    candidates = [path for path in (folder, *older_checkpoints(folder)) if path.is_dir()]
+    damages = []
+    for path in candidates:
+        try:
+            load_checkpoint(path)
+            load_state(path)
+        except DamagedError as error:
+            damages.append(str(error))
+            continue
+        if damages:
+            log(f"{damages[0]}\ngoing back to {path}, the newest checkpoint that is whole")
+            if folder.is_dir():
+                _move_aside(folder)
+        elif path != folder:
+            log(f"{folder} is not there; going on from {path}")
+        return path
+    if damages:
+        raise DamagedError(f"{damages[0]} (none of {len(damages)} checkpoints is whole)")
+    return None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -85,23 +148,75 @@ def load_state(folder: Path) -> dict[str, Any]:
         DataError: as `load_checkpoint`, or the state holds something other than plain data.
     """
     path = _verified(folder, _STATE, _read_meta(folder))
+    return _parse_state(path, path)
+
+
+def pack_checkpoint(folder: Path) -> bytes:
+    """A checkpoint as bytes, for processes that do not see the folder; see `unpack_checkpoint`.
+
+    Raises:
+        DataError: as `load_checkpoint`.
+    """
+    meta = _read_meta(folder)
+    parts = [json.dumps(meta).encode()]
+    parts += [_verified(folder, name, meta).read_bytes() for name in (_MODEL, _STATE)]
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def unpack_checkpoint(data: bytes) -> tuple[Checkpoint, dict[str, Any]]:
+    """What `load_checkpoint` and `load_state` read, out of what `pack_checkpoint` made of it.
+
+    Raises:
+        DataError: the state holds something other than plain data.
+    """
+    parts = []
+    while data:
+        end = 8 + int.from_bytes(data[:8], "little")
+        parts.append(data[8:end])
+        data = data[end:]
+    meta, model, state = parts
+    weights = load(model)
+    return Checkpoint(weights, json.loads(meta)), _parse_state(io.BytesIO(state), "state")
+
+
+def _parse_state(source: Path | io.BytesIO, name: Path | str) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no one class for all that can be wrong with a file
         # torch's own words would tell how to load the file all the same.
         raise DataError(
-            f"{path}: refused: not a state that this program wrote; "
+            f"{name}: refused: not a state that this program wrote; "
             "go back to another checkpoint, or train again"
         ) from error
     if not isinstance(state, dict):
-        raise DataError(f"{path}: holds no state")
+        raise DataError(f"{name}: holds no state")
     return state
+
+
+def _name_of_older(folder: Path) -> Path:
+    """Where the checkpoint in a folder goes when a newer one takes its place."""
+    step = _read_meta(folder).get("step", 0)
+    name = folder.with_name(f"{_OLDER}{int(step):09d}")
+    if name.is_dir():  # from before a resume that began further back
+        shutil.rmtree(name)
+    return name
+
+
+def _move_aside(folder: Path) -> None:
+    name = folder.with_name(_DAMAGED)
+    if name.is_dir():
+        shutil.rmtree(name)
+    folder.rename(name)
+    log(f"moved {folder} to {name}")
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such checkpoint")
-    meta = read_json(folder / _META)
+    try:
+        meta = read_json(folder / _META)
+    except DataError as error:
+        raise DamagedError(str(error)) from error
     version = meta.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
@@ -116,7 +231,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 def _verified(folder: Path, name: str, meta: dict[str, Any]) -> Path:
     path = folder / name
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DamagedError(f"{path}: no such file")
     _check(path, meta, sha256_of(path))
     return path
 
@@ -124,7 +239,7 @@ def _verified(folder: Path, name: str, meta: dict[str, Any]) -> Path:
 def _check(path: Path, meta: dict[str, Any], found: str) -> None:
     checksums = meta.get("sha256")
     if not isinstance(checksums, dict) or found != checksums.get(path.name):
-        raise DataError(
+        raise DamagedError(
             f"{path}: damaged or altered since it was written (its checksum in {_META} differs); "
             "go back to another checkpoint, or train again"
         )

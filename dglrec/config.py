@@ -5,6 +5,7 @@ Each key stands beside what it configures: `model.*` in `nn.ModelConfig`, `loade
 """
 
 import difflib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dglrec.distributed import World
 from dglrec.errors import DataError, UsageError
 from dglrec.nn import ModelConfig
-from dglrec.run import CONFIG_FILE
+from dglrec.run import CONFIG_FILE, check_is_run
 from dglrec.sampling import LoaderConfig
 from dglrec.train import Settings, TrainConfig
 
@@ -33,7 +35,14 @@ ENVIRONMENT_PREFIX = "DGLREC_"
 # Variables of this prefix that are no configuration: where caches and the scripts' tools are.
 _OTHER_VARIABLES = {"DGLREC_CACHE", "DGLREC_PYTHON", "DGLREC_VENV"}
 
-_MAY_CHANGE = ("train.epochs", "train.patience")  # when a run is resumed
+# When a run is resumed: how long it goes on, and how often it is saved.
+_MAY_CHANGE = (
+    "train.epochs",
+    "train.patience",
+    "train.checkpoint_seconds",
+    "train.checkpoint_steps",
+    "train.keep_checkpoints",
+)
 
 _Values = dict[str, dict[str, Any]]
 
@@ -109,11 +118,10 @@ def resumed_settings(
     """The settings a run goes on with: its own, but for how long it may still train.
 
     Raises:
-        UsageError: a setting other than `train.epochs` and `train.patience` would change.
+        UsageError: a setting would change that decides what is learned.
         DataError: the run has no configuration.
     """
-    if not (run / CONFIG_FILE).is_file():
-        raise DataError(f"{run}: no such run to resume; leave out --resume to start it")
+    check_is_run(run)
     own = load_settings(file=run / CONFIG_FILE)
     values: _Values = own.to_dict()
     if file is not None:
@@ -131,6 +139,36 @@ def resumed_settings(
             f"{', '.join(changed)}; start a new run for them"
         )
     return settings
+
+
+def shared_settings(
+    world: World,
+    resumed: Path | None,
+    file: Path | None,
+    assignments: Sequence[str],
+    environment: Mapping[str, str],
+) -> Settings:
+    """The settings that the first process finds, on all of them, whatever the others would find.
+
+    Args:
+        world: the processes.
+        resumed: a run to go on with; None for a new one.
+        file: as for `load_settings`.
+        assignments: likewise.
+        environment: likewise.
+
+    Raises:
+        UsageError, DataError: as `load_settings` and `resumed_settings`.
+    """
+
+    def find() -> bytes:
+        if resumed is not None:
+            found = resumed_settings(resumed, file, assignments, environment)
+        else:
+            found = load_settings(file=file, assignments=assignments, environment=environment)
+        return json.dumps(found.to_dict()).encode()
+
+    return build_settings(json.loads(world.from_first(find)))
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:

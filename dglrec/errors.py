@@ -5,6 +5,8 @@ class DglrecError(Exception):
     """Something failed while running. The message is for the user: what, where, and the mend."""
 
     exit_code = 1
+    told = False
+    """Whether another process of the same job says it already."""
 
 
 class UsageError(DglrecError):

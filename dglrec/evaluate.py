@@ -1,12 +1,14 @@
 """A model on held-out rows -> metrics, with the baselines on the same rows beside it."""
 
-from typing import Any
+from dataclasses import astuple
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dglrec.dataset import HeldOut, RatingDataset
+from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.infer import Embeddings, predict_pairs
 from dglrec.metrics import (
@@ -26,23 +28,31 @@ SPLITS = ("test", "valid", "train")
 
 _USERS_AT_ONCE = 256
 
+_Sums = TypeVar("_Sums", RatingSums, RankingSums)
+
 
 def measure(
-    model: RatingModel, embeddings: Embeddings, dataset: RatingDataset, rows: HeldOut
+    model: RatingModel,
+    embeddings: Embeddings,
+    dataset: RatingDataset,
+    rows: HeldOut,
+    world: World = ALONE,
 ) -> RatingSums:
-    """Sums of the model's errors on some rows."""
+    """Sums of the model's errors on some rows, those of all processes together."""
     predictions = predict_pairs(model, embeddings, dataset.biases, rows.users, rows.items)
-    return sums_of(predictions, rows, dataset)
+    return sums_of(predictions, rows, dataset, world)
 
 
-def sums_of(predictions: Tensor, rows: HeldOut, dataset: RatingDataset) -> RatingSums:
+def sums_of(
+    predictions: Tensor, rows: HeldOut, dataset: RatingDataset, world: World = ALONE
+) -> RatingSums:
     """Sums of any predictor's errors on some rows: the one way to a rating metric."""
     weights = class_weights(dataset.graph.level_counts)
-    return rating_sums(predictions, rows.ratings, dataset.scale, weights)
+    return _of_all(rating_sums(predictions, rows.ratings, dataset.scale, weights), world)
 
 
-def rows_of(dataset: RatingDataset, split: str) -> HeldOut:
-    """The rows of `train`, `valid` or `test`.
+def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut:
+    """This process's share of the rows of `train`, `valid` or `test`.
 
     Raises:
         UsageError: there is no such split.
@@ -50,24 +60,38 @@ def rows_of(dataset: RatingDataset, split: str) -> HeldOut:
     if split not in SPLITS:
         raise UsageError(f"no split {split!r}; choose {', '.join(SPLITS)}")
     if split != "train":
-        return dataset.held_out(split)
+        rows = dataset.held_out(split)
+        return rows.part(*_share(len(rows), world))
     by_user = dataset.graph.by_user
-    users = np.repeat(np.arange(by_user.num_nodes), by_user.degrees)
+    first, last = _share(len(by_user.neighbours), world)
+    users = np.repeat(np.arange(by_user.num_nodes), by_user.degrees)[first:last]
     return HeldOut(
         users=torch.from_numpy(users),
-        items=torch.from_numpy(np.asarray(by_user.neighbours)).long(),
-        ratings=torch.from_numpy(dataset.scale.decode(np.asarray(by_user.codes))),
+        items=torch.from_numpy(np.asarray(by_user.neighbours[first:last])).long(),
+        ratings=torch.from_numpy(dataset.scale.decode(np.asarray(by_user.codes[first:last]))),
     )
 
 
-def baselines(dataset: RatingDataset, rows: HeldOut) -> dict[str, dict[str, float | int]]:
+def baselines(
+    dataset: RatingDataset, rows: HeldOut, world: World = ALONE
+) -> dict[str, dict[str, float | int]]:
     """Metrics of the global mean, and of mean and biases, on some rows."""
     biases = dataset.biases
     mean = torch.full((len(rows),), biases.mean)
+    predicted = biases.predict(rows.users, rows.items)
     return {
-        "global_mean": sums_of(mean, rows, dataset).finish(),
-        "bias": sums_of(biases.predict(rows.users, rows.items), rows, dataset).finish(),
+        "global_mean": sums_of(mean, rows, dataset, world).finish(),
+        "bias": sums_of(predicted, rows, dataset, world).finish(),
     }
+
+
+def _share(total: int, world: World) -> tuple[int, int]:
+    return total * world.rank // world.size, total * (world.rank + 1) // world.size
+
+
+def _of_all(sums: _Sums, world: World) -> _Sums:
+    """The sums over all processes."""
+    return type(sums)(*world.sum(astuple(sums)))
 
 
 def evaluate(
@@ -82,7 +106,8 @@ def evaluate(
     Rows of `train` are in the graph that the model reads, so its figures there are flattered.
 
     Args:
-        trained: a run's model.
+        trained: a run's model; of a world of several processes each measures a share, and all come
+            to the same result.
         split: `test`, `valid` or `train`.
         ranking: K, for full-catalogue ranking metrics at K as well.
         relevant_from: the least rating of a relevant item; None for the mean training rating,
@@ -96,43 +121,57 @@ def evaluate(
     Raises:
         UsageError: there is no such split, or ranking is not possible on it.
     """
-    if ranking is not None and split == "train":
-        raise UsageError("--ranking leaves out what a user rated in training; choose test or valid")
-    dataset = trained.dataset
-    rows = rows_of(dataset, split)
+    dataset, world = trained.dataset, trained.world
+    with world.together():
+        if ranking is not None:
+            relevant_from = _check_ranking(dataset, split, ranking, relevant_from)
+    rows = rows_of(dataset, split, world)
     result: dict[str, Any] = {"split": split}
-    result |= measure(trained.model, trained.embeddings, dataset, rows).finish()
-    result["baselines"] = baselines(dataset, rows)
+    result |= measure(trained.model, trained.embeddings, dataset, rows, world).finish()
+    result["baselines"] = baselines(dataset, rows, world)
     if rows.expected is not None:
-        irreducible = sums_of(rows.expected, rows, dataset).finish()["rmse"]
+        irreducible = sums_of(rows.expected, rows, dataset, world).finish()["rmse"]
         bias = result["baselines"]["bias"]["rmse"]
         result["irreducible_rmse"] = irreducible
         result["gap_closed"] = (bias**2 - result["rmse"] ** 2) / (bias**2 - irreducible**2)
-    if ranking is not None:
-        result |= _ranking(trained, split, rows, ranking, relevant_from)
+    if ranking is not None and relevant_from is not None:
+        result |= _ranking(trained, split, ranking, relevant_from)
     return result
 
 
-def _ranking(
-    trained: TrainedModel, split: str, rows: HeldOut, k: int, relevant_from: float | None
-) -> dict[str, Any]:
-    dataset, graph = trained.dataset, trained.dataset.graph
-    if not 1 <= k <= graph.num_items:
+def _check_ranking(
+    dataset: RatingDataset, split: str, k: int, relevant_from: float | None
+) -> float:
+    """The least rating of a relevant item.
+
+    Raises:
+        UsageError: ranking is not possible.
+    """
+    if split == "train":
+        raise UsageError("--ranking leaves out what a user rated in training; choose test or valid")
+    if not 1 <= k <= dataset.graph.num_items:
         raise UsageError(
-            f"--ranking {k}: must be from 1 to the catalogue's {graph.num_items} items"
+            f"--ranking {k}: must be from 1 to the catalogue's {dataset.graph.num_items} items"
         )
     if relevant_from is None:
         relevant_from = _next_level(dataset.biases.mean, dataset)
-    wanted_rows = dataset.held_out_by_user(split)
-    if not (rows.ratings >= relevant_from).any():
+    if not (dataset.held_out(split).ratings >= relevant_from).any():
         raise UsageError(f"no {split} row is rated {relevant_from:g} or more; nothing to rank")
+    return relevant_from
+
+
+def _ranking(trained: TrainedModel, split: str, k: int, relevant_from: float) -> dict[str, Any]:
+    dataset, graph, world = trained.dataset, trained.dataset.graph, trained.world
+    rows = dataset.held_out(split)  # all of them: users are shared here, not rows
+    wanted_rows = dataset.held_out_by_user(split)
     # Ranking test rows, what validation holds is no candidate either: it was rated.
     rated = [graph.by_user]
     if split == "test":
         rated.append(dataset.held_out_by_user("valid"))
     users = rows.users[rows.ratings >= relevant_from].unique()
+    users = users.tensor_split(world.size)[world.rank]
     total = RankingSums()
-    with progress("ranking the catalogue", len(users), "users") as advance:
+    with progress("ranking the catalogue", len(users), "users", shown=world.is_first) as advance:
         for part in users.split(_USERS_AT_ONCE):
             scores, best = trained.best_items(part, rated, k)
             wanted = torch.zeros(len(part), graph.num_items, dtype=torch.bool)
@@ -144,7 +183,7 @@ def _ranking(
             hits = wanted.gather(1, best) & scores.isfinite()
             total = total + ranking_sums(hits, wanted.sum(1))
             advance(len(part))
-    return {**total.finish(k), "relevant_from": relevant_from}
+    return {**_of_all(total, world).finish(k), "relevant_from": relevant_from}
 
 
 def _next_level(rating: float, dataset: RatingDataset) -> float:

@@ -1,5 +1,6 @@
 """Atomic writes and checksums: what a reader finds under a name is whole, or is not there."""
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from dglrec.errors import DataError, DglrecError, UsageError
 
 _TEMPORARY = ".dglrec-tmp-"
+_AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
 
 @contextmanager
@@ -92,7 +94,9 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
         file.write(array.data)
 
 
-def check_target_folder(target: Path, *, marker: str, overwrite: bool) -> None:
+def check_target_folder(
+    target: Path, *, marker: str, overwrite: bool, ignored: str | None = None
+) -> None:
     """Refuse a target folder that must not be written, before any work is done.
 
     Args:
@@ -100,13 +104,14 @@ def check_target_folder(target: Path, *, marker: str, overwrite: bool) -> None:
         marker: a file that only a folder of this kind holds. Overwriting is refused where it is
             missing, so that a mistyped path never removes somebody's other files.
         overwrite: whether an existing folder may be replaced.
+        ignored: a file that may be there all the same.
 
     Raises:
         UsageError: the target exists and may not be replaced.
     """
     if not target.exists():
         return
-    if target.is_dir() and not any(target.iterdir()):
+    if target.is_dir() and all(path.name == ignored for path in target.iterdir()):
         return
     if not overwrite:
         raise UsageError(f"{target} exists; choose another name, or replace it with --overwrite")
@@ -118,12 +123,20 @@ def check_target_folder(target: Path, *, marker: str, overwrite: bool) -> None:
 
 
 @contextmanager
-def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    target: Path, *, marker: str, overwrite: bool = False, aside: Path | None = None
+) -> Iterator[Path]:
     """Give a temporary folder beside `target`; when the block ends well, rename it to `target`.
 
     When the block raises, the temporary folder is removed and `target` is as it was. Where
-    `target` is a link, the folder that it leads to is replaced. See `check_target_folder` for the
-    arguments and for what is refused.
+    `target` is a link, the folder that it leads to is replaced.
+
+    Args:
+        target: as for `check_target_folder`, which also says what is refused.
+        marker: likewise.
+        overwrite: likewise.
+        aside: a name on the same file system, not in use, for the folder that is replaced; None
+            removes that folder.
     """
     target = Path(target)
     check_target_folder(target, marker=marker, overwrite=overwrite)
@@ -140,7 +153,7 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
             for path in temporary.rglob("*"):
                 if path.is_file():
                     _flush(path)
-            _replace_folder(temporary, target)
+            _replace_folder(temporary, target, aside)
             _flush(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -155,18 +168,49 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _replace_folder(source: Path, target: Path) -> None:
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half-written in a folder.
+
+    Only for whoever keeps all others from writing there: what they are writing would go too.
+    """
+    for left in folder.glob(f"{_TEMPORARY}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
+def _replace_folder(source: Path, target: Path, aside: Path | None) -> None:
     if not target.exists():
         os.rename(source, target)
         return
-    aside = target.with_name(f"{_TEMPORARY}old-{os.getpid()}-{target.name}")
-    os.rename(target, aside)
-    try:
-        os.rename(source, target)
-    except BaseException:
-        os.rename(aside, target)
-        raise
-    shutil.rmtree(aside)
+    if _exchange(source, target):
+        old = source
+    else:
+        old = target.with_name(f"{_TEMPORARY}old-{os.getpid()}-{target.name}")
+        os.rename(target, old)
+        try:
+            os.rename(source, target)
+        except BaseException:
+            os.rename(old, target)
+            raise
+    if aside is None:
+        shutil.rmtree(old)
+    else:
+        os.rename(old, aside)
+
+
+def _exchange(source: Path, target: Path) -> bool:
+    """Swap two names at once, so that `target` is there all the time.
+
+    False where that is not to be had, as on some network file systems.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    names = os.fsencode(source), os.fsencode(target)
+    done: int = libc.renameat2(_AT_CWD, names[0], _AT_CWD, names[1], _EXCHANGE)
+    return done == 0
 
 
 def _concerns(path: Path, named: str | bytes | None) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import Biases
+from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
 from dglrec.nn import NodeValues, RatingModel, SAGELayer
 from dglrec.progress import Advance, progress
@@ -40,17 +41,22 @@ class Embeddings:
 
 
 @torch.inference_mode()
-def embed_all(model: RatingModel, graph: RatingGraph, biases: Biases) -> Embeddings:
+def embed_all(
+    model: RatingModel, graph: RatingGraph, biases: Biases, world: World = ALONE
+) -> Embeddings:
     """Exact embeddings of all nodes, on the model's device.
 
     Args:
         model: in whatever mode; dropout is off meanwhile.
         graph: all training ratings.
         biases: fitted to them.
+        world: processes that each compute a share of the nodes, about equal in edges; all of them
+            end up with all embeddings.
     """
     device = next(model.parameters()).device
-    edges_read = 2 * model.config.layers * graph.num_edges
-    with _evaluating(model), progress("embedding all nodes", edges_read, "edges") as advance:
+    edges_read = 2 * model.config.layers * graph.num_edges // world.size
+    shown = progress("embedding all nodes", edges_read, "edges", shown=world.is_first)
+    with _evaluating(model), shown as advance:
         users = model.inputs.users(
             torch.arange(graph.num_users, device=device),
             biases.user_inputs(slice(None)).to(device),
@@ -65,8 +71,8 @@ def embed_all(model: RatingModel, graph: RatingGraph, biases: Biases) -> Embeddi
             assert isinstance(layer, SAGELayer)
             item_layers.append(nodes.items)
             nodes = NodeValues(
-                _update(layer.update_users, graph, biases, True, nodes, advance),
-                _update(layer.update_items, graph, biases, False, nodes, advance),
+                _update(layer.update_users, graph, biases, True, nodes, world, advance),
+                _update(layer.update_items, graph, biases, False, nodes, world, advance),
             )
     return Embeddings(nodes, tuple(item_layers))
 
@@ -122,6 +128,7 @@ def _update(
     biases: Biases,
     to_users: bool,
     nodes: NodeValues,
+    world: World,
     advance: Advance,
 ) -> Tensor:
     """One layer's new values of all users, or of all items, from all edges."""
@@ -129,10 +136,14 @@ def _update(
     own, sources = (nodes.users, nodes.items) if to_users else (nodes.items, nodes.users)
     levels = torch.from_numpy(graph.scale.decode(np.arange(graph.scale.levels)))
     out = torch.empty_like(own)
-    for first, last in node_chunks(adjacency.offsets, _CHUNK_EDGES):
+    bounds = world.cut(torch.from_numpy(adjacency.offsets[1:]))
+    start, end = bounds[world.rank], bounds[world.rank + 1]
+    for first, last in node_chunks(adjacency.offsets[start : end + 1], _CHUNK_EDGES):
+        first, last = start + first, start + last
         block = _block(adjacency, biases, levels, to_users, first, last).to(own.device)
         out[first:last] = update(block, sources, own[first:last])
         advance(len(block.neighbours))
+    world.share_rows(out, bounds)
     return out
 
 

@@ -272,7 +272,10 @@ class NodeInputs(nn.Module):
         self.from_features = (
             nn.Linear(item_features.shape[1], size, bias=False) if use_features else None
         )
-        self.user_vectors = _identity(num_users, size) if config.user_identity else None
+        # Of users a step reads few; of items it reads all.
+        self.user_vectors = (
+            _identity(num_users, size, sparse=True) if config.user_identity else None
+        )
         self.item_vectors = _identity(len(item_features), size) if config.item_identity else None
         self.dropout = nn.Dropout(config.dropout_share())
 
@@ -376,9 +379,14 @@ class RatingModel(nn.Module):
         residuals: Tensor = self.decoder(nodes, batch.users, batch.items)
         return batch.baselines + residuals
 
+    def sparse_tables(self) -> list[nn.Parameter]:
+        """The weights whose gradients are sparse: a batch reads few of their rows."""
+        tables = [one for one in self.modules() if isinstance(one, nn.Embedding) and one.sparse]
+        return [parameter for table in tables for parameter in table.parameters()]
 
-def _identity(count: int, size: int) -> nn.Embedding:
-    table = nn.Embedding(count, size)
+
+def _identity(count: int, size: int, *, sparse: bool = False) -> nn.Embedding:
+    table = nn.Embedding(count, size, sparse=sparse)
     nn.init.normal_(table.weight, std=_IDENTITY_STD)
     return table
 

@@ -33,18 +33,23 @@ def log(message: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int | None, unit: str) -> Iterator[Advance]:
+def progress(
+    description: str, total: int | None, unit: str, *, shown: bool = True
+) -> Iterator[Advance]:
     """Show the progress of one long step.
 
     Args:
         description: what is going on, as a phrase ("reading ratings").
         total: how many units there are; None where that is not known.
         unit: what is counted, in the plural ("rows").
+        shown: whether to show anything; of many processes one is enough.
 
     Yields:
         A function that takes how many further units are done.
     """
-    if sys.stderr.isatty():
+    if not shown:
+        yield lambda count: None
+    elif sys.stderr.isatty():
         with _bar(description, total, unit) as advance:
             yield advance
     else:

@@ -5,10 +5,17 @@ environment.json      versions and machine
 metrics.jsonl         one line an epoch
 results.json          metrics of the best epoch's model
 checkpoints/last/     what training goes on from
+checkpoints/step-N/   older ones, kept in case that one is damaged
 checkpoints/best/     the epoch with the lowest validation RMSE
+.lock                 held by the process that trains
 """
 
-from collections.abc import Sequence
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +27,19 @@ from torch import Tensor
 
 from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import RatingDataset
-from dglrec.errors import DataError
+from dglrec.distributed import ALONE, World
+from dglrec.errors import DataError, UsageError
+from dglrec.files import disk_errors
 from dglrec.graph import Adjacency
 from dglrec.infer import Embeddings, embed_all, items_of, top_items
 from dglrec.nn import ModelConfig, RatingModel
+from dglrec.progress import log
 
 CONFIG_FILE = "config.toml"
 ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
 
@@ -41,16 +52,18 @@ class TrainedModel:
         model: in evaluation mode, on its device.
         dataset: whose training ratings it reads.
         meta: the checkpoint's description.
+        world: the processes that have it, to share what is computed with it.
     """
 
     model: RatingModel
     dataset: RatingDataset
     meta: dict[str, Any]
+    world: World = ALONE
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """Exact embeddings of all nodes, computed when first asked for."""
-        return embed_all(self.model, self.dataset.graph, self.dataset.biases)
+        """Exact embeddings of all nodes, computed when first asked for, by all processes."""
+        return embed_all(self.model, self.dataset.graph, self.dataset.biases, self.world)
 
     def best_items(
         self, users: Tensor, rated: Sequence[Adjacency], k: int
@@ -74,8 +87,43 @@ class TrainedModel:
         )
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Be the only process that writes into a run's folder; it is made where it is missing.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        UsageError: another process is at it.
+    """
+    with disk_errors(run):
+        run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                log(f"{run}: no lock to be had ({error.strerror}); let nothing else write there")
+            else:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+                raise UsageError(
+                    f"{run}: in use by {holder}; wait for it, or choose another folder"
+                ) from error
+        with disk_errors(run):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def open_run(
-    run: Path, *, dataset: Path | None = None, device: torch.device | None = None
+    run: Path,
+    *,
+    dataset: Path | None = None,
+    device: torch.device | None = None,
+    world: World = ALONE,
 ) -> TrainedModel:
     """Open a run's best model.
 
@@ -83,6 +131,7 @@ def open_run(
         run: the run's folder.
         dataset: where the data set is now, if it was moved.
         device: where the model computes; None for the CPU.
+        world: the processes that open it; each reads the run's folder.
 
     Raises:
         DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
@@ -103,7 +152,18 @@ def open_run(
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
         raise DataError(f"{run / BEST}: its weights do not fit the model it describes") from error
-    return TrainedModel(model.to(device or torch.device("cpu")).eval(), data, checkpoint.meta)
+    model = model.to(device or torch.device("cpu")).eval()
+    return TrainedModel(model, data, checkpoint.meta, world)
+
+
+def check_is_run(run: Path) -> None:
+    """Refuse to resume what is no run.
+
+    Raises:
+        DataError: there is none, or it was never started.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise DataError(f"{run}: no such run to resume; leave out --resume to start it")
 
 
 def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> RatingModel:
@@ -125,8 +185,12 @@ def check_same_dataset(meta: dict[str, Any], dataset: RatingDataset, run: Path) 
     Raises:
         DataError: the fingerprints differ.
     """
-    if meta.get("fingerprint") != dataset.fingerprint:
-        raise DataError(
-            f"{dataset.path}: not the data set that {run} was trained on (prepared again, or "
-            "another one); train a new run on it"
-        )
+    if meta.get("fingerprint") == dataset.fingerprint:
+        return
+    before = meta.get("data") or {}
+    changed = [key for key in before if before[key] != dataset.meta.get(key)]
+    differences = f" differs in: {', '.join(changed)}" if changed else "it is another one"
+    raise DataError(
+        f"{dataset.path}: not the data set that {run} was trained on: {differences.strip()}; train "
+        "a new run on it"
+    )

@@ -1,7 +1,10 @@
 """A trained model -> recommendations: for one user to look at, for all users as Parquet."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
+from dglrec.distributed import World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import atomic_folder, check_target_folder, write_json
 from dglrec.graph import Adjacency
@@ -129,14 +133,18 @@ def score_top_k(
         DataError: the file is bad or names an unknown user.
     """
     dataset = trained.dataset
-    _check_k(k, dataset.graph.num_items)
     number, shards = shard
-    if not 0 <= number < shards:
-        raise UsageError(f"--shard {number}/{shards}: the first figure runs from 0 to {shards - 1}")
-    check_target_folder(out, marker=MANIFEST_FILE, overwrite=overwrite)
     chosen = torch.arange(dataset.graph.num_users)
-    if users is not None:
-        chosen = torch.from_numpy(_read_known(users, schema.USER_ID, dataset.users)).long().unique()
+    with trained.world.together():
+        _check_k(k, dataset.graph.num_items)
+        if not 0 <= number < shards:
+            raise UsageError(
+                f"--shard {number}/{shards}: the first figure runs from 0 to {shards - 1}"
+            )
+        check_target_folder(out, marker=MANIFEST_FILE, overwrite=overwrite)
+        if users is not None:
+            known = _read_known(users, schema.USER_ID, dataset.users)
+            chosen = torch.from_numpy(known).long().unique()
     chosen = chosen.tensor_split(shards)[number]
     options = {"top_k": k, "shard": f"{number}/{shards}"}
     return _write_parts(trained, out, _top_k_tables(trained, chosen, k), options, overwrite)
@@ -157,93 +165,148 @@ def score_pairs(
         UsageError: `out` may not be written.
         DataError: the file is bad or names an unknown user or item.
     """
-    check_target_folder(out, marker=MANIFEST_FILE, overwrite=overwrite)
+    with trained.world.together():
+        check_target_folder(out, marker=MANIFEST_FILE, overwrite=overwrite)
     tables = _pair_tables(trained, pairs)
     return _write_parts(trained, out, tables, {"pairs": pairs.name}, overwrite)
 
 
-def _top_k_tables(trained: TrainedModel, users: Tensor, k: int) -> Iterator[pa.Table]:
-    dataset = trained.dataset
+# Tables to be made, and the number of the part that each belongs to.
+_Tables = Iterator[tuple[int, Callable[[], pa.Table]]]
+
+
+def _top_k_tables(trained: TrainedModel, users: Tensor, k: int) -> _Tables:
+    world = trained.world
     rated = _rated(trained)
-    with progress("scoring users", len(users), "users") as advance:
-        for part in users.split(_USERS_AT_ONCE):
-            if not len(part):
-                continue
-            scores, items = trained.best_items(part, rated, k)
-            left = torch.isfinite(scores)
-            ranks = torch.arange(1, scores.shape[1] + 1).expand_as(scores)
-            rows = part.unsqueeze(1).expand_as(scores)
-            yield pa.table(
-                {
-                    schema.USER_ID: dataset.users.decode(rows[left].numpy()),
-                    schema.ITEM_ID: dataset.items.decode(items[left].numpy()),
-                    schema.RANK: ranks[left].numpy().astype(np.int32),
-                    schema.SCORE: clip(scores[left], dataset.scale).numpy(),
-                }
-            )
-            advance(len(part))
+    in_part = max(1, _PART_ROWS // (k * _USERS_AT_ONCE)) * _USERS_AT_ONCE
+    with progress("scoring users", len(users), "users", shown=world.is_first) as advance:
+        for number, of_part in enumerate(users.split(in_part)):
+            for part in of_part.split(_USERS_AT_ONCE):
+                if len(part):
+                    yield number, partial(_top_k_table, trained, part, rated, k)
+                advance(len(part))
 
 
-def _pair_tables(trained: TrainedModel, pairs: Path) -> Iterator[pa.Table]:
+def _top_k_table(trained: TrainedModel, users: Tensor, rated: list[Adjacency], k: int) -> pa.Table:
+    dataset = trained.dataset
+    scores, items = trained.best_items(users, rated, k)
+    left = torch.isfinite(scores)
+    ranks = torch.arange(1, scores.shape[1] + 1).expand_as(scores)
+    rows = users.unsqueeze(1).expand_as(scores)
+    return pa.table(
+        {
+            schema.USER_ID: dataset.users.decode(rows[left].numpy()),
+            schema.ITEM_ID: dataset.items.decode(items[left].numpy()),
+            schema.RANK: ranks[left].numpy().astype(np.int32),
+            schema.SCORE: clip(scores[left], dataset.scale).numpy(),
+        }
+    )
+
+
+def _pair_tables(trained: TrainedModel, pairs: Path) -> _Tables:
     dataset = trained.dataset
     kinds = {schema.USER_ID: dataset.users.ids.type, schema.ITEM_ID: dataset.items.ids.type}
-    rows = 0
+    part = rows = in_part = 0
     for stretch in stream_columns(pairs, kinds):
+        yield part, partial(_pair_table, trained, stretch.table, pairs)
         rows += len(stretch.table)
-        users = _known(stretch.table, schema.USER_ID, dataset.users, pairs)
-        items = _known(stretch.table, schema.ITEM_ID, dataset.items, pairs)
-        scores = predict_pairs(
-            trained.model,
-            trained.embeddings,
-            dataset.biases,
-            torch.tensor(users, dtype=torch.int64),
-            torch.tensor(items, dtype=torch.int64),
-        )
-        yield pa.table(
-            {
-                schema.USER_ID: dataset.users.decode(users),
-                schema.ITEM_ID: dataset.items.decode(items),
-                schema.SCORE: clip(scores, dataset.scale).numpy(),
-            }
-        )
+        in_part += len(stretch.table)
+        if in_part >= _PART_ROWS:
+            part, in_part = part + 1, 0
     if not rows:
         raise DataError(f"{pairs}: holds no row")
+
+
+def _pair_table(trained: TrainedModel, table: pa.Table, pairs: Path) -> pa.Table:
+    dataset = trained.dataset
+    users = _known(table, schema.USER_ID, dataset.users, pairs)
+    items = _known(table, schema.ITEM_ID, dataset.items, pairs)
+    scores = predict_pairs(
+        trained.model,
+        trained.embeddings,
+        dataset.biases,
+        torch.tensor(users, dtype=torch.int64),
+        torch.tensor(items, dtype=torch.int64),
+    )
+    return pa.table(
+        {
+            schema.USER_ID: dataset.users.decode(users),
+            schema.ITEM_ID: dataset.items.decode(items),
+            schema.SCORE: clip(scores, dataset.scale).numpy(),
+        }
+    )
 
 
 def _write_parts(
     trained: TrainedModel,
     out: Path,
-    tables: Iterator[pa.Table],
+    tables: _Tables,
     options: dict[str, Any],
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Write tables into files of about `_PART_ROWS` rows, and what they are into the manifest."""
-    parts: list[dict[str, Any]] = []
-    writer: pq.ParquetWriter | None = None
-    with atomic_folder(out, marker=MANIFEST_FILE, overwrite=overwrite) as folder:
-        try:
-            for table in tables:
-                if writer is None:
-                    name = f"part-{len(parts):05d}.parquet"
-                    writer = pq.ParquetWriter(folder / name, table.schema)
-                    parts.append({"file": name, "rows": 0})
-                writer.write_table(table)
-                parts[-1]["rows"] += len(table)
-                if parts[-1]["rows"] >= _PART_ROWS:
-                    writer.close()
-                    writer = None
-        finally:
-            if writer is not None:
-                writer.close()
+    """Write tables into files of about `_PART_ROWS` rows, and what they are into the manifest.
+
+    Processes take the parts in turn, and all write into one folder.
+    """
+    world = trained.world
+    trained.embeddings  # noqa: B018 - computed by all processes together, so before they part
+    with ExitStack() as until_done:
+        with world.together():
+            folder = Path()
+            if world.is_first:
+                target = atomic_folder(out, marker=MANIFEST_FILE, overwrite=overwrite)
+                folder = until_done.enter_context(target)
+        folder = Path(os.fsdecode(world.from_first(lambda: os.fsencode(folder.absolute()))))
+        with world.together():
+            if not folder.is_dir():
+                raise DataError(
+                    f"{out}: rank {world.rank} does not see the folder that rank 0 writes; "
+                    "several machines need a shared one, or --shard and a folder each"
+                )
+            rows = _write_own_parts(tables, folder, world)
+        rows = [round(count) for count in world.sum(rows)]
         summary = {
-            "rows": sum(part["rows"] for part in parts),
+            "rows": sum(rows),
             **options,
             "fingerprint": trained.dataset.fingerprint,
             "epoch": trained.meta["epoch"],
-            "parts": parts,
+            "parts": [
+                {"file": _part_name(number), "rows": count} for number, count in enumerate(rows)
+            ],
         }
-        write_json(folder / MANIFEST_FILE, summary)
+        with world.together():
+            if world.is_first:
+                write_json(folder / MANIFEST_FILE, summary)
+                until_done.close()
     return {"out": str(out), **{key: summary[key] for key in ("rows", *options)}}
+
+
+def _write_own_parts(tables: _Tables, folder: Path, world: World) -> list[int]:
+    """Write this process's parts; the rows of each part, 0 where it is another's."""
+    rows: list[int] = []
+    writer: pq.ParquetWriter | None = None
+    try:
+        for number, make in tables:
+            if number == len(rows):
+                rows.append(0)
+                if writer is not None:
+                    writer.close()
+                    writer = None
+            if number % world.size != world.rank:
+                continue
+            table = make()
+            if writer is None:
+                writer = pq.ParquetWriter(folder / _part_name(number), table.schema)
+            writer.write_table(table)
+            rows[number] += len(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
 
 
 def _new_user(trained: TrainedModel, ratings: Path) -> tuple[Tensor, float, Tensor]:

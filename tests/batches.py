@@ -11,7 +11,16 @@ from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader
 from dglrec.schema import RatingScale
 
 SCALE = RatingScale(1, 10)
-LOADERS = {"neighbor": NeighborEdgeLoader, "users": UserBatchLoader}
+
+
+class UsersWithTargets(UserBatchLoader):
+    """Leaves out the steps that hold no target, as their batch is None."""
+
+    def __iter__(self):
+        return (batch for batch in super().__iter__() if batch is not None)
+
+
+LOADERS = {"neighbor": NeighborEdgeLoader, "users": UsersWithTargets}
 FANOUTS = [
     {"user_fanouts": (5,), "item_fanouts": (5,)},
     {"user_fanouts": (3, 5), "item_fanouts": (3, 5)},

@@ -1061,11 +1061,26 @@ def test_the_ratings_of_several_users_are_not_those_of_one(world, tmp_path, refu
     assert "several users" in refused(3, "recommend", world.run, "--ratings", table)
 
 
-def test_several_processes_are_refused_before_anything_is_written(
+def test_processes_that_cannot_work_together_are_refused_before_anything_is_written(
     world, tmp_path, refused, monkeypatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "WORLD_SIZE is 2" in refused(2, "train", world.dataset, tmp_path / "run")
+    missing = "RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set"
+    for command in (
+        ["train", world.dataset, tmp_path / "run"],
+        ["evaluate", world.run],
+        ["score", world.run, tmp_path / "run", "--top-k", 3],
+    ):
+        message = refused(2, *command)
+        assert missing in message and "start them with torchrun" in message
+    for command in (
+        ["synth", tmp_path / "run"],
+        ["prepare", world.source, tmp_path / "run"],
+        ["recommend", world.run, "--user", 1],
+        ["quickstart", tmp_path / "run"],
+    ):
+        message = refused(2, *command)
+        assert f"{command[0]} is not shared among processes (WORLD_SIZE is 2)" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -143,6 +143,44 @@ def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize("exchange", [True, False])
+def test_the_old_folder_may_be_kept_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *names: False)
+    target, aside = make_folder(tmp_path / "data"), tmp_path / "before"
+    with atomic_folder(target, marker=MARKER, overwrite=True, aside=aside) as temporary:
+        (temporary / MARKER).write_text("new")
+    assert tree(tmp_path) == {"data/dataset.json": "new", "before/dataset.json": "old"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "data"]
+
+
+def test_two_names_are_exchanged_at_once(tmp_path: Path) -> None:
+    """At no moment is there nothing under the target's name, for whoever looks."""
+    one, other = make_folder(tmp_path / "one"), make_folder(tmp_path / "other")
+    (other / MARKER).write_text("new")
+    if not files._exchange(other, one):
+        pytest.skip("this file system exchanges no names")
+    assert (one / MARKER).read_text() == "new" and (other / MARKER).read_text() == "old"
+    assert not files._exchange(tmp_path / "none", one)
+    assert (one / MARKER).read_text() == "new"
+
+
+def test_sweeping_takes_what_was_left_half_written_and_nothing_else(tmp_path: Path) -> None:
+    kept = {"data/dataset.json": "old", ".hidden": "mine", "dglrec-tmp-1": "mine"}
+    make_folder(tmp_path / "data")
+    for name in (".hidden", "dglrec-tmp-1"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".dglrec-tmp-17-x.json").write_text("half")
+    make_folder(tmp_path / ".dglrec-tmp-abc")
+    (tmp_path / ".dglrec-tmp-link").symlink_to(tmp_path / "data")
+    files.sweep(tmp_path)
+    assert tree(tmp_path) == kept
+    assert not (tmp_path / ".dglrec-tmp-link").is_symlink()
+    files.sweep(tmp_path / "none")
+
+
 def test_old_folder_comes_back_when_the_last_rename_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +194,7 @@ def test_old_folder_comes_back_when_the_last_rename_fails(
             raise OSError(errno.EIO, "Input/output error")
         rename(source, destination)
 
+    monkeypatch.setattr(files, "_exchange", lambda *names: False)
     monkeypatch.setattr(files.os, "rename", failing_rename)
     with (
         pytest.raises(OSError, match="Input/output"),

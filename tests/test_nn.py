@@ -482,7 +482,11 @@ def test_every_variant_predicts_and_learns_with_all_of_its_parameters(variant):
     ((predictions - batch.ratings) ** 2).mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all() and (parameter.grad != 0).any(), name
+        gradient = parameter.grad.to_dense()
+        assert gradient.isfinite().all() and (gradient != 0).any(), name
+    tables = [name for name, p in model.named_parameters() if p.grad.is_sparse]
+    assert tables == (["inputs.user_vectors.weight"] if model.config.user_identity else [])
+    assert len(model.sparse_tables()) == len(tables)
 
 
 def test_switched_off_means_left_out():

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dglrec"
 ORDER = [
     *("errors", "files", "progress", "machine", "kernels"),
     *("schema", "ids", "synthetic", "ingest", "features", "split", "graph", "biases", "dataset"),
-    *("sampling", "nn", "metrics", "distributed", "checkpoint"),
+    *("distributed", "sampling", "nn", "metrics", "checkpoint"),
     *(
         "infer",
         "run",

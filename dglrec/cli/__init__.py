@@ -31,7 +31,8 @@ def main() -> None:
         click.echo(f"error: {_usage_in_short(error)}", err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        if os.environ.get("RANK", "0") == "0":
+            click.echo("interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone; there is nobody to tell.
@@ -40,7 +41,8 @@ def main() -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"error: {_in_short(error)}", err=True)
+        if not getattr(error, "told", False):
+            click.echo(f"error: {_in_short(error)}", err=True)
         code = error.exit_code if isinstance(error, DglrecError) else 1
         if isinstance(error, PermissionError):
             code = DataError.exit_code

@@ -6,7 +6,8 @@ Results go to stdout, progress and logs to stderr. Heavy imports happen inside t
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from dglrec.run import TrainedModel
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+# What several processes can do together; the rest is for one.
+_SHARED = ("train", "evaluate", "score", "doctor")
 
 _FOLDER_OR_FILE = click.Path(path_type=Path)
 
@@ -57,6 +61,16 @@ def _option_dataset(command: _Command) -> _Command:
     )(command)
 
 
+def _option_timeout(command: _Command) -> _Command:
+    return click.option(
+        "--timeout",
+        type=float,
+        default=600.0,
+        show_default=True,
+        help="Under torchrun: seconds to wait for another process.",
+    )(command)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dglrec")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
@@ -71,6 +85,11 @@ def cli(debug: bool) -> None:
                           dglrec recommend run --user 42
     """
     del debug  # read by main(), which handles errors
+    verb = click.get_current_context().invoked_subcommand
+    if os.environ.get("WORLD_SIZE", "1") != "1" and verb not in _SHARED:
+        from dglrec.distributed import check_one_process
+
+        check_one_process(os.environ, str(verb))
 
 
 @cli.command()
@@ -225,6 +244,7 @@ def prepare(
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @click.option("--print-config", is_flag=True, help="Print all settings with defaults, and stop.")
 @_option_device
+@_option_timeout
 @_option_overwrite
 @_option_json
 def train(
@@ -235,6 +255,7 @@ def train(
     resume: bool,
     print_config: bool,
     device: str,
+    timeout: float,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -248,6 +269,7 @@ def train(
       dglrec train data run
       dglrec train data run --set train.epochs=30 --set model.embedding_size=128
       dglrec train data run --resume
+      torchrun --standalone --nproc-per-node 4 -m dglrec train data run
     """
     from dglrec import config
 
@@ -259,28 +281,31 @@ def train(
     if resume and overwrite:
         raise click.UsageError("--resume keeps the run and --overwrite replaces it: give one.")
     from dglrec.dataset import RatingDataset
-    from dglrec.distributed import check_one_process, choose_device
-
-    check_one_process(os.environ)
+    from dglrec.distributed import joined
+    from dglrec.train import job_of
     from dglrec.train import train as run_train
 
-    if resume:
-        settings = config.resumed_settings(run, config_file, assignments, os.environ)
-    else:
-        settings = config.load_settings(
-            file=config_file, assignments=assignments, environment=os.environ
+    with joined(device, timeout=timeout) as (world, chosen):
+        if world.has_started(job_of(run)):
+            # In place of processes that torchrun lost: the run is theirs, and so ours.
+            resume, overwrite = True, False
+        settings = config.shared_settings(
+            world, run if resume else None, config_file, assignments, os.environ
         )
-    results = run_train(
-        RatingDataset.open(dataset),
-        run,
-        settings,
-        device=choose_device(device),
-        resume=resume,
-        overwrite=overwrite,
-    )
-    if as_json:
+        with world.together():
+            opened = RatingDataset.open(dataset)
+        results = run_train(
+            opened,
+            run,
+            settings,
+            device=chosen,
+            resume=resume,
+            overwrite=overwrite,
+            world=world,
+        )
+    if as_json and world.is_first:
         print_json(results)
-    else:
+    elif world.is_first:
         print_results(results)
 
 
@@ -300,6 +325,7 @@ def train(
 )
 @_option_dataset
 @_option_device
+@_option_timeout
 @_option_json
 def evaluate(
     run: Path,
@@ -308,6 +334,7 @@ def evaluate(
     relevant_from: float | None,
     dataset: Path | None,
     device: str,
+    timeout: float,
     as_json: bool,
 ) -> None:
     """Measure the model of RUN on held-out rows, beside the mean and the bias baseline.
@@ -319,12 +346,11 @@ def evaluate(
         raise click.UsageError("--relevant-from goes with --ranking.")
     from dglrec.evaluate import evaluate as run_evaluate
 
-    result = run_evaluate(
-        _open(run, dataset, device), split, ranking=ranking, relevant_from=relevant_from
-    )
-    if as_json:
+    with _opened(run, dataset, device, timeout) as trained:
+        result = run_evaluate(trained, split, ranking=ranking, relevant_from=relevant_from)
+    if as_json and trained.world.is_first:
         print_json(result)
-    else:
+    elif trained.world.is_first:
         print_metrics(result)
 
 
@@ -362,7 +388,8 @@ def recommend(
 
     if user is None and ratings is None:
         raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
-    found = run_recommend(_open(run, dataset, device), user, k, ratings=ratings)
+    with _opened(run, dataset, device) as trained:
+        found = run_recommend(trained, user, k, ratings=ratings)
     if as_json:
         print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
     else:
@@ -378,6 +405,7 @@ def recommend(
 @click.option("--pairs", type=_FOLDER_OR_FILE, help="A file user_id,item_id: score these pairs.")
 @_option_dataset
 @_option_device
+@_option_timeout
 @_option_overwrite
 @_option_json
 def score(
@@ -389,6 +417,7 @@ def score(
     pairs: Path | None,
     dataset: Path | None,
     device: str,
+    timeout: float,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -403,17 +432,17 @@ def score(
 
     if (top_k is None) == (pairs is None):
         raise click.UsageError("Give either --top-k or --pairs.")
-    if pairs is not None:
-        if users is not None or shard != "0/1":
-            raise click.UsageError("--users and --shard go with --top-k, not with --pairs.")
-        trained = _open(run, dataset, device)
-        report(score_pairs(trained, out, pairs, overwrite=overwrite), as_json)
-        return
-    assert top_k is not None
+    if pairs is not None and (users is not None or shard != "0/1"):
+        raise click.UsageError("--users and --shard go with --top-k, not with --pairs.")
     part = _parse_shard(shard)
-    trained = _open(run, dataset, device)
-    summary = score_top_k(trained, out, top_k, users=users, shard=part, overwrite=overwrite)
-    report(summary, as_json)
+    with _opened(run, dataset, device, timeout) as trained:
+        if pairs is not None:
+            summary = score_pairs(trained, out, pairs, overwrite=overwrite)
+        else:
+            assert top_k is not None
+            summary = score_top_k(trained, out, top_k, users=users, shard=part, overwrite=overwrite)
+    if trained.world.is_first:
+        report(summary, as_json)
 
 
 @cli.command()
@@ -448,11 +477,17 @@ def quickstart(
     click.echo(f"\nNext: dglrec recommend {out / 'run'} --user 42")
 
 
-def _open(run: Path, dataset: Path | None, device: str) -> "TrainedModel":
-    from dglrec.distributed import choose_device
+@contextmanager
+def _opened(
+    run: Path, dataset: Path | None, device: str, timeout: float = 600.0
+) -> Iterator["TrainedModel"]:
+    from dglrec.distributed import joined
     from dglrec.run import open_run
 
-    return open_run(run, dataset=dataset, device=choose_device(device))
+    with joined(device, timeout=timeout) as (world, chosen):
+        with world.together():
+            trained = open_run(run, dataset=dataset, device=chosen, world=world)
+        yield trained
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -56,6 +56,17 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.users)
 
+    def part(self, first: int, last: int) -> "HeldOut":
+        """Rows first to last - 1, in memory of their own."""
+        if (first, last) == (0, len(self)):
+            return self
+        return HeldOut(
+            self.users[first:last].clone(),
+            self.items[first:last].clone(),
+            self.ratings[first:last].clone(),
+            None if self.expected is None else self.expected[first:last].clone(),
+        )
+
 
 class RatingDataset:
     """A prepared data set. Opening maps arrays and reads none, so it takes no time at any size.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import Biases
+from dglrec.distributed import ALONE, World
 from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
 from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
@@ -31,16 +32,24 @@ class NeighborEdgeLoader:
         biases: fitted to them.
         config: batch size and fan-outs.
         seed: with the epoch it decides the order of the edges and every sample.
+        world: the processes that share each batch.
     """
 
     def __init__(
-        self, graph: RatingGraph, biases: Biases, config: LoaderConfig, seed: int = 0
+        self,
+        graph: RatingGraph,
+        biases: Biases,
+        config: LoaderConfig,
+        seed: int = 0,
+        world: World = ALONE,
     ) -> None:
         self.biases = biases
         self.config = config
         self.batch_size = config.edges_a_batch(graph.num_edges)
         self.seed = seed
         self.epoch = 0
+        self.start = 0
+        self.world = world
         self._heterograph = to_heterograph(graph)
         self._ratings = torch.from_numpy(graph.scale.decode(np.asarray(graph.by_user.codes)))
         self._sampler = dgl.dataloading.as_edge_prediction_sampler(
@@ -59,28 +68,38 @@ class NeighborEdgeLoader:
         """Batches in an epoch."""
         return -(-len(self._ratings) // self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iteration is, and the batch that it begins with."""
+        self.epoch, self.start = epoch, start
 
-    def __iter__(self) -> Iterator[EdgeBatch]:
-        batches = self._batches()
-        for number in range(len(self)):
-            with _one_sampling_thread():
-                dgl.seed(seed_of(self.seed, self.epoch, number))
-                input_nodes, targets, blocks = next(batches)
-            yield self._to_batch(input_nodes, targets, blocks)
-
-    def _batches(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[EdgeBatch | None]:
+        """The epoch's batches; None where one holds no target for this process."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         # The order is drawn here: DGL's own shuffle draws it from numpy's global generator and
         # permutes the epoch before, so that the seed would not decide it.
         order = torch.randperm(len(self._ratings), generator=generator)
+        whole = order[self.start * self.batch_size :].split(self.batch_size)
+        shares = [edges.tensor_split(self.world.size)[self.world.rank] for edges in whole]
+        batches = self._batches(shares, generator)
+        for number, edges in enumerate(shares, start=self.start):
+            if not len(edges):
+                yield None
+                continue
+            place = number * self.world.size + self.world.rank
+            with _one_sampling_thread():
+                dgl.seed(seed_of(self.seed, self.epoch, place))
+                input_nodes, targets, blocks = next(batches)
+            yield self._to_batch(input_nodes, targets, blocks)
+
+    def _batches(self, shares: list[Tensor], generator: torch.Generator) -> Iterator[Any]:
+        """What DGL makes of each share that is not empty; but for the last all are as long."""
+        if not shares or not len(shares[0]):
+            return iter(())
         loader = dgl.dataloading.DataLoader(
             self._heterograph,
-            {RATES: order},
+            {RATES: torch.cat(shares)},
             self._sampler,
-            batch_size=self.batch_size,
+            batch_size=len(shares[0]),
             shuffle=False,
             drop_last=False,
             num_workers=0,

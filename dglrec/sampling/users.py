@@ -5,6 +5,7 @@ split into targets and support by a hash -> sampled raters of every item, layer 
 targets outwards -> `EdgeBatch`. All of it is index arithmetic on tensors, on any device.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import Biases
+from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph
 from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
@@ -33,12 +35,16 @@ class UserBatchLoader:
     GraphSAGE (Hamilton, Ying and Leskovec, 2017); a sample is taken without replacement, one from
     each of as many equal stretches of the node's edges, the first of which starts anywhere.
 
+    The users of a step are the same on any number of processes. Each process takes a stretch of
+    them, about equal in edges, and predicts it from neighbourhoods of its own.
+
     Args:
         graph: the training ratings.
         biases: fitted to them.
         config: batch size, folds and fan-outs.
         seed: with the epoch it decides the order of the users, the folds and every sample.
         device: where graph and batches live.
+        world: the processes that share each step.
     """
 
     def __init__(
@@ -48,12 +54,15 @@ class UserBatchLoader:
         config: LoaderConfig,
         seed: int = 0,
         device: torch.device | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config = config
         self.batch_size = config.edges_a_batch(graph.num_edges)
         self.seed = seed
         self.epoch = 0
+        self.start = 0
         self.device = device or torch.device("cpu")
+        self.world = world
         self._biases = biases.to(self.device)
         self._by_user = _Lists.of(graph.by_user, self.device)
         self._by_item = _Lists.of(graph.by_item, self.device)
@@ -67,46 +76,57 @@ class UserBatchLoader:
         self._place = torch.zeros(graph.num_users, dtype=torch.int32, device=self.device)
 
     def __len__(self) -> int:
-        """Batches in an epoch, at most: a step whose users have no target in a pass is left out."""
+        """Batches in an epoch."""
         return self.config.folds * self._steps_a_pass()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is; one under way stays what it is."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iteration is, and the batch that it begins with.
 
-    def __iter__(self) -> Iterator[EdgeBatch]:
-        return self._batches(self.epoch)
+        An iteration under way stays what it is.
+        """
+        self.epoch, self.start = epoch, start
 
-    def _batches(self, epoch: int) -> Iterator[EdgeBatch]:
-        number = 0
-        folds = self.config.folds
-        for number_of_fold in range(folds):
+    def __iter__(self) -> Iterator[EdgeBatch | None]:
+        """The epoch's batches; None where a step holds no target for this process."""
+        return self._batches(self.epoch, self.start)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
+        folds, steps = self.config.folds, self._steps_a_pass()
+        for number_of_fold in range(start // steps, folds):
             fold = Fold(self.seed, epoch, number_of_fold, folds, self._num_items)
-            for users in self._schedule(epoch, number_of_fold):
-                batch = self._batch(users, fold, number)
-                number += 1
-                if batch is not None:
-                    yield batch
+            schedule = self._schedule(epoch, number_of_fold)
+            for number in range(max(start, number_of_fold * steps), (number_of_fold + 1) * steps):
+                users = self._share(schedule[number % steps])
+                yield self._batch(users, fold, number) if len(users) else None
 
     def _steps_a_pass(self) -> int:
         return -(-self._num_edges // (self.batch_size * self.config.folds))
 
     def _schedule(self, epoch: int, fold: int) -> list[Tensor]:
-        """The users of each step of a pass: all of them once, the steps about equal in edges."""
+        """The users of each step of a pass: all of them once, the steps about equal in edges.
+
+        Somebody with more ratings than a step takes the room of several, all but one then empty.
+        """
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, fold))
         shuffled = torch.randperm(len(self._active), generator=generator).to(self.device)
         order = _take(self._active, shuffled)
         steps = self._steps_a_pass()
         ends = _take(self._by_user.counts, order).cumsum(0)
         bounds = torch.arange(1, steps, device=self.device) * self._num_edges // steps
-        cuts = torch.searchsorted(ends, bounds, right=True).unique_consecutive().tolist()
-        stretches = zip([0, *cuts], [*cuts, len(order)], strict=True)
-        # Somebody with more ratings than a step has fills several; these are then one.
-        return [order[first:last] for first, last in stretches if first < last]
+        cuts = torch.searchsorted(ends, bounds, right=True).tolist()
+        return [order[first:last] for first, last in itertools.pairwise((0, *cuts, len(order)))]
+
+    def _share(self, users: Tensor) -> Tensor:
+        """Those of a step's users that are this process's."""
+        if self.world.size == 1:
+            return users
+        bounds = self.world.cut(_take(self._by_user.counts, users).cumsum(0))
+        return users[bounds[self.world.rank] : bounds[self.world.rank + 1]]
 
     def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
         generator = torch.Generator(self.device)
-        generator.manual_seed(seed_of(self.seed, fold.epoch, self.config.folds, number))
+        place = number * self.world.size + self.world.rank
+        generator.manual_seed(seed_of(self.seed, fold.epoch, self.config.folds, place))
         step = self._split(users, fold)
         if not len(step.ratings):
             return None

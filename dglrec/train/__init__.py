@@ -1,7 +1,8 @@
 """Training: its configuration, its step, its loop."""
 
 from dglrec.train.config import Settings, TrainConfig
-from dglrec.train.loop import Loader, describe_environment, make_loader, train
+from dglrec.train.describe import describe_environment
+from dglrec.train.loop import Loader, job_of, make_loader, train
 from dglrec.train.step import Loss, TrainingStep, learning_rate_share, make_loss
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "TrainConfig",
     "TrainingStep",
     "describe_environment",
+    "job_of",
     "learning_rate_share",
     "make_loader",
     "make_loss",

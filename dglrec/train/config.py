@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
@@ -40,13 +40,29 @@ class TrainConfig(BaseModel):
         "cosine", description="how the learning rate falls to zero over all epochs, or stays"
     )
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        BeforeValidator(lambda name: {"fp32": "float32", "bf16": "bfloat16"}.get(name, name)),
+    ] = Field(
         "float32",
         description="of messages and embeddings in training; weights, sums and loss stay float32. "
-        "bfloat16 saves a GPU memory traffic, and a CPU nothing",
+        "bfloat16 (or bf16) saves a GPU memory traffic, and a CPU nothing",
+    )
+    accumulation_steps: int = Field(
+        1, ge=1, description="batches whose gradients make one step; saves memory"
     )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
     seed: int = Field(0, ge=0, description="of weights, order, samples and dropout")
+    checkpoint_seconds: float = Field(
+        300.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds between checkpoints within an epoch; 0: none by time",
+    )
+    checkpoint_steps: int = Field(0, ge=0, description="steps between them; 0: none by steps")
+    keep_checkpoints: int = Field(
+        2, ge=1, description="the last so many are kept, to go back to where one is damaged"
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,8 @@ class Settings:
         dropout = self.model.dropout_share(graph.num_edges / graph.num_items)
         rate = self.train.learning_rate
         if rate == "auto":
-            rate = _RATE * (batch_size / _BATCH_OF_RATE) ** (1 / 3)
+            targets = batch_size * self.train.accumulation_steps
+            rate = _RATE * (targets / _BATCH_OF_RATE) ** (1 / 3)
         return replace(
             self,
             model=self.model.model_copy(update={"dropout": dropout}),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dglrec.distributed import ALONE, World
 from dglrec.errors import UnusableEnvironmentError
 from dglrec.graph import RatingGraph
 from dglrec.machine import available_memory, gib
@@ -27,7 +28,7 @@ _FREE_SHARE = 0.9  # what others on a GPU, and torch's own cache, leave
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of memory that a training takes, about.
+    """Bytes of memory that a training takes of each process, about.
 
     Attributes:
         graph: adjacency and ratings.
@@ -42,13 +43,16 @@ class Footprint:
     graph_is_mapped: bool
 
 
-def footprint(graph: RatingGraph, model: RatingModel, settings: Settings) -> Footprint:
-    """What training on a graph takes.
+def footprint(
+    graph: RatingGraph, model: RatingModel, settings: Settings, world: World = ALONE
+) -> Footprint:
+    """What training on a graph takes of each process.
 
     Args:
         graph: the training ratings.
         model: wherever it is.
         settings: resolved ones.
+        world: the processes that share each batch.
     """
     sides = (graph.by_user, graph.by_item)
     mapped = sum(s.neighbours.nbytes + s.codes.nbytes + s.offsets.nbytes for s in sides)
@@ -58,15 +62,15 @@ def footprint(graph: RatingGraph, model: RatingModel, settings: Settings) -> Foo
     return Footprint(
         graph=mapped if by_users else mapped + _DGL_EDGE_BYTES * graph.num_edges,
         model=_COPIES_OF_WEIGHTS * weights + features,
-        step=_step_bytes(graph, settings),
+        step=_step_bytes(graph, settings, world.size),
         graph_is_mapped=by_users,
     )
 
 
-def _step_bytes(graph: RatingGraph, settings: Settings) -> int:
+def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
     """Memory of a step: its edges, and layer by layer outwards its nodes and messages."""
     loader = settings.loader
-    edges = loader.edges_a_batch(graph.num_edges)
+    edges = -(-loader.edges_a_batch(graph.num_edges) // processes)
     user_degree = max(1.0, graph.num_edges / graph.num_users)
     item_degree = max(1.0, graph.num_edges / graph.num_items)
     users, items = float(min(edges, graph.num_users)), float(min(edges, graph.num_items))
@@ -101,21 +105,24 @@ def _step_bytes(graph: RatingGraph, settings: Settings) -> int:
     )
 
 
-def place_graph(needs: Footprint, device: torch.device) -> torch.device:
+def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) -> torch.device:
     """Where the graph that is sampled from is to live; says so where that is not with the model.
 
     Args:
-        needs: what the training takes.
+        needs: what the training takes of each process.
         device: where it computes.
+        world: the processes; those on one machine share its memory, and one mapped graph.
 
     Raises:
         UnusableEnvironmentError: it does not fit; the message says what is needed and what is free.
     """
-    host_graph = 0 if needs.graph_is_mapped else needs.graph  # DGL's, on the host in any case
+    here, says = world.local_size, world.local_rank == 0
+    # DGL's, on the host in any case, and each process's own
+    host_graph = 0 if needs.graph_is_mapped else here * needs.graph
     if device.type != "cuda":
         free = available_memory()
-        _check_fits(needs.model, needs.step, host_graph, free, "of memory")
-        if needs.model + needs.step + needs.graph > free:
+        _check_fits(here * needs.model, here * needs.step, host_graph, free, "of memory")
+        if says and here * (needs.model + needs.step) + needs.graph > free:
             log(
                 f"the graph takes {gib(needs.graph)} and {gib(free)} of memory are free: it is "
                 "read from disk over and over, which is slow"
@@ -128,10 +135,11 @@ def place_graph(needs: Footprint, device: torch.device) -> torch.device:
         return torch.device("cpu")
     if needs.model + needs.step + needs.graph <= _FREE_SHARE * free:
         return device
-    log(
-        f"the graph takes {gib(needs.graph)} and {gib(free)} are free on {device}: it stays in "
-        "the host's memory, and batches are made there"
-    )
+    if says:
+        log(
+            f"the graph takes {gib(needs.graph)} and {gib(free)} are free on {device}: it stays in "
+            "the host's memory, and batches are made there"
+        )
     return torch.device("cpu")
 
 

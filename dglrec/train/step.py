@@ -1,90 +1,259 @@
-"""One step: predictions, loss, gradient, optimiser."""
+"""One step: predictions, loss, gradient, optimiser; alone or with other processes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from dglrec.dataset import RatingDataset
+from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError
 from dglrec.metrics import class_weights, level_of
 from dglrec.nn import RatingModel
 from dglrec.sampling import EdgeBatch
 from dglrec.train.config import TrainConfig
+from dglrec.train.rows import SharedRows
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a batch.
+
+    Attributes:
+        squared: float64 scalar; the sum of squared errors of this process's predictions, made
+            before any step.
+        count: this process's targets.
+        notes: sums over all processes of the notes that were passed; empty without a step.
+    """
+
+    squared: Tensor
+    count: int
+    notes: tuple[float, ...] = ()
+
+
 class TrainingStep:
-    """One step: predictions, loss, gradient, optimiser.
+    """Predictions, loss, gradient, and an optimiser step after one or more batches.
+
+    A step's gradient is that of the mean loss over all of its targets, whatever their number on
+    each process and in each batch: sums are added up, and divided once. Across processes that is
+    done by `DistributedDataParallel` (Li et al., "PyTorch distributed: experiences on accelerating
+    data parallel training", VLDB 2020), which adds up gradients while others are still computed.
 
     Args:
         model: what is trained, in place.
         config: optimiser, schedule and clipping; its learning rate a number, not `auto`.
-        loss: of predictions and ratings.
+        loss: of each prediction and rating.
         steps: of all epochs, for the schedule.
+        world: the processes that train together.
+
+    Attributes:
+        number: steps taken, whether or not they held a target.
     """
 
-    def __init__(self, model: RatingModel, config: TrainConfig, loss: Loss, steps: int) -> None:
+    def __init__(
+        self,
+        model: RatingModel,
+        config: TrainConfig,
+        loss: Loss,
+        steps: int,
+        world: World = ALONE,
+    ) -> None:
         if config.learning_rate == "auto":
             raise ValueError("the learning rate must be a number; see Settings.resolved")
         self.model = model
-        self.loss = loss
-        self.clip_norm = config.clip_norm
-        self.low_precision = config.precision == "bfloat16"
+        self.config = config
+        self.steps = steps
+        self.world = world
+        self.number = 0
+        self._rate = config.learning_rate
+        self._targets = 0  # of the batches since the last step
+        self._losses: list[tuple[Tensor, Tensor]] = []  # theirs, and some of their edges
+        self._tables = [SharedRows(table, config, world) for table in model.sparse_tables()]
+        sparse = {id(table.parameter) for table in self._tables}
+        self._dense = [p for p in model.parameters() if id(p) not in sparse]
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+            self._dense, lr=self._rate, weight_decay=config.weight_decay, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_share(step, steps, config)
-        )
+        summed = _SummedLoss(model, loss, self._dense, config.precision == "bfloat16")
+        self._summed: nn.Module = summed
+        if world.size > 1:
+            self._summed = _distributed(summed, sparse)
 
-    def __call__(self, batch: EdgeBatch) -> Tensor:
-        """Take one step; the sum of the squared errors of its predictions, made before it.
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return self._rate * learning_rate_share(self.number, self.steps, self.config)
+
+    def __call__(
+        self, batch: EdgeBatch | None, *, update: bool = True, notes: Sequence[float] = ()
+    ) -> Outcome:
+        """Add a batch's gradient; then take a step, or leave that to a later batch.
 
         Args:
-            batch: on the model's device.
+            batch: on the model's device; None for no targets.
+            update: whether to take a step.
+            notes: numbers to add up over all processes on the way; with `update` only.
 
         Raises:
             DglrecError: loss or gradient is not finite; the weights are as before.
         """
+        count = 0 if batch is None else len(batch.ratings)
+        self._targets += count
+        # Sums on their way while the batch computes.
+        finish = self.world.start_sum((self._targets, *notes)) if update else None
+        with self._without_sums() if not update else nullcontext():
+            total, squared = self._summed(batch)
+            total.backward()
+        if batch is not None:
+            self._losses.append((total.detach(), batch.edges[:3].clone()))
+        if finish is None:
+            return Outcome(squared, count)
+        targets, *sums = finish()
+        if targets:
+            self._update(targets)
+        self.optimizer.zero_grad()
+        for table in self._tables:
+            table.parameter.grad = None
+        self._targets = 0
+        self._losses = []
+        self.number += 1
+        return Outcome(squared, count, tuple(sums))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training goes on from, beside the weights."""
+        return {
+            "number": self.number,
+            "optimizer": self.optimizer.state_dict(),
+            "tables": [table.optimizer.state_dict() for table in self._tables],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not one of this model and configuration.
+        """
+        self.optimizer.load_state_dict(state["optimizer"])
+        for table, its_state in zip(self._tables, state["tables"], strict=True):
+            table.optimizer.load_state_dict(its_state)
+        self.number = int(state["number"])
+
+    def _without_sums(self) -> AbstractContextManager[Any]:
+        summed = self._summed
+        if isinstance(summed, DistributedDataParallel):
+            return summed.no_sync()
+        return nullcontext()
+
+    def _update(self, targets: float) -> None:
+        for table in self._tables:
+            table.gather()
+        gradients = [p.grad for p in self._dense if p.grad is not None]
+        gradients += [table.values for table in self._tables]
+        # The processes' mean of sums is on hand, and what is wanted is the mean over all targets.
+        share = self.world.size / targets
+        norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        norm = share * torch.linalg.vector_norm(norms)
+        self._check_finite(norm)
+        factor = share * (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor)
+        rate = self.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        for table in self._tables:
+            table.step(rate)
+
+    def _check_finite(self, norm: Tensor) -> None:
+        """Stop before a loss or gradient that is no number reaches the weights, on all processes.
+
+        The norm is the same on all of them; the losses tell whose batch it was.
+        """
+        if bool(torch.isfinite(norm)):
+            return
+        bad = [(loss, edges) for loss, edges in self._losses if not bool(torch.isfinite(loss))]
+        (somebodys,) = self.world.sum([bool(bad)])
+        loss, edges = (bad or self._losses or [(torch.zeros(()), torch.empty(0))])[0]
+        rank = f"rank {self.world.rank}, " if self.world.size > 1 else ""
+        with self.world.together():
+            if bad or (not somebodys and self.world.is_first):
+                raise DglrecError(
+                    f"{rank}loss {float(loss):g}, gradient norm {float(norm):g} (batch of edges "
+                    f"{', '.join(str(int(edge)) for edge in edges)}, ...); the weights are as "
+                    "before this step; try a lower train.learning_rate"
+                )
+
+
+class _SummedLoss(nn.Module):
+    """A batch -> the sums of its losses and of its squared errors.
+
+    Args:
+        model: what predicts.
+        loss: of each prediction and rating.
+        weights: those that get a gradient in any case.
+        low_precision: whether to compute in bfloat16.
+    """
+
+    def __init__(
+        self, model: RatingModel, loss: Loss, weights: list[nn.Parameter], low_precision: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.weights = weights
+        self.low_precision = low_precision
+
+    def forward(self, batch: EdgeBatch | None) -> tuple[Tensor, Tensor]:
+        if batch is None:
+            # Other processes wait for this one's gradients, zeros though they are.
+            nothing = sum((weight.sum() * 0 for weight in self.weights), torch.zeros(()))
+            return nothing, torch.zeros((), dtype=torch.float64, device=nothing.device)
         device = batch.ratings.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.low_precision):
             predictions = self.model(batch)
-        value = self.loss(predictions, batch.ratings)
-        self.optimizer.zero_grad()
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        _check_finite(value, norm, batch)
-        self.optimizer.step()
-        self.schedule.step()
-        errors: Tensor = predictions.detach() - batch.ratings
-        return (errors**2).sum()
+        losses = self.loss(predictions, batch.ratings)
+        if losses.shape != batch.ratings.shape:
+            raise ValueError("a loss is wanted for each target, not their mean or sum")
+        errors = predictions.detach() - batch.ratings
+        return losses.sum(), (errors**2).sum().double()
+
+
+def _distributed(summed: _SummedLoss, sparse: set[int]) -> DistributedDataParallel:
+    """Gradients become the mean over processes; those of sparse tables are left to `SharedRows`."""
+    ignored = [name for name, parameter in summed.named_parameters() if id(parameter) in sparse]
+    ignored += [name for name, _ in summed.named_buffers()]  # constants, and the data set's
+    # The name under which DistributedDataParallel looks for what it is to leave alone.
+    summed._ddp_params_and_buffers_to_ignore = ignored  # type: ignore[assignment]
+    return DistributedDataParallel(summed, gradient_as_bucket_view=True)
 
 
 def make_loss(name: str, dataset: RatingDataset) -> Loss:
-    """The loss of a name: float32 [B] predictions and ratings -> their mean loss.
+    """The loss of a name: float32 [B] predictions and ratings -> [B] the loss of each.
 
     `weighted_mse` weighs each squared error by (count of the most frequent rating / count of its
     own rating) in training, normalised to mean 1 over the training ratings.
     """
     if name == "mse":
-        return functional.mse_loss
+        return partial(functional.mse_loss, reduction="none")
     if name == "smooth_l1":
-        return functional.smooth_l1_loss
+        return partial(functional.smooth_l1_loss, reduction="none")
     counts = torch.from_numpy(dataset.graph.level_counts).float()
     weights = class_weights(dataset.graph.level_counts)
     weights = weights / ((weights * counts).sum() / counts.sum())
 
     def weighted_mse(predictions: Tensor, ratings: Tensor) -> Tensor:
         row_weights = weights.to(ratings.device)[level_of(ratings, dataset.scale)]
-        return (row_weights * (predictions - ratings) ** 2).mean()
+        return row_weights * (predictions - ratings) ** 2
 
     return weighted_mse
 
@@ -102,14 +271,3 @@ def learning_rate_share(step: int, steps: int, config: TrainConfig) -> float:
     if config.schedule == "cosine":
         return rising * (1 + math.cos(math.pi * done)) / 2
     return rising * (1 - done) if config.schedule == "linear" else rising
-
-
-def _check_finite(value: Tensor, norm: Tensor, batch: EdgeBatch) -> None:
-    """Stop before a loss or gradient that is no number reaches the weights."""
-    if bool(torch.isfinite(value)) and bool(torch.isfinite(norm)):
-        return
-    first = ", ".join(str(int(edge)) for edge in batch.edges[:3])
-    raise DglrecError(
-        f"loss {float(value.detach()):g}, gradient norm {float(norm):g} (batch of edges "
-        f"{first}, ...); the weights are as before this step; try a lower train.learning_rate"
-    )

@@ -1,0 +1,16 @@
+"""The processes of one job, and where each computes."""
+
+from dglrec.distributed.device import choose_device
+from dglrec.distributed.join import DEFAULT_TIMEOUT, check_one_process, joined
+from dglrec.distributed.world import ALONE, LostRankError, PeerError, World
+
+__all__ = [
+    "ALONE",
+    "DEFAULT_TIMEOUT",
+    "LostRankError",
+    "PeerError",
+    "World",
+    "check_one_process",
+    "choose_device",
+    "joined",
+]

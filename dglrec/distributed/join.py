@@ -1,0 +1,313 @@
+"""Joining the processes of a job, as `torchrun` starts them, or letting one be alone."""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from dglrec.distributed.device import choose_device
+from dglrec.distributed.world import LostRankError, Store, World
+from dglrec.errors import DglrecError, UnusableEnvironmentError, UsageError
+from dglrec.progress import log
+
+DEFAULT_TIMEOUT = 600.0
+"""Seconds to wait for another process, when joining and later."""
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_ROUNDS, _NEWEST, _BEGUN = "rounds", "newest round", "begun"
+_POLL_SECONDS = 0.05
+_GRACE_SECONDS = 5.0
+_LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """What the launcher says of a process."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+    store_is_served: bool  # by torchrun; or else by the first process
+
+    @staticmethod
+    def read(environment: Mapping[str, str]) -> "_Launch | None":
+        """None where nothing was launched.
+
+        Raises:
+            UsageError: variables are missing, or contradict one another.
+        """
+        if not environment.get("WORLD_SIZE") and not environment.get("RANK"):
+            return None
+        served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        if environment.get("WORLD_SIZE") == "1" and not served:
+            return None
+        missing = [name for name in _VARIABLES if not environment.get(name)]
+        if missing:
+            raise UsageError(
+                f"{', '.join(missing)} not set, though other variables say that this is one of "
+                "several processes; start them with torchrun, which sets them all"
+            )
+        numbers = {}
+        for name in _VARIABLES:
+            if name != "MASTER_ADDR":
+                try:
+                    numbers[name] = int(environment[name])
+                except ValueError as error:
+                    raise UsageError(f"{name}={environment[name]}: not a number") from error
+        rank, size, local_rank, local_size, port = numbers.values()
+        if not (0 <= rank < size and 0 <= local_rank < local_size <= size and 0 < port < 65536):
+            told = ", ".join(f"{name}={number}" for name, number in numbers.items())
+            raise UsageError(f"{told}: these do not fit together; start with torchrun")
+        return _Launch(
+            rank,
+            size,
+            local_rank,
+            local_size,
+            environment["MASTER_ADDR"],
+            port,
+            served,
+        )
+
+
+def check_one_process(environment: Mapping[str, str], verb: str) -> None:
+    """Refuse to do as one of several processes what only one may do.
+
+    Args:
+        environment: variables as `torchrun` sets them.
+        verb: what is not shared.
+
+    Raises:
+        UsageError: there are several processes.
+    """
+    if environment.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise UsageError(
+            f"{verb} is not shared among processes (WORLD_SIZE is {environment['WORLD_SIZE']}): "
+            "start it without torchrun"
+        )
+
+
+@contextmanager
+def joined(
+    device: str = "auto", *, timeout: float = DEFAULT_TIMEOUT
+) -> Iterator[tuple[World, torch.device]]:
+    """Be one of the processes of a job while the block runs.
+
+    Which job that is stands in the environment, where `torchrun` puts it. Without it, the process
+    is alone. Sums and messages go through Gloo, and what is on GPUs through NCCL.
+
+    Args:
+        device: as `choose_device` takes it.
+        timeout: seconds to wait for other processes, when joining and at each later meeting.
+
+    Yields:
+        The processes, and the device that this one computes on.
+
+    Raises:
+        UsageError: the environment contradicts itself, or the devices differ in kind.
+        UnusableEnvironmentError: processes are missing, or the device is not there.
+        LostRankError: another process is gone.
+    """
+    if not timeout > 0:
+        raise UsageError(f"a timeout of {timeout:g} seconds: must be more than 0")
+    launch = _Launch.read(os.environ)
+    if launch is None:
+        yield World(), choose_device(device)
+        return
+    store = _meet(launch, timeout)
+    chosen, failure = _choose(launch, device)
+    about = {"host": socket.gethostname(), "device": chosen.type if chosen else "no device"}
+    round_, all_said = _gather_ranks(launch, store, about, timeout)
+    if chosen is None:
+        assert failure is not None
+        raise failure
+    _check_devices(launch, all_said)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if launch.size > 1:
+        _name_interface(launch)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+            store=PrefixStore(f"group/{round_}", store),
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=timedelta(seconds=timeout),
+        )
+    world = World(
+        launch.rank,
+        launch.size,
+        launch.local_rank,
+        launch.local_size,
+        PrefixStore("job", store),
+    )
+    try:
+        yield world, chosen
+    except RuntimeError as error:
+        if launch.size > 1 and _is_lost_contact(error):
+            raise LostRankError(
+                f"rank {launch.rank} lost contact with another rank "
+                f"({' '.join(str(error).split())[:200]}); what that one printed says why"
+            ) from error
+        raise
+    # Not after a failure: the others may be gone, and leaving would wait for them.
+    if launch.size > 1:
+        dist.destroy_process_group()
+
+
+def _meet(launch: _Launch, timeout: float) -> TCPStore:
+    """The store that all processes see."""
+    serves = launch.rank == 0 and not launch.store_is_served
+    place = f"{launch.address}:{launch.port}"
+    try:
+        return TCPStore(
+            launch.address,
+            launch.port,
+            launch.size,
+            is_master=serves,
+            timeout=timedelta(seconds=timeout),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except dist.DistError as error:
+        if serves:
+            raise UnusableEnvironmentError(
+                f"rank 0 cannot listen at {place} ({_first_line(error)}); choose another "
+                "MASTER_PORT, or start with torchrun --standalone, which finds a free one"
+            ) from error
+        raise UnusableEnvironmentError(
+            f"rank {launch.rank} did not reach rank 0 at {place} within {timeout:g} s "
+            f"({_first_line(error)}); is it started there, and does a firewall let this port "
+            "through?"
+        ) from error
+
+
+def _gather_ranks(
+    launch: _Launch, store: Store, about: dict[str, str], timeout: float
+) -> tuple[str, list[dict[str, str]]]:
+    """Wait until all processes are there, and learn what each says of itself.
+
+    The store may still hold what processes said that `torchrun` has since replaced, and its count
+    of restarts is not the same on every machine. So the first process opens a round of its own; the
+    others come to the newest, until they find themselves among those that it began with.
+
+    Returns:
+        The round's name, and what each rank says.
+
+    Raises:
+        UnusableEnvironmentError: processes are missing.
+    """
+    mine = {**about, "token": uuid.uuid4().hex}
+    deadline = time.monotonic() + timeout
+    if launch.rank == 0:
+        round_ = str(store.add(_ROUNDS, 1))
+        store.set(_NEWEST, round_)
+    else:
+        deadline += _GRACE_SECONDS  # the first process knows who is missing, and says so
+        round_ = ""
+    while True:
+        if launch.rank != 0 and store.check([_NEWEST]):
+            round_ = store.get(_NEWEST).decode()
+        if round_:
+            store.set(f"{round_}/{launch.rank}", json.dumps(mine))
+        came = [rank for rank in range(launch.size) if store.check([f"{round_}/{rank}"])]
+        late = time.monotonic() > deadline
+        if launch.rank == 0 and (late or len(came) == launch.size):
+            said = {rank: json.loads(store.get(f"{round_}/{rank}")) for rank in came}
+            store.set(f"{round_}/{_BEGUN}", json.dumps([said.get(r) for r in range(launch.size)]))
+        if round_ and store.check([f"{round_}/{_BEGUN}"]):
+            all_said = json.loads(store.get(f"{round_}/{_BEGUN}"))
+            if all_said[launch.rank] == mine:
+                break
+        if late:
+            missing = [rank for rank in range(launch.size) if rank not in came]
+            raise _missing(launch, missing if round_ else [0], timeout)
+        time.sleep(_POLL_SECONDS)
+    missing = [rank for rank, said in enumerate(all_said) if said is None]
+    if missing:
+        raise _missing(launch, missing, timeout)
+    return round_, all_said
+
+
+def _missing(launch: _Launch, ranks: list[int], timeout: float) -> UnusableEnvironmentError:
+    named = ", ".join(map(str, ranks[:10])) + (", ..." if len(ranks) > 10 else "")
+    return UnusableEnvironmentError(
+        f"rank {launch.rank} waited {timeout:g} s at {launch.address}:{launch.port}, and of "
+        f"{launch.size} ranks these did not come: {named}; is every machine's launcher started, "
+        "with the same numbers of machines and of processes?"
+    )
+
+
+def _choose(launch: _Launch, device: str) -> tuple[torch.device | None, DglrecError | None]:
+    """The device, or what is wrong with it, which is told once all are there and nobody waits."""
+    try:
+        return choose_device(device, launch.local_rank, launch.local_size), None
+    except DglrecError as error:
+        return None, error
+
+
+def _check_devices(launch: _Launch, all_said: list[dict[str, str]]) -> None:
+    mine = all_said[launch.rank]
+    for rank, other in enumerate(all_said):
+        if other["device"] != mine["device"]:
+            raise UsageError(
+                f"rank {launch.rank} on {mine['host']} computes on {mine['device']}, and rank "
+                f"{rank} on {other['host']} on {other['device']}; give all the same --device"
+            )
+
+
+def _name_interface(launch: _Launch) -> None:
+    """Have Gloo listen where the others can reach it.
+
+    By itself it takes the address that the machine's name stands for, often one that only the
+    machine itself can reach.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    found = _interface_towards(launch.address, launch.port)
+    if found is None:
+        return
+    name, own = found
+    if launch.size > launch.local_size and own.startswith(("127.", "::1")):
+        log(
+            f"rank {launch.rank}: {launch.address} is this machine's own loopback address, which "
+            "other machines do not reach; give the first machine's address by number, or set "
+            "GLOO_SOCKET_IFNAME"
+        )
+        return
+    os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def _interface_towards(address: str, port: int) -> tuple[str, str] | None:
+    """The network interface that leads to an address, and our address on it."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing
+            own = str(probe.getsockname()[0])
+    except OSError:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address.partition("%")[0] == own for one in addresses):
+            return name, own
+    return None
+
+
+def _is_lost_contact(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(sign in text for sign in _LOST)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

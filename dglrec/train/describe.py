@@ -1,0 +1,52 @@
+"""What a training is, in words and figures: for the log, and for whoever reads the run later."""
+
+import platform
+import sys
+from typing import Any
+
+import dgl
+import numpy as np
+import torch
+
+from dglrec import __version__
+from dglrec.distributed import ALONE, World
+from dglrec.graph import RatingGraph
+from dglrec.train.config import Settings
+
+
+def describe_training(
+    graph: RatingGraph, settings: Settings, device: torch.device, world: World = ALONE
+) -> str:
+    """One line: what is trained on, and what `auto` came to.
+
+    Args:
+        graph: the training ratings.
+        settings: resolved ones.
+        device: where it computes.
+        world: the processes that train together.
+    """
+    loader = settings.loader
+    where = str(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    if world.size > 1:
+        where = f"{world.size} processes, {'a GPU' if device.type == 'cuda' else where} each"
+    return (
+        f"{graph.num_edges:,} ratings by {graph.num_users:,} users of {graph.num_items:,} items, "
+        f"on {where}: loader {loader.kind}, batch {loader.batch_size:,}, "
+        f"learning rate {settings.train.learning_rate:.4g}, dropout {settings.model.dropout:g}"
+    )
+
+
+def describe_environment(device: torch.device, world: World = ALONE) -> dict[str, Any]:
+    """Versions and machine that a run's figures belong to."""
+    return {
+        "dglrec": __version__,
+        "dgl": dgl.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+    }

@@ -1,0 +1,55 @@
+"""Signals that ask training to stop: put off until a step is done and saved."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """While the block runs, SIGTERM raises `KeyboardInterrupt`, as SIGINT does.
+
+    Schedulers send it before they kill. In a thread other than the first nothing is changed, since
+    signals do not reach it.
+
+    Attributes:
+        requested: whether one came while they were put off.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._put_off = False
+        self._before: dict[signal.Signals, Callable[..., object] | int | None] = {}
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Within the block the first signal only sets `requested`; the second stops at once."""
+        self._put_off = True
+        try:
+            yield
+        finally:
+            self._put_off = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested or not self._put_off:
+            raise KeyboardInterrupt
+        self.requested = True

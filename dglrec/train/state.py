@@ -1,0 +1,204 @@
+"""How far training is, on disk: when it is saved, what is saved, and how it goes on from there."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dglrec.checkpoint import (
+    DamagedError,
+    load_checkpoint,
+    newest_whole,
+    older_checkpoints,
+    pack_checkpoint,
+    save_checkpoint,
+    unpack_checkpoint,
+)
+from dglrec.dataset import RatingDataset
+from dglrec.distributed import World
+from dglrec.errors import UsageError
+from dglrec.files import atomic_file
+from dglrec.progress import log
+from dglrec.run import BEST, LAST, METRICS_FILE, check_same_dataset
+from dglrec.train.config import Settings
+from dglrec.train.step import TrainingStep
+
+
+@dataclass
+class Progress:
+    """How far training is: what a checkpoint keeps beside weights and optimiser.
+
+    There are no generator states: order, samples and dropout follow from the seed and from where in
+    the epoch training stands.
+
+    Attributes:
+        epoch: epochs done.
+        batch: batches done of the one under way.
+        squared: sum of the squared errors in them, of this process since it started.
+        count: targets in them, likewise.
+        best_rmse: the lowest validation RMSE.
+        best_epoch: its epoch, from 1.
+        seconds: of training, evaluation left out.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    squared: float = 0.0
+    count: int = 0
+    best_rmse: float = math.inf
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+class Checkpoints:
+    """A run's checkpoints. The first process reads and writes them for all.
+
+    Args:
+        run: the run's folder.
+        dataset: what is trained on.
+        settings: resolved ones.
+        step: what is trained.
+        world: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        dataset: RatingDataset,
+        settings: Settings,
+        step: TrainingStep,
+        world: World,
+    ) -> None:
+        self.run = run
+        self.dataset = dataset
+        self.config = settings.train
+        self.model = settings.to_dict()["model"]
+        self.step = step
+        self.world = world
+        self._saved = time.monotonic()
+
+    def due_by_time(self) -> bool:
+        """Whether the interval in seconds is over; asked of the first process alone."""
+        seconds = self.config.checkpoint_seconds
+        return 0 < seconds <= time.monotonic() - self._saved
+
+    def due_by_steps(self) -> bool:
+        """Whether the interval in steps is over; the same on all processes."""
+        steps = self.config.checkpoint_steps
+        return steps > 0 and self.step.number % steps == 0
+
+    def save_last(self, progress: Progress, valid: dict[str, Any] | None = None) -> None:
+        """Save all that training goes on from; for every process to call.
+
+        Args:
+            progress: how far it is.
+            valid: validation metrics, where an epoch has just ended.
+        """
+        squared, count = self.world.sum([progress.squared, progress.count])
+        whole = replace(progress, squared=squared, count=round(count))
+        if self.world.is_first:
+            state = {"step": self.step.state_dict(), "progress": vars(whole).copy()}
+            meta = self._describe(progress, valid)
+            weights = self.step.model.state_dict()
+            save_checkpoint(
+                self.run / LAST, weights, state, meta, keep=self.config.keep_checkpoints
+            )
+        self._saved = time.monotonic()
+
+    def save_best(self, progress: Progress, valid: dict[str, Any]) -> None:
+        """Save the weights as the best so far."""
+        if self.world.is_first:
+            meta = self._describe(progress, valid)
+            save_checkpoint(self.run / BEST, self.step.model.state_dict(), {}, meta)
+
+    def restore(self) -> Progress:
+        """Go on from the newest checkpoint that is whole, or from the start where there is none.
+
+        Raises:
+            DataError: all checkpoints are damaged, or of another data set.
+            UsageError: what is saved does not fit the settings.
+        """
+        data = self.world.from_first(self._read)
+        if not data:
+            if self.world.is_first:
+                log(f"{self.run}: no checkpoint was written yet; starting from the beginning")
+                _keep_lines(self.run / METRICS_FILE, 0)
+            return Progress()
+        checkpoint, state = unpack_checkpoint(data)
+        try:
+            self.step.model.load_state_dict(checkpoint.weights)
+            self.step.load_state_dict(state["step"])
+            progress = Progress(**state["progress"])
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{self.run / LAST}: does not fit the configuration; resume with the run's own"
+            ) from error
+        if self.world.is_first:
+            # Killed between an epoch's two checkpoints, `best` is ahead of `last`. Going on
+            # computes that epoch's metrics again, to the same result.
+            _keep_lines(self.run / METRICS_FILE, progress.epoch)
+            where = f"batch {progress.batch} of epoch {progress.epoch + 1}"
+            log(
+                f"resuming {self.run} after "
+                f"{where if progress.batch else f'epoch {progress.epoch}'}"
+            )
+        else:
+            progress.squared, progress.count = 0.0, 0  # they are in the first process's sums
+        if self.world.from_first(self._miss_best if progress.best_epoch else bytes):
+            progress.best_rmse = math.inf  # so that the next epoch becomes it
+        return progress
+
+    def load_best(self) -> dict[str, Any]:
+        """Give the model the weights of the best epoch; what describes them.
+
+        Raises:
+            DataError: they are missing or damaged.
+        """
+        data = self.world.from_first(lambda: pack_checkpoint(self.run / BEST))
+        checkpoint, _ = unpack_checkpoint(data)
+        self.step.model.load_state_dict(checkpoint.weights)
+        return checkpoint.meta
+
+    def _miss_best(self) -> bytes:
+        """Some bytes where the best checkpoint is damaged, which is said."""
+        try:
+            load_checkpoint(self.run / BEST)
+        except DamagedError as error:
+            log(f"{error}\nthe next epoch's model will take its place")
+            return b"missing"
+        return b""
+
+    def _read(self) -> bytes:
+        folder = newest_whole(self.run / LAST)
+        if folder is None:
+            return b""
+        check_same_dataset(load_checkpoint(folder).meta, self.dataset, self.run)
+        return pack_checkpoint(folder)
+
+    def _describe(self, progress: Progress, valid: dict[str, Any] | None) -> dict[str, Any]:
+        described = {
+            "model": self.model,
+            "dataset": str(self.dataset.path.resolve()),
+            "data": self.dataset.meta,
+            "fingerprint": self.dataset.fingerprint,
+            "epoch": progress.epoch,
+            "step": self.step.number,
+        }
+        return described if valid is None else {**described, "valid": valid}
+
+
+def remove_checkpoints(run: Path) -> None:
+    """Remove all checkpoints of a run that is to start anew."""
+    for folder in (run / LAST, run / BEST, *older_checkpoints(run / LAST)):
+        if folder.is_dir():
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    """Drop lines of epochs that will be computed again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(lines[:count]), encoding="utf-8")
