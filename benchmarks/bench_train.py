@@ -118,8 +118,6 @@ class DglrecLoop:
         self.loader.set_epoch(self.epoch)
         self.epoch += 1
         for batch in self.clock.batches(self.loader):
-            if batch is None:  # a step without targets
-                continue
             with self.clock.part("step"):
                 float(self.step(batch).squared)
             yield len(batch.ratings)

@@ -139,15 +139,20 @@ class PartClock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """One epoch of a loader, the time that it takes counted as `sampling`."""
+        """One epoch of a loader, the time that it takes counted as `sampling`.
+
+        A step without targets, whose batch is None, is passed over.
+        """
         with self.part("sampling"):
             batches = iter(loader)
         while True:
             with self.part("sampling"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            if batch is not None:
+                yield batch
 
     def shares(self) -> dict[str, float]:
         """Each part's share of their sum."""

@@ -4,6 +4,7 @@ Shapes: N nodes, S sources, D destinations, K sampled edges, B target edges, H e
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from dglrec.kernels import score_edges, sum_messages
 from dglrec.sampling import Block, EdgeBatch, LayerBlocks
 
 Aggregator = Literal["mean", "sum", "pool"]
+Exchange = Callable[[Tensor], Tensor]
 
 _INITIAL_DAMPING = 30.0  # ratings; learned from there
 _INITIAL_RATING_GAIN = 2.0
@@ -213,10 +215,19 @@ class SAGELayer(nn.Module):
         """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""
         return self._finish(self.to_items(block, users, items), items)
 
-    def forward(self, blocks: LayerBlocks, nodes: NodeValues) -> NodeValues:
-        """[S, H] source nodes of each type -> [D, H] destination nodes of each type."""
+    def forward(
+        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
+    ) -> NodeValues:
+        """[S, H] source nodes of each type -> [D, H] destination nodes of each type.
+
+        Args:
+            blocks: the edges.
+            nodes: [S, H] of each type.
+            own_items: [D, H] the values of the items that are destinations, where these are not the
+                first of the sources.
+        """
         users = nodes.users[: blocks.to_users.num_destinations]
-        items = nodes.items[: blocks.to_items.num_destinations]
+        items = nodes.items[: blocks.to_items.num_destinations] if own_items is None else own_items
         return NodeValues(
             self.update_users(blocks.to_users, nodes.items, users),
             self.update_items(blocks.to_items, nodes.users, items),
@@ -240,11 +251,24 @@ class HeteroSAGE(nn.Module):
             SAGELayer(config, last=number == config.layers - 1) for number in range(config.layers)
         )
 
-    def forward(self, layers: tuple[LayerBlocks, ...], nodes: NodeValues) -> NodeValues:
-        """[N, H] nodes that the first layer reads -> [D, H] destinations of the last."""
+    def forward(
+        self,
+        layers: tuple[LayerBlocks, ...],
+        nodes: NodeValues,
+        all_items: Exchange | None = None,
+    ) -> NodeValues:
+        """[N, H] nodes that the first layer reads -> [D, H] destinations of the last.
+
+        With `all_items`, the items among `nodes` are a share, and all of them come out.
+        """
+        if all_items is None:
+            for layer, blocks in zip(self.layers, layers, strict=True):
+                nodes = layer(blocks, nodes)
+            return nodes
+        users, own = nodes
         for layer, blocks in zip(self.layers, layers, strict=True):
-            nodes = layer(blocks, nodes)
-        return nodes
+            users, own = layer(blocks, NodeValues(users, all_items(own)), own)
+        return NodeValues(users, all_items(own))
 
 
 class NodeInputs(nn.Module):
@@ -369,13 +393,21 @@ class RatingModel(nn.Module):
         self.encoder = HeteroSAGE(config)
         self.decoder = EdgeRegressor(config)
 
-    def forward(self, batch: EdgeBatch) -> Tensor:
-        """Predicted ratings of a batch's targets, float32 [B], not clipped to the scale."""
+    def forward(self, batch: EdgeBatch, all_items: Exchange | None = None) -> Tensor:
+        """Predicted ratings of a batch's targets, float32 [B], not clipped to the scale.
+
+        Args:
+            batch: what to predict, and from what.
+            all_items: where the batch holds a share of the items, what makes [I, H] values of all
+                of them out of those of the share.
+        """
+        if batch.items_are_shared and all_items is None:
+            raise ValueError("the batch holds a share of the items; say how to get the others")
         nodes = NodeValues(
             self.inputs.users(batch.user_nodes, batch.user_inputs),
             self.inputs.items(batch.item_nodes, batch.item_inputs),
         )
-        nodes = self.encoder(batch.layers, nodes)
+        nodes = self.encoder(batch.layers, nodes, all_items if batch.items_are_shared else None)
         residuals: Tensor = self.decoder(nodes, batch.users, batch.items)
         return batch.baselines + residuals
 

@@ -1,7 +1,7 @@
 """The processes of one job, and where each computes."""
 
 from dglrec.distributed.device import choose_device
-from dglrec.distributed.join import DEFAULT_TIMEOUT, check_one_process, joined
+from dglrec.distributed.join import DEFAULT_TIMEOUT, check_one_process, joined, own_address
 from dglrec.distributed.world import ALONE, LostRankError, PeerError, World
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "check_one_process",
     "choose_device",
     "joined",
+    "own_address",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import time
 import uuid
@@ -24,7 +25,7 @@ DEFAULT_TIMEOUT = 600.0
 """Seconds to wait for another process, when joining and later."""
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ROUNDS, _NEWEST, _BEGUN = "rounds", "newest round", "begun"
+_ROUNDS, _NEWEST, _BEGUN, _LEFT = "rounds", "newest round", "begun", "left"
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
@@ -157,12 +158,13 @@ def joined(
     except RuntimeError as error:
         if launch.size > 1 and _is_lost_contact(error):
             raise LostRankError(
-                f"rank {launch.rank} lost contact with another rank "
-                f"({' '.join(str(error).split())[:200]}); what that one printed says why"
+                f"rank {launch.rank} lost contact with another rank ({_first_line(error)}); what "
+                "that one printed says why"
             ) from error
         raise
     # Not after a failure: the others may be gone, and leaving would wait for them.
     if launch.size > 1:
+        _leave_together(launch, store, round_, timeout)
         dist.destroy_process_group()
 
 
@@ -240,6 +242,22 @@ def _gather_ranks(
     return round_, all_said
 
 
+def _leave_together(launch: _Launch, store: Store, round_: str, timeout: float) -> None:
+    """Wait until all have come so far.
+
+    Who closes its connections while another still reads from them makes that one fail.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        store.add(f"{round_}/{_LEFT}", 1)
+        while store.add(f"{round_}/{_LEFT}", 0) < launch.size and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+    except dist.DistError:
+        if launch.rank == 0:
+            raise
+        # The first process served the store and has seen all of us come.
+
+
 def _missing(launch: _Launch, ranks: list[int], timeout: float) -> UnusableEnvironmentError:
     named = ", ".join(map(str, ranks[:10])) + (", ..." if len(ranks) > 10 else "")
     return UnusableEnvironmentError(
@@ -275,10 +293,17 @@ def _name_interface(launch: _Launch) -> None:
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
-    found = _interface_towards(launch.address, launch.port)
-    if found is None:
+    try:
+        own, _ = own_address(launch.address, launch.port)
+    except UnusableEnvironmentError:
+        return  # Gloo's own choice, and its own words where that is no better
+    names = [
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if any(one.address.partition("%")[0] == own for one in addresses)
+    ]
+    if not names:
         return
-    name, own = found
     if launch.size > launch.local_size and own.startswith(("127.", "::1")):
         log(
             f"rank {launch.rank}: {launch.address} is this machine's own loopback address, which "
@@ -286,22 +311,23 @@ def _name_interface(launch: _Launch) -> None:
             "GLOO_SOCKET_IFNAME"
         )
         return
-    os.environ["GLOO_SOCKET_IFNAME"] = name
+    os.environ["GLOO_SOCKET_IFNAME"] = names[0]
 
 
-def _interface_towards(address: str, port: int) -> tuple[str, str] | None:
-    """The network interface that leads to an address, and our address on it."""
+def own_address(host: str, port: int) -> tuple[str, bool]:
+    """This machine's address on the way to another, and whether that other is this machine.
+
+    Raises:
+        UnusableEnvironmentError: there is no way to it, or no such name.
+    """
     try:
-        family, kind, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(place)  # sends nothing
             own = str(probe.getsockname()[0])
-    except OSError:
-        return None
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(one.address.partition("%")[0] == own for one in addresses):
-            return name, own
-    return None
+    except OSError as error:
+        raise UnusableEnvironmentError(f"{host}: no way to it ({error})") from error
+    return own, own == place[0]
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:
@@ -310,4 +336,6 @@ def _is_lost_contact(error: RuntimeError) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    text = str(error).strip().splitlines()
+    # Of what Gloo says without where in its source it stands.
+    return re.sub(r"^\[\S+:\d+\] ", "", text[0])[:120] if text else type(error).__name__

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -61,8 +61,8 @@ class LostRankError(DglrecError):
 class World:
     """The processes of one job, seen from one of them. Alone, everything is already everybody's.
 
-    All methods but `is_first`, `cut` and `mark_started` are for every process to call, in the same
-    order.
+    All methods but `is_first`, `cut`, `share_of` and `mark_started` are for every process to call,
+    in the same order.
 
     Attributes:
         rank: this process, from 0.
@@ -135,6 +135,26 @@ class World:
         twice_middles = 2 * ends - ends.diff(prepend=ends.new_zeros(1))
         inner = torch.searchsorted(twice_middles, bounds)
         return [0, *(int(bound) for bound in inner), len(ends)]
+
+    def share_of(self, total: int) -> tuple[int, int]:
+        """This process's share of rows that are alike: the first, and one past the last."""
+        each = -(-total // self.size)
+        return min(self.rank * each, total), min((self.rank + 1) * each, total)
+
+    def all_rows(self, share: Tensor, total: int) -> Tensor:
+        """What each process holds of some rows, put together; gradients flow back to each.
+
+        Args:
+            share: [n, H]; the rows of `share_of(total)`.
+            total: how many there are.
+
+        Returns:
+            [total, H], the same on all processes. Its gradient is summed over them.
+        """
+        if self.size == 1:
+            return share
+        rows: Tensor = _AllRows.apply(share, total, self.size)  # type: ignore[no-untyped-call]
+        return rows
 
     def share_rows(self, rows: Tensor, bounds: Sequence[int]) -> None:
         """Fill a tensor of which each process has computed a stretch.
@@ -237,6 +257,34 @@ class World:
                 here = rank // self.local_size == self.rank // self.local_size
                 text = said[1:].decode(errors="replace")
                 raise PeerError(rank, said[0], text, elsewhere=not here) from failure
+
+
+class _AllRows(torch.autograd.Function):
+    """`World.all_rows`: an all-gather, whose gradient is a reduce-scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, total: int, size: int) -> Tensor:
+        each = -(-total // size)
+        ctx.each, ctx.own, ctx.size = each, len(share), size
+        padded = share.new_zeros((each, *share.shape[1:]))
+        padded[: len(share)] = share
+        rows = share.new_empty((each * size, *share.shape[1:]))
+        dist.all_gather(list(rows.chunk(size)), padded)
+        return rows[:total]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        whole = gradient.new_zeros((ctx.each * ctx.size, *gradient.shape[1:]))
+        whole[: len(gradient)] = gradient
+        if gradient.device.type == "cpu":
+            # Not every version of Gloo has a reduce-scatter.
+            dist.all_reduce(whole)
+            start = dist.get_rank() * ctx.each
+            return whole[start : start + ctx.own], None, None
+        own = gradient.new_empty((ctx.each, *gradient.shape[1:]))
+        dist.reduce_scatter(own, list(whole.chunk(ctx.size)))
+        return own[: ctx.own], None, None
 
 
 ALONE = World()

@@ -78,6 +78,9 @@ class EdgeBatch(_OnDevice):
         ratings: float32 [B]; what is to be predicted.
         baselines: float32 [B]; mean + user bias + item bias, as though no target were known.
         edges: int64 [B]; the targets' edge ids.
+        items_are_shared: whether `item_nodes` are this process's share of all items, and blocks and
+            targets name items by their number in the data set: processes exchange what they make
+            of their shares.
     """
 
     user_nodes: Tensor
@@ -90,3 +93,4 @@ class EdgeBatch(_OnDevice):
     ratings: Tensor
     baselines: Tensor
     edges: Tensor
+    items_are_shared: bool = False

@@ -35,8 +35,9 @@ class UserBatchLoader:
     GraphSAGE (Hamilton, Ying and Leskovec, 2017); a sample is taken without replacement, one from
     each of as many equal stretches of the node's edges, the first of which starts anywhere.
 
-    The users of a step are the same on any number of processes. Each process takes a stretch of
-    them, about equal in edges, and predicts it from neighbourhoods of its own.
+    The users of a step are the same on any number of processes. Each process encodes a stretch of
+    them, about equal in edges, and an equal share of the items, which they exchange layer by layer
+    (`EdgeBatch.items_are_shared`): together they do the work of one process, and no more.
 
     Args:
         graph: the training ratings.
@@ -71,8 +72,9 @@ class UserBatchLoader:
         self._active = self._by_user.counts.nonzero().squeeze(1)
         self._num_items = graph.num_items
         self._num_edges = graph.num_edges
-        # Scratch: which users are in the step, and each user's place among a layer's users.
-        self._in_step = torch.zeros(graph.num_users, dtype=torch.bool, device=self.device)
+        self._items = world.share_of(graph.num_items)
+        # Scratch: each user's place among the step's users, and among a layer's.
+        self._in_step = torch.full((graph.num_users,), -1, dtype=torch.int32, device=self.device)
         self._place = torch.zeros(graph.num_users, dtype=torch.int32, device=self.device)
 
     def __len__(self) -> int:
@@ -87,7 +89,7 @@ class UserBatchLoader:
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """The epoch's batches; None where a step holds no target for this process."""
+        """The epoch's batches; None where a step holds no target, on all processes alike."""
         return self._batches(self.epoch, self.start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
@@ -96,7 +98,7 @@ class UserBatchLoader:
             fold = Fold(self.seed, epoch, number_of_fold, folds, self._num_items)
             schedule = self._schedule(epoch, number_of_fold)
             for number in range(max(start, number_of_fold * steps), (number_of_fold + 1) * steps):
-                users = self._share(schedule[number % steps])
+                users = schedule[number % steps]
                 yield self._batch(users, fold, number) if len(users) else None
 
     def _steps_a_pass(self) -> int:
@@ -116,69 +118,57 @@ class UserBatchLoader:
         cuts = torch.searchsorted(ends, bounds, right=True).tolist()
         return [order[first:last] for first, last in itertools.pairwise((0, *cuts, len(order)))]
 
-    def _share(self, users: Tensor) -> Tensor:
-        """Those of a step's users that are this process's."""
-        if self.world.size == 1:
-            return users
-        bounds = self.world.cut(_take(self._by_user.counts, users).cumsum(0))
-        return users[bounds[self.world.rank] : bounds[self.world.rank + 1]]
-
     def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
-        generator = torch.Generator(self.device)
-        place = number * self.world.size + self.world.rank
-        generator.manual_seed(seed_of(self.seed, fold.epoch, self.config.folds, place))
-        step = self._split(users, fold)
+        step = self._step(users, fold)
         if not len(step.ratings):
             return None
-        self._in_step[users] = True
+        world = self.world
+        generator = torch.Generator(self.device)
+        place = number * world.size + world.rank
+        generator.manual_seed(seed_of(self.seed, fold.epoch, self.config.folds, place))
+        self._in_step[users] = torch.arange(len(users), dtype=torch.int32, device=self.device)
         layers = []
-        nodes = users
+        nodes = own = users[step.first : step.last]
         fanouts = zip(self.config.user_fanouts, self.config.item_fanouts, strict=True)
         for of_user, of_item in reversed(list(fanouts)):
             to_users = self._to_users(step, nodes, of_user, generator)
             to_items, nodes = self._to_items(step, nodes, of_item, generator)
             layers.append(LayerBlocks(to_users, to_items))
-        self._in_step[users] = False
-        biases = step.biases
+        self._in_step[users] = -1
+        biases, split = step.biases, step.split
+        if world.size > 1:
+            split = split.of(step.first, step.last)
         return EdgeBatch(
             user_nodes=nodes,
-            item_nodes=torch.arange(self._num_items, device=self.device),
+            item_nodes=torch.arange(*self._items, device=self.device),
             user_inputs=biases.user_inputs(nodes),
-            item_inputs=biases.item_inputs(slice(None)),
+            item_inputs=biases.item_inputs(slice(*self._items)),
             layers=tuple(reversed(layers)),
-            users=step.split.owners,
-            items=step.split.items,
-            ratings=step.ratings,
-            baselines=biases.predict(_take(users, step.split.owners), step.split.items),
-            edges=step.split.targets,
+            users=split.owners,
+            items=split.items,
+            ratings=self._ratings(self._by_user, split.targets),
+            baselines=biases.predict(_take(own, split.owners), split.items),
+            edges=split.targets,
+            items_are_shared=world.size > 1,
         )
 
-    def _split(self, users: Tensor, fold: Fold) -> "_Step":
-        """Deal the ratings of a step's users into targets and support."""
-        lists = self._by_user
+    def _step(self, users: Tensor, fold: Fold) -> "_Step":
+        """Deal the ratings of a step's users into targets and support.
+
+        That is done for the users of all processes: what one of them predicts must not reach it by
+        way of the items that another encodes.
+        """
+        lists, world = self._by_user, self.world
         starts, counts = _take(lists.starts, users), _take(lists.counts, users)
+        bounds = world.cut(counts.cumsum(0))
+        own = bounds[world.rank], bounds[world.rank + 1]
         split = fold.split(users, starts, counts, lists.neighbours)
         ratings = self._ratings(lists, split.targets)
         if not self.config.exclude_targets:
-            return _Step(
-                users,
-                fold,
-                split,
-                ratings,
-                self._biases,
-                support=ragged(starts, counts),
-                counts=counts,
-            )
-        rated = _take(users, split.owners), split.items
-        return _Step(
-            users,
-            fold,
-            split,
-            ratings,
-            biases=self._biases.without(*rated, ratings),
-            support=split.support,
-            counts=split.support_counts,
-        )
+            support = ragged(starts, counts)
+            return _Step(users, fold, split, ratings, self._biases, support, counts, *own)
+        biases = self._biases.without(_take(users, split.owners), split.items, ratings)
+        return _Step(users, fold, split, ratings, biases, split.support, split.support_counts, *own)
 
     def _ratings(self, lists: "_Lists", edges: Tensor) -> Tensor:
         """float32 [n]; the ratings of n edges."""
@@ -192,14 +182,13 @@ class UserBatchLoader:
     ) -> Block:
         """What users read: those of the step from their support, the others from all they rated."""
         lists, biases = self._by_user, step.biases
-        others = nodes[len(step.users) :]
-        own_edges, own_counts = step.support, step.counts
+        mine = slice(step.first, step.last)
+        own_edges, own_counts = step.own_support, step.counts[mine]
         if fanout >= 0:
-            of_own, own_counts = _sample(step.starts, step.counts, fanout, generator)
+            of_own, own_counts = _sample(step.starts[mine], own_counts, fanout, generator)
             own_edges = _take(step.support, of_own)
-        of_others, other_counts = _sample(
-            _take(lists.starts, others), _take(lists.counts, others), fanout, generator
-        )
+        others = nodes[step.last - step.first :]
+        of_others, other_counts = self._edges_of_others(step, others, fanout, generator)
         edges = torch.cat((own_edges, of_others))
         counts = torch.cat((own_counts, other_counts))
         neighbours = _take(lists.neighbours, edges)
@@ -208,22 +197,45 @@ class UserBatchLoader:
         residuals -= _take(biases.items, neighbours) + biases.mean
         return Block(_offsets(counts), neighbours, residuals, _take(biases.user_degrees, nodes))
 
+    def _edges_of_others(
+        self, step: "_Step", users: Tensor, fanout: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Sampled edges of users that only feed items, and how many of each.
+
+        Among them may be users of the step that are other processes', which read their support.
+        """
+        starts, counts = _take(self._by_user.starts, users), _take(self._by_user.counts, users)
+        if self.world.size == 1:
+            return _sample(starts, counts, fanout, generator)
+        places = _take(self._in_step, users)
+        inside = places >= 0
+        places = places.clamp(min=0)
+        # Positions in the step's support follow those in all edges.
+        starts = torch.where(inside, _take(step.starts, places) + self._num_edges, starts)
+        counts = torch.where(inside, _take(step.counts, places), counts)
+        edges, taken = _sample(starts, counts, fanout, generator)
+        supported = (edges >= self._num_edges).nonzero().squeeze(1)
+        edges[supported] = _take(step.support, edges[supported] - self._num_edges)
+        return edges, taken
+
     def _to_items(
         self, step: "_Step", nodes: Tensor, fanout: int, generator: torch.Generator
     ) -> tuple[Block, Tensor]:
         """What items read, and the users that they read it from: `nodes`, and more behind them."""
         lists = self._by_item
-        edges, counts = _sample(lists.starts, lists.counts, fanout, generator)
+        own = slice(*self._items)
+        edges, counts = _sample(lists.starts[own], lists.counts[own], fanout, generator)
         raters = _take(lists.neighbours, edges)
-        items = torch.repeat_interleave(counts, output_size=len(edges))
+        items = torch.repeat_interleave(counts, output_size=len(edges)) + own.start
         if self.config.exclude_targets:
-            suspects = _take(self._in_step, raters).nonzero().squeeze(1)
+            suspects = (_take(self._in_step, raters) >= 0).nonzero().squeeze(1)
             rated = _take(raters, suspects).long(), _take(items, suspects)
             targets = suspects.masked_select(step.fold.holds(*rated))
             keep = torch.ones(len(edges), dtype=torch.bool, device=self.device)
             keep[targets] = False
             edges, raters = edges.masked_select(keep), raters.masked_select(keep)
-            counts = counts - torch.bincount(_take(items, targets), minlength=len(counts))
+            lost = torch.bincount(_take(items, targets) - own.start, minlength=len(counts))
+            counts = counts - lost
             items = items.masked_select(keep)
         self._place.fill_(-1)
         self._place[raters] = 1
@@ -234,7 +246,7 @@ class UserBatchLoader:
         biases = step.biases
         residuals = self._ratings(lists, edges) - biases.predict(raters, items)
         places = _take(self._place, raters)
-        block = Block(_offsets(counts), places, residuals, biases.item_degrees)
+        block = Block(_offsets(counts), places, residuals, biases.item_degrees[own])
         return block, nodes
 
 
@@ -270,10 +282,19 @@ class _Step:
     biases: Biases  # as they stand without the targets
     support: Tensor  # int64 edge ids, one user's after the other's
     counts: Tensor  # int64 [N] support of each user
+    first: int  # of the users that are this process's
+    last: int  # one past them
     starts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "starts", self.counts.cumsum(0) - self.counts)
+
+    @property
+    def own_support(self) -> Tensor:
+        """That of this process's users."""
+        before, own = self.counts[: self.first], self.counts[self.first : self.last]
+        start = int(before.sum())
+        return self.support[start : start + int(own.sum())]
 
 
 def _sample(

@@ -2,11 +2,13 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO_SECONDS = 1.0
 
 
 class Interrupts:
@@ -15,6 +17,10 @@ class Interrupts:
     Schedulers send it before they kill. In a thread other than the first nothing is changed, since
     signals do not reach it.
 
+    A second SIGINT, from somebody who will not wait, is not put off. But one that follows at once
+    is the first one's echo: `torchrun` passes on what the terminal has sent to all. And a second
+    SIGTERM says no more than the first.
+
     Attributes:
         requested: whether one came while they were put off.
     """
@@ -22,6 +28,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.requested = False
         self._put_off = False
+        self._first = 0.0
         self._before: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -42,7 +49,7 @@ class Interrupts:
 
     @contextmanager
     def put_off(self) -> Iterator[None]:
-        """Within the block the first signal only sets `requested`; the second stops at once."""
+        """Within the block a signal only sets `requested`, but for a second SIGINT."""
         self._put_off = True
         try:
             yield
@@ -50,6 +57,9 @@ class Interrupts:
             self._put_off = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested or not self._put_off:
+        now = time.monotonic()
+        insists = number == signal.SIGINT and now - self._first > _ECHO_SECONDS
+        if not self._put_off or (self.requested and insists):
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested, self._first = True, now

@@ -76,7 +76,7 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
     users, items = float(min(edges, graph.num_users)), float(min(edges, graph.num_items))
     if loader.kind == "users":
         edges = min(edges * loader.folds, graph.num_edges)
-        users, items = min(edges / user_degree, graph.num_users), float(graph.num_items)
+        users, items = min(edges / user_degree, graph.num_users), graph.num_items / processes
     messages = sampled = nodes = 0.0
     most = [int(side.degrees.max(initial=0)) for side in (graph.by_user, graph.by_item)]
     for of_user, of_item in reversed(

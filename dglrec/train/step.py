@@ -84,7 +84,7 @@ class TrainingStep:
         self.optimizer = kind(
             self._dense, lr=self._rate, weight_decay=config.weight_decay, fused=True
         )
-        summed = _SummedLoss(model, loss, self._dense, config.precision == "bfloat16")
+        summed = _SummedLoss(model, loss, self._dense, config.precision == "bfloat16", world)
         self._summed: nn.Module = summed
         if world.size > 1:
             self._summed = _distributed(summed, sparse)
@@ -202,16 +202,23 @@ class _SummedLoss(nn.Module):
         loss: of each prediction and rating.
         weights: those that get a gradient in any case.
         low_precision: whether to compute in bfloat16.
+        world: the processes that exchange items where they share them.
     """
 
     def __init__(
-        self, model: RatingModel, loss: Loss, weights: list[nn.Parameter], low_precision: bool
+        self,
+        model: RatingModel,
+        loss: Loss,
+        weights: list[nn.Parameter],
+        low_precision: bool,
+        world: World,
     ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.weights = weights
         self.low_precision = low_precision
+        self.all_items = partial(world.all_rows, total=len(model.inputs.features))
 
     def forward(self, batch: EdgeBatch | None) -> tuple[Tensor, Tensor]:
         if batch is None:
@@ -220,7 +227,7 @@ class _SummedLoss(nn.Module):
             return nothing, torch.zeros((), dtype=torch.float64, device=nothing.device)
         device = batch.ratings.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.low_precision):
-            predictions = self.model(batch)
+            predictions = self.model(batch, self.all_items)
         losses = self.loss(predictions, batch.ratings)
         if losses.shape != batch.ratings.shape:
             raise ValueError("a loss is wanted for each target, not their mean or sum")
