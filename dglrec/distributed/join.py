@@ -135,7 +135,7 @@ def joined(
         assert failure is not None
         raise failure
     _check_devices(launch, all_said)
-    if chosen.type == "cuda":
+    if chosen.index is not None:
         torch.cuda.set_device(chosen)
     if launch.size > 1:
         _name_interface(launch)

@@ -243,11 +243,12 @@ def _end_epoch(
     metrics = measure(step.model, embeddings, dataset, valid, world).finish()
     done.epoch += 1
     done.batch, done.squared, done.count = 0, 0.0, 0
-    if not math.isfinite(metrics["rmse"]):
-        raise DglrecError(
-            f"epoch {done.epoch}: validation RMSE {metrics['rmse']:g}; checkpoints are as "
-            "before this epoch; try a lower train.learning_rate"
-        )
+    with world.together():
+        if not math.isfinite(metrics["rmse"]):
+            raise DglrecError(
+                f"epoch {done.epoch}: validation RMSE {metrics['rmse']:g}; checkpoints are as "
+                "before this epoch; try a lower train.learning_rate"
+            )
     better = metrics["rmse"] < done.best_rmse
     if better:
         done.best_rmse, done.best_epoch = metrics["rmse"], done.epoch
