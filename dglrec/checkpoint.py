@@ -28,7 +28,9 @@ SCHEMA_VERSION = 1
 _MODEL = "model.safetensors"
 _STATE = "state.pt"
 _META = "meta.json"
-_OLDER, _DAMAGED = "step-", "damaged"
+_OLDER = "step-"
+DAMAGED = "damaged-"
+"""How the names of checkpoints begin that were moved out of the way."""
 
 
 class DamagedError(DataError):
@@ -54,7 +56,7 @@ def save_checkpoint(
     state: dict[str, Any],
     meta: dict[str, Any],
     *,
-    keep: int = 1,
+    keep: int | None = None,
 ) -> None:
     """Write a checkpoint in place of the one that may be there.
 
@@ -62,12 +64,12 @@ def save_checkpoint(
         folder: the checkpoint's folder.
         weights: the model's tensors by name.
         state: what training goes on from: tensors in plain containers.
-        meta: JSON values; with `keep` above 1, `step` among them. Schema version and checksums are
-            added.
+        meta: JSON values; with `keep`, `step` among them. Schema version and checksums are added.
         keep: how many checkpoints to keep, this one included. Older ones move to `step-N` beside
-            the folder, N being their step, and the oldest go.
+            the folder, N being their step, and the oldest go. None keeps this one, and leaves
+            what is beside it alone.
     """
-    aside = _name_of_older(folder) if keep > 1 and folder.is_dir() else None
+    aside = _name_of_older(folder) if keep is not None and folder.is_dir() else None
     with atomic_folder(folder, marker=_META, overwrite=True, aside=aside) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         # By way of memory: what the two libraries raise when a disk is full does not say so.
@@ -79,9 +81,8 @@ def save_checkpoint(
         checksums = {name: sha256_of(temporary / name) for name in (_MODEL, _STATE)}
         checksums[_META] = _digest(described)
         write_json(temporary / _META, {**described, "sha256": checksums})
-    if aside is not None:
-        for old in older_checkpoints(folder)[keep - 1 :]:
-            shutil.rmtree(old)
+    for old in [] if keep is None else older_checkpoints(folder)[keep - 1 :]:
+        shutil.rmtree(old)
 
 
 def older_checkpoints(folder: Path) -> list[Path]:
@@ -97,7 +98,7 @@ def older_checkpoints(folder: Path) -> list[Path]:
 def newest_whole(folder: Path) -> Path | None:
     """A checkpoint, or the newest of those kept beside it where it is missing or damaged.
 
-    What is passed over is said, and a damaged `folder` is moved out of the way, to `damaged`.
+    What is passed over is said, and moved out of the way, to `damaged-...`.
 
     Returns:
         None where there has never been one.
@@ -107,23 +108,28 @@ def newest_whole(folder: Path) -> Path | None:
         DataError: one is whole, and not one that this program reads.
     """
     candidates = [path for path in (folder, *older_checkpoints(folder)) if path.is_dir()]
-    damages = []
+    damages: dict[Path, str] = {}
     for path in candidates:
         try:
             load_checkpoint(path)
             load_state(path)
         except DamagedError as error:
-            damages.append(str(error))
+            damages[path] = str(error)
+            continue
+        except OSError as error:
+            damages[path] = f"{path}: cannot be read ({error.strerror})"
             continue
         if damages:
-            log(f"{damages[0]}\ngoing back to {path}, the newest checkpoint that is whole")
-            if folder.is_dir():
-                _move_aside(folder)
+            for damaged, what in damages.items():
+                log(what)
+                _move_aside(damaged)
+            log(f"going back to {path}, the newest checkpoint that is whole")
         elif path != folder:
             log(f"{folder} is not there; going on from {path}")
         return path
     if damages:
-        raise DamagedError(f"{damages[0]} (none of {len(damages)} checkpoints is whole)")
+        first = next(iter(damages.values()))
+        raise DamagedError(f"{first} (none of {len(damages)} checkpoints is whole)")
     return None
 
 
@@ -193,9 +199,14 @@ def _parse_state(source: Path | io.BytesIO, name: Path | str) -> dict[str, Any]:
     return state
 
 
-def _name_of_older(folder: Path) -> Path:
+def _name_of_older(folder: Path) -> Path | None:
     """Where the checkpoint in a folder goes when a newer one takes its place."""
-    step = _read_meta(folder).get("step", 0)
+    try:
+        step = _read_meta(folder).get("step", 0)
+    except DataError as error:
+        log(str(error))
+        _move_aside(folder)
+        return None
     name = folder.with_name(f"{_OLDER}{int(step):09d}")
     if name.is_dir():  # from before a resume that began further back
         shutil.rmtree(name)
@@ -203,7 +214,7 @@ def _name_of_older(folder: Path) -> Path:
 
 
 def _move_aside(folder: Path) -> None:
-    name = folder.with_name(_DAMAGED)
+    name = folder.with_name(f"{DAMAGED}{folder.name}")
     if name.is_dir():
         shutil.rmtree(name)
     folder.rename(name)
@@ -217,14 +228,14 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         meta = read_json(folder / _META)
     except DataError as error:
         raise DamagedError(str(error)) from error
+    described = {name: value for name, value in meta.items() if name != "sha256"}
+    _check(folder / _META, meta, _digest(described))
     version = meta.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{folder}: checkpoint of schema version {version}; this program reads "
             f"version {SCHEMA_VERSION}; train again, or use the program that wrote it"
         )
-    described = {name: value for name, value in meta.items() if name != "sha256"}
-    _check(folder / _META, meta, _digest(described))
     return meta
 
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from dglrec.errors import DataError, DglrecError, UsageError
 
 _TEMPORARY = ".dglrec-tmp-"
+_OLD = f"{_TEMPORARY}old-"
 _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
 
@@ -111,7 +113,9 @@ def check_target_folder(
     """
     if not target.exists():
         return
-    if target.is_dir() and all(path.name == ignored for path in target.iterdir()):
+    if target.is_dir() and all(
+        path.name == ignored or path.name.startswith(_TEMPORARY) for path in target.iterdir()
+    ):
         return
     if not overwrite:
         raise UsageError(f"{target} exists; choose another name, or replace it with --overwrite")
@@ -169,11 +173,17 @@ def sha256_of(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a process that was killed left half-written in a folder.
+    """Remove what a killed process left half-written, and put back what it had moved aside.
 
     Only for whoever keeps all others from writing there: what they are writing would go too.
     """
     for left in folder.glob(f"{_TEMPORARY}*"):
+        if match := re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", left.name):
+            # Killed after it went aside and before the new one was in place.
+            target = left.with_name(match[1])
+            if not target.exists():
+                os.rename(left, target)
+                continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
         else:
@@ -185,19 +195,20 @@ def _replace_folder(source: Path, target: Path, aside: Path | None) -> None:
         os.rename(source, target)
         return
     if _exchange(source, target):
-        old = source
-    else:
-        old = target.with_name(f"{_TEMPORARY}old-{os.getpid()}-{target.name}")
-        os.rename(target, old)
-        try:
-            os.rename(source, target)
-        except BaseException:
-            os.rename(old, target)
-            raise
+        if aside is None:
+            shutil.rmtree(source)
+        else:
+            os.rename(source, aside)
+        return
+    old = aside or target.with_name(f"{_OLD}{os.getpid()}-{target.name}")
+    os.rename(target, old)
+    try:
+        os.rename(source, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
     if aside is None:
         shutil.rmtree(old)
-    else:
-        os.rename(old, aside)
 
 
 def _exchange(source: Path, target: Path) -> bool:

@@ -3,16 +3,29 @@
 import errno
 import hashlib
 import json
+import os
 import pickle
 import shutil
+import signal
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from dglrec import checkpoint
-from dglrec.checkpoint import SCHEMA_VERSION, load_checkpoint, load_state, save_checkpoint
+from dglrec import checkpoint, files
+from dglrec.checkpoint import (
+    SCHEMA_VERSION,
+    DamagedError,
+    load_checkpoint,
+    load_state,
+    newest_whole,
+    older_checkpoints,
+    pack_checkpoint,
+    save_checkpoint,
+    unpack_checkpoint,
+)
 from dglrec.errors import DataError, DglrecError, UsageError
 
 FILES = ("model.safetensors", "state.pt", "meta.json")
@@ -357,3 +370,405 @@ def test_what_is_no_checkpoint_is_not_replaced(tmp_path):
 def test_a_copied_checkpoint_is_read(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "elsewhere")
     assert same(load_checkpoint(tmp_path / "elsewhere").weights, weights())
+
+
+# ---------------------------------------------------------------- the last few
+
+
+def save_steps(folder, *steps, keep):
+    for step in steps:
+        save_checkpoint(folder, weights(seed=step), {"step": step}, {"step": step}, keep=keep)
+
+
+def step_of(folder):
+    """Whose checkpoint it is, of those of `save_steps`; it must be whole."""
+    loaded, loaded_state = load_all(folder)
+    step = loaded.meta["step"]
+    assert same(loaded.weights, weights(seed=step)) and loaded_state == {"step": step}
+    return step
+
+
+def steps_in(place):
+    return {path.name: step_of(path) for path in place.iterdir()}
+
+
+def tree(place):
+    """Every file's bytes, by path."""
+    return {path: path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A checkpoint of step 9, and beside it those of steps 6 and 3."""
+    folder = tmp_path / "run" / "last"
+    save_steps(folder, 3, 6, 9, keep=3)
+    return folder
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 5])
+def test_the_last_so_many_are_kept_under_their_steps(tmp_path, keep):
+    folder = tmp_path / "run" / "last"
+    steps = [3, 6, 9, 12, 100]
+    for count, step in enumerate(steps, 1):
+        save_steps(folder, step, keep=keep)
+        recent = steps[:count][-keep:]
+        older = [f"step-{one:09d}" for one in recent[:-1]]
+        assert steps_in(folder.parent) == {"last": step, **dict(zip(older, recent, strict=False))}
+        assert older_checkpoints(folder) == [folder.with_name(name) for name in reversed(older)]
+
+
+def test_older_ones_are_ordered_by_number_and_nothing_else_is_one(tmp_path):
+    for name in (
+        "step-9",
+        "step-10",
+        "step-000000011",
+        "step-x",
+        "step-12.bak",
+        "astep-13",
+        "best",
+    ):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-14").write_text("a file")
+    found = [path.name for path in older_checkpoints(tmp_path / "last")]
+    assert found == ["step-000000011", "step-10", "step-9"]
+    assert older_checkpoints(tmp_path / "nowhere" / "last") == []
+
+
+def test_a_name_in_use_goes_to_the_later_of_the_same_step(tmp_path):
+    """An epoch's end is often saved as a step first."""
+    folder = tmp_path / "last"
+    save_steps(folder, 2, keep=3)
+    save_checkpoint(folder, weights(seed=4), {"step": 4}, {"step": 4, "epoch": 0}, keep=3)
+    save_checkpoint(folder, weights(seed=4), {"step": 4}, {"step": 4, "epoch": 1}, keep=3)
+    assert steps_in(tmp_path) == {"last": 4, "step-000000002": 2, "step-000000004": 4}
+    save_steps(folder, 6, keep=3)
+    assert steps_in(tmp_path) == {"last": 6, "step-000000002": 2, "step-000000004": 4}
+    assert load_checkpoint(tmp_path / "step-000000004").meta["epoch"] == 1
+
+
+def test_fewer_are_kept_once_fewer_are_wanted(tmp_path):
+    save_steps(tmp_path / "last", 1, 2, 3, 4, 5, keep=4)
+    save_steps(tmp_path / "last", 6, keep=2)
+    assert steps_in(tmp_path) == {"last": 6, "step-000000005": 5}
+
+
+def test_none_is_kept_once_only_one_is_wanted(tmp_path):
+    save_steps(tmp_path / "last", 1, 2, 3, keep=3)
+    save_steps(tmp_path / "last", 4, keep=1)
+    assert steps_in(tmp_path) == {"last": 4}
+
+
+def test_what_lies_ahead_of_the_last_is_not_kept_in_place_of_what_lies_before(tmp_path):
+    """After going back, the one that was passed over must not push out those that are whole."""
+    folder = tmp_path / "last"
+    save_steps(folder, 3, 6, 9, keep=3)
+    shutil.rmtree(folder)
+    (tmp_path / "step-000000006" / "state.pt").write_bytes(b"")
+    assert step_of(newest_whole(folder)) == 3
+    save_steps(folder, 4, 5, keep=2)
+    assert step_of(folder) == 5 and step_of(older_checkpoints(folder)[0]) == 4
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def other_version(path):
+    meta = {**json.loads(path.read_text()), "schema_version": 99}
+    path.write_text(json.dumps(meta))
+    correct_checksums(path.parent)
+
+
+DAMAGES = {
+    "weights cut short": lambda folder: cut_short(folder / "model.safetensors"),
+    "state missing": lambda folder: (folder / "state.pt").unlink(),
+    "description cut short": lambda folder: cut_short(folder / "meta.json"),
+    "another version": lambda folder: other_version(folder / "meta.json"),
+    "description missing": lambda folder: (folder / "meta.json").unlink(),
+    "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("keep", [1, 3])
+def test_what_was_damaged_meanwhile_does_not_keep_the_next_from_being_saved(three, damage, keep):
+    DAMAGES[damage](three)
+    save_steps(three, 12, keep=keep)
+    assert step_of(three) == 12
+    assert step_of(newest_whole(three)) == 12
+
+
+# ---------------------------------------------------------------- the newest that is whole
+
+
+def positions_in(size):
+    """Many places to cut a file of a size at, both ends among them."""
+    return sorted({0, 1, 7, 8, 9, size - 1, size - 2, *range(0, size, max(1, size // 25))})
+
+
+def goes_back(folder, capsys, said):
+    """The one of step 6 is used, which is said, and what was damaged is kept; then undo that."""
+    before = tree(folder)
+    assert newest_whole(folder) == folder.with_name("step-000000006")
+    lines = capsys.readouterr().err.splitlines()
+    assert str(folder) in lines[0] and said in lines[0]
+    aside = folder.with_name("damaged-last")
+    assert not folder.exists() and str(aside) in lines[1]
+    assert "going back to" in lines[2] and "step-000000006" in lines[2]
+    after = {folder / path.name: content for path, content in tree(aside).items()}
+    assert after == before
+    aside.rename(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_of_a_truncated_one_the_one_before_takes_the_place(three, name, capsys):
+    whole = (three / name).read_bytes()
+    for length in positions_in(len(whole)):
+        (three / name).write_bytes(whole[:length])
+        if name == "meta.json" and length == len(whole) - 1:  # without its line's end
+            assert newest_whole(three) == three
+            assert capsys.readouterr().err == ""
+        else:
+            goes_back(three, capsys, name)
+    (three / name).write_bytes(whole)
+    assert steps_in(three.parent) == {"last": 9, "step-000000006": 6, "step-000000003": 3}
+    assert newest_whole(three) == three
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_of_an_incomplete_one_the_one_before_takes_the_place(three, name, capsys):
+    (three / name).unlink()
+    goes_back(three, capsys, f"{name}: no such file")
+
+
+def flips(whole, step):
+    for position in range(0, len(whole), step):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << (position * 5 % 8)
+        yield position, bytes(flipped)
+
+
+def version_line(whole):
+    start = whole.index(b'"schema_version"')
+    return range(start, whole.index(b"\n", start))
+
+
+def parsed(content):
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_of_one_with_a_flipped_bit_the_one_before_takes_the_place(three, name, capsys):
+    whole = (three / name).read_bytes()
+    described = name == "meta.json"
+    skipped = version_line(whole) if described else ()
+    for position, flipped in flips(whole, 1 if described else len(whole) // 100):
+        (three / name).write_bytes(flipped)
+        if described and parsed(flipped) == parsed(whole):  # a white space that became another
+            assert newest_whole(three) == three
+        elif position not in skipped:
+            goes_back(three, capsys, name)
+
+
+def test_a_flipped_bit_in_the_version_is_damage_as_any_other(three, capsys):
+    whole = (three / "meta.json").read_bytes()
+    for position, flipped in flips(whole, 1):
+        if position in version_line(whole):
+            (three / "meta.json").write_bytes(flipped)
+            goes_back(three, capsys, "meta.json")
+
+
+def test_of_several_damaged_ones_the_newest_whole_is_taken(three, capsys):
+    cut_short(three / "model.safetensors")
+    cut_short(three.with_name("step-000000006") / "state.pt")
+    assert step_of(newest_whole(three)) == 3
+    assert "last" in capsys.readouterr().err
+    assert sorted(path.name for path in three.parent.iterdir()) == [
+        "damaged-last",
+        "damaged-step-000000006",
+        "step-000000003",
+    ]
+    # A second time there is no `last`.
+    before = tree(three.parent)
+    assert step_of(newest_whole(three)) == 3
+    assert f"{three} is not there; going on from" in capsys.readouterr().err
+    assert tree(three.parent) == before
+
+
+def test_a_missing_one_is_made_up_for_by_the_one_before(three, capsys):
+    shutil.rmtree(three)
+    before = tree(three.parent)
+    assert step_of(newest_whole(three)) == 6
+    assert f"{three} is not there; going on from" in capsys.readouterr().err
+    assert tree(three.parent) == before
+
+
+def test_a_damaged_one_takes_the_place_of_one_damaged_before(three, capsys):
+    for content in (b"one", b"other"):
+        save_steps(three, 9, keep=3)
+        (three / "state.pt").write_bytes(content)
+        assert step_of(newest_whole(three)) == 9
+        assert (three.with_name("damaged-last") / "state.pt").read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["weights cut short", "state missing", "description missing"])
+def test_where_none_is_whole_nothing_is_touched(three, damage, capsys):
+    for path in (three, *older_checkpoints(three)):
+        DAMAGES[damage](path)
+    before = tree(three.parent)
+    with pytest.raises(DamagedError, match="none of 3 checkpoints is whole") as caught:
+        newest_whole(three)
+    assert str(three) in str(caught.value) and caught.value.exit_code == 3
+    assert tree(three.parent) == before
+    assert capsys.readouterr().err == ""
+
+
+def test_where_there_is_none_there_is_none(tmp_path):
+    assert newest_whole(tmp_path / "last") is None
+    assert newest_whole(tmp_path / "no" / "such" / "last") is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("which", ["last", "step-000000006"])
+@pytest.mark.parametrize("kind", ["version", "pickle", "weights"])
+def test_what_is_whole_and_yet_not_ours_is_refused_and_not_passed_over(
+    three, tmp_path, which, kind, capsys
+):
+    """Somebody put it there, or another program is in use: not for us to go back behind it."""
+    place, trace = three.with_name(which), tmp_path / "ran"
+    if which != "last":
+        DAMAGES["state missing"](three)
+    if kind == "version":
+        other_version(place / "meta.json")
+    elif kind == "pickle":
+        torch_zip(place / "state.pt", Payload(trace))
+    else:
+        torch_zip(place / "model.safetensors", Payload(trace))
+    correct_checksums(place)
+    before = tree(three.parent)
+    wanted = {"version": "schema version 99", "pickle": "refused", "weights": "not readable"}
+    with pytest.raises(DataError, match=wanted[kind]) as caught:
+        newest_whole(three)
+    assert not isinstance(caught.value, DamagedError) and str(place) in str(caught.value)
+    assert tree(three.parent) == before and not trace.exists()
+
+
+# ---------------------------------------------------------------- as bytes
+
+
+def test_what_was_packed_is_unpacked(folder):
+    unpacked, unpacked_state = unpack_checkpoint(pack_checkpoint(folder))
+    loaded, loaded_state = load_all(folder)
+    assert same(unpacked.weights, loaded.weights) and unpacked.meta == loaded.meta
+    assert same(unpacked_state, loaded_state)
+
+
+def test_packing_without_weights_or_state(tmp_path):
+    save_checkpoint(tmp_path / "c", {}, {}, {})
+    unpacked, unpacked_state = unpack_checkpoint(pack_checkpoint(tmp_path / "c"))
+    assert (unpacked.weights, unpacked_state) == ({}, {})
+    assert unpacked.meta["schema_version"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_damaged_is_not_packed(folder, name):
+    cut_short(folder / name)
+    with pytest.raises(DamagedError, match=name):
+        pack_checkpoint(folder)
+
+
+def test_a_planted_pickle_does_not_run_when_it_is_unpacked(folder, tmp_path):
+    trace = tmp_path / "ran"
+    torch_zip(folder / "state.pt", Payload(trace))
+    correct_checksums(folder)
+    with pytest.raises(DataError, match="refused"):
+        unpack_checkpoint(pack_checkpoint(folder))
+    assert not trace.exists()
+
+
+# ---------------------------------------------------------------- killed at any line of a save
+
+
+# All that writes, and not what only computes.
+WRITING = {
+    "save_checkpoint",
+    "_name_of_older",
+    "atomic_folder",
+    "atomic_file",
+    "write_json",
+    "_replace_folder",
+    "_flush",
+}
+
+
+def killed_at_line(number, function, within):
+    """Call a function in a process that kills itself at a line of `checkpoint` or `files`.
+
+    Args:
+        number: which of the lines, as they are come to.
+        function: to call.
+        within: functions whose lines count.
+
+    Returns:
+        Whether it was killed; if not, the function was through before.
+    """
+    sources, left = {checkpoint.__file__, files.__file__}, number
+
+    def trace(frame, event, argument):
+        nonlocal left
+        code = frame.f_code
+        if code.co_filename not in sources or code.co_name not in within:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    process = os.fork()
+    if process == 0:
+        try:
+            sys.settrace(trace)
+            function()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitpid(process, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def saves_killed_at_each_line(place, steps, keep, within):
+    """Of each place to be killed at, the step that is found afterwards; 9 is the new one's."""
+    found, number, killed = [], 0, True
+    while killed:
+        number += 1
+        folder = place / str(number) / "last"
+        save_steps(folder, *steps, keep=keep)
+        killed = killed_at_line(number, lambda at=folder: save_steps(at, 9, keep=keep), within)
+        files.sweep(folder.parent)
+        whole = newest_whole(folder)
+        found.append(whole and step_of(whole))
+        save_steps(folder, 12, keep=keep)
+        assert step_of(folder) == 12
+        assert len(steps_in(folder.parent)) <= keep
+        shutil.rmtree(folder.parent)
+    return found
+
+
+@pytest.mark.parametrize(("steps", "keep"), [((6,), 1), ((3, 6), 2)], ids=str)
+def test_a_save_killed_at_any_line_leaves_the_one_before_or_the_new_one(tmp_path, steps, keep):
+    found = saves_killed_at_each_line(tmp_path, steps, keep, WRITING)
+    assert len(found) > 60
+    assert set(found) == {6, 9} and found == sorted(found)  # the new one from some line on
+
+
+@pytest.mark.parametrize(("steps", "keep"), [((6,), 1), ((3, 6), 2)], ids=str)
+def test_so_does_a_save_where_names_cannot_be_exchanged(tmp_path, steps, keep, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda *names: False)
+    found = saves_killed_at_each_line(tmp_path, steps, keep, {"atomic_folder", "_replace_folder"})
+    assert len(found) > 20
+    assert set(found) == {6, 9} and found == sorted(found)

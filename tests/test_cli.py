@@ -492,7 +492,14 @@ def test_a_data_set_of_another_version_is_refused(version, world, tmp_path, refu
 
 def test_a_run_of_another_version_is_refused(world, own_run, refused):
     for name in ("best", "last"):
-        rewrite_json(own_run / "checkpoints" / name / "meta.json", schema_version=99)
+        meta = own_run / "checkpoints" / name / "meta.json"
+        rewrite_json(meta, schema_version=99)
+        rest = {
+            key: value for key, value in json.loads(meta.read_text()).items() if key != "sha256"
+        }
+        digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        checksums = json.loads(meta.read_text())["sha256"]
+        rewrite_json(meta, sha256={**checksums, "meta.json": digest})
     for command in (
         ["evaluate", own_run],
         ["recommend", own_run, "--user", 1],

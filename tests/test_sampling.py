@@ -17,6 +17,7 @@ import torch
 from batches import (
     FANOUTS,
     LOADERS,
+    SCALE,
     Ratings,
     all_message_pairs,
     directions,
@@ -28,9 +29,14 @@ from batches import (
     target_pairs,
     tensors,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dglrec.sampling import Block, LoaderConfig
+from dglrec.biases import fit_biases
+from dglrec.distributed import ALONE, World
+from dglrec.graph import build_graph
+from dglrec.sampling import Block, LoaderConfig, NeighborEdgeLoader, UserBatchLoader
 
 
 @pytest.fixture(scope="module")
@@ -557,3 +563,147 @@ def test_one_user_and_nodes_without_ratings():
         pairs = message_pairs(True, last.to_users, batch.user_nodes, batch.item_nodes)
         assert {found for _, found in pairs} == others
     assert sorted(edges) == [0, 1, 2]
+
+
+# --- shared among processes ----------------------------------------------------------------------
+
+
+def loader_of(kind, users, items, num_users, num_items, *, world=ALONE, seed=0, **config):
+    """A loader as it is, which yields None where a rank has no target."""
+    users, items = np.asarray(users), np.asarray(items)
+    codes = (3 * users + 5 * items) % 10
+    graph = build_graph(users, items, codes, num_users=num_users, num_items=num_items, scale=SCALE)
+    config = LoaderConfig(kind=kind, **{**FANOUTS[0], "folds": 2, **config})
+    biases = fit_biases(graph)
+    if kind == "neighbor":
+        return NeighborEdgeLoader(graph, biases, config, seed, world)
+    return UserBatchLoader(graph, biases, config, seed, world=world)
+
+
+def of_ranks(size, *ratings, **config):
+    return [loader_of(*ratings, world=World(rank, size), **config) for rank in range(size)]
+
+
+def targets_of(batch):
+    return [] if batch is None else batch.edges.tolist()
+
+
+def pairs_of_rank(batch):
+    """The (user, item) of each target and of each message, of a batch that may share the items."""
+    if not batch.items_are_shared:
+        return target_pairs(batch), all_message_pairs(batch)
+    users = batch.user_nodes[: batch.layers[-1].to_users.num_destinations][batch.users]
+    messages, nodes = [], batch.user_nodes
+    every = torch.arange(1 << 10)  # items go by their number in the data set
+    for layer in batch.layers:
+        destinations = nodes[: layer.to_users.num_destinations]
+        messages += message_pairs(True, layer.to_users, destinations, every)
+        messages += message_pairs(False, layer.to_items, batch.item_nodes, nodes)
+        nodes = destinations
+    return list(zip(users.tolist(), batch.items.tolist(), strict=True)), messages
+
+
+def same_or_both_none(one, other):
+    return one is other if one is None or other is None else same(one, other)
+
+
+@st.composite
+def shared_ratings(draw):
+    """Ratings of few users or many, a prime number of them, or half of them one user's."""
+    shape = draw(st.sampled_from(["any", "prime", "few users", "half one user's"]))
+    num_users = draw(st.integers(1, 2) if shape == "few users" else st.integers(1, 11))
+    num_items = draw(st.integers(1, 9))
+    pairs = st.tuples(st.integers(0, num_users - 1), st.integers(0, num_items - 1))
+    known = draw(st.sets(pairs, min_size=1, max_size=37))
+    if shape == "half one user's":
+        rest = sorted(pair for pair in known if pair[0] != 0)
+        known = {*rest[: num_items + 1], *((0, item) for item in range(num_items))}
+    if shape == "prime":
+        count = max(n for n in (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37) if n <= len(known))
+        known = sorted(known)[:count]
+    users, items = zip(*sorted(known), strict=True)
+    return users, items, num_users, num_items
+
+
+@pytest.mark.parametrize("loader", sorted(LOADERS))
+@given(shared_ratings(), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2), st.data())
+@settings(max_examples=40, deadline=None)
+def test_ranks_share_each_step_of_a_single_process(loader, ratings, size, batch_size, epoch, draw):
+    config = {"batch_size": batch_size, "folds": draw.draw(st.integers(2, 4)), "seed": 3}
+    config |= draw.draw(st.sampled_from([FANOUTS[0], FANOUTS[1], FANOUTS[3]]))
+    alone = loader_of(loader, *ratings, **config)
+    loaders = of_ranks(size, loader, *ratings, **config)
+    alone.set_epoch(epoch)
+    for one in loaders:
+        one.set_epoch(epoch)
+    steps = list(alone)
+    shares = [list(one) for one in loaders]
+    assert {len(one) for one in loaders} == {len(alone)} == {len(steps)}
+    assert {len(batches) for batches in shares} == {len(steps)}
+    known = sorted(zip(ratings[0], ratings[1], strict=True))
+    every = []
+    for step, *batches in zip(steps, *shares, strict=True):
+        found = [edge for batch in batches for edge in targets_of(batch)]
+        assert sorted(found) == sorted(targets_of(step))
+        every += found
+        together = {known[edge] for edge in found}
+        for batch in (batch for batch in batches if batch is not None):
+            targets, messages = pairs_of_rank(batch)
+            assert targets == [known[edge] for edge in batch.edges.tolist()]
+            assert set(messages) <= set(known)
+            # Where ranks exchange items, another's targets would come back by way of these.
+            kept_out = together if batch.items_are_shared else set(targets)
+            assert not set(messages) & kept_out
+    assert sorted(every) == list(range(len(known)))
+    if size == 1:
+        assert all(itertools.starmap(same_or_both_none, zip(steps, shares[0], strict=True)))
+    # Begun anywhere, an epoch goes on as the whole of it does.
+    start = draw.draw(st.integers(0, len(steps)))
+    for one, batches in zip(loaders, shares, strict=True):
+        one.set_epoch(epoch, start)
+        assert len(one) == len(steps)
+        tail = list(itertools.islice(one, len(steps) - start))
+        assert len(tail) == len(steps) - start
+        assert all(itertools.starmap(same_or_both_none, zip(tail, batches[start:], strict=True)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            "neighbor",
+            marks=pytest.mark.xfail(strict=True, reason="it has one that is None"),
+        ),
+        "users",
+    ],
+)
+def test_an_epoch_begun_at_its_end_has_no_batch(kind, data):
+    config = LoaderConfig(kind=kind, batch_size=100, **FANOUTS[0])
+    makes = {"neighbor": NeighborEdgeLoader, "users": UserBatchLoader}
+    loader = makes[kind](data.graph, data.biases, config)
+    loader.set_epoch(0, len(loader))
+    assert list(loader) == []
+    loader.set_epoch(1)
+    assert len(list(loader)) == len(loader)
+
+
+def test_ranks_sample_each_for_itself_and_otherwise_in_each_epoch(kind, data):
+    """Ranks that drew the same numbers would sample alike, and an epoch like the one before."""
+    ratings = (kind, data.users, data.items, data.num_users, data.num_items)
+    config = {"batch_size": 300, "exclude_targets": False, "item_fanouts": (3,)}
+    config["user_fanouts"] = (-1,)  # so that with kind users all ranks draw as many numbers
+
+    def raters(loader, epoch):
+        loader.set_epoch(epoch)
+        return [
+            frozenset(message_pairs(*part[1:]))
+            for batch in loader
+            for part in directions(batch)
+            if not part[1]
+        ]
+
+    loaders = of_ranks(3, *ratings, **config)
+    drawn = [sampled for one in loaders for epoch in range(2) for sampled in raters(one, epoch)]
+    assert len(drawn) >= 12
+    assert len(set(drawn)) == len(drawn)
+    assert raters(of_ranks(3, *ratings, **config)[2], 1) == raters(loaders[2], 1)

@@ -28,10 +28,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dglrec.biases import fit_biases
+from dglrec.distributed import World
 from dglrec.graph import build_graph
 from dglrec.infer import embed_all
 from dglrec.nn import ModelConfig, RatingModel
-from dglrec.sampling import LoaderConfig
+from dglrec.sampling import LoaderConfig, UserBatchLoader
 from dglrec.schema import RatingScale
 from dglrec.train import TrainConfig, TrainingStep
 
@@ -324,6 +325,68 @@ def test_a_scale_of_more_than_256_levels(kind, levels):
     config = LoaderConfig(kind=kind, batch_size=10, **FANOUTS[0])
     for batch in make_loader(kind, graph, fit_biases(graph), config):
         assert batch.ratings.tolist() == expected[batch.edges.numpy()].tolist()
+
+
+# --- shared among processes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        [1] * 3,
+        [7],
+        [2] * 47,
+        [2] * 50 + [100],
+        list(range(1, 40)),
+        [60, 1, 1, 1, 60, 2, 30],
+        [1] * 200 + [20] * 20,
+    ],
+    ids=["few users", "one user", "prime", "half one user's", "rising", "uneven", "two kinds"],
+)
+@pytest.mark.parametrize("batch_size", [40, 10**6])
+def test_ranks_share_a_steps_users_about_equally_in_edges(degrees, size, batch_size):
+    users, items, codes, num_users, num_items = star(degrees)
+    graph = build_graph(users, items, codes, num_users=num_users, num_items=num_items, scale=SCALE)
+    config = LoaderConfig(batch_size=batch_size, folds=2, **ALL)
+    alone, *loaders = (
+        UserBatchLoader(graph, fit_biases(graph), config, world=world)
+        for world in (World(), *(World(rank, size) for rank in range(size)))
+    )
+    for epoch in range(3):
+        for loader in (alone, *loaders):
+            loader.set_epoch(epoch)
+        for step, *batches in zip(alone, *loaders, strict=True):
+            assert {batch is None for batch in batches} == {step is None}
+            if step is None:
+                continue
+            shares = [step_users(batch) for batch in batches]
+            assert [user for share in shares for user in share] == step_users(step)
+            edges = [int(graph.by_user.degrees[share].sum()) for share in shares]
+            largest = int(graph.by_user.degrees[step_users(step)].max())
+            mean = sum(edges) / size
+            assert all(abs(own - mean) < largest + 0.5 for own in edges)
+
+
+def test_ranks_share_the_items_and_read_all_support_of_their_users(data):
+    config = LoaderConfig(batch_size=200, folds=2, **ALL)
+    loaders = [
+        UserBatchLoader(data.graph, data.biases, config, world=World(rank, 4)) for rank in range(4)
+    ]
+    rated = {user: {p for p in data.pairs if p[0] == user} for user in range(data.num_users)}
+    for batches in zip(*loaders, strict=True):
+        nodes = [batch.item_nodes.tolist() for batch in batches]
+        assert [*itertools.chain(*nodes)] == list(range(data.num_items))
+        assert max(map(len, nodes)) == -(-data.num_items // 4)
+        every = torch.arange(data.num_items)
+        for batch in batches:
+            assert batch.items_are_shared
+            (layer,) = batch.layers
+            own = torch.tensor(step_users(batch))
+            support = message_pairs(True, layer.to_users, own, every)
+            targets = zip(own[batch.users].tolist(), batch.items.tolist(), strict=True)
+            assert {*support, *targets} == set().union(*(rated[user] for user in own.tolist()))
+            assert layer.to_items.num_destinations == len(batch.item_nodes)
 
 
 @st.composite

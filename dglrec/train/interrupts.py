@@ -45,7 +45,8 @@ class Interrupts:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # not one of Python's, which cannot be set again
+                signal.signal(number, handler)
 
     @contextmanager
     def put_off(self) -> Iterator[None]:

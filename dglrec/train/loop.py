@@ -82,7 +82,7 @@ def train(
     """Train a model and leave it, with its metrics, in a run folder.
 
     With a world of several processes, all of them call this. SIGINT and SIGTERM end the step under
-    way, save, and raise `KeyboardInterrupt`.
+    way (of several processes: the one after it), save, and raise `KeyboardInterrupt`.
 
     Args:
         dataset: a prepared data set.
@@ -143,6 +143,7 @@ def train(
                     # Not before: settings that do not fit must not replace those that do.
                     _write_config(run, settings)
                 write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
+                (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
         valid = rows_of(dataset, "valid", world)
 
         with interrupts.put_off():
@@ -151,6 +152,8 @@ def train(
                 _end_epoch(step, dataset, valid, config.epochs, done, checkpoints)
                 if any(world.sum([interrupts.requested])):
                     _stop(f"epoch {done.epoch}", world)
+        if world.size == 1 and interrupts.requested:
+            _stop(f"epoch {done.epoch}", world)
 
         trained = TrainedModel(model.eval(), dataset, checkpoints.load_best(), world)
         results = {
@@ -215,6 +218,8 @@ def _train_epoch(
                 done.batch = number + 1
                 done.seconds = time.monotonic() - started
                 stop, save = outcome.notes
+                # Of one that came meanwhile only a process alone may act at once.
+                stop = stop or (world.size == 1 and interrupts.requested)
                 if stop or save or checkpoints.due_by_steps():
                     checkpoints.save_last(done)
                 if stop:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dglrec.checkpoint import (
+    DAMAGED,
     DamagedError,
     load_checkpoint,
     newest_whole,
@@ -146,7 +147,7 @@ class Checkpoints:
         else:
             progress.squared, progress.count = 0.0, 0  # they are in the first process's sums
         if self.world.from_first(self._miss_best if progress.best_epoch else bytes):
-            progress.best_rmse = math.inf  # so that the next epoch becomes it
+            self._replace_best(progress, checkpoint.meta)
         return progress
 
     def load_best(self) -> dict[str, Any]:
@@ -162,12 +163,25 @@ class Checkpoints:
 
     def _miss_best(self) -> bytes:
         """Some bytes where the best checkpoint is damaged, which is said."""
+        best = self.run / BEST
         try:
-            load_checkpoint(self.run / BEST)
+            if best.is_dir():
+                load_checkpoint(best)
+                return b""
+            log(f"{best} is not there")
         except DamagedError as error:
-            log(f"{error}\nthe next epoch's model will take its place")
-            return b"missing"
-        return b""
+            log(str(error))
+        return b"missing"
+
+    def _replace_best(self, progress: Progress, meta: dict[str, Any]) -> None:
+        if progress.best_epoch == progress.epoch and not progress.batch:
+            self.save_best(progress, meta["valid"])
+            what = f"written again from {LAST}, which is of the same epoch"
+        else:
+            progress.best_rmse = math.inf
+            what = "the next epoch's model will take its place"
+        if self.world.is_first:
+            log(f"{BEST}: {what}")
 
     def _read(self) -> bytes:
         folder = newest_whole(self.run / LAST)
@@ -190,7 +204,8 @@ class Checkpoints:
 
 def remove_checkpoints(run: Path) -> None:
     """Remove all checkpoints of a run that is to start anew."""
-    for folder in (run / LAST, run / BEST, *older_checkpoints(run / LAST)):
+    damaged = (run / LAST).parent.glob(f"{DAMAGED}*")
+    for folder in (run / LAST, run / BEST, *older_checkpoints(run / LAST), *damaged):
         if folder.is_dir():
             for file in folder.iterdir():
                 file.unlink()
