@@ -8,12 +8,10 @@ gradients and the optimiser step inside the clock. `efficiency` is the throughpu
 one process with as many threads, times the number of processes. Batches are the job's, not each
 process's; with --weak they grow with the processes.
 
-`private_gb` is the memory that a process shares with no other (of the one that has the most):
-training ratings are mapped, and count once for a machine, in `shared_gb`.
-
 --identity adds rows for a table of user vectors, its gradient exchanged by rows or whole.
 --train adds a whole epoch of `dglrec train`, validation and checkpoints included, watched from
-outside.
+outside: `private_gb` is the memory that a process shares with no other (of the one that has the
+most); training ratings are mapped, and count once for a machine, in `shared_gb`.
 """
 
 import argparse
@@ -113,7 +111,7 @@ def measure(dataset: str, batch: int, identity: str, seconds: float, device: str
     from dglrec.sampling import LoaderConfig
     from dglrec.train import Settings, TrainConfig, TrainingStep, make_loader
 
-    with joined(device) as (world, place), Watch(lambda: [os.getpid()]) as watch:
+    with joined(device) as (world, place):
         workload = open_workload(dataset, None)
         graph = workload.graph
         settings = Settings(
@@ -147,15 +145,11 @@ def measure(dataset: str, batch: int, identity: str, seconds: float, device: str
             if outcome.notes[0]:
                 break
         (edges,) = world.sum([edges])
-        privates = [0.0] * world.size
-        privates[world.rank] = max(watch.private.values())
-        privates = world.sum(privates)
         row = {
             "threads_each": torch.get_num_threads(),
             "edges_per_second": round(edges / (last - started)),
             "step_ms": round(1e3 * sorted(taken)[len(taken) // 2], 1),
             "steps": len(taken),
-            "private_gb": round(max(privates) / 1e9, 3),
         }
     return row if world.is_first else {}
 

@@ -670,10 +670,7 @@ def test_ranks_share_each_step_of_a_single_process(loader, ratings, size, batch_
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(
-            "neighbor",
-            marks=pytest.mark.xfail(strict=True, reason="it has one that is None"),
-        ),
+        "neighbor",
         "users",
     ],
 )

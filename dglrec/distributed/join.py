@@ -4,10 +4,11 @@ import json
 import os
 import re
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dglrec.distributed.device import choose_device
-from dglrec.distributed.world import LostRankError, Store, World
+from dglrec.distributed.world import LostRankError, PeerError, Store, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.progress import log
 
@@ -25,7 +26,8 @@ DEFAULT_TIMEOUT = 600.0
 """Seconds to wait for another process, when joining and later."""
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ROUNDS, _NEWEST, _BEGUN, _LEFT = "rounds", "newest round", "begun", "left"
+_ROUNDS, _NEWEST = "rounds", "newest round"
+_BEGUN, _READ, _LEFT = "begun", "read", "left"  # within a round
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
@@ -129,7 +131,9 @@ def joined(
         return
     store = _meet(launch, timeout)
     chosen, failure = _choose(launch, device)
-    about = {"host": socket.gethostname(), "device": chosen.type if chosen else "no device"}
+    about = {"host": socket.gethostname(), "device": chosen.type if chosen else ""}
+    if failure is not None:
+        about |= {"failure": str(failure), "code": str(failure.exit_code)}
     round_, all_said = _gather_ranks(launch, store, about, timeout)
     if chosen is None:
         assert failure is not None
@@ -137,15 +141,6 @@ def joined(
     _check_devices(launch, all_said)
     if chosen.index is not None:
         torch.cuda.set_device(chosen)
-    if launch.size > 1:
-        _name_interface(launch)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
-            store=PrefixStore(f"group/{round_}", store),
-            rank=launch.rank,
-            world_size=launch.size,
-            timeout=timedelta(seconds=timeout),
-        )
     world = World(
         launch.rank,
         launch.size,
@@ -154,9 +149,20 @@ def joined(
         PrefixStore("job", store),
     )
     try:
+        if launch.size > 1:
+            _name_interface(launch)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+                store=PrefixStore(f"group/{round_}", store),
+                rank=launch.rank,
+                world_size=launch.size,
+                timeout=timedelta(seconds=timeout),
+            )
         yield world, chosen
-    except RuntimeError as error:
-        if launch.size > 1 and _is_lost_contact(error):
+    except BaseException as error:
+        with suppress(dist.DistError):
+            store.add(f"{round_}/{_LEFT}", 1)  # so that nobody waits for this one
+        if launch.size > 1 and isinstance(error, RuntimeError) and _is_lost_contact(error):
             raise LostRankError(
                 f"rank {launch.rank} lost contact with another rank ({_first_line(error)}); what "
                 "that one printed says why"
@@ -172,27 +178,40 @@ def _meet(launch: _Launch, timeout: float) -> TCPStore:
     """The store that all processes see."""
     serves = launch.rank == 0 and not launch.store_is_served
     place = f"{launch.address}:{launch.port}"
-    try:
-        return TCPStore(
-            launch.address,
-            launch.port,
-            launch.size,
-            is_master=serves,
-            timeout=timedelta(seconds=timeout),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except dist.DistError as error:
-        if serves:
-            raise UnusableEnvironmentError(
-                f"rank 0 cannot listen at {place} ({_first_line(error)}); choose another "
-                "MASTER_PORT, or start with torchrun --standalone, which finds a free one"
-            ) from error
+    made: list[TCPStore | dist.DistError] = []
+
+    def make() -> None:
+        try:
+            made.append(
+                TCPStore(
+                    launch.address,
+                    launch.port,
+                    launch.size,
+                    is_master=serves,
+                    timeout=timedelta(seconds=timeout),
+                    wait_for_workers=False,
+                    multi_tenant=True,
+                )
+            )
+        except dist.DistError as error:
+            made.append(error)
+
+    # In a thread, as whatever else accepts at that port and says nothing is waited for without end.
+    maker = threading.Thread(target=make, daemon=True)
+    maker.start()
+    maker.join(timeout + 1)
+    store = made[0] if made else dist.DistError("no answer; something else is at that port")
+    if isinstance(store, TCPStore):
+        return store
+    if serves:
         raise UnusableEnvironmentError(
-            f"rank {launch.rank} did not reach rank 0 at {place} within {timeout:g} s "
-            f"({_first_line(error)}); is it started there, and does a firewall let this port "
-            "through?"
-        ) from error
+            f"rank 0 cannot listen at {place} ({_first_line(store)}); choose another "
+            "MASTER_PORT, or start with torchrun --standalone, which finds a free one"
+        ) from store
+    raise UnusableEnvironmentError(
+        f"rank {launch.rank} did not reach rank 0 at {place} within {timeout:g} s "
+        f"({_first_line(store)}); is it started there, and does a firewall let this port through?"
+    ) from store
 
 
 def _gather_ranks(
@@ -208,8 +227,21 @@ def _gather_ranks(
         The round's name, and what each rank says.
 
     Raises:
-        UnusableEnvironmentError: processes are missing.
+        UnusableEnvironmentError: processes are missing, the first of them perhaps.
     """
+    try:
+        return _gather_in(launch, store, about, timeout)
+    except dist.DistError as error:
+        place = f"{launch.address}:{launch.port}"
+        raise UnusableEnvironmentError(
+            f"rank {launch.rank}: rank 0 is gone from {place} ({_first_line(error)}); what it "
+            "printed says why"
+        ) from error
+
+
+def _gather_in(
+    launch: _Launch, store: Store, about: dict[str, str], timeout: float
+) -> tuple[str, list[dict[str, str]]]:
     mine = {**about, "token": uuid.uuid4().hex}
     deadline = time.monotonic() + timeout
     if launch.rank == 0:
@@ -231,6 +263,7 @@ def _gather_ranks(
         if round_ and store.check([f"{round_}/{_BEGUN}"]):
             all_said = json.loads(store.get(f"{round_}/{_BEGUN}"))
             if all_said[launch.rank] == mine:
+                _wait_for_readers(launch, store, round_, sum(said is not None for said in all_said))
                 break
         if late:
             missing = [rank for rank in range(launch.size) if rank not in came]
@@ -240,6 +273,15 @@ def _gather_ranks(
     if missing:
         raise _missing(launch, missing, timeout)
     return round_, all_said
+
+
+def _wait_for_readers(launch: _Launch, store: Store, round_: str, count: int) -> None:
+    """Let the first process, who may serve the store, stay until the others know what it knows."""
+    readers = store.add(f"{round_}/{_READ}", 1)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while launch.rank == 0 and readers < count and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        readers = store.add(f"{round_}/{_READ}", 0)
 
 
 def _leave_together(launch: _Launch, store: Store, round_: str, timeout: float) -> None:
@@ -278,6 +320,9 @@ def _choose(launch: _Launch, device: str) -> tuple[torch.device | None, DglrecEr
 def _check_devices(launch: _Launch, all_said: list[dict[str, str]]) -> None:
     mine = all_said[launch.rank]
     for rank, other in enumerate(all_said):
+        if "failure" in other:
+            elsewhere = other["host"] != mine["host"]
+            raise PeerError(rank, int(other["code"]), other["failure"], elsewhere)
         if other["device"] != mine["device"]:
             raise UsageError(
                 f"rank {launch.rank} on {mine['host']} computes on {mine['device']}, and rank "

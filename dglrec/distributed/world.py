@@ -130,7 +130,8 @@ class World:
             `size` + 1 bounds; process r has the rows from bound r to bound r + 1.
         """
         total = int(ends[-1]) if len(ends) else 0
-        bounds = 2 * total * torch.arange(1, self.size, device=ends.device) // self.size
+        parts = torch.arange(1, self.size, device=ends.device)
+        bounds = -(-2 * total * parts // self.size)
         # A row belongs where its middle lies, so that no bound is off by more than half a row.
         twice_middles = 2 * ends - ends.diff(prepend=ends.new_zeros(1))
         inner = torch.searchsorted(twice_middles, bounds)
@@ -254,7 +255,8 @@ class World:
                 and rank != self.rank
                 and (not message or (rank < self.rank and said == message))
             ):
-                here = rank // self.local_size == self.rank // self.local_size
+                first_here = self.rank - self.local_rank
+                here = first_here <= rank < first_here + self.local_size
                 text = said[1:].decode(errors="replace")
                 raise PeerError(rank, said[0], text, elsewhere=not here) from failure
 

@@ -78,6 +78,8 @@ class NeighborEdgeLoader:
         # The order is drawn here: DGL's own shuffle draws it from numpy's global generator and
         # permutes the epoch before, so that the seed would not decide it.
         order = torch.randperm(len(self._ratings), generator=generator)
+        if self.start >= len(self):
+            return
         whole = order[self.start * self.batch_size :].split(self.batch_size)
         shares = [edges.tensor_split(self.world.size)[self.world.rank] for edges in whole]
         batches = self._batches(shares, generator)

@@ -98,20 +98,22 @@ class Checkpoints:
         """
         squared, count = self.world.sum([progress.squared, progress.count])
         whole = replace(progress, squared=squared, count=round(count))
-        if self.world.is_first:
-            state = {"step": self.step.state_dict(), "progress": vars(whole).copy()}
-            meta = self._describe(progress, valid)
-            weights = self.step.model.state_dict()
-            save_checkpoint(
-                self.run / LAST, weights, state, meta, keep=self.config.keep_checkpoints
-            )
+        with self.world.together():
+            if self.world.is_first:
+                state = {"step": self.step.state_dict(), "progress": vars(whole).copy()}
+                meta = self._describe(progress, valid)
+                weights = self.step.model.state_dict()
+                save_checkpoint(
+                    self.run / LAST, weights, state, meta, keep=self.config.keep_checkpoints
+                )
         self._saved = time.monotonic()
 
     def save_best(self, progress: Progress, valid: dict[str, Any]) -> None:
-        """Save the weights as the best so far."""
-        if self.world.is_first:
-            meta = self._describe(progress, valid)
-            save_checkpoint(self.run / BEST, self.step.model.state_dict(), {}, meta)
+        """Save the weights as the best so far; for every process to call."""
+        with self.world.together():
+            if self.world.is_first:
+                meta = self._describe(progress, valid)
+                save_checkpoint(self.run / BEST, self.step.model.state_dict(), {}, meta)
 
     def restore(self) -> Progress:
         """Go on from the newest checkpoint that is whole, or from the start where there is none.
@@ -127,14 +129,15 @@ class Checkpoints:
                 _keep_lines(self.run / METRICS_FILE, 0)
             return Progress()
         checkpoint, state = unpack_checkpoint(data)
-        try:
-            self.step.model.load_state_dict(checkpoint.weights)
-            self.step.load_state_dict(state["step"])
-            progress = Progress(**state["progress"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"{self.run / LAST}: does not fit the configuration; resume with the run's own"
-            ) from error
+        with self.world.together():
+            try:
+                self.step.model.load_state_dict(checkpoint.weights)
+                self.step.load_state_dict(state["step"])
+                progress = Progress(**state["progress"])
+            except (RuntimeError, KeyError, TypeError, ValueError) as error:
+                raise UsageError(
+                    f"{self.run / LAST}: does not fit the configuration; resume with the run's own"
+                ) from error
         if self.world.is_first:
             # Killed between an epoch's two checkpoints, `best` is ahead of `last`. Going on
             # computes that epoch's metrics again, to the same result.
