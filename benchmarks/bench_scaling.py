@@ -6,7 +6,9 @@ Each row is one job that torchrun starts: its processes share each step, as in `
 warm, it runs for some seconds with sampling, forward, loss, backward, the exchange of items and
 gradients and the optimiser step inside the clock. `efficiency` is the throughput against that of
 one process with as many threads, times the number of processes. Batches are the job's, not each
-process's; with --weak they grow with the processes.
+process's; with --weak they grow with the processes. Rows `apart` are as many jobs of one process at
+the same time, which share no work: what the machine has to give, and so the most that processes
+together could reach.
 
 --identity adds rows for a table of user vectors, its gradient exchanged by rows or whole.
 --train adds a whole epoch of `dglrec train`, validation and checkpoints included, watched from
@@ -23,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,7 @@ from common import (
 
 COLUMNS = (
     "processes",
+    "apart",
     "threads_each",
     "batch",
     "identity",
@@ -178,6 +182,21 @@ def run_job(processes: int, threads: int, job: Row) -> Row:
     return found
 
 
+def run_limits(processes: int, threads: int, job: Row, alone: float | None) -> list[Row]:
+    """What the machine has to give: jobs that share nothing, at once, and one with all threads."""
+    batch, together = job["batch"], {"identity": "none", "batch": job["batch"]}
+    say(f"{processes} jobs of one process each at the same time, batch {batch:,}")
+    with ThreadPoolExecutor(processes) as pool:
+        found = list(pool.map(lambda _: run_job(1, threads, job), range(processes)))
+    rate = sum(row["edges_per_second"] for row in found)
+    apart = {**together, **found[0], "edges_per_second": rate}
+    if alone:
+        apart["efficiency"] = round(rate / alone / processes, 3)
+    say(f"one process with {threads * processes} threads, batch {batch:,}")
+    one = {**together, **run_job(1, threads * processes, job)}
+    return [{"processes": processes, "apart": True, **apart}, {"processes": 1, **one}]
+
+
 def run_training(dataset: Path, processes: int, threads: int, device: str) -> Row:
     """One epoch of `dglrec train`, and the memory of its processes, seen from outside."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -247,6 +266,9 @@ def main() -> None:
                     rows.append(
                         {"processes": processes, "batch": size, "identity": identity, **row}
                     )
+                most = max(arguments.processes)
+                if identity == "none" and most > 1:
+                    rows += run_limits(most, arguments.threads, {**job, "batch": batch}, alone)
         for processes in arguments.processes if arguments.train else ():
             say(f"an epoch of dglrec train in {processes} processes")
             row = run_training(dataset, processes, arguments.threads, arguments.device)
