@@ -1,24 +1,34 @@
 """Tables of which a step touches few rows: those rows are exchanged and updated, not the table."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dglrec.distributed import World
 from dglrec.train.config import TrainConfig
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # as in torch.optim.Adam
+_ROWS_AT_ONCE = 4096  # so that what is computed on the way stays in cache
 
 
 class SharedRows:
     """A table with one row a node, and its optimiser.
 
     A vector for each of 310,000 users takes 80 MB, and so does its gradient, of which a step fills
-    some thousand rows. What processes exchange is these rows and their numbers. Adam's moments are
-    those of the rows too ("lazy" Adam, `torch.optim.SparseAdam`): a row that a step does not touch
-    stays as it is, and so does not decay.
+    some ten thousand rows. What processes exchange is these rows and their numbers. Adam's moments
+    are those of the rows too, as in `torch.optim.SparseAdam` ("lazy" Adam; Kingma and Ba, "Adam: a
+    method for stochastic optimization", ICLR 2015, algorithm 1, for the rows that have a gradient):
+    a row that a step does not touch stays as it is, and so does not decay.
 
     Args:
-        parameter: [N, H], of an `nn.Embedding(sparse=True)`.
+        parameter: [N, H], of an `nn.Embedding(sparse=True)`; a batch names each row once at most.
         config: optimiser and weight decay.
         world: the processes that train together.
+
+    Attributes:
+        rows: int64 [n] of the step, ascending where they come from several batches or processes.
+        values: float32 [n, H] their gradients.
     """
 
     def __init__(self, parameter: nn.Parameter, config: TrainConfig, world: World) -> None:
@@ -26,46 +36,66 @@ class SharedRows:
         self.world = world
         self.weight_decay = config.weight_decay
         self.decoupled = config.optimizer == "adamw"
-        self.optimizer = torch.optim.SparseAdam([parameter])
+        self.steps = 0
+        self.moments = torch.zeros_like(parameter.data), torch.zeros_like(parameter.data)
         self.rows = torch.empty(0, dtype=torch.int64)
         self.values = torch.empty(0)
 
-    def gather(self) -> None:
-        """Make `values` the processes' mean gradient of each of `rows`, the same on all of them."""
-        table = self.parameter
+    def gather(self, batches: int = 1) -> None:
+        """Make `values` the processes' mean gradient of each of `rows`, the same on all of them.
+
+        Args:
+            batches: whose gradients were added up.
+        """
+        table, world = self.parameter, self.world
         if table.grad is None:
             rows = torch.empty(0, dtype=torch.int64, device=table.device)
             values = table.new_empty(0, table.shape[1])
         else:
-            gradient = table.grad.coalesce()
-            rows, values = gradient.indices()[0], gradient.values()
-        all_rows = torch.cat(self.world.gather_parts(rows))
-        all_values = torch.cat(self.world.gather_parts(values)) / self.world.size
-        whole = torch.sparse_coo_tensor(
-            all_rows.unsqueeze(0), all_values, table.shape, check_invariants=False
-        ).coalesce()
-        self.rows, self.values = whole.indices()[0], whole.values()
+            gradient = table.grad.coalesce() if batches > 1 else table.grad
+            rows, values = gradient._indices()[0], gradient._values()
+        if world.size > 1:
+            rows = torch.cat(world.gather_parts(rows))
+            values = torch.cat(world.gather_parts(values)) / world.size
+            rows, places = torch.unique(rows, return_inverse=True)
+            values = values.new_zeros(len(rows), table.shape[1]).index_add_(0, places, values)
+        self.rows, self.values = rows, values
 
+    @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Update the rows with what `values` are by now."""
         if not len(self.rows):
             return
-        table = self.parameter
-        with torch.no_grad():
-            if self.weight_decay:
-                own = table[self.rows]
-                if self.decoupled:
-                    table[self.rows] = own * (1 - learning_rate * self.weight_decay)
-                else:
-                    self.values += self.weight_decay * own
-        table.grad = _sparse(self.rows, self.values, table)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        self.steps += 1
+        first, second = (1 - beta**self.steps for beta in _BETAS)
+        for rows, values in zip(
+            self.rows.split(_ROWS_AT_ONCE), self.values.split(_ROWS_AT_ONCE), strict=True
+        ):
+            own = self.parameter.index_select(0, rows)
+            if self.decoupled:
+                own *= 1 - learning_rate * self.weight_decay
+            elif self.weight_decay:
+                values = values + self.weight_decay * own
+            mean, square = (moment.index_select(0, rows) for moment in self.moments)
+            mean.lerp_(values, 1 - _BETAS[0])
+            square.mul_(_BETAS[1]).addcmul_(values, values, value=1 - _BETAS[1])
+            for moment, part in zip(self.moments, (mean, square), strict=True):
+                moment.index_copy_(0, rows, part)
+            own.addcdiv_(
+                mean, (square / second).sqrt_().add_(_EPSILON), value=-learning_rate / first
+            )
+            self.parameter.data.index_copy_(0, rows, own)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What training goes on from, beside the table itself."""
+        return {"steps": self.steps, "moments": list(self.moments)}
 
-def _sparse(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
-    """The gradient that is zero in all other rows; they are distinct and in order already."""
-    return torch.sparse_coo_tensor(
-        rows.unsqueeze(0), values, table.shape, is_coalesced=True, check_invariants=False
-    )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: it is not one of this table.
+        """
+        for moment, saved in zip(self.moments, state["moments"], strict=True):
+            moment.copy_(saved)
+        self.steps = int(state["steps"])

@@ -75,7 +75,7 @@ class TrainingStep:
         self.world = world
         self.number = 0
         self._rate = config.learning_rate
-        self._targets = 0  # of the batches since the last step
+        self._targets = self._batches = 0  # since the last step
         self._losses: list[tuple[Tensor, Tensor]] = []  # theirs, and some of their edges
         self._tables = [SharedRows(table, config, world) for table in model.sparse_tables()]
         sparse = {id(table.parameter) for table in self._tables}
@@ -109,6 +109,7 @@ class TrainingStep:
         """
         count = 0 if batch is None else len(batch.ratings)
         self._targets += count
+        self._batches += batch is not None
         # Sums on their way while the batch computes.
         finish = self.world.start_sum((self._targets, *notes)) if update else None
         with self._without_sums() if not update else nullcontext():
@@ -124,7 +125,7 @@ class TrainingStep:
         self.optimizer.zero_grad()
         for table in self._tables:
             table.parameter.grad = None
-        self._targets = 0
+        self._targets = self._batches = 0
         self._losses = []
         self.number += 1
         return Outcome(squared, count, tuple(sums))
@@ -134,7 +135,7 @@ class TrainingStep:
         return {
             "number": self.number,
             "optimizer": self.optimizer.state_dict(),
-            "tables": [table.optimizer.state_dict() for table in self._tables],
+            "tables": [table.state_dict() for table in self._tables],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -145,7 +146,7 @@ class TrainingStep:
         """
         self.optimizer.load_state_dict(state["optimizer"])
         for table, its_state in zip(self._tables, state["tables"], strict=True):
-            table.optimizer.load_state_dict(its_state)
+            table.load_state_dict(its_state)
         self.number = int(state["number"])
 
     def _without_sums(self) -> AbstractContextManager[Any]:
@@ -156,7 +157,7 @@ class TrainingStep:
 
     def _update(self, targets: float) -> None:
         for table in self._tables:
-            table.gather()
+            table.gather(self._batches)
         gradients = [p.grad for p in self._dense if p.grad is not None]
         gradients += [table.values for table in self._tables]
         # The processes' mean of sums is on hand, and what is wanted is the mean over all targets.
