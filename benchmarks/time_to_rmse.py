@@ -74,7 +74,7 @@ def bounds(dataset: str) -> Row:
         raise SystemExit(f"{dataset}: was not prepared from generated data, so no gap is known")
     return {
         "bias_rmse": baselines(opened, rows)["bias"]["rmse"],
-        "irreducible_rmse": sums_of(rows.expected, rows, opened).finish()["rmse"],
+        "irreducible_rmse": sums_of(rows.expected.__getitem__, rows, opened).finish()["rmse"],
     }
 
 

@@ -1,5 +1,6 @@
 """A model on held-out rows -> metrics, with the baselines on the same rows beside it."""
 
+from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from dglrec.run import TrainedModel
 SPLITS = ("test", "valid", "train")
 
 _USERS_AT_ONCE = 256
+_ROWS_AT_ONCE = 1 << 18
 
 _Sums = TypeVar("_Sums", RatingSums, RankingSums)
 
@@ -39,16 +41,31 @@ def measure(
     world: World = ALONE,
 ) -> RatingSums:
     """Sums of the model's errors on some rows, those of all processes together."""
-    predictions = predict_pairs(model, embeddings, dataset.biases, rows.users, rows.items)
-    return sums_of(predictions, rows, dataset, world)
+
+    def predict(part: slice) -> Tensor:
+        users, items = rows.users[part], rows.items[part]
+        return predict_pairs(model, embeddings, dataset.biases, users, items)
+
+    return sums_of(predict, rows, dataset, world)
 
 
 def sums_of(
-    predictions: Tensor, rows: HeldOut, dataset: RatingDataset, world: World = ALONE
+    predict: Callable[[slice], Tensor], rows: HeldOut, dataset: RatingDataset, world: World = ALONE
 ) -> RatingSums:
-    """Sums of any predictor's errors on some rows: the one way to a rating metric."""
+    """Sums of any predictor's errors on some rows: the one way to a rating metric.
+
+    Args:
+        predict: a stretch of the rows -> float32 [n] predictions; not for all rows at once.
+        rows: this process's share.
+        dataset: theirs.
+        world: processes whose rows count together.
+    """
     weights = class_weights(dataset.graph.level_counts)
-    return _of_all(rating_sums(predictions, rows.ratings, dataset.scale, weights), world)
+    total = RatingSums()
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
+        total = total + rating_sums(predict(part), rows.ratings[part], dataset.scale, weights)
+    return _of_all(total, world)
 
 
 def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut:
@@ -60,8 +77,7 @@ def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut
     if split not in SPLITS:
         raise UsageError(f"no split {split!r}; choose {', '.join(SPLITS)}")
     if split != "train":
-        rows = dataset.held_out(split)
-        return rows.part(*_share(len(rows), world))
+        return dataset.held_out(split, *_share(dataset.meta["counts"][split], world))
     by_user = dataset.graph.by_user
     first, last = _share(len(by_user.neighbours), world)
     users = np.repeat(np.arange(by_user.num_nodes), by_user.degrees)[first:last]
@@ -77,11 +93,13 @@ def baselines(
 ) -> dict[str, dict[str, float | int]]:
     """Metrics of the global mean, and of mean and biases, on some rows."""
     biases = dataset.biases
-    mean = torch.full((len(rows),), biases.mean)
-    predicted = biases.predict(rows.users, rows.items)
+    predictors: dict[str, Callable[[slice], Tensor]] = {
+        "global_mean": lambda part: torch.full_like(rows.ratings[part], biases.mean),
+        "bias": lambda part: biases.predict(rows.users[part], rows.items[part]),
+    }
     return {
-        "global_mean": sums_of(mean, rows, dataset, world).finish(),
-        "bias": sums_of(predicted, rows, dataset, world).finish(),
+        name: sums_of(predict, rows, dataset, world).finish()
+        for name, predict in predictors.items()
     }
 
 
@@ -125,12 +143,13 @@ def evaluate(
     with world.together():
         if ranking is not None:
             relevant_from = _check_ranking(dataset, split, ranking, relevant_from)
+    embeddings = trained.embeddings  # before the rows are there: each takes much memory
     rows = rows_of(dataset, split, world)
     result: dict[str, Any] = {"split": split}
-    result |= measure(trained.model, trained.embeddings, dataset, rows, world).finish()
+    result |= measure(trained.model, embeddings, dataset, rows, world).finish()
     result["baselines"] = baselines(dataset, rows, world)
     if rows.expected is not None:
-        irreducible = sums_of(rows.expected, rows, dataset, world).finish()["rmse"]
+        irreducible = sums_of(rows.expected.__getitem__, rows, dataset, world).finish()["rmse"]
         bias = result["baselines"]["bias"]["rmse"]
         result["irreducible_rmse"] = irreducible
         result["gap_closed"] = (bias**2 - result["rmse"] ** 2) / (bias**2 - irreducible**2)

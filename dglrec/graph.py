@@ -21,6 +21,8 @@ ITEM_TYPE = "item"
 RATES = (USER_TYPE, "rates", ITEM_TYPE)
 RATED_BY = (ITEM_TYPE, "rated_by", USER_TYPE)
 
+_CODES_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True)
 class Adjacency:
@@ -85,7 +87,11 @@ class RatingGraph:
     @cached_property
     def level_counts(self) -> npt.NDArray[np.int64]:
         """int64 [levels]: how many training ratings take each value of the scale."""
-        return np.bincount(self.by_user.codes, minlength=self.scale.levels)
+        codes, counts = self.by_user.codes, np.zeros(self.scale.levels, dtype=np.int64)
+        for first in range(0, len(codes), _CODES_AT_ONCE):  # numpy makes int64 of all it is given
+            part = codes[first : first + _CODES_AT_ONCE]
+            counts += np.bincount(part, minlength=self.scale.levels)
+        return counts
 
 
 def build_graph(

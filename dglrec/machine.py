@@ -1,5 +1,6 @@
 """What this machine gives a process: cores and memory, as its container allows them."""
 
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -44,6 +45,20 @@ def available_memory() -> int:
     cached = dict(line.split() for line in _read_cgroup("memory.stat").splitlines())
     used_for_good = int(used) - sum(int(cached.get(f"{kind}_file", 0)) for kind in _CACHED)
     return max(0, min(available, limit - used_for_good))
+
+
+def give_back_memory() -> None:
+    """Return to the system what is free in this process, and kept for later.
+
+    Worth it between kinds of work of different sizes, where processes share a machine. Freed blocks
+    are kept by the C library and by Arrow; not every C library has a way to return them.
+    """
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def gib(count: float) -> str:

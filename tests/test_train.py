@@ -205,9 +205,9 @@ def test_test_rows_choose_nothing(dataset, tmp_path, monkeypatch):
     asked = []
     original = type(dataset).held_out
 
-    def held_out(self, split):
+    def held_out(self, split, *stretch):
         asked.append(split)
-        return original(self, split)
+        return original(self, split, *stretch)
 
     monkeypatch.setattr(type(dataset), "held_out", held_out)
     monkeypatch.setattr(train_module, "evaluate", lambda trained, split: {})

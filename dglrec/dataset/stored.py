@@ -29,6 +29,7 @@ DATASET_FILE = "dataset.json"
 _USERS, _ITEMS = "users.parquet", "items.parquet"
 _TRAIN, _FEATURES = "train", "features"
 _HELD_OUT = ("valid", "test")
+_ROWS_AT_ONCE = 1 << 18
 _TRAIN_DTYPES = {
     "offsets": np.int64,
     "neighbours": np.int32,
@@ -55,17 +56,6 @@ class HeldOut:
 
     def __len__(self) -> int:
         return len(self.users)
-
-    def part(self, first: int, last: int) -> "HeldOut":
-        """Rows first to last - 1, in memory of their own."""
-        if (first, last) == (0, len(self)):
-            return self
-        return HeldOut(
-            self.users[first:last].clone(),
-            self.items[first:last].clone(),
-            self.ratings[first:last].clone(),
-            None if self.expected is None else self.expected[first:last].clone(),
-        )
 
 
 class RatingDataset:
@@ -158,22 +148,41 @@ class RatingDataset:
             return torch.zeros(self.meta["counts"]["items"], 0)
         return torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
 
-    def held_out(self, split: str) -> HeldOut:
-        """The validation rows (`valid`) or the test rows (`test`).
+    def held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
+        """The validation rows (`valid`) or the test rows (`test`), or a stretch of them.
+
+        Args:
+            split: which.
+            first: the first row.
+            last: one past the last; None for the end.
 
         Raises:
             UsageError: there is no such split.
         """
         if split not in _HELD_OUT:
             raise UsageError(f"no split {split!r}; choose {' or '.join(_HELD_OUT)}")
-        table = self._table(f"{split}.parquet")
-        names = set(table.column_names)
-        return HeldOut(
-            users=_tensor(table, schema.USER).long(),
-            items=_tensor(table, schema.ITEM).long(),
-            ratings=_tensor(table, schema.RATING),
-            expected=_tensor(table, schema.EXPECTED) if schema.EXPECTED in names else None,
-        )
+        last = self.meta["counts"][split] if last is None else last
+        path = self.path / f"{split}.parquet"
+        with _parquet_faults(path):
+            file = pq.ParquetFile(path)
+            dtypes = {schema.USER: torch.int64, schema.ITEM: torch.int64}
+            wanted = [schema.USER, schema.ITEM, schema.RATING]
+            wanted += [schema.EXPECTED] if schema.EXPECTED in file.schema_arrow.names else []
+            columns = {
+                name: torch.empty(last - first, dtype=dtypes.get(name, torch.float32))
+                for name in wanted
+            }
+            # A little at a time: what a whole table leaves in memory is several times its rows.
+            start = 0
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+                low, high = max(start, first), min(start + len(batch), last)
+                if low < high:
+                    part = batch.slice(low - start, high - low)
+                    for name, column in columns.items():
+                        values = part.column(name).to_numpy(zero_copy_only=False)
+                        column.numpy()[low - first : high - first] = values
+                start += len(batch)
+        return HeldOut(*columns.values())
 
     def held_out_by_user(self, split: str) -> Adjacency:
         """The rows of `valid` or `test`, one user's after the other's."""
@@ -347,7 +356,3 @@ def _fingerprint(meta: dict[str, Any]) -> str:
     """Names a data set's content: source checksums, options and counts decide every array."""
     rest = {key: value for key, value in meta.items() if key != "fingerprint"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _tensor(table: pa.Table, name: str) -> Tensor:
-    return torch.tensor(table.column(name).to_numpy())

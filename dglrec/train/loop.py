@@ -25,6 +25,7 @@ from dglrec.evaluate import evaluate, measure, rows_of
 from dglrec.files import atomic_file, check_target_folder, disk_errors, sweep, write_json
 from dglrec.graph import RatingGraph
 from dglrec.infer import embed_all
+from dglrec.machine import give_back_memory
 from dglrec.nn import RatingModel
 from dglrec.progress import log, progress
 from dglrec.run import (
@@ -145,6 +146,7 @@ def train(
                 write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
                 (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
         valid = rows_of(dataset, "valid", world)
+        give_back_memory()
 
         with interrupts.put_off():
             while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
@@ -155,6 +157,8 @@ def train(
         if world.size == 1 and interrupts.requested:
             _stop(f"epoch {done.epoch}", world)
 
+        del valid, step, loader  # evaluation takes their room
+        give_back_memory()
         trained = TrainedModel(model.eval(), dataset, checkpoints.load_best(), world)
         results = {
             "epochs": done.epoch,
@@ -244,6 +248,7 @@ def _end_epoch(
     world = step.world
     squared, count = world.sum([done.squared, done.count])
     train_rmse = math.sqrt(squared / count)
+    give_back_memory()  # what steps took, and embeddings take in larger pieces
     embeddings = embed_all(step.model, dataset.graph, dataset.biases, world)
     metrics = measure(step.model, embeddings, dataset, valid, world).finish()
     done.epoch += 1
