@@ -93,7 +93,11 @@ class Watch:
     def _look(self) -> None:
         while not self._done.wait(1 / _LOOKS_A_SECOND):
             fair = private = 0.0
-            for process in self.processes():
+            try:
+                processes = self.processes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            for process in processes:
                 try:
                     found = memory_of(process)
                 except (FileNotFoundError, ProcessLookupError):

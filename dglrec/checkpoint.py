@@ -109,6 +109,7 @@ def newest_whole(folder: Path) -> Path | None:
     """
     candidates = [path for path in (folder, *older_checkpoints(folder)) if path.is_dir()]
     damages: dict[Path, str] = {}
+    unreadable: set[Path] = set()
     for path in candidates:
         try:
             load_checkpoint(path)
@@ -118,11 +119,13 @@ def newest_whole(folder: Path) -> Path | None:
             continue
         except OSError as error:
             damages[path] = f"{path}: cannot be read ({error.strerror})"
+            unreadable.add(path)  # today; it may be whole
             continue
         if damages:
             for damaged, what in damages.items():
                 log(what)
-                _move_aside(damaged)
+                if damaged not in unreadable:
+                    _move_aside(damaged)
             log(f"going back to {path}, the newest checkpoint that is whole")
         elif path != folder:
             log(f"{folder} is not there; going on from {path}")

@@ -144,7 +144,8 @@ def evaluate(
         if ranking is not None:
             relevant_from = _check_ranking(dataset, split, ranking, relevant_from)
     embeddings = trained.embeddings  # before the rows are there: each takes much memory
-    rows = rows_of(dataset, split, world)
+    with world.together():
+        rows = rows_of(dataset, split, world)
     result: dict[str, Any] = {"split": split}
     result |= measure(trained.model, embeddings, dataset, rows, world).finish()
     result["baselines"] = baselines(dataset, rows, world)

@@ -24,10 +24,11 @@ choose_processes() {
     fi
     case $PROCESSES in *[!0-9]* | 0) usage 'PROCESSES=N, one or more' ;; esac
     # Left alone, torchrun gives each process one thread.
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$("$python" -c '
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-$("$python" -c '
 import sys
 from dglrec.machine import usable_cores
 print(max(1, usable_cores() // int(sys.argv[1])))' "$PROCESSES")}
+    export OMP_NUM_THREADS
 }
 
 # launch OPTIONS OF TORCHRUN -- ARGUMENTS OF TRAIN

@@ -140,6 +140,7 @@ def test_a_run_that_is_there_is_refused_at_every_attempt(dataset, tmp_path):
         ("launch_multi_gpu", ["data", "run"], {"PROCESSES": "0"}, "usage: PROCESSES=N"),
         ("launch_multi_node", ["host:1", "data"], {"NODES": "2"}, "usage: NODES=N"),
         ("launch_multi_node", ["host:1", "data", "run"], {}, "NODES says how many"),
+        ("launch_multi_node", ["127.0.0.1:1", "data", "run"], {"NODES": "2"}, "set LOCAL_ADDR"),
         ("launch_multi_node", ["host", "data", "run"], {"NODES": "2"}, "host is not HOST:PORT"),
         ("launch_multi_node", ["host:x", "data", "run"], {"NODES": "2"}, "is not HOST:PORT"),
     ],
@@ -156,7 +157,7 @@ def test_without_a_gpu_the_number_of_processes_must_be_given():
 
 
 def test_machines_that_do_not_come_are_not_waited_for_without_end(dataset, tmp_path):
-    place = {"NODES": "2", "JOIN_TIMEOUT": "2"}
+    place = {"NODES": "2", "JOIN_TIMEOUT": "2", "LOCAL_ADDR": "127.0.0.1"}
     endpoint = f"127.0.0.1:{free_port()}"
     job = launch("launch_multi_node", endpoint, dataset, tmp_path / "run", **place)
     code, _, errors = finished(job, timeout=60)

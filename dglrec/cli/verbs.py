@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-# What several processes can do together; the rest is for one.
+# What several processes can do together, or each for itself; the rest is for one.
 _SHARED = ("train", "evaluate", "score", "doctor")
 
 _FOLDER_OR_FILE = click.Path(path_type=Path)

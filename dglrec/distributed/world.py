@@ -69,7 +69,7 @@ class World:
         size: how many there are.
         local_rank: this process among those on its machine.
         local_size: how many those are.
-        store: what outlives a restart by `torchrun`; None without it.
+        store: what outlives a restart by `torchrun`; None where nothing was launched.
     """
 
     rank: int = 0
@@ -154,7 +154,8 @@ class World:
         """
         if self.size == 1:
             return share
-        rows: Tensor = _AllRows.apply(share, total, self.size)  # type: ignore[no-untyped-call]
+        # In float32 whatever autocast made of it, which may differ between processes.
+        rows: Tensor = _AllRows.apply(share.float(), total, self.size)  # type: ignore[no-untyped-call]
         return rows
 
     def share_rows(self, rows: Tensor, bounds: Sequence[int]) -> None:

@@ -115,9 +115,9 @@ def train(
         with world.together():
             if world.is_first:
                 _check_run(run, resume, overwrite)
-        torch.manual_seed(config.seed)
-        model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features)
         with world.together():
+            torch.manual_seed(config.seed)
+            model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features)
             needs = footprint(dataset.graph, model, settings, world)
             graph_device = place_graph(needs, device, world)
         with world.together():
@@ -127,13 +127,13 @@ def train(
                 _sweep(run)
                 if not resume:
                     _start_run(run, settings)
+                world.mark_started(job_of(run))
                 log(describe_training(dataset.graph, settings, device, world))
-        world.mark_started(job_of(run))
-
-        model.to(device)
-        loader = make_loader(
-            dataset.graph, dataset.biases, settings.loader, config.seed, graph_device, world
-        )
+        with world.together(), _explained("before the first step", settings, device):
+            model.to(device)
+            loader = make_loader(
+                dataset.graph, dataset.biases, settings.loader, config.seed, graph_device, world
+            )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
         step = TrainingStep(model, config, make_loss(config.loss, dataset), steps, world)
         checkpoints = Checkpoints(run, dataset, settings, step, world)
@@ -145,7 +145,8 @@ def train(
                     _write_config(run, settings)
                 write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
                 (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
-        valid = rows_of(dataset, "valid", world)
+        with world.together():
+            valid = rows_of(dataset, "valid", world)
         give_back_memory()
 
         with interrupts.put_off():
@@ -154,12 +155,13 @@ def train(
                 _end_epoch(step, dataset, valid, config.epochs, done, checkpoints)
                 if any(world.sum([interrupts.requested])):
                     _stop(f"epoch {done.epoch}", world)
-        if world.size == 1 and interrupts.requested:
+        if any(world.sum([interrupts.requested])):
             _stop(f"epoch {done.epoch}", world)
 
-        del valid, step, loader  # evaluation takes their room
+        meta = checkpoints.load_best()
+        del valid, step, loader, checkpoints  # evaluation takes their room
         give_back_memory()
-        trained = TrainedModel(model.eval(), dataset, checkpoints.load_best(), world)
+        trained = TrainedModel(model.eval(), dataset, meta, world)
         results = {
             "epochs": done.epoch,
             "best_epoch": done.best_epoch,
@@ -256,8 +258,8 @@ def _end_epoch(
     with world.together():
         if not math.isfinite(metrics["rmse"]):
             raise DglrecError(
-                f"epoch {done.epoch}: validation RMSE {metrics['rmse']:g}; checkpoints are as "
-                "before this epoch; try a lower train.learning_rate"
+                f"epoch {done.epoch}: validation RMSE {metrics['rmse']:g}; the best checkpoint is "
+                "as before this epoch; try a lower train.learning_rate"
             )
     better = metrics["rmse"] < done.best_rmse
     if better:

@@ -55,10 +55,15 @@ class SharedRows:
             gradient = table.grad.coalesce() if batches > 1 else table.grad
             rows, values = gradient._indices()[0], gradient._values()
         if world.size > 1:
-            rows = torch.cat(world.gather_parts(rows))
-            values = torch.cat(world.gather_parts(values)) / world.size
-            rows, places = torch.unique(rows, return_inverse=True)
-            values = values.new_zeros(len(rows), table.shape[1]).index_add_(0, places, values)
+            parts = world.gather_parts(rows)
+            rows, places = torch.unique(torch.cat(parts), return_inverse=True)
+            total = values.new_zeros(len(rows), table.shape[1])
+            # One process after the other: no row comes twice in a part, so that on a GPU too the
+            # order of the sums, and with it every bit, is the same on all processes.
+            lengths = [len(part) for part in parts]
+            for own, part in zip(places.split(lengths), world.gather_parts(values), strict=True):
+                total.index_add_(0, own, part)
+            values = total / world.size
         self.rows, self.values = rows, values
 
     @torch.no_grad()

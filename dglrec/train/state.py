@@ -1,8 +1,10 @@
 """How far training is, on disk: when it is saved, what is saved, and how it goes on from there."""
 
 import math
+import shutil
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +140,10 @@ class Checkpoints:
                 raise UsageError(
                     f"{self.run / LAST}: does not fit the configuration; resume with the run's own"
                 ) from error
+        with self.world.together():
+            if self.world.is_first:
+                _keep_lines(self.run / METRICS_FILE, progress.epoch)
         if self.world.is_first:
-            # Killed between an epoch's two checkpoints, `best` is ahead of `last`. Going on
-            # computes that epoch's metrics again, to the same result.
-            _keep_lines(self.run / METRICS_FILE, progress.epoch)
             where = f"batch {progress.batch} of epoch {progress.epoch + 1}"
             log(
                 f"resuming {self.run} after "
@@ -149,7 +151,8 @@ class Checkpoints:
             )
         else:
             progress.squared, progress.count = 0.0, 0  # they are in the first process's sums
-        if self.world.from_first(self._miss_best if progress.best_epoch else bytes):
+        miss_best = partial(self._miss_best, progress.best_epoch)
+        if self.world.from_first(miss_best if progress.best_epoch else bytes):
             self._replace_best(progress, checkpoint.meta)
         return progress
 
@@ -164,14 +167,14 @@ class Checkpoints:
         self.step.model.load_state_dict(checkpoint.weights)
         return checkpoint.meta
 
-    def _miss_best(self) -> bytes:
-        """Some bytes where the best checkpoint is damaged, which is said."""
+    def _miss_best(self, epoch: int) -> bytes:
+        """Some bytes where the best checkpoint is not that of an epoch, which is said."""
         best = self.run / BEST
         try:
-            if best.is_dir():
-                load_checkpoint(best)
+            found = load_checkpoint(best).meta["epoch"] if best.is_dir() else None
+            if found == epoch:
                 return b""
-            log(f"{best} is not there")
+            log(f"{best} is {'not there' if found is None else f'of epoch {found}, not {epoch}'}")
         except DamagedError as error:
             log(str(error))
         return b"missing"
@@ -181,7 +184,7 @@ class Checkpoints:
             self.save_best(progress, meta["valid"])
             what = f"written again from {LAST}, which is of the same epoch"
         else:
-            progress.best_rmse = math.inf
+            progress.best_rmse, progress.best_epoch = math.inf, progress.epoch
             what = "the next epoch's model will take its place"
         if self.world.is_first:
             log(f"{BEST}: {what}")
@@ -209,10 +212,10 @@ def remove_checkpoints(run: Path) -> None:
     """Remove all checkpoints of a run that is to start anew."""
     damaged = (run / LAST).parent.glob(f"{DAMAGED}*")
     for folder in (run / LAST, run / BEST, *older_checkpoints(run / LAST), *damaged):
-        if folder.is_dir():
-            for file in folder.iterdir():
-                file.unlink()
-            folder.rmdir()
+        if folder.is_symlink():
+            folder.unlink()  # what it leads to is not the run's
+        elif folder.is_dir():
+            shutil.rmtree(folder)
 
 
 def _keep_lines(path: Path, count: int) -> None:
