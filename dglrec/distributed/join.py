@@ -137,6 +137,7 @@ def joined(
     round_, all_said = _gather_ranks(launch, store, about, timeout)
     if chosen is None:
         assert failure is not None
+        _stop_where_told(launch, all_said)
         raise failure
     _check_devices(launch, all_said)
     if chosen.index is not None:
@@ -315,6 +316,15 @@ def _choose(launch: _Launch, device: str) -> tuple[torch.device | None, DglrecEr
         return choose_device(device, launch.local_rank, launch.local_size), None
     except DglrecError as error:
         return None, error
+
+
+def _stop_where_told(launch: _Launch, all_said: list[dict[str, str]]) -> None:
+    """Leave it to the first of those whose devices are wrong in the same way to say so."""
+    mine = all_said[launch.rank]
+    for rank, other in enumerate(all_said[: launch.rank]):
+        if other.get("failure") == mine["failure"]:
+            elsewhere = other["host"] != mine["host"]
+            raise PeerError(rank, int(other["code"]), other["failure"], elsewhere)
 
 
 def _check_devices(launch: _Launch, all_said: list[dict[str, str]]) -> None:
