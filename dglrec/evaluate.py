@@ -77,9 +77,9 @@ def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut
     if split not in SPLITS:
         raise UsageError(f"no split {split!r}; choose {', '.join(SPLITS)}")
     if split != "train":
-        return dataset.held_out(split, *_share(dataset.meta["counts"][split], world))
+        return dataset.held_out(split, *world.share_of(dataset.meta["counts"][split]))
     by_user = dataset.graph.by_user
-    first, last = _share(len(by_user.neighbours), world)
+    first, last = world.share_of(len(by_user.neighbours))
     users = np.repeat(np.arange(by_user.num_nodes), by_user.degrees)[first:last]
     return HeldOut(
         users=torch.from_numpy(users),
@@ -101,10 +101,6 @@ def baselines(
         name: sums_of(predict, rows, dataset, world).finish()
         for name, predict in predictors.items()
     }
-
-
-def _share(total: int, world: World) -> tuple[int, int]:
-    return total * world.rank // world.size, total * (world.rank + 1) // world.size
 
 
 def _of_all(sums: _Sums, world: World) -> _Sums:

@@ -189,8 +189,8 @@ def check_same_dataset(meta: dict[str, Any], dataset: RatingDataset, run: Path) 
         return
     before = meta.get("data") or {}
     changed = [key for key in before if before[key] != dataset.meta.get(key)]
-    differences = f" differs in: {', '.join(changed)}" if changed else "it is another one"
+    difference = f"differs in: {', '.join(changed)}" if changed else "it is another one"
     raise DataError(
-        f"{dataset.path}: not the data set that {run} was trained on: {differences.strip()}; train "
-        "a new run on it"
+        f"{dataset.path}: not the data set that {run} was trained on: {difference}; train a new "
+        "run on it"
     )

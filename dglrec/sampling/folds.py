@@ -44,20 +44,6 @@ class Split:
     support: Tensor
     support_counts: Tensor
 
-    def of(self, first: int, last: int) -> "Split":
-        """Those of users first to last - 1."""
-        ends = torch.tensor([first, last], device=self.owners.device)
-        low, high = (int(end) for end in torch.searchsorted(self.owners, ends))
-        start = int(self.support_counts[:first].sum())
-        counts = self.support_counts[first:last]
-        return Split(
-            targets=self.targets[low:high],
-            owners=self.owners[low:high] - first,
-            items=self.items[low:high],
-            support=self.support[start : start + int(counts.sum())],
-            support_counts=counts,
-        )
-
 
 @dataclass(frozen=True)
 class Fold:

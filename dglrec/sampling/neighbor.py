@@ -74,12 +74,12 @@ class NeighborEdgeLoader:
 
     def __iter__(self) -> Iterator[EdgeBatch | None]:
         """The epoch's batches; None where one holds no target for this process."""
+        if self.start >= len(self):
+            return
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         # The order is drawn here: DGL's own shuffle draws it from numpy's global generator and
         # permutes the epoch before, so that the seed would not decide it.
         order = torch.randperm(len(self._ratings), generator=generator)
-        if self.start >= len(self):
-            return
         whole = order[self.start * self.batch_size :].split(self.batch_size)
         shares = [edges.tensor_split(self.world.size)[self.world.rank] for edges in whole]
         batches = self._batches(shares, generator)
@@ -95,7 +95,7 @@ class NeighborEdgeLoader:
 
     def _batches(self, shares: list[Tensor], generator: torch.Generator) -> Iterator[Any]:
         """What DGL makes of each share that is not empty; but for the last all are as long."""
-        if not shares or not len(shares[0]):
+        if not len(shares[0]):
             return iter(())
         loader = dgl.dataloading.DataLoader(
             self._heterograph,

@@ -135,20 +135,19 @@ class UserBatchLoader:
             to_items, nodes = self._to_items(step, nodes, of_item, generator)
             layers.append(LayerBlocks(to_users, to_items))
         self._in_step[users] = -1
-        biases, split = step.biases, step.split
-        if world.size > 1:
-            split = split.of(step.first, step.last)
+        biases, mine = step.biases, step.own_targets
+        owners, items = step.split.owners[mine] - step.first, step.split.items[mine]
         return EdgeBatch(
             user_nodes=nodes,
             item_nodes=torch.arange(*self._items, device=self.device),
             user_inputs=biases.user_inputs(nodes),
             item_inputs=biases.item_inputs(slice(*self._items)),
             layers=tuple(reversed(layers)),
-            users=split.owners,
-            items=split.items,
-            ratings=self._ratings(self._by_user, split.targets),
-            baselines=biases.predict(_take(own, split.owners), split.items),
-            edges=split.targets,
+            users=owners,
+            items=items,
+            ratings=step.ratings[mine],
+            baselines=biases.predict(_take(own, owners), items),
+            edges=step.split.targets[mine],
             items_are_shared=world.size > 1,
         )
 
@@ -183,8 +182,10 @@ class UserBatchLoader:
         """What users read: those of the step from their support, the others from all they rated."""
         lists, biases = self._by_user, step.biases
         mine = slice(step.first, step.last)
-        own_edges, own_counts = step.own_support, step.counts[mine]
-        if fanout >= 0:
+        own_counts = step.counts[mine]
+        if fanout < 0:
+            own_edges = step.own_support
+        else:
             of_own, own_counts = _sample(step.starts[mine], own_counts, fanout, generator)
             own_edges = _take(step.support, of_own)
         others = nodes[step.last - step.first :]
@@ -288,6 +289,13 @@ class _Step:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "starts", self.counts.cumsum(0) - self.counts)
+
+    @property
+    def own_targets(self) -> slice:
+        """Where the targets of this process's users stand among all, which are in users' order."""
+        ends = torch.tensor([self.first, self.last], device=self.split.owners.device)
+        low, high = torch.searchsorted(self.split.owners, ends).tolist()
+        return slice(low, high)
 
     @property
     def own_support(self) -> Tensor:

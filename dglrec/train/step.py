@@ -75,8 +75,9 @@ class TrainingStep:
         self.world = world
         self.number = 0
         self._rate = config.learning_rate
-        self._targets = self._batches = 0  # since the last step
-        self._losses: list[tuple[Tensor, Tensor]] = []  # theirs, and some of their edges
+        self._targets = 0  # since the last step
+        # Of each batch since then that held targets: its loss, and some of its edges.
+        self._losses: list[tuple[Tensor, Tensor]] = []
         self._tables = [SharedRows(table, config, world) for table in model.sparse_tables()]
         sparse = {id(table.parameter) for table in self._tables}
         self._dense = [p for p in model.parameters() if id(p) not in sparse]
@@ -109,7 +110,6 @@ class TrainingStep:
         """
         count = 0 if batch is None else len(batch.ratings)
         self._targets += count
-        self._batches += batch is not None
         # Sums on their way while the batch computes.
         finish = self.world.start_sum((self._targets, *notes)) if update else None
         with self._without_sums() if not update else nullcontext():
@@ -125,7 +125,7 @@ class TrainingStep:
         self.optimizer.zero_grad()
         for table in self._tables:
             table.parameter.grad = None
-        self._targets = self._batches = 0
+        self._targets = 0
         self._losses = []
         self.number += 1
         return Outcome(squared, count, tuple(sums))
@@ -157,7 +157,7 @@ class TrainingStep:
 
     def _update(self, targets: float) -> None:
         for table in self._tables:
-            table.gather(self._batches)
+            table.gather(len(self._losses))
         gradients = [p.grad for p in self._dense if p.grad is not None]
         gradients += [table.values for table in self._tables]
         # The processes' mean of sums is on hand, and what is wanted is the mean over all targets.
