@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dglrec import biases as biases_module
-from dglrec import kernels
 from dglrec.biases import DAMPING, Biases, fit_biases
 from dglrec.graph import build_graph
+from dglrec.kernels import parallel
 from dglrec.schema import RatingScale
 
 SCALE = RatingScale(1, 10)
@@ -112,8 +112,8 @@ def test_a_dense_larger_graph_stops_near_the_ridge_solution():
 def test_the_fit_does_not_depend_on_the_number_of_threads(monkeypatch):
     data = Ratings()
     whole = fit_biases(data.graph)
-    monkeypatch.setattr(kernels, "_SMALL", 4)
-    monkeypatch.setattr(kernels.torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(parallel, "SMALL", 4)
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: 3)
     cut = fit_biases(data.graph)
     assert torch.equal(cut.users, whole.users)
     assert torch.equal(cut.items, whole.items)

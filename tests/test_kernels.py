@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from dglrec import kernels
-from dglrec.kernels import score_edges, sum_messages
+from dglrec.kernels import edges as edges_module
+from dglrec.kernels import parallel, score_edges, sum_messages
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # of float64 sums of some hundred numbers
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-ROOT = Path(kernels.__file__).parents[1]
+ROOT = Path(kernels.__file__).parents[2]
 FEW_SOURCES, MANY_SOURCES = (7, 40), (40, 7)  # (S, D): the gradient is scattered, gathered
 
 
@@ -116,10 +117,10 @@ def strategy_seen(monkeypatch):
             seen.append(name)
             return function(*arguments)
 
-        monkeypatch.setattr(kernels, name, noted)
+        monkeypatch.setattr(edges_module, name, noted)
 
     for name in ("_scatter", "_gather"):
-        noting(name, getattr(kernels, name))
+        noting(name, getattr(edges_module, name))
     return seen
 
 
@@ -509,7 +510,7 @@ def test_on_other_devices_torch_does_it(device):
 def many_edges(num_sources, num_destinations):
     """Enough for four threads; one destination has a third of the edges, many have none."""
     generator = np.random.default_rng(0)
-    edges = 4 * kernels._SMALL // 16 + 77
+    edges = 4 * parallel.SMALL // 16 + 77
     ends = generator.integers(num_destinations, size=edges) // 2 * 2
     ends[: edges // 3] = min(10, num_destinations - 1)
     counts = torch.from_numpy(np.bincount(ends, minlength=num_destinations))
@@ -540,7 +541,7 @@ def test_threads_change_sums_by_rounding_alone_and_repeat_to_the_bit(
 
 def test_threads_change_scores_by_rounding_alone_and_repeat_to_the_bit():
     """Edges of several threads share nodes, whose gradients must not be lost or raced for."""
-    users, items = make_pairs(5, 7, 4 * kernels._SMALL // 24 + 77)
+    users, items = make_pairs(5, 7, 4 * parallel.SMALL // 24 + 77)
     tables = make_tables(16, 8, 5, 7)
     expected = gradients(scoring(plain_scores, users, items), tables)
     for count in (1, 2, 3, 4):
@@ -555,12 +556,12 @@ def test_threads_change_scores_by_rounding_alone_and_repeat_to_the_bit():
 def test_work_is_cut_into_stretches_that_miss_nothing(count):
     with threads(count):
         for number in (0, 1, 2, 1000, 10**6 + 1):
-            parts = kernels._parts(number, 10**9)
+            parts = parallel.parts_of(number, 10**9)
             assert len(parts) == count
             assert parts[0][0] == 0 and parts[-1][1] == number
             assert all(a[1] == b[0] for a, b in itertools.pairwise(parts))
             assert max(b - a for a, b in parts) - min(b - a for a, b in parts) <= 1
-        assert kernels._parts(10, 10) == [(0, 10)]  # too little for a second thread
+        assert parallel.parts_of(10, 10) == [(0, 10)]  # too little for a second thread
 
 
 def test_a_failing_thread_is_heard_of():
@@ -621,11 +622,11 @@ def test_edges_that_do_not_fit_are_refused():
 
 
 def test_no_more_threads_than_their_tables_are_worth(monkeypatch):
-    monkeypatch.setattr(kernels.torch, "get_num_threads", lambda: 16)
-    work = 20 * kernels._SMALL
-    assert len(kernels._parts(1000, work)) == 16
-    assert len(kernels._parts(1000, work, work // 4)) == 8
-    assert len(kernels._parts(1000, work, 10 * work)) == 1
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: 16)
+    work = 20 * parallel.SMALL
+    assert len(parallel.parts_of(1000, work)) == 16
+    assert len(parallel.parts_of(1000, work, work // 4)) == 8
+    assert len(parallel.parts_of(1000, work, 10 * work)) == 1
 
 
 _FORKED = """

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dglrec import kernels
+from dglrec.kernels import parallel
 from dglrec.sampling import seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
 
@@ -91,8 +91,8 @@ def test_both_ways_deal_the_same(num_users, num_items, density, count, seed):
 def test_threads_deal_the_same(threads, monkeypatch):
     starts, counts, neighbours = make_lists(300, 200, 0.5)
     arguments = (torch.arange(300), starts, counts, neighbours)
-    monkeypatch.setattr(kernels, "_SMALL", 1000)
-    monkeypatch.setattr(kernels.torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(parallel, "SMALL", 1000)
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: threads)
     fold = Fold(0, 0, 1, 4, 200)
     assert same(fold._split_compiled(*arguments), fold._split_anywhere(*arguments))
 

@@ -8,14 +8,10 @@ in an order that follows from the input and the number of threads alone, so they
 Shapes: S sources, D destinations, K edges of a block, B target edges, H columns.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from itertools import pairwise
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,10 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
-compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
-
-_SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
+from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side
 
 
 def sum_messages(
@@ -188,7 +181,7 @@ class _ScoreEdges(Function):
         arrays = _arrays(users, items, *tables)
         out = np.empty(len(users), dtype=arrays[2].dtype)
         width = arrays[4].size + arrays[5].shape[1]
-        parts = _parts(len(users), len(users) * width)
+        parts = parts_of(len(users), len(users) * width)
         run_side_by_side([partial(_score, *arrays, out, low, high) for low, high in parts])
         return torch.from_numpy(out)
 
@@ -199,7 +192,7 @@ class _ScoreEdges(Function):
         out_gradient = gradient.contiguous().numpy()
         width = arrays[4].size + arrays[5].shape[1]
         rows = sum(table.size for table in arrays[2:])
-        parts = _parts(len(out_gradient), len(out_gradient) * width, rows)
+        parts = parts_of(len(out_gradient), len(out_gradient) * width, rows)
         # Edges of two threads may share a node, so each thread sums into tables of its own.
         sums = [tuple(np.zeros_like(table) for table in arrays[2:]) for _ in parts]
         run_side_by_side(
@@ -254,53 +247,11 @@ def _arrays(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
     return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
-def _parts(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:
-    """Cut `count` things into a stretch a thread.
-
-    Args:
-        count: of the things.
-        work: numbers that are read and written for all of them.
-        own: numbers of a table that each thread fills for itself, and that are then added up; no
-            more threads than the work outweighs.
-    """
-    threads = max(1, min(torch.get_num_threads(), work // _SMALL, 2 * work // max(1, own)))
-    cuts = [count * number // threads for number in range(threads + 1)]
-    return list(pairwise(cuts))
-
-
-def even_parts(offsets: npt.NDArray[Any], width: int, own: int = 0) -> list[tuple[int, int]]:
-    """Cut nodes into a stretch a thread, about equal in edges."""
-    edges = int(offsets[-1])
-    wanted = [low for low, _ in _parts(edges, edges * width, own)][1:]
-    cuts = [0, *np.searchsorted(offsets, wanted).tolist(), len(offsets) - 1]
-    return list(pairwise(cuts))
-
-
 def _total(tables: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     total = tables[0]
     for table in tables[1:]:
         total += table
     return total
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="dglrec")
-
-
-# A forked process has the pool and none of its threads.
-os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run tasks side by side, the first on this thread; compiled code lets go of Python's lock."""
-    if len(tasks) == 1:
-        tasks[0]()
-        return
-    others = [_pool(torch.get_num_threads()).submit(task) for task in tasks[1:]]
-    tasks[0]()
-    for other in others:
-        other.result()
 
 
 @compiled

@@ -1,0 +1,60 @@
+"""Compiled functions, and work cut into a stretch a thread, run on as many as torch has."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+
+# Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
+compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
+
+
+def parts_of(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:
+    """Cut `count` things into a stretch a thread.
+
+    Args:
+        count: of the things.
+        work: numbers that are read and written for all of them.
+        own: numbers of a table that each thread fills for itself, and that are then added up; no
+            more threads than the work outweighs.
+    """
+    threads = max(1, min(torch.get_num_threads(), work // SMALL, 2 * work // max(1, own)))
+    cuts = [count * number // threads for number in range(threads + 1)]
+    return list(pairwise(cuts))
+
+
+def even_parts(offsets: npt.NDArray[Any], width: int, own: int = 0) -> list[tuple[int, int]]:
+    """Cut nodes into a stretch a thread, about equal in edges."""
+    edges = int(offsets[-1])
+    wanted = [low for low, _ in parts_of(edges, edges * width, own)][1:]
+    cuts = [0, *np.searchsorted(offsets, wanted).tolist(), len(offsets) - 1]
+    return list(pairwise(cuts))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dglrec")
+
+
+# A forked process has the pool and none of its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run tasks side by side, the first on this thread; compiled code lets go of Python's lock."""
+    if len(tasks) == 1:
+        tasks[0]()
+        return
+    others = [_pool(torch.get_num_threads()).submit(task) for task in tasks[1:]]
+    tasks[0]()
+    for other in others:
+        other.result()
