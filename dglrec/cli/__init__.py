@@ -1,4 +1,6 @@
-"""The command line. `verbs.py` holds the verbs, `output.py` what they print.
+"""The command line: `verbs.py` up to a trained model, `scoring.py` what uses one.
+
+`options.py` holds what they share, `output.py` what they print.
 
 Whatever happens ends here, in an exit code and at most two lines on stderr.
 """
@@ -9,6 +11,7 @@ import traceback
 
 import click
 
+from dglrec.cli import scoring  # noqa: F401 - adds its verbs
 from dglrec.cli.verbs import cli
 from dglrec.errors import DataError, DglrecError
 

@@ -6,14 +6,21 @@ Results go to stdout, progress and logs to stderr. Heavy imports happen inside t
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from dglrec import __version__
+from dglrec.cli.options import (
+    FOLDER_OR_FILE,
+    opened,
+    option_dataset,
+    option_device,
+    option_json,
+    option_overwrite,
+    option_timeout,
+)
 from dglrec.cli.output import (
     print_json,
     print_metrics,
@@ -21,54 +28,9 @@ from dglrec.cli.output import (
     print_results,
     report,
 )
-from dglrec.errors import UsageError
-
-if TYPE_CHECKING:
-    from dglrec.run import TrainedModel
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 # What several processes can do together, or each for itself; the rest is for one.
 _SHARED = ("train", "evaluate", "score", "doctor")
-
-_FOLDER_OR_FILE = click.Path(path_type=Path)
-
-
-def _option_json(command: _Command) -> _Command:
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else."
-    )(command)
-
-
-def _option_overwrite(command: _Command) -> _Command:
-    return click.option(
-        "--overwrite", is_flag=True, help="Replace an existing one of the same kind."
-    )(command)
-
-
-def _option_device(command: _Command) -> _Command:
-    return click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
-    )(command)
-
-
-def _option_dataset(command: _Command) -> _Command:
-    return click.option(
-        "--dataset", type=_FOLDER_OR_FILE, help="Where the data set is now, if it was moved."
-    )(command)
-
-
-def _option_timeout(command: _Command) -> _Command:
-    return click.option(
-        "--timeout",
-        type=float,
-        default=600.0,
-        show_default=True,
-        help="Under torchrun: seconds to wait for another process.",
-    )(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,7 +55,7 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@_option_json
+@option_json
 def doctor(as_json: bool) -> None:
     """Check versions, DGL, torch, devices, memory and the text model.
 
@@ -116,13 +78,13 @@ def doctor(as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("out", type=_FOLDER_OR_FILE)
+@click.argument("out", type=FOLDER_OR_FILE)
 @click.option("--users", type=int, default=2_500, show_default=True)
 @click.option("--items", type=int, default=600, show_default=True)
 @click.option("--ratings", type=int, default=400_000, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@_option_overwrite
-@_option_json
+@option_overwrite
+@option_json
 def synth(
     out: Path, users: int, items: int, ratings: int, seed: int, overwrite: bool, as_json: bool
 ) -> None:
@@ -152,8 +114,8 @@ def synth(
 
 
 @cli.command()
-@click.argument("source", type=_FOLDER_OR_FILE)
-@click.argument("dataset", type=_FOLDER_OR_FILE)
+@click.argument("source", type=FOLDER_OR_FILE)
+@click.argument("dataset", type=FOLDER_OR_FILE)
 @click.option(
     "--format",
     "format_",
@@ -172,8 +134,8 @@ def synth(
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Share that validates.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share that tests.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
-@click.option("--train-file", type=_FOLDER_OR_FILE, help="Ratings to train and validate on.")
-@click.option("--test-file", type=_FOLDER_OR_FILE, help="Ratings to test on.")
+@click.option("--train-file", type=FOLDER_OR_FILE, help="Ratings to train and validate on.")
+@click.option("--test-file", type=FOLDER_OR_FILE, help="Ratings to test on.")
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
 @click.option(
     "--text-model",
@@ -187,8 +149,8 @@ def synth(
 @click.option("--numeric", multiple=True, help="An item column to use as a number; repeatable.")
 @click.option("--complete-only", is_flag=True, help="Drop ratings of items with gaps.")
 @click.option("--scale", help="Rating scale MIN:MAX[:STEP] of a table; found out if not given.")
-@_option_overwrite
-@_option_json
+@option_overwrite
+@option_json
 def prepare(
     source: Path,
     dataset: Path,
@@ -235,18 +197,18 @@ def prepare(
 
 
 @cli.command()
-@click.argument("dataset", type=_FOLDER_OR_FILE, required=False)
-@click.argument("run", type=_FOLDER_OR_FILE, required=False)
-@click.option("--config", "config_file", type=_FOLDER_OR_FILE, help="A TOML file.")
+@click.argument("dataset", type=FOLDER_OR_FILE, required=False)
+@click.argument("run", type=FOLDER_OR_FILE, required=False)
+@click.option("--config", "config_file", type=FOLDER_OR_FILE, help="A TOML file.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."
 )
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @click.option("--print-config", is_flag=True, help="Print all settings with defaults, and stop.")
-@_option_device
-@_option_timeout
-@_option_overwrite
-@_option_json
+@option_device
+@option_timeout
+@option_overwrite
+@option_json
 def train(
     dataset: Path | None,
     run: Path | None,
@@ -310,7 +272,7 @@ def train(
 
 
 @cli.command()
-@click.argument("run", type=_FOLDER_OR_FILE)
+@click.argument("run", type=FOLDER_OR_FILE)
 @click.option(
     "--split",
     type=click.Choice(["test", "valid", "train"]),
@@ -323,10 +285,10 @@ def train(
     type=float,
     help="Least rating of a relevant item in rankings; default: the mean rating, rounded up.",
 )
-@_option_dataset
-@_option_device
-@_option_timeout
-@_option_json
+@option_dataset
+@option_device
+@option_timeout
+@option_json
 def evaluate(
     run: Path,
     split: str,
@@ -346,7 +308,7 @@ def evaluate(
         raise click.UsageError("--relevant-from goes with --ranking.")
     from dglrec.evaluate import evaluate as run_evaluate
 
-    with _opened(run, dataset, device, timeout) as trained:
+    with opened(run, dataset, device, timeout) as trained:
         result = run_evaluate(trained, split, ranking=ranking, relevant_from=relevant_from)
     if as_json and trained.world.is_first:
         print_json(result)
@@ -355,102 +317,11 @@ def evaluate(
 
 
 @cli.command()
-@click.argument("run", type=_FOLDER_OR_FILE)
-@click.option("--user", help="Id of a user of the data set.")
-@click.option("-k", type=int, default=10, show_default=True, help="How many.")
-@click.option(
-    "--ratings",
-    type=_FOLDER_OR_FILE,
-    help="A file item_id,rating of a user that training never saw.",
-)
-@_option_dataset
-@_option_device
-@_option_json
-def recommend(
-    run: Path,
-    user: str | None,
-    k: int,
-    ratings: Path | None,
-    dataset: Path | None,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Show the unseen items with the highest predicted ratings for one user.
-
-    \b
-    Examples:
-      dglrec recommend run --user 42
-      dglrec recommend run --ratings mine.csv -k 20
-    """
-    from dataclasses import asdict
-
-    from dglrec.score import recommend as run_recommend
-
-    if user is None and ratings is None:
-        raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
-    with _opened(run, dataset, device) as trained:
-        found = run_recommend(trained, user, k, ratings=ratings)
-    if as_json:
-        print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
-    else:
-        print_recommendations(found)
-
-
-@cli.command()
-@click.argument("run", type=_FOLDER_OR_FILE)
-@click.argument("out", type=_FOLDER_OR_FILE)
-@click.option("--top-k", type=int, metavar="K", help="The K best unseen items of each user.")
-@click.option("--users", type=_FOLDER_OR_FILE, help="A file with a column user_id: only these.")
-@click.option("--shard", metavar="i/n", default="0/1", help="Only part i of n of the users.")
-@click.option("--pairs", type=_FOLDER_OR_FILE, help="A file user_id,item_id: score these pairs.")
-@_option_dataset
-@_option_device
-@_option_timeout
-@_option_overwrite
-@_option_json
-def score(
-    run: Path,
-    out: Path,
-    top_k: int | None,
-    users: Path | None,
-    shard: str,
-    pairs: Path | None,
-    dataset: Path | None,
-    device: str,
-    timeout: float,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Write predicted ratings as Parquet files into the folder OUT.
-
-    \b
-    Examples:
-      dglrec score run scores --top-k 10
-      dglrec score run scores --pairs pairs.parquet
-    """
-    from dglrec.score import score_pairs, score_top_k
-
-    if (top_k is None) == (pairs is None):
-        raise click.UsageError("Give either --top-k or --pairs.")
-    if pairs is not None and (users is not None or shard != "0/1"):
-        raise click.UsageError("--users and --shard go with --top-k, not with --pairs.")
-    part = _parse_shard(shard)
-    with _opened(run, dataset, device, timeout) as trained:
-        if pairs is not None:
-            summary = score_pairs(trained, out, pairs, overwrite=overwrite)
-        else:
-            assert top_k is not None
-            summary = score_top_k(trained, out, top_k, users=users, shard=part, overwrite=overwrite)
-    if trained.world.is_first:
-        report(summary, as_json)
-
-
-@cli.command()
-@click.argument("out", type=_FOLDER_OR_FILE, required=False)
+@click.argument("out", type=FOLDER_OR_FILE, required=False)
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
-@_option_device
-@_option_overwrite
-@_option_json
+@option_device
+@option_overwrite
+@option_json
 def quickstart(
     out: Path | None, no_text: bool, device: str, overwrite: bool, as_json: bool
 ) -> None:
@@ -475,24 +346,3 @@ def quickstart(
     click.echo(f"\nFor user {shown.user_id}:")
     print_recommendations(shown.recommendations)
     click.echo(f"\nNext: dglrec recommend {out / 'run'} --user 42")
-
-
-@contextmanager
-def _opened(
-    run: Path, dataset: Path | None, device: str, timeout: float = 600.0
-) -> Iterator["TrainedModel"]:
-    from dglrec.distributed import joined
-    from dglrec.run import open_run
-
-    with joined(device, timeout=timeout) as (world, chosen):
-        with world.together():
-            trained = open_run(run, dataset=dataset, device=chosen, world=world)
-        yield trained
-
-
-def _parse_shard(text: str) -> tuple[int, int]:
-    try:
-        number, count = (int(part) for part in text.split("/"))
-    except ValueError as error:
-        raise UsageError(f"--shard {text}: write i/n, like 0/4") from error
-    return number, count

@@ -1,0 +1,71 @@
+"""Options that several verbs share, and what opens a run for them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from dglrec.run import TrainedModel
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+FOLDER_OR_FILE = click.Path(path_type=Path)
+
+
+def option_json(command: _Command) -> _Command:
+    """`--json`: print one JSON object."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else."
+    )(command)
+
+
+def option_overwrite(command: _Command) -> _Command:
+    """`--overwrite`: replace what is there."""
+    return click.option(
+        "--overwrite", is_flag=True, help="Replace an existing one of the same kind."
+    )(command)
+
+
+def option_device(command: _Command) -> _Command:
+    """`--device`: where to compute."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
+    )(command)
+
+
+def option_dataset(command: _Command) -> _Command:
+    """`--dataset`: where the data set was moved to."""
+    return click.option(
+        "--dataset", type=FOLDER_OR_FILE, help="Where the data set is now, if it was moved."
+    )(command)
+
+
+def option_timeout(command: _Command) -> _Command:
+    """`--timeout`: how long to wait for other processes."""
+    return click.option(
+        "--timeout",
+        type=float,
+        default=600.0,
+        show_default=True,
+        help="Under torchrun: seconds to wait for another process.",
+    )(command)
+
+
+@contextmanager
+def opened(
+    run: Path, dataset: Path | None, device: str, timeout: float = 600.0
+) -> Iterator["TrainedModel"]:
+    """A run's best model, on all processes of the job."""
+    from dglrec.distributed import joined
+    from dglrec.run import open_run
+
+    with joined(device, timeout=timeout) as (world, chosen):
+        with world.together():
+            trained = open_run(run, dataset=dataset, device=chosen, world=world)
+        yield trained
