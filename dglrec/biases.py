@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dglrec.graph import RatingGraph
+from dglrec.graph import Adjacency, RatingGraph
 from dglrec.kernels import segment_sums
 from dglrec.progress import progress
+from dglrec.schema import RatingScale
 
 DAMPING = 5.0
 """Ratings of exactly average value that each user and each item is thought to have on top."""
@@ -99,10 +100,26 @@ class Biases:
         """float32 [n, 2]: the same of an item."""
         return torch.stack((self.items[items], torch.log1p(self.item_degrees[items])), dim=1)
 
-    def of_new_user(self, items: Tensor, ratings: Tensor) -> float:
-        """The bias of a user that training never saw, from its n ratings."""
-        residuals = ratings - self.mean - self.items[items]
-        return float(residuals.sum() / (len(items) + self.damping))
+    def of_new_users(self, ratings: Adjacency, scale: RatingScale) -> "Biases":
+        """The same with n users that training never saw in place of its own.
+
+        Args:
+            ratings: of the n users, the neighbours being items that have a bias here.
+            scale: what the codes of the ratings stand for.
+        """
+        levels = scale.decode(np.arange(scale.levels)).astype(np.float64) - self.mean
+        explained = self.items.numpy().astype(np.float64)
+        sums = segment_sums(ratings.offsets, levels, ratings.codes)
+        sums -= segment_sums(ratings.offsets, explained, ratings.neighbours)
+        bias = sums / (ratings.degrees + self.damping)
+        return Biases(
+            self.mean,
+            torch.from_numpy(bias.astype(np.float32)),
+            self.items,
+            torch.from_numpy(ratings.degrees.astype(np.float32)),
+            self.item_degrees,
+            self.damping,
+        )
 
 
 def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:

@@ -25,7 +25,7 @@ from dglrec.progress import log
 
 SCHEMA_VERSION = 1
 
-_MODEL = "model.safetensors"
+MODEL_FILE = "model.safetensors"
 _STATE = "state.pt"
 _META = "meta.json"
 _OLDER = "step-"
@@ -73,12 +73,12 @@ def save_checkpoint(
     with atomic_folder(folder, marker=_META, overwrite=True, aside=aside) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         # By way of memory: what the two libraries raise when a disk is full does not say so.
-        (temporary / _MODEL).write_bytes(save(tensors))
+        (temporary / MODEL_FILE).write_bytes(save(tensors))
         buffer = io.BytesIO()
         torch.save(state, buffer)
         (temporary / _STATE).write_bytes(buffer.getbuffer())
         described = {"schema_version": SCHEMA_VERSION, **meta}
-        checksums = {name: sha256_of(temporary / name) for name in (_MODEL, _STATE)}
+        checksums = {name: sha256_of(temporary / name) for name in (MODEL_FILE, _STATE)}
         checksums[_META] = _digest(described)
         write_json(temporary / _META, {**described, "sha256": checksums})
     for old in [] if keep is None else older_checkpoints(folder)[keep - 1 :]:
@@ -143,7 +143,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         DataError: it is missing, damaged, altered since it was written, or of another version.
     """
     meta = _read_meta(folder)
-    path = _verified(folder, _MODEL, meta)
+    path = _verified(folder, MODEL_FILE, meta)
     try:
         return Checkpoint(load_file(path), meta)
     except safetensors.SafetensorError as error:
@@ -168,7 +168,7 @@ def pack_checkpoint(folder: Path) -> bytes:
     """
     meta = _read_meta(folder)
     parts = [json.dumps(meta).encode()]
-    parts += [_verified(folder, name, meta).read_bytes() for name in (_MODEL, _STATE)]
+    parts += [_verified(folder, name, meta).read_bytes() for name in (MODEL_FILE, _STATE)]
     return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
 
 

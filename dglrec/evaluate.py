@@ -181,15 +181,13 @@ def _ranking(trained: TrainedModel, split: str, k: int, relevant_from: float) ->
     rows = dataset.held_out(split)  # all of them: users are shared here, not rows
     wanted_rows = dataset.held_out_by_user(split)
     # Ranking test rows, what validation holds is no candidate either: it was rated.
-    rated = [graph.by_user]
-    if split == "test":
-        rated.append(dataset.held_out_by_user("valid"))
+    rated = dataset.rated_items(["valid"] if split == "test" else [])
     users = rows.users[rows.ratings >= relevant_from].unique()
     users = users.tensor_split(world.size)[world.rank]
     total = RankingSums()
     with progress("ranking the catalogue", len(users), "users", shown=world.is_first) as advance:
         for part in users.split(_USERS_AT_ONCE):
-            scores, best = trained.best_items(part, rated, k)
+            scores, best = trained.scorer.best(part, rated, k)
             wanted = torch.zeros(len(part), graph.num_items, dtype=torch.bool)
             for position, user in enumerate(part.tolist()):
                 row = wanted_rows.of(user)

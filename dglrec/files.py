@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from dglrec.errors import DataError, DglrecError, UsageError
 
-_TEMPORARY = ".dglrec-tmp-"
-_OLD = f"{_TEMPORARY}old-"
+TEMPORARY = ".dglrec-tmp-"
+_OLD = f"{TEMPORARY}old-"
 _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
 
@@ -34,7 +34,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            if any(part.startswith(_TEMPORARY) for part in path.absolute().parts):
+            if any(part.startswith(TEMPORARY) for part in path.absolute().parts):
                 raise  # inside a folder that is being made; who makes it names its target
             raise DglrecError(
                 f"{path}: no space left on the disk; free some, or write elsewhere"
@@ -52,7 +52,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     When the block raises, the temporary file is removed and `path` is as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with disk_errors(path):
         try:
             yield temporary
@@ -114,7 +114,7 @@ def check_target_folder(
     if not target.exists():
         return
     if target.is_dir() and all(
-        path.name == ignored or path.name.startswith(_TEMPORARY) for path in target.iterdir()
+        path.name == ignored or path.name.startswith(TEMPORARY) for path in target.iterdir()
     ):
         return
     if not overwrite:
@@ -147,7 +147,7 @@ def atomic_folder(
     with disk_errors(target):
         target = target.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
         try:
             # mkdtemp makes the folder private; what is published follows the user's umask.
             umask = os.umask(0)
@@ -177,7 +177,7 @@ def sweep(folder: Path) -> None:
 
     Only for whoever keeps all others from writing there: what they are writing would go too.
     """
-    for left in folder.glob(f"{_TEMPORARY}*"):
+    for left in folder.glob(f"{TEMPORARY}*"):
         if match := re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", left.name):
             # Killed after it went aside and before the new one was in place.
             target = left.with_name(match[1])
@@ -229,7 +229,7 @@ def _concerns(path: Path, named: str | bytes | None) -> bool:
     if named is None:
         return True
     place, path = Path(os.fsdecode(named)).absolute(), path.absolute()
-    temporary = any(part.startswith(_TEMPORARY) for part in place.parts)
+    temporary = any(part.startswith(TEMPORARY) for part in place.parts)
     return temporary or path.is_relative_to(place) or place.is_relative_to(path)
 
 

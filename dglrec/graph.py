@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
+from dglrec.kernels import ItemLists
 from dglrec.schema import RatingScale
 
 USER_TYPE = "user"
@@ -47,6 +48,11 @@ class Adjacency:
     def degrees(self) -> npt.NDArray[np.int64]:
         """int64 [N]: how many edges each node has."""
         return np.diff(self.offsets)
+
+    @property
+    def lists(self) -> ItemLists:
+        """Each node's neighbours, without their ratings."""
+        return ItemLists(self.offsets, self.neighbours)
 
     def of(self, node: int) -> slice:
         """Where one node's edges stand."""

@@ -327,12 +327,33 @@ class NodeInputs(nn.Module):
         dropped: Tensor = self.dropout(out)
         return dropped
 
+    def new_items(self, features: Tensor) -> Tensor:
+        """float32 [N, F] features of items that nobody has rated -> [N, H]."""
+        out: Tensor = self.from_item_inputs(features.new_zeros(len(features), 2))
+        if self.from_features is not None:
+            out = out + self.from_features(features)
+        if self.item_vectors is not None:
+            out = out + self.item_vectors.weight.mean(0)
+        return out
+
     def _mapped_features(self, linear: nn.Linear, nodes: Tensor) -> Tensor:
         """[N, H]: features are wide, so of as many nodes as there are items, all are mapped."""
         if len(nodes) < len(self.features):
             few: Tensor = linear(self.features.index_select(0, nodes))
             return few
         return functional.embedding(nodes, linear(self.features))
+
+
+class DecoderTerms(NamedTuple):
+    """What the decoder makes of each node of one type, whatever it is paired with.
+
+    Attributes:
+        hidden: [N, D], its share of the first layer.
+        factors: [N, H], its side of the dot product; None where there is none.
+    """
+
+    hidden: Tensor
+    factors: Tensor | None
 
 
 class EdgeRegressor(nn.Module):
@@ -361,19 +382,35 @@ class EdgeRegressor(nn.Module):
 
     def forward(self, nodes: NodeValues, users: Tensor, items: Tensor) -> Tensor:
         """[N, H] embeddings and int64 [B] positions of each target's ends -> [B] residuals."""
-        hidden = self.from_user(nodes.users), self.from_item(nodes.items)
+        return self.score(self.of_users(nodes.users), self.of_items(nodes.items), users, items)
+
+    def of_users(self, users: Tensor) -> DecoderTerms:
+        """What [N, H] users are to any item."""
+        factors = None if self.factor_of_user is None else self.factor_of_user(users)
+        return DecoderTerms(self.from_user(users), factors)
+
+    def of_items(self, items: Tensor) -> DecoderTerms:
+        """What [N, H] items are to any user."""
+        factors = None if self.factor_of_item is None else self.factor_of_item(items)
+        return DecoderTerms(self.from_item(items), factors)
+
+    def score(
+        self, of_users: DecoderTerms, of_items: DecoderTerms, users: Tensor, items: Tensor
+    ) -> Tensor:
+        """Residuals of B pairs of rows, [B]."""
         factors = None
-        if self.factor_of_user is not None and self.factor_of_item is not None:
-            factors = self.factor_of_user(nodes.users), self.factor_of_item(nodes.items)
+        if of_users.factors is not None and of_items.factors is not None:
+            factors = of_users.factors, of_items.factors
+        hidden = of_users.hidden, of_items.hidden
         scores = score_edges(users, items, hidden, self.out.weight.squeeze(0), factors)
         return scores + self.out.bias
 
-    def all_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """[n, H] users and [m, H] items -> [n, m] residuals of every pair."""
-        hidden = self.from_user(users).unsqueeze(1) + self.from_item(items).unsqueeze(0)
+    def all_pairs(self, of_users: DecoderTerms, of_items: DecoderTerms) -> Tensor:
+        """Residuals of every pair of n and m rows, [n, m]."""
+        hidden = of_users.hidden.unsqueeze(1) + of_items.hidden.unsqueeze(0)
         out: Tensor = self.out(functional.relu(hidden)).squeeze(2)
-        if self.factor_of_user is not None and self.factor_of_item is not None:
-            out = out + self.factor_of_user(users) @ self.factor_of_item(items).T
+        if of_users.factors is not None and of_items.factors is not None:
+            out = out + of_users.factors @ of_items.factors.T
         return out
 
 

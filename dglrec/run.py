@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,15 +23,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
-from dglrec.graph import Adjacency
-from dglrec.infer import Embeddings, embed_all, items_of, top_items
+from dglrec.infer import Embeddings, Scorer, embed_all
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
 
@@ -65,52 +63,45 @@ class TrainedModel:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
         return embed_all(self.model, self.dataset.graph, self.dataset.biases, self.world)
 
-    def best_items(
-        self, users: Tensor, rated: Sequence[Adjacency], k: int
-    ) -> tuple[Tensor, Tensor]:
-        """The k items with the highest predicted ratings for each of n users; see `top_items`.
-
-        Args:
-            users: int64 [n] users of the data set.
-            rated: sets of ratings whose items are left out.
-            k: how many.
-        """
-        nodes, biases = self.embeddings.nodes, self.dataset.biases
-        return top_items(
-            self.model,
-            nodes.items,
-            biases.items,
-            nodes.users[users.to(nodes.users.device)],
-            biases.mean + biases.users[users],
-            items_of(rated, users),
-            k,
-        )
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Predicts ratings among all users and items of the data set."""
+        return Scorer(self.model, self.embeddings.nodes, self.dataset.biases)
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Be the only process that writes into a run's folder; it is made where it is missing.
+def locked(
+    folder: Path, name: str = LOCK_FILE, *, shown: Path | None = None, wait: bool = False
+) -> Iterator[None]:
+    """Be the only process that writes into a folder; it is made where it is missing.
 
     The lock goes with the process, however that ends.
+
+    Args:
+        folder: a run's folder, or another.
+        name: the lock's file.
+        shown: what messages call the folder.
+        wait: whether to wait for another process.
 
     Raises:
         UsageError: another process is at it.
     """
-    with disk_errors(run):
-        run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    what = shown or folder
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                log(f"{run}: no lock to be had ({error.strerror}); let nothing else write there")
+                log(f"{what}: no lock to be had ({error.strerror}); let nothing else write there")
             else:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 raise UsageError(
-                    f"{run}: in use by {holder}; wait for it, or choose another folder"
+                    f"{what}: in use by {holder}; wait for it, or choose another folder"
                 ) from error
-        with disk_errors(run):
+        with disk_errors(folder):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield

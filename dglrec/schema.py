@@ -32,6 +32,8 @@ EXPECTED = "expected"  # the planted expectation of a row, where the data set ca
 # Columns of the tables that leave the package.
 RANK = "rank"
 SCORE = "score"
+BECAUSE = "because"
+CONTRIBUTION = "contribution"
 
 _STEPS = (1.0, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01)
 _TOLERANCE = 1e-4  # of a step

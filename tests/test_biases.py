@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dglrec import biases as biases_module
 from dglrec.biases import DAMPING, Biases, fit_biases
-from dglrec.graph import build_graph
+from dglrec.graph import Adjacency, build_graph
 from dglrec.kernels import parallel
 from dglrec.schema import RatingScale
 
@@ -277,16 +277,57 @@ def test_inputs_are_bias_and_log_degree():
     assert_close(items[:, 1], np.log1p(np.bincount(data.items, minlength=12)[2:6]), 1e-6)
 
 
-def test_a_new_user_gets_the_bias_that_training_on_it_would_give():
+def lists_of(rows):
+    """A user's items and codes after the other's: what new users rated."""
+    return Adjacency(
+        np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        np.array([item for row in rows for item, _ in row], dtype=np.int32),
+        np.array([code for row in rows for _, code in row], dtype=np.uint8),
+    )
+
+
+def test_new_users_get_the_biases_that_training_on_them_would_give():
     data = Ratings()
     fitted = fit_biases(data.graph)
-    items = np.array([0, 3, 5])
-    ratings = np.array([9.0, 10.0, 4.0])
-    expected = np.sum(ratings - fitted.mean - fitted.items.numpy()[items]) / (3 + DAMPING)
-    found = fitted.of_new_user(torch.from_numpy(items), torch.from_numpy(ratings).float())
-    assert found == pytest.approx(float(expected), abs=1e-5)
-    # A user of training, given as a new one, is what it was.
-    rows = data.users == data.users[0]
-    again = fitted.of_new_user(*data.take(rows)[1:])
-    assert again == pytest.approx(float(fitted.users[data.users[0]]), abs=1e-5)
-    assert fitted.of_new_user(torch.empty(0, dtype=torch.int64), torch.empty(0)) == 0
+    rows = [[(0, 8), (3, 9), (5, 3)], [], [(5, 0)]]
+    found = fitted.of_new_users(lists_of(rows), SCALE)
+    items = fitted.items.double().numpy()
+    expected = [
+        sum(code + 1 - fitted.mean - items[item] for item, code in row) / (len(row) + DAMPING)
+        for row in rows
+    ]
+    assert_close(found.users, expected, 1e-6)
+    assert found.users[1] == 0
+    assert found.user_degrees.tolist() == [3, 0, 1]
+    assert {found.users.dtype, found.user_degrees.dtype} == {torch.float32}
+    # All that is known of items stays.
+    assert torch.equal(found.items, fitted.items)
+    assert torch.equal(found.item_degrees, fitted.item_degrees)
+    assert (found.mean, found.damping) == (fitted.mean, fitted.damping)
+    inputs = found.user_inputs(slice(None))
+    assert_close(inputs[:, 1], np.log1p([3, 0, 1]), 1e-6)
+
+
+@pytest.mark.parametrize("damping", [0.5, DAMPING])
+@pytest.mark.parametrize("scale", [SCALE, RatingScale(0.5, 5, 0.5), RatingScale(0, 400)])
+def test_users_of_training_given_as_new_ones_are_what_they_were(scale, damping):
+    data = Ratings(scale=scale)
+    fitted = fit_biases(data.graph, damping)
+    again = fitted.of_new_users(data.graph.by_user, scale)
+    assert_close(again.users / scale.step, fitted.users / scale.step, 1e-5)
+    assert torch.equal(again.user_degrees, fitted.user_degrees)
+    pairs = torch.from_numpy(data.users), torch.from_numpy(data.items)
+    assert_close(again.predict(*pairs), fitted.predict(*pairs), 1e-5 * scale.step + 1e-4)
+
+
+def test_no_new_users_have_no_biases():
+    found = fit_biases(Ratings().graph).of_new_users(lists_of([]), SCALE)
+    assert found.users.shape == found.user_degrees.shape == (0,)
+
+
+def test_new_users_leave_the_fitted_biases_alone():
+    fitted = fit_biases(Ratings().graph)
+    before = [part.clone() for part in (fitted.users, fitted.items, fitted.user_degrees)]
+    fitted.of_new_users(lists_of([[(0, 9)]]), SCALE)
+    now = (fitted.users, fitted.items, fitted.user_degrees)
+    assert all(torch.equal(one, other) for one, other in zip(before, now, strict=True))

@@ -425,11 +425,11 @@ def writers(world, out):
         "synth": (["synth", out, "--users", 20, "--items", 10, "--ratings", 100], "truth.json"),
         "prepare": (["prepare", world.source, out, "--no-text"], "dataset.json"),
         "train": (["train", world.dataset, out, *FAST], "config.toml"),
-        "score": (["score", world.run, out, "--top-k", 3], "_manifest.json"),
+        "score": (["score", world.run, out, "--top-k", 3], "_plan.json"),
     }
 
 
-@pytest.mark.parametrize("verb", ["synth", "prepare", "train", "score"])
+@pytest.mark.parametrize("verb", ["synth", "prepare", "train"])
 def test_an_existing_folder_is_replaced_only_with_overwrite(
     verb, world, tmp_path, dglrec_command, refused
 ):
@@ -444,6 +444,30 @@ def test_an_existing_folder_is_replaced_only_with_overwrite(
     assert (out / marker).stat().st_mtime_ns == before
     assert dglrec_command(*command, "--overwrite").code == 0
     assert (out / marker).stat().st_mtime_ns > before
+    assert_nothing_left(tmp_path, "out")
+
+
+def test_scores_that_are_there_are_gone_on_with_or_replaced(
+    world, tmp_path, dglrec_command, refused
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    command, marker = writers(world, out)["score"]
+    first = json.loads(dglrec_command(*command, "--json").out)
+    assert (first["complete"], first["parts"], first["kept"]) == (True, 1, 0)
+    part = out / "part-00000.parquet"
+    before = part.stat().st_mtime_ns
+    # The same again finds all done.
+    outcome = dglrec_command(*command, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(outcome.out) == {**first, "kept": 1}
+    message = refused(2, *command[:-1], 4)
+    assert f"{out}: begun with top_k 3, now 4" in message and "--overwrite" in message
+    assert part.stat().st_mtime_ns == before
+    outcome = dglrec_command(*command[:-1], 4, "--overwrite", "--json")
+    assert json.loads(outcome.out)["kept"] == 0
+    assert json.loads((out / marker).read_text())["options"]["top_k"] == 4
+    assert part.stat().st_mtime_ns > before
     assert_nothing_left(tmp_path, "out")
 
 
@@ -708,7 +732,13 @@ def test_wrong_use_of_recommend(world, tmp_path, refused):
     [
         ([], "--top-k or --pairs"),
         (["--top-k", "3", "--pairs", "x.csv"], "--top-k or --pairs"),
-        (["--pairs", "x.csv", "--shard", "0/2"], "--shard"),
+        (["--pairs", "x.csv", "--users", "y.csv"], "go with --top-k"),
+        (["--pairs", "x.csv", "--items", "y.csv"], "go with --top-k"),
+        (["--pairs", "x.csv", "--include-seen"], "go with --top-k"),
+        (["--pairs", "x.csv", "--shard", "2/2"], "0 to 1"),
+        (["--top-k", "3", "--unknown", "null"], "--unknown null goes with --pairs"),
+        (["--top-k", "3", "--unknown", "ignore"], "'ignore' is not one of"),
+        (["--top-k", "3", "--shard", "0/2", "--overwrite"], "what other shards write"),
         (["--top-k", "0"], "k = 0"),
         (["--top-k", "61"], "60 items"),
         (["--top-k", "3", "--shard", "2/2"], "0 to 1"),
@@ -729,6 +759,12 @@ def test_wrong_use_of_score(options, fragment, world, tmp_path, refused):
         ("--users", "user_id\n", ["holds no row"]),
         ("--users", "id\n1\n", ["no column user_id", "found id"]),
         ("--users", b"", ["is empty"]),
+        ("--items", "item_id\n999999\n", ["item_id 999999", "1 rows"]),
+        ("--items", "id\n1\n", ["no column item_id", "found id"]),
+        ("--ratings", "user_id,item_id,rating\n900,999999,5\n", ["rates no item of"]),
+        ("--ratings", "item_id,rating\n1,5\n", ["no column user_id"]),
+        ("--new-items", "genres\nAction\n", ["no column item_id"]),
+        ("--new-items", "item_id\n1\n1\n", ["1 is there twice"]),
         ("--pairs", "user_id,item_id\n1,999999\n", ["item_id 999999", "1 rows"]),
         ("--pairs", "user_id,item_id\n", ["holds no row"]),
         ("--pairs", "user_id\n1\n", ["no column item_id", "found user_id"]),
@@ -737,11 +773,32 @@ def test_wrong_use_of_score(options, fragment, world, tmp_path, refused):
 )
 def test_score_refuses_a_bad_file(option, content, fragments, world, tmp_path, refused):
     file = write(tmp_path / "file.csv", content)
-    top_k = ["--top-k", 3] if option == "--users" else []
+    top_k = [] if option == "--pairs" else ["--top-k", 3]
     message = refused(3, "score", world.run, tmp_path / "out", *top_k, option, file)
     for fragment in [str(file), *fragments]:
         assert fragment in message
-    assert_nothing_left(tmp_path, "file.csv")
+    if option == "--pairs":  # which is read part by part: a folder may have been begun
+        assert not list(tmp_path.rglob("*.parquet")) and not list(tmp_path.rglob("_SUCCESS"))
+        assert {path.name for path in tmp_path.iterdir()} - {"out"} == {"file.csv"}
+    else:
+        assert_nothing_left(tmp_path, "file.csv")
+
+
+def test_score_takes_new_users_and_new_items(world, tmp_path, dglrec_command):
+    dataset = RatingDataset.open(world.dataset)
+    item = dataset.items.ids[0].as_py()
+    ratings = write(tmp_path / "new.csv", f"user_id,item_id,rating\n900,{item},5\n901,{item},2\n")
+    items = write(tmp_path / "season.csv", "item_id,genres\n800001,Action\n")
+    users = write(tmp_path / "users.csv", "user_id\n901\n3\n77777\n")
+    out = tmp_path / "out"
+    options = ["--users", users, "--items", items, "--unknown", "skip", "--include-seen"]
+    more = ["--ratings", ratings, "--new-items", items, "--json"]
+    outcome = dglrec_command("score", world.run, out, "--top-k", 1, *options, *more)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["rows"] == 2
+    assert f"{users}: 1 rows name an unknown user_id" in outcome.err
+    table = pq.read_table(out).to_pydict()
+    assert (table["user_id"], table["item_id"]) == ([3, 901], [800_001, 800_001])
 
 
 def test_evaluate_refuses_impossible_rankings(world, refused):
@@ -807,11 +864,17 @@ def test_train_on_a_full_disk(kib, world, small_disk, dglrec_command):
     assert dglrec_command(*command, "--overwrite").code == 0
 
 
-def test_score_on_a_full_disk(world, small_disk, refused):
-    disk = small_disk(4)
-    message = refused(1, "score", world.run, disk / "out", "--top-k", 30)
-    assert f"{disk / 'out'}: no space left" in message
-    assert_nothing_left(disk, "ballast")
+def test_score_on_a_full_disk(world, small_disk, dglrec_command, refused):
+    disk = small_disk(8)
+    command = ["score", world.run, disk / "out", "--top-k", 30]
+    message = refused(1, *command)
+    assert str(disk / "out") in message and "no space left on the disk" in message
+    assert not list(disk.rglob("*.parquet")) and not list(disk.rglob("_SUCCESS"))
+    assert_nothing_left(disk, "ballast", "out")
+    # With space again, the same command goes through.
+    (disk / "ballast").unlink()
+    assert dglrec_command(*command).code == 0
+    assert (disk / "out" / "_SUCCESS").exists()
 
 
 # --- the command line itself ---------------------------------------------------------------------

@@ -18,10 +18,18 @@ import torch
 
 from dglrec import dataset as dataset_module
 from dglrec.biases import fit_biases
-from dglrec.dataset import DATASET_FILE, HeldOut, PrepareOptions, RatingDataset, prepare
+from dglrec.dataset import (
+    DATASET_FILE,
+    HeldOut,
+    PrepareOptions,
+    RatingDataset,
+    attributes,
+    prepare,
+)
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
 from dglrec.features import TextCleaning
 from dglrec.graph import build_graph
+from dglrec.ingest import open_source, read_items
 from dglrec.schema import RatingScale
 from dglrec.synthetic import Truth, synthesize
 
@@ -448,7 +456,7 @@ def incomplete_source(folder):
 
 @pytest.mark.parametrize("text", [False, True])
 def test_complete_only_leaves_items_with_gaps_out(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(PREPARE, "SequenceEncoder", FakeTextEncoder)
+    monkeypatch.setattr(attributes, "SequenceEncoder", FakeTextEncoder)
     source, rows = incomplete_source(tmp_path / "s")
     dataset = prepare(source, tmp_path / "data", PrepareOptions(text=text, complete_only=True))
     kept = [i for i in range(29) if i % 3 and (i % 5 or not text)]
@@ -478,7 +486,7 @@ class FakeTextEncoder:
 
 
 def test_text_features_are_those_of_each_items_own_synopsis(tmp_path, monkeypatch):
-    monkeypatch.setattr(PREPARE, "SequenceEncoder", FakeTextEncoder)
+    monkeypatch.setattr(attributes, "SequenceEncoder", FakeTextEncoder)
     rows = grid(12, 10, range(1, 11), first_item=7)
     source = anime_source(tmp_path / "s", rows)
     dataset = prepare(source, tmp_path / "data")
@@ -496,6 +504,130 @@ def test_a_text_model_that_is_not_there_leaves_nothing(tmp_path):
     with pytest.raises((UnusableEnvironmentError, DataError, UsageError), match="no-model"):
         prepare(source, tmp_path / "data", options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+# --- items that the data set does not hold -------------------------------------------------------
+
+
+def attributed_source(folder):
+    """30 items with genres and two numbers, some of which are missing; text of every second one."""
+    rows = grid(20, 30, range(1, 11))
+    text = "user_id,anime_id,rating\n" + "".join(f"{u},{i},{r}\n" for u, i, r in rows)
+    write(folder / "rating_complete.csv", text)
+    table = "MAL_ID,Name,Genres,Members,Score,synopsis\n" + "".join(
+        f'{i},T{i},"{"" if i % 7 == 0 else f"Genre {i % 5}, Common"}",{i**3},'
+        f"{'Unknown' if i % 4 == 0 else i / 10},{'' if i % 2 else f'Words about {i}'}\n"
+        for i in range(30)
+    )
+    write(folder / "anime_with_synopsis.csv", table)
+    return folder
+
+
+WITH_NUMBERS = replace(NO_TEXT, numeric=("Members", "Score"), split="item")
+
+
+@pytest.fixture(scope="module")
+def attributed(tmp_path_factory):
+    """A data set, and its items as their table has them."""
+    folder = tmp_path_factory.mktemp("attributed")
+    source = attributed_source(folder / "source")
+    dataset = prepare(source, folder / "data", WITH_NUMBERS)
+    return dataset, read_items(open_source(source))
+
+
+def test_known_items_encoded_again_have_the_features_that_are_stored(attributed):
+    """So new ones are encoded by what training items were, whatever stands beside them."""
+    dataset, items = attributed
+    assert dataset.meta["notes"]["items_without_training_rating"] > 0
+    found = dataset.encode_items(items)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, dataset.item_features, rtol=1e-6, atol=1e-6)
+    assert found.std(0).count_nonzero() >= 7  # and no column is all alike for nothing
+    some = [17, 3, 17, 28]
+    torch.testing.assert_close(dataset.encode_items(items.iloc[some]), found[some])
+    assert dataset.encode_items(items.iloc[:0]).shape == (0, dataset.item_features.shape[1])
+
+
+def test_what_is_not_known_of_a_new_item_is_zero(attributed):
+    dataset = attributed[0]
+    width = dataset.meta["features"]["genres"]
+    new = pd.DataFrame(
+        {
+            "genres": [["Western"], ["Western", "Common"], []],
+            "synopsis": [None, "Words", None],
+            "Members": [np.nan, 27.0, 27.0],
+            "Score": [np.nan, np.nan, 0.3],
+            "more": [1, 2, 3],
+        }
+    )
+    genres, numbers = dataset.encode_items(new).split([width, 4], dim=1)
+    assert genres.sum(1).tolist() == [0, 1, 0]
+    assert genres[1, 0] == 1  # Common comes first
+    known = dataset.item_features[:, width:]
+    assert numbers[0].tolist() == [0, 0, 0, 0]
+    torch.testing.assert_close(numbers[1], torch.tensor([*known[3, :2], 0, 0]))
+    torch.testing.assert_close(numbers[2], known[3])
+
+
+@pytest.mark.parametrize("gone", [["Members"], ["Members", "Score"]])
+def test_new_items_need_the_numbers_that_the_data_set_uses(attributed, gone):
+    dataset, items = attributed
+    with pytest.raises(DataError, match=f"no column {', '.join(gone)}, which .*as numbers"):
+        dataset.encode_items(items.drop(columns=gone))
+
+
+@pytest.mark.parametrize("value", ["many", True, np.inf, 1e300])
+def test_new_items_whose_numbers_are_none_are_refused(attributed, value):
+    """As `read_new_items` has them: text where one of a column's values is no finite number."""
+    dataset, items = attributed
+    members = pd.Series([str(number) for number in items["Members"]], dtype=object)
+    members[4] = str(value)
+    if isinstance(value, float):
+        members = pd.Series([value if n == 4 else 1.0 for n in range(len(items))])
+    with pytest.raises(DataError):
+        dataset.encode_items(items.assign(Members=members))
+
+
+def test_new_items_of_a_data_set_without_features_have_none(tmp_path):
+    dataset = prepare(table_of(tmp_path, grid(12, 10, range(1, 6))), tmp_path / "data", NO_TEXT)
+    new = pd.DataFrame({"genres": [["Drama"], []], "synopsis": ["x", None]})
+    assert dataset.encode_items(new).shape == (2, 0)
+
+
+class OtherTextEncoder(FakeTextEncoder):
+    """Another model, whose embeddings are as wide."""
+
+    def encode(self, texts):
+        return super().encode(texts) + 0.01
+
+
+class WiderTextEncoder(FakeTextEncoder):
+    """Another model, whose embeddings are wider."""
+
+    def encode(self, texts):
+        return np.repeat(super().encode(texts), 2, axis=1)
+
+
+def test_new_items_texts_are_embedded_as_the_data_sets_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(attributes, "SequenceEncoder", FakeTextEncoder)
+    source = attributed_source(tmp_path / "s")
+    options = replace(WITH_NUMBERS, text=True)
+    dataset = prepare(source, tmp_path / "data", options)
+    items = read_items(open_source(source))
+    assert list(dataset.meta["features"]) == ["genres", "numeric", "text"]
+    torch.testing.assert_close(dataset.encode_items(items), dataset.item_features)
+    new = items.iloc[:2].assign(synopsis=["Words", None])
+    assert dataset.encode_items(new)[:, -2:].tolist() == [[5, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("encoder", [OtherTextEncoder, WiderTextEncoder])
+def test_another_text_model_than_the_data_sets_is_noticed(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(attributes, "SequenceEncoder", FakeTextEncoder)
+    source = attributed_source(tmp_path / "s")
+    dataset = prepare(source, tmp_path / "data", replace(WITH_NUMBERS, text=True))
+    monkeypatch.setattr(attributes, "SequenceEncoder", encoder)
+    with pytest.raises(DataError, match="text features do not come out as they were made"):
+        dataset.encode_items(read_items(open_source(source)))
 
 
 # --- the planted expectation ---------------------------------------------------------------------
@@ -555,7 +687,7 @@ def test_other_options_give_another_fingerprint(other, planted, tmp_path):
 
 def test_features_of_the_same_shape_are_told_apart(tmp_path, monkeypatch):
     """A run must not take a data set whose columns mean something else."""
-    monkeypatch.setattr(PREPARE, "SequenceEncoder", FakeTextEncoder)
+    monkeypatch.setattr(attributes, "SequenceEncoder", FakeTextEncoder)
     source = anime_source(tmp_path / "s", grid(12, 10, range(1, 11)))
     fingerprints = {
         prepare(source, tmp_path / f"d{n}", PrepareOptions(**options)).fingerprint
@@ -742,8 +874,33 @@ def test_held_out_by_user_holds_the_same_rows(tmp_path):
         ratings = dataset.scale.decode(adjacency.codes)
         columns = (part.users.tolist(), part.items.tolist(), part.ratings.tolist())
         found = zip(users.tolist(), adjacency.neighbours.tolist(), ratings.tolist(), strict=True)
-        assert sorted(found) == sorted(zip(*columns, strict=True))
+        found = list(found)
+        assert found == sorted(zip(*columns, strict=True))  # by user, and by item within a user
         assert adjacency.num_nodes == dataset.graph.num_users
+
+
+def rated_by_brute_force(dataset, held_out):
+    """Each user's items of the training rows and some of the others, ascending."""
+    users, items = dataset.users.ids.to_pylist(), dataset.items.ids.to_pylist()
+    pairs = [*training_rows(dataset), *(pair for part in held_out for pair in part)]
+    return [sorted(items.index(i) for u, i in pairs if u == user) for user in users]
+
+
+@pytest.mark.parametrize("held_out", [[], ["valid"], ["test"], ["valid", "test"], None])
+@pytest.mark.parametrize("split", ["random", "item"])
+def test_rated_items_are_all_that_a_user_rated(split, held_out, tmp_path):
+    rows = grid(20, 15, range(1, 6), first_user=3, first_item=50)
+    options = replace(NO_TEXT, split=split, valid=0.2, test=0.3)
+    dataset = prepare(table_of(tmp_path, rows), tmp_path / "data", options)
+    if held_out is None:
+        held_out, lists = SPLITS, dataset.rated_items()
+    else:
+        lists = dataset.rated_items(held_out)
+    assert (lists.offsets.dtype, lists.items.dtype) == (np.int64, np.int32)
+    found = [part.tolist() for part in np.split(lists.items, lists.offsets[1:-1])]
+    assert found == rated_by_brute_force(dataset, [held_out_rows(dataset, s) for s in held_out])
+    if len(held_out) == 2:
+        assert sum(map(len, found)) == len(rows)
 
 
 def test_there_are_two_held_out_splits(planted):

@@ -11,7 +11,7 @@ import torch
 from dglrec.dataset import HeldOut, PrepareOptions, prepare
 from dglrec.errors import UsageError
 from dglrec.evaluate import _next_level, baselines, evaluate, rows_of
-from dglrec.infer import predict_pairs
+from dglrec.infer import Scorer, predict_pairs
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.run import TrainedModel
 from dglrec.schema import RatingScale
@@ -279,20 +279,19 @@ def test_a_threshold_that_is_no_rating_is_taken_as_it_is(trained, between, same_
 
 @pytest.mark.parametrize("split", ["test", "valid"])
 def test_what_was_rated_before_is_never_a_candidate(trained, split, monkeypatch):
-    dataset, ranked = trained.dataset, []
+    dataset, ranked, original = trained.dataset, [], Scorer.best
 
-    def spy(model, items, item_bias, users, user_base, seen, k):
-        ranked.append(seen)
-        return original(model, items, item_bias, users, user_base, seen, k)
+    def spy(scorer, users, left_out, k):
+        ranked.append((users.tolist(), left_out))
+        return original(scorer, users, left_out, k)
 
-    from dglrec import run as module
-
-    original = module.top_items
-    monkeypatch.setattr(module, "top_items", spy)
+    monkeypatch.setattr(Scorer, "best", spy)
     evaluate(trained, split, ranking=5, relevant_from=1)
-    ((positions, items),) = ranked
+    ((asked, left_out),) = ranked
     users = sorted({user for user, _, _ in plain_rows(dataset, split)})
-    found = {(users[p], i) for p, i in zip(positions.tolist(), items.tolist(), strict=True)}
+    assert sorted(asked) == users
+    ends = left_out.offsets
+    found = {(u, i) for u in users for i in left_out.items[ends[u] : ends[u + 1]].tolist()}
     known = {(u, i) for u, i, _ in plain_rows(dataset, "train") if u in users}
     if split == "test":
         known |= {(u, i) for u, i, _ in plain_rows(dataset, "valid") if u in users}

@@ -5,11 +5,21 @@ import pytest
 import torch
 
 from dglrec import biases as biases_module
-from dglrec import infer
-from dglrec.biases import fit_biases
+from dglrec.biases import Biases, fit_biases
+from dglrec.errors import DglrecError
 from dglrec.graph import Adjacency, build_graph
-from dglrec.infer import embed_all, embed_new_user, items_of, predict_pairs, top_items
-from dglrec.nn import ModelConfig, RatingModel
+from dglrec.infer import (
+    Scorer,
+    embed,
+    embed_all,
+    embed_new_items,
+    embed_new_users,
+    entries_of,
+    predict,
+    predict_pairs,
+)
+from dglrec.kernels import ItemLists
+from dglrec.nn import ModelConfig, NodeValues, RatingModel
 from dglrec.sampling import LoaderConfig, NeighborEdgeLoader
 from dglrec.schema import RatingScale
 
@@ -49,10 +59,34 @@ class World:
             patch.setattr(biases_module, "_SWEEPS", 5_000)
             self.biases = fit_biases(self.graph)
 
-    def ratings_of(self, user):
-        row = self.graph.by_user.of(user)
-        items = torch.from_numpy(self.graph.by_user.neighbours[row]).long()
-        return items, torch.from_numpy(SCALE.decode(self.graph.by_user.codes[row]))
+    def items_of(self, user):
+        return self.graph.by_user.neighbours[self.graph.by_user.of(user)].tolist()
+
+    def ratings_of(self, users):
+        """What some training users rated, as if they were new ones."""
+        by_user = self.graph.by_user
+        rows = [by_user.of(user) for user in users]
+        return adjacency_of(
+            [by_user.neighbours[row].tolist() for row in rows],
+            [by_user.codes[row].tolist() for row in rows],
+        )
+
+
+def lists_of(rows):
+    """A list of items for each row."""
+    return ItemLists(
+        np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        np.array([item for row in rows for item in row], dtype=np.int32),
+    )
+
+
+def adjacency_of(rows, codes):
+    """A list of items, and of codes, for each user."""
+    flat = np.array([code for row in codes for code in row], dtype=np.uint8)
+    return Adjacency(*lists_of(rows), flat)
+
+
+NOTHING_LEFT_OUT = lists_of([[]] * USERS)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +116,15 @@ def full_batch(world, layers):
     return batch
 
 
+def new_users(model, biases, embeddings, ratings):
+    """Embeddings and biases of users that training never saw."""
+    of_users = biases.of_new_users(ratings, SCALE)
+    return embed_new_users(model, embeddings, ratings, SCALE, of_users), of_users.users
+
+
+ONE_ITEM = torch.ones(1, 4)
+
+
 def same(a, b):
     parts = zip((*a.nodes, *a.item_layers), (*b.nodes, *b.item_layers), strict=True)
     return all(torch.equal(x, y) for x, y in parts)
@@ -109,7 +152,7 @@ def test_exact_inference_is_one_batch_over_all_neighbours(world, variant):
 def test_chunks_change_nothing(world, monkeypatch, edges):
     model = make_model()
     whole = embed_all(model, world.graph, world.biases)
-    monkeypatch.setattr(infer, "_CHUNK_EDGES", edges)
+    monkeypatch.setattr(embed, "_CHUNK_EDGES", edges)
     found = embed_all(model, world.graph, world.biases)
     pairs = zip((*whole.nodes, *whole.item_layers), (*found.nodes, *found.item_layers), strict=True)
     for a, b in pairs:
@@ -120,10 +163,10 @@ def test_chunks_change_nothing(world, monkeypatch, edges):
 def test_dropout_is_off_meanwhile_and_the_mode_comes_back(world, training):
     model = make_model().train(training)
     first = embed_all(model, world.graph, world.biases)
-    user, _ = embed_new_user(model, world.biases, first, *world.ratings_of(0))
-    again, _ = embed_new_user(model, world.biases, first, *world.ratings_of(0))
+    user, again = (new_users(model, world.biases, first, world.ratings_of([0]))[0] for _ in (1, 2))
+    item, same_item = (embed_new_items(model, torch.ones(2, 4)) for _ in (1, 2))
     assert same(first, embed_all(model, world.graph, world.biases))
-    assert torch.equal(user, again)
+    assert torch.equal(user, again) and torch.equal(item, same_item)
     assert model.training is training and model.encoder.layers[0].dropout.training is training
 
 
@@ -133,15 +176,21 @@ def test_an_error_on_the_way_leaves_the_mode_as_it_was(world, monkeypatch):
     def fails(*_):
         raise MemoryError
 
-    monkeypatch.setattr(infer, "_block", fails)
+    monkeypatch.setattr(embed, "_update", fails)
     with pytest.raises(MemoryError):
         embed_all(model, world.graph, world.biases)
+    assert model.training
+    with pytest.raises(RuntimeError):
+        embed_new_items(model, torch.ones(2, 7))  # features of another width
     assert model.training
 
 
 def test_inference_leaves_no_gradients_behind(world):
-    embeddings = embed_all(make_model(), world.graph, world.biases)
-    assert not any(part.requires_grad for part in (*embeddings.nodes, *embeddings.item_layers))
+    model = make_model()
+    embeddings = embed_all(model, world.graph, world.biases)
+    users, _ = new_users(model, world.biases, embeddings, world.ratings_of([0]))
+    parts = (*embeddings.nodes, *embeddings.item_layers, users, embed_new_items(model, ONE_ITEM))
+    assert not any(part.requires_grad for part in parts)
 
 
 def test_layers_of_items_are_inputs_first(world):
@@ -196,45 +245,131 @@ def test_a_user_is_what_it_rated_and_how(world):
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.get("user_identity")], ids=str)
-def test_a_new_user_with_a_training_users_ratings_is_that_user(world, variant):
+def test_new_users_with_training_users_ratings_are_those_users(world, variant):
     model = make_model(**variant)
     embeddings = embed_all(model, world.graph, world.biases)
-    for user in np.flatnonzero(world.graph.by_user.degrees)[::5].tolist():
-        found, bias = embed_new_user(model, world.biases, embeddings, *world.ratings_of(user))
-        assert bias == pytest.approx(float(world.biases.users[user]), abs=1e-5)
-        torch.testing.assert_close(found, embeddings.nodes.users[user : user + 1], **CLOSE)
+    users = [7, 0, USERS - 1, 20, 7]  # in no order, one of them twice, one without ratings
+    found, biases = new_users(model, world.biases, embeddings, world.ratings_of(users))
+    assert found.shape == (5, 8) and found.dtype == torch.float32
+    torch.testing.assert_close(biases, world.biases.users[users], **CLOSE)
+    torch.testing.assert_close(found, embeddings.nodes.users[users], **CLOSE)
+    assert found[:4].std(0).min() > 1e-3  # and they are not all alike
 
 
-def test_with_biases_as_they_are_fitted_a_new_user_is_nearly_that_user(world):
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_new_users_together_are_each_of_them_alone(world, variant):
+    model = make_model(**variant)
+    embeddings = embed_all(model, world.graph, world.biases)
+    users = [3, USERS - 2, 0, 11]
+    found, biases = new_users(model, world.biases, embeddings, world.ratings_of(users))
+    for place, user in enumerate(users):
+        one, bias = new_users(model, world.biases, embeddings, world.ratings_of([user]))
+        assert one.shape == (1, 8)
+        torch.testing.assert_close(one[0], found[place], **CLOSE)
+        torch.testing.assert_close(bias[0], biases[place])
+
+
+@pytest.mark.parametrize("edges", [1, 7])
+def test_chunks_change_nothing_for_new_users(world, monkeypatch, edges):
+    model = make_model(layers=3)
+    embeddings = embed_all(model, world.graph, world.biases)
+    ratings = world.ratings_of(range(0, USERS, 3))
+    whole, _ = new_users(model, world.biases, embeddings, ratings)
+    monkeypatch.setattr(embed, "_CHUNK_EDGES", edges)
+    found, _ = new_users(model, world.biases, embeddings, ratings)
+    torch.testing.assert_close(found, whole, **CLOSE)
+
+
+def test_with_biases_as_they_are_fitted_new_users_are_nearly_those_users(world):
     """The fit ends with a half-step for users, so their biases follow from the items' exactly."""
     biases = fit_biases(world.graph)
     model = make_model()
     embeddings = embed_all(model, world.graph, biases)
-    for user in np.flatnonzero(world.graph.by_user.degrees)[::5].tolist():
-        found, bias = embed_new_user(model, biases, embeddings, *world.ratings_of(user))
-        assert bias == pytest.approx(float(biases.users[user]), abs=1e-5)
-        torch.testing.assert_close(found, embeddings.nodes.users[user : user + 1], **CLOSE)
+    users = np.flatnonzero(world.graph.by_user.degrees)[::5].tolist()
+    found, of_users = new_users(model, biases, embeddings, world.ratings_of(users))
+    torch.testing.assert_close(of_users, biases.users[users], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, embeddings.nodes.users[users], **CLOSE)
 
 
-def test_a_new_user_does_not_depend_on_the_order_of_its_ratings(world):
+def test_what_a_new_user_gave_counts_and_only_for_that_user(world):
     model = make_model()
     embeddings = embed_all(model, world.graph, world.biases)
-    items, ratings = world.ratings_of(0)
-    found, bias = embed_new_user(model, world.biases, embeddings, items, ratings)
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
-    again, same_bias = embed_new_user(model, world.biases, embeddings, items[order], ratings[order])
-    torch.testing.assert_close(found, again, **CLOSE)
-    assert bias == pytest.approx(same_bias, abs=1e-6)
+    ratings = adjacency_of([[1, 4], [2, 4], [4]], [[3, 9], [8, 2], [0]])
+    before, _ = new_users(model, world.biases, embeddings, ratings)
+    changed = adjacency_of([[1, 4], [2, 4], [4]], [[3, 9], [8, 9], [0]])
+    after, _ = new_users(model, world.biases, embeddings, changed)
+    moved = (after - before).abs().amax(1)
+    assert moved[1] > 1e-3
+    torch.testing.assert_close(after[[0, 2]], before[[0, 2]], **CLOSE)
 
 
 def test_a_new_user_with_one_rating_of_an_item_nobody_rated(world):
     model = make_model(user_identity=True)
     embeddings = embed_all(model, world.graph, world.biases)
-    user, bias = embed_new_user(
-        model, world.biases, embeddings, torch.tensor([ITEMS - 1]), torch.tensor([10.0])
-    )
+    ratings = adjacency_of([[ITEMS - 1]], [[9]])
+    user, bias = new_users(model, world.biases, embeddings, ratings)
     assert user.shape == (1, 8) and user.isfinite().all()
-    assert bias == pytest.approx((10 - world.biases.mean) / (1 + world.biases.damping))
+    expected = (10 - world.biases.mean) / (1 + world.biases.damping)
+    assert float(bias[0]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_new_user_without_ratings_is_anybody(world):
+    model = make_model(user_identity=True)
+    embeddings = embed_all(model, world.graph, world.biases)
+    users, biases = new_users(model, world.biases, embeddings, adjacency_of([[], [3], []], [[9]]))
+    assert biases[[0, 2]].tolist() == [0, 0]
+    assert torch.equal(users[0], users[2])
+    assert users.isfinite().all() and not torch.allclose(users[0], users[1])
+
+
+def test_no_new_users_are_no_rows(world):
+    model = make_model()
+    embeddings = embed_all(model, world.graph, world.biases)
+    users, biases = new_users(model, world.biases, embeddings, adjacency_of([], []))
+    assert users.shape == (0, 8) and biases.shape == (0,)
+
+
+# ---------------------------------------------------------------- items never trained on
+
+OF_ITEMS = [v for v in VARIANTS if v.get("item_features", True)]
+
+
+@pytest.mark.parametrize("variant", OF_ITEMS, ids=str)
+def test_a_new_item_is_an_unrated_item_of_the_same_features(world, variant):
+    """Features decide, so two items that nobody rated and that are alike are one."""
+    model = make_model(item_identity=False, **variant)
+    assert world.graph.by_item.degrees[-2:].tolist() == [0, 0]
+    embeddings = embed_all(model, world.graph, world.biases)
+    found = embed_new_items(model, model.inputs.features[-2:])
+    assert found.shape == (2, 8) and found.dtype == torch.float32
+    torch.testing.assert_close(found, embeddings.nodes.items[-2:], **CLOSE)
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_a_rated_items_features_alone_do_not_make_that_item(world):
+    model = make_model(item_identity=False)
+    embeddings = embed_all(model, world.graph, world.biases)
+    found = embed_new_items(model, model.inputs.features[:1])
+    assert not torch.allclose(found, embeddings.nodes.items[:1], atol=1e-2)
+
+
+def test_a_new_item_of_a_model_with_vectors_of_items_has_their_mean(world):
+    """As the unrated item whose vector is the mean."""
+    model = make_model(item_identity=True)
+    with torch.no_grad():
+        model.inputs.item_vectors.weight[-1] = model.inputs.item_vectors.weight[:-1].mean(0)
+    embeddings = embed_all(model, world.graph, world.biases)
+    found = embed_new_items(model, model.inputs.features[-1:])
+    torch.testing.assert_close(found, embeddings.nodes.items[-1:], **CLOSE)
+
+
+def test_new_items_together_are_each_of_them_alone_and_none_are_no_rows():
+    model = make_model()
+    features = torch.randn(5, 4)
+    whole = embed_new_items(model, features)
+    for one, expected in zip(features.split(1), whole.split(1), strict=True):
+        torch.testing.assert_close(embed_new_items(model, one), expected, **CLOSE)
+    assert embed_new_items(model, features[:0]).shape == (0, 8)
 
 
 # ---------------------------------------------------------------- pairs
@@ -246,7 +381,7 @@ def test_pairs_in_chunks_are_pairs_at_once(world, monkeypatch):
     users, items = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
     whole = predict_pairs(model, embeddings, world.biases, users, items)
     assert whole.shape == (USERS * ITEMS,) and whole.dtype == torch.float32
-    monkeypatch.setattr(infer, "_CHUNK_PAIRS", 7)
+    monkeypatch.setattr(predict, "_CHUNK_PAIRS", 7)
     found = predict_pairs(model, embeddings, world.biases, users, items)
     torch.testing.assert_close(found, whole, **CLOSE)
     none = users[:0]
@@ -267,94 +402,206 @@ def test_pairs_add_the_biases(world):
     assert found[2] == pytest.approx(biases.mean + float(biases.items[0]))  # an unknown user
 
 
+@pytest.mark.parametrize("interaction", [True, False])
+def test_a_scorers_pairs_are_predict_pairs(world, interaction):
+    model = make_model(interaction=interaction)
+    embeddings = embed_all(model, world.graph, world.biases)
+    scorer = Scorer(model, embeddings.nodes, world.biases, torch.tensor([3, 8]))
+    users, items = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
+    order = torch.randperm(len(users), generator=torch.Generator().manual_seed(0))
+    users, items = users[order], items[order]  # of any items, whatever the catalogue
+    found = scorer.pairs(users, items)
+    expected = predict_pairs(model, embeddings, world.biases, users, items)
+    assert found.shape == (USERS * ITEMS,) and found.dtype == torch.float32
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert scorer.pairs(users[:0], items[:0]).shape == (0,)
+
+
 # ---------------------------------------------------------------- the best items
 
 
-def top_of(model, embeddings, world, users, seen, k):
-    return top_items(
-        model,
-        embeddings.nodes.items,
-        world.biases.items,
-        embeddings.nodes.users[users],
-        world.biases.mean + world.biases.users[users],
-        seen,
-        k,
-    )
+def compiled(scorer, users, left_out, k):
+    return scorer.best(users, left_out, k)
 
 
-def brute_force(model, embeddings, world, user, seen, k):
-    """All items by predicted rating, one pair after the other, those seen left out."""
-    items = [item for item in range(ITEMS) if item not in seen]
-    scores = predict_pairs(
-        model,
-        embeddings,
-        world.biases,
-        torch.full((len(items),), user),
-        torch.tensor(items, dtype=torch.int64),
-    ).tolist()
-    return sorted(zip(scores, items, strict=True), reverse=True)[:k]
+def broadcast(scorer, users, left_out, k):
+    """What a GPU does."""
+    return scorer.best_of_few(users, left_out, k)
+
+
+ROUTES = [compiled, broadcast]
+
+
+def make_scorer(world, catalogue=None, **config):
+    """A scorer, and the predicted rating of every pair."""
+    model = make_model(**config)
+    embeddings = embed_all(model, world.graph, world.biases)
+    users, items = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
+    of_pairs = predict_pairs(model, embeddings, world.biases, users, items).view(USERS, ITEMS)
+    return Scorer(model, embeddings.nodes, world.biases, catalogue), of_pairs
+
+
+def brute_force(of_pairs, user, left_out, k, catalogue=range(ITEMS)):
+    """All items by predicted rating, one after the other, those left out aside."""
+    items = [item for item in catalogue if item not in left_out]
+    return sorted(((float(of_pairs[user, item]), item) for item in items), reverse=True)[:k]
+
+
+def assert_best(found, of_pairs, users, left_out, k, catalogue=range(ITEMS)):
+    scores, items = found
+    width = min(k, len(catalogue))
+    assert scores.shape == items.shape == (len(users), width)
+    assert scores.dtype == torch.float32 and items.dtype == torch.int64
+    assert not scores.requires_grad
+    assert not len(items) or set(items.flatten().tolist()) <= set(catalogue)
+    for row, user in enumerate(users.tolist()):
+        expected = brute_force(of_pairs, user, left_out[user], k, catalogue)
+        left = len(expected)
+        assert items[row, :left].tolist() == [item for _, item in expected]
+        np.testing.assert_allclose(scores[row, :left], [s for s, _ in expected], 1e-5, 1e-5)
+        assert torch.all(scores[row, left:] == -torch.inf)
 
 
 @pytest.mark.parametrize("units", [1, 300, 1 << 25])
 @pytest.mark.parametrize("interaction", [True, False])
-def test_top_items_are_those_of_brute_force(world, monkeypatch, units, interaction):
-    monkeypatch.setattr(infer, "_PAIR_UNITS", units)
-    model = make_model(interaction=interaction)
-    embeddings = embed_all(model, world.graph, world.biases)
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_best_items_are_those_of_brute_force(world, monkeypatch, route, interaction, units):
+    monkeypatch.setattr(predict, "_PAIR_UNITS", units)
+    scorer, of_pairs = make_scorer(world, interaction=interaction)
     users = torch.tensor([5, 0, USERS - 1, 17, 0, 1, 2, 3, 4])  # in no order, one of them twice
-    seen = items_of([world.graph.by_user], users)
-    k = 4
-    scores, best = top_of(model, embeddings, world, users, seen, k)
-    assert scores.shape == best.shape == (len(users), k)
-    for row, user in enumerate(users.tolist()):
-        rated = set(world.ratings_of(user)[0].tolist())
-        expected = brute_force(model, embeddings, world, user, rated, k)
-        left = len(expected)
-        found = [(s, i) for s, i in zip(scores[row], best[row], strict=True) if s.isfinite()]
-        assert len(found) == left == min(k, ITEMS - len(rated))
-        assert [int(item) for _, item in found] == [item for _, item in expected]
-        np.testing.assert_allclose([float(s) for s, _ in found], [s for s, _ in expected], 1e-5)
-        assert not rated & {int(item) for _, item in found}
+    rated = [set(world.items_of(user)) for user in range(USERS)]
+    found = route(scorer, users, world.graph.by_user.lists, 4)
+    assert_best(found, of_pairs, users, rated, 4)
 
 
-def test_where_too_few_items_are_left_the_rest_is_minus_infinity(world):
-    model = make_model()
-    embeddings = embed_all(model, world.graph, world.biases)
-    users = torch.tensor([0, 1, 2])
-    seen_by_first = [item for item in range(ITEMS) if item not in (4, 9)]
-    positions = [0] * len(seen_by_first) + [2] * ITEMS  # the third has seen everything
-    seen = (torch.tensor(positions), torch.tensor(seen_by_first + list(range(ITEMS))))
-    scores, best = top_of(model, embeddings, world, users, seen, 5)
-    assert scores.isfinite().sum(1).tolist() == [2, 5, 0]
-    assert (scores[0, 2:] == -torch.inf).all() and (scores[2] == -torch.inf).all()
-    assert set(best[0, :2].tolist()) == {4, 9}
-    assert ((best >= 0) & (best < ITEMS)).all()  # any item, but an item
+@pytest.mark.parametrize("size", [{"embedding_size": 5, "decoder_size": 3}, {"decoder_size": 17}])
+@pytest.mark.parametrize("interaction", [True, False])
+@pytest.mark.parametrize("route", ROUTES)
+def test_sizes_that_fill_no_block_are_ranked_right(world, route, interaction, size):
+    scorer, of_pairs = make_scorer(world, interaction=interaction, **size)
+    users = torch.arange(USERS)
+    found = route(scorer, users, NOTHING_LEFT_OUT, 7)
+    assert_best(found, of_pairs, users, [set()] * USERS, 7)
 
 
-def test_more_than_the_catalogue_is_the_catalogue(world):
-    model = make_model()
-    embeddings = embed_all(model, world.graph, world.biases)
-    nothing = torch.empty(0, dtype=torch.int64)
-    scores, best = top_of(
-        model, embeddings, world, torch.tensor([1]), (nothing, nothing), ITEMS + 50
-    )
-    assert sorted(best[0].tolist()) == list(range(ITEMS))
+@pytest.mark.parametrize("catalogue", [[0], [24], [0, 7, 8, 24], list(range(1, ITEMS, 2))])
+@pytest.mark.parametrize("route", ROUTES)
+def test_only_items_of_the_catalogue_come_back(world, route, catalogue):
+    """Items left out may or may not be in it."""
+    scorer, of_pairs = make_scorer(world, torch.tensor(catalogue))
+    assert scorer.catalogue_size == len(catalogue)
+    users = torch.tensor([9, 8, 0, 8])
+    left_out = [set(world.items_of(user)) | {catalogue[0]} for user in range(USERS)]
+    lists = lists_of([sorted(row) for row in left_out])
+    for k in (1, 3, ITEMS):
+        found = route(scorer, users, lists, k)
+        assert_best(found, of_pairs, users, left_out, k, catalogue)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_where_too_few_items_are_left_the_rest_is_minus_infinity(world, route):
+    scorer, of_pairs = make_scorer(world)
+    left_out = [set() for _ in range(USERS)]
+    left_out[0] = set(range(ITEMS)) - {4, 9}
+    left_out[2] = set(range(ITEMS))
+    users = torch.tensor([2, 0, 1])
+    found = route(scorer, users, lists_of([sorted(row) for row in left_out]), 5)
+    assert_best(found, of_pairs, users, left_out, 5)
+    scores, items = found
+    assert scores.isfinite().sum(1).tolist() == [0, 2, 5]
+    assert set(items[1, :2].tolist()) == {4, 9}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_an_item_left_out_twice_is_left_out(world, route):
+    scorer, of_pairs = make_scorer(world)
+    lists = lists_of([[0, 3, 3, 3, 24, 24]] * USERS)
+    users = torch.tensor([6])
+    found = route(scorer, users, lists, ITEMS)
+    assert_best(found, of_pairs, users, [{0, 3, 24}] * USERS, ITEMS)
+
+
+@pytest.mark.parametrize("k", [ITEMS, ITEMS + 50])
+@pytest.mark.parametrize("route", ROUTES)
+def test_more_than_the_catalogue_is_the_catalogue(world, route, k):
+    scorer, of_pairs = make_scorer(world)
+    users = torch.tensor([1])
+    scores, items = route(scorer, users, NOTHING_LEFT_OUT, k)
+    assert sorted(items[0].tolist()) == list(range(ITEMS))
     assert (scores[0].diff() <= 0).all()
+    assert_best((scores, items), of_pairs, users, [set()] * USERS, k)
 
 
-def test_items_of_users_by_position():
-    first = Adjacency(np.array([0, 2, 2, 3]), np.array([5, 7, 1], np.int32), np.zeros(3, np.uint8))
-    other = Adjacency(np.array([0, 1, 2, 2]), np.array([9, 4], np.int32), np.zeros(2, np.uint8))
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_users_and_no_catalogue_have_no_best_items(world, route):
+    scorer, _ = make_scorer(world)
+    scores, items = route(scorer, torch.empty(0, dtype=torch.int64), NOTHING_LEFT_OUT, 3)
+    assert scores.shape == items.shape == (0, 3)
+    scorer, _ = make_scorer(world, torch.empty(0, dtype=torch.int64))
+    scores, items = route(scorer, torch.tensor([0, 4]), world.graph.by_user.lists, 3)
+    assert scores.shape == items.shape == (2, 0)
 
-    def found(adjacencies, users):
-        positions, items = items_of(adjacencies, torch.tensor(users, dtype=torch.int64))
-        assert positions.dtype == items.dtype == torch.int64
-        return sorted(zip(positions.tolist(), items.tolist(), strict=True))
 
-    assert found([first], [2, 0]) == [(0, 1), (1, 5), (1, 7)]
-    assert found([first, other], [0, 1, 0]) == [
-        (0, 5), (0, 7), (0, 9), (1, 4), (2, 5), (2, 7), (2, 9),
+def test_the_best_items_do_not_depend_on_who_else_asks(world):
+    """Lists that are written in parts are the same however they are cut."""
+    scorer, _ = make_scorer(world, decoder_size=20)
+    left_out = world.graph.by_user.lists
+    scores, items = scorer.best(torch.arange(USERS), left_out, 6)
+    for size in (1, 2, 3, 7):
+        for part in torch.arange(USERS).split(size):
+            found = scorer.best(part, left_out, 6)
+            assert torch.equal(found[0], scores[part]) and torch.equal(found[1], items[part])
+
+
+def spoil(model, nodes, biases, which, value):
+    """Put a value that is no number somewhere into what scores are made of."""
+    table = {
+        "users": nodes.users,
+        "items": nodes.items,
+        "user biases": biases.users,
+        "item biases": biases.items,
+        "the last weight": model.decoder.out.weight,
+        "the last bias": model.decoder.out.bias,
+    }[which]
+    with torch.inference_mode():
+        table.view(-1)[-1] = value
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize(
+    "which",
+    ["users", "items", "user biases", "item biases", "the last weight", "the last bias"],
+)
+def test_what_is_not_finite_is_refused(world, which, value):
+    model = make_model()
+    nodes = NodeValues(
+        *(part.clone() for part in embed_all(model, world.graph, world.biases).nodes)
+    )
+    known = world.biases
+    biases = Biases(
+        known.mean, known.users.clone(), known.items.clone(), known.user_degrees, known.item_degrees
+    )
+    Scorer(model, nodes, biases)
+    spoil(model, nodes, biases, which, value)
+    with pytest.raises(DglrecError, match=r"no finite numbers.*train\.learning_rate"):
+        Scorer(model, nodes, biases)
+
+
+# ---------------------------------------------------------------- entries of rows
+
+
+def test_entries_of_rows_by_position():
+    offsets = np.array([0, 2, 2, 3, 7])
+
+    def found(rows):
+        positions, entries = entries_of(offsets, torch.tensor(rows, dtype=torch.int64))
+        assert positions.dtype == entries.dtype == torch.int64
+        return list(zip(positions.tolist(), entries.tolist(), strict=True))
+
+    assert found([2, 0]) == [(0, 2), (1, 0), (1, 1)]
+    assert found([0, 3, 1, 0]) == [
+        (0, 0), (0, 1), (1, 3), (1, 4), (1, 5), (1, 6), (3, 0), (3, 1),
     ]  # fmt: skip
-    assert found([first], [1]) == []
-    assert found([first], []) == []
-    assert found([], [0, 1]) == []
+    assert found([1]) == []
+    assert found([]) == []

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dglrec.errors import DataError, UsageError
+from dglrec.ids import IdMap
 from dglrec.ingest import (
     RatingColumns,
     RatingReader,
@@ -21,6 +22,8 @@ from dglrec.ingest import (
     open_source,
     ratings,
     read_items,
+    read_new_items,
+    read_new_ratings,
     read_users,
     stream,
 )
@@ -853,6 +856,346 @@ def test_no_bytes_escape_as_anything_but_a_data_error(tmp_path_factory, data):
     ):
         with contextlib.suppress(DataError):
             read()
+
+
+# --- ratings of users that training never saw ----------------------------------------------------
+
+STARS = RatingScale(1, 10)
+KNOWN = IdMap(pa.array([5, 8, 20, 21]))
+
+
+def read_new(file, items=KNOWN, user_type=pa.int64()):  # noqa: B008 - types are constants
+    """(user, item, rating) under external ids, the users, and how many ratings were left out."""
+    new = read_new_ratings(file, items, STARS, user_type)
+    assert (new.users.dtype, new.items.dtype, new.ratings.dtype) == (np.int32, np.int32, np.float32)
+    ids = new.user_ids.to_pylist()
+    rows = zip(
+        [ids[user] for user in new.users],
+        items.decode(new.items).to_pylist(),
+        new.ratings.tolist(),
+        strict=True,
+    )
+    return sorted(rows), ids, new.unknown
+
+
+@pytest.mark.parametrize("header", [TABLE_HEADER, ANIME_HEADER, "userId,movieId,rating\n"])
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".tsv"])
+def test_new_ratings_of_several_users(tmp_path, header, ending):
+    """In any order; ratings of unknown items are counted, and of a pair the last one stays."""
+    text = header + "9,8,3\n2,5,7\n9,5,10\n9,99,1\n2,8,4\n9,8,6\n3,77,5\n2,99,1\n"
+    text = text.replace(",", "\t") if ending == ".tsv" else text
+    data = gzip.compress(text.encode()) if ending == ".csv.gz" else text
+    file = write(tmp_path / f"new{ending}", data)
+    rows, users, unknown = read_new(file)
+    assert rows == [(2, 5, 7), (2, 8, 4), (9, 5, 10), (9, 8, 6)]
+    assert users == [2, 3, 9]  # ascending; the one who rated nothing known too
+    assert unknown == 3
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_new_ratings_in_many_stretches(tmp_path, small_stretches, ending):
+    generator = np.random.default_rng(0)
+    columns = {
+        "user_id": generator.integers(100, 140, 400),
+        "item_id": generator.choice([5, 8, 20, 21, 22], 400),
+        "rating": generator.integers(1, 11, 400),
+    }
+    frame = pd.DataFrame(columns)
+    file = tmp_path / f"new{ending}"
+    if ending == ".csv":
+        frame.to_csv(file, index=False)
+    else:
+        frame.to_parquet(file)
+    rows, users, unknown = read_new(file)
+    assert users == sorted(set(columns["user_id"].tolist()))
+    assert unknown == (frame["item_id"] == 22).sum()
+    last = frame[frame["item_id"] != 22].drop_duplicates(["user_id", "item_id"], keep="last")
+    assert rows == sorted(last.itertuples(index=False, name=None))
+    assert len(rows) < len(frame) - unknown  # some pairs were there twice
+
+
+def test_new_ratings_with_text_ids(tmp_path):
+    file = write(tmp_path / "new.csv", TABLE_HEADER + "zoe,5,3\n007,8,4\nzoe,x,5\n")
+    items = IdMap(pa.array(["5", "8"]))
+    rows, users, unknown = read_new(file, items, pa.string())
+    assert rows == [("007", "8", 4), ("zoe", "5", 3)]
+    assert (users, unknown) == (["007", "zoe"], 1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "stored", "kind", "expected"),
+    [
+        ([7, 3], pa.int32(), pa.int64(), [3, 7]),
+        ([7, 3], pa.uint64(), pa.int64(), [3, 7]),
+        (["7", "3"], pa.string(), pa.int64(), [3, 7]),
+        (["7", "3"], pa.large_string(), pa.int64(), [3, 7]),
+        (["7", "3"], pa.dictionary(pa.int32(), pa.string()), pa.int64(), [3, 7]),
+        ([7, 3], pa.int64(), pa.string(), ["3", "7"]),
+        (["b", "a"], pa.large_string(), pa.string(), ["a", "b"]),
+    ],
+)
+def test_user_ids_of_parquet_become_what_the_data_sets_are(tmp_path, ids, stored, kind, expected):
+    columns = {"user_id": pa.array(ids, stored), "item_id": [8, 5], "rating": [1.0, 2.0]}
+    pq.write_table(pa.table(columns), tmp_path / "new.parquet")
+    rows, users, _ = read_new(tmp_path / "new.parquet", user_type=kind)
+    assert users == expected
+    assert rows == [(expected[0], 5, 2), (expected[1], 8, 1)]
+
+
+@pytest.mark.parametrize("stored", [["5", "x", "20"], [5, 6, 20], [5.0, 6.5, 20.0]])
+def test_item_ids_of_parquet_are_looked_up_whatever_their_type(tmp_path, stored):
+    items = pa.array(stored, pa.int32() if stored[0] == 5 and stored[1] == 6 else None)
+    columns = {"user_id": [1, 1, 2], "item_id": items, "rating": [1, 2, 3]}
+    pq.write_table(pa.table(columns), tmp_path / "new.parquet")
+    if stored[1] == 6.5:
+        with pytest.raises(DataError, match="column item_id holds double"):
+            read_new(tmp_path / "new.parquet")
+    else:
+        assert read_new(tmp_path / "new.parquet") == ([(1, 5, 1), (2, 20, 3)], [1, 2], 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": ["7", "x"]}, "column user_id must hold int64, as in the data set"),
+        ({"user_id": [None, 7]}, "column user_id has missing values"),
+        ({"user_id": [3, -7]}, r"row 2: user_id is negative \(-7\)"),
+        ({"user_id": [1.5, 2.0]}, "column user_id holds double"),
+        ({"user_id": pa.array([1, 2**63], pa.uint64())}, "user_id does not fit int64"),
+        ({"rating": [1, 11]}, r"row 2: rating is off the scale of 1 to 10 .*\(11\.0\)"),
+        ({"rating": ["1", "2"]}, "column rating holds string"),
+        ({"item_id": [5, None]}, "column item_id has missing values"),
+    ],
+)
+def test_bad_new_ratings_of_parquet_are_refused(tmp_path, columns, message):
+    whole = {"user_id": [3, 4], "item_id": [5, 8], "rating": [1, 2], **columns}
+    pq.write_table(pa.table(whole), tmp_path / "new.parquet")
+    with pytest.raises(DataError, match=message) as error:
+        read_new(tmp_path / "new.parquet")
+    assert str(error.value).startswith(f"{tmp_path / 'new.parquet'}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        (TABLE_HEADER, "holds no rating"),
+        ("item_id,rating\n5,3\n", "no column user_id; found item_id, rating"),
+        ("user_id,rating\n5,3\n", "no column item_id"),
+        ("user_id,item_id\n5,8\n", "no column rating"),
+        (TABLE_HEADER + "1,5,3\n1,8,0\n", "row 3: rating is off the scale of 1 to 10"),
+        (TABLE_HEADER + "1,5,3\nx,8,4\n", "row 3: user_id"),
+        (TABLE_HEADER + "1,5,3\n1,x,4\n", "row 3: item_id"),
+        (TABLE_HEADER + "1,5,3\n1,8,good\n", "row 3: rating"),
+        (TABLE_HEADER + "1,5,3\n1,8\n", "row 3: 2 fields where 3 were expected"),
+        (TABLE_HEADER + "1,5,3\n,8,4\n", "user_id"),
+        (TABLE_HEADER + "1,5,3\n-2,8,4\n", "row 3: user_id is negative"),
+        (TABLE_HEADER + "1,5,3\n1,8,nan\n", "row 3: rating is"),
+    ],
+)
+def test_bad_new_ratings_are_refused(tmp_path, content, message):
+    file = write(tmp_path / "new.csv", content)
+    with pytest.raises(DataError, match=message) as error:
+        read_new(file)
+    assert str(error.value).startswith(f"{file}: ")
+    with pytest.raises(DataError, match="no such file"):
+        read_new(tmp_path / "none.csv")
+
+
+def test_a_bad_row_is_named_across_stretches(tmp_path, small_stretches):
+    lines = "".join(f"{user},5,{3 if user != 200 else 30}\n" for user in range(300))
+    file = write(tmp_path / "new.csv", TABLE_HEADER + lines)
+    with pytest.raises(DataError, match="row 202: rating is off the scale"):
+        read_new(file)
+
+
+@pytest.mark.parametrize("header", ["item_id,rating\n", "movieId,rating\n", "anime_id,rating\n"])
+def test_one_new_user_need_not_be_named(tmp_path, header):
+    file = write(tmp_path / "mine.csv", header + "8,3\n5,7\n99,1\n8,6\n")
+    rows, users, unknown = read_new(file, user_type=None)
+    assert len(users) == 1
+    assert [row[1:] for row in rows] == [(5, 7), (8, 6)]
+    assert unknown == 1
+
+
+@pytest.mark.parametrize("name", ["user_id", "userId"])
+@pytest.mark.parametrize("user", ["4", "me"])
+def test_one_new_user_may_be_named_by_any_id(tmp_path, name, user):
+    file = write(tmp_path / "mine.csv", f"{name},item_id,rating\n{user},8,3\n{user},5,7\n")
+    rows, users, _ = read_new(file, user_type=None)
+    assert len(users) == 1 and [row[1:] for row in rows] == [(5, 7), (8, 3)]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_several_users_are_refused_where_one_is_meant(tmp_path, small_stretches, ending):
+    """Though the second one comes late."""
+    frame = pd.DataFrame({"user_id": [1] * 60 + [2], "item_id": [5] * 61, "rating": [3] * 61})
+    file = tmp_path / f"mine{ending}"
+    if ending == ".csv":
+        frame.to_csv(file, index=False)
+    else:
+        frame.to_parquet(file)
+    with pytest.raises(DataError, match="holds ratings of several users; --ratings takes those of"):
+        read_new(file, user_type=None)
+    assert len(read_new(file)[0]) == 2
+
+
+def test_nothing_known_is_no_rating_but_no_error(tmp_path):
+    file = write(tmp_path / "new.csv", TABLE_HEADER + "1,99,3\n2,98,4\n")
+    assert read_new(file) == ([], [1, 2], 2)
+
+
+# --- items that a data set does not hold ---------------------------------------------------------
+
+
+def new_items(file, kind=pa.int64()):  # noqa: B008 - types are constants
+    items = read_new_items(file, kind)
+    assert items.columns.tolist()[:4] == ["item_id", "title", "genres", "synopsis"]
+    return items
+
+
+def test_new_items_under_the_animes_names(tmp_path):
+    items = new_items(write(tmp_path / "new.csv", SYNOPSES.format(name="sypnopsis")))
+    assert items["item_id"].tolist() == [10, 30, 40]
+    assert items["item_id"].dtype == np.int64
+    assert items["title"].tolist() == ["Ten", "Thirty", "40"]  # its id for want of a title
+    assert items["genres"].tolist() == [[], ["Action", "Sci-Fi"], ["Drama"]]
+    assert items["synopsis"].tolist() == [None, 'Two lines\nand "quotes", too', None]
+    np.testing.assert_array_equal(items["Score"], [np.nan, 7.5, 6.5])
+    assert items.columns.tolist()[4:] == ["Score"]
+
+
+@pytest.mark.parametrize("name", ["synopsis", "sypnopsis", "Synopsis"])
+def test_new_items_are_what_read_items_makes_of_the_same_table(tmp_path, name):
+    text = SYNOPSES.format(name=name).replace("40,,6.5", "40,Forty,6.5")
+    known = read_items(open_source(anime(tmp_path, anime_with_synopsis=text)))
+    pd.testing.assert_frame_equal(new_items(write(tmp_path / "new.csv", text)), known)
+
+
+def test_new_items_under_movielens_names(tmp_path):
+    text = (
+        "movieId,title,genres\n"
+        '7,"Heat, The (1995)",Action|Sci-Fi|Action\n'
+        "3,Toy Story (1995),Children\n"
+        "5,Nothing,(no genres listed)\n"
+    )
+    items = new_items(write(tmp_path / "movies.csv", text))
+    assert items["item_id"].tolist() == [3, 5, 7]
+    assert items["title"].tolist() == ["Toy Story (1995)", "Nothing", "Heat, The (1995)"]
+    assert items["genres"].tolist() == [["Children"], [], ["Action", "Sci-Fi"]]
+    assert items["synopsis"].tolist() == [None] * 3
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_id_is_all_that_a_new_item_needs(tmp_path, compressed):
+    data = b"item_id\n9\n4\n"
+    file = tmp_path / ("new.csv.gz" if compressed else "new.csv")
+    items = new_items(write(file, gzip.compress(data) if compressed else data))
+    assert items["item_id"].tolist() == [4, 9]
+    assert items["title"].tolist() == ["4", "9"]
+    assert items["genres"].tolist() == [[], []]
+    assert items["synopsis"].tolist() == [None, None]
+
+
+def test_new_items_of_parquet_with_genres_as_lists(tmp_path):
+    table = pa.table(
+        {
+            "genres": [["Drama", "Drama", " Comedy "], None, ["(no genres listed)", "Unknown"]],
+            "item_id": pa.array([8, 2, 5], pa.int32()),
+            "title": ["Eight", None, " "],
+            "synopsis": ["Words", None, NO_SYNOPSIS],
+            "Members": [1.5, None, 3.0],
+            "Type": ["TV", None, "Unknown"],
+        }
+    )
+    pq.write_table(table, tmp_path / "new.parquet")
+    items = new_items(tmp_path / "new.parquet")
+    assert items["item_id"].tolist() == [2, 5, 8]
+    assert items["title"].tolist() == ["2", "5", "Eight"]
+    assert items["genres"].tolist() == [[], [], ["Drama", "Comedy"]]
+    assert items["synopsis"].tolist() == [None, None, "Words"]
+    np.testing.assert_array_equal(items["Members"], [np.nan, 3.0, 1.5])
+    assert items["Type"].tolist() == [None, None, "TV"]
+
+
+@pytest.mark.parametrize(
+    "text", ["Action,Drama", "Action|Drama", " Action , Drama ,", "Action||Drama"]
+)
+def test_genres_stand_between_commas_or_bars(tmp_path, text):
+    items = new_items(write(tmp_path / "new.csv", f'item_id,genres\n1,"{text}"\n'))
+    assert items["genres"].tolist() == [["Action", "Drama"]]
+
+
+def test_blanks_around_bars_are_no_part_of_a_genre(tmp_path):
+    items = new_items(write(tmp_path / "new.csv", "item_id,genres\n1,Action | Drama\n"))
+    assert items["genres"].tolist() == [["Action", "Drama"]]
+
+
+def test_new_items_with_text_ids(tmp_path):
+    """In the order that an id map has: of code points."""
+    text = "item_id,title\nb,Bee\na10,Ten\nZ,Zed\n 007 ,Bond\n\xe9,Accent\na2,\n"
+    items = new_items(write(tmp_path / "new.csv", text), pa.string())
+    assert items["item_id"].tolist() == ["007", "Z", "a10", "a2", "b", "\xe9"]
+    assert items["title"].tolist() == ["Bond", "Zed", "Ten", "a2", "Bee", "Accent"]
+    IdMap(pa.array(items["item_id"], pa.string()))  # takes ascending ids only
+    numbers = write(tmp_path / "numbers.csv", "item_id\n10\n9\n")
+    assert new_items(numbers, pa.string())["item_id"].tolist() == ["10", "9"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_first_of_several_names_for_a_column_counts(tmp_path, first):
+    names = ["title,Name", "Name,title"][first]
+    values = ["right,wrong", "wrong,right"][first]
+    items = new_items(write(tmp_path / "new.csv", f"MAL_ID,{names},movieId\n1,{values},9\n"))
+    assert items["item_id"].tolist() == [1]
+    assert items["title"].tolist() == ["right"]
+    assert items["Name"].tolist() == ["wrong"] and items["movieId"].tolist() == [9]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        ("", pa.int64(), "is empty"),
+        ("item_id,title\n", pa.int64(), "holds no row"),
+        ("id,title\n1,One\n", pa.int64(), "no column item_id; found id, title"),
+        ("item_id,genres\n1,Drama\n2\n", pa.int64(), "row 3: 1 fields where 2 were expected"),
+        ("item_id,genres\nx,Drama\n", pa.int64(), "row 2: item_id is no whole number from 0"),
+        ("item_id,genres\n-1,Drama\n", pa.int64(), "row 2: item_id is no whole number from 0"),
+        ("item_id,genres\n1,A\n1.5,B\n", pa.int64(), "row 3: item_id is no whole number"),
+        (f"item_id,genres\n{2**63},A\n", pa.int64(), "row 2: item_id is no whole number"),
+        ("item_id,genres\n,Drama\n", pa.int64(), "row 2: item_id is no whole number"),
+        ("item_id,genres\n1,A\n2,A\n1,A\n", pa.int64(), "row 4: item_id 1 is there twice"),
+        ("item_id,genres\n1,A\n01,A\n", pa.int64(), "row 3: item_id 1 is there twice"),
+        ("item_id,genres\na,A\nb,A\na ,A\n", pa.string(), "row 4: item_id a is there twice"),
+        ("item_id,genres\na,A\n  ,A\n", pa.string(), "row 3: item_id is missing"),
+        ("item_id,genres,genres\n1,A,B\n", pa.int64(), "more than one column genres"),
+        ('item_id,title\n1,"open\n', pa.int64(), "row 2: the file ends inside quotes"),
+        (b"item_id,title\n1,Pok\xe9mon\n", pa.int64(), "row 2: title is no UTF-8 text"),
+    ],
+)
+def test_bad_tables_of_new_items_are_refused(tmp_path, content, kind, message):
+    file = write(tmp_path / "new.csv", content)
+    with pytest.raises(DataError, match=message) as error:
+        read_new_items(file, kind)
+    assert str(error.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "message"),
+    [
+        ([5, None], pa.int64(), "row 2: item_id is no whole number"),
+        ([5, 5], pa.int64(), "row 2: item_id 5 is there twice"),
+        (["a", None], pa.string(), "row 2: item_id is missing"),
+        ([], pa.int64(), "holds no row"),
+    ],
+)
+def test_bad_parquet_tables_of_new_items_are_refused(tmp_path, ids, kind, message):
+    file = tmp_path / "new.parquet"
+    pq.write_table(pa.table({"item_id": pa.array(ids, kind)}), file)
+    with pytest.raises(DataError, match=message):
+        read_new_items(file, kind)
+    with pytest.raises(DataError, match="no such file"):
+        read_new_items(tmp_path / "none.csv", kind)
 
 
 # --- real data -----------------------------------------------------------------------------------

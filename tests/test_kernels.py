@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from dglrec import kernels
+from dglrec.kernels import (
+    ItemLists,
+    Terms,
+    Tiles,
+    merge_lists,
+    parallel,
+    pick_largest,
+    rank_items,
+    score_edges,
+    sum_messages,
+)
 from dglrec.kernels import edges as edges_module
-from dglrec.kernels import parallel, score_edges, sum_messages
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # of float64 sums of some hundred numbers
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -502,6 +512,255 @@ def test_on_other_devices_torch_does_it(device):
     assert scoring(score_edges, users, items)(*tables[:3]).device.type == device
     sums = sum_messages(offsets.to(device), neighbours.to(device), randn(40, 3).to(device))
     assert sums.shape == (7, 3)
+
+
+# --- the best of a catalogue ---------------------------------------------------------------------
+
+
+def lists_of(rows):
+    """Rows of items, ascending, one after the other."""
+    return ItemLists(
+        np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        np.array([item for row in rows for item in row], dtype=np.int32),
+    )
+
+
+def rows_of(lists):
+    ends = lists.offsets.tolist()
+    return [lists.items[low:high].tolist() for low, high in itertools.pairwise(ends)]
+
+
+class Catalogue:
+    """Users and items to be ranked; some items have no place in the catalogue.
+
+    Args:
+        places: I, how many items the catalogue has.
+        users: n.
+        hidden: D.
+        factors: F.
+        spread: numbers are whole and at most this, so that sums are exact and scores are often
+            equal; None for any numbers.
+        left_out: the share of its items that a user's list names.
+        others: how many items have no place.
+    """
+
+    def __init__(self, places, users, hidden, factors, spread=None, left_out=0.2, others=0, seed=0):
+        generator = np.random.default_rng(seed)
+
+        def draw(*shape):
+            if spread is None:
+                return generator.normal(size=shape).astype(np.float32)
+            return generator.integers(-spread, spread + 1, size=shape).astype(np.float32)
+
+        self.items = Terms(draw(places, hidden), draw(places, factors), draw(places))
+        self.users = Terms(draw(users, hidden), draw(users, factors), draw(users))
+        self.weights = draw(hidden)
+        chosen = generator.permutation(places + others)[:places]
+        chosen.sort()
+        self.positions = np.full(places + others, -1, dtype=np.int32)
+        self.positions[chosen] = np.arange(places, dtype=np.int32)
+        everything = np.arange(places + others)
+        named = [everything[generator.random(len(everything)) < left_out] for _ in range(users + 2)]
+        self.lists = lists_of(named)
+        self.rows = generator.integers(0, users + 2, users)  # two may share a list
+
+    def rank(self, k, users=None):
+        """The best k of all users, or of some."""
+        some = slice(None) if users is None else users
+        return rank_items(
+            Tiles.of(self.items),
+            self.weights,
+            Terms(*(table[some] for table in self.users)),
+            self.lists,
+            self.rows[some],
+            self.positions,
+            k,
+        )
+
+    def scores(self):
+        """float64 [n, I] from the definition; -inf for what is left out."""
+        (a, p, of_users), (c, q, of_items) = (
+            [table.astype(np.float64) for table in terms] for terms in (self.users, self.items)
+        )
+        hidden = np.maximum(a[:, None] + c[None], 0) @ self.weights.astype(np.float64)
+        scores = hidden + p @ q.T + of_users[:, None] + of_items
+        for user, row in enumerate(self.rows):
+            places = self.positions[self.lists.items[slice(*self.lists.offsets[row : row + 2])]]
+            scores[user, places[places >= 0]] = -np.inf
+        return scores
+
+    def check(self, k):
+        """The best k are those of sorting all scores, equal ones in the catalogue's order."""
+        found, places = self.rank(k)
+        expected = self.scores()
+        order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+        expected = np.take_along_axis(expected, order, axis=1)
+        assert found.shape == places.shape == order.shape
+        assert (found.dtype, places.dtype) == (np.float32, np.int32)
+        np.testing.assert_array_equal(found, expected.astype(np.float32))
+        np.testing.assert_array_equal(places[expected > -np.inf], order[expected > -np.inf])
+
+
+@st.composite
+def catalogues(draw):
+    """Small and odd shapes, of one to three tiles."""
+    places = draw(st.integers(1, 40) | st.sampled_from([479, 480, 481, 959, 960, 1100]))
+    few = places > 40
+    catalogue = Catalogue(
+        places,
+        draw(st.integers(0, 9)),
+        draw(st.integers(0, 5 if few else 20)),
+        draw(st.integers(0, 5 if few else 20)),
+        draw(st.sampled_from([0, 1, 3, 20])),
+        draw(st.sampled_from([0, 0.1, 0.5, 0.97, 1])),
+        draw(st.sampled_from([0, 1, 30])),
+        draw(st.integers(0, 2**31)),
+    )
+    return catalogue, draw(st.sampled_from([1, places]) | st.integers(1, places))
+
+
+@given(catalogues(), st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_the_best_of_any_catalogue_are_those_of_sorting_it(catalogue_and_k, count):
+    catalogue, k = catalogue_and_k
+    with threads(count), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "SMALL", 1)
+        catalogue.check(k)
+
+
+@pytest.mark.parametrize("users", [1, 127, 128, 129, 300])
+def test_as_many_users_as_pass_a_tile_together_and_one_more(users):
+    Catalogue(500, users, 3, 2, spread=3, others=9).check(20)
+
+
+def test_of_equal_scores_the_first_places_stay():
+    """All of a catalogue of three tiles are equal, but for a few."""
+    catalogue = Catalogue(1000, 5, 2, 1, spread=0, left_out=0)
+    catalogue.items.base[[3, 470, 480, 999]] = [-1, 2, 1, 2]
+    scores, places = catalogue.rank(7)
+    assert places.tolist() == [[470, 999, 480, 0, 1, 2, 4]] * 5
+    assert scores.tolist() == [[2, 2, 1, 0, 0, 0, 0]] * 5
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["rising", "falling"])
+@pytest.mark.parametrize("k", [1, 2, 31, 32, 33, 480, 700])
+def test_scores_that_rise_or_fall_along_the_catalogue(order, k):
+    """Each item pushes another out, or none does."""
+    catalogue = Catalogue(700, 2, 0, 0, left_out=0)
+    catalogue.users.base[:] = 0
+    catalogue.items.base[:] = order * np.arange(700)
+    scores, places = catalogue.rank(k)
+    expected = np.arange(700)[::-order][:k]
+    assert places.tolist() == [expected.tolist()] * 2
+    assert scores.tolist() == [(order * expected).tolist()] * 2
+
+
+def test_nothing_is_left_where_all_is_left_out():
+    catalogue = Catalogue(600, 6, 3, 2, left_out=1, others=5)
+    scores, places = catalogue.rank(600)
+    assert np.all(scores == -np.inf)
+    assert np.all((places >= 0) & (places < 600))
+
+
+def test_no_user_and_an_empty_catalogue():
+    nobody = Catalogue(10, 0, 3, 2)
+    assert [part.shape for part in nobody.rank(4)] == [(0, 4), (0, 4)]
+    nothing = Catalogue(0, 3, 3, 2, others=4)
+    assert [part.shape for part in nothing.rank(0)] == [(3, 0), (3, 0)]
+
+
+@pytest.mark.parametrize(("hidden", "factors"), [(1, 0), (7, 3), (20, 20), (64, 64)])
+def test_scores_of_any_numbers_are_close(hidden, factors):
+    catalogue = Catalogue(700, 20, hidden, factors, others=50)
+    scores, places = catalogue.rank(30)
+    expected = catalogue.scores()
+    at_places = np.take_along_axis(expected, places.astype(np.int64), axis=1)
+    np.testing.assert_allclose(scores, at_places, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :30], rtol=1e-4, atol=1e-4)
+    assert np.all(np.diff(scores, axis=1) <= 0)
+
+
+@pytest.mark.parametrize(("hidden", "factors"), [(1, 0), (7, 3), (20, 20), (64, 64)])
+def test_threads_do_not_change_what_is_best_by_a_bit(hidden, factors, monkeypatch):
+    monkeypatch.setattr(parallel, "SMALL", 1)
+    catalogue = Catalogue(700, 150, hidden, factors)
+    with threads(1):
+        scores, places = catalogue.rank(25)
+    for count in (2, 3, 4):
+        with threads(count):
+            found = catalogue.rank(25)
+        assert np.array_equal(found[0], scores) and np.array_equal(found[1], places)
+
+
+@pytest.mark.parametrize(("hidden", "factors"), [(1, 0), (7, 3), (20, 20), (64, 64)])
+def test_who_stands_beside_a_user_does_not_change_its_best_by_a_bit(hidden, factors):
+    catalogue = Catalogue(500, 37, hidden, factors)
+    scores, places = catalogue.rank(25)
+    generator = np.random.default_rng(0)
+    for size in (*range(1, 12), 36):
+        some = generator.permutation(37)[:size]
+        found = catalogue.rank(25, some)
+        assert np.array_equal(found[1], places[some])
+        assert np.array_equal(found[0], scores[some])
+
+
+def test_ranking_leaves_its_inputs_alone():
+    catalogue = Catalogue(500, 7, 5, 3, others=4)
+    arrays = [
+        *catalogue.items,
+        *catalogue.users,
+        *catalogue.lists,
+        catalogue.weights,
+        catalogue.rows,
+        catalogue.positions,
+    ]
+    before = [array.copy() for array in arrays]
+    catalogue.rank(5)
+    assert all(np.array_equal(one, other) for one, other in zip(arrays, before, strict=True))
+
+
+ITEM_ROWS = st.lists(st.lists(st.integers(0, 20), max_size=6).map(sorted), min_size=4, max_size=4)
+
+
+@given(st.lists(ITEM_ROWS, min_size=1, max_size=4), st.integers(1, 3))
+@settings(max_examples=100, deadline=None)
+def test_merged_lists_hold_all_of_each_row_ascending(parts, count):
+    with threads(count), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "SMALL", 1)
+        merged = merge_lists([lists_of(rows) for rows in parts])
+    expected = [sorted(itertools.chain(*rows)) for rows in zip(*parts, strict=True)]
+    assert rows_of(merged) == expected
+    assert (merged.offsets.dtype, merged.items.dtype) == (np.int64, np.int32)
+
+
+def test_lists_of_no_rows_merge_to_none():
+    merged = merge_lists([lists_of([]), lists_of([])])
+    assert merged.offsets.tolist() == [0] and merged.items.tolist() == []
+
+
+@given(
+    st.lists(st.integers(0, 6), max_size=5),
+    st.integers(0, 3),
+    st.integers(1, 5),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_largest_of_each_stretch_are_those_of_sorting_it(counts, columns, wanted, seed):
+    """Small whole numbers, so that many are equal; what is not above 0 is none of them."""
+    offsets = np.cumsum([0, *counts], dtype=np.int64)
+    values = np.random.default_rng(seed).integers(-2, 4, (sum(counts), columns)).astype(np.float32)
+    rows, largest = pick_largest(offsets, values, wanted)
+    assert rows.shape == largest.shape == (len(counts), columns, wanted)
+    for stretch, (low, high) in enumerate(itertools.pairwise(offsets.tolist())):
+        for column in range(columns):
+            positive = [row for row in range(low, high) if values[row, column] > 0]
+            best = sorted(positive, key=lambda row: (-values[row, column], row))[:wanted]
+            missing = wanted - len(best)
+            assert rows[stretch, column].tolist() == best + [-1] * missing
+            assert largest[stretch, column].tolist() == [
+                *(float(values[row, column]) for row in best),
+                *[0.0] * missing,
+            ]
 
 
 # --- threads -------------------------------------------------------------------------------------

@@ -373,8 +373,23 @@ def test_edge_regressor_is_an_mlp_over_both_ends_and_a_dot_product(interaction):
         expected = expected + (factors[0] * factors[1]).sum(1)
     found = decoder(nodes, users, items)
     torch.testing.assert_close(found, expected, **CLOSE)
-    torch.testing.assert_close(decoder.all_pairs(*nodes).flatten(), expected, **CLOSE)
+    terms = decoder.of_users(nodes.users), decoder.of_items(nodes.items)
+    assert all((of_nodes.factors is not None) == interaction for of_nodes in terms)
+    torch.testing.assert_close(decoder.all_pairs(*terms).flatten(), expected, **CLOSE)
+    torch.testing.assert_close(decoder.score(*terms, users, items), expected, **CLOSE)
     assert found.std() > 0.1  # not all alike
+
+
+@pytest.mark.parametrize("interaction", [False, True])
+def test_rows_of_terms_are_the_terms_of_rows(interaction):
+    """So that nodes pass the decoder once, whichever of them are paired afterwards."""
+    decoder = EdgeRegressor(ModelConfig(embedding_size=SIZE, interaction=interaction))
+    users, items = torch.randn(7, SIZE), torch.randn(9, SIZE)
+    some_users, some_items = torch.tensor([6, 0, 6]), torch.tensor([8, 1])
+    expected = decoder.all_pairs(decoder.of_users(users), decoder.of_items(items))
+    found = decoder.all_pairs(decoder.of_users(users[some_users]), decoder.of_items(items[[8, 1]]))
+    assert found.shape == (3, 2)
+    torch.testing.assert_close(found, expected[some_users][:, some_items], **CLOSE)
 
 
 def test_edge_regressor_takes_one_pair_and_none():
@@ -383,7 +398,10 @@ def test_edge_regressor_takes_one_pair_and_none():
     one = torch.tensor([1])
     assert decoder(nodes, one, one).shape == (1,)
     assert decoder(nodes, one[:0], one[:0]).shape == (0,)
-    assert decoder.all_pairs(nodes.users[:1], nodes.items[:1]).shape == (1, 1)
+    terms = decoder.of_users(nodes.users[:1]), decoder.of_items(nodes.items[:1])
+    assert decoder.all_pairs(*terms).shape == (1, 1)
+    nobody = decoder.of_users(nodes.users[:0])
+    assert decoder.all_pairs(nobody, terms[1]).shape == (0, 1)
 
 
 # ---------------------------------------------------------------- inputs
@@ -407,6 +425,27 @@ def test_inputs_are_the_sum_of_what_is_known():
     # A user that training never saw has the mean vector.
     everyone = inputs.users(torch.arange(5), known[:1].expand(5, 2))
     torch.testing.assert_close(inputs.new_users(known[:1]), everyone.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"item_features": False}, {"item_identity": True}])
+def test_inputs_of_a_new_item_are_those_of_an_item_without_ratings(changes):
+    """What it has no vector for is the mean of the others'."""
+    features = torch.randn(4, 3)
+    config = {"embedding_size": SIZE, "item_identity": False, **changes}
+    inputs = NodeInputs(ModelConfig(**config), 5, features).eval()
+    if inputs.item_vectors is not None:
+        with torch.no_grad():
+            inputs.item_vectors.weight[3] = inputs.item_vectors.weight[:3].mean(0)
+    assert (inputs.item_vectors is not None) == bool(changes.get("item_identity"))
+    expected = inputs.items(torch.tensor([3]), torch.zeros(1, 2))
+    torch.testing.assert_close(inputs.new_items(features[3:]), expected, **CLOSE)
+    others = inputs.new_items(torch.randn(2, 3))
+    assert torch.equal(others[0], others[1]) == (changes == {"item_features": False})
+
+
+def test_inputs_of_a_new_item_without_any_features():
+    inputs = NodeInputs(ModelConfig(embedding_size=SIZE), 5, torch.empty(4, 0)).eval()
+    assert inputs.new_items(torch.empty(2, 0)).shape == (2, SIZE)
 
 
 def test_item_features_are_no_part_of_the_weights():

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from dglrec import checkpoint
 from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
-from dglrec.errors import DataError
+from dglrec.errors import DataError, UsageError
 from dglrec.infer import embed_all, predict_pairs
 from dglrec.nn import ModelConfig
-from dglrec.run import BEST, LAST, open_run
+from dglrec.run import BEST, LAST, locked, open_run
 from dglrec.sampling import LoaderConfig
 from dglrec.synthetic import synthesize
 from dglrec.train import Settings, TrainConfig, train
@@ -75,6 +75,25 @@ def test_embeddings_are_computed_once(trained):
     assert torch.equal(opened.embeddings.nodes.users, expected.nodes.users)
 
 
+def test_a_runs_scorer_predicts_among_all_users_and_items_of_its_data_set(trained):
+    opened = open_run(trained / "run")
+    dataset = opened.dataset
+    scorer = opened.scorer
+    assert scorer is opened.scorer
+    assert scorer.catalogue_size == dataset.graph.num_items
+    users, items = torch.cartesian_prod(
+        torch.arange(dataset.graph.num_users), torch.arange(dataset.graph.num_items)
+    ).T
+    expected = predict_pairs(opened.model, opened.embeddings, dataset.biases, users, items)
+    torch.testing.assert_close(scorer.pairs(users, items), expected)
+    rated = dataset.rated_items()
+    scores, best = scorer.best(torch.tensor([4]), rated, 1)
+    left = expected.view(dataset.graph.num_users, -1)[4].clone()
+    left[torch.from_numpy(rated.items[rated.offsets[4] : rated.offsets[5]]).long()] = -torch.inf
+    assert best.item() == left.argmax().item()
+    assert scores.item() == pytest.approx(left.max().item(), abs=1e-5)
+
+
 def test_the_best_model_is_opened_not_the_last(copy):
     weights = copy / "run" / LAST / "model.safetensors"
     weights.write_bytes(b"")
@@ -133,6 +152,21 @@ def test_a_data_set_without_its_parts_is_refused(copy):
         open_run(copy / "run", dataset=copy / "data")
     with pytest.raises(DataError, match="--dataset"):
         open_run(copy / "run", dataset=copy / "nowhere")
+
+
+def test_a_folder_is_locked_under_the_name_it_goes_by(tmp_path):
+    folder, shown = tmp_path / "made" / "parts", tmp_path / "table.csv"
+    with locked(folder, ".mine", shown=shown):
+        assert (folder / ".mine").read_text().startswith("process ")
+        again, other = locked(folder, ".mine", shown=shown), locked(folder, ".other")
+        with pytest.raises(UsageError, match=f"^{shown}: in use by process"), again:
+            pass
+        with other:  # another lock of the same folder
+            pass
+        with pytest.raises(UsageError, match=f"^{folder}: in use by"), locked(folder, ".mine"):
+            pass
+    with locked(folder, ".mine"):
+        pass
 
 
 def test_no_run_there(tmp_path):

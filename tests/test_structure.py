@@ -19,6 +19,7 @@ ORDER = [
         "evaluate",
         "train",
         "score",
+        "export",
         "config",
         "doctor",
         "quickstart",

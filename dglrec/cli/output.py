@@ -64,8 +64,13 @@ def print_recommendations(found: list[Any]) -> None:
     table.add_column("item", justify="right")
     table.add_column("title")
     table.add_column("score", justify="right")
+    explained = any(one.because for one in found)
+    if explained:
+        table.add_column("because of")
     for one in found:
-        table.add_row(str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}")
+        reasons = (f"{reason.title} (+{reason.contribution:.2f})" for reason in one.because)
+        cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
+        table.add_row(*cells, *(["\n".join(reasons)] if explained else []))
     _print_table(table)
 
 

@@ -1,6 +1,7 @@
-"""The verbs that use a trained model: recommend, score."""
+"""The verbs that use a trained model: recommend, score, export."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +28,7 @@ from dglrec.errors import UsageError
     type=FOLDER_OR_FILE,
     help="A file item_id,rating of a user that training never saw.",
 )
+@click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
 @option_dataset
 @option_device
 @option_json
@@ -35,6 +37,7 @@ def recommend(
     user: str | None,
     k: int,
     ratings: Path | None,
+    explain: bool,
     dataset: Path | None,
     device: str,
     as_json: bool,
@@ -45,6 +48,7 @@ def recommend(
     Examples:
       dglrec recommend run --user 42
       dglrec recommend run --ratings mine.csv -k 20
+      dglrec recommend run --user 42 --explain
     """
     from dataclasses import asdict
 
@@ -53,7 +57,7 @@ def recommend(
     if user is None and ratings is None:
         raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
     with opened(run, dataset, device) as trained:
-        found = run_recommend(trained, user, k, ratings=ratings)
+        found = run_recommend(trained, user, k, ratings=ratings, explain=explain)
     if as_json:
         print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
     else:
@@ -63,10 +67,44 @@ def recommend(
 @cli.command()
 @click.argument("run", type=FOLDER_OR_FILE)
 @click.argument("out", type=FOLDER_OR_FILE)
-@click.option("--top-k", type=int, metavar="K", help="The K best unseen items of each user.")
-@click.option("--users", type=FOLDER_OR_FILE, help="A file with a column user_id: only these.")
-@click.option("--shard", metavar="i/n", default="0/1", help="Only part i of n of the users.")
+@click.option("--top-k", type=int, metavar="K", help="The K best items of each user.")
 @click.option("--pairs", type=FOLDER_OR_FILE, help="A file user_id,item_id: score these pairs.")
+@click.option("--users", type=FOLDER_OR_FILE, help="A file with a column user_id: only these.")
+@click.option("--items", type=FOLDER_OR_FILE, help="A file with a column item_id: only of these.")
+@click.option(
+    "--exclude-seen/--include-seen",
+    default=True,
+    show_default=True,
+    help="Leave out what a user has rated, or not.",
+)
+@click.option(
+    "--ratings",
+    type=FOLDER_OR_FILE,
+    help="A file user_id,item_id,rating of users that training never saw; scored too.",
+)
+@click.option(
+    "--new-items",
+    type=FOLDER_OR_FILE,
+    help="A file item_id,genres,synopsis of items that training never saw; scored too.",
+)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Add up to three rated items that each recommendation rests on.",
+)
+@click.option(
+    "--unknown",
+    type=click.Choice(["error", "skip", "null"]),
+    default="error",
+    show_default=True,
+    help="What an id in --users, --items or --pairs means that is not known.",
+)
+@click.option(
+    "--shard",
+    metavar="i/n",
+    default="0/1",
+    help="Only every n-th part, from the i-th on; all shards write into one OUT.",
+)
 @option_dataset
 @option_device
 @option_timeout
@@ -76,37 +114,78 @@ def score(
     run: Path,
     out: Path,
     top_k: int | None,
-    users: Path | None,
-    shard: str,
     pairs: Path | None,
+    users: Path | None,
+    items: Path | None,
+    exclude_seen: bool,
+    explain: bool,
+    shard: str,
     dataset: Path | None,
     device: str,
     timeout: float,
-    overwrite: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Write predicted ratings as Parquet files into the folder OUT.
+
+    The same command, given again, goes on where one was stopped. OUT holds _SUCCESS once all is
+    there.
 
     \b
     Examples:
       dglrec score run scores --top-k 10
-      dglrec score run scores --pairs pairs.parquet
+      dglrec score run scores --top-k 10 --shard 0/4
+      dglrec score run scores --pairs pairs.parquet --unknown null
+      dglrec score run scores --top-k 10 --ratings newcomers.csv --new-items season.csv
     """
-    from dglrec.score import score_pairs, score_top_k
+    from dglrec.score import ScoreOptions, TopKOptions, score_pairs, score_top_k
 
     if (top_k is None) == (pairs is None):
         raise click.UsageError("Give either --top-k or --pairs.")
-    if pairs is not None and (users is not None or shard != "0/1"):
-        raise click.UsageError("--users and --shard go with --top-k, not with --pairs.")
-    part = _parse_shard(shard)
+    narrowed = users is not None or items is not None
+    if pairs is not None and (narrowed or not exclude_seen or explain):
+        raise click.UsageError("--users, --items, --include-seen and --explain go with --top-k.")
+    options["shard"] = _parse_shard(shard)
     with opened(run, dataset, device, timeout) as trained:
         if pairs is not None:
-            summary = score_pairs(trained, out, pairs, overwrite=overwrite)
+            summary = score_pairs(trained, out, pairs, ScoreOptions(**options))
         else:
             assert top_k is not None
-            summary = score_top_k(trained, out, top_k, users=users, shard=part, overwrite=overwrite)
+            chosen = TopKOptions(
+                **options,
+                users=users,
+                items=items,
+                include_seen=not exclude_seen,
+                explain=explain,
+            )
+            summary = score_top_k(trained, out, top_k, chosen)
     if trained.world.is_first:
         report(summary, as_json)
+
+
+@cli.command()
+@click.argument("run", type=FOLDER_OR_FILE)
+@click.argument("out", type=FOLDER_OR_FILE)
+@option_dataset
+@option_device
+@option_overwrite
+@option_json
+def export(
+    run: Path, out: Path, dataset: Path | None, device: str, overwrite: bool, as_json: bool
+) -> None:
+    """Write embeddings and decoder into the folder OUT, to be used without dglrec.
+
+    users.parquet and items.parquet hold id, embedding and bias, decoder.safetensors the rest. The
+    README shows how ratings come out of them.
+
+    \b
+    Example:  dglrec export run exported
+    """
+    from dglrec.export import export as run_export
+
+    with opened(run, dataset, device) as trained:
+        figures = run_export(trained, out, overwrite=overwrite)
+    report(figures, as_json)
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from dglrec import schema
 from dglrec.biases import fit_biases
+from dglrec.dataset.attributes import AttributeOptions, ItemEncoder
 from dglrec.dataset.stored import DATASET_FILE, RatingDataset, write_dataset
 from dglrec.errors import DataError, UsageError
-from dglrec.features import GenresEncoder, IdentityEncoder, SequenceEncoder, TextCleaning
+from dglrec.features import TextCleaning
 from dglrec.files import atomic_folder, check_target_folder, sha256_of
 from dglrec.graph import build_graph
 from dglrec.ids import IdMap
@@ -246,7 +247,10 @@ def _write(
         scale=scale,
     )
     trained = graph.by_item.degrees > 0
-    features = _features(catalogue, trained, options)
+    attributes = AttributeOptions(
+        options.numeric, options.text, options.text_model, options.cleaning
+    )
+    features = ItemEncoder.fit(catalogue, trained, attributes).encode(catalogue)
     degrees = graph.by_user.degrees
     notes = {
         **rows.notes,
@@ -337,29 +341,6 @@ def _check_numeric(items: pd.DataFrame, names: Sequence[str]) -> None:
                 f"--numeric {name}: the item tables have no such numeric column; found "
                 f"{', '.join(map(str, usable)) or 'none'}"
             )
-
-
-def _features(
-    catalogue: pd.DataFrame, trained: npt.NDArray[np.bool_], options: PrepareOptions
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Item features by name; what an attribute lacks altogether is left out."""
-    features: dict[str, npt.NDArray[np.float32]] = {}
-    genres = catalogue[schema.GENRES].tolist()
-    encoder = GenresEncoder.fit(genres, trained)
-    if encoder.vocabulary:
-        features["genres"] = encoder.encode(genres)
-    if options.numeric:
-        features["numeric"] = np.concatenate(
-            [
-                IdentityEncoder.fit(values, trained, standardize=True).encode(values)
-                for values in (catalogue[name].to_numpy(np.float64) for name in options.numeric)
-            ],
-            axis=1,
-        )
-    synopses = [text if isinstance(text, str) else None for text in catalogue[schema.SYNOPSIS]]
-    if options.text and any(text is not None for text in synopses):
-        features["text"] = SequenceEncoder(options.text_model, options.cleaning).encode(synopses)
-    return features
 
 
 def _held_out(rows: _Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,17 @@ from torch import Tensor
 
 from dglrec import schema
 from dglrec.biases import Biases
+from dglrec.dataset.attributes import (
+    AttributeOptions,
+    ItemEncoder,
+    check_attributes,
+    check_reproduced,
+)
 from dglrec.errors import DataError, UsageError
 from dglrec.files import read_json, save_array, write_json
 from dglrec.graph import Adjacency, RatingGraph
 from dglrec.ids import IdMap
+from dglrec.kernels import ItemLists, merge_lists
 from dglrec.schema import RatingScale
 
 SCHEMA_VERSION = 1
@@ -148,6 +156,32 @@ class RatingDataset:
             return torch.zeros(self.meta["counts"]["items"], 0)
         return torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
 
+    def encode_items(self, items: pd.DataFrame) -> Tensor:
+        """Features of n items that the data set does not hold, float32 [n, F].
+
+        Args:
+            items: n rows with `genres`, `synopsis` and the numeric columns that the data set uses.
+
+        Raises:
+            DataError: a numeric column is missing or holds something else, or the text model is
+                not the one that embedded the data set's own synopses.
+            UnusableEnvironmentError: the text model cannot be had.
+        """
+        check_attributes(items, self.meta["numeric"])
+        catalogue = self._table(_ITEMS).to_pandas()
+        catalogue[schema.GENRES] = [list(row) for row in catalogue[schema.GENRES]]
+        trained = self.graph.by_item.degrees > 0
+        encoder = ItemEncoder.fit(catalogue, trained, AttributeOptions.of(self.meta))
+        # One item that is known, and has a synopsis if any has, shows whether all is as it was.
+        known = int(catalogue[schema.SYNOPSIS].notna().to_numpy().argmax())
+        before = {name: self._features(name)[known : known + 1] for name in self.meta["features"]}
+        check_reproduced(encoder.encode(catalogue.iloc[[known]]), before)
+        features = encoder.encode(items)
+        none = np.zeros((len(items), 0), dtype=np.float32)
+        return torch.from_numpy(
+            np.concatenate([none, *(features[name] for name in before)], axis=1)
+        )
+
     def held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
         """The validation rows (`valid`) or the test rows (`test`), or a stretch of them.
 
@@ -185,9 +219,9 @@ class RatingDataset:
         return HeldOut(*columns.values())
 
     def held_out_by_user(self, split: str) -> Adjacency:
-        """The rows of `valid` or `test`, one user's after the other's."""
+        """The rows of `valid` or `test`, one user's after the other's, by item."""
         rows = self.held_out(split)
-        order = torch.argsort(rows.users, stable=True)
+        order = torch.argsort(rows.users * self.meta["counts"]["items"] + rows.items)
         counts = torch.bincount(rows.users, minlength=self.meta["counts"]["users"])
         offsets = torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0)))
         return Adjacency(
@@ -195,6 +229,15 @@ class RatingDataset:
             rows.items[order].int().numpy(),
             self.scale.encode(rows.ratings[order].numpy()),
         )
+
+    def rated_items(self, held_out: Sequence[str] = _HELD_OUT) -> ItemLists:
+        """What each user rated in training and in held-out rows: lists of U users.
+
+        Args:
+            held_out: which held-out rows count: `valid`, `test`.
+        """
+        lists = [self.graph.by_user.lists]
+        return merge_lists([*lists, *(self.held_out_by_user(name).lists for name in held_out)])
 
     def describe(self) -> dict[str, Any]:
         """What `prepare` reports: counts, scale, split, features."""

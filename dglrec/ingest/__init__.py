@@ -4,7 +4,7 @@
 and `read_users` read the tables beside them.
 """
 
-from dglrec.ingest.lists import read_one_users_ratings, stream_columns
+from dglrec.ingest.lists import NewRatings, read_new_ratings, stream_columns
 from dglrec.ingest.ratings import (
     FileCounts,
     IngestCounts,
@@ -15,22 +15,27 @@ from dglrec.ingest.ratings import (
     rows_of_each,
 )
 from dglrec.ingest.sources import FORMATS, RatingLayout, Source, open_source
-from dglrec.ingest.tables import read_items, read_users
+from dglrec.ingest.stream import Stretch, require_file
+from dglrec.ingest.tables import read_items, read_new_items, read_users
 
 __all__ = [
     "FORMATS",
     "FileCounts",
     "IngestCounts",
+    "NewRatings",
     "RatingColumns",
     "RatingLayout",
     "RatingReader",
     "Source",
+    "Stretch",
     "drop_duplicates",
     "last_of_each_pair",
     "open_source",
     "read_items",
-    "read_one_users_ratings",
+    "read_new_items",
+    "read_new_ratings",
     "read_users",
+    "require_file",
     "rows_of_each",
     "stream_columns",
 ]

@@ -1,14 +1,18 @@
 """Small tables that name users, items or pairs, beside the ratings themselves."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dglrec import schema
 from dglrec.errors import DataError
+from dglrec.ids import IdMap, IdMapBuilder, to_type
 from dglrec.ingest import stream
+from dglrec.ingest.ratings import last_of_each_pair
 from dglrec.schema import RatingScale, check_columns, check_ratings
 
 # What the columns are called in the layouts that we read.
@@ -49,35 +53,84 @@ def stream_columns(file: Path, kinds: Mapping[str, pa.DataType]) -> Iterator[str
         yield stream.Stretch(table, stretch.first_row)
 
 
-def read_one_users_ratings(file: Path, item_type: pa.DataType, scale: RatingScale) -> pa.Table:
-    """The ratings of one user, for whom the file needs no column.
+@dataclass(frozen=True)
+class NewRatings:
+    """Ratings of n users that the data set does not know.
+
+    Attributes:
+        user_ids: [n] ascending; just 0 where the file need not name its one user.
+        users: int32 [r] places among them.
+        items: int32 [r] indices of items.
+        ratings: float32 [r].
+        unknown: how many ratings of unknown items were left out.
+    """
+
+    user_ids: pa.Array
+    users: npt.NDArray[np.int32]
+    items: npt.NDArray[np.int32]
+    ratings: npt.NDArray[np.float32]
+    unknown: int
+
+
+def read_new_ratings(
+    file: Path, items: IdMap, scale: RatingScale, user_type: pa.DataType | None
+) -> NewRatings:
+    """The ratings of users that training never saw; of an item rated twice the last counts.
 
     Args:
-        file: columns `item_id` (or `anime_id`, `movieId`) and `rating`.
-        item_type: the type of item ids.
+        file: columns `user_id`, `item_id` (or `anime_id`, `movieId`) and `rating`.
+        items: the known items; ratings of others are left out, and counted.
         scale: the values a rating may take.
-
-    Returns:
-        `item_id` and `rating`, as `check_ratings` leaves them; of an item rated twice the last.
+        user_type: the type of user ids; None where the ratings are one user's, for whom the file
+            needs no column.
 
     Raises:
-        DataError: the file is missing or bad.
+        DataError: the file is missing or bad, holds no rating, or is of several users and may not.
     """
-    _refuse_several_users(file)
-    tables = []
-    kinds = {schema.ITEM_ID: item_type, schema.RATING: pa.float32()}
+    kinds = {schema.ITEM_ID: items.ids.type, schema.RATING: pa.float32()}
+    if user_type is None:
+        _refuse_several_users(file)
+    else:
+        kinds = {schema.USER_ID: user_type, **kinds}
+    builder = IdMapBuilder(schema.USER_ID)
+    users, indices, ratings = [], [], []
     for stretch in stream_columns(file, kinds):
-        nobody = pa.array(np.zeros(len(stretch.table), dtype=np.int64))
-        table = stretch.table.add_column(0, schema.USER_ID, nobody)
-        tables.append(
-            check_ratings(table, source=str(file), first_row=stretch.first_row, scale=scale)
-        )
-    if not sum(len(table) for table in tables):
+        table = stretch.table
+        if user_type is None:
+            nobody = pa.array(np.zeros(len(table), dtype=np.int64))
+            table = table.add_column(0, schema.USER_ID, nobody)
+        table = check_ratings(table, source=str(file), first_row=stretch.first_row, scale=scale)
+        users.append(builder.add(_of_type(table.column(schema.USER_ID), user_type, file)))
+        indices.append(items.encode(table.column(schema.ITEM_ID)))
+        ratings.append(table.column(schema.RATING).to_numpy())
+    if not sum(map(len, users)):
         raise DataError(f"{file}: holds no rating")
-    ratings = pa.concat_tables(tables).select([schema.ITEM_ID, schema.RATING])
-    items = ratings.column(schema.ITEM_ID).to_pylist()
-    last = {item: row for row, item in enumerate(items)}
-    return ratings.take(pa.array(sorted(last.values())))
+    ids, index_of_code = builder.finish()
+    of_user, of_item = index_of_code[np.concatenate(users)], np.concatenate(indices)
+    known = of_item >= 0
+    keep = known.copy()
+    keep[known] = last_of_each_pair(of_user[known], of_item[known], len(items))
+    return NewRatings(
+        ids.ids,
+        of_user[keep],
+        of_item[keep],
+        np.concatenate(ratings).astype(np.float32)[keep],
+        len(known) - int(np.count_nonzero(known)),
+    )
+
+
+def _of_type(ids: pa.ChunkedArray, kind: pa.DataType | None, file: Path) -> pa.ChunkedArray:
+    """User ids of a Parquet file as the data set's are.
+
+    Raises:
+        DataError: one cannot be.
+    """
+    if kind is None or ids.type == kind:
+        return ids
+    cast = to_type(ids, kind)
+    if cast.null_count:
+        raise DataError(f"{file}: column {schema.USER_ID} must hold {kind}, as in the data set")
+    return pa.chunked_array([cast]) if isinstance(cast, pa.Array) else cast
 
 
 def _header(file: Path, wanted: Iterable[str]) -> tuple[stream.TextFormat | None, Sequence[str]]:

@@ -1,7 +1,7 @@
 """The tables beside the ratings: items with title, genres and synopsis, and users."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ _SYNOPSIS_NAMES = ("synopsis", "sypnopsis", "Synopsis")
 _NO_GENRES = "(no genres listed)"
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 
+_NEW_ITEM_NAMES = {
+    schema.ITEM_ID: (schema.ITEM_ID, "MAL_ID", "anime_id", "movieId"),
+    schema.TITLE: (schema.TITLE, "Name"),
+    schema.GENRES: (schema.GENRES, "Genres"),
+    schema.SYNOPSIS: _SYNOPSIS_NAMES,
+}
 _ITEM_COLUMNS = (schema.ITEM_ID, schema.TITLE, schema.GENRES, schema.SYNOPSIS)
 _ML_100K_GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
@@ -49,6 +55,54 @@ def read_items(source: Source) -> pd.DataFrame:
     elif source.format == MOVIELENS and source.item_files:
         return _movielens_items(source.item_files[0])
     return _frame({name: pd.Series(dtype=object) for name in _ITEM_COLUMNS})
+
+
+def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
+    """Items that a data set does not hold, from a CSV or Parquet table of them.
+
+    Columns go by any of their names in the layouts that we read. An id is all that has to be there;
+    genres stand between commas or bars, or are a list.
+
+    Args:
+        file: the table.
+        id_type: int64 or string.
+
+    Returns:
+        One row an item, ordered by id, with `item_id`, `title`, `genres` and `synopsis` as
+        `read_items` gives them, and the table's other columns; `year` from the ends of titles
+        where the table has no such column and they have it.
+
+    Raises:
+        DataError: the table is damaged, has no row or no column of ids, or holds an item twice.
+    """
+    raw = _raw_table(file)
+    found = stream.shown_names(list(raw))
+    cells = {}
+    for name, aliases in _NEW_ITEM_NAMES.items():
+        alias = next((alias for alias in aliases if alias in raw), None)
+        cells[name] = None if alias is None else raw.pop(alias)
+    ids = cells[schema.ITEM_ID]
+    if ids is None:
+        schema.check_columns(found, (schema.ITEM_ID,), str(file))
+        raise AssertionError("a column of that name would have been found")
+    if not ids:
+        raise DataError(f"{file}: holds no row")
+    missing = [None] * len(ids)
+    titles = [_text(cell) or None for cell in cells[schema.TITLE] or missing]
+    of_ids = _ids if id_type == pa.int64() else _text_ids
+    columns: dict[str, Any] = {
+        schema.ITEM_ID: of_ids(ids, schema.ITEM_ID, file, _first_row(file)),
+        schema.TITLE: _texts(
+            [title or str(item).strip() for title, item in zip(titles, ids, strict=True)]
+        ),
+        schema.GENRES: _texts([_any_genres(cell) for cell in cells[schema.GENRES] or missing]),
+        schema.SYNOPSIS: _texts([_synopsis(cell) for cell in cells[schema.SYNOPSIS] or missing]),
+    }
+    columns |= {name: _numbers_or_texts(values) for name, values in raw.items()}
+    years = _years(columns[schema.TITLE])
+    if "year" not in columns and years.notna().any():
+        columns["year"] = years
+    return _ordered(_frame(columns), schema.ITEM_ID)
 
 
 def read_users(source: Source) -> pd.DataFrame:
@@ -159,13 +213,12 @@ def _movielens_items(file: Path) -> pd.DataFrame:
         ids, titles = raw.pop("movieId"), [_text(title) or "" for title in raw.pop("title")]
         genres = [_movielens_genres(_text(cell) or "") for cell in raw.pop("genres")]
         more = {name: _numbers_or_texts(values) for name, values in raw.items()}
-    years = [_YEAR.search(title) for title in titles]
     columns: dict[str, Any] = {
         schema.ITEM_ID: _ids(ids, schema.ITEM_ID, file, _first_row(file)),
         schema.TITLE: _texts(titles),
         schema.GENRES: _texts(genres),
         schema.SYNOPSIS: _texts([None] * len(titles)),
-        "year": pd.Series([float(year[1]) if year else np.nan for year in years], dtype=float),
+        "year": _years(titles),
     }
     return _ordered(_frame(columns | more), schema.ITEM_ID)
 
@@ -236,6 +289,19 @@ def _ids(
     return _series(numbers, dtype=np.int64)
 
 
+def _text_ids(values: Sequence[Any], name: str, file: Path, first_row: int) -> pd.Series:
+    """Texts that are not empty."""
+    seen: set[str] = set()
+    for row, value in enumerate(values, start=first_row):
+        text = _text(value)
+        if not text:
+            raise DataError(f"{file}: row {row}: {name} is missing")
+        if text in seen:
+            raise DataError(f"{file}: row {row}: {name} {text[:40]} is there twice; keep one row")
+        seen.add(text)
+    return _texts([str(value).strip() for value in values])
+
+
 def _first_row(file: Path) -> int:
     return 1 if stream.is_parquet(file) or file.name in ("u.item", "movies.dat") else 2
 
@@ -266,14 +332,28 @@ def _text(cell: Any) -> str | None:
 
 def _genres(cell: Any) -> list[str]:
     if isinstance(cell, list):
-        names = [str(name).strip() for name in cell]
+        names = [str(name).strip() for name in cell if name is not None]
     else:
         names = [name.strip() for name in (_text(cell) or "").split(",")]
     return [name for name in dict.fromkeys(names) if name not in ("", _UNKNOWN)]
 
 
+def _years(titles: Iterable[str]) -> pd.Series:
+    """Where titles end in a year, as MovieLens' do, that year."""
+    years = [_YEAR.search(title) for title in titles]
+    return _series([float(year[1]) if year else np.nan for year in years], dtype=float)
+
+
+def _any_genres(cell: Any) -> list[str]:
+    """Genres of a list, or of a text with commas or, as in MovieLens, bars."""
+    if isinstance(cell, str) and "|" in cell:
+        return _movielens_genres(cell)
+    return [name for name in _genres(cell) if name != _NO_GENRES]
+
+
 def _movielens_genres(cell: str) -> list[str]:
-    return [name for name in dict.fromkeys(cell.split("|")) if name not in ("", _NO_GENRES)]
+    names = dict.fromkeys(name.strip() for name in cell.split("|"))
+    return [name for name in names if name not in ("", _NO_GENRES)]
 
 
 def _synopsis(cell: Any) -> str | None:

@@ -1,0 +1,22 @@
+"""What a trained model says, without sampling: embeddings of all nodes, ratings, best items.
+
+`embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on.
+"""
+
+from dglrec.infer.embed import Embeddings, embed_all, embed_new_items, embed_new_users
+from dglrec.infer.explain import REASONS, Rated, Reasons, find_reasons
+from dglrec.infer.predict import Scorer, entries_of, predict_pairs
+
+__all__ = [
+    "REASONS",
+    "Embeddings",
+    "Rated",
+    "Reasons",
+    "Scorer",
+    "embed_all",
+    "embed_new_items",
+    "embed_new_users",
+    "entries_of",
+    "find_reasons",
+    "predict_pairs",
+]

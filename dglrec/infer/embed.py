@@ -1,0 +1,196 @@
+"""Exact embeddings: every node over all of its training edges, layer by layer, in chunks.
+
+A layer is computed for all nodes before the next one starts, so each edge is read once a layer
+and no neighbourhood is ever expanded.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dglrec.biases import Biases
+from dglrec.distributed import ALONE, World
+from dglrec.graph import Adjacency, RatingGraph, node_chunks
+from dglrec.nn import NodeValues, RatingModel, SAGELayer
+from dglrec.progress import Advance, progress
+from dglrec.sampling import Block
+from dglrec.schema import RatingScale
+
+_CHUNK_EDGES = 1 << 21
+_CHUNK_EDGES_OF_MANY = 1 << 19  # a fifth slower, and processes share a machine's memory
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What the encoder makes of every node.
+
+    Attributes:
+        nodes: float32 [U, H] and [I, H]; the last layer's.
+        item_layers: float32 [I, H] a layer, inputs first, the last layer's left out: what a user
+            that training never saw is encoded from.
+    """
+
+    nodes: NodeValues
+    item_layers: tuple[Tensor, ...]
+
+
+@torch.inference_mode()
+def embed_all(
+    model: RatingModel, graph: RatingGraph, biases: Biases, world: World = ALONE
+) -> Embeddings:
+    """Exact embeddings of all nodes, on the model's device.
+
+    Args:
+        model: in whatever mode; dropout is off meanwhile.
+        graph: all training ratings.
+        biases: fitted to them.
+        world: processes that each compute a share of the nodes, about equal in edges; all of them
+            end up with all embeddings.
+    """
+    device = next(model.parameters()).device
+    edges_read = 2 * model.config.layers * graph.num_edges // world.size
+    shown = progress("embedding all nodes", edges_read, "edges", shown=world.is_first)
+    with evaluating(model), shown as advance:
+        users = model.inputs.users(
+            torch.arange(graph.num_users, device=device),
+            biases.user_inputs(slice(None)).to(device),
+        )
+        items = model.inputs.items(
+            torch.arange(graph.num_items, device=device),
+            biases.item_inputs(slice(None)).to(device),
+        )
+        nodes = NodeValues(users, items)
+        del users, items  # so that each layer's values go when the next one's are there
+        item_layers = []
+        of_users = _Given(graph.by_user, graph.scale, biases, to_users=True)
+        of_items = _Given(graph.by_item, graph.scale, biases, to_users=False)
+        for layer in model.encoder.layers:
+            assert isinstance(layer, SAGELayer)
+            item_layers.append(nodes.items)
+            nodes = NodeValues(
+                _update(layer.update_users, of_users, nodes.users, nodes.items, world, advance),
+                _update(layer.update_items, of_items, nodes.items, nodes.users, world, advance),
+            )
+    return Embeddings(nodes, tuple(item_layers))
+
+
+@torch.inference_mode()
+def embed_new_users(
+    model: RatingModel,
+    embeddings: Embeddings,
+    ratings: Adjacency,
+    scale: RatingScale,
+    biases: Biases,
+    world: World = ALONE,
+) -> Tensor:
+    """Encode n users that training never saw from their ratings, as training users are encoded.
+
+    Args:
+        model: the model that made the embeddings.
+        embeddings: exact ones.
+        ratings: of the n users, the neighbours being items of the embeddings.
+        scale: what the codes of the ratings stand for.
+        biases: of these users, as `Biases.of_new_users` makes them.
+        world: as in `embed_all`.
+
+    Returns:
+        float32 [n, H], on the embeddings' device.
+    """
+    device = embeddings.nodes.items.device
+    layers = list(zip(model.encoder.layers, embeddings.item_layers, strict=True))
+    edges_read = len(layers) * len(ratings.neighbours) // world.size
+    shown = progress("embedding new users", edges_read, "edges", shown=world.is_first)
+    with evaluating(model), shown as advance:
+        users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device))
+        for layer, items in layers:
+            assert isinstance(layer, SAGELayer)
+            given = _Given(ratings, scale, biases, to_users=True)
+            users = _update(layer.update_users, given, users, items, world, advance)
+    return users
+
+
+@torch.inference_mode()
+def embed_new_items(model: RatingModel, features: Tensor) -> Tensor:
+    """Encode m items that nobody has rated from their features, [m, F] -> [m, H]."""
+    device = next(model.parameters()).device
+    with evaluating(model):
+        items = model.inputs.new_items(features.to(device))
+        nobody = items.new_zeros(1, items.shape[1])
+        none = Block(
+            offsets=torch.zeros(len(items) + 1, dtype=torch.int64),
+            neighbours=torch.zeros(0, dtype=torch.int64),
+            residuals=torch.zeros(0),
+            degrees=torch.zeros(len(items)),
+        ).to(device)
+        for layer in model.encoder.layers:
+            assert isinstance(layer, SAGELayer)
+            items = layer.update_items(none, nobody, items)
+    return items
+
+
+@contextmanager
+def evaluating(model: RatingModel) -> Iterator[None]:
+    """Without dropout, whatever mode the model is in before and after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The edges that end in the nodes of one type, and what of their ratings biases explain."""
+
+    adjacency: Adjacency
+    scale: RatingScale
+    biases: Biases
+    to_users: bool
+
+    def block(self, first: int, last: int) -> Block:
+        """All edges of the nodes first..last-1, their sources being all nodes of the other type."""
+        adjacency = self.adjacency
+        low, high = int(adjacency.offsets[first]), int(adjacency.offsets[last])
+        offsets = _tensor(adjacency.offsets[first : last + 1] - low)
+        neighbours = _tensor(adjacency.neighbours[low:high]).long()
+        levels = torch.from_numpy(self.scale.decode(np.arange(self.scale.levels)))
+        ratings = levels[_tensor(adjacency.codes[low:high]).long()]
+        degrees = offsets.diff()
+        own = torch.repeat_interleave(torch.arange(first, last), degrees)
+        users, items = (own, neighbours) if self.to_users else (neighbours, own)
+        residuals = ratings - self.biases.predict(users, items)
+        return Block(offsets, neighbours, residuals, degrees.float())
+
+
+def _update(
+    update: Callable[[Block, Tensor, Tensor], Tensor],
+    given: _Given,
+    own: Tensor,
+    sources: Tensor,
+    world: World,
+    advance: Advance,
+) -> Tensor:
+    """One layer's new values of all nodes of a type, from all their edges."""
+    offsets = given.adjacency.offsets
+    out = torch.empty_like(own)
+    bounds = world.cut(torch.from_numpy(offsets[1:]))
+    start, end = bounds[world.rank], bounds[world.rank + 1]
+    edges = _CHUNK_EDGES if world.size == 1 else _CHUNK_EDGES_OF_MANY
+    for first, last in node_chunks(offsets[start : end + 1], edges):
+        first, last = start + first, start + last
+        block = given.block(first, last).to(own.device)
+        out[first:last] = update(block, sources, own[first:last])
+        advance(len(block.neighbours))
+    world.share_rows(out, bounds)
+    return out
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

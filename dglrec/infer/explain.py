@@ -1,0 +1,210 @@
+"""What a predicted rating rests on: the user's rated items without which it would be lower.
+
+The contribution of a rated item j to the prediction for an item i is the prediction as it is, less
+the prediction for the same user had it not rated j (leave-one-out influence; Cook and Weisberg,
+"Residuals and influence in regression", 1982): bias, degree, residuals and messages of all layers
+are those of the other ratings, and the items are left as they are. It is exact, and costs little
+more than encoding a user once a rating: what all ratings send is summed once, and what one sent is
+taken off.
+
+Shapes: n users with K ratings together, k items predicted for each, H embedding size.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dglrec.biases import Biases
+from dglrec.graph import Adjacency
+from dglrec.infer.embed import Embeddings, evaluating
+from dglrec.infer.predict import Scorer, entries_of
+from dglrec.kernels import pick_largest
+from dglrec.nn import RatingModel, SAGELayer, aggregate
+from dglrec.sampling import Block
+from dglrec.schema import RatingScale
+
+REASONS = 3
+"""How many reasons an explanation gives at most."""
+
+_EDGES = 1 << 14  # whose embeddings stay in the second-level cache
+_PAIRS = 1 << 21
+
+
+class Reasons(NamedTuple):
+    """For each of n users and k items predicted for it, the rated items that contributed most.
+
+    Attributes:
+        items: int32 [n, k, R]; -1 where there are fewer that contributed at all.
+        contributions: float32 [n, k, R]; largest first, above 0; in ratings.
+    """
+
+    items: npt.NDArray[np.int32]
+    contributions: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Users, and the ratings that they are encoded from.
+
+    Attributes:
+        ratings: of U users, by item of the data set.
+        scale: what the codes of the ratings stand for.
+        biases: of these users.
+        identities: int64 [U] what the model knows each user as; None for users it never saw.
+    """
+
+    ratings: Adjacency
+    scale: RatingScale
+    biases: Biases
+    identities: Tensor | None
+
+
+@torch.inference_mode()
+def find_reasons(
+    model: RatingModel,
+    embeddings: Embeddings,
+    scorer: Scorer,
+    rated: Rated,
+    users: Tensor,
+    places: Tensor,
+    items: Tensor,
+    count: int = REASONS,
+) -> Reasons:
+    """Find what predictions rest on.
+
+    An item is no reason for itself.
+
+    Args:
+        model: the model that made the embeddings.
+        embeddings: exact ones, of the data set.
+        scorer: knows the users, and the items that are predicted.
+        rated: what the users are made of.
+        users: int64 [n] rows of `rated`.
+        places: int64 [n] the same users as the scorer numbers them.
+        items: int64 [n, k] what is predicted for each.
+        count: R, how many reasons at most.
+    """
+    shape = (*items.shape, count)
+    out = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
+    edges = max(1, min(_EDGES, _PAIRS // max(1, items.shape[1])))
+    degrees = torch.from_numpy(rated.ratings.degrees)[users]
+    chunk = (degrees.cumsum(0) - degrees) // edges
+    device = embeddings.nodes.items.device
+    with evaluating(model):
+        layers = zip(model.encoder.layers, embeddings.item_layers, strict=True)
+        hops = [_Hop(cast(SAGELayer, layer), values) for layer, values in layers]
+        for one in chunk.unique().tolist():
+            part = slice(
+                int(torch.searchsorted(chunk, one)), int(torch.searchsorted(chunk, one, right=True))
+            )
+            block, inputs, shifts, rated_items = _without_each(rated, users[part])
+            if not len(rated_items):
+                continue
+            owners = torch.repeat_interleave(torch.arange(len(users[part])), block.offsets.diff())
+            near = inputs.to(device)
+            if rated.identities is None:
+                values = model.inputs.new_users(near)
+            else:
+                values = model.inputs.users(rated.identities[users[part]][owners].to(device), near)
+            for hop in hops:
+                values = hop.without_each(
+                    block.to(device), owners.to(device), values, shifts.to(device)
+                )
+            predicted = items[part][owners]
+            without = scorer.rate(values, inputs[:, 0], predicted)
+            flat = places[part].repeat_interleave(items.shape[1]), items[part].flatten()
+            whole = scorer.pairs(*flat).view(-1, items.shape[1])
+            lost = whole[owners] - without
+            lost[rated_items.unsqueeze(1) == predicted] = 0.0
+            entries, largest = pick_largest(block.offsets.numpy(), lost.numpy(), count)
+            found = entries >= 0
+            out.items[part][found] = rated_items.numpy()[entries[found]]
+            out.contributions[part][found] = largest[found]
+    return out
+
+
+def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, Tensor]:
+    """The ratings of n users, and for each of them what the user would be known by without it.
+
+    Returns:
+        All K ratings; float32 [K, 2] bias and log degree without each; float32 [K] by how much the
+        bias would be higher; int64 [K] the rated items.
+    """
+    ratings, biases = rated.ratings, rated.biases
+    owners, entries = entries_of(ratings.offsets, users)
+    items = torch.from_numpy(ratings.neighbours[entries.numpy()]).long()
+    codes = np.asarray(ratings.codes[entries.numpy()])
+    degrees = torch.from_numpy(ratings.degrees)[users]
+    offsets = torch.cat((torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)))
+    bias = biases.users[users]
+    beyond = torch.from_numpy(rated.scale.decode(codes)) - biases.mean - biases.items[items]
+    # A bias is a damped mean of what ratings have beyond the items' own.
+    sums = bias * (degrees + biases.damping)
+    left = degrees[owners] - 1
+    other_bias = (sums[owners] - beyond) / (left + biases.damping)
+    block = Block(offsets, items, beyond - bias[owners], degrees.float())
+    inputs = torch.stack((other_bias, torch.log1p(left.float())), dim=1)
+    return block, inputs, other_bias - bias[owners], items
+
+
+class _Hop:
+    """A layer's way to users, with what each item sends along it, whomever to."""
+
+    def __init__(self, layer: SAGELayer, items: Tensor) -> None:
+        self.last, self.bare, self.rated = layer.last, layer.to_users.bare, layer.to_users.rated
+        pool = self.bare.pool
+        self.sent = self.bare.neighbour(items) if pool is None else functional.relu(pool(items))
+        self.weighed = None if self.rated is None else self.rated.rating(items)
+
+    def without_each(self, block: Block, owners: Tensor, own: Tensor, shifts: Tensor) -> Tensor:
+        """Users without each of their ratings, float32 [K, H].
+
+        Args:
+            block: the K ratings.
+            owners: int64 [K] whose they are.
+            own: float32 [K, H] what the users were without each, a hop before.
+            shifts: float32 [K] by how much their biases would be higher.
+        """
+        out = self.bare.own(own) + self._bare(block, owners)
+        if self.rated is not None and self.weighed is not None:
+            damping = self.rated.log_damping.exp()
+            out = out + _weighed(block, self.weighed, owners, shifts, damping)
+        return out + own if self.last else functional.relu(out) + own
+
+    def _bare(self, block: Block, owners: Tensor) -> Tensor:
+        if self.bare.pool is not None:
+            out: Tensor = self.bare.neighbour(_maximum_without_each(block, self.sent, owners))
+            return out
+        rest = aggregate(block, self.sent, "sum")[owners] - self.sent[block.neighbours]
+        if self.bare.aggregator == "sum":
+            return rest
+        return rest / (block.degrees[owners] - 1).clamp(min=1).unsqueeze(1)
+
+
+def _maximum_without_each(block: Block, messages: Tensor, owners: Tensor) -> Tensor:
+    """The largest of the other edges' messages, which are 0 or more, unit by unit; [K, H]."""
+    largest = aggregate(block, messages, "max")
+    of_edges = messages[block.neighbours]
+    is_largest = of_edges == largest[owners]
+    times = torch.zeros_like(largest).index_add(0, owners, is_largest.to(largest.dtype))
+    smaller = of_edges.masked_fill(is_largest, 0.0)
+    rows = owners.unsqueeze(1).expand_as(smaller)
+    second = torch.zeros_like(largest).scatter_reduce(0, rows, smaller, "amax")
+    return torch.where(is_largest & (times[owners] == 1), second[owners], largest[owners])
+
+
+def _weighed(
+    block: Block, messages: Tensor, owners: Tensor, shifts: Tensor, damping: Tensor
+) -> Tensor:
+    """`RatingConv` without each edge, the others' residuals being what they are then; [K, H]."""
+    of_edges = messages[block.neighbours]
+    plain = aggregate(block, messages, "sum")[owners] - of_edges
+    weighed = aggregate(block, messages, "sum", block.residuals)[owners]
+    weighed = weighed - block.residuals.unsqueeze(1) * of_edges - shifts.unsqueeze(1) * plain
+    left = (block.degrees[owners] - 1).unsqueeze(1)
+    return weighed / left.clamp(min=1) * (left / (left + damping))

@@ -1,0 +1,220 @@
+"""Embeddings -> predicted ratings of pairs, and the best items of a catalogue."""
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dglrec.biases import Biases
+from dglrec.errors import DglrecError
+from dglrec.infer.embed import Embeddings
+from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
+from dglrec.nn import DecoderTerms, NodeValues, RatingModel
+
+_CHUNK_PAIRS = 1 << 16
+_PAIR_UNITS = 1 << 25  # hidden units of the pairs that a GPU scores at once: 128 MiB
+
+
+@torch.inference_mode()
+def predict_pairs(
+    model: RatingModel, embeddings: Embeddings, biases: Biases, users: Tensor, items: Tensor
+) -> Tensor:
+    """Predicted ratings of n pairs, float32 [n] on the CPU, not clipped to the scale.
+
+    In little memory, whatever the number of users; `Scorer` is for many calls.
+
+    Args:
+        model: the model that made the embeddings.
+        embeddings: exact ones.
+        biases: of the training ratings.
+        users: int64 [n].
+        items: int64 [n].
+    """
+    nodes = embeddings.nodes
+    device = nodes.items.device
+    parts = []
+    for some_users, some_items in zip(
+        users.split(_CHUNK_PAIRS), items.split(_CHUNK_PAIRS), strict=True
+    ):
+        # The decoder maps each node that it is given, and a chunk reads few of all users.
+        near, places = torch.unique(some_users, return_inverse=True)
+        given = NodeValues(nodes.users.index_select(0, near.to(device)), nodes.items)
+        residuals = model.decoder(given, places.to(device), some_items.to(device)).cpu()
+        parts.append(biases.predict(some_users, some_items) + residuals)
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+class Scorer:
+    """Predicts ratings among U users and I items, each of which passes the decoder once.
+
+    Args:
+        model: the model that made the embeddings.
+        nodes: float32 [U, H] and [I, H], on the model's device.
+        biases: of these users and items.
+        catalogue: int64 [C] the items to choose the best from, ascending; None for all.
+
+    Raises:
+        DglrecError: an embedding is not finite.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        model: RatingModel,
+        nodes: NodeValues,
+        biases: Biases,
+        catalogue: Tensor | None = None,
+    ) -> None:
+        decoder = model.decoder
+        self._decoder, self._biases = decoder, biases
+        self._users, self._items = decoder.of_users(nodes.users), decoder.of_items(nodes.items)
+        tables = [*decoder.out.parameters(), biases.users, biases.items, *self._users, *self._items]
+        # A NaN compares as no better than anything: it would leave lists short without a word.
+        if not all(bool(table.isfinite().all()) for table in tables if table is not None):
+            raise DglrecError(
+                "the model's embeddings are no finite numbers; train it again, with a smaller "
+                "train.learning_rate"
+            )
+        self._device = nodes.items.device
+        self._catalogue = torch.arange(len(nodes.items)) if catalogue is None else catalogue
+
+    @property
+    def catalogue_size(self) -> int:
+        """C, how many items there are to choose from."""
+        return len(self._catalogue)
+
+    @torch.inference_mode()
+    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings of n pairs, float32 [n] on the CPU, not clipped to the scale.
+
+        Args:
+            users: int64 [n].
+            items: int64 [n].
+        """
+        ends = users.to(self._device), items.to(self._device)
+        residuals = self._decoder.score(self._users, self._items, *ends)
+        return self._biases.predict(users, items) + residuals.cpu()
+
+    @torch.inference_mode()
+    def rate(self, users: Tensor, bias: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings by users that are given as they are, float32 [n, k] on the CPU.
+
+        Args:
+            users: float32 [n, H] embeddings, on the model's device.
+            bias: float32 [n] their biases.
+            items: int64 [n, k].
+        """
+        rows = torch.arange(len(users)).repeat_interleave(items.shape[1]).to(self._device)
+        ends = rows, items.flatten().to(self._device)
+        residuals = self._decoder.score(self._decoder.of_users(users), self._items, *ends).cpu()
+        base = self._biases.mean + bias.cpu().unsqueeze(1) + self._biases.items[items]
+        return base + residuals.view_as(items)
+
+    @torch.inference_mode()
+    def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        """The items of the catalogue with the highest predicted ratings for each of n users.
+
+        Args:
+            users: int64 [n].
+            left_out: for each of all U users the items that are no candidates.
+            k: how many; of a smaller catalogue all come back.
+
+        Returns:
+            Predicted ratings [n, k], best first, not clipped, and items [n, k], on the CPU. Where
+            fewer than k items are left, the rest is -inf, with any item.
+        """
+        if self._device.type != "cpu":
+            return self.best_of_few(users, left_out, k)
+        scores, places = self._best_compiled(users, left_out, min(k, self.catalogue_size))
+        return scores, self._items_at(places)
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        """int32 [I]: each item's place in the catalogue, -1 where it has none."""
+        positions = torch.full((len(self._items.hidden),), -1, dtype=torch.int32)
+        positions[self._catalogue] = torch.arange(self.catalogue_size, dtype=torch.int32)
+        return positions
+
+    @cached_property
+    def _chosen(self) -> DecoderTerms:
+        """The decoder's terms of the catalogue."""
+        places = self._catalogue.to(self._device)
+        hidden, factors = self._items
+        return DecoderTerms(hidden[places], None if factors is None else factors[places])
+
+    @cached_property
+    def _tiles(self) -> Tiles:
+        return Tiles.of(_terms(self._chosen, self._biases.items[self._catalogue]))
+
+    def _best_compiled(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        hidden, factors = self._users
+        of_users = DecoderTerms(hidden[users], None if factors is None else factors[users])
+        base = self._biases.mean + self._biases.users[users] + self._decoder.out.bias
+        scores, places = rank_items(
+            self._tiles,
+            self._decoder.out.weight.detach().squeeze(0).numpy(),
+            _terms(of_users, base.detach()),
+            left_out,
+            users.numpy(),
+            self._positions.numpy(),
+            k,
+        )
+        return torch.from_numpy(scores), torch.from_numpy(places)
+
+    @torch.inference_mode()
+    def best_of_few(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        """The same as `best`, by torch's operations: what a GPU does.
+
+        On a CPU it scores a few hundred users a second, and at once, where the compiled way has
+        scored none for the first seconds.
+        """
+        k = min(k, self.catalogue_size)
+        of_items, device = self._chosen, self._device
+        item_base = self._biases.items[self._catalogue].to(device)
+        hidden, factors = self._users
+        step = max(1, _PAIR_UNITS // max(1, len(of_items.hidden) * hidden.shape[1]))
+        found = []
+        for part in users.split(step):
+            near = part.to(device)
+            of_users = DecoderTerms(hidden[near], None if factors is None else factors[near])
+            scores = self._decoder.all_pairs(of_users, of_items)
+            base = (self._biases.mean + self._biases.users[part]).to(device)
+            scores += base.unsqueeze(1) + item_base
+            rows, entries = entries_of(left_out.offsets, part)
+            items = torch.from_numpy(left_out.items[entries.numpy()]).long()
+            places = self._positions[items].long()
+            listed = places >= 0
+            scores[rows[listed].to(device), places[listed].to(device)] = -torch.inf
+            best = scores.topk(k, dim=1)
+            found.append((best.values.cpu(), best.indices.cpu()))
+        if not found:
+            return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
+        places = torch.cat([at for _, at in found])
+        return torch.cat([scores for scores, _ in found]), self._items_at(places)
+
+    def _items_at(self, places: Tensor) -> Tensor:
+        return self._catalogue.index_select(0, places.flatten()).view_as(places)
+
+
+def entries_of(offsets: npt.NDArray[np.int64], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the entries of n rows stand, int64 [s]: positions among the n rows, and the places.
+
+    Args:
+        offsets: int64 [N + 1]; row v's entries stand at `offsets[v]:offsets[v + 1]`.
+        rows: int64 [n].
+    """
+    ends = torch.from_numpy(offsets)
+    starts = ends[rows]
+    counts = ends[rows + 1] - starts
+    positions = torch.repeat_interleave(torch.arange(len(rows)), counts)
+    before = counts.cumsum(0) - counts
+    return positions, torch.arange(len(positions)) + (starts - before)[positions]
+
+
+def _terms(of_nodes: DecoderTerms, base: Tensor) -> Terms:
+    hidden, factors = of_nodes
+    width = 0 if factors is None else factors.shape[1]
+    none = np.empty((len(hidden), width), dtype=np.float32)
+    return Terms(hidden.numpy(), none if factors is None else factors.numpy(), base.numpy())

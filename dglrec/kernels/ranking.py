@@ -1,0 +1,321 @@
+"""The best items of a catalogue for each of many users: all scores, and what is kept of them.
+
+A score is b_u + b_i + w relu(a_u + c_i) + p_u . q_i, and as max(x + y, 0) = max(y, -x) + x, also
+
+    (b_u + w a_u) + b_i + w max(c_i, -a_u) + p_u . q_i
+
+which is an operation less for each item and hidden unit. Items stand in tiles that stay in a core's
+cache while many users pass over them, one unit's values of all items after the other's, so that the
+inner loop runs over items. Scores never leave the cache: what is not among a user's best so far is
+forgotten at once.
+
+Shapes: I items in T tiles of W, n users, D hidden units, F factors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from dglrec.kernels.lists import ItemLists
+from dglrec.kernels.parallel import parts_of, run_side_by_side
+
+# Sums stay in the order written: a score is the same to the bit whatever stands beside it. Nothing
+# is lost by it, as the loops run over items and not over the terms of a sum.
+_in_order: Callable[[Any], Any] = numba.njit(nogil=True, fastmath={"contract", "nsz"})
+
+_WIDTH = 480  # 8 units of a tile and 4 rows of scores fit a first-level cache
+_PASS = 128  # users that pass over a tile before the next one comes
+_USERS, _UNITS = 4, 8  # that the inner loop takes at once
+_LOOK = 32  # scores that are looked at together
+
+Floats = npt.NDArray[np.float32]
+
+
+class Terms(NamedTuple):
+    """What the score is made of on one side.
+
+    Attributes:
+        hidden: float32 [N, D]; a or c.
+        factors: float32 [N, F]; p or q; F may be 0.
+        base: float32 [N]; what is added.
+    """
+
+    hidden: Floats
+    factors: Floats
+    base: Floats
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A catalogue, laid out for `rank_items`.
+
+    Attributes:
+        count: I.
+        hidden: float32 [T, D, W], D filled up with zeros.
+        factors: float32 [T, F, W], likewise.
+        base: float32 [T, W], filled up with -inf.
+    """
+
+    count: int
+    hidden: Floats
+    factors: Floats
+    base: Floats
+
+    @classmethod
+    def of(cls, items: Terms) -> "Tiles":
+        """Lay out I items."""
+        count = len(items.base)
+        base = np.full(-(-max(count, 1) // _WIDTH) * _WIDTH, -np.inf, dtype=np.float32)
+        base[:count] = items.base
+        return cls(count, _tiled(items.hidden), _tiled(items.factors), base.reshape(-1, _WIDTH))
+
+
+def rank_items(
+    tiles: Tiles,
+    weights: Floats,
+    users: Terms,
+    left_out: ItemLists,
+    rows: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.int32],
+    k: int,
+) -> tuple[Floats, npt.NDArray[np.int32]]:
+    """The k items with the highest scores for each of n users.
+
+    Args:
+        tiles: the catalogue.
+        weights: float32 [D], w.
+        users: of the n users.
+        left_out: lists of items that are not to be kept.
+        rows: [n] each user's row in `left_out`.
+        positions: for each item that `left_out` may name its place in the catalogue, -1 where it
+            has none; ascending but for those.
+        k: how many, at most I.
+
+    Returns:
+        Scores [n, k], best first, of equal ones the one that comes first in the catalogue, and
+        places in the catalogue [n, k]. Where fewer than k are left, the rest is -inf.
+    """
+    count = len(users.base)
+    padded = -(-count // _USERS) * _USERS
+    units = -(-len(weights) // _UNITS) * _UNITS
+    arrays = (
+        tiles.hidden,
+        tiles.factors,
+        tiles.base,
+        _padded(-users.hidden, padded),
+        _padded(users.factors, padded),
+        np.pad(weights, (0, units - len(weights))),
+        np.pad(users.base, (0, padded - count)),
+        *left_out,
+        rows,
+        positions,
+    )
+    scores = np.full((count, k), -np.inf, dtype=np.float32)
+    places = np.zeros((count, k), dtype=np.int32)
+    if not k:
+        return scores, places
+    groups = padded // _USERS
+    work = count * tiles.count * (tiles.hidden.shape[1] + tiles.factors.shape[1])
+    run_side_by_side(
+        [
+            partial(_rank, *arrays, scores, places, _USERS * low, min(_USERS * high, count))
+            for low, high in parts_of(groups, work)
+        ]
+    )
+    return scores, places
+
+
+def _padded(values: Floats, rows: int) -> Floats:
+    """Filled up with zeros to a number of rows and to whole blocks of units."""
+    units = -(-values.shape[1] // _UNITS) * _UNITS
+    return np.pad(values, ((0, rows - len(values)), (0, units - values.shape[1])))
+
+
+def _tiled(values: Floats) -> Floats:
+    """[I, D] -> [T, D, W], filled up with zeros."""
+    tiles = -(-max(len(values), 1) // _WIDTH)
+    whole = _padded(values, tiles * _WIDTH)
+    return np.ascontiguousarray(whole.reshape(tiles, _WIDTH, whole.shape[1]).transpose(0, 2, 1))
+
+
+@_in_order
+def _rank(  # type: ignore[no-untyped-def]
+    c, q, item_base, a, p, w, base, offsets, left_out, rows, positions, best, places, low, high
+):
+    width = c.shape[2]
+    scores = np.empty((_USERS, width), dtype=np.float32)
+    shifted = np.zeros(_PASS, dtype=np.float32)
+    following = np.empty(_PASS, dtype=np.int64)
+    sizes = np.empty(_PASS, dtype=np.int64)
+    for first in range(low, high, _PASS):
+        last = min(first + _PASS, high)
+        for user in range(first, last):
+            following[user - first] = offsets[rows[user]]
+            sizes[user - first] = 0
+            total = np.float64(base[user])
+            for h in range(len(w)):
+                total -= np.float64(w[h]) * a[user, h]  # a holds what was taken the negative of
+            shifted[user - first] = total
+        for t in range(c.shape[0]):
+            start = t * width
+            for four in range(first, last, _USERS):
+                for lane in range(_USERS):
+                    for i in range(width):
+                        scores[lane, i] = item_base[t, i] + shifted[four - first + lane]
+                _add_hidden(scores, c[t], a[four : four + _USERS], w)
+                _add_factors(scores, q[t], p[four : four + _USERS])
+                for user in range(four, min(four + _USERS, last)):
+                    mine = scores[user - four]
+                    following[user - first] = _leave_out(
+                        mine,
+                        start,
+                        left_out,
+                        positions,
+                        following[user - first],
+                        offsets[rows[user] + 1],
+                    )
+                    sizes[user - first] = _keep(
+                        mine, start, best[user], places[user], sizes[user - first]
+                    )
+        for user in range(first, last):
+            _sort(best[user], places[user], sizes[user - first])
+
+
+@_in_order
+def _add_hidden(scores, c, a, w):  # type: ignore[no-untyped-def]
+    s0, s1, s2, s3 = scores[0], scores[1], scores[2], scores[3]
+    for h in range(0, len(w), _UNITS):
+        c0, c1, c2, c3 = c[h], c[h + 1], c[h + 2], c[h + 3]
+        c4, c5, c6, c7 = c[h + 4], c[h + 5], c[h + 6], c[h + 7]
+        w0, w1, w2, w3 = w[h], w[h + 1], w[h + 2], w[h + 3]
+        w4, w5, w6, w7 = w[h + 4], w[h + 5], w[h + 6], w[h + 7]
+        d0, d1, d2, d3 = a[0, h], a[0, h + 1], a[0, h + 2], a[0, h + 3]
+        d4, d5, d6, d7 = a[0, h + 4], a[0, h + 5], a[0, h + 6], a[0, h + 7]
+        e0, e1, e2, e3 = a[1, h], a[1, h + 1], a[1, h + 2], a[1, h + 3]
+        e4, e5, e6, e7 = a[1, h + 4], a[1, h + 5], a[1, h + 6], a[1, h + 7]
+        f0, f1, f2, f3 = a[2, h], a[2, h + 1], a[2, h + 2], a[2, h + 3]
+        f4, f5, f6, f7 = a[2, h + 4], a[2, h + 5], a[2, h + 6], a[2, h + 7]
+        g0, g1, g2, g3 = a[3, h], a[3, h + 1], a[3, h + 2], a[3, h + 3]
+        g4, g5, g6, g7 = a[3, h + 4], a[3, h + 5], a[3, h + 6], a[3, h + 7]
+        for i in range(len(s0)):
+            u0, u1, u2, u3 = c0[i], c1[i], c2[i], c3[i]
+            u4, u5, u6, u7 = c4[i], c5[i], c6[i], c7[i]
+            s0[i] += (w0 * max(u0, d0) + w1 * max(u1, d1) + w2 * max(u2, d2) + w3 * max(u3, d3)) + (
+                w4 * max(u4, d4) + w5 * max(u5, d5) + w6 * max(u6, d6) + w7 * max(u7, d7)
+            )
+            s1[i] += (w0 * max(u0, e0) + w1 * max(u1, e1) + w2 * max(u2, e2) + w3 * max(u3, e3)) + (
+                w4 * max(u4, e4) + w5 * max(u5, e5) + w6 * max(u6, e6) + w7 * max(u7, e7)
+            )
+            s2[i] += (w0 * max(u0, f0) + w1 * max(u1, f1) + w2 * max(u2, f2) + w3 * max(u3, f3)) + (
+                w4 * max(u4, f4) + w5 * max(u5, f5) + w6 * max(u6, f6) + w7 * max(u7, f7)
+            )
+            s3[i] += (w0 * max(u0, g0) + w1 * max(u1, g1) + w2 * max(u2, g2) + w3 * max(u3, g3)) + (
+                w4 * max(u4, g4) + w5 * max(u5, g5) + w6 * max(u6, g6) + w7 * max(u7, g7)
+            )
+
+
+@_in_order
+def _add_factors(scores, q, p):  # type: ignore[no-untyped-def]
+    s0, s1, s2, s3 = scores[0], scores[1], scores[2], scores[3]
+    for h in range(0, len(q), _UNITS // 2):
+        q0, q1, q2, q3 = q[h], q[h + 1], q[h + 2], q[h + 3]
+        d0, d1, d2, d3 = p[0, h], p[0, h + 1], p[0, h + 2], p[0, h + 3]
+        e0, e1, e2, e3 = p[1, h], p[1, h + 1], p[1, h + 2], p[1, h + 3]
+        f0, f1, f2, f3 = p[2, h], p[2, h + 1], p[2, h + 2], p[2, h + 3]
+        g0, g1, g2, g3 = p[3, h], p[3, h + 1], p[3, h + 2], p[3, h + 3]
+        for i in range(len(s0)):
+            u0, u1, u2, u3 = q0[i], q1[i], q2[i], q3[i]
+            s0[i] += u0 * d0 + u1 * d1 + u2 * d2 + u3 * d3
+            s1[i] += u0 * e0 + u1 * e1 + u2 * e2 + u3 * e3
+            s2[i] += u0 * f0 + u1 * f1 + u2 * f2 + u3 * f3
+            s3[i] += u0 * g0 + u1 * g1 + u2 * g2 + u3 * g3
+
+
+@_in_order
+def _leave_out(scores, start, items, positions, following, end):  # type: ignore[no-untyped-def]
+    """Strike a user's listed items from a tile's scores; where its list goes on in the next."""
+    stop = start + len(scores)
+    while following < end:
+        place = positions[items[following]]
+        if place >= stop:
+            break
+        if place >= start:
+            scores[place - start] = -np.inf
+        following += 1
+    return following
+
+
+@_in_order
+def _keep(scores, start, best, places, size):  # type: ignore[no-untyped-def]
+    """Keep a tile's scores that are among the best; these are a heap whose root is the worst.
+
+    Places come in ascending order, so what is no better than the root is no better than any.
+    """
+    k = len(best)
+    least = best[0] if size == k else -np.inf
+    for low in range(0, len(scores), _LOOK):
+        better = 0
+        for i in range(low, low + _LOOK):
+            better += scores[i] > least
+        if better == 0:
+            continue
+        for i in range(low, low + _LOOK):
+            if not scores[i] > least:
+                continue
+            if size < k:
+                _sift_up(best, places, size, scores[i], start + i)
+                size += 1
+            else:
+                _sift_down(best, places, k, scores[i], start + i)
+            if size == k:
+                least = best[0]
+    return size
+
+
+@_in_order
+def _worse(score, place, other, its_place):  # type: ignore[no-untyped-def]
+    return score < other or (score == other and place > its_place)
+
+
+@_in_order
+def _sift_up(best, places, at, score, place):  # type: ignore[no-untyped-def]
+    """Put a score at the heap's end, and where it belongs from there."""
+    while at > 0:
+        above = (at - 1) // 2
+        if not _worse(score, place, best[above], places[above]):
+            break
+        best[at], places[at] = best[above], places[above]
+        at = above
+    best[at], places[at] = score, place
+
+
+@_in_order
+def _sift_down(best, places, size, score, place):  # type: ignore[no-untyped-def]
+    """Put a score at the heap's root in place of what is there, and where it belongs from there."""
+    at = 0
+    while True:
+        below = 2 * at + 1
+        if below >= size:
+            break
+        right = below + 1
+        if right < size and _worse(best[right], places[right], best[below], places[below]):
+            below = right
+        if not _worse(best[below], places[below], score, place):
+            break
+        best[at], places[at] = best[below], places[below]
+        at = below
+    best[at], places[at] = score, place
+
+
+@_in_order
+def _sort(best, places, size):  # type: ignore[no-untyped-def]
+    """A heap -> best first."""
+    for last in range(size - 1, 0, -1):
+        score, place = best[last], places[last]
+        best[last], places[last] = best[0], places[0]
+        _sift_down(best, places, last, score, place)

@@ -1,0 +1,332 @@
+"""Offline batch scoring: the best items of all users, or the ratings of pairs, as Parquet.
+
+Data flow: files that say who and what -> roster -> plan -> parts by number -> for each that is not
+there yet: indices -> scores -> ids -> file.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.checkpoint import MODEL_FILE
+from dglrec.errors import DataError, UsageError
+from dglrec.files import sha256_of
+from dglrec.ids import to_type
+from dglrec.ingest import Stretch, require_file, stream_columns
+from dglrec.kernels import ItemLists
+from dglrec.metrics import clip
+from dglrec.progress import Advance, progress
+from dglrec.run import TrainedModel
+from dglrec.score.fill import Job, Part, fill
+from dglrec.score.listed import Unknown, cut, listed, refuse_unknown
+from dglrec.score.parts import PartsFolder
+from dglrec.score.recommend import check_k
+from dglrec.score.roster import Roster, read_items_to_add, read_users_to_add
+
+_PART_USERS = 1 << 14
+_PART_ROWS = 1 << 20
+_USERS_AT_ONCE = 1 << 13
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What both ways of scoring can be told.
+
+    Attributes:
+        ratings: a file with ratings of users that training never saw, who are scored as well.
+        new_items: a file with items that training never saw, which are scored as well.
+        unknown: what an unknown user or item in a list means: an error, a row to be left out, or,
+            of pairs, a score that is missing.
+        shard: (i, n): only every n-th part from the i-th on, i from 0.
+        overwrite: whether a folder of scores that is there goes first.
+    """
+
+    ratings: Path | None = None
+    new_items: Path | None = None
+    unknown: Unknown = "error"
+    shard: tuple[int, int] = (0, 1)
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UsageError: it does not.
+        """
+        number, shards = self.shard
+        if not 0 <= number < shards:
+            raise UsageError(
+                f"--shard {number}/{shards}: the first figure runs from 0 to {shards - 1}"
+            )
+        if self.overwrite and shards > 1:
+            raise UsageError(
+                "--overwrite would remove what other shards write; remove the folder by hand first"
+            )
+
+
+@dataclass(frozen=True)
+class TopKOptions(ScoreOptions):
+    """What scoring of the best items can be told besides.
+
+    Attributes:
+        users: a file with a column `user_id`: only these.
+        items: a file with a column `item_id`: only these are candidates.
+        include_seen: whether a user's own rated items are candidates.
+        explain: whether each item comes with the rated items that it rests on.
+    """
+
+    users: Path | None = None
+    items: Path | None = None
+    include_seen: bool = False
+    explain: bool = False
+
+
+def score_top_k(
+    trained: TrainedModel, out: Path, k: int, options: TopKOptions | None = None
+) -> dict[str, Any]:
+    """Write every user's best items: `user_id, item_id, rank, score`.
+
+    With `explain`, besides, lists of up to three of the user's rated items, `because`, and of their
+    `contribution` to the score, in ratings.
+
+    Args:
+        trained: a run's model; the processes of its world share the work.
+        out: a folder of Parquet files, begun or not; see `parts`.
+        k: items for each user; fewer where fewer are left.
+        options: see `TopKOptions`.
+
+    Returns:
+        `rows` and `parts` of this shard, how many parts were there already (`kept`), and whether
+        the folder is `complete`.
+
+    Raises:
+        UsageError: the options are impossible, or `out` is another folder.
+        DataError: a file is bad or names what is unknown.
+        DglrecError: the disk is full.
+    """
+    options = options or TopKOptions()
+    with trained.world.together():
+        options.check()
+        check_k(k)
+        if options.unknown == "null":
+            raise UsageError("--unknown null goes with --pairs; choose error or skip")
+        in_part = max(1, min(_PART_USERS, _PART_ROWS // k))
+        described = {
+            "top_k": k,
+            "include_seen": options.include_seen,
+            "explain": options.explain,
+            "users": _described(options.users),
+            "items": _described(options.items),
+        }
+        folder = _folder(trained, out, "top-k lists", options, described, in_part)
+        roster = _read_roster(trained, options)
+        users = listed(options.users, schema.USER_ID, roster.users, options.unknown)
+        catalogue = listed(options.items, schema.ITEM_ID, roster.items, options.unknown)
+        check_k(k, len(catalogue))
+    job = _TopK(trained, roster, users.split(in_part), catalogue, k, options)
+    return {"out": str(out), "users": len(users), **_filled(trained, folder, job, options)}
+
+
+def score_pairs(
+    trained: TrainedModel, out: Path, pairs: Path, options: ScoreOptions | None = None
+) -> dict[str, Any]:
+    """Write the predicted rating of each pair of a file, in its order: `user_id, item_id, score`.
+
+    The file is streamed: memory does not grow with it.
+
+    Args:
+        trained: as in `score_top_k`.
+        out: likewise.
+        pairs: CSV or Parquet with columns `user_id` and `item_id`.
+        options: see `ScoreOptions`.
+
+    Returns:
+        As `score_top_k`.
+
+    Raises:
+        UsageError: the options are impossible, or `out` is another folder.
+        DataError: a file is bad or names what is unknown.
+        DglrecError: the disk is full.
+    """
+    options = options or ScoreOptions()
+    with trained.world.together():
+        options.check()
+        described = {"pairs": _described(pairs)}
+        folder = _folder(trained, out, "pairs", options, described, _PART_ROWS)
+        roster = _read_roster(trained, options)
+        job = _Pairs(trained, roster, pairs, options.unknown)
+        job.check()
+    return {"out": str(out), **_filled(trained, folder, job, options)}
+
+
+class _TopK:
+    """Lists of the best items, by stretches of users."""
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        roster: Roster,
+        users: Sequence[Tensor],
+        catalogue: Tensor,
+        k: int,
+        options: TopKOptions,
+    ) -> None:
+        self.count: int | None = len(users)
+        self._trained, self._roster = trained, roster
+        self._users, self._catalogue = users, catalogue
+        self._k, self._options = k, options
+
+    def prepare(self) -> None:
+        """Embeddings, and what each user has rated."""
+        self._scorer = self._roster.scorer(self._catalogue)
+        if self._options.include_seen:
+            nothing = np.zeros(len(self._roster.users) + 1, dtype=np.int64)
+            self._left_out = ItemLists(nothing, np.empty(0, dtype=np.int32))
+        else:
+            self._left_out = self._roster.rated
+
+    def parts(self, missing: set[int]) -> Iterator[Part]:
+        """One for each stretch of users."""
+        total = sum(len(self._users[number]) for number in missing)
+        shown = self._trained.world.is_first
+        with progress("scoring users", total, "users", shown=shown) as advance:
+            for number, users in enumerate(self._users):
+                yield Part(number, partial(self._make, users, advance))
+
+    def _make(self, users: Tensor, advance: Advance) -> tuple[pa.Table, int]:
+        tables = []
+        for some in users.split(_USERS_AT_ONCE):
+            tables.append(self._table(some, *self._scorer.best(some, self._left_out, self._k)))
+            advance(len(some))
+        return pa.concat_tables(tables).combine_chunks(), 0
+
+    def _table(self, users: Tensor, scores: Tensor, items: Tensor) -> pa.Table:
+        left = torch.isfinite(scores)
+        ranks = torch.arange(1, scores.shape[1] + 1, dtype=torch.int32).expand_as(scores)
+        rows = users.unsqueeze(1).expand_as(scores)
+        columns: dict[str, Any] = {
+            schema.USER_ID: self._roster.users.decode(rows[left].numpy()),
+            schema.ITEM_ID: self._roster.items.decode(items[left].numpy()),
+            schema.RANK: ranks[left].numpy(),
+            schema.SCORE: clip(scores[left], self._trained.dataset.scale).numpy(),
+        }
+        if self._options.explain:
+            reasons = self._roster.reasons(self._scorer, users, items)
+            because, contributions = (part[left.numpy()] for part in reasons)
+            there = because >= 0
+            ends = np.concatenate(([0], np.cumsum(there.sum(1)))).astype(np.int32)
+            rated = self._roster.items.decode(because[there])
+            columns[schema.BECAUSE] = pa.ListArray.from_arrays(ends, rated)
+            columns[schema.CONTRIBUTION] = pa.ListArray.from_arrays(ends, contributions[there])
+        return pa.table(columns)
+
+
+class _Pairs:
+    """Predicted ratings of pairs, by stretches of the file."""
+
+    count: int | None = None
+
+    def __init__(self, trained: TrainedModel, roster: Roster, file: Path, unknown: Unknown) -> None:
+        self._scale, self._roster = trained.dataset.scale, roster
+        self._file, self._unknown = file, unknown
+
+    def check(self) -> None:
+        """Refuse, before any work, a file without a row or without the columns.
+
+        Raises:
+            DataError: it is one.
+        """
+        if next(self._stretches(), None) is None:
+            raise DataError(f"{self._file}: holds no row")
+
+    def prepare(self) -> None:
+        """Embeddings."""
+        self._scorer = self._roster.scorer()
+
+    def parts(self, missing: set[int]) -> Iterator[Part]:
+        """One for each stretch of the file."""
+        for number, table in enumerate(cut(self._stretches(), _PART_ROWS)):
+            yield Part(number, partial(self._make, table))
+
+    def _stretches(self) -> Iterator[Stretch]:
+        ids = self._roster.users.ids, self._roster.items.ids
+        return stream_columns(
+            self._file, {schema.USER_ID: ids[0].type, schema.ITEM_ID: ids[1].type}
+        )
+
+    def _make(self, table: pa.Table) -> tuple[pa.Table, int]:
+        ids = {schema.USER_ID: self._roster.users, schema.ITEM_ID: self._roster.items}
+        columns = {name: to_type(table.column(name), map_.ids.type) for name, map_ in ids.items()}
+        users, items = (
+            torch.from_numpy(map_.encode(columns[name])).long() for name, map_ in ids.items()
+        )
+        known = (users >= 0) & (items >= 0)
+        if self._unknown == "error" and not known.all():
+            refuse_unknown(self._file, ids, "skip or null")
+        scores = self._scorer.pairs(users.clamp(min=0), items.clamp(min=0))
+        values = pa.array(clip(scores, self._scale).numpy(), mask=~known.numpy())
+        made = pa.table({**columns, schema.SCORE: values})
+        if self._unknown == "skip":
+            made = made.filter(pa.array(known.numpy()))
+        return made.combine_chunks(), int((~known).sum())
+
+
+def _filled(
+    trained: TrainedModel, folder: PartsFolder, job: Job, options: ScoreOptions
+) -> dict[str, Any]:
+    return fill(trained.world, folder, job, options.shard, overwrite=options.overwrite)
+
+
+def _folder(
+    trained: TrainedModel,
+    out: Path,
+    kind: str,
+    options: ScoreOptions,
+    described: dict[str, Any],
+    in_part: int,
+) -> PartsFolder:
+    """The folder, with a plan that says what its parts hold."""
+    plan = {
+        "kind": kind,
+        "model": {
+            "weights": trained.meta["sha256"][MODEL_FILE],
+            "epoch": trained.meta["epoch"],
+        },
+        "dataset": trained.dataset.fingerprint,
+        "options": {
+            **described,
+            "ratings": _described(options.ratings),
+            "new_items": _described(options.new_items),
+        },
+        "unknown": options.unknown,
+        "in_part": in_part,
+    }
+    folder = PartsFolder(out, plan)
+    if trained.world.is_first:
+        folder.refuse_other_folder(options.overwrite)
+    return folder
+
+
+def _described(file: Path | None) -> dict[str, str] | None:
+    """A file by its name, for people, and its content."""
+    if file is None:
+        return None
+    require_file(file)
+    return {"file": file.name, "sha256": sha256_of(file)}
+
+
+def _read_roster(trained: TrainedModel, options: ScoreOptions) -> Roster:
+    new_items = new_users = None
+    if options.new_items is not None:
+        new_items = read_items_to_add(trained, options.new_items)
+    if options.ratings is not None:
+        new_users = read_users_to_add(trained, options.ratings, new_items)
+    return Roster(trained, new_users, new_items)

@@ -1,0 +1,336 @@
+"""A folder of Parquet files that attempts, processes and shards fill together, part by part.
+
+_plan.json            what is scored, with what, how: written first, the same for all
+part-00000.parquet    a part's rows; it appears whole
+_parts/00000.json     what that part is: rows, bytes, checksum. A part without it is not finished
+_manifest.json        the plan and all parts, once all are there
+_SUCCESS              empty, and last
+
+Which rows a part has follows from the plan alone. So whoever comes makes the parts that are not
+there yet, in any order and any number of processes, and the folder ends up the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.files import (
+    TEMPORARY,
+    atomic_file,
+    check_target_folder,
+    disk_errors,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from dglrec.progress import log
+from dglrec.run import locked
+
+MANIFEST_FILE = "_manifest.json"
+PLAN_FILE = "_plan.json"
+SUCCESS_FILE = "_SUCCESS"
+NOTES_FOLDER = "_parts"
+
+SCHEMA_VERSION = 1
+
+_A_NOTE = "[0-9]*.json"
+_START_LOCK = "start.lock"
+
+
+class Note(NamedTuple):
+    """What is known of a finished part.
+
+    Attributes:
+        rows: of its file.
+        size: of its file, in bytes.
+        sha256: of its file.
+        unknown: rows of the input that named an unknown user or item.
+    """
+
+    rows: int
+    size: int
+    sha256: str
+    unknown: int
+
+
+class PartsFolder:
+    """The folder, seen by one process.
+
+    Args:
+        out: the folder; see `begun`.
+        plan: JSON values that say what is scored, with what, how.
+    """
+
+    def __init__(self, out: Path, plan: dict[str, Any]) -> None:
+        self.out = out
+        self.plan = {"schema_version": SCHEMA_VERSION, **plan}
+        self._digest = hashlib.sha256(_identity(self.plan).encode()).hexdigest()
+
+    def refuse_other_folder(self, overwrite: bool) -> None:
+        """Refuse, before any work, a folder that holds something else.
+
+        Raises:
+            UsageError: it does.
+        """
+        if (self.out / PLAN_FILE).is_file() or not self.out.exists():
+            return
+        if self.out.is_dir() and all(
+            path.name.startswith(TEMPORARY) or path.suffix == ".lock"
+            for path in (*self.out.iterdir(), *self._notes.glob("*"))
+            if path != self._notes
+        ):
+            return  # of a job that was killed before it had a plan
+        check_target_folder(self.out, marker=PLAN_FILE, overwrite=overwrite)
+
+    @contextmanager
+    def begun(self, job: str, *, overwrite: bool = False) -> Iterator[None]:
+        """Be the only job of a name at the folder, having made it, or seen that its plan is ours.
+
+        A plan by which no part was finished, and that nobody is at, gives way to this one.
+
+        Args:
+            job: which shard, like "0-of-1".
+            overwrite: whether scores that are there go first, whatever their plan.
+
+        Raises:
+            UsageError: the folder is another one, begun with another plan, or in use.
+        """
+        with disk_errors(self.out):
+            self.refuse_other_folder(overwrite)
+            self.out.resolve().mkdir(parents=True, exist_ok=True)
+            self._notes.mkdir(exist_ok=True)
+        with ExitStack() as until_done:
+            with self._alone_at_start():
+                until_done.enter_context(locked(self._notes, f"{job}.lock", shown=self.out))
+                with disk_errors(self.out):
+                    self._settle(self._others(job), overwrite)
+            yield
+
+    def _settle(self, others: list[Path], overwrite: bool) -> None:
+        """See that the plan is ours, and remove what killed jobs left, if nobody else is at it."""
+        plan_file = self.out / PLAN_FILE
+        if others and overwrite:
+            raise UsageError(f"{self.out}: in use by another shard; wait for it, or stop it")
+        started = plan_file.is_file() and (bool(others) or any(self._notes.glob(_A_NOTE)))
+        if not others:
+            self._sweep(everything=overwrite or not started)
+        if started and not overwrite:
+            self.check()
+            if read_json(plan_file)["unknown"] == self.plan["unknown"]:
+                return
+        write_json(plan_file, self.plan)
+
+    def _alone_at_start(self) -> AbstractContextManager[None]:
+        """Locks are taken and looked at by one process at a time; it takes no time."""
+        return locked(self._notes, _START_LOCK, shown=self.out, wait=True)
+
+    def _others(self, job: str) -> list[Path]:
+        """The locks of other jobs that are at the folder."""
+        held = []
+        for lock in self._notes.glob("*-of-*.lock"):
+            try:
+                if lock.stem != job:
+                    with locked(self._notes, lock.name):
+                        pass
+            except UsageError:
+                held.append(lock)
+        return held
+
+    def _sweep(self, *, everything: bool) -> None:
+        """Remove what killed processes left half-written, and perhaps all scores.
+
+        What says that all is there goes first, and notes before their parts.
+        """
+        doomed = [*self.out.glob(f"{TEMPORARY}*"), *self._notes.glob(f"{TEMPORARY}*")]
+        if everything:
+            marks = (self.out / name for name in (SUCCESS_FILE, MANIFEST_FILE))
+            doomed += [*marks, *self._notes.glob(_A_NOTE), *self.out.glob("part-*.parquet")]
+        for path in doomed:
+            path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """See that the folder's plan is this one.
+
+        Raises:
+            UsageError: it is another one.
+            DataError: there is none.
+        """
+        begun = read_json(self.out / PLAN_FILE)
+        # What was finished while unknown ids were an error names none.
+        as_now = begun.get("unknown") in ("error", self.plan["unknown"])
+        if _identity(begun) != _identity(self.plan) or not as_now:
+            raise UsageError(
+                f"{self.out}: begun with {_difference(begun, self.plan)}; choose another folder, "
+                "or replace this one with --overwrite"
+            )
+
+    def count(self) -> int | None:
+        """How many parts a finished folder has; None for another."""
+        if not (self.out / SUCCESS_FILE).is_file():
+            return None
+        try:
+            parts = read_json(self.out / MANIFEST_FILE).get("parts")
+        except DataError as error:
+            log(f"{error}; making it again")
+            return None
+        return len(parts) if isinstance(parts, list) else None
+
+    def whole(self, numbers: Iterable[int]) -> dict[int, Note]:
+        """Which of some parts are finished, and as they were written; the others have to be made.
+
+        Raises:
+            DataError: one was made by another plan.
+        """
+        found = {}
+        for number in numbers:
+            note, path = self._note(number), self.out / part_name(number)
+            if note is not None and path.is_file() and sha256_of(path) == note.sha256:
+                found[number] = note
+                continue
+            self._not_finished()
+            if note is not None:
+                what = "damaged" if path.exists() else "gone"
+                log(f"{path}: {what} since it was written; making it again")
+        return found
+
+    def write(self, number: int, table: pa.Table, unknown: int = 0) -> Note:
+        """Write a part, and then that it is finished.
+
+        Raises:
+            DglrecError: the disk is full, or the folder cannot be written.
+        """
+        path, note_path = self.out / part_name(number), self._note_path(number)
+        try:
+            with atomic_file(path) as temporary:
+                # Ids and ranks repeat; scores do not.
+                repeated = [name for name in table.column_names if _repeats(table, name)]
+                pq.write_table(table, temporary, use_dictionary=repeated)
+                note = Note(len(table), temporary.stat().st_size, sha256_of(temporary), unknown)
+            write_json(note_path, {**note._asdict(), "plan": self._digest})
+        except DglrecError as error:
+            raise DglrecError(
+                f"{error}; finished parts are kept: the same command goes on from there"
+            ) from error
+        return note
+
+    def finish(self, count: int, job: str) -> bool:
+        """Write the manifest, and that all is there, if it is.
+
+        Args:
+            count: how many parts there are to be.
+            job: which shard says so.
+
+        Returns:
+            Whether all are there.
+
+        Raises:
+            DataError: a part is there that was made by another plan.
+        """
+        notes = [self._note(number) for number in range(count)]
+        there = {number: note for number, note in enumerate(notes) if note is not None}
+        for number, note in list(there.items()):
+            path = self.out / part_name(number)
+            if not path.is_file() or path.stat().st_size != note.size:
+                log(f"{path}: gone or damaged since it was written; run its shard again")
+                del there[number]
+        if len(there) < count:
+            self._not_finished()
+            return False
+        parts = [
+            {"file": part_name(number), "rows": note.rows, "sha256": note.sha256}
+            for number, note in there.items()
+        ]
+        totals = {"rows": sum(note.rows for note in there.values())}
+        if unknown := sum(note.unknown for note in there.values()):
+            totals["unknown_rows"] = unknown
+        with disk_errors(self.out), self._alone_at_start():
+            if not self._others(job):
+                self._sweep(everything=False)
+            write_json(self.out / MANIFEST_FILE, {**self.plan, **totals, "parts": parts})
+            with atomic_file(self.out / SUCCESS_FILE) as temporary:
+                temporary.touch()
+        return True
+
+    @property
+    def _notes(self) -> Path:
+        return self.out / NOTES_FOLDER
+
+    def _not_finished(self) -> None:
+        with disk_errors(self.out):
+            for name in (SUCCESS_FILE, MANIFEST_FILE):
+                (self.out / name).unlink(missing_ok=True)
+
+    def _note_path(self, number: int) -> Path:
+        return self._notes / f"{number:05d}.json"
+
+    def _note(self, number: int) -> Note | None:
+        path = self._note_path(number)
+        if not path.is_file():
+            return None
+        try:
+            read = read_json(path)
+            plan = read.pop("plan")
+            note = Note(**read)
+        except (DataError, KeyError, TypeError):
+            log(f"{path}: damaged; making its part again")
+            return None
+        if plan != self._digest:
+            raise DataError(
+                f"{self.out / part_name(number)}: made with other options than {PLAN_FILE} says; "
+                "choose another folder, or replace this one with --overwrite"
+            )
+        return note
+
+
+def part_name(number: int) -> str:
+    """The name of a part's file."""
+    return f"part-{number:05d}.parquet"
+
+
+def _repeats(table: pa.Table, name: str) -> bool:
+    kind = table.schema.field(name).type
+    return not (pa.types.is_floating(kind) or pa.types.is_list(kind))
+
+
+def _identity(plan: dict[str, Any]) -> str:
+    """What decides the rows of parts: all but names of files, and what unknown ids mean."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: bare(part) for key, part in value.items() if key not in ("file", "unknown")
+            }
+        return value
+
+    return json.dumps(bare(plan), sort_keys=True)
+
+
+def _difference(begun: dict[str, Any], plan: dict[str, Any]) -> str:
+    """What one plan has that the other has not, in words."""
+    if begun.get("model") != plan["model"]:
+        return "another model"
+    if begun.get("dataset") != plan["dataset"]:
+        return "another data set"
+    if not isinstance(begun.get("options"), dict) or begun.get("kind") != plan["kind"]:
+        return f"{begun.get('kind', 'something else')}, not {plan['kind']}"
+    before = {**begun["options"], "unknown": begun.get("unknown")}
+    now = {**plan["options"], "unknown": plan["unknown"]}
+    changed = [
+        f"{key} {_shown(before.get(key))}, now {_shown(value)}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    return "; ".join(changed) or "another version of dglrec"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"of file {value.get('file')} ({str(value.get('sha256'))[:8]})"
+    return "not given" if value is None else json.dumps(value)

@@ -1,0 +1,153 @@
+"""Recommendations for one user, to look at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dglrec.biases import Biases
+from dglrec.errors import DataError, UsageError
+from dglrec.infer import Rated, Scorer, embed_new_users, find_reasons
+from dglrec.kernels import ItemLists
+from dglrec.metrics import clip
+from dglrec.nn import NodeValues
+from dglrec.run import TrainedModel
+from dglrec.score.roster import read_users_to_add
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A rated item that a recommendation rests on.
+
+    Attributes:
+        item_id: external id.
+        title: its title, or its id where no table names it.
+        contribution: by how much lower the score would be without its rating.
+    """
+
+    item_id: Any
+    title: str
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One item for one user.
+
+    Attributes:
+        rank: from 1.
+        item_id: external id.
+        title: its title, or its id where no table names it.
+        score: predicted rating, clipped to the scale.
+        because: up to three rated items that it rests on, where they were asked for.
+    """
+
+    rank: int
+    item_id: Any
+    title: str
+    score: float
+    because: tuple[Reason, ...] = ()
+
+
+def recommend(
+    trained: TrainedModel,
+    user_id: str | None,
+    k: int = 10,
+    *,
+    ratings: Path | None = None,
+    explain: bool = False,
+) -> list[Recommendation]:
+    """The items with the highest predicted ratings that a user has not rated.
+
+    Items rated in any split are left out, held-out ones too: the user knows them.
+
+    Args:
+        trained: a run's model.
+        user_id: a user of the data set, as text; with `ratings` it may be anyone, or None, and
+            what the data set has of that user is left out as well.
+        k: how many; fewer come back where fewer are left.
+        ratings: a file with the ratings of a user that training never saw.
+        explain: whether to say which rated items each recommendation rests on.
+
+    Raises:
+        UsageError: k is not positive.
+        DataError: the user is unknown, or the file is bad or rates no known item.
+    """
+    dataset, biases = trained.dataset, trained.dataset.biases
+    check_k(k)
+    index = dataset.users.encode_one(user_id) if user_id is not None else -1
+    if index < 0 and ratings is None:
+        shown = ", ".join(str(known) for known in dataset.users.nearest())
+        raise DataError(
+            f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "
+            "that training never saw give --ratings"
+        )
+    own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
+    rated = dataset.rated_items() if index >= 0 else None
+    seen = [] if rated is None else [rated.items[rated.offsets[index] : rated.offsets[index + 1]]]
+    if ratings is not None:
+        new = read_users_to_add(trained, ratings, one=True)
+        biases = biases.of_new_users(new.ratings, dataset.scale)
+        user = embed_new_users(
+            trained.model, trained.embeddings, new.ratings, dataset.scale, biases
+        )
+        seen.append(new.rated.items)
+        made_of = Rated(new.ratings, dataset.scale, biases, None)
+    else:
+        known = torch.arange(dataset.graph.num_users)
+        made_of = Rated(dataset.graph.by_user, dataset.scale, biases, known)
+        user = trained.embeddings.nodes.users[own]
+        biases = Biases(
+            biases.mean,
+            biases.users[own],
+            biases.items,
+            biases.user_degrees[own],
+            biases.item_degrees,
+            biases.damping,
+        )
+    left_out = np.unique(np.concatenate(seen))
+    scorer = Scorer(trained.model, NodeValues(user, trained.embeddings.nodes.items), biases)
+    scores, items = scorer.best_of_few(
+        torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k
+    )
+    left = torch.isfinite(scores[0])
+    best = items[:, left]
+    values = clip(scores[0][left], dataset.scale).tolist()
+    because: list[tuple[Reason, ...]] = [() for _ in values]
+    if explain:
+        row, alone = torch.tensor([max(index, 0) if ratings is None else 0]), torch.tensor([0])
+        found = find_reasons(trained.model, trained.embeddings, scorer, made_of, row, alone, best)
+        because = [
+            tuple(
+                Reason(*_named(trained, item), float(contribution))
+                for item, contribution in zip(*one, strict=True)
+                if item >= 0
+            )
+            for one in zip(found.items[0].tolist(), found.contributions[0].tolist(), strict=True)
+        ]
+    return [
+        Recommendation(rank, *_named(trained, item), score, reasons)
+        for rank, (item, score, reasons) in enumerate(
+            zip(best[0].tolist(), values, because, strict=True), start=1
+        )
+    ]
+
+
+def _named(trained: TrainedModel, item: int) -> tuple[Any, str]:
+    """An item's id and title."""
+    dataset = trained.dataset
+    return dataset.items.ids[item].as_py(), dataset.titles[item].as_py()
+
+
+def check_k(k: int, catalogue: int | None = None) -> None:
+    """Refuse an impossible number of items.
+
+    Raises:
+        UsageError: it is not positive, or larger than a catalogue.
+    """
+    if k < 1:
+        raise UsageError(f"k = {k}: must be 1 or more")
+    if catalogue is not None and k > catalogue:
+        raise UsageError(f"k = {k}: the catalogue has {catalogue} items")

@@ -1,0 +1,241 @@
+"""Whom and what can be scored: the users and items of a data set, and those that files add."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.biases import Biases
+from dglrec.errors import DataError, UsageError
+from dglrec.graph import Adjacency
+from dglrec.ids import IdMap
+from dglrec.infer import (
+    REASONS,
+    Rated,
+    Reasons,
+    Scorer,
+    embed_new_items,
+    embed_new_users,
+    find_reasons,
+)
+from dglrec.ingest import read_new_items, read_new_ratings
+from dglrec.kernels import ItemLists
+from dglrec.nn import NodeValues
+from dglrec.progress import log
+from dglrec.run import TrainedModel
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Items that training never saw.
+
+    Attributes:
+        table: m rows, as `read_new_items` gives them.
+        features: float32 [m, F].
+    """
+
+    table: pd.DataFrame
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class NewUsers:
+    """Users that training never saw.
+
+    Attributes:
+        ids: [n] ascending.
+        ratings: of the data set's items: what they are encoded from.
+        rated: all items that they rated, new ones too.
+    """
+
+    ids: pa.Array
+    ratings: Adjacency
+    rated: ItemLists
+
+
+class Roster:
+    """Users and items under one numbering: the data set's own, and behind them the new ones.
+
+    Args:
+        trained: a run's model.
+        new_users: whom a file adds.
+        new_items: what a file adds.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        new_users: NewUsers | None = None,
+        new_items: NewItems | None = None,
+    ) -> None:
+        self._trained = trained
+        self._new_users, self._new_items = new_users, new_items
+        dataset = trained.dataset
+        self.items = with_new_items(dataset.items, new_items)
+        self.users = dataset.users.extended(new_users.ids) if new_users else dataset.users
+
+    @cached_property
+    def nodes(self) -> NodeValues:
+        """Exact embeddings of all users and items; for all processes to ask for together."""
+        model, embeddings = self._trained.model, self._trained.embeddings
+        users, items = embeddings.nodes
+        if self._new_users is not None:
+            ratings, scale = self._new_users.ratings, self._trained.dataset.scale
+            world = self._trained.world
+            new = embed_new_users(model, embeddings, ratings, scale, self._new_biases, world)
+            users = torch.cat((users, new))
+        if self._new_items is not None:
+            items = torch.cat((items, embed_new_items(model, self._new_items.features)))
+        return NodeValues(users, items)
+
+    @cached_property
+    def biases(self) -> Biases:
+        """Of all users and items; an item that nobody has rated has none."""
+        known = self._trained.dataset.biases
+        users, user_degrees = known.users, known.user_degrees
+        items, item_degrees = known.items, known.item_degrees
+        if self._new_users is not None:
+            users = torch.cat((users, self._new_biases.users))
+            user_degrees = torch.cat((user_degrees, self._new_biases.user_degrees))
+        if self._new_items is not None:
+            none = torch.zeros(len(self._new_items.table))
+            items, item_degrees = torch.cat((items, none)), torch.cat((item_degrees, none))
+        return Biases(known.mean, users, items, user_degrees, item_degrees, known.damping)
+
+    @cached_property
+    def _new_biases(self) -> Biases:
+        assert self._new_users is not None
+        dataset = self._trained.dataset
+        return dataset.biases.of_new_users(self._new_users.ratings, dataset.scale)
+
+    def reasons(self, scorer: Scorer, users: Tensor, items: Tensor) -> Reasons:
+        """Which of their rated items predictions rest on.
+
+        Args:
+            scorer: of this roster.
+            users: int64 [n].
+            items: int64 [n, k] what is predicted for each.
+        """
+        trained = self._trained
+        graph, known = trained.dataset.graph, len(trained.dataset.users)
+        old = Rated(graph.by_user, graph.scale, trained.dataset.biases, torch.arange(known))
+        groups = [(old, users < known, 0)]
+        if self._new_users is not None:
+            new = Rated(self._new_users.ratings, graph.scale, self._new_biases, None)
+            groups.append((new, users >= known, known))
+        shape = (*items.shape, REASONS)
+        found = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
+        for rated, mask, first in groups:
+            some = users[mask]
+            part = find_reasons(
+                trained.model, trained.embeddings, scorer, rated, some - first, some, items[mask]
+            )
+            found.items[mask.numpy()] = part.items
+            found.contributions[mask.numpy()] = part.contributions
+        return found
+
+    @cached_property
+    def rated(self) -> ItemLists:
+        """What each user is known to have rated, held-out rows too: it knows those items."""
+        known = self._trained.dataset.rated_items()
+        if self._new_users is None:
+            return known
+        new = self._new_users.rated
+        return ItemLists(
+            np.concatenate((known.offsets, known.offsets[-1] + new.offsets[1:])),
+            np.concatenate((known.items, new.items)),
+        )
+
+    def scorer(self, catalogue: Tensor | None = None) -> Scorer:
+        """Predicts ratings among them; see `Scorer`."""
+        return Scorer(self._trained.model, self.nodes, self.biases, catalogue)
+
+
+def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
+    """The items of `--new-items`.
+
+    Raises:
+        UsageError: the model does not look at what items are.
+        DataError: the file is bad, or holds an item of the data set.
+    """
+    dataset = trained.dataset
+    if not trained.model.config.item_features or not dataset.item_features.shape[1]:
+        raise UsageError(
+            f"--new-items {file}: the model uses no genres or text, and of a new item there is "
+            "nothing else"
+        )
+    table = read_new_items(file, dataset.items.ids.type)
+    ids = pa.array(table[schema.ITEM_ID], type=dataset.items.ids.type)
+    _refuse_known(file, schema.ITEM_ID, ids, dataset.items, "--new-items takes others")
+    try:
+        features = dataset.encode_items(table)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    if bare := int((~features.any(1)).sum()):
+        log(f"{file}: {bare} items have no genre or text that the model knows")
+    return NewItems(table, features)
+
+
+def read_users_to_add(
+    trained: TrainedModel, file: Path, new_items: NewItems | None = None, *, one: bool = False
+) -> NewUsers:
+    """The users of `--ratings`.
+
+    Args:
+        trained: a run's model.
+        file: their ratings.
+        new_items: items that they may have rated, too.
+        one: whether the ratings are one user's, who need not be named, and who may be known.
+
+    Raises:
+        DataError: the file is bad, rates no known item, or holds ratings of a known user.
+    """
+    dataset, scale = trained.dataset, trained.dataset.scale
+    known_users, known_items = dataset.users, dataset.items
+    items = with_new_items(known_items, new_items)
+    new = read_new_ratings(file, items, scale, None if one else known_users.ids.type)
+    if not one:
+        refusal = "--ratings takes users that training never saw"
+        _refuse_known(file, schema.USER_ID, new.user_ids, known_users, refusal)
+    if not len(new.items):
+        raise DataError(f"{file}: rates no item of {dataset.path}")
+    if new.unknown:
+        log(f"{file}: {new.unknown} ratings are of unknown items and left out")
+    order = np.argsort(new.users.astype(np.int64) * len(items) + new.items)
+    users, rated, codes = new.users[order], new.items[order], scale.encode(new.ratings[order])
+    count = len(new.user_ids)
+    encoding = rated < len(known_items)
+    counts = np.bincount(users[encoding], minlength=count)
+    if bare := int(np.count_nonzero(counts == 0)):
+        log(f"{file}: {bare} users rate no item that training saw; they are scored as nobody's")
+    return NewUsers(
+        new.user_ids,
+        Adjacency(_offsets(counts), rated[encoding], codes[encoding]),
+        ItemLists(_offsets(np.bincount(users, minlength=count)), rated),
+    )
+
+
+def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:
+    """The ids of a data set's items and of new ones."""
+    if new_items is None:
+        return known
+    return known.extended(pa.array(new_items.table[schema.ITEM_ID], type=known.ids.type))
+
+
+def _offsets(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+
+
+def _refuse_known(file: Path, name: str, ids: pa.Array, known: IdMap, refusal: str) -> None:
+    there = ids.filter(pc.is_in(ids, value_set=known.ids))
+    if len(there):
+        shown = ", ".join(str(one) for one in there[:3].to_pylist())
+        raise DataError(f"{file}: {name} {shown} known to the data set ({len(there)}); {refusal}")
