@@ -1,0 +1,103 @@
+"""A trained model -> embeddings and decoder in files that others can score with.
+
+users.parquet         user_id, embedding (H float32 numbers), bias
+items.parquet         item_id, embedding, bias
+decoder.safetensors   the decoder's weights by name; mean, minimum and maximum of the scale
+export.json           what they came of
+
+A rating is mean + user's bias + item's bias + w relu(W_u u + b_u + W_i i) + b + P u . Q i, clipped
+to the scale; the README has it in numpy.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.checkpoint import MODEL_FILE
+from dglrec.files import atomic_folder, check_target_folder, sha256_of, write_json
+from dglrec.ids import IdMap
+from dglrec.run import TrainedModel
+
+EXPORT_FILE = "export.json"
+USERS_FILE, ITEMS_FILE = "users.parquet", "items.parquet"
+DECODER_FILE = "decoder.safetensors"
+
+_SCHEMA_VERSION = 1
+_ROWS_AT_ONCE = 1 << 16
+
+
+def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write exact embeddings of all users and items, and the decoder.
+
+    Args:
+        trained: a run's model.
+        out: a folder; it appears whole or not at all.
+        overwrite: whether an existing export may be replaced.
+
+    Returns:
+        Counts of users and items, and the embeddings' size.
+
+    Raises:
+        UsageError: `out` may not be written.
+        DglrecError: the disk is full.
+    """
+    check_target_folder(out, marker=EXPORT_FILE, overwrite=overwrite)
+    dataset, biases, nodes = trained.dataset, trained.dataset.biases, trained.embeddings.nodes
+    scale = dataset.scale
+    numbers = {"mean": biases.mean, "minimum": scale.minimum, "maximum": scale.maximum}
+    tensors = {
+        **{name: value.cpu() for name, value in trained.model.decoder.state_dict().items()},
+        **{name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()},
+    }
+    with atomic_folder(out, marker=EXPORT_FILE, overwrite=overwrite) as folder:
+        _write(folder / USERS_FILE, schema.USER_ID, dataset.users, nodes.users, biases.users)
+        _write(folder / ITEMS_FILE, schema.ITEM_ID, dataset.items, nodes.items, biases.items)
+        # By way of memory: what the library raises when a disk is full does not say so.
+        (folder / DECODER_FILE).write_bytes(save(tensors))
+        figures = {
+            "users": len(dataset.users),
+            "items": len(dataset.items),
+            "embedding_size": nodes.items.shape[1],
+        }
+        description = {
+            "schema_version": _SCHEMA_VERSION,
+            **figures,
+            "model": {
+                "weights": trained.meta["sha256"][MODEL_FILE],
+                "epoch": trained.meta["epoch"],
+            },
+            "dataset": dataset.fingerprint,
+            "sha256": {
+                name: sha256_of(folder / name) for name in (USERS_FILE, ITEMS_FILE, DECODER_FILE)
+            },
+        }
+        write_json(folder / EXPORT_FILE, description)
+    return {"out": str(out), **figures}
+
+
+def _write(path: Path, name: str, ids: IdMap, embeddings: Tensor, biases: Tensor) -> None:
+    size = embeddings.shape[1]
+    columns = pa.schema(
+        [
+            pa.field(name, ids.ids.type),
+            pa.field("embedding", pa.list_(pa.float32(), size)),
+            pa.field("bias", pa.float32()),
+        ]
+    )
+    with pq.ParquetWriter(path, columns, use_dictionary=False) as writer:
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            part = slice(start, min(start + _ROWS_AT_ONCE, len(ids)))
+            rows = embeddings[part].cpu().contiguous().numpy().ravel()
+            arrays = [
+                ids.decode(np.arange(part.start, part.stop)),
+                pa.FixedSizeListArray.from_arrays(pa.array(rows), size),
+                pa.array(biases[part].numpy()),
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=columns))
