@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dglrec.dataset import PrepareOptions, prepare
+from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.graph import build_graph
+from dglrec.nn import ModelConfig
+from dglrec.sampling import LoaderConfig
 from dglrec.schema import RatingScale
 from dglrec.synthetic import synthesize
+from dglrec.train import Settings, TrainConfig, train
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -151,3 +154,103 @@ def test_bench_train_end_to_end(tmp_path: Path) -> None:
     for row in report["rows"]:
         assert row["batch"] == 500 and row["best"]
         assert row["edges_per_second"] > 0 and row["peak_memory_gb"] > 0
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    synthesize(folder / "source", users=60, items=40, ratings=900, seed=1)
+    prepare(folder / "source", folder / "data", PrepareOptions(text=False))
+    return folder / "data"
+
+
+def test_sides_of_batch_scoring_agree(
+    drivers: Any, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = drivers("bench_score")
+    place = {"dataset": str(small_data), "folder": None, "target": str(tmp_path / "embedded")}
+    embedded = module.embed(**place)
+    assert embedded["hidden"] > 0 and embedded["factors"] > 0
+    for catalogue in (5, 40):
+        found = module.agree(**place, catalogue=catalogue, seed=0)
+        assert found["largest_difference"] <= 1e-4
+    # Every way covers all users; what a way sets stays behind, so it is put back.
+    predict = importlib.import_module("dglrec.infer.predict")
+    monkeypatch.setattr(predict, "_PAIR_UNITS", predict._PAIR_UNITS)
+    for side in ("dglrec", "torch_pairs", "torch_split"):
+        ways, users = module.ways_of(side, **place, catalogue=40, seed=0, threads=1)
+        assert users == 60
+        for way in ways:
+            way.start()
+            assert sum(module.Passes(way, users).steps()) == users
+
+    best = module.PairLoop.best
+
+    def wrong(loop: Any, users: Any, k: int) -> Any:
+        scores, items = best(loop, users, k)
+        return scores, items.roll(1, dims=1)
+
+    monkeypatch.setattr(module.PairLoop, "best", wrong)
+    with pytest.raises(RuntimeError, match="torch_pairs and dglrec differ"):
+        module.agree(**place, catalogue=40, seed=0)
+
+
+def test_limit_and_stage_rates_of_batch_scoring(drivers: Any) -> None:
+    module = drivers("bench_score")
+    low = {"part": "limit", "max_per_second": 1e6, "fma_per_second": 2e6}
+    high = {"part": "limit", "max_per_second": 2e6, "fma_per_second": 4e6}
+    # 10 items of 50 units and of 100 factors: 0.25 ms and 0.25 ms.
+    assert module.users_allowed(high, 10, 50, 100) == pytest.approx(2_000)
+    row = {"part": "stage", "side": "dglrec", "catalogue": 10, "users_per_second": 500}
+    peer = {**row, "side": "torch_pairs"}
+    module.add_shares([low, {"part": "embed", "hidden": 50, "factors": 100}, row, peer, high])
+    assert (row["limit_users_per_second"], row["share_of_limit"]) == (2_000, 0.25)
+    assert "share_of_limit" not in peer
+    rows = [
+        {"part": "command", "command": command, "count": count, "seconds": seconds}
+        for command, count, seconds in (
+            ("top 10", 7, 1.0),
+            ("pairs", 100, 5.0),
+            ("pairs", 1_100, 7.0),
+            ("pairs", 2_100, 5.0),
+        )
+    ]
+    module.add_stage_rates(rows)
+    assert [row.get("stage_per_second") for row in rows] == [None, None, 500, None]
+
+
+@pytest.mark.slow
+def test_bench_score_end_to_end(small_data: Path, tmp_path: Path) -> None:
+    run, target = tmp_path / "run", tmp_path / "score.json"
+    settings = Settings(ModelConfig(), LoaderConfig(), TrainConfig(epochs=1))
+    train(RatingDataset.open(small_data), run, settings)
+    command = [sys.executable, str(FOLDER / "bench_score.py"), "--data", str(small_data)]
+    options = ["--run", str(run), "--scale", "0.5", "--catalogue", "--against", "implicit_als"]
+    options += ["--pairs-millions", "0.001", "--seconds", "0.1", "--repeats", "3"]
+    options += ["--json", str(target)]
+    done = subprocess.run([*command, *options], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(target.read_text())
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in report["rows"]:
+        parts.setdefault(row["part"], []).append(row)
+    assert {part: len(rows) for part, rows in parts.items() if part != "stage"} == {
+        "limit": 2,
+        "embed": 1,
+        "command": 2,
+    }
+    sides = [row["side"] for row in parts["stage"]]
+    left_out = "implicit_als is left out" in done.stderr
+    assert sides == ["dglrec", *([] if left_out else ["implicit_als"])]
+    assert left_out == (report["implicit"] is None)
+    for row in parts["stage"]:
+        assert (row["users"], row["catalogue"]) == (30, 40)
+        assert row["scores_per_second"] == 40 * row["users_per_second"] > 0
+        assert row["peak_memory_gb"] > 0
+    assert 0 < parts["stage"][0]["share_of_limit"] < 1
+    top, pairs = parts["command"]
+    assert (top["command"], top["count"]) == ("top 10", 60)
+    assert 0 < top["rows"] <= 600  # some have rated nearly all there is
+    assert (pairs["command"], pairs["count"]) == ("pairs", 1_000)
+    for row in parts["command"]:
+        assert row["seconds"] > 0 and row["bytes_written"] > 0 and row["peak_memory_gb"] > 0
