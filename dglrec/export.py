@@ -2,7 +2,7 @@
 
 users.parquet         user_id, embedding (H float32 numbers), bias
 items.parquet         item_id, embedding, bias
-decoder.safetensors   the decoder's weights by name; mean, minimum and maximum of the scale
+decoder.safetensors   the decoder's weights by name; mean rating, damping, ends of the scale
 export.json           what they came of
 
 A rating is mean + user's bias + item's bias + w relu(W_u u + b_u + W_i i) + b + P u . Q i, clipped
@@ -20,7 +20,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.checkpoint import MODEL_FILE
 from dglrec.files import atomic_folder, check_target_folder, sha256_of, write_json
 from dglrec.ids import IdMap
 from dglrec.run import TrainedModel
@@ -51,7 +50,12 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
     check_target_folder(out, marker=EXPORT_FILE, overwrite=overwrite)
     dataset, biases, nodes = trained.dataset, trained.dataset.biases, trained.embeddings.nodes
     scale = dataset.scale
-    numbers = {"mean": biases.mean, "minimum": scale.minimum, "maximum": scale.maximum}
+    numbers = {
+        "mean": biases.mean,
+        "damping": biases.damping,
+        "minimum": scale.minimum,
+        "maximum": scale.maximum,
+    }
     tensors = {
         **{name: value.cpu() for name, value in trained.model.decoder.state_dict().items()},
         **{name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()},
@@ -69,10 +73,7 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
         description = {
             "schema_version": _SCHEMA_VERSION,
             **figures,
-            "model": {
-                "weights": trained.meta["sha256"][MODEL_FILE],
-                "epoch": trained.meta["epoch"],
-            },
+            "model": trained.identity,
             "dataset": dataset.fingerprint,
             "sha256": {
                 name: sha256_of(folder / name) for name in (USERS_FILE, ITEMS_FILE, DECODER_FILE)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     When the block raises, the temporary file is removed and `path` is as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
     with disk_errors(path):
         try:
             yield temporary

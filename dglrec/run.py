@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from dglrec.checkpoint import load_checkpoint
+from dglrec.checkpoint import MODEL_FILE, load_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
@@ -63,6 +63,11 @@ class TrainedModel:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
         return embed_all(self.model, self.dataset.graph, self.dataset.biases, self.world)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names the model: the checksum of its weights, and the epoch that they are of."""
+        return {"weights": self.meta["sha256"][MODEL_FILE], "epoch": self.meta["epoch"]}
+
     @cached_property
     def scorer(self) -> Scorer:
         """Predicts ratings among all users and items of the data set."""
@@ -72,7 +77,7 @@ class TrainedModel:
 @contextmanager
 def locked(
     folder: Path, name: str = LOCK_FILE, *, shown: Path | None = None, wait: bool = False
-) -> Iterator[None]:
+) -> Iterator[bool]:
     """Be the only process that writes into a folder; it is made where it is missing.
 
     The lock goes with the process, however that ends.
@@ -83,6 +88,9 @@ def locked(
         shown: what messages call the folder.
         wait: whether to wait for another process.
 
+    Yields:
+        Whether there is a lock; not every file system has them.
+
     Raises:
         UsageError: another process is at it.
     """
@@ -90,11 +98,13 @@ def locked(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+    held = True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                held = False
                 log(f"{what}: no lock to be had ({error.strerror}); let nothing else write there")
             else:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
@@ -104,7 +114,7 @@ def locked(
         with disk_errors(folder):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
+        yield held
     finally:
         os.close(descriptor)
 

@@ -793,6 +793,16 @@ def test_a_damaged_file_is_refused_on_opening(name, how, copy):
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("side", ["by_user", "by_item"])
+def test_offsets_that_go_back_are_refused(side, copy):
+    file = copy / "train" / f"{side}_offsets.npy"
+    offsets = np.load(file)
+    offsets[3] = offsets[-1] + 7
+    np.save(file, offsets)
+    with pytest.raises(DataError, match=f"whether {side} offsets ascend is False"):
+        RatingDataset.open(copy)
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".npy")])
 @pytest.mark.parametrize("how", ["shorter", "longer", "of another type", "of objects"])
 def test_an_array_that_does_not_fit_is_refused(name, how, copy):

@@ -547,3 +547,17 @@ def test_an_address_that_only_the_machine_itself_reaches_is_no_place_for_several
     join_module._name_interface(join_module._Launch(0, 2, 0, 1, "127.0.0.1", 29_500, False))
     assert "GLOO_SOCKET_IFNAME" not in os.environ
     assert "127.0.0.1 is this machine's own loopback address" in capsys.readouterr().err
+
+
+def test_what_failed_here_is_said_even_where_the_others_do_not_come(monkeypatch):
+    """They may still be at work when the wait for them ends."""
+
+    def nobody_comes(world, failure):
+        raise RuntimeError("timed out")
+
+    monkeypatch.setattr(World, "_stop_with_others", nobody_comes)
+    world = World(rank=0, size=2)
+    with pytest.raises(UsageError, match="my own"), world.together():
+        raise UsageError("my own")
+    with pytest.raises(RuntimeError, match="timed out"), world.together():
+        pass

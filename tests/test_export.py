@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from dglrec import files
 from dglrec.config import build_settings
@@ -62,14 +63,16 @@ def test_the_documented_reference_predicts_what_the_model_does(trained, tmp_path
     assert found.std() > 0.1  # not all the same
 
 
-def test_the_documented_bias_of_somebody_new(trained):
+def test_the_documented_bias_of_somebody_new(trained, tmp_path):
     dataset = trained.dataset
+    export(trained, tmp_path / "exported")
+    damping = float(load_file(tmp_path / "exported" / "decoder.safetensors")["damping"])
     new = dataset.biases.of_new_users(dataset.graph.by_user, dataset.scale)
     by_user, biases = dataset.graph.by_user, dataset.biases
     row = by_user.of(7)
     ratings = dataset.scale.decode(by_user.codes[row])
     beyond = ratings - biases.mean - biases.items.numpy()[by_user.neighbours[row]]
-    assert float(new.users[7]) == pytest.approx(beyond.sum() / (len(beyond) + 5), abs=1e-5)
+    assert float(new.users[7]) == pytest.approx(beyond.sum() / (len(beyond) + damping), abs=1e-5)
 
 
 def test_tables_are_typed_and_described(trained, tmp_path):

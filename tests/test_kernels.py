@@ -909,3 +909,28 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_process_has_threads_of_its_own():
     done = subprocess.run([sys.executable, "-c", _FORKED], cwd=ROOT, timeout=60)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("offsets", [[0, 9, 4, 6], [1, 2, 4, 6], [0, 2, 4, 5], [0, 2, 6]])
+def test_lists_that_do_not_fit_are_not_merged(offsets):
+    whole = ItemLists(np.array([0, 2, 4, 6]), np.arange(6, dtype=np.int32))
+    bad = ItemLists(np.array(offsets), np.arange(6, dtype=np.int32))
+    for lists in ([whole, bad], [bad, whole]):
+        with pytest.raises(ValueError, match="offsets do not fit"):
+            merge_lists(lists)
+
+
+def test_lists_that_name_what_is_not_there_are_not_left_out():
+    """Compiled code would read, and write, elsewhere."""
+    catalogue = Catalogue(places=20, users=6, hidden=3, factors=2)
+    good = catalogue.lists
+    catalogue.lists = good._replace(items=np.full_like(good.items, 20))
+    with pytest.raises(IndexError, match="unknown"):
+        catalogue.rank(3)
+    for offsets in (good.offsets + 10**6, good.offsets - 1, good.offsets[::-1].copy()):
+        catalogue.lists = good._replace(offsets=offsets)
+        with pytest.raises(ValueError, match="do not fit"):
+            catalogue.rank(3)
+    catalogue.lists, catalogue.rows = good, catalogue.rows + 8
+    with pytest.raises(IndexError):
+        catalogue.rank(3)

@@ -99,6 +99,7 @@ def test_a_killed_rank_brings_the_job_back_and_it_finishes(dataset, tmp_path):
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_is_asked_to_stop_saves_and_goes_on_later(dataset, tmp_path):
     run = tmp_path / "run"
     settings = [*SMALL, "--set", "train.epochs=5000", "--device", "cpu"]
@@ -116,6 +117,7 @@ def test_a_job_that_is_asked_to_stop_saves_and_goes_on_later(dataset, tmp_path):
     assert json.loads(out)["epochs"] == done == epochs(run)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_is_refused_at_every_attempt(dataset, tmp_path):
     """torchrun starts processes again whatever ended them: that must not make a run theirs."""
     run = tmp_path / "run"

@@ -116,7 +116,9 @@ def test_from_the_command_line(as_json, tmp_path, monkeypatch, capfd):
     expected = recommend(open_run(out / "run"), "42", 10)
     if as_json:
         report = json.loads(shown)
-        assert report["recommendations"] == [asdict(one) for one in expected]
+        assert report["recommendations"] == json.loads(
+            json.dumps([asdict(one) for one in expected])
+        )
         assert len(shown.splitlines()) == 1
         return
     assert "gap closed" in shown

@@ -1412,3 +1412,93 @@ def test_a_part_of_another_plan_is_refused(numbers, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="part-00004.parquet: made with other options than _plan"):
         score_top_k(numbers, out, 3, TopKOptions(shard=(1, 4)))
     assert not (out / SUCCESS_FILE).exists()
+
+
+def test_finished_scores_whose_notes_are_gone_are_not_replaced_by_others(numbers, tmp_path):
+    """As where a copy took everything but names that begin with an underscore and are folders."""
+    out = tmp_path / "out"
+    score_top_k(numbers, out, 3)
+    shutil.rmtree(out / NOTES_FOLDER)
+    before = {path.name: path.read_bytes() for path in out.glob("part-*")}
+    with pytest.raises(UsageError, match="begun with top_k 3, now 4"):
+        score_top_k(numbers, out, 4)
+    assert {path.name: path.read_bytes() for path in out.glob("part-*")} == before
+    assert score_top_k(numbers, out, 3)["complete"] is True
+    assert {path.name: path.read_bytes() for path in out.glob("part-*")} == before
+
+
+def test_parts_that_took_unknown_ids_otherwise_are_not_mixed_in(numbers, tmp_path, monkeypatch):
+    in_small_parts(monkeypatch, rows=50)
+    file = tmp_path / "pairs.csv"
+    mixed_pairs(numbers, file)
+    for mode in ("skip", "null"):
+        score_pairs(numbers, tmp_path / mode, file, ScoreOptions(unknown=mode))
+    noted = {
+        path: json.loads(path.read_text()) for path in (tmp_path / "null").glob("_parts/*.json")
+    }
+    (path,) = [path for path, note in noted.items() if note["unknown_rows"]][:1]
+    number = path.stem
+    for name in (f"_parts/{number}.json", f"part-{number}.parquet"):
+        shutil.copy(tmp_path / "null" / name, tmp_path / "skip" / name)
+    with pytest.raises(DataError, match=f"part-{number}.parquet: made with other options"):
+        score_pairs(numbers, tmp_path / "skip", file, ScoreOptions(unknown="skip"))
+
+
+def test_ids_that_cannot_be_kept_are_no_null_rows(numbers, tmp_path):
+    frame = pd.DataFrame(
+        {"user_id": ["1", "abc"], "item_id": [str(numbers.dataset.items.ids[0])] * 2}
+    )
+    frame.to_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match="column user_id holds .*string, and not all of it can be"):
+        score_pairs(
+            numbers, tmp_path / "out", tmp_path / "pairs.parquet", ScoreOptions(unknown="null")
+        )
+
+
+# --- reasons -------------------------------------------------------------------------------------
+
+
+def test_reasons_stand_beside_each_recommendation(trained, tmp_path, monkeypatch):
+    in_small_parts(monkeypatch, users=20)
+    score_top_k(trained, tmp_path / "plain", 4)
+    score_top_k(trained, tmp_path / "out", 4, TopKOptions(explain=True))
+    table, plain = read_all(tmp_path / "out"), read_all(tmp_path / "plain")
+    assert table.select(plain.column_names) == plain
+    dataset = trained.dataset
+    assert table.schema.field("because").type == pa.list_(dataset.items.ids.type)
+    assert table.schema.field("contribution").type == pa.list_(pa.float32())
+    by_user, some = dataset.graph.by_user, 0
+    for row in table.to_pylist():
+        user = dataset.users.encode_one(str(row["user_id"]))
+        rated = dataset.items.decode(by_user.neighbours[by_user.of(user)]).to_pylist()
+        assert len(row["because"]) == len(row["contribution"]) <= 3
+        assert set(row["because"]) <= set(rated)
+        assert sorted(row["contribution"], reverse=True) == row["contribution"]
+        assert all(value > 0 for value in row["contribution"])
+        some += len(row["because"])
+    assert some > len(table)
+    # The same for one user, to look at.
+    row = table.to_pylist()[0]
+    found = recommend(trained, str(row["user_id"]), 4, explain=True)[0]
+    assert [one.item_id for one in found.because] == row["because"]
+    contributions = [one.contribution for one in found.because]
+    assert contributions == pytest.approx(row["contribution"], abs=1e-5)
+
+
+def test_new_users_get_reasons_from_their_file(texts, tmp_path):
+    rows = [("i01", 5), ("i02", 1), ("i07", 4), ("i11", 5)]
+    lines = [f"someone,{item},{rating}" for item, rating in rows]
+    file = tmp_path / "new.csv"
+    file.write_text("\n".join(["user_id,item_id,rating", *lines]) + "\n")
+    options = TopKOptions(ratings=file, explain=True)
+    score_top_k(texts, tmp_path / "out", 5, options)
+    found = [row for row in read_all(tmp_path / "out").to_pylist() if row["user_id"] == "someone"]
+    assert len(found) == 5 and any(row["because"] for row in found)
+    assert {item for row in found for item in row["because"]} <= {item for item, _ in rows}
+    mine = ratings_file(tmp_path, rows)
+    for row, one in zip(found, recommend(texts, None, 5, ratings=mine, explain=True), strict=True):
+        assert [reason.item_id for reason in one.because] == row["because"]
+
+
+def test_who_has_rated_everything_gets_no_reasons_and_no_error(texts):
+    assert recommend(texts, "all", 5, explain=True) == []

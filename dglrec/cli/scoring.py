@@ -85,7 +85,8 @@ def recommend(
 @click.option(
     "--new-items",
     type=FOLDER_OR_FILE,
-    help="A file item_id,genres,synopsis of items that training never saw; scored too.",
+    help="A file item_id,genres,synopsis of items that training never saw, with the columns that "
+    "the data set uses as numbers; scored too.",
 )
 @click.option(
     "--explain",
@@ -97,7 +98,8 @@ def recommend(
     type=click.Choice(["error", "skip", "null"]),
     default="error",
     show_default=True,
-    help="What an id in --users, --items or --pairs means that is not known.",
+    help="What an id in --users, --items or --pairs means that is not known; null: of pairs, a "
+    "missing score.",
 )
 @click.option(
     "--shard",
@@ -128,8 +130,8 @@ def score(
 ) -> None:
     """Write predicted ratings as Parquet files into the folder OUT.
 
-    The same command, given again, goes on where one was stopped. OUT holds _SUCCESS once all is
-    there.
+    The same command, given again, goes on where one was stopped; --overwrite begins anew, and
+    removes first what is there. OUT holds _SUCCESS once all is there.
 
     \b
     Examples:

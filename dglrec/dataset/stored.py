@@ -259,6 +259,8 @@ class RatingDataset:
             wanted[f"{side} neighbours"] = (len(adjacency.neighbours), counts["train"])
             wanted[f"{side} codes"] = (len(adjacency.codes), counts["train"])
             wanted[f"{side} first offset"] = (int(adjacency.offsets[0]), 0)
+            ascending = bool((adjacency.offsets[1:] >= adjacency.offsets[:-1]).all())
+            wanted[f"whether {side} offsets ascend"] = (ascending, True)
             wanted[f"{side} last offset"] = (int(adjacency.offsets[-1]), counts["train"])
         for name, width in self.meta["features"].items():
             shape = self._features(name).shape

@@ -205,7 +205,15 @@ class World:
         except Exception as error:
             failure = error
         if self.size > 1:
-            self._stop_with_others(failure)
+            try:
+                self._stop_with_others(failure)
+            except PeerError:
+                raise
+            except Exception:
+                if failure is None:
+                    raise
+                # Others did not get here in time; why this one failed is what matters.
+                raise failure from None
         if failure is not None:
             raise failure
 

@@ -3,9 +3,9 @@
 The contribution of a rated item j to the prediction for an item i is the prediction as it is, less
 the prediction for the same user had it not rated j (leave-one-out influence; Cook and Weisberg,
 "Residuals and influence in regression", 1982): bias, degree, residuals and messages of all layers
-are those of the other ratings, and the items are left as they are. It is exact, and costs little
-more than encoding a user once a rating: what all ratings send is summed once, and what one sent is
-taken off.
+are those of the other ratings, and the items are left as they are. Predictions are those before
+clipping. It is exact but for rounding, and costs little more than encoding a user once a rating:
+what all ratings send is summed once, and what one sent is taken off.
 
 Shapes: n users with K ratings together, k items predicted for each, H embedding size.
 """
@@ -32,7 +32,8 @@ REASONS = 3
 """How many reasons an explanation gives at most."""
 
 _EDGES = 1 << 14  # whose embeddings stay in the second-level cache
-_PAIRS = 1 << 21
+_PAIRS = 1 << 20
+_ROUNDING = 1e-5  # of a rating: what is less says nothing
 
 
 class Reasons(NamedTuple):
@@ -91,17 +92,18 @@ def find_reasons(
     """
     shape = (*items.shape, count)
     out = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
-    edges = max(1, min(_EDGES, _PAIRS // max(1, items.shape[1])))
-    degrees = torch.from_numpy(rated.ratings.degrees)[users]
-    chunk = (degrees.cumsum(0) - degrees) // edges
+    offsets = torch.from_numpy(rated.ratings.offsets)
+    ends = (offsets[users + 1] - offsets[users]).cumsum(0)
     device = embeddings.nodes.items.device
     with evaluating(model):
         layers = zip(model.encoder.layers, embeddings.item_layers, strict=True)
         hops = [_Hop(cast(SAGELayer, layer), values) for layer, values in layers]
-        for one in chunk.unique().tolist():
-            part = slice(
-                int(torch.searchsorted(chunk, one)), int(torch.searchsorted(chunk, one, right=True))
-            )
+        first = 0
+        while first < len(users):
+            # The users whose ratings fit, and one at least.
+            before = int(ends[first - 1]) if first else 0
+            last = max(first + 1, int(torch.searchsorted(ends, before + _EDGES, right=True)))
+            part, first = slice(first, last), last
             block, inputs, shifts, rated_items = _without_each(rated, users[part])
             if not len(rated_items):
                 continue
@@ -111,20 +113,22 @@ def find_reasons(
                 values = model.inputs.new_users(near)
             else:
                 values = model.inputs.users(rated.identities[users[part]][owners].to(device), near)
+            on_device = block.to(device), owners.to(device), shifts.to(device)
             for hop in hops:
-                values = hop.without_each(
-                    block.to(device), owners.to(device), values, shifts.to(device)
-                )
-            predicted = items[part][owners]
-            without = scorer.rate(values, inputs[:, 0], predicted)
-            flat = places[part].repeat_interleave(items.shape[1]), items[part].flatten()
-            whole = scorer.pairs(*flat).view(-1, items.shape[1])
-            lost = whole[owners] - without
-            lost[rated_items.unsqueeze(1) == predicted] = 0.0
-            entries, largest = pick_largest(block.offsets.numpy(), lost.numpy(), count)
-            found = entries >= 0
-            out.items[part][found] = rated_items.numpy()[entries[found]]
-            out.contributions[part][found] = largest[found]
+                values = hop.without_each(values, *on_device)
+            step = max(1, _PAIRS // len(rated_items))
+            for column in range(0, items.shape[1], step):
+                few = items[part, column : column + step]
+                without = scorer.rate(values, inputs[:, 0], few[owners])
+                flat = places[part].repeat_interleave(few.shape[1]), few.flatten()
+                lost = scorer.pairs(*flat).view_as(few)[owners] - without
+                lost[rated_items.unsqueeze(1) == few[owners]] = 0.0
+                lost[lost < _ROUNDING] = 0.0
+                entries, largest = pick_largest(block.offsets.numpy(), lost.numpy(), count)
+                found = entries >= 0
+                columns = slice(column, column + step)
+                out.items[part, columns][found] = rated_items.numpy()[entries[found]]
+                out.contributions[part, columns][found] = largest[found]
     return out
 
 
@@ -139,7 +143,8 @@ def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, T
     owners, entries = entries_of(ratings.offsets, users)
     items = torch.from_numpy(ratings.neighbours[entries.numpy()]).long()
     codes = np.asarray(ratings.codes[entries.numpy()])
-    degrees = torch.from_numpy(ratings.degrees)[users]
+    starts = torch.from_numpy(ratings.offsets)
+    degrees = starts[users + 1] - starts[users]
     offsets = torch.cat((torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)))
     bias = biases.users[users]
     beyond = torch.from_numpy(rated.scale.decode(codes)) - biases.mean - biases.items[items]
@@ -161,13 +166,13 @@ class _Hop:
         self.sent = self.bare.neighbour(items) if pool is None else functional.relu(pool(items))
         self.weighed = None if self.rated is None else self.rated.rating(items)
 
-    def without_each(self, block: Block, owners: Tensor, own: Tensor, shifts: Tensor) -> Tensor:
+    def without_each(self, own: Tensor, block: Block, owners: Tensor, shifts: Tensor) -> Tensor:
         """Users without each of their ratings, float32 [K, H].
 
         Args:
+            own: float32 [K, H] what the users were without each, a hop before.
             block: the K ratings.
             owners: int64 [K] whose they are.
-            own: float32 [K, H] what the users were without each, a hop before.
             shifts: float32 [K] by how much their biases would be higher.
         """
         out = self.bare.own(own) + self._bare(block, owners)

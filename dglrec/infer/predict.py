@@ -14,7 +14,12 @@ from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
 from dglrec.nn import DecoderTerms, NodeValues, RatingModel
 
 _CHUNK_PAIRS = 1 << 16
+_PAIRS_AT_ONCE = 1 << 18  # of which a GPU writes each row of both ends
 _PAIR_UNITS = 1 << 25  # hidden units of the pairs that a GPU scores at once: 128 MiB
+_NOT_FINITE = (
+    "the model's predictions are no finite numbers; train it again, with a smaller "
+    "train.learning_rate"
+)
 
 
 @torch.inference_mode()
@@ -73,10 +78,7 @@ class Scorer:
         tables = [*decoder.out.parameters(), biases.users, biases.items, *self._users, *self._items]
         # A NaN compares as no better than anything: it would leave lists short without a word.
         if not all(bool(table.isfinite().all()) for table in tables if table is not None):
-            raise DglrecError(
-                "the model's embeddings are no finite numbers; train it again, with a smaller "
-                "train.learning_rate"
-            )
+            raise DglrecError(_NOT_FINITE)
         self._device = nodes.items.device
         self._catalogue = torch.arange(len(nodes.items)) if catalogue is None else catalogue
 
@@ -93,9 +95,12 @@ class Scorer:
             users: int64 [n].
             items: int64 [n].
         """
-        ends = users.to(self._device), items.to(self._device)
-        residuals = self._decoder.score(self._users, self._items, *ends)
-        return self._biases.predict(users, items) + residuals.cpu()
+        parts = [torch.empty(0)]
+        for ends in zip(users.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
+            near = (rows.to(self._device) for rows in ends)
+            residuals = self._decoder.score(self._users, self._items, *near)
+            parts.append(self._biases.predict(*ends) + residuals.cpu())
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def rate(self, users: Tensor, bias: Tensor, items: Tensor) -> Tensor:
@@ -168,7 +173,7 @@ class Scorer:
         """The same as `best`, by torch's operations: what a GPU does.
 
         On a CPU it scores a few hundred users a second, and at once, where the compiled way has
-        scored none for the first seconds.
+        scored none for the first seconds. Of equal scores any may come first.
         """
         k = min(k, self.catalogue_size)
         of_items, device = self._chosen, self._device
@@ -188,6 +193,8 @@ class Scorer:
             listed = places >= 0
             scores[rows[listed].to(device), places[listed].to(device)] = -torch.inf
             best = scores.topk(k, dim=1)
+            if best.values.isnan().any():
+                raise DglrecError(_NOT_FINITE)
             found.append((best.values.cpu(), best.indices.cpu()))
         if not found:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)

@@ -89,6 +89,8 @@ def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
         raise DataError(f"{file}: holds no row")
     missing = [None] * len(ids)
     titles = [_text(cell) or None for cell in cells[schema.TITLE] or missing]
+    # Pandas makes such numbers of whole ones where one was missing once.
+    ids = [int(one) if isinstance(one, float) and one.is_integer() else one for one in ids]
     of_ids = _ids if id_type == pa.int64() else _text_ids
     columns: dict[str, Any] = {
         schema.ITEM_ID: of_ids(ids, schema.ITEM_ID, file, _first_row(file)),

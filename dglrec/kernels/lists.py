@@ -22,7 +22,13 @@ class ItemLists(NamedTuple):
 
 
 def merge_lists(lists: list[ItemLists]) -> ItemLists:
-    """Lists of N rows put together row by row, ascending; what stands in two is there twice."""
+    """Lists of N rows put together row by row, ascending; what stands in two is there twice.
+
+    Raises:
+        ValueError: the offsets of one do not ascend to its end, or their numbers differ.
+    """
+    for one in lists:
+        _check(one, len(lists[0].offsets))
     merged = lists[0]
     for other in lists[1:]:
         offsets = merged.offsets + other.offsets
@@ -36,6 +42,16 @@ def merge_lists(lists: list[ItemLists]) -> ItemLists:
         )
         merged = ItemLists(offsets, items)
     return merged
+
+
+def _check(lists: ItemLists, offsets: int) -> None:
+    """Compiled code would read, and write, outside the arrays."""
+    starts = lists.offsets
+    ascending = (
+        starts[0] == 0 and starts[-1] == len(lists.items) and (starts[1:] >= starts[:-1]).all()
+    )
+    if len(starts) != offsets or not ascending:
+        raise ValueError(f"{len(starts)} offsets do not fit {len(lists.items)} items")
 
 
 def pick_largest(

@@ -98,11 +98,18 @@ def rank_items(
             has none; ascending but for those.
         k: how many, at most I.
 
+    Raises:
+        IndexError: a row or an item of `left_out` is not there.
+        ValueError: the offsets of `left_out` do not fit its items.
+
     Returns:
         Scores [n, k], best first, of equal ones the one that comes first in the catalogue, and
         places in the catalogue [n, k]. Where fewer than k are left, the rest is -inf.
     """
     count = len(users.base)
+    starts, ends = left_out.offsets[rows], left_out.offsets[rows + 1]
+    if count and (starts.min() < 0 or (starts > ends).any() or ends.max() > len(left_out.items)):
+        raise ValueError("the offsets of what is to be left out do not fit its items")
     padded = -(-count // _USERS) * _USERS
     units = -(-len(weights) // _UNITS) * _UNITS
     arrays = (
@@ -275,7 +282,10 @@ def _leave_out(scores, start, items, positions, following, end):  # type: ignore
     """Strike a user's listed items from a tile's scores; where its list goes on in the next."""
     stop = start + len(scores)
     while following < end:
-        place = positions[items[following]]
+        item = items[following]
+        if item < 0 or item >= len(positions):
+            raise IndexError("an item to be left out is unknown")
+        place = positions[item]
         if place >= stop:
             break
         if place >= start:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.checkpoint import MODEL_FILE
 from dglrec.errors import DataError, UsageError
 from dglrec.files import sha256_of
 from dglrec.ids import to_type
@@ -63,9 +62,9 @@ class ScoreOptions:
         """
         number, shards = self.shard
         if not 0 <= number < shards:
-            raise UsageError(
-                f"--shard {number}/{shards}: the first figure runs from 0 to {shards - 1}"
-            )
+            runs = f"the first figure runs from 0 to {shards - 1}"
+            mend = runs if shards > 0 else "the second figure is how many shards there are"
+            raise UsageError(f"--shard {number}/{shards}: {mend}")
         if self.overwrite and shards > 1:
             raise UsageError(
                 "--overwrite would remove what other shards write; remove the folder by hand first"
@@ -104,8 +103,8 @@ def score_top_k(
         options: see `TopKOptions`.
 
     Returns:
-        `rows` and `parts` of this shard, how many parts were there already (`kept`), and whether
-        the folder is `complete`.
+        `out`; `users`, how many are wanted, of all shards; `rows` and `parts` of this shard, how
+        many parts were there already (`kept`), and whether the folder is `complete`.
 
     Raises:
         UsageError: the options are impossible, or `out` is another folder.
@@ -149,7 +148,7 @@ def score_pairs(
         options: see `ScoreOptions`.
 
     Returns:
-        As `score_top_k`.
+        As `score_top_k`, without `users`; `unknown_rows`, where there are any.
 
     Raises:
         UsageError: the options are impossible, or `out` is another folder.
@@ -185,7 +184,11 @@ class _TopK:
         self._k, self._options = k, options
 
     def prepare(self) -> None:
-        """Embeddings, and what each user has rated."""
+        """Embeddings."""
+        self._roster.nodes  # noqa: B018 - computed by all processes together
+
+    def ready(self) -> None:
+        """What the decoder makes of all nodes, and what each user has rated."""
         self._scorer = self._roster.scorer(self._catalogue)
         if self._options.include_seen:
             nothing = np.zeros(len(self._roster.users) + 1, dtype=np.int64)
@@ -249,6 +252,10 @@ class _Pairs:
 
     def prepare(self) -> None:
         """Embeddings."""
+        self._roster.nodes  # noqa: B018 - computed by all processes together
+
+    def ready(self) -> None:
+        """What the decoder makes of all nodes."""
         self._scorer = self._roster.scorer()
 
     def parts(self, missing: set[int]) -> Iterator[Part]:
@@ -271,6 +278,13 @@ class _Pairs:
         known = (users >= 0) & (items >= 0)
         if self._unknown == "error" and not known.all():
             refuse_unknown(self._file, ids, "skip or null")
+        for name, column in columns.items():
+            if self._unknown == "null" and column.null_count:
+                raise DataError(
+                    f"{self._file}: column {name} holds {table.column(name).type}, and not all of "
+                    f"it can be {column.type}, as the data set's ids are; --unknown skip leaves "
+                    "such rows out"
+                )
         scores = self._scorer.pairs(users.clamp(min=0), items.clamp(min=0))
         values = pa.array(clip(scores, self._scale).numpy(), mask=~known.numpy())
         made = pa.table({**columns, schema.SCORE: values})
@@ -296,10 +310,7 @@ def _folder(
     """The folder, with a plan that says what its parts hold."""
     plan = {
         "kind": kind,
-        "model": {
-            "weights": trained.meta["sha256"][MODEL_FILE],
-            "epoch": trained.meta["epoch"],
-        },
+        "model": trained.identity,
         "dataset": trained.dataset.fingerprint,
         "options": {
             **described,

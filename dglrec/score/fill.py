@@ -5,9 +5,10 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
+import torch
 
 from dglrec.distributed import World
-from dglrec.errors import DataError
+from dglrec.errors import DataError, DglrecError
 from dglrec.progress import log
 from dglrec.score.parts import Note, PartsFolder
 
@@ -32,7 +33,10 @@ class Job(Protocol):
     count: int | None
 
     def prepare(self) -> None:
-        """Compute what all parts need; for all processes to call together."""
+        """Compute what processes compute together."""
+
+    def ready(self) -> None:
+        """Compute what else all parts need, each process for itself."""
 
     def parts(self, missing: set[int]) -> Iterator[Part]:
         """All parts in order.
@@ -65,20 +69,20 @@ def fill(
     turn, shards = shard
     name = f"{turn}-of-{shards}"
 
-    def is_own(number: int) -> bool:
-        return number % shards == turn and number // shards % world.size == world.rank
-
-    count, complete = job.count, False
+    count, found = job.count, 0
     kept: dict[int, Note] = {}
     made: dict[int, Note] = {}
+    if overwrite:
+        job.prepare()  # what fails here does so before anything is removed
     with ExitStack() as until_done:
         with world.together():
             if world.is_first:
                 until_done.enter_context(folder.begun(name, overwrite=overwrite))
-                count = folder.count() if count is None else count
+                found = folder.count()
         # As the first process sees it: a part that turns out damaged changes what others see.
-        told = world.sum([count + 1 if world.is_first and count is not None else 0])[0]
-        count = round(told) - 1 if told else None
+        found = round(world.sum([found])[0])
+        complete = shards == 1 and found > 0 and count in (None, found)
+        count = found if complete else count
         with world.together():
             if not folder.out.is_dir():
                 raise DataError(
@@ -86,32 +90,46 @@ def fill(
                     "several machines need a shared one, or --shard and a folder each"
                 )
             folder.check()
-            own = {number for number in range(count or 0) if is_own(number)}
-            kept = folder.whole(own)
-        missing = own - kept.keys()
-        if count is None or world.sum([len(missing)])[0]:
-            job.prepare()
+            mine = range(turn, count or 0, shards)[world.rank :: world.size]
+            kept = folder.whole(mine)
+        lacking = torch.tensor([number for number in mine if number not in kept], dtype=torch.int64)
+        # Dealt out anew: those that are missing may all have been one process's.
+        missing = torch.cat(world.gather_parts(lacking)).sort().values.tolist()
+        to_make = set(missing[world.rank :: world.size])
+        complete = complete and not missing
+
+        def takes(number: int) -> bool:
+            if count is not None:
+                return number in to_make
+            return number % shards == turn and number // shards % world.size == world.rank
+
+        last = (count or 0) - 1
+        if count is None or missing:
+            if not overwrite:
+                job.prepare()
             with world.together():
-                for number, make in job.parts(missing):
-                    count = number + 1
-                    if not is_own(number) or number in kept:
+                job.ready()
+                for number, make in job.parts(to_make):
+                    last = number
+                    if not takes(number):
                         continue
-                    there = {} if number in missing else folder.whole([number])
-                    if there:
+                    if count is None and (there := folder.whole([number])):
                         kept |= there
                     else:
                         made[number] = folder.write(number, *make())
         with world.together():
-            if world.is_first and count is not None:
-                complete = folder.finish(count, name)
+            if world.is_first and not complete:
+                complete = folder.finish(last + 1, name, kept.keys() | made.keys())
     notes = [*kept.values(), *made.values()]
-    rows, unknown = sum(note.rows for note in notes), sum(note.unknown for note in notes)
-    figures = world.sum([rows, unknown, len(notes), len(kept), complete])
+    rows, unknown = sum(note.rows for note in notes), sum(note.unknown_rows for note in notes)
+    figures = world.sum([rows, unknown, len(notes), len(kept), world.is_first and complete])
     rows, unknown, parts, there_before = (round(figure) for figure in figures[:4])
     if unknown and world.is_first:
         log(f"{unknown} rows name a user or an item that the data set lacks")
-    if shards > 1 and not figures[4] and world.is_first:
-        log(f"{folder.out}: {count} parts are to be there; other shards have to add theirs")
+    if not figures[4] and world.is_first:
+        if shards == 1:
+            raise DglrecError(f"{folder.out}: not all parts are there; give the command once more")
+        log(f"{folder.out}: {last + 1} parts are to be there; other shards have to add theirs")
     return {
         "rows": rows,
         **({"unknown_rows": unknown} if unknown else {}),

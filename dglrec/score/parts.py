@@ -12,13 +12,14 @@ there yet, in any order and any number of processes, and the folder ends up the 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.files import (
@@ -28,6 +29,7 @@ from dglrec.files import (
     disk_errors,
     read_json,
     sha256_of,
+    sweep,
     write_json,
 )
 from dglrec.progress import log
@@ -44,20 +46,26 @@ _A_NOTE = "[0-9]*.json"
 _START_LOCK = "start.lock"
 
 
-class Note(NamedTuple):
+class Note(BaseModel):
     """What is known of a finished part.
 
     Attributes:
         rows: of its file.
         size: of its file, in bytes.
         sha256: of its file.
-        unknown: rows of the input that named an unknown user or item.
+        unknown_rows: rows of the input that named an unknown user or item.
+        unknown: what such rows meant when it was made; None where there was none.
+        plan: a digest of what it was made by.
     """
 
-    rows: int
-    size: int
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rows: int = Field(ge=0)
+    size: int = Field(ge=0)
     sha256: str
-    unknown: int
+    unknown_rows: int = Field(ge=0)
+    unknown: str | None
+    plan: str
 
 
 class PartsFolder:
@@ -71,6 +79,7 @@ class PartsFolder:
     def __init__(self, out: Path, plan: dict[str, Any]) -> None:
         self.out = out
         self.plan = {"schema_version": SCHEMA_VERSION, **plan}
+        self._is_locked = False
         self._digest = hashlib.sha256(_identity(self.plan).encode()).hexdigest()
 
     def refuse_other_folder(self, overwrite: bool) -> None:
@@ -108,52 +117,57 @@ class PartsFolder:
             self._notes.mkdir(exist_ok=True)
         with ExitStack() as until_done:
             with self._alone_at_start():
-                until_done.enter_context(locked(self._notes, f"{job}.lock", shown=self.out))
+                lock = locked(self._notes, f"{job}.lock", shown=self.out)
+                # Where there are no locks, nobody knows who else is there.
+                self._is_locked = until_done.enter_context(lock)
                 with disk_errors(self.out):
-                    self._settle(self._others(job), overwrite)
+                    self._settle(self._is_alone(job), overwrite)
             yield
 
-    def _settle(self, others: list[Path], overwrite: bool) -> None:
+    def _settle(self, alone: bool, overwrite: bool) -> None:
         """See that the plan is ours, and remove what killed jobs left, if nobody else is at it."""
-        plan_file = self.out / PLAN_FILE
-        if others and overwrite:
-            raise UsageError(f"{self.out}: in use by another shard; wait for it, or stop it")
-        started = plan_file.is_file() and (bool(others) or any(self._notes.glob(_A_NOTE)))
-        if not others:
-            self._sweep(everything=overwrite or not started)
-        if started and not overwrite:
+        if not alone and overwrite:
+            raise UsageError(
+                f"{self.out}: another shard may be at it; wait for it, or remove the folder by hand"
+            )
+        plan_file, manifest = self.out / PLAN_FILE, self.out / MANIFEST_FILE
+        finished = manifest.exists() or any(self._notes.glob(_A_NOTE))
+        started = plan_file.is_file() and (finished or not alone) and not overwrite
+        if alone:
+            self._sweep(everything=not started)
+        if started:
             self.check()
-            if read_json(plan_file)["unknown"] == self.plan["unknown"]:
+            if not alone or read_json(plan_file)["unknown"] == self.plan["unknown"]:
                 return
         write_json(plan_file, self.plan)
 
-    def _alone_at_start(self) -> AbstractContextManager[None]:
+    def _alone_at_start(self) -> AbstractContextManager[bool]:
         """Locks are taken and looked at by one process at a time; it takes no time."""
         return locked(self._notes, _START_LOCK, shown=self.out, wait=True)
 
-    def _others(self, job: str) -> list[Path]:
-        """The locks of other jobs that are at the folder."""
-        held = []
+    def _is_alone(self, job: str) -> bool:
+        """Whether no other job is at the folder, for all that is known."""
         for lock in self._notes.glob("*-of-*.lock"):
             try:
                 if lock.stem != job:
                     with locked(self._notes, lock.name):
                         pass
             except UsageError:
-                held.append(lock)
-        return held
+                return False
+        return self._is_locked
 
     def _sweep(self, *, everything: bool) -> None:
         """Remove what killed processes left half-written, and perhaps all scores.
 
         What says that all is there goes first, and notes before their parts.
         """
-        doomed = [*self.out.glob(f"{TEMPORARY}*"), *self._notes.glob(f"{TEMPORARY}*")]
+        for folder in (self.out, self._notes):
+            sweep(folder)
         if everything:
             marks = (self.out / name for name in (SUCCESS_FILE, MANIFEST_FILE))
-            doomed += [*marks, *self._notes.glob(_A_NOTE), *self.out.glob("part-*.parquet")]
-        for path in doomed:
-            path.unlink(missing_ok=True)
+            notes, parts = self._notes.glob(_A_NOTE), self.out.glob("part-*.parquet")
+            for path in (*marks, *notes, *parts):
+                path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """See that the folder's plan is this one.
@@ -162,7 +176,10 @@ class PartsFolder:
             UsageError: it is another one.
             DataError: there is none.
         """
-        begun = read_json(self.out / PLAN_FILE)
+        try:
+            begun = read_json(self.out / PLAN_FILE)
+        except DataError as error:
+            raise DataError(f"{error}; --overwrite begins the folder anew") from error
         # What was finished while unknown ids were an error names none.
         as_now = begun.get("unknown") in ("error", self.plan["unknown"])
         if _identity(begun) != _identity(self.plan) or not as_now:
@@ -171,16 +188,17 @@ class PartsFolder:
                 "or replace this one with --overwrite"
             )
 
-    def count(self) -> int | None:
-        """How many parts a finished folder has; None for another."""
+    def count(self) -> int:
+        """How many parts a finished folder has; 0 for another."""
         if not (self.out / SUCCESS_FILE).is_file():
-            return None
+            return 0
         try:
             parts = read_json(self.out / MANIFEST_FILE).get("parts")
         except DataError as error:
             log(f"{error}; making it again")
-            return None
-        return len(parts) if isinstance(parts, list) else None
+            return 0
+        count = sum(1 for _ in self._notes.glob(_A_NOTE))
+        return count if isinstance(parts, list) and len(parts) == count else 0
 
     def whole(self, numbers: Iterable[int]) -> dict[int, Note]:
         """Which of some parts are finished, and as they were written; the others have to be made.
@@ -191,7 +209,7 @@ class PartsFolder:
         found = {}
         for number in numbers:
             note, path = self._note(number), self.out / part_name(number)
-            if note is not None and path.is_file() and sha256_of(path) == note.sha256:
+            if note is not None and _is_as_written(path, note):
                 found[number] = note
                 continue
             self._not_finished()
@@ -212,20 +230,28 @@ class PartsFolder:
                 # Ids and ranks repeat; scores do not.
                 repeated = [name for name in table.column_names if _repeats(table, name)]
                 pq.write_table(table, temporary, use_dictionary=repeated)
-                note = Note(len(table), temporary.stat().st_size, sha256_of(temporary), unknown)
-            write_json(note_path, {**note._asdict(), "plan": self._digest})
+                note = Note(
+                    rows=len(table),
+                    size=temporary.stat().st_size,
+                    sha256=sha256_of(temporary),
+                    unknown_rows=unknown,
+                    unknown=self.plan["unknown"] if unknown else None,
+                    plan=self._digest,
+                )
+            write_json(note_path, note.model_dump())
         except DglrecError as error:
             raise DglrecError(
                 f"{error}; finished parts are kept: the same command goes on from there"
             ) from error
         return note
 
-    def finish(self, count: int, job: str) -> bool:
+    def finish(self, count: int, job: str, checked: Container[int]) -> bool:
         """Write the manifest, and that all is there, if it is.
 
         Args:
             count: how many parts there are to be.
             job: which shard says so.
+            checked: parts that it has just written or compared with their checksums.
 
         Returns:
             Whether all are there.
@@ -237,7 +263,7 @@ class PartsFolder:
         there = {number: note for number, note in enumerate(notes) if note is not None}
         for number, note in list(there.items()):
             path = self.out / part_name(number)
-            if not path.is_file() or path.stat().st_size != note.size:
+            if number not in checked and not _is_as_written(path, note):
                 log(f"{path}: gone or damaged since it was written; run its shard again")
                 del there[number]
         if len(there) < count:
@@ -248,10 +274,10 @@ class PartsFolder:
             for number, note in there.items()
         ]
         totals = {"rows": sum(note.rows for note in there.values())}
-        if unknown := sum(note.unknown for note in there.values()):
+        if unknown := sum(note.unknown_rows for note in there.values()):
             totals["unknown_rows"] = unknown
         with disk_errors(self.out), self._alone_at_start():
-            if not self._others(job):
+            if self._is_alone(job):
                 self._sweep(everything=False)
             write_json(self.out / MANIFEST_FILE, {**self.plan, **totals, "parts": parts})
             with atomic_file(self.out / SUCCESS_FILE) as temporary:
@@ -275,13 +301,11 @@ class PartsFolder:
         if not path.is_file():
             return None
         try:
-            read = read_json(path)
-            plan = read.pop("plan")
-            note = Note(**read)
-        except (DataError, KeyError, TypeError):
+            note = Note.model_validate(read_json(path))
+        except (DataError, ValidationError):
             log(f"{path}: damaged; making its part again")
             return None
-        if plan != self._digest:
+        if note.plan != self._digest or note.unknown not in (None, self.plan["unknown"]):
             raise DataError(
                 f"{self.out / part_name(number)}: made with other options than {PLAN_FILE} says; "
                 "choose another folder, or replace this one with --overwrite"
@@ -294,6 +318,10 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
+def _is_as_written(path: Path, note: Note) -> bool:
+    return path.is_file() and path.stat().st_size == note.size and sha256_of(path) == note.sha256
+
+
 def _repeats(table: pa.Table, name: str) -> bool:
     kind = table.schema.field(name).type
     return not (pa.types.is_floating(kind) or pa.types.is_list(kind))
@@ -301,15 +329,13 @@ def _repeats(table: pa.Table, name: str) -> bool:
 
 def _identity(plan: dict[str, Any]) -> str:
     """What decides the rows of parts: all but names of files, and what unknown ids mean."""
+    return json.dumps(_bare(plan), sort_keys=True)
 
-    def bare(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                key: bare(part) for key, part in value.items() if key not in ("file", "unknown")
-            }
-        return value
 
-    return json.dumps(bare(plan), sort_keys=True)
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bare(part) for key, part in value.items() if key not in ("file", "unknown")}
+    return value
 
 
 def _difference(begun: dict[str, Any], plan: dict[str, Any]) -> str:
@@ -325,7 +351,7 @@ def _difference(begun: dict[str, Any], plan: dict[str, Any]) -> str:
     changed = [
         f"{key} {_shown(before.get(key))}, now {_shown(value)}"
         for key, value in now.items()
-        if before.get(key) != value
+        if _bare(before.get(key)) != _bare(value)
     ]
     return "; ".join(changed) or "another version of dglrec"
 

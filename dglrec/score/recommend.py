@@ -1,13 +1,12 @@
 """Recommendations for one user, to look at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dglrec.biases import Biases
 from dglrec.errors import DataError, UsageError
 from dglrec.infer import Rated, Scorer, embed_new_users, find_reasons
 from dglrec.kernels import ItemLists
@@ -24,7 +23,8 @@ class Reason:
     Attributes:
         item_id: external id.
         title: its title, or its id where no table names it.
-        contribution: by how much lower the score would be without its rating.
+        contribution: by how much lower the prediction, before clipping, would be without its
+            rating.
     """
 
     item_id: Any
@@ -99,14 +99,7 @@ def recommend(
         known = torch.arange(dataset.graph.num_users)
         made_of = Rated(dataset.graph.by_user, dataset.scale, biases, known)
         user = trained.embeddings.nodes.users[own]
-        biases = Biases(
-            biases.mean,
-            biases.users[own],
-            biases.items,
-            biases.user_degrees[own],
-            biases.item_degrees,
-            biases.damping,
-        )
+        biases = replace(biases, users=biases.users[own], user_degrees=biases.user_degrees[own])
     left_out = np.unique(np.concatenate(seen))
     scorer = Scorer(trained.model, NodeValues(user, trained.embeddings.nodes.items), biases)
     scores, items = scorer.best_of_few(
