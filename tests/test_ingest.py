@@ -26,6 +26,7 @@ from dglrec.ingest import (
     read_new_ratings,
     read_users,
     stream,
+    stream_columns,
 )
 from dglrec.schema import RatingScale
 
@@ -1220,3 +1221,22 @@ def test_the_real_data_sets_read_as_described(spool):
     assert (len(train), len(test), len(users), len(items)) == (80_000, 20_000, 943, 1_682)
     assert len(read_items(source)) == 1_682
     assert len(read_users(source)) == 943
+
+
+def test_a_parquet_file_is_not_kept_in_memory_while_it_is_read(tmp_path):
+    rows, groups = 1 << 18, 16
+    values = np.random.default_rng(0).integers(0, 2**62, rows)  # which nothing makes smaller
+    file = tmp_path / "pairs.parquet"
+    table = pa.table({"user_id": values, "item_id": values})
+    with pq.ParquetWriter(file, table.schema) as writer:
+        for _ in range(groups):
+            writer.write_table(table)
+    size = file.stat().st_size
+    del table
+    kinds = {"user_id": pa.int64(), "item_id": pa.int64()}
+    before, most, seen = pa.total_allocated_bytes(), 0, 0
+    for stretch in stream_columns(file, kinds):
+        seen += len(stretch.table)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert seen == groups * rows and size > 60e6
+    assert most < size / 2

@@ -198,7 +198,7 @@ class RatingDataset:
         last = self.meta["counts"][split] if last is None else last
         path = self.path / f"{split}.parquet"
         with _parquet_faults(path):
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(path, pre_buffer=False)  # which would keep all that was read
             dtypes = {schema.USER: torch.int64, schema.ITEM: torch.int64}
             wanted = [schema.USER, schema.ITEM, schema.RATING]
             wanted += [schema.EXPECTED] if schema.EXPECTED in file.schema_arrow.names else []

@@ -151,7 +151,8 @@ def stream_parquet(file: Path, columns: Sequence[str], description: str) -> Iter
         DataError: the file is missing or damaged.
     """
     require_file(file)
-    with _faults(file), pyarrow.parquet.ParquetFile(file) as parquet:
+    # A reader that reads ahead keeps all that it has read, until it has come to the end.
+    with _faults(file), pyarrow.parquet.ParquetFile(file, pre_buffer=False) as parquet:
         row = 1
         with progress(description, parquet.metadata.num_rows, "rows") as advance:
             for batch in parquet.iter_batches(_PARQUET_ROWS, columns=list(columns)):
