@@ -167,6 +167,8 @@ class RatingDataset:
                 not the one that embedded the data set's own synopses.
             UnusableEnvironmentError: the text model cannot be had.
         """
+        if "numeric" not in self.meta:
+            raise DataError(f"{self.path}: made by an earlier version; prepare it again")
         check_attributes(items, self.meta["numeric"])
         catalogue = self._table(_ITEMS).to_pandas()
         catalogue[schema.GENRES] = [list(row) for row in catalogue[schema.GENRES]]
