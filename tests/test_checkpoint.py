@@ -759,7 +759,11 @@ def saves_killed_at_each_line(place, steps, keep, within):
     return found
 
 
-@pytest.mark.parametrize(("steps", "keep"), [((6,), 1), ((3, 6), 2)], ids=str)
+@pytest.mark.parametrize(
+    ("steps", "keep"),
+    [pytest.param((6,), 1, marks=pytest.mark.slow), ((3, 6), 2)],
+    ids=str,
+)
 def test_a_save_killed_at_any_line_leaves_the_one_before_or_the_new_one(tmp_path, steps, keep):
     found = saves_killed_at_each_line(tmp_path, steps, keep, WRITING)
     assert len(found) > 60

@@ -947,7 +947,7 @@ module.prepare(Path(source), Path(target), module.PrepareOptions(text=False, ove
 """
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("there", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("place", "when"),
     [("_read_rows", "after"), ("write_dataset", "before"), ("write_dataset", "after")],

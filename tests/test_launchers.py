@@ -158,6 +158,7 @@ def test_without_a_gpu_the_number_of_processes_must_be_given():
     assert code == 2 and "PROCESSES=2, say, trains on the CPU" in errors
 
 
+@pytest.mark.slow
 def test_machines_that_do_not_come_are_not_waited_for_without_end(dataset, tmp_path):
     place = {"NODES": "2", "JOIN_TIMEOUT": "2", "LOCAL_ADDR": "127.0.0.1"}
     endpoint = f"127.0.0.1:{free_port()}"

@@ -782,6 +782,7 @@ def larger_whole(larger, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_says_how_to_go_on_and_goes_on(larger, larger_whole, tmp_path):
     run = tmp_path / "run"
     process = started(larger, run)
