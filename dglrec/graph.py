@@ -148,6 +148,21 @@ def build_graph(
     )
 
 
+def group_by_user(
+    users: npt.NDArray[Any],
+    items: npt.NDArray[Any],
+    codes: npt.NDArray[Any],
+    *,
+    num_users: int,
+    num_items: int,
+) -> Adjacency:
+    """Each user's ratings, by item, of E ratings in any order; arguments as in `build_graph`."""
+    order = np.argsort(users.astype(np.int64) * num_items + items)
+    offsets = np.zeros(num_users + 1, dtype=np.int64)
+    np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
+    return Adjacency(offsets, items[order].astype(np.int32, copy=False), codes[order])
+
+
 def to_heterograph(graph: RatingGraph) -> dgl.DGLHeteroGraph:
     """The DGL heterograph ('user','rates','item') / ('item','rated_by','user') of all edges.
 

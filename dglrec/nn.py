@@ -355,6 +355,12 @@ class DecoderTerms(NamedTuple):
     hidden: Tensor
     factors: Tensor | None
 
+    def of(self, nodes: Tensor) -> "DecoderTerms":
+        """Those of some nodes."""
+        return DecoderTerms(
+            self.hidden[nodes], None if self.factors is None else self.factors[nodes]
+        )
+
 
 class EdgeRegressor(nn.Module):
     """An MLP over a user's and an item's embedding: w relu(W [u; i] + b), and P u . Q i.

@@ -1,6 +1,10 @@
 """What all tests share."""
 
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,3 +17,36 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A disk of 2 MiB, to be filled."""
+
+    folder: Path
+
+    def leave(self, kib: int) -> Path:
+        """Leave so much of it free."""
+        free = shutil.disk_usage(self.folder).free
+        (self.folder / "ballast").write_bytes(bytes(free - kib * 1024))
+        return self.folder
+
+    def grow(self) -> None:
+        """Make it 2 MiB larger."""
+        subprocess.run(["mount", "-o", "remount,size=4m", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk to fill, where mounting one is permitted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no `mount` here, so no small disk to fill")
+    if mounted.returncode:
+        pytest.skip(f"not permitted to mount a small disk: {mounted.stderr.strip()}")
+    yield SmallDisk(disk)
+    subprocess.run(["umount", str(disk)], check=True)

@@ -813,31 +813,9 @@ def test_evaluate_refuses_impossible_rankings(world, refused):
 # --- a disk that fills up ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 2 MiB; the function leaves so many KiB of it free."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no `mount` here, so no small disk to fill")
-    if mounted.returncode:
-        pytest.skip(f"not permitted to mount a small disk: {mounted.stderr.strip()}")
-
-    def leave(kib):
-        free = shutil.disk_usage(disk).free
-        (disk / "ballast").write_bytes(bytes(free - kib * 1024))
-        return disk
-
-    yield leave
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 @pytest.mark.parametrize("kib", [0, 40, 92, 150, 200])
 def test_prepare_on_a_full_disk(kib, world, small_disk, refused):
-    disk = small_disk(kib)
+    disk = small_disk.leave(kib)
     message = refused(1, "prepare", world.source, disk / "data", "--no-text")
     assert str(disk / "data") in message
     assert "no space left" in message
@@ -846,7 +824,7 @@ def test_prepare_on_a_full_disk(kib, world, small_disk, refused):
 
 @pytest.mark.parametrize("kib", [0, 4, 24, 60])
 def test_train_on_a_full_disk(kib, world, small_disk, dglrec_command):
-    disk = small_disk(kib)
+    disk = small_disk.leave(kib)
     command = ["train", world.dataset, disk / "run", *FAST]
     outcome = dglrec_command(*command)
     assert outcome.code == 1
@@ -865,7 +843,7 @@ def test_train_on_a_full_disk(kib, world, small_disk, dglrec_command):
 
 
 def test_score_on_a_full_disk(world, small_disk, dglrec_command, refused):
-    disk = small_disk(8)
+    disk = small_disk.leave(8)
     command = ["score", world.run, disk / "out", "--top-k", 30]
     message = refused(1, *command)
     assert str(disk / "out") in message and "no space left on the disk" in message

@@ -417,31 +417,6 @@ def test_another_plan_does_not_take_over_a_folder_that_is_being_written(trained,
 # ---------------------------------------------------------------- a disk that fills up
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 1 MiB; the functions leave so many KiB of it free, and make it larger."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no `mount` here, so no small disk to fill")
-    if mounted.returncode:
-        pytest.skip(f"not permitted to mount a small disk: {mounted.stderr.strip()}")
-
-    def leave(kib):
-        free = shutil.disk_usage(disk).free
-        (disk / "ballast").write_bytes(bytes(free - kib * 1024))
-        return disk
-
-    def grow():
-        subprocess.run(["mount", "-o", "remount,size=3m", str(disk)], check=True)
-
-    yield leave, grow
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def command_line(capfd, monkeypatch, *arguments):
     """Exit code and stderr of the entry point."""
     monkeypatch.setattr(sys, "argv", ["dglrec", *map(str, arguments)])
@@ -456,8 +431,7 @@ def test_a_full_disk_keeps_what_is_finished(
     trained, pairs, tmp_path, monkeypatch, capfd, small_disk, kib
 ):
     """Wherever it fills up: each file is a page or two."""
-    leave, grow = small_disk
-    out = leave(kib) / "out"
+    out = small_disk.leave(kib) / "out"
     for what in (["--top-k", K], ["--pairs", pairs, "--unknown", "skip"]):
         score = ["score", trained.dataset.path.parent / "run", out, *what, "--device", "cpu"]
         code, said = command_line(capfd, monkeypatch, *score)
@@ -470,7 +444,7 @@ def test_a_full_disk_keeps_what_is_finished(
         if made := finished_parts(out):
             # It was a part that did not fit, or what is written behind them all.
             assert "finished parts are kept: the same command goes on" in said or len(made) == PARTS
-        grow()
+        small_disk.grow()
         code, said = command_line(capfd, monkeypatch, *score)
         assert (code, said.count("damaged")) == (0, 0), said
         after = identities(out)
@@ -479,15 +453,14 @@ def test_a_full_disk_keeps_what_is_finished(
         assert command_line(capfd, monkeypatch, *score[:2], whole, *score[3:])[0] == 0
         assert_same(out, whole)
         subprocess.run(["rm", "-r", str(out), str(out.parent / "ballast")], check=True)
-        subprocess.run(["mount", "-o", "remount,size=1m", str(out.parent)], check=True)
-        leave(kib)
+        subprocess.run(["mount", "-o", "remount,size=2m", str(out.parent)], check=True)
+        small_disk.leave(kib)
 
 
 def test_one_part_after_the_other_fits_as_room_is_made(
     trained, tmp_path, monkeypatch, capfd, small_disk
 ):
-    leave, _ = small_disk
-    disk = leave(16)
+    disk = small_disk.leave(16)
     score = ["score", trained.dataset.path.parent / "run", disk / "out", "--top-k", K]
     seen = []
     for _ in range(30):

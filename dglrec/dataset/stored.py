@@ -26,7 +26,7 @@ from dglrec.dataset.attributes import (
 )
 from dglrec.errors import DataError, UsageError
 from dglrec.files import read_json, save_array, write_json
-from dglrec.graph import Adjacency, RatingGraph
+from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
 from dglrec.schema import RatingScale
@@ -223,13 +223,12 @@ class RatingDataset:
     def held_out_by_user(self, split: str) -> Adjacency:
         """The rows of `valid` or `test`, one user's after the other's, by item."""
         rows = self.held_out(split)
-        order = torch.argsort(rows.users * self.meta["counts"]["items"] + rows.items)
-        counts = torch.bincount(rows.users, minlength=self.meta["counts"]["users"])
-        offsets = torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0)))
-        return Adjacency(
-            offsets.numpy(),
-            rows.items[order].int().numpy(),
-            self.scale.encode(rows.ratings[order].numpy()),
+        return group_by_user(
+            rows.users.numpy(),
+            rows.items.numpy(),
+            self.scale.encode(rows.ratings.numpy()),
+            num_users=self.meta["counts"]["users"],
+            num_items=self.meta["counts"]["items"],
         )
 
     def rated_items(self, held_out: Sequence[str] = _HELD_OUT) -> ItemLists:

@@ -145,22 +145,18 @@ class Scorer:
     @cached_property
     def _chosen(self) -> DecoderTerms:
         """The decoder's terms of the catalogue."""
-        places = self._catalogue.to(self._device)
-        hidden, factors = self._items
-        return DecoderTerms(hidden[places], None if factors is None else factors[places])
+        return self._items.of(self._catalogue.to(self._device))
 
     @cached_property
     def _tiles(self) -> Tiles:
         return Tiles.of(_terms(self._chosen, self._biases.items[self._catalogue]))
 
     def _best_compiled(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        hidden, factors = self._users
-        of_users = DecoderTerms(hidden[users], None if factors is None else factors[users])
         base = self._biases.mean + self._biases.users[users] + self._decoder.out.bias
         scores, places = rank_items(
             self._tiles,
             self._decoder.out.weight.detach().squeeze(0).numpy(),
-            _terms(of_users, base.detach()),
+            _terms(self._users.of(users), base.detach()),
             left_out,
             users.numpy(),
             self._positions.numpy(),
@@ -178,13 +174,10 @@ class Scorer:
         k = min(k, self.catalogue_size)
         of_items, device = self._chosen, self._device
         item_base = self._biases.items[self._catalogue].to(device)
-        hidden, factors = self._users
-        step = max(1, _PAIR_UNITS // max(1, len(of_items.hidden) * hidden.shape[1]))
+        step = max(1, _PAIR_UNITS // max(1, of_items.hidden.numel()))
         found = []
         for part in users.split(step):
-            near = part.to(device)
-            of_users = DecoderTerms(hidden[near], None if factors is None else factors[near])
-            scores = self._decoder.all_pairs(of_users, of_items)
+            scores = self._decoder.all_pairs(self._users.of(part.to(device)), of_items)
             base = (self._biases.mean + self._biases.users[part]).to(device)
             scores += base.unsqueeze(1) + item_base
             rows, entries = entries_of(left_out.offsets, part)

@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +14,7 @@ from torch import Tensor
 from dglrec import schema
 from dglrec.biases import Biases
 from dglrec.errors import DataError, UsageError
-from dglrec.graph import Adjacency
+from dglrec.graph import Adjacency, group_by_user
 from dglrec.ids import IdMap
 from dglrec.infer import (
     REASONS,
@@ -209,18 +208,13 @@ def read_users_to_add(
         raise DataError(f"{file}: rates no item of {dataset.path}")
     if new.unknown:
         log(f"{file}: {new.unknown} ratings are of unknown items and left out")
-    order = np.argsort(new.users.astype(np.int64) * len(items) + new.items)
-    users, rated, codes = new.users[order], new.items[order], scale.encode(new.ratings[order])
-    count = len(new.user_ids)
-    encoding = rated < len(known_items)
-    counts = np.bincount(users[encoding], minlength=count)
-    if bare := int(np.count_nonzero(counts == 0)):
+    codes, encoding = scale.encode(new.ratings), new.items < len(known_items)
+    sizes = {"num_users": len(new.user_ids), "num_items": len(items)}
+    rated = group_by_user(new.users, new.items, codes, **sizes)
+    ratings = group_by_user(new.users[encoding], new.items[encoding], codes[encoding], **sizes)
+    if bare := int(np.count_nonzero(ratings.degrees == 0)):
         log(f"{file}: {bare} users rate no item that training saw; they are scored as nobody's")
-    return NewUsers(
-        new.user_ids,
-        Adjacency(_offsets(counts), rated[encoding], codes[encoding]),
-        ItemLists(_offsets(np.bincount(users, minlength=count)), rated),
-    )
+    return NewUsers(new.user_ids, ratings, rated.lists)
 
 
 def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:
@@ -228,10 +222,6 @@ def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:
     if new_items is None:
         return known
     return known.extended(pa.array(new_items.table[schema.ITEM_ID], type=known.ids.type))
-
-
-def _offsets(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
 
 
 def _refuse_known(file: Path, name: str, ids: pa.Array, known: IdMap, refusal: str) -> None:
