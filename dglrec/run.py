@@ -123,6 +123,7 @@ def open_run(
     run: Path,
     *,
     dataset: Path | None = None,
+    fallback: Path | None = None,
     device: torch.device | None = None,
     world: World = ALONE,
 ) -> TrainedModel:
@@ -131,6 +132,7 @@ def open_run(
     Args:
         run: the run's folder.
         dataset: where the data set is now, if it was moved.
+        fallback: where it is if it is not where it was.
         device: where the model computes; None for the CPU.
         world: the processes that open it; each reads the run's folder.
 
@@ -144,6 +146,8 @@ def open_run(
         raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
     checkpoint = load_checkpoint(run / BEST)
     place = dataset or Path(str(checkpoint.meta.get("dataset", "")))
+    if fallback is not None and not place.is_dir():
+        place = fallback
     if not place.is_dir():
         raise DataError(f"{place}: the run's data set is not there; say where with --dataset")
     data = RatingDataset.open(place)

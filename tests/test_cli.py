@@ -857,7 +857,10 @@ def test_score_on_a_full_disk(world, small_disk, dglrec_command, refused):
 
 # --- the command line itself ---------------------------------------------------------------------
 
-VERBS = ["doctor", "synth", "prepare", "train", "evaluate", "recommend", "score", "quickstart"]
+VERBS = [
+    *("doctor", "synth", "prepare", "train", "evaluate", "recommend", "score", "compare"),
+    "quickstart",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -932,7 +935,8 @@ NEEDS_FILES = {
     "score pairs": ("pairs.csv", "user_id,item_id\n{user},{item}\n"),
     "recommend new": ("mine.csv", "item_id,rating\n{item},8\n"),
 }
-REPORTING = [*(verb for verb in VERBS if verb != "quickstart"), *NEEDS_FILES]
+ELSEWHERE = {"compare", "quickstart"}  # in tests of their own
+REPORTING = [*(verb for verb in VERBS if verb not in ELSEWHERE), *NEEDS_FILES]
 
 
 def make_files(verb, world, folder):
@@ -1125,6 +1129,7 @@ def test_processes_that_cannot_work_together_are_refused_before_anything_is_writ
         ["synth", tmp_path / "run"],
         ["prepare", world.source, tmp_path / "run"],
         ["recommend", world.run, "--user", 1],
+        ["compare", world.run, world.run],
         ["quickstart", tmp_path / "run"],
     ):
         message = refused(2, *command)

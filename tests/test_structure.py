@@ -17,6 +17,7 @@ ORDER = [
         "infer",
         "run",
         "evaluate",
+        "compare",
         "train",
         "score",
         "export",

@@ -54,6 +54,49 @@ def print_metrics(result: dict[str, Any]) -> None:
             click.echo(f"{name}: {_number(value)}")
 
 
+def print_comparison(result: dict[str, Any]) -> None:
+    """Print figures of runs with their intervals, and the differences between each two."""
+    metrics = ("rmse", "mae", "accuracy")
+    level = f"{100 * result['level']:g} % intervals"
+    table = Table(
+        title=f"{result['rows']:,} {result['split']} ratings of {result['users']:,} users, {level}"
+    )
+    table.add_column("")
+    table.add_column("runs", justify="right")
+    for name in metrics:
+        table.add_column(name)
+    for run in result["runs"]:
+        cells = (f"{run[name]['value']:.4f} {_interval(run[name])}".rstrip() for name in metrics)
+        table.add_row(run["name"], str(run["runs"]), *cells)
+    _print_table(table)
+    table = Table(title=f"Paired differences, {level}")
+    for name in ("", "metric", "difference", "interval", "p (Holm)", "percent", "d_z"):
+        table.add_column(name, justify="left" if name in ("", "metric", "interval") else "right")
+    for pair in result["differences"]:
+        for name in metrics:
+            found = pair[name]
+            includes = found["low"] is not None and found["low"] <= 0 <= found["high"]
+            whole = (pair["rmse_percent"], pair["d_z"]) if name == "rmse" else (None, None)
+            table.add_row(
+                f"{pair['a']} - {pair['b']}" if name == metrics[0] else "",
+                name,
+                f"{found['value']:+.4f}",
+                _interval(found, "+") + (" (includes 0)" if includes else ""),
+                "" if found["p_holm"] is None else f"{found['p_holm']:.4f}",
+                *("" if value is None else f"{value:+.2f}" for value in whole),
+                end_section=name == metrics[-1],
+            )
+    _print_table(table)
+    for note in result["notes"]:
+        click.echo(f"note: {note}")
+
+
+def _interval(found: dict[str, Any], sign: str = "") -> str:
+    if found["low"] is None:
+        return ""
+    return f"[{found['low']:{sign}.4f}, {found['high']:{sign}.4f}]"
+
+
 def print_recommendations(found: list[Any]) -> None:
     """Print items with rank, title and score."""
     if not found:

@@ -1,0 +1,247 @@
+"""Groups of runs -> figures with intervals, and differences between each two groups."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from dglrec.compare.statistics import (
+    METRICS,
+    Floats,
+    UserSums,
+    bootstrap,
+    check_same_users,
+    difference,
+    effect_size,
+    figures,
+    holm,
+    interval,
+    p_value,
+    redraw_runs,
+)
+from dglrec.errors import UsageError
+
+_FEW_USERS = 30
+_FEW_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval, None where there can be none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class PairedEstimate(Estimate):
+    """A difference, with its p-value as it is and after Holm's correction over all pairs."""
+
+    p: float | None
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """Figures of one configuration: of a run, or means over several runs."""
+
+    name: str
+    runs: int
+    rmse: Estimate
+    mae: Estimate
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Figures of `a` less those of `b`.
+
+    Attributes:
+        a: a group's name.
+        b: another's.
+        rmse: below 0 where `a` is the better one; mae likewise, accuracy the other way round.
+        mae: likewise.
+        accuracy: likewise.
+        rmse_percent: the RMSE's difference in percent of b's; None where that is 0.
+        d_z: `effect_size`.
+    """
+
+    a: str
+    b: str
+    rmse: PairedEstimate
+    mae: PairedEstimate
+    accuracy: PairedEstimate
+    rmse_percent: float | None
+    d_z: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All figures of a comparison; `runs` and `differences` are in the order of the groups."""
+
+    rows: int
+    users: int
+    draws: int
+    level: float
+    seed: int
+    runs: list[GroupFigures]
+    differences: list[Difference]
+    notes: list[str]
+
+
+def compare(
+    groups: Mapping[str, Sequence[UserSums]],
+    *,
+    draws: int = 2_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Figures of each group of runs, and differences between each two groups.
+
+    A group's figure is the mean over its runs. Users are redrawn for all runs alike, and the runs
+    of a group of several as well.
+
+    Args:
+        groups: the runs of each configuration, all on the same rows.
+        draws: how many.
+        level: of the intervals.
+        seed: of the draws.
+
+    Raises:
+        UsageError: an option is out of range.
+        ValueError: a group is empty, or runs are not on the same users and rows.
+    """
+    check_options(draws, level, seed)
+    empty = [name for name, sums in groups.items() if not sums]
+    if empty:
+        raise ValueError(f"group {empty[0]} holds no run")
+    every = [one for sums in groups.values() for one in sums]
+    users = check_same_users(every)
+    by_run = bootstrap(every, draws, seed)
+    generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+    values: dict[str, Floats] = {}
+    samples: dict[str, Floats] = {}
+    first = 0
+    for name, sums in groups.items():
+        values[name] = np.mean([figures(one) for one in sums], axis=0)
+        samples[name] = redraw_runs(by_run[:, first : first + len(sums)], generator)
+        first += len(sums)
+    runs = [
+        GroupFigures(name, len(sums), *_estimates(values[name], samples[name], level))
+        for name, sums in groups.items()
+    ]
+    differences = _differences(groups, values, samples, level)
+    return Comparison(
+        rows=round(float(every[0].n.sum())),
+        users=users,
+        draws=draws,
+        level=level,
+        seed=seed,
+        runs=runs,
+        differences=differences,
+        notes=_notes(users, runs, differences),
+    )
+
+
+def check_options(draws: int, level: float, seed: int) -> None:
+    """Refuse what no interval can be made of.
+
+    Raises:
+        UsageError: names the option and its range.
+    """
+    if not 0 < level < 1:
+        raise UsageError(f"--level {level:g}: must lie between 0 and 1, both excluded; try 0.95")
+    # With fewer not one draw lies beyond each end.
+    least = math.ceil(round(2 / (1 - level), 6))
+    if draws < least:
+        raise UsageError(f"--bootstrap {draws}: a level of {level:g} needs {least:,} draws or more")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: must be 0 or more")
+
+
+def _mean_of(sums: Sequence[UserSums]) -> UserSums:
+    """What a group's runs have by user on average."""
+    squared, absolute, exact = (
+        np.mean([getattr(one, part) for one in sums], axis=0)
+        for part in ("squared", "absolute", "exact")
+    )
+    return UserSums(sums[0].users, sums[0].n, squared, absolute, exact)
+
+
+def _estimates(values: Floats, samples: Floats, level: float) -> list[Estimate]:
+    """One for each metric, from values [3] and samples [draws, 3]."""
+    found = []
+    for value, column in zip(values.tolist(), samples.T, strict=True):
+        ends = interval(column, level) or (None, None)
+        found.append(Estimate(value, *ends))
+    return found
+
+
+def _differences(
+    groups: Mapping[str, Sequence[UserSums]],
+    values: Mapping[str, Floats],
+    samples: Mapping[str, Floats],
+    level: float,
+) -> list[Difference]:
+    pairs = list(combinations(groups, 2))
+    apart = [difference(samples[a], samples[b]) for a, b in pairs]
+    p = [[p_value(column) for column in one.T] for one in apart]
+    # A family for each metric: [pairs][metrics].
+    adjusted = list(zip(*(holm(of_metric) for of_metric in zip(*p, strict=True)), strict=True))
+    pooled = {name: _mean_of(sums) for name, sums in groups.items()}
+    found = []
+    for number, (a, b) in enumerate(pairs):
+        value = difference(values[a], values[b])
+        rmse, mae, accuracy = (
+            PairedEstimate(one.value, one.low, one.high, p[number][place], adjusted[number][place])
+            for place, one in enumerate(_estimates(value, apart[number], level))
+        )
+        base = float(values[b][0])
+        percent = 100 * rmse.value / base if base else None
+        d_z = effect_size(pooled[a], pooled[b])
+        found.append(Difference(a, b, rmse, mae, accuracy, percent, d_z))
+    return found
+
+
+def _notes(
+    users: int, runs: Sequence[GroupFigures], differences: Sequence[Difference]
+) -> list[str]:
+    """What a reader has to know to read the figures as what they are."""
+    notes = []
+    if users == 1:
+        notes.append(
+            "all rows are of one user: nothing says how figures vary from user to user, so there "
+            "are no intervals and no p-values"
+        )
+    else:
+        if users < _FEW_USERS:
+            notes.append(f"{users} users are few: intervals come out too narrow")
+        without = [
+            f"{metric} of {name}"
+            for name, one in [
+                *((run.name, run) for run in runs),
+                *((f"{pair.a} - {pair.b}", pair) for pair in differences),
+            ]
+            for metric in METRICS
+            if getattr(one, metric).low is None
+        ]
+        if without:
+            notes.append(
+                f"the same in every draw, and so without interval or p-value: {'; '.join(without)}"
+            )
+    single = [run.name for run in runs if run.runs == 1]
+    if single:
+        notes.append(
+            f"one run of {', '.join(single)}: intervals cover the choice of users, not what "
+            "another training seed would change"
+        )
+    few = [run.name for run in runs if 1 < run.runs < _FEW_RUNS]
+    if few:
+        notes.append(
+            f"fewer than {_FEW_RUNS} runs of {', '.join(few)}: what training seeds change is "
+            "known roughly"
+        )
+    return notes
