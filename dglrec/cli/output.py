@@ -70,15 +70,16 @@ def print_comparison(result: dict[str, Any]) -> None:
         table.add_row(run["name"], str(run["runs"]), *cells)
     _print_table(table)
     table = Table(title=f"Paired differences, {level}")
-    for name in ("", "metric", "difference", "interval", "p (Holm)", "percent", "d_z"):
+    for name in ("", "metric", "value", "interval", "p (Holm)", "percent", "d_z"):
         table.add_column(name, justify="left" if name in ("", "metric", "interval") else "right")
     for pair in result["differences"]:
-        for name in metrics:
+        # One name a line: runs have long ones.
+        for name, title in zip(metrics, (pair["a"], f"- {pair['b']}", ""), strict=True):
             found = pair[name]
             includes = found["low"] is not None and found["low"] <= 0 <= found["high"]
             whole = (pair["rmse_percent"], pair["d_z"]) if name == "rmse" else (None, None)
             table.add_row(
-                f"{pair['a']} - {pair['b']}" if name == metrics[0] else "",
+                title,
                 name,
                 f"{found['value']:+.4f}",
                 _interval(found, "+") + (" (includes 0)" if includes else ""),
