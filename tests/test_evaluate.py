@@ -10,7 +10,8 @@ import torch
 
 from dglrec.dataset import HeldOut, PrepareOptions, prepare
 from dglrec.errors import UsageError
-from dglrec.evaluate import _next_level, baselines, evaluate, rows_of
+from dglrec.evaluate import baselines, evaluate, rows_of
+from dglrec.evaluate.ranking import next_level
 from dglrec.infer import Scorer, predict_pairs
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.run import TrainedModel
@@ -200,7 +201,7 @@ def test_gap_of_the_truth_is_1_and_of_the_biases_0(trained, monkeypatch, predict
         rows = trained.dataset.held_out("test")
         return rows.expected if predictor == "expectation" else biases.predict(users, items)
 
-    monkeypatch.setattr("dglrec.evaluate.predict_pairs", predict)
+    monkeypatch.setattr("dglrec.evaluate.rows.predict_pairs", predict)
     wanted = 1 if predictor == "expectation" else 0
     assert evaluate(trained, "test")["gap_closed"] == pytest.approx(wanted, abs=1e-12)
 
@@ -263,7 +264,7 @@ def test_ranking_is_that_of_brute_force(trained, split, k, relevant_from):
 
 
 def test_ranking_on_other_scales_and_in_small_parts(of_half_stars, monkeypatch):
-    monkeypatch.setattr("dglrec.evaluate._USERS_AT_ONCE", 3)
+    monkeypatch.setattr("dglrec.evaluate.ranking._USERS_AT_ONCE", 3)
     result = evaluate(of_half_stars, "test", ranking=4, relevant_from=3.5)
     expected = plain_ranking(of_half_stars, "test", 4, 3.5)
     assert {name: result[name] for name in expected} == pytest.approx(expected)
@@ -324,7 +325,7 @@ def test_relevant_by_default_is_the_mean_rating_rounded_up(trained):
     ],
 )
 def test_next_level(scale, rating, level):
-    assert _next_level(rating, SimpleNamespace(scale=scale)) == level
+    assert next_level(rating, SimpleNamespace(scale=scale)) == level
 
 
 @pytest.mark.parametrize("k", [0, -1, 31, 10_000])

@@ -1,0 +1,10 @@
+"""A model on held-out rows -> metrics, with the baselines on the same rows beside it.
+
+`rows.py` sums a predictor's errors, `ranking.py` ranks the catalogue, `report.py` puts together
+what `dglrec evaluate` reports.
+"""
+
+from dglrec.evaluate.report import evaluate
+from dglrec.evaluate.rows import SPLITS, baselines, measure, rows_of, sums_of
+
+__all__ = ["SPLITS", "baselines", "evaluate", "measure", "rows_of", "sums_of"]
