@@ -22,6 +22,8 @@ class RatingSums:
         weighted: sum of weighted squared errors.
         weights: sum of weights.
         exact: rows whose prediction rounds to the rating.
+        predicted: sum of predictions, clipped to the scale.
+        rated: sum of ratings.
     """
 
     n: float = 0.0
@@ -30,6 +32,8 @@ class RatingSums:
     weighted: float = 0.0
     weights: float = 0.0
     exact: float = 0.0
+    predicted: float = 0.0
+    rated: float = 0.0
 
     def __add__(self, other: "RatingSums") -> "RatingSums":
         return RatingSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -63,7 +67,14 @@ def class_weights(level_counts: npt.NDArray[np.int64]) -> Tensor:
 def rating_sums(
     predictions: Tensor, ratings: Tensor, scale: RatingScale, weights: Tensor
 ) -> RatingSums:
-    """Sums over n rows.
+    """Sums over n rows; arguments as in `rating_terms`."""
+    return RatingSums(*rating_terms(predictions, ratings, scale, weights).sum(1).tolist())
+
+
+def rating_terms(
+    predictions: Tensor, ratings: Tensor, scale: RatingScale, weights: Tensor
+) -> Tensor:
+    """What each of n rows adds to each field of `RatingSums`, in their order, float64 [fields, n].
 
     Predictions are clipped to the scale first. A prediction is exact when, rounded half up to the
     scale's steps, it equals the rating.
@@ -79,14 +90,17 @@ def rating_sums(
     errors = clipped - ratings
     levels = level_of(ratings, scale)
     row_weights = weights.to(levels.device)[levels].double()
-    return RatingSums(
-        n=float(len(ratings)),
-        squared=float((errors**2).sum()),
-        absolute=float(errors.abs().sum()),
-        weighted=float((row_weights * errors**2).sum()),
-        weights=float(row_weights.sum()),
-        exact=float((level_of(clipped, scale) == levels).sum()),
-    )
+    terms = {
+        "n": torch.ones_like(ratings),
+        "squared": errors**2,
+        "absolute": errors.abs(),
+        "weighted": row_weights * errors**2,
+        "weights": row_weights,
+        "exact": (level_of(clipped, scale) == levels).double(),
+        "predicted": clipped,
+        "rated": ratings,
+    }
+    return torch.stack([terms[field.name] for field in fields(RatingSums)])
 
 
 def clip(predictions: Tensor, scale: RatingScale) -> Tensor:

@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from dglrec.checkpoint import MODEL_FILE, load_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
-from dglrec.infer import Embeddings, Scorer, embed_all
+from dglrec.infer import Embeddings, Scorer, embed_all, predict_pairs
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
 
@@ -62,6 +63,15 @@ class TrainedModel:
     def embeddings(self) -> Embeddings:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
         return embed_all(self.model, self.dataset.graph, self.dataset.biases, self.world)
+
+    def predict(self, users: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings of n pairs, float32 [n], not clipped to the scale.
+
+        Args:
+            users: int64 [n] users of the data set.
+            items: int64 [n] its items.
+        """
+        return predict_pairs(self.model, self.embeddings, self.dataset.biases, users, items)
 
     @property
     def identity(self) -> dict[str, Any]:

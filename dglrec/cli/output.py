@@ -1,11 +1,14 @@
 """What the verbs print on stdout."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+_FIGURES = ("rmse", "bias rmse", "mae", "accuracy")
 
 
 def report(figures: dict[str, Any], as_json: bool) -> None:
@@ -35,23 +38,116 @@ def print_results(results: dict[str, Any]) -> None:
 
 def print_metrics(result: dict[str, Any]) -> None:
     """Print metrics beside the baselines' on the same rows."""
-    table = Table(title=f"{result['n']:,} {result['split']} ratings")
-    table.add_column("")
+    title = f"{result['n']:,} {result['split']} ratings"
+    if "given" in result:
+        title += f" of {result['users']:,} new users, {result['given']:,} of each given"
     names = ("rmse", "mae", "weighted_rmse", "accuracy")
-    for name in names:
-        table.add_column(name, justify="right")
     rows = {"model": result, **result["baselines"]}
-    for row, metrics in rows.items():
-        table.add_row(row, *(f"{metrics[name]:.4f}" for name in names))
-    _print_table(table)
+    _print_rows(
+        title,
+        ("", *names),
+        [
+            [row, *(f"{metrics[name]:.4f}" for name in names)]
+            for row, metrics in rows.items()
+            if "rmse" in metrics
+        ],
+    )
     if "gap_closed" in result:
         click.echo(
             f"irreducible rmse {result['irreducible_rmse']:.4f}; "
             f"gap closed {result['gap_closed']:.1%}"
         )
-    for name, value in result.items():
-        if "@" in name or name in ("ranking_users", "relevant_from"):
-            click.echo(f"{name}: {_number(value)}")
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Print metrics, those of groups of rows and users among them."""
+    print_metrics(result)
+    if result.get("users_left_out"):
+        click.echo(f"new users left out, with too few ratings: {result['users_left_out']:,}")
+    groups = ("new_users", "new_items", "head_items", "tail_items")
+    _print_rows(
+        "by what training saw of them",
+        ("", "ratings", *_FIGURES),
+        [[name.replace("_", " "), *_figures(result[name])] for name in groups if name in result],
+    )
+    names = [name for name in result if "@" in name]
+    if names:
+        users, least = result["ranking_users"], result["relevant_from"]
+        _print_rows(
+            f"{users:,} users with items rated {least:g} or more",
+            ("", *names),
+            [
+                [row, *(f"{metrics[name]:.4f}" for name in names)]
+                for row, metrics in {"model": result, **result["baselines"]}.items()
+                if names[0] in metrics
+            ],
+        )
+    if "details" in result:
+        _print_details(result["details"])
+    for note in result.get("notes", []):
+        click.echo(f"note: {note}")
+
+
+def _figures(group: dict[str, Any]) -> list[str]:
+    """A group's rows and figures, in the order of the columns."""
+    bias = group["baselines"]["bias"]["rmse"]
+    values = (group["rmse"], bias, group["mae"], group["accuracy"])
+    return [f"{group['n']:,}", *(f"{value:.4f}" for value in values)]
+
+
+def _print_details(details: dict[str, Any]) -> None:
+    if "calibration" in details:
+        found = details["calibration"]
+        _print_rows(
+            f"calibration, expected error {found['expected_calibration_error']:.4f}",
+            ("predictions", "ratings", "mean prediction", "mean rating", "rmse"),
+            [
+                [
+                    f"{one['lowest']:.2f} to {one['highest']:.2f}",
+                    f"{one['n']:,}",
+                    *(f"{one[key]:.4f}" for key in ("mean_prediction", "mean_rating", "rmse")),
+                ]
+                for one in found["groups"]
+            ],
+        )
+    for key, what in (("by_user_activity", "users"), ("by_item_popularity", "items")):
+        _print_rows(
+            f"by training ratings of the {what.removesuffix('s')}",
+            ("training ratings", what, "ratings", *_FIGURES, "mean error"),
+            [
+                [
+                    one["training_ratings"],
+                    f"{one[what]:,}",
+                    *_figures(one),
+                    f"{one['mean_error']:+.4f}",
+                ]
+                for one in details[key]
+            ],
+        )
+    _print_rows(
+        "by rating",
+        ("rating", "ratings", "mean prediction", "rmse"),
+        [
+            [
+                f"{one['rating']:g}",
+                f"{one['n']:,}",
+                *(f"{one[name]:.4f}" for name in ("mean_prediction", "rmse")),
+            ]
+            for one in details["by_rating"]
+        ],
+    )
+
+
+def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
+    """Print a table of figures; none where there are no rows."""
+    if not rows:
+        return
+    table = Table(title=title)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    _print_table(table)
 
 
 def print_comparison(result: dict[str, Any]) -> None:

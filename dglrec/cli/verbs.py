@@ -22,8 +22,8 @@ from dglrec.cli.options import (
     option_timeout,
 )
 from dglrec.cli.output import (
+    print_evaluation,
     print_json,
-    print_metrics,
     print_recommendations,
     print_results,
     report,
@@ -285,6 +285,16 @@ def train(
     type=float,
     help="Least rating of a relevant item in rankings; default: the mean rating, rounded up.",
 )
+@click.option(
+    "--details", is_flag=True, help="Calibration, and figures by activity, popularity and rating."
+)
+@click.option(
+    "--given",
+    type=int,
+    metavar="N",
+    help="Measure users without training ratings alone, N ratings of each given to the model.",
+)
+@click.option("--seed", type=int, help="Of the choice of what is given; default: 0.")
 @option_dataset
 @option_device
 @option_timeout
@@ -294,6 +304,9 @@ def evaluate(
     split: str,
     ranking: int | None,
     relevant_from: float | None,
+    details: bool,
+    given: int | None,
+    seed: int | None,
     dataset: Path | None,
     device: str,
     timeout: float,
@@ -302,18 +315,31 @@ def evaluate(
     """Measure the model of RUN on held-out rows, beside the mean and the bias baseline.
 
     \b
-    Example:  dglrec evaluate run --ranking 10
+    Examples:
+      dglrec evaluate run --ranking 10
+      dglrec evaluate run --details
+      dglrec evaluate run --given 5     (after prepare --split user)
     """
     if relevant_from is not None and ranking is None:
         raise click.UsageError("--relevant-from goes with --ranking.")
+    if seed is not None and given is None:
+        raise click.UsageError("--seed goes with --given.")
     from dglrec.evaluate import evaluate as run_evaluate
 
     with opened(run, dataset, device, timeout) as trained:
-        result = run_evaluate(trained, split, ranking=ranking, relevant_from=relevant_from)
+        result = run_evaluate(
+            trained,
+            split,
+            ranking=ranking,
+            relevant_from=relevant_from,
+            details=details,
+            given=given,
+            seed=seed or 0,
+        )
     if as_json and trained.world.is_first:
         print_json(result)
     elif trained.world.is_first:
-        print_metrics(result)
+        print_evaluation(result)
 
 
 @cli.command()

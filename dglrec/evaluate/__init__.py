@@ -1,7 +1,8 @@
 """A model on held-out rows -> metrics, with the baselines on the same rows beside it.
 
-`rows.py` sums a predictor's errors, `ranking.py` ranks the catalogue, `report.py` puts together
-what `dglrec evaluate` reports.
+`rows.py` sums a predictor's errors, on groups of rows too; `groups.py` says what the groups are;
+`ranking.py` ranks the catalogue; `given.py` measures users that training never saw; `report.py`
+puts together what `dglrec evaluate` reports.
 """
 
 from dglrec.evaluate.report import evaluate

@@ -1,10 +1,11 @@
-"""Rows of a data set, and the sums of a predictor's errors on them."""
+"""Rows of a data set, and the sums of a predictor's errors on them and on groups of them."""
 
-from collections.abc import Callable
-from dataclasses import astuple
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,14 +13,34 @@ from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.infer import Embeddings, predict_pairs
-from dglrec.metrics import RankingSums, RatingSums, class_weights, rating_sums
+from dglrec.metrics import RankingSums, RatingSums, class_weights, rating_terms
 from dglrec.nn import RatingModel
+from dglrec.progress import progress
 
 SPLITS = ("test", "valid", "train")
 
 _ROWS_AT_ONCE = 1 << 18
 
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""int64 [n] users and int64 [n] items -> float32 [n] predicted ratings, on the CPU."""
+
+PredictRows = Callable[[slice], Tensor]
+"""A stretch of some rows -> float32 [n] predicted ratings."""
+
 _Sums = TypeVar("_Sums", RatingSums, RankingSums)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A division of rows into groups.
+
+    Attributes:
+        count: how many groups there are; some may be empty.
+        of: a stretch of the rows -> the group of each, [n] from 0.
+    """
+
+    count: int
+    of: Callable[[slice], npt.NDArray[Any]]
 
 
 def measure(
@@ -31,17 +52,38 @@ def measure(
 ) -> RatingSums:
     """Sums of the model's errors on some rows, those of all processes together."""
 
-    def predict(part: slice) -> Tensor:
-        users, items = rows.users[part], rows.items[part]
+    def predict(users: Tensor, items: Tensor) -> Tensor:
         return predict_pairs(model, embeddings, dataset.biases, users, items)
 
-    return sums_of(predict, rows, dataset, world)
+    return sums_of(on_rows(predict, rows), rows, dataset, world)
+
+
+def on_rows(predict: Predict, rows: HeldOut) -> PredictRows:
+    """A predictor of pairs, asked for stretches of some rows."""
+    return lambda part: predict(rows.users[part], rows.items[part])
+
+
+def predict_rows(predict: Predict, rows: HeldOut, world: World = ALONE) -> Tensor:
+    """float32 [n]: what is predicted for this process's share of the rows."""
+    predictions = torch.empty(len(rows))
+    shown = progress("predicting ratings", len(rows), "ratings", shown=world.is_first)
+    with shown as advance:
+        for part in stretches(rows):
+            predictions[part] = on_rows(predict, rows)(part)
+            advance(len(predictions[part]))
+    return predictions
+
+
+def stretches(rows: HeldOut) -> Iterator[slice]:
+    """The rows, so many at once as fit a little memory."""
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        yield slice(first, min(first + _ROWS_AT_ONCE, len(rows)))
 
 
 def sums_of(
-    predict: Callable[[slice], Tensor], rows: HeldOut, dataset: RatingDataset, world: World = ALONE
+    predict: PredictRows, rows: HeldOut, dataset: RatingDataset, world: World = ALONE
 ) -> RatingSums:
-    """Sums of any predictor's errors on some rows: the one way to a rating metric.
+    """Sums of any predictor's errors on some rows.
 
     Args:
         predict: a stretch of the rows -> float32 [n] predictions; not for all rows at once.
@@ -49,12 +91,44 @@ def sums_of(
         dataset: theirs.
         world: processes whose rows count together.
     """
+    return grouped_sums(predict, rows, dataset, [], world)[0]
+
+
+def grouped_sums(
+    predict: PredictRows,
+    rows: HeldOut,
+    dataset: RatingDataset,
+    groupings: Sequence[Grouping],
+    world: World = ALONE,
+) -> tuple[RatingSums, list[list[RatingSums]]]:
+    """Sums of any predictor's errors on some rows and on groups of them: the one way to a metric.
+
+    Args:
+        predict: as in `sums_of`.
+        rows: this process's share.
+        dataset: theirs.
+        groupings: divisions of the rows, each for itself.
+        world: processes whose rows count together.
+
+    Returns:
+        The sums over all rows, and for each grouping those of each group.
+    """
     weights = class_weights(dataset.graph.level_counts)
     total = RatingSums()
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(first, first + _ROWS_AT_ONCE)
-        total = total + rating_sums(predict(part), rows.ratings[part], dataset.scale, weights)
-    return of_all(total, world)
+    tables = [np.zeros((len(fields(RatingSums)), grouping.count)) for grouping in groupings]
+    for part in stretches(rows):
+        terms = rating_terms(predict(part), rows.ratings[part], dataset.scale, weights)
+        total = total + RatingSums(*terms.sum(1).tolist())
+        for grouping, table in zip(groupings, tables, strict=True):
+            groups = grouping.of(part)
+            for sums, values in zip(table, terms.numpy(), strict=True):
+                sums += np.bincount(groups, values, minlength=grouping.count)
+    summed = [
+        np.array(world.sum(table.flatten().tolist())).reshape(table.shape) for table in tables
+    ]
+    return of_all(total, world), [
+        [RatingSums(*group) for group in table.T.tolist()] for table in summed
+    ]
 
 
 def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut:
@@ -63,8 +137,7 @@ def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut
     Raises:
         UsageError: there is no such split.
     """
-    if split not in SPLITS:
-        raise UsageError(f"no split {split!r}; choose {', '.join(SPLITS)}")
+    check_split(split)
     if split != "train":
         return dataset.held_out(split, *world.share_of(dataset.meta["counts"][split]))
     by_user = dataset.graph.by_user
@@ -77,18 +150,32 @@ def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut
     )
 
 
+def check_split(split: str) -> None:
+    """Refuse the name of no split.
+
+    Raises:
+        UsageError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"no split {split!r}; choose {', '.join(SPLITS)}")
+
+
+def baseline_predictors(dataset: RatingDataset) -> dict[str, Predict]:
+    """The global mean, and mean and biases."""
+    biases = dataset.biases
+    return {
+        "global_mean": lambda users, items: torch.full((len(users),), biases.mean),
+        "bias": biases.predict,
+    }
+
+
 def baselines(
     dataset: RatingDataset, rows: HeldOut, world: World = ALONE
 ) -> dict[str, dict[str, float | int]]:
     """Metrics of the global mean, and of mean and biases, on some rows."""
-    biases = dataset.biases
-    predictors: dict[str, Callable[[slice], Tensor]] = {
-        "global_mean": lambda part: torch.full_like(rows.ratings[part], biases.mean),
-        "bias": lambda part: biases.predict(rows.users[part], rows.items[part]),
-    }
     return {
-        name: sums_of(predict, rows, dataset, world).finish()
-        for name, predict in predictors.items()
+        name: sums_of(on_rows(predict, rows), rows, dataset, world).finish()
+        for name, predict in baseline_predictors(dataset).items()
     }
 
 

@@ -88,6 +88,8 @@ def embed_new_users(
     scale: RatingScale,
     biases: Biases,
     world: World = ALONE,
+    *,
+    shown: bool = True,
 ) -> Tensor:
     """Encode n users that training never saw from their ratings, as training users are encoded.
 
@@ -98,6 +100,7 @@ def embed_new_users(
         scale: what the codes of the ratings stand for.
         biases: of these users, as `Biases.of_new_users` makes them.
         world: as in `embed_all`.
+        shown: whether to show progress; not where this is a step of something that does.
 
     Returns:
         float32 [n, H], on the embeddings' device.
@@ -105,8 +108,8 @@ def embed_new_users(
     device = embeddings.nodes.items.device
     layers = list(zip(model.encoder.layers, embeddings.item_layers, strict=True))
     edges_read = len(layers) * len(ratings.neighbours) // world.size
-    shown = progress("embedding new users", edges_read, "edges", shown=world.is_first)
-    with evaluating(model), shown as advance:
+    bar = progress("embedding new users", edges_read, "edges", shown=shown and world.is_first)
+    with evaluating(model), bar as advance:
         users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device))
         for layer, items in layers:
             assert isinstance(layer, SAGELayer)

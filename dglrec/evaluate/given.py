@@ -1,0 +1,176 @@
+"""New users: some of what they rated is given to the model, and the rest is predicted.
+
+Those are users without a training rating, as `prepare --split user` makes them. The ratings that
+are given make a user's embedding and bias as training ratings would, and train nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dglrec.biases import Biases
+from dglrec.dataset import HeldOut, RatingDataset
+from dglrec.errors import UsageError
+from dglrec.evaluate.rows import Predict, baseline_predictors, check_split
+from dglrec.graph import Adjacency, group_by_user
+from dglrec.infer import Embeddings, embed_new_users, predict_pairs
+from dglrec.kernels import segment_sums
+from dglrec.nn import NodeValues
+from dglrec.run import TrainedModel
+
+
+@dataclass(frozen=True)
+class NewUsers:
+    """n users that training never saw, and what is known of each.
+
+    Attributes:
+        users: int64 [n] indices, ascending.
+        given: the ratings of each that a model may look at, as many for each.
+        rows: the others, by user.
+        left_out: users without a training rating who have too few ratings to leave one over.
+        known: users of the split who have training ratings.
+    """
+
+    users: npt.NDArray[np.int64]
+    given: Adjacency
+    rows: HeldOut
+    left_out: int
+    known: int
+
+
+def deal(dataset: RatingDataset, split: str, count: int, seed: int = 0) -> NewUsers:
+    """Deal the held-out ratings of users without training ratings into given and predicted ones.
+
+    Of one seed, what is given of a few ratings is given of more, too.
+
+    Args:
+        dataset: a data set.
+        split: `valid` or `test`; nobody is new in `train`.
+        count: how many ratings of each user are given.
+        seed: of the choice.
+
+    Raises:
+        UsageError: the count is not positive, there is no such split, or none of its users is
+            new or has ratings enough.
+    """
+    if count < 1:
+        raise UsageError(f"--given {count}: must be 1 or more")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: must be 0 or more")
+    check_split(split)
+    nobody = UsageError(
+        f"--given {count}: every user of {split} has training ratings; prepare the data set with "
+        "--split user"
+    )
+    if split == "train":
+        raise nobody
+    rows, num_users = dataset.held_out(split), dataset.graph.num_users
+    users = rows.users.numpy()
+    sizes = np.bincount(users, minlength=num_users)
+    is_new = (dataset.graph.by_user.degrees == 0) & (sizes > 0)
+    if not is_new.any():
+        raise nobody
+    chosen = is_new & (sizes > count)
+    if not chosen.any():
+        raise UsageError(
+            f"--given {count}: users of {split} without training ratings have at most "
+            f"{sizes[is_new].max()} ratings, and one has to be left over; give fewer"
+        )
+    # By user, and within a user by chance.
+    chance = np.random.default_rng(seed).permutation(len(users))
+    order = np.lexsort((chance, users))
+    order = order[chosen[users[order]]]
+    owners = np.flatnonzero(chosen)
+    ends = np.cumsum(sizes[owners])
+    starts = np.repeat(ends - sizes[owners], sizes[owners])
+    is_given = np.arange(len(order)) - starts < count
+    given, rest = order[is_given], torch.from_numpy(order[~is_given])
+    return NewUsers(
+        users=owners,
+        given=group_by_user(
+            np.searchsorted(owners, users[given]),
+            rows.items.numpy()[given],
+            dataset.scale.encode(rows.ratings.numpy()[given]),
+            num_users=len(owners),
+            num_items=dataset.graph.num_items,
+        ),
+        rows=HeldOut(
+            rows.users[rest],
+            rows.items[rest],
+            rows.ratings[rest],
+            None if rows.expected is None else rows.expected[rest],
+        ),
+        left_out=int(np.count_nonzero(is_new & ~chosen)),
+        known=int(np.count_nonzero((sizes > 0) & ~is_new)),
+    )
+
+
+class GivenRatings:
+    """Predicts ratings of new users from those that are given.
+
+    Nothing of a user is kept: who is asked for again is encoded again, so that memory depends on
+    the rows that are asked for at once.
+
+    Args:
+        trained: a run's model.
+        new: the users.
+    """
+
+    def __init__(self, trained: TrainedModel, new: NewUsers) -> None:
+        self._trained, self._new = trained, new
+
+    def predict(self, users: Tensor, items: Tensor) -> Tensor:
+        """float32 [n]: what the model predicts for n pairs; users are indices of the data set."""
+        given, biases, places = self._of(users)
+        model, embeddings = self._trained.model, self._trained.embeddings
+        scale = self._trained.dataset.scale
+        encoded = embed_new_users(model, embeddings, given, scale, biases, shown=False)
+        nodes = NodeValues(encoded, embeddings.nodes.items)
+        return predict_pairs(model, Embeddings(nodes, ()), biases, places, items)
+
+    def predict_bias(self, users: Tensor, items: Tensor) -> Tensor:
+        """float32 [n]: mean, bias of what is given of the user, and item bias."""
+        _, biases, places = self._of(users)
+        return biases.predict(places, items)
+
+    @property
+    def baselines(self) -> dict[str, Predict]:
+        """What the model is held against."""
+        means = item_means(self._trained.dataset)
+        return {
+            "global_mean": baseline_predictors(self._trained.dataset)["global_mean"],
+            "item_mean": lambda users, items: means[items],
+            "bias": self.predict_bias,
+        }
+
+    def _of(self, users: Tensor) -> tuple[Adjacency, Biases, Tensor]:
+        """The ratings that some users gave, their biases, and each row's place among the users.
+
+        Rows stand by user, so those of a stretch are few of all; and no rating is copied.
+        """
+        places = np.searchsorted(self._new.users, users.numpy())
+        first, last = int(places.min()), int(places.max()) + 1
+        whole = self._new.given
+        low, high = int(whole.offsets[first]), int(whole.offsets[last])
+        given = Adjacency(
+            whole.offsets[first : last + 1] - low,
+            whole.neighbours[low:high],
+            whole.codes[low:high],
+        )
+        dataset = self._trained.dataset
+        biases = dataset.biases.of_new_users(given, dataset.scale)
+        return given, biases, torch.from_numpy(places - first)
+
+
+def item_means(dataset: RatingDataset) -> Tensor:
+    """float32 [I]: each item's mean training rating; the mean of all where it has none."""
+    by_item, scale = dataset.graph.by_item, dataset.scale
+    levels = scale.decode(np.arange(scale.levels)).astype(np.float64)
+    sums = segment_sums(by_item.offsets, levels, by_item.codes)
+    means = np.where(
+        by_item.degrees > 0, sums / np.maximum(by_item.degrees, 1), dataset.biases.mean
+    )
+    return torch.from_numpy(means.astype(np.float32))
