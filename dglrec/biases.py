@@ -11,10 +11,11 @@ Computer 42(8), 2009, equations 3 and 5 without factors), found by alternating e
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dglrec.graph import Adjacency, RatingGraph
+from dglrec.graph import Adjacency, RatingGraph, node_chunks
 from dglrec.kernels import segment_sums
 from dglrec.progress import progress
 from dglrec.schema import RatingScale
@@ -159,6 +160,19 @@ def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:
         torch.from_numpy(item_degrees.astype(np.float32)),
         damping,
     )
+
+
+def residuals_of(graph: RatingGraph, biases: Biases) -> npt.NDArray[np.float32]:
+    """float32 [E]: each training rating less mean and biases, in the order of the edges' ids."""
+    by_user = graph.by_user
+    out = np.empty(graph.num_edges, dtype=np.float32)
+    for first, last in node_chunks(by_user.offsets):
+        part = slice(int(by_user.offsets[first]), int(by_user.offsets[last]))
+        users = np.repeat(np.arange(first, last), by_user.degrees[first:last])
+        items = torch.from_numpy(np.asarray(by_user.neighbours[part])).long()
+        explained = biases.predict(torch.from_numpy(users), items).numpy()
+        out[part] = graph.scale.decode(np.asarray(by_user.codes[part])) - explained
+    return out
 
 
 def _leave_out(

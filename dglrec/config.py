@@ -1,7 +1,8 @@
 """The owners' configurations put together: defaults, TOML, environment, `--set`.
 
 Each key stands beside what it configures: `model.*` in `nn.ModelConfig`, `loader.*` in
-`sampling.LoaderConfig`, `train.*` in `train.TrainConfig`.
+`sampling.LoaderConfig`, `train.*` in `train.TrainConfig`, `baseline.*` in
+`baselines.BaselineConfig`. `configs/` holds files that `--config` finds by name.
 """
 
 import difflib
@@ -13,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dglrec.baselines import BaselineConfig
 from dglrec.distributed import World
 from dglrec.errors import DataError, UsageError
 from dglrec.nn import ModelConfig
@@ -29,7 +31,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
     "loader": LoaderConfig,
     "train": TrainConfig,
+    "baseline": BaselineConfig,
 }
+SHIPPED = Path(__file__).parent / "configs"
+"""Where the configurations are that `--config` finds by name."""
+
 ENVIRONMENT_PREFIX = "DGLREC_"
 
 # Variables of this prefix that are no configuration: where caches and the scripts' tools are.
@@ -56,14 +62,15 @@ def load_settings(
     """Put a configuration together; later sources win over earlier ones.
 
     Args:
-        file: TOML with sections `[model]`, `[loader]`, `[train]`; beats the defaults.
+        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[baseline]`, or the name of one
+            that is shipped; beats the defaults.
         environment: variables like `DGLREC_TRAIN_EPOCHS`; beat the file.
         assignments: texts like `train.epochs=5`; beat all else. A value is TOML; what is no TOML
             is taken as text.
 
     Raises:
         UsageError: an unknown key, with the nearest known one, or a value of the wrong type.
-        DataError: the file is missing or no TOML.
+        DataError: the file is missing or no TOML, or none of that name is shipped.
     """
     values: _Values = {name: {} for name in SECTIONS}
     if file is not None:
@@ -100,14 +107,19 @@ def known_keys() -> list[str]:
     return [f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.model_fields]
 
 
-def describe() -> str:
-    """All keys with their defaults and what they mean, as a TOML file."""
+def shipped_names() -> list[str]:
+    """The names of the configurations that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def describe(settings: Settings | None = None) -> str:
+    """All keys with their values and what they mean, as a TOML file; None stands for defaults."""
+    values = (settings or build_settings({})).to_dict()
     lines = []
     for name, kind in SECTIONS.items():
-        defaults = kind().model_dump(mode="json")
         lines.append(f"[{name}]")
         for key, field in kind.model_fields.items():
-            lines += [f"# {field.description}", f"{key} = {_toml(defaults[key])}"]
+            lines += [f"# {field.description}", f"{key} = {_toml(values[name][key])}"]
         lines.append("")
     return "\n".join(lines)
 
@@ -193,6 +205,7 @@ def _override(values: _Values, assignments: Sequence[str], environment: Mapping[
 
 
 def _read_file(file: Path) -> dict[str, Any]:
+    file = _found(file)
     try:
         values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -202,6 +215,23 @@ def _read_file(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not readable as TOML ({error})") from error
     return values
+
+
+def _found(file: Path) -> Path:
+    """The file itself; of a bare name that is no file, the shipped configuration of that name.
+
+    Raises:
+        DataError: there is none.
+    """
+    if len(file.parts) != 1 or file.suffix or file.is_file():
+        return file
+    names = shipped_names()
+    if file.name not in names:
+        raise DataError(
+            f"{file}: no such configuration file, and none of that name comes with dglrec; these "
+            f"do: {', '.join(names)}"
+        )
+    return SHIPPED / f"{file.name}.toml"
 
 
 def _merge(values: _Values, found: Mapping[str, Any], source: str) -> None:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from dglrec.schema import RatingScale
 
+RATING_METRICS = ("rmse", "mae", "weighted_rmse", "accuracy", "n")
+"""What `RatingSums.finish` comes to, by name."""
+
 
 @dataclass(frozen=True)
 class RatingSums:

@@ -33,6 +33,11 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    kind: Literal["graph", "item_knn", "bias", "global_mean"] = Field(
+        "graph",
+        description="graph: GraphSAGE; or a baseline, which takes none of the settings below: "
+        "item_knn (similar items), bias (mean and biases), global_mean",
+    )
     embedding_size: int = Field(64, ge=1, description="width of every node embedding")
     layers: int = Field(2, ge=1, description="graph convolutions, and so hops")
     # No sum: one over sampled edges in training is none over all edges in inference.

@@ -19,18 +19,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from dglrec.checkpoint import MODEL_FILE, load_checkpoint
+from dglrec.baselines import Baseline, BaselineConfig, load_model
+from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
 from dglrec.infer import Embeddings, Scorer, embed_all, predict_pairs
+from dglrec.kernels import ItemLists
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
 
@@ -41,6 +43,8 @@ RESULTS_FILE = "results.json"
 LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
+
+_Config = TypeVar("_Config", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -64,24 +68,74 @@ class TrainedModel:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
         return embed_all(self.model, self.dataset.graph, self.dataset.biases, self.world)
 
-    def predict(self, users: Tensor, items: Tensor) -> Tensor:
-        """Predicted ratings of n pairs, float32 [n], not clipped to the scale.
-
-        Args:
-            users: int64 [n] users of the data set.
-            items: int64 [n] its items.
-        """
-        return predict_pairs(self.model, self.embeddings, self.dataset.biases, users, items)
-
     @property
     def identity(self) -> dict[str, Any]:
         """What names the model: the checksum of its weights, and the epoch that they are of."""
-        return {"weights": self.meta["sha256"][MODEL_FILE], "epoch": self.meta["epoch"]}
+        return _identity(self.meta)
 
     @cached_property
     def scorer(self) -> Scorer:
         """Predicts ratings among all users and items of the data set."""
         return Scorer(self.model, self.embeddings.nodes, self.dataset.biases)
+
+    def prepare(self) -> None:
+        """Compute what all predictions need; for every process to call before the first of them."""
+        _ = self.embeddings
+
+    def predict(self, users: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings of n pairs, float32 [n] on the CPU, not clipped to the scale.
+
+        Args:
+            users: int64 [n].
+            items: int64 [n].
+        """
+        return predict_pairs(self.model, self.embeddings, self.dataset.biases, users, items)
+
+    def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        """The items with the highest predicted ratings for each of n users: `Scorer.best`."""
+        return self.scorer.best(users, left_out, k)
+
+
+@dataclass(frozen=True)
+class TrainedBaseline:
+    """A baseline with the data set that it was fitted to.
+
+    Attributes:
+        baseline: on the CPU.
+        dataset: whose training ratings it reads.
+        meta: the checkpoint's description.
+        world: the processes that have it, to share what is computed with it.
+    """
+
+    baseline: Baseline
+    dataset: RatingDataset
+    meta: dict[str, Any]
+    world: World = ALONE
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names the model: the checksum of its weights, and its one epoch."""
+        return _identity(self.meta)
+
+    def prepare(self) -> None:
+        """Nothing: a baseline is ready to predict."""
+
+    def predict(self, users: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings of n pairs, float32 [n], not clipped to the scale.
+
+        Args:
+            users: int64 [n].
+            items: int64 [n].
+        """
+        return self.baseline.predict(users, items)
+
+    def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        """The items with the highest predicted ratings for each of n users; as `Scorer.best`."""
+        return self.baseline.best(users, left_out, k)
+
+
+Predictor = TrainedModel | TrainedBaseline
+"""What `train` leaves in a run: it predicts ratings, and ranks the catalogue."""
 
 
 @contextmanager
@@ -133,42 +187,111 @@ def open_run(
     run: Path,
     *,
     dataset: Path | None = None,
-    fallback: Path | None = None,
     device: torch.device | None = None,
     world: World = ALONE,
 ) -> TrainedModel:
-    """Open a run's best model.
+    """Open a run's best model, which must be one with a graph.
+
+    Args:
+        run: the run's folder.
+        dataset: where the data set is now, if it was moved.
+        device: where the model computes; None for the CPU.
+        world: the processes that open it; each reads the run's folder.
+
+    Raises:
+        DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
+        UsageError: the run is a baseline's.
+    """
+    run = Path(run)
+    checkpoint = _best_checkpoint(run)
+    kind = _described(ModelConfig, checkpoint.meta.get("model"), run).kind
+    if kind != "graph":
+        raise UsageError(
+            f"{run}: is a run of the {kind} baseline; score, recommend and export need a graph "
+            "model: train one with --set model.kind=graph"
+        )
+    return _open_model(run, checkpoint, dataset, None, device, world)
+
+
+def open_predictor(
+    run: Path,
+    *,
+    dataset: Path | None = None,
+    fallback: Path | None = None,
+    device: torch.device | None = None,
+    world: World = ALONE,
+) -> Predictor:
+    """Open a run's best model, whatever its kind.
 
     Args:
         run: the run's folder.
         dataset: where the data set is now, if it was moved.
         fallback: where it is if it is not where it was.
-        device: where the model computes; None for the CPU.
+        device: where a graph model computes, None for the CPU; baselines do on the CPU.
         world: the processes that open it; each reads the run's folder.
 
     Raises:
         DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
     """
     run = Path(run)
+    checkpoint = _best_checkpoint(run)
+    kind = _described(ModelConfig, checkpoint.meta.get("model"), run).kind
+    if kind == "graph":
+        return _open_model(run, checkpoint, dataset, fallback, device, world)
+    data = _open_dataset(run, checkpoint.meta, dataset, fallback)
+    config = _described(BaselineConfig, checkpoint.meta.get("baseline"), run)
+    try:
+        baseline = load_model(kind, checkpoint.weights, data, config)
+    except ValueError as error:
+        raise DataError(_misfit(run)) from error
+    return TrainedBaseline(baseline, data, checkpoint.meta, world)
+
+
+def _open_model(
+    run: Path,
+    checkpoint: Checkpoint,
+    dataset: Path | None,
+    fallback: Path | None,
+    device: torch.device | None,
+    world: World,
+) -> TrainedModel:
+    data = _open_dataset(run, checkpoint.meta, dataset, fallback)
+    model = build_model(checkpoint.meta, data, run)
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise DataError(_misfit(run)) from error
+    model = model.to(device or torch.device("cpu")).eval()
+    return TrainedModel(model, data, checkpoint.meta, world)
+
+
+def _best_checkpoint(run: Path) -> Checkpoint:
     if not run.is_dir():
         raise DataError(f"{run}: no such run; make one with `dglrec train`")
     if not (run / BEST).is_dir():
         raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
-    checkpoint = load_checkpoint(run / BEST)
-    place = dataset or Path(str(checkpoint.meta.get("dataset", "")))
+    return load_checkpoint(run / BEST)
+
+
+def _open_dataset(
+    run: Path, meta: dict[str, Any], dataset: Path | None, fallback: Path | None
+) -> RatingDataset:
+    place = dataset or Path(str(meta.get("dataset", "")))
     if fallback is not None and not place.is_dir():
         place = fallback
     if not place.is_dir():
         raise DataError(f"{place}: the run's data set is not there; say where with --dataset")
     data = RatingDataset.open(place)
-    check_same_dataset(checkpoint.meta, data, run)
-    model = build_model(checkpoint.meta, data, run)
-    try:
-        model.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        raise DataError(f"{run / BEST}: its weights do not fit the model it describes") from error
-    model = model.to(device or torch.device("cpu")).eval()
-    return TrainedModel(model, data, checkpoint.meta, world)
+    check_same_dataset(meta, data, run)
+    return data
+
+
+def _misfit(run: Path) -> str:
+    return f"{run / BEST}: its weights do not fit the model it describes"
+
+
+def _identity(meta: dict[str, Any]) -> dict[str, Any]:
+    return {"weights": meta["sha256"][MODEL_FILE], "epoch": meta["epoch"]}
 
 
 def check_is_run(run: Path) -> None:
@@ -187,11 +310,29 @@ def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> Rati
     Raises:
         DataError: the description is not one.
     """
+    config = _described(ModelConfig, meta.get("model"), run)
+    return RatingModel(config, dataset.graph.num_users, dataset.item_features)
+
+
+def _described(kind: type[_Config], values: Any, run: Path) -> _Config:
+    """The configuration that a checkpoint holds.
+
+    Raises:
+        DataError: it is none.
+    """
     try:
-        config = ModelConfig.model_validate(meta.get("model"))
+        return kind.model_validate(values)
     except ValidationError as error:
         raise DataError(f"{run}: its checkpoint describes no model of this version") from error
-    return RatingModel(config, dataset.graph.num_users, dataset.item_features)
+
+
+def describe_dataset(dataset: RatingDataset) -> dict[str, Any]:
+    """What a checkpoint says of the data set, for `check_same_dataset`."""
+    return {
+        "dataset": str(dataset.path.resolve()),
+        "data": dataset.meta,
+        "fingerprint": dataset.fingerprint,
+    }
 
 
 def check_same_dataset(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:

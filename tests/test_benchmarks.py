@@ -195,6 +195,27 @@ def test_sides_of_batch_scoring_agree(
         module.agree(**place, catalogue=40, seed=0)
 
 
+def test_surprise_gets_a_data_sets_own_rows(drivers: Any, small_data: Path, tmp_path: Path) -> None:
+    module = drivers("surprise_baselines")
+    assert module.export(small_data, tmp_path) == {"minimum": 1.0, "maximum": 10.0, "step": 1.0}
+    opened = RatingDataset.open(small_data)
+    sizes = {name: len(np.load(tmp_path / f"{name}.npy")) for name in ("train", "valid", "test")}
+    assert sizes == {name: opened.meta["counts"][name] for name in sizes}
+    rows = opened.held_out("test")
+    for column, values in enumerate((rows.users, rows.items, rows.ratings)):
+        assert np.load(tmp_path / "test.npy")[:, column].tolist() == values.tolist()
+
+
+def test_predictions_of_surprise_are_clipped_and_rounded_half_up(drivers: Any) -> None:
+    scale = {"minimum": 1.0, "maximum": 5.0, "step": 0.5}
+    found = drivers("surprise_baselines").errors(
+        np.array([9.0, 2.25, 2.24, -3.0]), np.array([5.0, 2.5, 2.5, 2.0]), scale
+    )
+    assert found["n"] == 4 and found["accuracy"] == 0.5
+    assert found["mae"] == pytest.approx((0 + 0.25 + 0.26 + 1) / 4)
+    assert found["rmse"] == pytest.approx(((0.25**2 + 0.26**2 + 1) / 4) ** 0.5)
+
+
 def test_limit_and_stage_rates_of_batch_scoring(drivers: Any) -> None:
     module = drivers("bench_score")
     low = {"part": "limit", "max_per_second": 1e6, "fma_per_second": 2e6}

@@ -930,6 +930,47 @@ def test_print_config_is_a_configuration_file_on_stdout(tmp_path, dglrec_command
     assert outcome.err == ""
 
 
+def test_print_config_shows_what_would_be_trained_with(dglrec_command, tmp_path):
+    command = ["train", "--print-config", "--config", "item_knn", "--set", "baseline.neighbours=9"]
+    outcome = dglrec_command(*command)
+    assert outcome.code == 0
+    found = load_settings(file=write(tmp_path / "my.toml", outcome.out))
+    assert (found.model.kind, found.baseline.neighbours) == ("item_knn", 9)
+
+
+def test_baselines_go_through_the_same_verbs(world, tmp_path, dglrec_command, refused):
+    run = tmp_path / "run"
+    outcome = dglrec_command("train", world.dataset, run, "--config", "item_knn")
+    assert outcome.code == 0
+    assert outcome.out.startswith("item_knn fitted in ")
+    assert "fitting item_knn" in outcome.err
+    outcome = dglrec_command("train", world.dataset, run, "--resume", "--json")
+    assert outcome.code == 0 and "finished" in outcome.err
+    results = json.loads(outcome.out)
+    outcome = dglrec_command("evaluate", run, "--ranking", "5", "--json")
+    assert outcome.code == 0
+    measured = json.loads(outcome.out)
+    assert measured["rmse"] == results["test"]["rmse"] and 0 < measured["ndcg@5"] < 1
+    # What needs embeddings says what it needs, and leaves nothing.
+    for command in (
+        ["recommend", run, "--user", "1"],
+        ["score", run, tmp_path / "out", "--top-k", "3"],
+        ["export", run, tmp_path / "out"],
+    ):
+        message = refused(2, *command)
+        assert f"{run}: is a run of the item_knn baseline" in message
+        assert "need a graph model" in message
+    message = refused(2, "train", world.dataset, run, "--resume", "--set", "model.kind=bias")
+    assert "model.kind" in message
+    assert_nothing_left(tmp_path, "run")
+
+
+def test_a_configuration_that_is_not_shipped_is_refused(world, tmp_path, refused):
+    message = refused(3, "train", world.dataset, tmp_path / "run", "--config", "nope")
+    assert "nope" in message and "item_knn" in message
+    assert_nothing_left(tmp_path)
+
+
 def json_commands(world, folder):
     return {
         "doctor": ["doctor"],

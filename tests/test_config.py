@@ -2,6 +2,8 @@
 
 import contextlib
 import sys
+from configparser import ConfigParser
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -10,14 +12,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from dglrec import config
+from dglrec.baselines import BaselineConfig
 from dglrec.config import (
     SECTIONS,
+    SHIPPED,
     build_settings,
     changed_keys,
     describe,
     known_keys,
     load_settings,
     resumed_settings,
+    shipped_names,
 )
 from dglrec.dataset import PrepareOptions, prepare
 from dglrec.errors import DataError, UsageError
@@ -134,7 +139,12 @@ def test_a_wrong_value_in_the_environment_names_the_key():
 def test_known_keys_are_all_fields_of_all_sections():
     expected = {
         f"{name}.{field}"
-        for name, kind in (("model", ModelConfig), ("loader", LoaderConfig), ("train", TrainConfig))
+        for name, kind in (
+            ("model", ModelConfig),
+            ("loader", LoaderConfig),
+            ("train", TrainConfig),
+            ("baseline", BaselineConfig),
+        )
         for field in kind.model_fields
     }
     assert set(known_keys()) == expected
@@ -305,6 +315,48 @@ def test_an_empty_file_changes_nothing(tmp_path):
     assert load_settings(file=config_file(tmp_path, "# nothing\n")) == DEFAULTS
 
 
+# --- shipped configurations ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_shipped_configuration_is_found_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = load_settings(file=Path(name))
+    assert found == load_settings(file=SHIPPED / f"{name}.toml")
+    (tmp_path / name).mkdir()  # as a run may be called
+    assert load_settings(file=Path(name)) == found
+    assert load_settings(file=Path(name), assignments=["train.seed=7"]).train.seed == 7
+
+
+@pytest.mark.parametrize("kind", ["item_knn", "bias", "global_mean"])
+def test_baselines_are_shipped_under_their_kinds(kind):
+    assert load_settings(file=Path(kind)).model.kind == kind
+
+
+def test_a_file_of_that_name_comes_before_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bias").write_text("[train]\nseed = 3\n")
+    assert load_settings(file=Path("bias")) == settings_of("train.seed=3")
+
+
+def test_a_name_that_is_not_shipped_is_refused_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="^nope: .* bias, global_mean, item_knn") as raised:
+        load_settings(file=Path("nope"))
+    assert all(name in str(raised.value) for name in shipped_names())
+    for path in (Path("bias.toml"), tmp_path / "bias"):  # not bare names
+        with pytest.raises(DataError, match="no such configuration file$"):
+            load_settings(file=path)
+
+
+def test_shipped_configurations_are_part_of_the_package():
+    setup = ConfigParser()
+    setup.read(SHIPPED.parents[1] / "setup.cfg")
+    patterns = [one.strip() for one in setup["options.package_data"]["dglrec"].split(",")]
+    packed = {path for pattern in patterns for path in SHIPPED.parent.glob(pattern)}
+    assert set(SHIPPED.iterdir()) <= packed
+
+
 # --- TOML out ------------------------------------------------------------------------------------
 
 
@@ -317,6 +369,19 @@ def test_describe_is_toml_of_all_defaults(tmp_path):
         for name, keys in DEFAULTS.to_dict().items()
     }
     assert load_settings(file=config_file(tmp_path, text)) == DEFAULTS
+
+
+def test_describe_shows_the_values_that_it_is_given(tmp_path):
+    settings = load_settings(
+        file=Path("item_knn"), assignments=["baseline.neighbours=7", "train.clip_norm=inf"]
+    )
+    assert load_settings(file=config_file(tmp_path, describe(settings))) == settings
+
+
+def test_a_file_from_before_there_were_baselines_is_read(tmp_path):
+    values = DEFAULTS.to_dict()
+    del values["baseline"], values["model"]["kind"]
+    assert load_settings(file=config_file(tmp_path, tomli_w.dumps(values))) == DEFAULTS
 
 
 def test_describe_explains_every_key():

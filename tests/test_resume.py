@@ -198,8 +198,8 @@ def test_cut_off_again_and_again_it_still_comes_to_the_same_end(
     [
         ((loop_module, "embed_all"), 2, False),
         ((loop_module, "measure"), 2, False),
-        ((loop_module, "_append_line"), 2, False),
-        ((loop_module, "_append_line"), 2, True),
+        ((loop_module, "append_line"), 2, False),
+        ((loop_module, "append_line"), 2, True),
         ((state_module.Checkpoints, "save_best"), 1, False),
         ((state_module.Checkpoints, "save_best"), 1, True),
         ((state_module.Checkpoints, "save_last"), 2, True),

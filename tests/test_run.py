@@ -14,7 +14,7 @@ from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, UsageError
 from dglrec.infer import embed_all, predict_pairs
 from dglrec.nn import ModelConfig
-from dglrec.run import BEST, LAST, locked, open_run
+from dglrec.run import BEST, LAST, TrainedModel, locked, open_predictor, open_run
 from dglrec.sampling import LoaderConfig
 from dglrec.synthetic import synthesize
 from dglrec.train import Settings, TrainConfig, train
@@ -256,6 +256,31 @@ def test_a_description_that_leaves_things_out_is_refused(copy):
     with pytest.raises(DataError):
         open_run(copy / "run")
     open_run(copy / "run", dataset=copy / "data")
+
+
+def test_a_run_from_before_there_were_baselines_is_opened(copy):
+    folder = copy / "run" / BEST
+    model = json.loads((folder / "meta.json").read_text())["model"]
+    assert model.pop("kind") == "graph"
+    rewrite_meta(folder, model=model)
+    first = open_run(copy / "run").model.state_dict()
+    opened = open_predictor(copy / "run")
+    assert isinstance(opened, TrainedModel)
+    assert all(torch.equal(first[name], value) for name, value in opened.model.state_dict().items())
+
+
+def test_a_model_predicts_and_ranks_as_its_parts_do(trained):
+    opened = open_predictor(trained / "run")
+    opened.prepare()
+    users, items = torch.arange(20), torch.arange(20)
+    biases = opened.dataset.biases
+    expected = predict_pairs(opened.model, opened.embeddings, biases, users, items)
+    assert torch.equal(opened.predict(users, items), expected)
+    rated = opened.dataset.rated_items()
+    for found, same in zip(
+        opened.best(users, rated, 3), opened.scorer.best(users, rated, 3), strict=True
+    ):
+        assert torch.equal(found, same)
 
 
 def test_a_description_altered_by_hand_is_refused(copy):

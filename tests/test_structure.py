@@ -15,6 +15,7 @@ ORDER = [
     *("distributed", "sampling", "nn", "metrics", "checkpoint"),
     *(
         "infer",
+        "baselines",
         "run",
         "evaluate",
         "compare",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from dglrec.run import TrainedModel
+    from dglrec.run import Predictor, TrainedModel
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Opened = TypeVar("_Opened")
 
 FOLDER_OR_FILE = click.Path(path_type=Path)
 
@@ -61,11 +62,31 @@ def option_timeout(command: _Command) -> _Command:
 def opened(
     run: Path, dataset: Path | None, device: str, timeout: float = 600.0
 ) -> Iterator["TrainedModel"]:
-    """A run's best model, on all processes of the job."""
-    from dglrec.distributed import joined
+    """A run's best model, one with a graph, on all processes of the job."""
     from dglrec.run import open_run
+
+    with _opened(open_run, run, dataset, device, timeout) as trained:
+        yield trained
+
+
+@contextmanager
+def opened_predictor(
+    run: Path, dataset: Path | None, device: str, timeout: float = 600.0
+) -> Iterator["Predictor"]:
+    """A run's best model, whatever its kind, on all processes of the job."""
+    from dglrec.run import open_predictor
+
+    with _opened(open_predictor, run, dataset, device, timeout) as trained:
+        yield trained
+
+
+@contextmanager
+def _opened(
+    open_: Callable[..., _Opened], run: Path, dataset: Path | None, device: str, timeout: float
+) -> Iterator[_Opened]:
+    from dglrec.distributed import joined
 
     with joined(device, timeout=timeout) as (world, chosen):
         with world.together():
-            trained = open_run(run, dataset=dataset, device=chosen, world=world)
+            trained = open_(run, dataset=dataset, device=chosen, world=world)
         yield trained

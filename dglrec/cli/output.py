@@ -29,10 +29,13 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_results(results: dict[str, Any]) -> None:
     """Print how training went, and its metrics on the test rows."""
-    click.echo(
-        f"{results['epochs']} epochs in {results['training_seconds']:.0f} s, "
-        f"the best was epoch {results['best_epoch']}"
-    )
+    seconds = f"{results['training_seconds']:.0f} s"
+    if "kind" in results:
+        click.echo(f"{results['kind']} fitted in {seconds}")
+    else:
+        click.echo(
+            f"{results['epochs']} epochs in {seconds}, the best was epoch {results['best_epoch']}"
+        )
     print_metrics(results["test"])
 
 

@@ -14,7 +14,7 @@ import click
 from dglrec import __version__
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
-    opened,
+    opened_predictor,
     option_dataset,
     option_device,
     option_json,
@@ -199,12 +199,17 @@ def prepare(
 @cli.command()
 @click.argument("dataset", type=FOLDER_OR_FILE, required=False)
 @click.argument("run", type=FOLDER_OR_FILE, required=False)
-@click.option("--config", "config_file", type=FOLDER_OR_FILE, help="A TOML file.")
+@click.option(
+    "--config",
+    "config_file",
+    type=FOLDER_OR_FILE,
+    help="A TOML file, or the name of a configuration that comes with dglrec.",
+)
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."
 )
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
-@click.option("--print-config", is_flag=True, help="Print all settings with defaults, and stop.")
+@click.option("--print-config", is_flag=True, help="Print all settings, and stop.")
 @option_device
 @option_timeout
 @option_overwrite
@@ -224,19 +229,23 @@ def train(
     """Train on the prepared data set DATASET and leave the model in the folder RUN.
 
     Settings come from --set, then DGLREC_* variables, then --config, then defaults;
-    --print-config lists them.
+    --print-config lists them. Baselines are trained alike: item_knn, bias, global_mean.
 
     \b
     Examples:
       dglrec train data run
       dglrec train data run --set train.epochs=30 --set model.embedding_size=128
+      dglrec train data knn-run --config item_knn
       dglrec train data run --resume
       torchrun --standalone --nproc-per-node 4 -m dglrec train data run
     """
     from dglrec import config
 
     if print_config:
-        click.echo(config.describe(), nl=False)
+        shown = config.load_settings(
+            file=config_file, assignments=assignments, environment=os.environ
+        )
+        click.echo(config.describe(shown), nl=False)
         return
     if dataset is None or run is None:
         raise click.UsageError("Missing arguments DATASET and RUN.")
@@ -326,7 +335,7 @@ def evaluate(
         raise click.UsageError("--seed goes with --given.")
     from dglrec.evaluate import evaluate as run_evaluate
 
-    with opened(run, dataset, device, timeout) as trained:
+    with opened_predictor(run, dataset, device, timeout) as trained:
         result = run_evaluate(
             trained,
             split,

@@ -16,8 +16,7 @@ from dglrec.compare.statistics import UserSums, user_sums
 from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.ids import IdMap
-from dglrec.infer import predict_pairs
-from dglrec.run import TrainedModel, open_run
+from dglrec.run import Predictor, open_predictor
 from dglrec.schema import RatingScale
 
 SPLITS = ("test", "valid")
@@ -67,7 +66,7 @@ def compare_runs(
     for name, runs in groups.items():
         sums[name] = []
         for run in runs:
-            trained = open_run(run, fallback=dataset, device=device)
+            trained = open_predictor(run, fallback=dataset, device=device)
             predictions, rows = _predict(trained, run, split)
             if shared is None:
                 shared = _SharedRows.of(trained.dataset, run, split, rows)
@@ -110,18 +109,19 @@ def _check_groups(groups: Mapping[str, Sequence[Path]]) -> None:
             seen.add(place)
 
 
-def _predict(trained: TrainedModel, run: Path, split: str) -> tuple[Tensor, HeldOut]:
+def _predict(trained: Predictor, run: Path, split: str) -> tuple[Tensor, HeldOut]:
     """Predicted ratings of a run's rows, in the order of its data set, as `evaluate` has them.
 
     Raises:
         DataError: there are no rows.
         DglrecError: a prediction is not finite.
     """
-    dataset, embeddings = trained.dataset, trained.embeddings
+    dataset = trained.dataset
+    trained.prepare()  # before the rows are there: each takes much memory
     rows = dataset.held_out(split)
     if not len(rows):
         raise DataError(f"{dataset.path}: its {split} split has no rows to compare {run} on")
-    found = predict_pairs(trained.model, embeddings, dataset.biases, rows.users, rows.items)
+    found = trained.predict(rows.users, rows.items)
     if not bool(found.isfinite().all()):
         raise DglrecError(
             f"{run}: its predictions are no finite numbers; train it again, with a smaller "

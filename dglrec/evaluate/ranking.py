@@ -14,7 +14,7 @@ from dglrec.graph import RatingGraph
 from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
 from dglrec.metrics import RankingSums, clip, level_of, ranking_sums
 from dglrec.progress import progress
-from dglrec.run import TrainedModel
+from dglrec.run import Predictor
 
 _USERS_AT_ONCE = 256
 
@@ -83,7 +83,7 @@ def check_ranking(dataset: RatingDataset, split: str, k: int, relevant_from: flo
     return relevant_from
 
 
-def ranking_figures(trained: TrainedModel, split: str, k: int, relevant_from: float) -> Ranking:
+def ranking_figures(trained: Predictor, split: str, k: int, relevant_from: float) -> Ranking:
     """Ranking metrics of the users with a relevant held-out item, those of all processes."""
     dataset, graph, world = trained.dataset, trained.dataset.graph, trained.world
     rows = dataset.held_out(split)  # all of them: users are shared here, not rows
@@ -102,7 +102,7 @@ def ranking_figures(trained: TrainedModel, split: str, k: int, relevant_from: fl
                 # Ratings, not codes: the threshold may lie between two of them, or off the scale.
                 liked = dataset.scale.decode(wanted_rows.codes[row]) >= relevant_from
                 wanted[position, torch.from_numpy(wanted_rows.neighbours[row][liked]).long()] = True
-            of_model += _sums(trained.scorer.best(part, rated, k), wanted)
+            of_model += _sums(trained.best(part, rated, k), wanted)
             of_popularity += _sums(popularity.best(part, rated, k), wanted)
             advance(len(part))
     names = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate")]

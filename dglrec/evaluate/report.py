@@ -21,7 +21,7 @@ from dglrec.evaluate.rows import (
     rows_of,
     sums_of,
 )
-from dglrec.run import TrainedModel
+from dglrec.run import Predictor, TrainedModel
 
 _SMALLEST_GAP = 1e-6  # of the baseline's squared error; what is smaller is rounding
 
@@ -38,7 +38,7 @@ class _Subject:
 
 
 def evaluate(
-    trained: TrainedModel,
+    trained: Predictor,
     split: str = "test",
     *,
     ranking: int | None = None,
@@ -80,9 +80,11 @@ def evaluate(
             raise UsageError("--given measures predicted ratings; leave out --ranking")
         if ranking is not None:
             relevant_from = check_ranking(dataset, split, ranking, relevant_from)
+        if given is not None and not isinstance(trained, TrainedModel):
+            raise UsageError("--given encodes new users, which needs a graph model, no baseline")
         if given is not None:
             new = deal(dataset, split, given, seed)
-    _ = trained.embeddings  # before the rows are there: each takes much memory
+    trained.prepare()  # before the rows are there: each takes much memory
     with world.together():
         subject = _everybody(trained, split) if new is None else _newcomers(trained, new)
     result: dict[str, Any] = {"split": split} | ({} if given is None else {"given": given})
@@ -97,14 +99,15 @@ def evaluate(
     return result
 
 
-def _everybody(trained: TrainedModel, split: str) -> _Subject:
+def _everybody(trained: Predictor, split: str) -> _Subject:
     """The model on all rows of a split."""
     rows = rows_of(trained.dataset, split, trained.world)
     return _Subject(rows, trained.predict, baseline_predictors(trained.dataset))
 
 
-def _newcomers(trained: TrainedModel, new: NewUsers) -> _Subject:
+def _newcomers(trained: Predictor, new: NewUsers) -> _Subject:
     """The model on rows of new users, knowing what is given of them."""
+    assert isinstance(trained, TrainedModel)
     ratings = GivenRatings(trained, new)
     subject = _Subject(
         _share(new.rows, trained.world),
@@ -123,7 +126,7 @@ def _share(rows: HeldOut, world: World) -> HeldOut:
     return HeldOut(rows.users[part], rows.items[part], rows.ratings[part], expected)
 
 
-def _measured(trained: TrainedModel, subject: _Subject, *, details: bool) -> dict[str, Any]:
+def _measured(trained: Predictor, subject: _Subject, *, details: bool) -> dict[str, Any]:
     """Figures of predicted ratings, beside the baselines' and by groups of rows."""
     dataset, world, rows = trained.dataset, trained.world, subject.rows
     predictions = predict_rows(subject.predict, rows, world)

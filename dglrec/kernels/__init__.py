@@ -1,11 +1,13 @@
 """The inner loops, compiled, on as many threads as torch has.
 
 `edges.py` sums over edges and scores them, `ranking.py` finds the best of a catalogue,
-`lists.py` goes through lists of items, `parallel.py` cuts work into a stretch a thread.
+`lists.py` goes through lists of items, `neighbours.py` compares items by who rated them,
+`parallel.py` cuts work into a stretch a thread.
 """
 
 from dglrec.kernels.edges import score_edges, segment_sums, sum_messages
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
+from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
 from dglrec.kernels.parallel import compiled, even_parts, run_side_by_side
 from dglrec.kernels.ranking import Terms, Tiles, rank_items
 
@@ -13,10 +15,13 @@ __all__ = [
     "ItemLists",
     "Terms",
     "Tiles",
+    "add_similarities",
     "compiled",
+    "count_pairs",
     "even_parts",
     "merge_lists",
     "pick_largest",
+    "predict_residuals",
     "rank_items",
     "run_side_by_side",
     "score_edges",

@@ -68,8 +68,8 @@ def score_edges(
         ValueError: users and items, or the tables, differ in length, width or type.
     """
     if weights.device.type == "cpu":
-        _check_rows(users, len(hidden[0]), "users")
-        _check_rows(items, len(hidden[1]), "items")
+        check_rows(users, len(hidden[0]), "users")
+        check_rows(items, len(hidden[1]), "items")
         of_edges = factors or (hidden[0][:, :0], hidden[1][:, :0])
         tables = tuple(map(_widened, (*hidden, weights, *of_edges)))
         _check_tables(users, items, tables)
@@ -107,8 +107,17 @@ def _widened(values: Tensor) -> Tensor:
     return values.float() if values.device.type == "cpu" and values.itemsize < 4 else values
 
 
-def _check_rows(rows: Tensor, count: int, name: str) -> None:
-    """Compiled code would read, and in the gradient write, outside the table."""
+def check_rows(rows: Tensor, count: int, name: str) -> None:
+    """Refuse rows that a table lacks: compiled code would read, or write, outside it.
+
+    Args:
+        rows: whole numbers.
+        count: of the table's rows.
+        name: what the rows are.
+
+    Raises:
+        IndexError: one is not there.
+    """
     if len(rows):
         low, high = (int(bound) for bound in rows.aminmax())
         if low < 0 or high >= count:

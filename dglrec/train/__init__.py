@@ -1,8 +1,10 @@
 """Training: its configuration, its step, its loop."""
 
+from dglrec.train.baseline import fit_baseline
 from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.describe import describe_environment
-from dglrec.train.loop import Loader, job_of, make_loader, train
+from dglrec.train.folder import job_of
+from dglrec.train.loop import Loader, make_loader, train
 from dglrec.train.step import Loss, TrainingStep, learning_rate_share, make_loss
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "TrainConfig",
     "TrainingStep",
     "describe_environment",
+    "fit_baseline",
     "job_of",
     "learning_rate_share",
     "make_loader",

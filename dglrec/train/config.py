@@ -1,10 +1,11 @@
-"""How the model is fitted, and the three configurations of one training together."""
+"""How the model is fitted, and the configurations of one training together."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from dglrec.baselines import BaselineConfig
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
 from dglrec.sampling import LoaderConfig
@@ -67,15 +68,21 @@ class TrainConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Settings:
-    """The three configurations of one training."""
+    """The configurations of one training."""
 
     model: ModelConfig
     loader: LoaderConfig
     train: TrainConfig
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and key, as in `config.toml`."""
-        sections = {"model": self.model, "loader": self.loader, "train": self.train}
+        sections = {
+            "model": self.model,
+            "loader": self.loader,
+            "train": self.train,
+            "baseline": self.baseline,
+        }
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
     def resolved(self, graph: RatingGraph) -> "Settings":

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-import tomli_w
 import torch
 
 from dglrec.biases import Biases
@@ -22,21 +21,17 @@ from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
 from dglrec.evaluate import evaluate, measure, rows_of
-from dglrec.files import atomic_file, check_target_folder, disk_errors, sweep, write_json
+from dglrec.files import write_json
 from dglrec.graph import RatingGraph
 from dglrec.infer import embed_all
 from dglrec.machine import give_back_memory
 from dglrec.nn import RatingModel
 from dglrec.progress import log, progress
 from dglrec.run import (
-    CONFIG_FILE,
     ENVIRONMENT_FILE,
-    LAST,
-    LOCK_FILE,
     METRICS_FILE,
     RESULTS_FILE,
     TrainedModel,
-    check_is_run,
     locked,
 )
 from dglrec.sampling import (
@@ -46,11 +41,20 @@ from dglrec.sampling import (
     UserBatchLoader,
     seed_of,
 )
+from dglrec.train.baseline import fit_baseline
 from dglrec.train.config import Settings
 from dglrec.train.describe import describe_environment, describe_training
+from dglrec.train.folder import (
+    append_line,
+    check_run,
+    job_of,
+    start_run,
+    sweep_run,
+    write_config,
+)
 from dglrec.train.interrupts import Interrupts
 from dglrec.train.memory import footprint, place_graph
-from dglrec.train.state import Checkpoints, Progress, remove_checkpoints
+from dglrec.train.state import Checkpoints, Progress
 from dglrec.train.step import TrainingStep, make_loss
 
 # Of the numbers that follow from the seed, those of dropout; the loaders' have fewer words.
@@ -82,6 +86,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a model and leave it, with its metrics, in a run folder.
 
+    A `model.kind` other than `graph` is fitted in one go: see `fit_baseline`.
+
     With a world of several processes, all of them call this. SIGINT and SIGTERM end the step under
     way (of several processes: the one after it), save, and raise `KeyboardInterrupt`.
 
@@ -106,6 +112,8 @@ def train(
         DglrecError: the loss is no longer finite, or the disk is full.
     """
     run, device = Path(run), device or torch.device("cpu")
+    if settings.model.kind != "graph":
+        return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
     settings = settings.resolved(dataset.graph)
     config = settings.train
     world.check_same("the data set", dataset.fingerprint)
@@ -114,7 +122,7 @@ def train(
         interrupts = until_done.enter_context(Interrupts())
         with world.together():
             if world.is_first:
-                _check_run(run, resume, overwrite)
+                check_run(run, resume, overwrite)
         with world.together():
             torch.manual_seed(config.seed)
             model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features)
@@ -123,10 +131,10 @@ def train(
         with world.together():
             if world.is_first:
                 until_done.enter_context(locked(run))
-                _check_run(run, resume, overwrite)
-                _sweep(run)
+                check_run(run, resume, overwrite)
+                sweep_run(run)
                 if not resume:
-                    _start_run(run, settings)
+                    start_run(run, settings)
                 world.mark_started(job_of(run))
                 log(describe_training(dataset.graph, settings, device, world))
         with world.together(), _explained("before the first step", settings, device):
@@ -142,7 +150,7 @@ def train(
             if world.is_first:
                 if resume:
                     # Not before: settings that do not fit must not replace those that do.
-                    _write_config(run, settings)
+                    write_config(run, settings)
                 write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
                 (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
         with world.together():
@@ -173,11 +181,6 @@ def train(
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
     return results
-
-
-def job_of(run: Path) -> str:
-    """The name under which processes that `torchrun` starts anew know that a run is theirs."""
-    return f"train {run.resolve()}"
 
 
 def _train_epoch(
@@ -266,7 +269,7 @@ def _end_epoch(
         done.best_rmse, done.best_epoch = metrics["rmse"], done.epoch
     with world.together():
         if world.is_first:
-            _append_line(
+            append_line(
                 checkpoints.run / METRICS_FILE,
                 {
                     "epoch": done.epoch,
@@ -334,35 +337,3 @@ def make_loader(
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
     return UserBatchLoader(graph, biases, config, seed, device, world)
-
-
-def _check_run(run: Path, resume: bool, overwrite: bool) -> None:
-    if resume:
-        check_is_run(run)
-    else:
-        check_target_folder(run, marker=CONFIG_FILE, overwrite=overwrite, ignored=LOCK_FILE)
-
-
-def _sweep(run: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for folder in (run, (run / LAST).parent):
-        sweep(folder)
-
-
-def _start_run(run: Path, settings: Settings) -> None:
-    """Clear the folder. The configuration goes in first: it marks the folder as a run."""
-    with disk_errors(run):
-        for name in (METRICS_FILE, RESULTS_FILE):
-            (run / name).unlink(missing_ok=True)
-        remove_checkpoints(run)
-    _write_config(run, settings)
-
-
-def _write_config(run: Path, settings: Settings) -> None:
-    with atomic_file(run / CONFIG_FILE) as temporary:
-        temporary.write_text(tomli_w.dumps(settings.to_dict()), encoding="utf-8")
-
-
-def _append_line(path: Path, values: dict[str, Any]) -> None:
-    with disk_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")

@@ -23,7 +23,7 @@ from dglrec.distributed import World
 from dglrec.errors import UsageError
 from dglrec.files import atomic_file
 from dglrec.progress import log
-from dglrec.run import BEST, LAST, METRICS_FILE, check_same_dataset
+from dglrec.run import BEST, LAST, METRICS_FILE, check_same_dataset, describe_dataset
 from dglrec.train.config import Settings
 from dglrec.train.step import TrainingStep
 
@@ -199,9 +199,7 @@ class Checkpoints:
     def _describe(self, progress: Progress, valid: dict[str, Any] | None) -> dict[str, Any]:
         described = {
             "model": self.model,
-            "dataset": str(self.dataset.path.resolve()),
-            "data": self.dataset.meta,
-            "fingerprint": self.dataset.fingerprint,
+            **describe_dataset(self.dataset),
             "epoch": progress.epoch,
             "step": self.step.number,
         }

@@ -1,0 +1,160 @@
+"""Item nearest neighbours: a rating from the user's ratings of similar items.
+
+Koren, "Factor in the neighbors: scalable and accurate collaborative filtering", ACM TKDD 4(1),
+2010, sections 2 and 3: with b_ui mean and biases and e_uj = r_uj - b_uj,
+
+    r_ui = b_ui + sum_j s_ij e_uj / sum_j s_ij
+
+over the k items j that user u rated and that are most similar to i, among those with s_ij > 0.
+Similarity is the correlation of the residuals e of the users who rated both, shrunk where these are
+few; `kernels.add_similarities` has its equation. An item is no neighbour of itself.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dglrec.baselines.config import BaselineConfig
+from dglrec.baselines.dense import best_items, check_state
+from dglrec.biases import residuals_of
+from dglrec.dataset import RatingDataset
+from dglrec.distributed import ALONE, World
+from dglrec.errors import DataError, UnusableEnvironmentError
+from dglrec.graph import node_chunks
+from dglrec.kernels import ItemLists, add_similarities, count_pairs, predict_residuals
+from dglrec.machine import available_memory, gib
+from dglrec.progress import progress
+
+LARGEST = 1_200_000_000
+"""Bytes that the similarities of all items may take."""
+
+_STEPS = 200  # of the bar, at most
+_LEAST_PAIRS = 1 << 24  # in one of them, so that threads have something to share
+_ROWS_AT_ONCE = 512
+
+
+class ItemNeighbours:
+    """Predicts from the user's ratings of the most similar items.
+
+    Args:
+        similarities: float32 [I, I], symmetric, 0 where items are not alike, zeros on the diagonal.
+        dataset: whose training ratings and biases it reads.
+        config: how many neighbours.
+    """
+
+    def __init__(
+        self, similarities: Tensor, dataset: RatingDataset, config: BaselineConfig
+    ) -> None:
+        self.similarities = similarities
+        self._similarities: npt.NDArray[np.float32] = similarities.numpy()
+        self._config = config
+        self._biases = dataset.biases
+        by_user = dataset.graph.by_user
+        residuals = residuals_of(dataset.graph, dataset.biases)
+        self._rated = (by_user.offsets, by_user.neighbours, residuals)
+
+    @classmethod
+    def fit(
+        cls, dataset: RatingDataset, config: BaselineConfig, world: World = ALONE
+    ) -> "ItemNeighbours":
+        """Compare all items with one another; of several processes each takes a share of the items.
+
+        What comes out does not depend on the number of processes or threads.
+
+        Raises:
+            DataError: the similarities would take more than `LARGEST` bytes.
+            UnusableEnvironmentError: there is less memory than they take.
+        """
+        graph = dataset.graph
+        with world.together():
+            _check_size(dataset)
+        model = cls(torch.zeros(graph.num_items, graph.num_items), dataset, config)
+        raters = (graph.by_item.offsets, graph.by_item.neighbours, graph.edges_by_item)
+        work = np.zeros(graph.num_items + 1, dtype=np.int64)
+        np.cumsum(count_pairs(raters, graph.by_user.offsets), out=work[1:])
+        bounds = world.cut(torch.from_numpy(work[1:]))
+        start, end = bounds[world.rank], bounds[world.rank + 1]
+        total = int(work[end] - work[start])
+        at_once = max(total // _STEPS, _LEAST_PAIRS)
+        with progress("comparing items", total, "pairs", shown=world.is_first) as advance:
+            for first, last in node_chunks(work[start : end + 1], at_once):
+                items = start + first, start + last
+                add_similarities(
+                    raters,
+                    model._rated,
+                    model._similarities,
+                    work,
+                    items,
+                    shrinkage=config.shrinkage,
+                    min_support=config.min_support,
+                )
+                advance(int(work[items[1]] - work[items[0]]))
+        world.share_rows(model.similarities, bounds)
+        for first in range(0, graph.num_items, _ROWS_AT_ONCE):
+            rows = model.similarities[first : first + _ROWS_AT_ONCE]
+            # As a checkpoint keeps them, so that a run predicts the same when it is opened again.
+            rows.copy_(rows.half())
+        _mirror(model.similarities)
+        return model
+
+    @classmethod
+    def load(
+        cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
+    ) -> "ItemNeighbours":
+        """The one that `state` came from.
+
+        Raises:
+            ValueError: it came from another model.
+        """
+        size = dataset.graph.num_items
+        check_state(state, {"similarities": (torch.float16, (size, size))})
+        return cls(state["similarities"].float(), dataset, config)
+
+    def state(self) -> dict[str, Tensor]:
+        """`similarities`, float16 [I, I]: half the file, for a relative error of 0.0005 in each.
+
+        What is below 3e-8 becomes 0. A prediction is a mean that they weigh, so of a rating it
+        costs about 0.0001.
+        """
+        return {"similarities": self.similarities.half()}
+
+    def predict(self, users: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings of n pairs, float32 [n], not clipped to the scale."""
+        found = predict_residuals(
+            users, items, self._rated, self._similarities, self._config.neighbours
+        )
+        return found.add_(self._biases.predict(users, items))
+
+    def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        """The k items with the highest predictions among those not left out; see `best_items`."""
+        return best_items(self.predict, len(self.similarities), users, left_out, k)
+
+
+def _check_size(dataset: RatingDataset) -> None:
+    count = dataset.graph.num_items
+    needed = count * count * 4
+    if needed > LARGEST:
+        raise DataError(
+            f"{dataset.path}: the similarities of its {count:,} items, which model.kind item_knn "
+            f"keeps, take {gib(needed)}, and {gib(LARGEST)} is the most that is given to them; "
+            "choose another model.kind, or leave rare items out of the data set"
+        )
+    needed += needed + dataset.graph.num_edges * 4  # what a checkpoint is written from; residuals
+    available = available_memory()
+    if needed > available:
+        raise UnusableEnvironmentError(
+            f"model.kind item_knn needs {gib(needed)} of memory for {count:,} items, and there are "
+            f"{gib(available)}; choose another model.kind, or a larger machine"
+        )
+
+
+def _mirror(square: Tensor) -> None:
+    """Copy what is below the diagonal to above it, where there are zeros."""
+    for first in range(0, len(square), _ROWS_AT_ONCE):
+        last = first + _ROWS_AT_ONCE
+        square[:first, first:last] = square[first:last, :first].T
+        corner = square[first:last, first:last]
+        corner += corner.T.clone()

@@ -1,0 +1,69 @@
+"""A run's folder while it is trained: who may write it, what is cleared, what is noted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from dglrec.files import atomic_file, check_target_folder, disk_errors, sweep
+from dglrec.run import (
+    CONFIG_FILE,
+    LAST,
+    LOCK_FILE,
+    METRICS_FILE,
+    RESULTS_FILE,
+    check_is_run,
+)
+from dglrec.train.config import Settings
+from dglrec.train.state import remove_checkpoints
+
+
+def job_of(run: Path) -> str:
+    """The name under which processes that `torchrun` starts anew know that a run is theirs."""
+    return f"train {run.resolve()}"
+
+
+def check_run(run: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that may not be trained in.
+
+    Args:
+        run: the run's folder.
+        resume: whether its training is to go on.
+        overwrite: whether an existing run may be replaced.
+
+    Raises:
+        DataError: there is no run to resume.
+        UsageError: there is one that may not be replaced, or something else.
+    """
+    if resume:
+        check_is_run(run)
+    else:
+        check_target_folder(run, marker=CONFIG_FILE, overwrite=overwrite, ignored=LOCK_FILE)
+
+
+def sweep_run(run: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for folder in (run, (run / LAST).parent):
+        sweep(folder)
+
+
+def start_run(run: Path, settings: Settings) -> None:
+    """Clear the folder. The configuration goes in first: it marks the folder as a run."""
+    with disk_errors(run):
+        for name in (METRICS_FILE, RESULTS_FILE):
+            (run / name).unlink(missing_ok=True)
+        remove_checkpoints(run)
+    write_config(run, settings)
+
+
+def write_config(run: Path, settings: Settings) -> None:
+    """Write all settings, as TOML."""
+    with atomic_file(run / CONFIG_FILE) as temporary:
+        temporary.write_text(tomli_w.dumps(settings.to_dict()), encoding="utf-8")
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Add a line of JSON to a file."""
+    with disk_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
