@@ -339,6 +339,8 @@ def test_prepare_refuses_a_missing_train_file(tmp_path, refused):
         (["--valid", "much"], "much"),
         (["--nosuch"], "--nosuch"),
         (["--seed", "-1"], "seed"),
+        (["--users", "0"], "--users 0: must be 1 or more"),
+        (["--users", "many"], "many"),
     ],
 )
 def test_prepare_refuses_wrong_options(options, fragment, tmp_path, refused):

@@ -485,6 +485,87 @@ class FakeTextEncoder:
         return np.array(rows, dtype=np.float32)
 
 
+def ratings_of(dataset):
+    """External (user, item, rating) of all parts, as a set."""
+    graph = dataset.graph.by_user
+    users = np.repeat(np.arange(graph.num_nodes), graph.degrees)
+    parts = [(users, graph.neighbours, dataset.scale.decode(np.asarray(graph.codes)))]
+    for split in ("valid", "test"):
+        rows = dataset.held_out(split)
+        parts.append((rows.users.numpy(), rows.items.numpy(), rows.ratings.numpy()))
+    return {
+        one
+        for user, item, rating in parts
+        for one in zip(
+            dataset.users.decode(user).to_pylist(),
+            dataset.items.decode(item).to_pylist(),
+            np.asarray(rating).tolist(),
+            strict=True,
+        )
+    }
+
+
+def test_drawn_users_keep_their_ratings_and_smaller_draws_are_in_larger_ones(tmp_path):
+    rows = [
+        (user, item, 1 + (user * item) % 5) for user in range(40) for item in range(user % 7 + 3)
+    ]
+    rows += [(user, 100 + user, 3) for user in range(40)]  # an item of each user's own
+    table = write(
+        tmp_path / "t.csv",
+        "user_id,item_id,rating\n" + "".join(f"{u},{i},{r}\n" for u, i, r in rows),
+    )
+    drawn = {}
+    for count in (5, 10, 39, 40):
+        dataset = prepare(table, tmp_path / str(count), replace(NO_TEXT, users=count, seed=3))
+        kept = drawn[count] = set(dataset.users.ids.to_pylist())
+        assert len(kept) == count
+        wanted = {row for row in rows if row[0] in kept}
+        assert ratings_of(dataset) == wanted
+        assert set(dataset.items.ids.to_pylist()) == {item for _, item, _ in wanted}
+        assert dataset.meta["users_drawn"] == count
+        notes = dataset.meta["notes"]
+        assert notes["rows_of_other_users_dropped"] == len(rows) - len(wanted)
+        assert notes["items_without_table_row"] == len(dataset.items)
+    assert drawn[5] < drawn[10] < drawn[39] < drawn[40] == set(range(40))
+    other = prepare(table, tmp_path / "other", replace(NO_TEXT, users=10, seed=4))
+    assert set(other.users.ids.to_pylist()) != drawn[10]
+    whole = prepare(table, tmp_path / "whole", replace(NO_TEXT, seed=3))
+    assert "users_drawn" not in whole.meta
+    assert ratings_of(whole) == set(rows)
+
+
+def test_users_are_drawn_from_those_whose_ratings_stay(tmp_path):
+    rows = [(user, item, 1 + (user + item) % 5) for user in range(30) for item in range(10)]
+    rows += [(user, 99, 4) for user in range(30, 60)]  # an item that no table describes
+    source = anime_source(tmp_path / "anime", rows)
+    listed = (source / "anime_with_synopsis.csv").read_text().splitlines(keepends=True)
+    write(source / "anime_with_synopsis.csv", "".join(x for x in listed if x[:3] != "99,"))
+    listed = (source / "anime.csv").read_text().splitlines(keepends=True)
+    write(source / "anime.csv", "".join(x for x in listed if x[:3] != "99,"))
+    options = replace(NO_TEXT, complete_only=True, users=30)
+    dataset = prepare(source, tmp_path / "data", options)
+    assert dataset.users.ids.to_pylist() == list(range(30))
+    with pytest.raises(DataError, match="--users 31: .* ratings of 30 users"):
+        prepare(source, tmp_path / "more", replace(options, users=31))
+    assert not (tmp_path / "more").exists()
+
+
+def test_users_are_drawn_from_given_files_too(tmp_path):
+    header = "user_id,item_id,rating\n"
+    pairs = [(user, item) for user in range(20) for item in range(8)]
+    for name, first in (("train", 0), ("test", 6)):
+        lines = (f"{u},{i},{1 + (u + i) % 5}\n" for u, i in pairs if first <= i < first + 6)
+        write(tmp_path / f"{name}.csv", header + "".join(lines))
+    given = replace(
+        NO_TEXT, train_file=tmp_path / "train.csv", test_file=tmp_path / "test.csv", users=7
+    )
+    dataset = prepare(tmp_path / "train.csv", tmp_path / "data", given)
+    assert len(dataset.users) == 7
+    test = dataset.held_out("test")
+    assert set(dataset.items.decode(test.items.numpy()).to_pylist()) == {6, 7}
+    assert len(test) == 7 * 2
+
+
 def test_text_features_are_those_of_each_items_own_synopsis(tmp_path, monkeypatch):
     monkeypatch.setattr(attributes, "SequenceEncoder", FakeTextEncoder)
     rows = grid(12, 10, range(1, 11), first_item=7)

@@ -133,7 +133,7 @@ def synth(
 )
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Share that validates.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share that tests.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and --users.")
 @click.option("--train-file", type=FOLDER_OR_FILE, help="Ratings to train and validate on.")
 @click.option("--test-file", type=FOLDER_OR_FILE, help="Ratings to test on.")
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
@@ -149,6 +149,7 @@ def synth(
 @click.option("--numeric", multiple=True, help="An item column to use as a number; repeatable.")
 @click.option("--complete-only", is_flag=True, help="Drop ratings of items with gaps.")
 @click.option("--scale", help="Rating scale MIN:MAX[:STEP] of a table; found out if not given.")
+@click.option("--users", type=int, metavar="N", help="Keep N users, drawn by chance; default: all.")
 @option_overwrite
 @option_json
 def prepare(

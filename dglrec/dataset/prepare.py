@@ -38,6 +38,8 @@ from dglrec.split import Split, check_shares, split_given, split_rows
 from dglrec.synthetic import TRUTH_FILE, Truth
 
 _IN_TABLE = "in_item_table"
+# Of the numbers that follow from the seed, those that draw users; the split's have fewer words.
+_DRAWN_USERS = (1,)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class PrepareOptions:
         numeric: item columns to use as numbers.
         complete_only: leave out ratings of items without genres or, with text, without a synopsis.
         scale: the rating scale, where the source's layout does not say it.
+        users: how many users to draw, by the seed, and keep; None keeps all. Of one source and seed
+            each smaller draw is part of every larger one; rows fall to other parts of the split.
         overwrite: whether an existing data set may be replaced.
     """
 
@@ -74,7 +78,22 @@ class PrepareOptions:
     numeric: tuple[str, ...] = ()
     complete_only: bool = False
     scale: RatingScale | None = None
+    users: int | None = None
     overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what no source can make good.
+
+        Raises:
+            UsageError: an option is out of range, or two do not fit together.
+        """
+        if (self.train_file is None) != (self.test_file is None):
+            raise UsageError("--train-file and --test-file come together")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: must be 0 or more")
+        if self.users is not None and self.users < 1:
+            raise UsageError(f"--users {self.users}: must be 1 or more")
+        check_shares(self.valid, None if self.test_file else self.test)
 
 
 @dataclass(frozen=True)
@@ -106,11 +125,7 @@ def prepare(
         DglrecError: the disk is full.
     """
     options = options or PrepareOptions()
-    if (options.train_file is None) != (options.test_file is None):
-        raise UsageError("--train-file and --test-file come together")
-    if options.seed < 0:
-        raise UsageError(f"--seed {options.seed}: must be 0 or more")
-    check_shares(options.valid, None if options.test_file else options.test)
+    options.check()
     target = Path(target)
     check_target_folder(target, marker=DATASET_FILE, overwrite=options.overwrite)
     source = open_source(Path(source_path), options.format)
@@ -127,6 +142,10 @@ def prepare(
         if options.complete_only:
             rows = _complete_only(rows, catalogue, options.text)
             catalogue = _catalogue(items, rows.items)
+        if options.users is not None:
+            rows = _draw_users(rows, options.users, options.seed)
+            catalogue = _catalogue(items, rows.items)
+            rows.notes["items_without_table_row"] = int((~catalogue[_IN_TABLE]).sum())
         split = _split(rows, options)
         _write(folder, source, options, rows, split, catalogue)
     return RatingDataset.open(target)
@@ -174,17 +193,41 @@ def _concatenate(parts: Sequence[RatingColumns]) -> RatingColumns:
 
 
 def _complete_only(rows: _Rows, catalogue: pd.DataFrame, text: bool) -> _Rows:
-    """Leave out the ratings of incomplete items, and then ids that have no rating left."""
+    """Leave out the ratings of incomplete items."""
     complete = catalogue[schema.GENRES].map(len).to_numpy() > 0
     if text:
         complete &= catalogue[schema.SYNOPSIS].notna().to_numpy()
     keep = np.flatnonzero(complete[rows.columns.items])
     if not len(keep):
         raise DataError("--complete-only leaves no rating: no rated item has all its attributes")
+    return _keep(rows, keep, "incomplete_item_rows_dropped")
+
+
+def _draw_users(rows: _Rows, count: int, seed: int) -> _Rows:
+    """Leave out the ratings of all users but some that are drawn by chance."""
+    present = len(rows.users)
+    if count > present:
+        raise DataError(
+            f"--users {count:,}: the source has ratings of {present:,} users; ask for fewer"
+        )
+    # The first of one order, so that each draw holds all smaller ones.
+    order = np.random.default_rng((seed, *_DRAWN_USERS)).permutation(present)
+    drawn = np.zeros(present, dtype=np.bool_)
+    drawn[order[:count]] = True
+    return _keep(rows, np.flatnonzero(drawn[rows.columns.users]), "rows_of_other_users_dropped")
+
+
+def _keep(rows: _Rows, keep: npt.NDArray[np.int64], note: str) -> _Rows:
+    """Some of the rows, without ids that have no rating left.
+
+    Args:
+        rows: all of them.
+        keep: int64, the numbers of those that stay, ascending.
+        note: under which name to count those that go.
+    """
     columns = _take(rows.columns, keep)
     users, user_index = _only_present(rows.users, columns.users)
     items, item_index = _only_present(rows.items, columns.items)
-    notes = {**rows.notes, "incomplete_item_rows_dropped": len(rows.columns) - len(keep)}
     return _Rows(
         RatingColumns(
             user_index[columns.users],
@@ -196,7 +239,7 @@ def _complete_only(rows: _Rows, catalogue: pd.DataFrame, text: bool) -> _Rows:
         users,
         items,
         rows.scale,
-        notes,
+        {**rows.notes, note: len(rows.columns) - len(keep)},
     )
 
 
@@ -296,6 +339,8 @@ def _write(
             "cleaning": asdict(options.cleaning) if "text" in features else None,
             "numeric": list(options.numeric),
             "complete_only": options.complete_only,
+            # Only where it is so: it names the content, and all users are what they always were.
+            **({} if options.users is None else {"users_drawn": options.users}),
             "notes": notes,
         },
     )
