@@ -344,8 +344,29 @@ def test_a_comparison_is_put_together_from_its_parts():
         assert one.d_z == effect_size(sums[i], sums[j])
         base = figures(sums[j])[0]
         assert one.rmse_percent == pytest.approx(100 * (figures(sums[i])[0] - base) / base)
+        ratios = 100 * (samples[:, i, 0] / samples[:, j, 0] - 1)
+        ends = (one.rmse_percent_low, one.rmse_percent_high)
+        assert ends == pytest.approx(interval(ratios, 0.9))
     (note,) = found.notes
     assert note.startswith("one run of a, b, c")
+
+
+def test_chosen_pairs_are_corrected_for_their_own_number():
+    sums = random_sums(np.random.default_rng(8), users=40, count=4)
+    groups = {name: [one] for name, one in zip("abcd", sums, strict=True)}
+    every = {(one.a, one.b): one for one in compare(groups, draws=300).differences}
+    found = compare(groups, draws=300, pairs=[("b", "a"), ("c", "a")])
+    assert [(one.a, one.b) for one in found.differences] == [("b", "a"), ("c", "a")]
+    for one in found.differences:
+        other = every[one.b, one.a]
+        assert one.rmse.value == -other.rmse.value
+        assert one.rmse.low == pytest.approx(-other.rmse.high)
+        assert one.rmse.p == other.rmse.p
+    assert [one.mae.p_holm for one in found.differences] == holm(
+        [one.mae.p for one in found.differences]
+    )
+    alone = compare(groups, draws=300, pairs=[])
+    assert (alone.differences, alone.runs) == ([], found.runs)
 
 
 def test_the_other_way_round_signs_change():
@@ -569,7 +590,7 @@ def test_rows_are_matched_by_their_ids(trained, monkeypatch):
         )
         return torch.from_numpy(3 + np.sin(users + 7 * items)), held
 
-    monkeypatch.setattr(runs, "_predict", by_ids)
+    monkeypatch.setattr(runs, "predict_held_out", by_ids)
     (pair,) = compare_runs(groups_of(trained.a, trained.shifted), draws=50)["differences"]
     assert pair["d_z"] is None
     for name in METRICS:
@@ -706,7 +727,8 @@ def test_json_is_what_the_function_gives(command, trained):
     assert list(result["runs"][0]) == ["name", "runs", *METRICS]
     assert list(result["runs"][0]["rmse"]) == ["value", "low", "high"]
     (pair,) = result["differences"]
-    assert list(pair) == ["a", "b", *METRICS, "rmse_percent", "d_z"]
+    percent = ("rmse_percent", "d_z", "rmse_percent_low", "rmse_percent_high")
+    assert list(pair) == ["a", "b", *METRICS, *percent]
     assert list(pair["mae"]) == ["value", "low", "high", "p", "p_holm"]
     assert len(out.splitlines()) == 1
 

@@ -13,7 +13,7 @@ from dglrec.compare.groups import (
     check_options,
     compare,
 )
-from dglrec.compare.runs import SPLITS, compare_runs
+from dglrec.compare.runs import SPLITS, compare_runs, predict_held_out
 from dglrec.compare.statistics import (
     METRICS,
     UserSums,
@@ -47,6 +47,7 @@ __all__ = [
     "holm",
     "interval",
     "p_value",
+    "predict_held_out",
     "redraw_runs",
     "user_sums",
 ]

@@ -67,6 +67,8 @@ class Difference:
         accuracy: likewise.
         rmse_percent: the RMSE's difference in percent of b's; None where that is 0.
         d_z: `effect_size`.
+        rmse_percent_low: where the interval of `rmse_percent` begins; None where there is none.
+        rmse_percent_high: where it ends.
     """
 
     a: str
@@ -76,6 +78,8 @@ class Difference:
     accuracy: PairedEstimate
     rmse_percent: float | None
     d_z: float | None
+    rmse_percent_low: float | None
+    rmse_percent_high: float | None
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ def compare(
     draws: int = 2_000,
     level: float = 0.95,
     seed: int = 0,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Comparison:
-    """Figures of each group of runs, and differences between each two groups.
+    """Figures of each group of runs, and differences between groups.
 
     A group's figure is the mean over its runs. Users are redrawn for all runs alike, and the runs
     of a group of several as well.
@@ -109,6 +114,8 @@ def compare(
         draws: how many.
         level: of the intervals.
         seed: of the draws.
+        pairs: names of groups to take differences of, a and b; p-values are corrected for so many.
+            None takes each two.
 
     Raises:
         UsageError: an option is out of range.
@@ -133,7 +140,8 @@ def compare(
         GroupFigures(name, len(sums), *_estimates(values[name], samples[name], level))
         for name, sums in groups.items()
     ]
-    differences = _differences(groups, values, samples, level)
+    pairs = list(combinations(groups, 2)) if pairs is None else pairs
+    differences = _differences(groups, pairs, values, samples, level)
     return Comparison(
         rows=round(float(every[0].n.sum())),
         users=users,
@@ -182,11 +190,11 @@ def _estimates(values: Floats, samples: Floats, level: float) -> list[Estimate]:
 
 def _differences(
     groups: Mapping[str, Sequence[UserSums]],
+    pairs: Sequence[tuple[str, str]],
     values: Mapping[str, Floats],
     samples: Mapping[str, Floats],
     level: float,
 ) -> list[Difference]:
-    pairs = list(combinations(groups, 2))
     apart = [difference(samples[a], samples[b]) for a, b in pairs]
     p = [[p_value(column) for column in one.T] for one in apart]
     # A family for each metric: [pairs][metrics].
@@ -201,8 +209,10 @@ def _differences(
         )
         base = float(values[b][0])
         percent = 100 * rmse.value / base if base else None
+        below = samples[b][:, 0]
+        ends = interval(100 * apart[number][:, 0] / below, level) if (below > 0).all() else None
         d_z = effect_size(pooled[a], pooled[b])
-        found.append(Difference(a, b, rmse, mae, accuracy, percent, d_z))
+        found.append(Difference(a, b, rmse, mae, accuracy, percent, d_z, *(ends or (None, None))))
     return found
 
 

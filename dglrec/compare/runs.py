@@ -67,7 +67,7 @@ def compare_runs(
         sums[name] = []
         for run in runs:
             trained = open_predictor(run, fallback=dataset, device=device)
-            predictions, rows = _predict(trained, run, split)
+            predictions, rows = predict_held_out(trained, run, split)
             if shared is None:
                 shared = _SharedRows.of(trained.dataset, run, split, rows)
             order = shared.order_of(trained.dataset, run, rows)
@@ -90,26 +90,7 @@ def compare_runs(
     return result
 
 
-def _check_groups(groups: Mapping[str, Sequence[Path]]) -> None:
-    """Refuse what leaves nothing to compare.
-
-    Raises:
-        UsageError: there are fewer than two groups, one is empty, or a run is there twice.
-    """
-    if len(groups) < 2:
-        raise UsageError("one alone cannot be compared; give two runs or more, or NAME=RUN,RUN,...")
-    seen = set()
-    for name, runs in groups.items():
-        if not runs:
-            raise UsageError(f"{name}: names no run; write NAME=RUN,RUN,...")
-        for run in runs:
-            place = Path(run).resolve()
-            if place in seen:
-                raise UsageError(f"{run}: given twice; give each run once")
-            seen.add(place)
-
-
-def _predict(trained: Predictor, run: Path, split: str) -> tuple[Tensor, HeldOut]:
+def predict_held_out(trained: Predictor, run: Path, split: str) -> tuple[Tensor, HeldOut]:
     """Predicted ratings of a run's rows, in the order of its data set, as `evaluate` has them.
 
     Raises:
@@ -128,6 +109,25 @@ def _predict(trained: Predictor, run: Path, split: str) -> tuple[Tensor, HeldOut
             "train.learning_rate"
         )
     return found, rows
+
+
+def _check_groups(groups: Mapping[str, Sequence[Path]]) -> None:
+    """Refuse what leaves nothing to compare.
+
+    Raises:
+        UsageError: there are fewer than two groups, one is empty, or a run is there twice.
+    """
+    if len(groups) < 2:
+        raise UsageError("one alone cannot be compared; give two runs or more, or NAME=RUN,RUN,...")
+    seen = set()
+    for name, runs in groups.items():
+        if not runs:
+            raise UsageError(f"{name}: names no run; write NAME=RUN,RUN,...")
+        for run in runs:
+            place = Path(run).resolve()
+            if place in seen:
+                raise UsageError(f"{run}: given twice; give each run once")
+            seen.add(place)
 
 
 @dataclass(frozen=True)
