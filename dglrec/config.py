@@ -50,7 +50,7 @@ _MAY_CHANGE = (
     "train.keep_checkpoints",
 )
 
-_Values = dict[str, dict[str, Any]]
+Values = dict[str, dict[str, Any]]
 
 
 def load_settings(
@@ -72,14 +72,14 @@ def load_settings(
         UsageError: an unknown key, with the nearest known one, or a value of the wrong type.
         DataError: the file is missing or no TOML, or none of that name is shipped.
     """
-    values: _Values = {name: {} for name in SECTIONS}
+    values: Values = {name: {} for name in SECTIONS}
     if file is not None:
-        _merge(values, _read_file(file), str(file))
+        _merge(values, read_toml(_found(file)), str(file))
     _override(values, assignments, environment or {})
     return build_settings(values)
 
 
-def build_settings(values: _Values) -> Settings:
+def build_settings(values: Values) -> Settings:
     """Check values by section and key, and fill in defaults.
 
     Raises:
@@ -90,7 +90,7 @@ def build_settings(values: _Values) -> Settings:
         try:
             built[name] = kind.model_validate(values.get(name, {}))
         except ValidationError as error:
-            raise UsageError(_explain(name, error)) from error
+            raise UsageError(explain(name, error)) from error
     settings = Settings(**built)  # type: ignore[arg-type]
     if len(settings.loader.user_fanouts) != settings.model.layers:
         raise UsageError(
@@ -135,9 +135,9 @@ def resumed_settings(
     """
     check_is_run(run)
     own = load_settings(file=run / CONFIG_FILE)
-    values: _Values = own.to_dict()
+    values: Values = own.to_dict()
     if file is not None:
-        _merge(values, _read_file(file), str(file))
+        _merge(values, read_toml(_found(file)), str(file))
     _override(values, assignments, environment)
     for section, own_values in own.to_dict().items():
         for key, value in own_values.items():
@@ -194,18 +194,12 @@ def changed_keys(old: Settings, new: Settings) -> list[str]:
     ]
 
 
-def _override(values: _Values, assignments: Sequence[str], environment: Mapping[str, str]) -> None:
-    for key, text in _from_environment(environment).items():
-        _assign(values, key, text, f"{ENVIRONMENT_PREFIX}{key.replace('.', '_').upper()}")
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"--set {assignment}: write section.key=value")
-        _assign(values, key.strip(), text.strip(), f"--set {assignment}")
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds.
 
-
-def _read_file(file: Path) -> dict[str, Any]:
-    file = _found(file)
+    Raises:
+        DataError: it is missing or no TOML.
+    """
     try:
         values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -234,22 +228,7 @@ def _found(file: Path) -> Path:
     return SHIPPED / f"{file.name}.toml"
 
 
-def _merge(values: _Values, found: Mapping[str, Any], source: str) -> None:
-    for section, keys in found.items():
-        if section not in SECTIONS or not isinstance(keys, dict):
-            raise UsageError(f"{source}: no section [{section}]{_nearest(section, SECTIONS)}")
-        for key, value in keys.items():
-            _check_key(f"{section}.{key}", source)
-            values[section][key] = value
-
-
-def _assign(values: _Values, key: str, text: str, source: str) -> None:
-    _check_key(key, source)
-    section, name = key.split(".")
-    values[section][name] = _parse(text)
-
-
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A TOML value; `10,20` counts as a list, and what is no TOML as text."""
     for candidate in (text, f"[{text}]") if "," in text else (text,):
         try:
@@ -259,7 +238,12 @@ def _parse(text: str) -> Any:
     return text
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The settings that variables like `DGLREC_TRAIN_EPOCHS` give, as texts by key.
+
+    Raises:
+        UsageError: a variable of this prefix names no setting.
+    """
     by_variable = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in known_keys()}
     found = {}
     for variable, text in sorted(environment.items()):
@@ -267,23 +251,20 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
             continue
         if variable not in by_variable:
             raise UsageError(
-                f"environment variable {variable}: no such setting{_nearest(variable, by_variable)}"
+                f"environment variable {variable}: no such setting{nearest(variable, by_variable)}"
             )
         found[by_variable[variable]] = text
     return found
 
 
-def _check_key(key: str, source: str) -> None:
-    if key not in known_keys():
-        raise UsageError(f"{source}: no setting {key}{_nearest(key, known_keys())}")
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """The end of a message that refuses a name: which of the known ones is most like it."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _explain(section: str, error: ValidationError) -> str:
+def explain(section: str, error: ValidationError) -> str:
+    """What is wrong with a section's values, in one line that names the first key."""
     errors = error.errors(include_url=False)
     first = errors[0]
     # Of a setting with several types, pydantic names the type it tried behind the setting.
@@ -293,6 +274,36 @@ def _explain(section: str, error: ValidationError) -> str:
         return f"{section}: {first['msg'].removeprefix('Value error, ')}"
     wanted = dict.fromkeys(one["msg"] for one in errors if one["loc"][:1] == first["loc"][:1])
     return f"{key} = {first['input']!r}: {'; or '.join(wanted)}"
+
+
+def _override(values: Values, assignments: Sequence[str], environment: Mapping[str, str]) -> None:
+    for key, text in from_environment(environment).items():
+        _assign(values, key, text, f"{ENVIRONMENT_PREFIX}{key.replace('.', '_').upper()}")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment}: write section.key=value")
+        _assign(values, key.strip(), text.strip(), f"--set {assignment}")
+
+
+def _merge(values: Values, found: Mapping[str, Any], source: str) -> None:
+    for section, keys in found.items():
+        if section not in SECTIONS or not isinstance(keys, dict):
+            raise UsageError(f"{source}: no section [{section}]{nearest(section, SECTIONS)}")
+        for key, value in keys.items():
+            _check_key(f"{section}.{key}", source)
+            values[section][key] = value
+
+
+def _assign(values: Values, key: str, text: str, source: str) -> None:
+    _check_key(key, source)
+    section, name = key.split(".")
+    values[section][name] = parse_value(text)
+
+
+def _check_key(key: str, source: str) -> None:
+    if key not in known_keys():
+        raise UsageError(f"{source}: no setting {key}{nearest(key, known_keys())}")
 
 
 def _like(last: int, layers: int) -> str:

@@ -23,6 +23,7 @@ ORDER = [
         "score",
         "export",
         "config",
+        "study",
         "doctor",
         "quickstart",
         "cli",

@@ -191,6 +191,43 @@ def print_comparison(result: dict[str, Any]) -> None:
         click.echo(f"note: {note}")
 
 
+def print_study(result: dict[str, Any]) -> None:
+    """Print a study's table: figures, then what sets each variant apart from the reference."""
+    level = f"{100 * result['level']:g} % intervals"
+    table = Table(title=f"{result['title']}: {result['split']} ratings, {level}")
+    table.add_column("")
+    for name in ("runs", "rmse", "mae", "accuracy"):
+        table.add_column(name, justify="right" if name == "runs" else "left")
+    for row in result["variants"]:
+        figures = (
+            f"{row[name]['value']:.4f} {_interval(row[name])}".rstrip()
+            for name in ("rmse", "mae", "accuracy")
+        )
+        table.add_row(row["name"], str(row["runs"]), *figures)
+    _print_table(table)
+    table = Table(title=f"RMSE against {result['reference']}, {level}")
+    for name in ("", "percent", "interval", "includes 0", "p (Holm)", "valid", "bias", "seconds"):
+        table.add_column(
+            name, justify="left" if name in ("", "interval", "includes 0") else "right"
+        )
+    for row in result["variants"]:
+        apart = row["difference"]
+        cells = ["", "", "", ""]
+        if apart is not None:
+            percent, low, high = (apart["percent"][name] for name in ("value", "low", "high"))
+            cells = [
+                "" if percent is None else f"{percent:+.2f}",
+                "" if low is None else f"[{low:+.2f}, {high:+.2f}]",
+                {True: "yes", False: "no", None: ""}[apart["includes_0"]],
+                "" if apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
+            ]
+        cells += [f"{row['valid_rmse']:.4f}", f"{row['bias_rmse']:.4f}"]
+        table.add_row(row["name"], *cells, f"{row['training_seconds']:.1f}")
+    _print_table(table)
+    for note in result["notes"]:
+        click.echo(f"note: {note}")
+
+
 def _interval(found: dict[str, Any], sign: str = "") -> str:
     if found["low"] is None:
         return ""

@@ -5,6 +5,7 @@ from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.describe import describe_environment
 from dglrec.train.folder import job_of
 from dglrec.train.loop import Loader, make_loader, train
+from dglrec.train.state import remove_checkpoints
 from dglrec.train.step import Loss, TrainingStep, learning_rate_share, make_loss
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "learning_rate_share",
     "make_loader",
     "make_loss",
+    "remove_checkpoints",
     "train",
 ]

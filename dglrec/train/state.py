@@ -206,10 +206,17 @@ class Checkpoints:
         return described if valid is None else {**described, "valid": valid}
 
 
-def remove_checkpoints(run: Path) -> None:
-    """Remove all checkpoints of a run that is to start anew."""
+def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
+    """Remove the checkpoints of a run.
+
+    Args:
+        run: the run's folder.
+        keep_best: whether the best one stays, which is all that a finished run is used by; it
+            cannot be resumed then.
+    """
     damaged = (run / LAST).parent.glob(f"{DAMAGED}*")
-    for folder in (run / LAST, run / BEST, *older_checkpoints(run / LAST), *damaged):
+    best = () if keep_best else (run / BEST,)
+    for folder in (run / LAST, *best, *older_checkpoints(run / LAST), *damaged):
         if folder.is_symlink():
             folder.unlink()  # what it leads to is not the run's
         elif folder.is_dir():

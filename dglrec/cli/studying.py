@@ -1,0 +1,114 @@
+"""The verb that trains a declared grid of runs: study."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dglrec.cli.options import FOLDER_OR_FILE, option_device, option_json
+from dglrec.cli.output import print_json, print_study
+from dglrec.cli.verbs import cli
+from dglrec.errors import UsageError
+
+if TYPE_CHECKING:
+    from dglrec.study import Study
+
+
+@cli.command()
+@click.argument("study", required=False)
+@click.argument("source", type=FOLDER_OR_FILE, required=False)
+@click.argument("out", type=FOLDER_OR_FILE, required=False)
+@click.option("--only", multiple=True, metavar="VARIANT", help="Train this one; repeatable.")
+@click.option("--seeds", metavar="N,N,...", help="Train with these, in place of the study's.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="One setting for all variants that do not set it; repeatable.",
+)
+@click.option("--list", "listed", is_flag=True, help="Print the variants of STUDY, and stop.")
+@option_device
+@option_json
+def study(
+    study: str | None,
+    source: Path | None,
+    out: Path | None,
+    only: tuple[str, ...],
+    seeds: str | None,
+    assignments: tuple[str, ...],
+    listed: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train the variants of STUDY, each with several seeds, and leave one table in OUT.
+
+    STUDY is `ablation`, `scaling` or a TOML file. SOURCE is a prepared data set, or what `prepare`
+    takes. The same command, given again, goes on where it was stopped, and trains what was added.
+    Of the checkpoints of each run in OUT only `best` is kept.
+
+    \b
+    Examples:
+      dglrec study ablation --list
+      dglrec study ablation data ablation-out
+      dglrec study ablation data ablation-out --only default --only no_graph --seeds 0,1
+      dglrec study scaling ml-100k/ scaling-out --set prepare.seed=42
+    """
+    from dglrec.study import read_study, run_study, shipped_studies
+
+    if study is None:
+        if not listed:
+            raise click.UsageError("Missing arguments STUDY, SOURCE and OUT.")
+        _print_list([read_study(name) for name in shipped_studies()], as_json)
+        return
+    declared = read_study(study, assignments=assignments, environment=os.environ)
+    if listed:
+        _print_list([declared], as_json)
+        return
+    if source is None or out is None:
+        raise click.UsageError("Missing arguments SOURCE and OUT.")
+    from dglrec.distributed import choose_device
+
+    result = run_study(
+        declared,
+        source,
+        out,
+        only=only,
+        seeds=None if seeds is None else _parse_seeds(seeds),
+        device=choose_device(device),
+    )
+    if as_json:
+        print_json(result)
+    else:
+        print_study(result)
+
+
+def _parse_seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--seeds {text}: write whole numbers, like 0,1,2") from error
+
+
+def _print_list(studies: list["Study"], as_json: bool) -> None:
+    found: list[dict[str, Any]] = [
+        {
+            "study": one.name,
+            "title": one.title,
+            "reference": one.reference,
+            "seeds": list(one.seeds),
+            "variants": {variant.name: variant.description for variant in one.variants.values()},
+        }
+        for one in studies
+    ]
+    if as_json:
+        print_json({"studies": found})
+        return
+    for shown in found:
+        seeds = ", ".join(map(str, shown["seeds"]))
+        click.echo(f"{shown['study']}: {shown['title']} (seeds {seeds})")
+        width = max(map(len, shown["variants"]))
+        for name, description in shown["variants"].items():
+            mark = "; the reference" if name == shown["reference"] else ""
+            click.echo(f"  {name:{width}}  {description}{mark}")

@@ -1,0 +1,42 @@
+"""A declared grid of variants and seeds, trained with resume, and one table out of it.
+
+study.json                     the declaration, every setting written out
+data/<options>/                data sets that variants have prepared for them
+runs/<variant>/seed-<n>/       runs; of checkpoints `best` alone
+sums/<variant>/seed-<n>.parquet  errors summed by user, of which the table is made
+results.json, results.md       the table
+
+`declaration.py` reads and checks a study, `record.py` holds it against what a folder was begun
+with, `sums.py` keeps sums of errors, `table.py` makes the table, `running.py` does the work.
+"""
+
+from dglrec.study.declaration import (
+    PrepareKeys,
+    Study,
+    Variant,
+    known_study_keys,
+    read_study,
+    select,
+    shipped_studies,
+)
+from dglrec.study.running import run_study
+from dglrec.study.sums import RunSums, load_sums, save_sums, sums_of_run
+from dglrec.study.table import FinishedRun, as_markdown, tabulate
+
+__all__ = [
+    "FinishedRun",
+    "PrepareKeys",
+    "RunSums",
+    "Study",
+    "Variant",
+    "as_markdown",
+    "known_study_keys",
+    "load_sums",
+    "read_study",
+    "run_study",
+    "save_sums",
+    "select",
+    "shipped_studies",
+    "sums_of_run",
+    "tabulate",
+]

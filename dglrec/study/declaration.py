@@ -1,0 +1,357 @@
+"""A study as it is declared: TOML -> variants, every setting checked before anything runs."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dglrec.compare import SPLITS
+from dglrec.config import (
+    SECTIONS,
+    build_settings,
+    explain,
+    from_environment,
+    known_keys,
+    nearest,
+    parse_value,
+    read_toml,
+)
+from dglrec.dataset import PrepareOptions
+from dglrec.errors import UsageError
+from dglrec.features import TextCleaning
+from dglrec.schema import RatingScale
+from dglrec.train import Settings
+
+_SHIPPED = Path(__file__).resolve().parent.parent / "studies"
+_KEYS = ("title", "reference", "seeds", "split", "common", "variants")
+_PREPARE = "prepare"
+_SEED = "train.seed"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_LONGEST_NAME = 60
+
+
+class PrepareKeys(BaseModel):
+    """What `prepare.*` keys say: the options of `dglrec prepare`, as plain values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["auto", "anime", "movielens", "table"] = "auto"
+    split: Literal["random", "time", "user", "item"] = "random"
+    valid: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+    train_file: str | None = None
+    test_file: str | None = None
+    text: bool = True
+    text_model: str = "auto"
+    remove_stop_words: bool = False
+    remove_punctuation: bool = False
+    per_sentence: bool = False
+    numeric: tuple[str, ...] = Field((), strict=False)
+    complete_only: bool = False
+    scale: str | None = None
+    users: int | None = None
+
+    @field_validator("numeric", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Names as `--set` gives them: text, with commas between."""
+        return value.split(",") if isinstance(value, str) else value
+
+    def options(self) -> PrepareOptions:
+        """The same as `prepare` takes them.
+
+        Raises:
+            UsageError: one is out of range, or two do not fit together.
+        """
+        cleaning = TextCleaning(self.remove_stop_words, self.remove_punctuation, self.per_sentence)
+        options = PrepareOptions(
+            format=self.format,
+            split=self.split,
+            valid=self.valid,
+            test=self.test,
+            seed=self.seed,
+            train_file=None if self.train_file is None else Path(self.train_file),
+            test_file=None if self.test_file is None else Path(self.test_file),
+            text=self.text,
+            text_model=self.text_model,
+            cleaning=cleaning,
+            numeric=self.numeric,
+            complete_only=self.complete_only,
+            scale=None if self.scale is None else RatingScale.parse(self.scale),
+            users=self.users,
+        )
+        options.check()
+        return options
+
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def name(self) -> str:
+        """A folder's name that tells these options from all others."""
+        given = self.given()
+        if not given:
+            return "defaults"
+        text = "_".join(f"{key}-{value}".lower() for key, value in given.items())
+        plain = all(isinstance(value, bool | int) for value in given.values())
+        if plain and len(text) <= _LONGEST_NAME:
+            return text
+        digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{re.sub(r'[^a-z0-9_.-]+', '-', text)[:_LONGEST_NAME]}_{digest}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One configuration of a study.
+
+    Attributes:
+        name: what the table calls it.
+        description: what it is.
+        settings: those of its runs, but for the seed.
+        prepare: how its data set is prepared.
+    """
+
+    name: str
+    description: str
+    settings: Settings
+    prepare: PrepareKeys
+
+    def with_seed(self, seed: int) -> Settings:
+        """The settings of one run."""
+        train = self.settings.train.model_copy(update={"seed": seed})
+        return replace(self.settings, train=train)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, checked.
+
+    Attributes:
+        name: what messages call it.
+        title: of its table.
+        reference: the variant that others are held against.
+        seeds: `train.seed` of each variant's runs.
+        split: `test` or `valid`, which the figures are of.
+        variants: by name, in the order of the table.
+    """
+
+    name: str
+    title: str
+    reference: str
+    seeds: tuple[int, ...]
+    split: str
+    variants: dict[str, Variant]
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies that come with the package, by name."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.toml"))}
+
+
+def known_study_keys() -> list[str]:
+    """All keys that a variant may set, but the seed."""
+    prepare = [f"{_PREPARE}.{key}" for key in PrepareKeys.model_fields]
+    return [*(key for key in known_keys() if key != _SEED), *prepare]
+
+
+def read_study(
+    study: str, *, assignments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Study:
+    """Read a study and check all of it; what a variant sets wins over what is set for all.
+
+    Args:
+        study: the name of a shipped one, or a TOML file.
+        assignments: texts like `train.epochs=5`, for all variants; beat `[common]`.
+        environment: variables like `DGLREC_TRAIN_EPOCHS`; beat `[common]` and not `assignments`.
+
+    Raises:
+        UsageError: there is no such study, a key is unknown, a value is wrong, or the declaration
+            cannot be carried out.
+        DataError: the file is missing or no TOML.
+    """
+    file = _find(study)
+    found = read_toml(file)
+    for key in found:
+        if key not in _KEYS:
+            raise UsageError(f"{file}: no key {key} in a study{nearest(key, _KEYS)}")
+    common = _flattened(_table(found, "common", file), f"{file}: [common]")
+    for key, text in from_environment(environment or {}).items():
+        _check_key(key, f"environment variable for {key}")
+        common[key] = parse_value(text)
+    for assignment in assignments:
+        key, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise UsageError(f"--set {assignment}: write section.key=value")
+        _check_key(key, f"--set {assignment}")
+        common[key] = parse_value(text)
+    tables = _table(found, "variants", file)
+    if not tables:
+        raise UsageError(f"{file}: declares no variants; add one as [variants.NAME]")
+    variants = {name: _variant(name, table, common, file) for name, table in tables.items()}
+    _check_apart(variants, file)
+    return Study(
+        name=file.stem,
+        title=_text(found, "title", file, file.stem),
+        reference=_reference(found, variants, file),
+        seeds=check_seeds(found.get("seeds"), f"{file}: seeds"),
+        split=_split(found, file),
+        variants=variants,
+    )
+
+
+def select(
+    study: Study, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> tuple[list[Variant], tuple[int, ...]]:
+    """The variants and the seeds to be trained.
+
+    Args:
+        study: the study.
+        only: names of variants; none for all.
+        seeds: in place of the study's.
+
+    Raises:
+        UsageError: a name is unknown, or the seeds are none.
+    """
+    for name in only:
+        if name not in study.variants:
+            raise UsageError(
+                f"--only {name}: {study.name} has no such variant{nearest(name, study.variants)}"
+            )
+    chosen = [variant for name, variant in study.variants.items() if not only or name in set(only)]
+    return chosen, study.seeds if seeds is None else check_seeds(list(seeds), "--seeds")
+
+
+def check_seeds(found: Any, where: str) -> tuple[int, ...]:
+    """Refuse what are no seeds.
+
+    Raises:
+        UsageError: there are none, one is no number from 0 on, or one is there twice.
+    """
+    if not isinstance(found, list) or not found:
+        raise UsageError(f"{where}: name one seed or more, like [0, 1, 2, 3, 4]")
+    for seed in found:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise UsageError(f"{where}: {seed!r} is no seed; write whole numbers from 0 on")
+        if found.count(seed) > 1:
+            raise UsageError(f"{where}: {seed} is there twice; name each seed once")
+    return tuple(found)
+
+
+def _find(study: str) -> Path:
+    if study.endswith(".toml"):
+        return Path(study)
+    shipped = shipped_studies()
+    if study not in shipped:
+        raise UsageError(
+            f"no study {study!r}; choose {' or '.join(shipped)}, or give a file that ends in .toml"
+        )
+    return shipped[study]
+
+
+def _table(found: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    table = found.get(key, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{file}: {key} is no table; write [{key}]")
+    return table
+
+
+def _text(found: Mapping[str, Any], key: str, where: Path | str, default: str) -> str:
+    value = found.get(key, default)
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: {key} = {value!r}: write a text in quotes")
+    return value
+
+
+def _reference(found: Mapping[str, Any], variants: Mapping[str, Variant], file: Path) -> str:
+    reference = found.get("reference")
+    if reference is None:
+        raise UsageError(f'{file}: names no reference; add reference = "{next(iter(variants))}"')
+    if reference not in variants:
+        raise UsageError(
+            f"{file}: reference {reference!r} is none of its variants"
+            f"{nearest(str(reference), variants)}"
+        )
+    return str(reference)
+
+
+def _split(found: Mapping[str, Any], file: Path) -> str:
+    split = found.get("split", SPLITS[0])
+    if split not in SPLITS:
+        raise UsageError(f"{file}: split = {split!r}: choose {' or '.join(SPLITS)}")
+    return str(split)
+
+
+def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Variant:
+    where = f"{file}: variant {name}"
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{file}: variant {name!r}: a folder is named after it; use letters, digits, _, - and ."
+        )
+    if not isinstance(table, dict):
+        raise UsageError(f"{where} is no table; write [variants.{name}]")
+    own = {key: value for key, value in table.items() if key != "description"}
+    values = {**common, **_flattened(own, where)}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, _PREPARE)}
+    for key, value in values.items():
+        section, _, setting = key.partition(".")
+        sections[section][setting] = value
+    prepared = sections.pop(_PREPARE)
+    try:
+        prepare = PrepareKeys.model_validate(prepared)
+        prepare.options()
+        settings = build_settings(sections)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {explain(_PREPARE, error)}") from error
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    return Variant(name, _text(table, "description", where, ""), settings, prepare)
+
+
+def _flattened(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values by keys like `model.layers`, which TOML takes for tables unless they are quoted."""
+    found: dict[str, Any] = {}
+    for key, value in _entries(table):
+        _check_key(key, where)
+        if key in found:
+            raise UsageError(f"{where}: {key} is there twice; give it once")
+        found[key] = value
+    return found
+
+
+def _entries(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if key in (*SECTIONS, _PREPARE) and isinstance(value, dict):
+            yield from ((f"{key}.{name}", one) for name, one in value.items())
+        else:
+            yield key, value
+
+
+def _check_key(key: str, where: str) -> None:
+    known = known_study_keys()
+    if key == _SEED:
+        raise UsageError(
+            f"{where}: {_SEED} is each of the study's seeds in turn; name them in `seeds`, or with "
+            "--seeds"
+        )
+    if key not in known:
+        raise UsageError(f"{where}: no setting {key}{nearest(key, known)}")
+
+
+def _check_apart(variants: Mapping[str, Variant], file: Path) -> None:
+    """Refuse two variants that are one."""
+    seen: list[Variant] = []
+    for variant in variants.values():
+        for other in seen:
+            if (variant.settings, variant.prepare) == (other.settings, other.prepare):
+                raise UsageError(
+                    f"{file}: variants {other.name} and {variant.name} have the same settings; "
+                    "change one, or leave it out"
+                )
+        seen.append(variant)

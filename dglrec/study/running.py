@@ -1,0 +1,265 @@
+"""The work of a study: prepare, train what is missing, sum errors, write the table."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dglrec import __version__
+from dglrec.checkpoint import MODEL_FILE, load_checkpoint
+from dglrec.config import changed_keys, load_settings
+from dglrec.dataset import DATASET_FILE, RatingDataset, prepare
+from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.files import TEMPORARY, atomic_file, disk_errors, read_json, sweep, write_json
+from dglrec.ingest import open_source
+from dglrec.progress import log
+from dglrec.run import (
+    BEST,
+    CONFIG_FILE,
+    LOCK_FILE,
+    RESULTS_FILE,
+    check_same_dataset,
+    locked,
+    open_run,
+)
+from dglrec.study.declaration import PrepareKeys, Study, Variant, select
+from dglrec.study.record import check_study_folder, is_prepared, record_study
+from dglrec.study.sums import RunSums, load_sums, save_sums, sums_of_run
+from dglrec.study.table import FinishedRun, as_markdown, tabulate
+from dglrec.train import remove_checkpoints, train
+
+TABLE_FILE = "results.md"
+
+_DATA, _RUNS, _SUMS = "data", "runs", "sums"
+_SEED = "seed-"
+
+
+def run_study(
+    study: Study,
+    source: Path,
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Train what of a study is not there yet, and write its table.
+
+    The same call, given again, goes on where one was stopped. Of a finished run's checkpoints the
+    best one is kept, and the others are removed.
+
+    Args:
+        study: as `read_study` gives it.
+        source: a prepared data set, or what `prepare` takes.
+        out: the study's folder.
+        only: names of the variants to train; none for all.
+        seeds: to train with, in place of the study's.
+        device: where to compute; None for the CPU.
+
+    Returns:
+        What `tabulate` gives of all finished runs in the folder, those of earlier calls as well.
+
+    Raises:
+        UsageError: the choice is wrong, the folder belongs to something else or to another
+            declaration, or a variant prepares data where SOURCE is prepared already.
+        DataError: the source is missing or bad, or a run in the folder is damaged.
+        DglrecError: a training failed. What is finished stays.
+    """
+    source, out = Path(source), Path(out)
+    variants, chosen = select(study, only, seeds)
+    _check_source(source, variants)
+    check_study_folder(out)
+    with locked(out), disk_errors(out):
+        for folder in (out, out / _DATA, *(out / _SUMS).glob("*")):
+            sweep(folder)
+        begun = record_study(study, source, out)
+        work = _Work(study, source, out, device or torch.device("cpu"))
+        wanted = [(variant, seed) for seed in chosen for variant in variants]
+        # All of it before the first training: what is wrong shows at once.
+        for variant in variants:
+            work.dataset_of(variant)
+        missing = [
+            (variant, seed) for variant, seed in wanted if not work.is_finished(variant, seed)
+        ]
+        log(f"{study.name}: {len(wanted)} runs, of which {len(wanted) - len(missing)} are there")
+        for number, (variant, seed) in enumerate(missing, 1):
+            log(f"run {number} of {len(missing)}: {variant.name}, seed {seed}")
+            work.train(variant, seed)
+        result = tabulate(study, work.finished())
+        if begun != __version__:
+            result["notes"].append(f"begun with dglrec {begun}, gone on with {__version__}")
+        write_json(out / RESULTS_FILE, result)
+        with atomic_file(out / TABLE_FILE) as temporary:
+            temporary.write_text(as_markdown(result), encoding="utf-8")
+    return result
+
+
+def _check_source(source: Path, variants: Sequence[Variant]) -> None:
+    """Refuse a SOURCE that not all variants can be had from.
+
+    Raises:
+        UsageError: it is prepared, and a variant says how to prepare.
+        DataError: it is missing, or no source.
+    """
+    if not is_prepared(source):
+        for variant in variants:
+            open_source(source, variant.prepare.format)
+        return
+    for variant in variants:
+        given = variant.prepare.given()
+        if given:
+            keys = ", ".join(f"prepare.{key}" for key in given)
+            raise UsageError(
+                f"{source} is prepared already, and variant {variant.name} sets {keys}: give the "
+                "source that it was prepared from"
+            )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A study's folder, locked, and what is done in it."""
+
+    study: Study
+    source: Path
+    out: Path
+    device: torch.device
+    datasets: dict[PrepareKeys, RatingDataset] = field(default_factory=dict)
+
+    def dataset_of(self, variant: Variant) -> RatingDataset:
+        """A variant's data set, prepared where it is not there yet."""
+        keys = variant.prepare
+        if keys not in self.datasets:
+            own = not is_prepared(self.source)
+            path = self.out / _DATA / keys.name if own else self.source
+            with _named(
+                f"variant {variant.name}", f"remove {path} to prepare it again" if own else ""
+            ):
+                if own and not (path / DATASET_FILE).is_file():
+                    log(f"preparing {path.name}")
+                    dataset = prepare(self.source, path, keys.options())
+                else:
+                    dataset = RatingDataset.open(path)
+                self._check_sources(keys, dataset)
+            self.datasets[keys] = dataset
+        return self.datasets[keys]
+
+    def is_finished(self, variant: Variant, seed: int) -> bool:
+        """Whether a run is done.
+
+        Raises:
+            DataError: it is damaged, or not what its place says.
+        """
+        run = self._run(variant, seed)
+        if not run.is_dir() or all(
+            path.name.startswith((LOCK_FILE, TEMPORARY)) for path in run.iterdir()
+        ):
+            return False
+        dataset = self.dataset_of(variant)
+        with _named(*_of_run(variant, seed, run)):
+            if not (run / CONFIG_FILE).is_file():
+                raise DataError(f"{run}: holds no {CONFIG_FILE}, so it is no run")
+            own, wanted = load_settings(file=run / CONFIG_FILE), variant.with_seed(seed)
+            changed = changed_keys(own, wanted.resolved(dataset.graph))
+            if changed:
+                raise DataError(f"{run}: trained with another {', '.join(changed)}")
+            if not (run / RESULTS_FILE).is_file():
+                return False
+            read_json(run / RESULTS_FILE)
+            check_same_dataset(load_checkpoint(run / BEST).meta, dataset, run)
+        return True
+
+    def train(self, variant: Variant, seed: int) -> None:
+        """Train a run to its end, or go on with it."""
+        run, dataset = self._run(variant, seed), self.dataset_of(variant)
+        with _named(*_of_run(variant, seed, run)):
+            try:
+                train(
+                    dataset,
+                    run,
+                    variant.with_seed(seed),
+                    device=self.device,
+                    resume=(run / CONFIG_FILE).is_file(),
+                )
+            except KeyboardInterrupt:
+                log(f"{self.out}: the same study command goes on with it")
+                raise
+            self._sums(variant, seed)
+
+    def finished(self) -> dict[str, list[FinishedRun]]:
+        """All finished runs in the folder by variant, in the order of the study."""
+        found: dict[str, list[FinishedRun]] = {}
+        for name, variant in self.study.variants.items():
+            for seed in self._seeds(name):
+                if self.is_finished(variant, seed):
+                    run = self._run(variant, seed)
+                    with _named(*_of_run(variant, seed, run)):
+                        sums = self._sums(variant, seed)
+                        one = FinishedRun.of(seed, sums, read_json(run / RESULTS_FILE))
+                    found.setdefault(name, []).append(one)
+        return found
+
+    def _run(self, variant: Variant, seed: int) -> Path:
+        return self.out / _RUNS / variant.name / f"{_SEED}{seed}"
+
+    def _seeds(self, name: str) -> list[int]:
+        """The seeds that a variant has runs of, ascending."""
+        numbers = [path.name[len(_SEED) :] for path in (self.out / _RUNS / name).glob(f"{_SEED}*")]
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def _sums(self, variant: Variant, seed: int) -> RunSums:
+        """A finished run's sums; predicts its rows where they are not there."""
+        run = self._run(variant, seed)
+        remove_checkpoints(run, keep_best=True)
+        path = self.out / _SUMS / variant.name / f"{_SEED}{seed}.parquet"
+        if path.is_file():
+            try:
+                found = load_sums(path)
+            except DataError as error:
+                log(f"{error}; predicting again")
+            else:
+                weights = str(load_checkpoint(run / BEST).meta["sha256"][MODEL_FILE])
+                if (found.split, found.weights) == (self.study.split, weights):
+                    return found
+                log(f"{path}: of another training; predicting again")
+        dataset = self.dataset_of(variant)
+        trained = open_run(run, dataset=dataset.path, device=self.device)
+        found = sums_of_run(trained, run, self.study.split)
+        save_sums(path, found)
+        return found
+
+    def _check_sources(self, keys: PrepareKeys, dataset: RatingDataset) -> None:
+        """Refuse data sets of files that changed from one to the next."""
+        given = (keys.train_file, keys.test_file)
+        for others, other in self.datasets.items():
+            if (others.train_file, others.test_file) != given:
+                continue
+            before = {one["file"]: one["sha256"] for one in other.meta["sources"]}
+            for one in dataset.meta["sources"]:
+                if before.get(one["file"], one["sha256"]) != one["sha256"]:
+                    raise DataError(
+                        f"{self.source}: {one['file']} changed after {other.path} or "
+                        f"{dataset.path} was prepared; start the study anew in another folder"
+                    )
+
+
+def _of_run(variant: Variant, seed: int, run: Path) -> tuple[str, str]:
+    """What an error over a run says beside its own words."""
+    return f"variant {variant.name}, seed {seed}", f"remove {run} to train it again"
+
+
+@contextmanager
+def _named(what: str, mend: str = "") -> Iterator[None]:
+    """Say of an error which variant, and which seed, it is about.
+
+    Args:
+        what: the variant, and perhaps the seed.
+        mend: what to do where data are missing or bad.
+    """
+    try:
+        yield
+    except DglrecError as error:
+        more = f"; {mend}" if mend and isinstance(error, DataError) else ""
+        raise type(error)(f"{what}: {error}{more}") from error

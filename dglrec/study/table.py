@@ -1,0 +1,239 @@
+"""Finished runs of a study -> figures by variant, and how far each is from the reference."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dglrec.compare import METRICS, Comparison, compare
+from dglrec.errors import DataError
+from dglrec.study.declaration import Study
+from dglrec.study.sums import RunSums
+
+_COLUMNS = (
+    *("variant", "runs", "RMSE", "MAE", "accuracy", "difference of RMSE, %", "p (Holm)"),
+    *("validation RMSE", "bias RMSE", "seconds"),
+)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the table takes of a run.
+
+    Attributes:
+        seed: its `train.seed`.
+        sums: its errors.
+        valid_rmse: of the epoch that it chose.
+        bias_rmse: the bias baseline's, on the rows of the sums.
+        training_seconds: of training alone.
+    """
+
+    seed: int
+    sums: RunSums
+    valid_rmse: float
+    bias_rmse: float
+    training_seconds: float
+
+    @classmethod
+    def of(cls, seed: int, sums: RunSums, results: Mapping[str, Any]) -> "FinishedRun":
+        """A run by its sums and its `results.json`.
+
+        Raises:
+            DataError: the results are not those of a training.
+        """
+        try:
+            figures = (
+                float(results["valid"]["rmse"]),
+                float(results[sums.split]["baselines"]["bias"]["rmse"]),
+                float(results["training_seconds"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"its results.json lacks what training writes ({error})") from error
+        return cls(seed, sums, *figures)
+
+
+def tabulate(
+    study: Study, runs: Mapping[str, Sequence[FinishedRun]], *, draws: int = 2_000, seed: int = 0
+) -> dict[str, Any]:
+    """The table of a study.
+
+    Variants on the rows of the reference are compared with it, and p-values are corrected for so
+    many; each other variant has its figures alone.
+
+    Args:
+        study: the study.
+        runs: finished runs by variant; at least one, and none of a variant that is left out.
+        draws: how often users are redrawn.
+        seed: of the draws.
+
+    Returns:
+        `study`, `title`, `split`, `reference`, `level`, `draws`, `variants` and `notes`.
+    """
+    rows_of = {name: _rows(name, found) for name, found in runs.items()}
+    shared = rows_of.get(study.reference)
+    comparisons: dict[str, Comparison] = {}
+    notes: list[str] = []
+    for rows in dict.fromkeys(rows_of.values()):
+        names = [name for name in runs if rows_of[name] == rows]
+        against = [name for name in names if name != study.reference] if rows == shared else []
+        found = compare(
+            {name: [run.sums.sums for run in runs[name]] for name in names},
+            draws=draws,
+            seed=seed,
+            pairs=[(name, study.reference) for name in against],
+        )
+        comparisons |= dict.fromkeys(names, found)
+        notes += found.notes
+    variants = [_row(study, name, found, comparisons[name]) for name, found in runs.items()]
+    apart = [name for name, rows in rows_of.items() if rows != shared]
+    if shared is None:
+        notes.append(
+            f"the reference {study.reference} has no finished run, so there are no differences"
+        )
+    elif apart:
+        notes.append(
+            f"{', '.join(apart)}: not on the {study.split} rows of {study.reference}, so there is "
+            "no paired difference; each stands beside the bias baseline on its own rows"
+        )
+    missing = [name for name in study.variants if name not in runs]
+    if missing:
+        notes.append(f"no finished run of {', '.join(missing)}")
+    level = next(iter(comparisons.values())).level
+    return {
+        "study": study.name,
+        "title": study.title,
+        "split": study.split,
+        "reference": study.reference,
+        "level": level,
+        "draws": draws,
+        "variants": variants,
+        "notes": [*dict.fromkeys(notes), *_twins(runs)],
+    }
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """A study's table, and what is to be known of it, as Markdown."""
+    level = f"{100 * result['level']:g} %"
+    lines = [
+        f"# {_plain(result['title'])}",
+        "",
+        f"Figures of {result['split']} rows, means over runs with different seeds, with {level} "
+        "intervals from redrawn users and runs. Differences are to "
+        f"`{result['reference']}`; p-values are Holm's over all of them. Choices are made by the "
+        "validation RMSE; test figures are only reported.",
+        "",
+        "| " + " | ".join(_COLUMNS) + " |",
+        "| --- |" + " ---: |" * (len(_COLUMNS) - 1),
+    ]
+    for row in result["variants"]:
+        apart = row["difference"]
+        cells = [
+            row["name"],
+            str(row["runs"]),
+            *(show(row[metric]) for metric in METRICS),
+            "" if apart is None else show_percent(apart),
+            "" if apart is None or apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
+            f"{row['valid_rmse']:.4f}",
+            f"{row['bias_rmse']:.4f}",
+            f"{row['training_seconds']:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    described = [row for row in result["variants"] if row["description"]]
+    if described:
+        lines += ["", *(f"- `{row['name']}`: {_plain(row['description'])}" for row in described)]
+    if result["notes"]:
+        lines += ["", "Notes:", "", *(f"- {note}" for note in result["notes"])]
+    return "\n".join(lines) + "\n"
+
+
+def show(estimate: Mapping[str, Any]) -> str:
+    """A figure with its interval, where it has one."""
+    ends = (
+        f" [{estimate['low']:.4f}, {estimate['high']:.4f}]" if estimate["low"] is not None else ""
+    )
+    return f"{estimate['value']:.4f}{ends}"
+
+
+def show_percent(apart: Mapping[str, Any]) -> str:
+    """A difference to the reference in percent, with its interval."""
+    percent = apart["percent"]
+    if percent["value"] is None:
+        return ""
+    text = f"{percent['value']:+.2f}"
+    if percent["low"] is not None:
+        text += f" [{percent['low']:+.2f}, {percent['high']:+.2f}]"
+    return text + (" includes 0" if apart["includes_0"] else "")
+
+
+def _rows(name: str, runs: Sequence[FinishedRun]) -> str:
+    """What names the rows of a variant's runs.
+
+    Raises:
+        DataError: they are not on the same ones.
+    """
+    names = {run.sums.rows for run in runs}
+    if len(names) > 1:
+        raise DataError(
+            f"variant {name}: its runs are not on the same rows; remove them to train them again"
+        )
+    return names.pop()
+
+
+def _row(study: Study, name: str, runs: Sequence[FinishedRun], found: Comparison) -> dict[str, Any]:
+    (figures,) = (one for one in found.runs if one.name == name)
+    return {
+        "name": name,
+        "description": study.variants[name].description,
+        "runs": len(runs),
+        "seeds": [run.seed for run in runs],
+        "rows": found.rows,
+        "users": found.users,
+        **{metric: asdict(getattr(figures, metric)) for metric in METRICS},
+        "difference": _difference(name, found),
+        "valid_rmse": _mean([run.valid_rmse for run in runs]),
+        "bias_rmse": _mean([run.bias_rmse for run in runs]),
+        "training_seconds": _mean([run.training_seconds for run in runs]),
+    }
+
+
+def _difference(name: str, found: Comparison) -> dict[str, Any] | None:
+    """A variant's RMSE less the reference's; None where they are not compared."""
+    for one in found.differences:
+        if one.a == name:
+            low, high = one.rmse.low, one.rmse.high
+            return {
+                "rmse": {"value": one.rmse.value, "low": low, "high": high},
+                "percent": {
+                    "value": one.rmse_percent,
+                    "low": one.rmse_percent_low,
+                    "high": one.rmse_percent_high,
+                },
+                "p": one.rmse.p,
+                "p_holm": one.rmse.p_holm,
+                "includes_0": None if low is None or high is None else low <= 0 <= high,
+                "d_z": one.d_z,
+            }
+    return None
+
+
+def _twins(runs: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
+    """A note for variants that are told apart by their settings and not by their weights."""
+    owners: dict[str, list[str]] = {}
+    for name, found in runs.items():
+        for run in found:
+            owners.setdefault(run.sums.weights, []).append(name)
+    return [
+        f"{' and '.join(names)} hold the same weights: what sets them apart changes nothing on "
+        "these data"
+        for names in dict.fromkeys(
+            tuple(dict.fromkeys(names)) for names in owners.values() if len(set(names)) > 1
+        )
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
