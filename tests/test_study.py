@@ -389,6 +389,9 @@ def test_variants_on_other_rows_stand_alone(tmp_path):
     assert rows["like_all"]["difference"]["p"] == rows["like_all"]["difference"]["p_holm"]
     notes = "\n".join(result["notes"])
     assert "few: not on the test rows of all" in notes
+    assert "few: 8 users are few" in notes
+    assert "all, like_all: 20 users are few" in notes
+    assert "fewer than 5 runs of all, like_all, few" in notes
     assert "no finished run of other" in notes
     alone = tabulate(study, {"few": runs["few"]}, draws=100)
     assert alone["variants"][0]["rmse"] == rows["few"]["rmse"]
@@ -759,8 +762,15 @@ def test_a_prepared_source_cannot_be_prepared(done, tmp_path, no_training):
 
 def test_more_users_than_there_are_are_refused_before_any_training(done, tmp_path, no_training):
     text = TINY + FEW.replace("30", "70")
-    with pytest.raises(DataError, match="variant few: --users 70: .* ratings of 60 users"):
+    with pytest.raises(DataError, match="variant few: --users 70: .* 60 users; ask for fewer$"):
         run_study(declared(tmp_path, text), done.source, tmp_path / "out")
+
+
+def test_a_damaged_data_set_is_named(done, out, tmp_path, no_training):
+    folder = out / "data" / "text-false"
+    (folder / "test.parquet").unlink()
+    with pytest.raises(DataError, match=f"variant default: .*remove {folder} to prepare it again"):
+        run_study(declared(tmp_path), done.source, out)
 
 
 def test_folders_of_others_are_refused(done, tmp_path, no_training):

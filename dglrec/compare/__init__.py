@@ -12,6 +12,7 @@ from dglrec.compare.groups import (
     PairedEstimate,
     check_options,
     compare,
+    notes_on_seeds,
 )
 from dglrec.compare.runs import SPLITS, compare_runs, predict_held_out
 from dglrec.compare.statistics import (
@@ -46,6 +47,7 @@ __all__ = [
     "figures",
     "holm",
     "interval",
+    "notes_on_seeds",
     "p_value",
     "predict_held_out",
     "redraw_runs",

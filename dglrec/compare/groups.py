@@ -242,6 +242,12 @@ def _notes(
             notes.append(
                 f"the same in every draw, and so without interval or p-value: {'; '.join(without)}"
             )
+    return [*notes, *notes_on_seeds(runs)]
+
+
+def notes_on_seeds(runs: Sequence[GroupFigures]) -> list[str]:
+    """What is to be known of groups of one run, or of few."""
+    notes = []
     single = [run.name for run in runs if run.runs == 1]
     if single:
         notes.append(

@@ -11,7 +11,7 @@ import torch
 from dglrec import __version__
 from dglrec.checkpoint import MODEL_FILE, load_checkpoint
 from dglrec.config import changed_keys, load_settings
-from dglrec.dataset import DATASET_FILE, RatingDataset, prepare
+from dglrec.dataset import RatingDataset, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.files import TEMPORARY, atomic_file, disk_errors, read_json, sweep, write_json
 from dglrec.ingest import open_source
@@ -134,10 +134,9 @@ class _Work:
         if keys not in self.datasets:
             own = not is_prepared(self.source)
             path = self.out / _DATA / keys.name if own else self.source
-            with _named(
-                f"variant {variant.name}", f"remove {path} to prepare it again" if own else ""
-            ):
-                if own and not (path / DATASET_FILE).is_file():
+            mend = f"remove {path} to prepare it again" if own and path.exists() else ""
+            with _named(f"variant {variant.name}", mend):
+                if own and not path.exists():
                     log(f"preparing {path.name}")
                     dataset = prepare(self.source, path, keys.options())
                 else:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dglrec.compare import METRICS, Comparison, compare
+from dglrec.compare import METRICS, Comparison, GroupFigures, compare, notes_on_seeds
 from dglrec.errors import DataError
 from dglrec.study.declaration import Study
 from dglrec.study.sums import RunSums
@@ -72,6 +72,7 @@ def tabulate(
     rows_of = {name: _rows(name, found) for name, found in runs.items()}
     shared = rows_of.get(study.reference)
     comparisons: dict[str, Comparison] = {}
+    figures: list[GroupFigures] = []
     notes: list[str] = []
     for rows in dict.fromkeys(rows_of.values()):
         names = [name for name in runs if rows_of[name] == rows]
@@ -83,7 +84,11 @@ def tabulate(
             pairs=[(name, study.reference) for name in against],
         )
         comparisons |= dict.fromkeys(names, found)
-        notes += found.notes
+        figures += found.runs
+        # What is said of seeds is said of all variants at once.
+        own = [note for note in found.notes if note not in notes_on_seeds(found.runs)]
+        several = len(set(rows_of.values())) > 1
+        notes += [f"{', '.join(names)}: {note}" if several else note for note in own]
     variants = [_row(study, name, found, comparisons[name]) for name, found in runs.items()]
     apart = [name for name, rows in rows_of.items() if rows != shared]
     if shared is None:
@@ -107,7 +112,7 @@ def tabulate(
         "level": level,
         "draws": draws,
         "variants": variants,
-        "notes": [*dict.fromkeys(notes), *_twins(runs)],
+        "notes": [*notes, *notes_on_seeds(figures), *_twins(runs)],
     }
 
 
