@@ -628,7 +628,7 @@ def alter(path):
         (lambda run: (run / RESULTS_FILE).write_text("{}"), "lacks what training writes"),
         (lambda run: alter(run / BEST / "model.safetensors"), "damaged or altered"),
         (lambda run: shutil.rmtree(run / BEST), "no such checkpoint"),
-        (lambda run: cut(run / "config.toml"), "config.toml"),
+        (lambda run: (run / "config.toml").write_text("[model"), "config.toml"),
         (lambda run: (run / "config.toml").unlink(), "holds no config.toml"),
         (
             lambda run: (run / "config.toml").write_text(
