@@ -352,7 +352,7 @@ def test_a_name_that_is_not_shipped_is_refused_with_those_that_are(tmp_path, mon
 def test_shipped_configurations_are_part_of_the_package():
     setup = ConfigParser()
     setup.read(SHIPPED.parents[1] / "setup.cfg")
-    patterns = [one.strip() for one in setup["options.package_data"]["dglrec"].split(",")]
+    patterns = setup["options.package_data"]["dglrec"].split()
     packed = {path for pattern in patterns for path in SHIPPED.parent.glob(pattern)}
     assert set(SHIPPED.iterdir()) <= packed
 

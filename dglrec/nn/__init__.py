@@ -1,0 +1,32 @@
+"""The model: blocks and tensors in, tensors out; no table, no loader, no rank."""
+
+from dglrec.nn.config import Aggregator, ModelConfig
+from dglrec.nn.convolutions import (
+    RatingConv,
+    RelationConv,
+    SAGEConv,
+    aggregate,
+    map_and_aggregate,
+)
+from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
+from dglrec.nn.encoder import Exchange, HeteroSAGE, NodeValues, SAGELayer
+from dglrec.nn.inputs import NodeInputs
+from dglrec.nn.model import RatingModel
+
+__all__ = [
+    "Aggregator",
+    "DecoderTerms",
+    "EdgeRegressor",
+    "Exchange",
+    "HeteroSAGE",
+    "ModelConfig",
+    "NodeInputs",
+    "NodeValues",
+    "RatingConv",
+    "RatingModel",
+    "RelationConv",
+    "SAGEConv",
+    "SAGELayer",
+    "aggregate",
+    "map_and_aggregate",
+]

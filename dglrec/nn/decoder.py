@@ -1,0 +1,89 @@
+"""A user's and an item's embedding -> what their rating has beyond the biases."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dglrec.kernels import score_edges
+from dglrec.nn.config import ModelConfig
+from dglrec.nn.encoder import NodeValues
+
+_INITIAL_OUTPUT = 0.1
+
+
+class DecoderTerms(NamedTuple):
+    """What the decoder makes of each node of one type, whatever it is paired with.
+
+    Attributes:
+        hidden: [N, D], its share of the first layer.
+        factors: [N, H], its side of the dot product; None where there is none.
+    """
+
+    hidden: Tensor
+    factors: Tensor | None
+
+    def of(self, nodes: Tensor) -> "DecoderTerms":
+        """Those of some nodes."""
+        return DecoderTerms(
+            self.hidden[nodes], None if self.factors is None else self.factors[nodes]
+        )
+
+
+class EdgeRegressor(nn.Module):
+    """An MLP over a user's and an item's embedding: w relu(W [u; i] + b), and P u . Q i.
+
+    The first layer is kept as W_u u + W_i i, so that each node passes through it once whatever the
+    number of its edges; it is the same MLP. The dot product is there because an MLP is slow to
+    learn one (Rendle, Krichene, Zhang and Anderson, "Neural collaborative filtering vs. matrix
+    factorization revisited", RecSys 2020).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size, hidden = config.embedding_size, config.decoder_size
+        self.from_user = nn.Linear(size, hidden)
+        self.from_item = nn.Linear(size, hidden, bias=False)
+        self.out = nn.Linear(hidden, 1)
+        self.factor_of_user = nn.Linear(size, size, bias=False) if config.interaction else None
+        self.factor_of_item = nn.Linear(size, size, bias=False) if config.interaction else None
+        with torch.no_grad():
+            # Training starts at the biases' predictions, not at random ones far off the scale.
+            self.out.weight.mul_(_INITIAL_OUTPUT)
+            self.out.bias.zero_()
+            if self.factor_of_user is not None:
+                self.factor_of_user.weight.mul_(_INITIAL_OUTPUT)
+
+    def forward(self, nodes: NodeValues, users: Tensor, items: Tensor) -> Tensor:
+        """[N, H] embeddings and int64 [B] positions of each target's ends -> [B] residuals."""
+        return self.score(self.of_users(nodes.users), self.of_items(nodes.items), users, items)
+
+    def of_users(self, users: Tensor) -> DecoderTerms:
+        """What [N, H] users are to any item."""
+        factors = None if self.factor_of_user is None else self.factor_of_user(users)
+        return DecoderTerms(self.from_user(users), factors)
+
+    def of_items(self, items: Tensor) -> DecoderTerms:
+        """What [N, H] items are to any user."""
+        factors = None if self.factor_of_item is None else self.factor_of_item(items)
+        return DecoderTerms(self.from_item(items), factors)
+
+    def score(
+        self, of_users: DecoderTerms, of_items: DecoderTerms, users: Tensor, items: Tensor
+    ) -> Tensor:
+        """Residuals of B pairs of rows, [B]."""
+        factors = None
+        if of_users.factors is not None and of_items.factors is not None:
+            factors = of_users.factors, of_items.factors
+        hidden = of_users.hidden, of_items.hidden
+        scores = score_edges(users, items, hidden, self.out.weight.squeeze(0), factors)
+        return scores + self.out.bias
+
+    def all_pairs(self, of_users: DecoderTerms, of_items: DecoderTerms) -> Tensor:
+        """Residuals of every pair of n and m rows, [n, m]."""
+        hidden = of_users.hidden.unsqueeze(1) + of_items.hidden.unsqueeze(0)
+        out: Tensor = self.out(functional.relu(hidden)).squeeze(2)
+        if of_users.factors is not None and of_items.factors is not None:
+            out = out + of_users.factors @ of_items.factors.T
+        return out
