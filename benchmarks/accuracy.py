@@ -79,7 +79,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder of data sets")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each data set")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each data set")
     parser.add_argument("--json", type=Path, help="where the figures go")
     arguments = parser.parse_args()
     rows = []

@@ -288,7 +288,10 @@ def write_subset(dataset: str, share: float, seed: int, folder: str) -> Row:
         np.save(target / "edges_by_item.npy", graph.edges_by_item)
         np.save(target / "user_bias.npy", biases.users.numpy())
         np.save(target / "item_bias.npy", biases.items.numpy())
-        (target / "mean.json").write_text(json.dumps(biases.mean), encoding="utf-8")
+        np.save(target / "user_squares.npy", biases.user_squares.numpy())
+        np.save(target / "item_squares.npy", biases.item_squares.numpy())
+        fitted = json.dumps({"mean": biases.mean, "variance": biases.variance})
+        (target / "fitted.json").write_text(fitted, encoding="utf-8")
     return sizes
 
 
@@ -327,12 +330,16 @@ def open_workload(dataset: str, folder: str | None) -> Workload:
         Adjacency(*(mapped(f"{side}_{part}") for part in _PARTS)) for side in _SIDES
     )
     graph = RatingGraph(by_user, by_item, mapped("edges_by_item"), opened.scale)
+    fitted = json.loads((Path(folder) / "fitted.json").read_text(encoding="utf-8"))
     biases = Biases(
-        mean=json.loads((Path(folder) / "mean.json").read_text(encoding="utf-8")),
+        mean=fitted["mean"],
         users=torch.from_numpy(mapped("user_bias")),
         items=torch.from_numpy(mapped("item_bias")),
         user_degrees=torch.from_numpy(graph.by_user.degrees.astype(np.float32)),
         item_degrees=torch.from_numpy(graph.by_item.degrees.astype(np.float32)),
+        user_squares=torch.from_numpy(mapped("user_squares")),
+        item_squares=torch.from_numpy(mapped("item_squares")),
+        variance=fitted["variance"],
         damping=opened.biases.damping,
     )
     return Workload(graph, biases, opened.item_features)

@@ -9,6 +9,7 @@ Computer 42(8), 2009, equations 3 and 5 without factors), found by alternating e
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,19 @@ import torch
 from torch import Tensor
 
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
-from dglrec.kernels import segment_sums
+from dglrec.kernels import segment_squares, segment_sums
 from dglrec.progress import progress
 from dglrec.schema import RatingScale
 
 DAMPING = 5.0
 """Ratings of exactly average value that each user and each item is thought to have on top."""
 
+INPUTS = 3
+"""How many figures are known of a node beside its messages; see `Biases.inputs`."""
+
 _SWEEPS = 50
+_SPREAD_DAMPING = 10.0  # ratings of average spread that each node is thought to have on top
+_LEAST_VARIANCE = 1e-6  # where every rating is what the biases say
 _TOLERANCE = 1e-5  # of a rating step, root mean square of a sweep's change of the user biases
 
 
@@ -37,6 +43,9 @@ class Biases:
         items: float32 [I].
         user_degrees: float32 [U], training ratings of each user.
         item_degrees: float32 [I].
+        user_squares: float32 [U], sum over a user's ratings of (r - mean - item bias)^2.
+        item_squares: float32 [I], sum over an item's ratings of (r - mean - user bias)^2.
+        variance: mean of (r - mean - user bias - item bias)^2 over all ratings.
         damping: what the biases were fitted with.
     """
 
@@ -45,6 +54,9 @@ class Biases:
     items: Tensor
     user_degrees: Tensor
     item_degrees: Tensor
+    user_squares: Tensor
+    item_squares: Tensor
+    variance: float
     damping: float = DAMPING
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
@@ -60,6 +72,9 @@ class Biases:
             self.items.to(device),
             self.user_degrees.to(device),
             self.item_degrees.to(device),
+            self.user_squares.to(device),
+            self.item_squares.to(device),
+            self.variance,
             self.damping,
         )
 
@@ -77,29 +92,55 @@ class Biases:
             ratings: float32 [n].
         """
         centred = ratings - self.mean
-        user_bias, user_degrees = _leave_out(
-            self.users,
-            self.user_degrees,
+        user_bias, user_degrees, user_squares = _leave_out(
+            (self.users, self.user_degrees, self.user_squares),
             users,
             centred - self.items.index_select(0, items),
             self.damping,
         )
-        item_bias, item_degrees = _leave_out(
-            self.items,
-            self.item_degrees,
+        item_bias, item_degrees, item_squares = _leave_out(
+            (self.items, self.item_degrees, self.item_squares),
             items,
             centred - self.users.index_select(0, users),
             self.damping,
         )
-        return Biases(self.mean, user_bias, item_bias, user_degrees, item_degrees, self.damping)
+        return Biases(
+            self.mean,
+            user_bias,
+            item_bias,
+            user_degrees,
+            item_degrees,
+            user_squares,
+            item_squares,
+            self.variance,
+            self.damping,
+        )
 
     def user_inputs(self, users: Tensor | slice) -> Tensor:
-        """float32 [n, 2]: what is known of a user beside its messages: bias and log(1 + degree)."""
-        return torch.stack((self.users[users], torch.log1p(self.user_degrees[users])), dim=1)
+        """float32 [n, 3]: what is known of users beside their messages; see `inputs`."""
+        return self.inputs(self.users[users], self.user_degrees[users], self.user_squares[users])
 
     def item_inputs(self, items: Tensor | slice) -> Tensor:
-        """float32 [n, 2]: the same of an item."""
-        return torch.stack((self.items[items], torch.log1p(self.item_degrees[items])), dim=1)
+        """float32 [n, 3]: the same of items."""
+        return self.inputs(self.items[items], self.item_degrees[items], self.item_squares[items])
+
+    def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor) -> Tensor:
+        """Bias, log(1 + degree) and log spread of n nodes, float32 [n, 3].
+
+        The spread is the standard deviation of what a node's ratings have beyond the biases, over
+        that of all ratings, and damped: people differ in how much of the scale they use. A node
+        without ratings has zeros.
+
+        Args:
+            bias: float32 [n].
+            degrees: float32 [n].
+            squares: float32 [n], as `user_squares`.
+        """
+        # Of x, a rating less mean and the other end's bias, sum x is bias * (degree + damping).
+        left = squares - bias * bias * (degrees + 2 * self.damping)
+        damped = left.clamp(min=0) + _SPREAD_DAMPING * self.variance
+        spread = torch.log(damped / ((degrees + _SPREAD_DAMPING) * self.variance)) / 2
+        return torch.stack((bias, torch.log1p(degrees), spread), dim=1)
 
     def of_new_users(self, ratings: Adjacency, scale: RatingScale) -> "Biases":
         """The same with n users that training never saw in place of its own.
@@ -115,10 +156,13 @@ class Biases:
         bias = sums / (ratings.degrees + self.damping)
         return Biases(
             self.mean,
-            torch.from_numpy(bias.astype(np.float32)),
+            _float32(bias),
             self.items,
-            torch.from_numpy(ratings.degrees.astype(np.float32)),
+            _float32(ratings.degrees),
             self.item_degrees,
+            _float32(_squares(ratings, levels, explained)),
+            self.item_squares,
+            self.variance,
             self.damping,
         )
 
@@ -152,12 +196,18 @@ def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:
             advance(1)
             if change <= _TOLERANCE * graph.scale.step:
                 break
+    user_squares = _squares(by_user, centred, item_bias)
+    # What is left of the squares beyond each user's own bias, as in `Biases.inputs`.
+    left = user_squares - user_bias**2 * (user_degrees + 2 * damping)
     return Biases(
         mean,
-        torch.from_numpy(user_bias.astype(np.float32)),
-        torch.from_numpy(item_bias.astype(np.float32)),
-        torch.from_numpy(user_degrees.astype(np.float32)),
-        torch.from_numpy(item_degrees.astype(np.float32)),
+        _float32(user_bias),
+        _float32(item_bias),
+        _float32(user_degrees),
+        _float32(item_degrees),
+        _float32(user_squares),
+        _float32(_squares(by_item, centred, user_bias)),
+        max(float(left.sum()) / len(by_user.neighbours), _LEAST_VARIANCE),
         damping,
     )
 
@@ -175,9 +225,23 @@ def residuals_of(graph: RatingGraph, biases: Biases) -> npt.NDArray[np.float32]:
     return out
 
 
+def _squares(
+    ratings: Adjacency, levels: npt.NDArray[np.float64], explained: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """For each node the sum over its ratings of (level - what explains the other end)^2."""
+    return segment_squares(ratings.offsets, levels, ratings.codes, explained, ratings.neighbours)
+
+
+def _float32(values: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
 def _leave_out(
-    bias: Tensor, degrees: Tensor, nodes: Tensor, residuals: Tensor, damping: float
-) -> tuple[Tensor, Tensor]:
+    known: tuple[Tensor, Tensor, Tensor], nodes: Tensor, residuals: Tensor, damping: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Biases, degrees and squares of all nodes without n ratings of some of them."""
+    bias, degrees, squares = known
     sums = (bias * (degrees + damping)).index_add(0, nodes, residuals, alpha=-1)
     left = degrees.index_add(0, nodes, torch.ones_like(residuals), alpha=-1)
-    return sums / (left + damping), left
+    squares = squares.index_add(0, nodes, residuals.square(), alpha=-1)
+    return sums / (left + damping), left, squares

@@ -92,10 +92,12 @@ def build_settings(values: Values) -> Settings:
         except ValidationError as error:
             raise UsageError(explain(name, error)) from error
     settings = Settings(**built)  # type: ignore[arg-type]
-    if len(settings.loader.user_fanouts) != settings.model.layers:
+    named = settings.loader.user_fanouts, settings.loader.item_fanouts
+    if any(fanouts != "auto" and len(fanouts) != settings.model.layers for fanouts in named):
         raise UsageError(
             f"model.layers is {settings.model.layers}, but loader.user_fanouts names "
-            f"{len(settings.loader.user_fanouts)}: give both fan-outs one figure a layer, like "
+            f"{_count(named[0])} and loader.item_fanouts {_count(named[1])}: leave "
+            "both at auto, or give both one figure a layer, like "
             f"--set loader.user_fanouts={_like(100, settings.model.layers)} "
             f"--set loader.item_fanouts={_like(10, settings.model.layers)}"
         )
@@ -304,6 +306,10 @@ def _assign(values: Values, key: str, text: str, source: str) -> None:
 def _check_key(key: str, source: str) -> None:
     if key not in known_keys():
         raise UsageError(f"{source}: no setting {key}{nearest(key, known_keys())}")
+
+
+def _count(fanouts: tuple[int, ...] | str) -> str:
+    return fanouts if isinstance(fanouts, str) else str(len(fanouts))
 
 
 def _like(last: int, layers: int) -> str:

@@ -311,7 +311,8 @@ def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> Rati
         DataError: the description is not one.
     """
     config = _described(ModelConfig, meta.get("model"), run)
-    return RatingModel(config, dataset.graph.num_users, dataset.item_features)
+    widths = dataset.meta["features"]
+    return RatingModel(config, dataset.graph.num_users, dataset.item_features, widths)
 
 
 def _described(kind: type[_Config], values: Any, run: Path) -> _Config:

@@ -75,23 +75,29 @@ class Ratings:
         users, items = fitted.users.double().numpy(), fitted.items.double().numpy()
         user_sums, user_degrees = np.zeros(self.num_users), np.zeros(self.num_users)
         item_sums, item_degrees = np.zeros(self.num_items), np.zeros(self.num_items)
+        user_squares, item_squares = np.zeros(self.num_users), np.zeros(self.num_items)
         for (user, item), rating in self.rating_of.items():
             if (user, item) not in pairs:
                 user_sums[user] += rating - fitted.mean - items[item]
                 item_sums[item] += rating - fitted.mean - users[user]
                 user_degrees[user] += 1
                 item_degrees[item] += 1
+                user_squares[user] += (rating - fitted.mean - items[item]) ** 2
+                item_squares[item] += (rating - fitted.mean - users[user]) ** 2
         return Biases(
             fitted.mean,
             torch.from_numpy(user_sums / (user_degrees + fitted.damping)),
             torch.from_numpy(item_sums / (item_degrees + fitted.damping)),
             torch.from_numpy(user_degrees),
             torch.from_numpy(item_degrees),
+            torch.from_numpy(user_squares),
+            torch.from_numpy(item_squares),
+            fitted.variance,
             fitted.damping,
         )
 
     def loader(self, kind="users", seed=0, **config):
-        config = {"batch_size": 64, "folds": 2, **FANOUTS[1], **config}
+        config = {"batch_size": 64, "folds": 2, "unseen_items": 0.1, **FANOUTS[1], **config}
         return make_loader(kind, self.graph, self.biases, LoaderConfig(kind=kind, **config), seed)
 
 
@@ -108,7 +114,7 @@ def small_loader(kind, users, items, codes, num_users, num_items, **config):
         num_items=num_items,
         scale=SCALE,
     )
-    config = {"batch_size": 10, "folds": 2, **FANOUTS[3], **config}
+    config = {"batch_size": 10, "folds": 2, "unseen_items": 0.1, **FANOUTS[3], **config}
     return make_loader(kind, graph, fit_biases(graph), LoaderConfig(kind=kind, **config))
 
 
@@ -116,7 +122,8 @@ def target_pairs(batch):
     """The (user, item) of each target, by way of the last layer's destinations."""
     last = batch.layers[-1]
     users = batch.user_nodes[: last.to_users.num_destinations][batch.users]
-    items = batch.item_nodes[: last.to_items.num_destinations][batch.items]
+    seen = batch.item_nodes[: last.to_items.num_destinations]
+    items = torch.cat((seen, batch.unseen))[batch.items]
     return list(zip(users.tolist(), items.tolist(), strict=True))
 
 

@@ -27,6 +27,7 @@ def make_settings(model=None, loader=None, **fitting):
         LoaderConfig(
             **{
                 "batch_size": 400,
+                "folds": 4,
                 "user_fanouts": (5, 5),
                 "item_fanouts": (5, 5),
                 **(loader or {}),

@@ -1,5 +1,7 @@
 """Biases: the ridge solution; and, without some ratings, what a refit of their nodes would give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,19 @@ class Ratings:
         sums = np.bincount(items, residuals, self.num_items)
         return sums / (np.bincount(items, minlength=self.num_items) + damping)
 
+    def left_by(self, biases):
+        """What each rating has beyond the biases."""
+        users, items = biases.users.double().numpy(), biases.items.double().numpy()
+        return self.ratings - self.ratings.mean() - users[self.users] - items[self.items]
+
+    def spread(self, biases, keep=slice(None)):
+        """Each user's and each item's `log_spread`, of the ratings to keep."""
+        left = self.left_by(biases)[keep]
+        return tuple(
+            np.array([log_spread(left[ends[keep] == node], biases.variance) for node in range(n)])
+            for ends, n in ((self.users, self.num_users), (self.items, self.num_items))
+        )
+
     def take(self, rows):
         """Users, items and ratings of some rows, as `without` wants them."""
         return (
@@ -65,6 +80,12 @@ class Ratings:
             torch.from_numpy(self.items[rows]),
             torch.from_numpy(self.ratings[rows]).float(),
         )
+
+
+def log_spread(left, variance):
+    """Of what is left of a node's ratings and of ten more of average spread."""
+    ten_more = np.full(10, np.sqrt(variance))
+    return np.log(np.sqrt(np.mean(np.concatenate((left, ten_more)) ** 2) / variance))
 
 
 @pytest.fixture
@@ -150,9 +171,8 @@ def test_one_rating_alone():
 
 
 def test_predict_is_the_sum_unclipped():
-    fitted = Biases(
-        9.0, torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 2.0]), torch.ones(2), torch.ones(2)
-    )
+    ends = torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 2.0])
+    fitted = Biases(9.0, *ends, *(torch.ones(2) for _ in range(4)), variance=1.0)
     assert fitted.predict(torch.tensor([0, 1]), torch.tensor([0, 1])).tolist() == [8.5, 14.0]
 
 
@@ -210,7 +230,7 @@ def test_a_user_with_one_rating_is_known_by_nothing_else():
     left = fitted.without(torch.tensor([0]), torch.tensor([0]), torch.tensor([10.0]))
     assert abs(float(fitted.users[0])) > 0.1
     assert float(left.users[0]) == pytest.approx(0, abs=1e-6)
-    assert left.user_inputs(torch.tensor([0]))[0].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert left.user_inputs(torch.tensor([0]))[0].tolist() == pytest.approx([0] * 3, abs=1e-6)
 
 
 def test_without_forgets_what_the_ratings_were():
@@ -222,16 +242,17 @@ def test_without_forgets_what_the_ratings_were():
     seen = []
     for shift in (0.0, 4.0, -30.0):
         # The biases as they would be had the ratings been others, given the other side's.
-        changed = Biases(
-            fitted.mean,
-            fitted.users.index_add(0, users, shift / (fitted.user_degrees[users] + DAMPING)),
-            fitted.items,
-            fitted.user_degrees,
-            fitted.item_degrees,
+        beyond = ratings - fitted.mean - fitted.items[items]
+        changed = replace(
+            fitted,
+            users=fitted.users.index_add(0, users, shift / (fitted.user_degrees[users] + DAMPING)),
+            user_squares=fitted.user_squares.index_add(0, users, (beyond + shift) ** 2 - beyond**2),
         )
-        seen.append(changed.without(users, items, ratings + shift).users)
-    assert_close(seen[1], seen[0], 1e-5)
-    assert_close(seen[2], seen[0], 1e-4)
+        left = changed.without(users, items, ratings + shift)
+        seen.append((left.users, left.user_inputs(slice(None))))
+    for users_alone, inputs in seen[1:]:
+        assert_close(users_alone, seen[0][0], 1e-4)
+        assert_close(inputs, seen[0][1], 1e-3)
 
 
 def test_a_target_moves_the_refitted_biases_without_it_by_a_degree_less(converged):
@@ -261,20 +282,89 @@ def test_a_target_moves_the_refitted_biases_without_it_by_a_degree_less(converge
     assert moved_without < 0.15 * moved_with
 
 
-def test_inputs_are_bias_and_log_degree():
+def test_inputs_are_bias_log_degree_and_log_spread():
     data = Ratings()
     fitted = fit_biases(data.graph)
     nodes = torch.tensor([4, 0, 0])  # the first has no ratings
     degrees = np.bincount(data.users, minlength=20)[nodes.numpy()]
     found = fitted.user_inputs(nodes)
-    assert found.shape == (3, 2)
+    assert found.shape == (3, 3)
     assert found.dtype == torch.float32
     assert_close(found[:, 0], fitted.users[nodes], 0)
     assert_close(found[:, 1], np.log(1 + degrees), 1e-6)
-    assert found[0].tolist() == [0, 0]
+    assert found[0].tolist() == pytest.approx([0] * 3, abs=1e-6)
+    assert_close(found[:, 2], data.spread(fitted)[0][nodes.numpy()], 1e-5)
     items = fitted.item_inputs(slice(2, 6))
     assert_close(items[:, 0], fitted.items[2:6], 0)
     assert_close(items[:, 1], np.log1p(np.bincount(data.items, minlength=12)[2:6]), 1e-6)
+    assert_close(items[:, 2], data.spread(fitted)[1][2:6], 1e-4)
+
+
+@pytest.mark.parametrize("damping", [0.1, DAMPING, 30.0])
+def test_the_spread_is_that_of_what_biases_leave(converged, damping):
+    """By the definition, rating by rating, and not by way of sums of squares."""
+    data = Ratings(seed=3, scale=RatingScale(0, 400))
+    fitted = fit_biases(data.graph, damping)
+    assert fitted.variance == pytest.approx(np.mean(data.left_by(fitted) ** 2), rel=1e-5)
+    of_users, of_items = data.spread(fitted)
+    assert_close(fitted.user_inputs(slice(None))[:, 2], of_users, 1e-4)
+    assert_close(fitted.item_inputs(slice(None))[:, 2], of_items, 1e-4)
+    assert of_users.std() > 0.05 and of_items.std() > 0.05
+
+
+@given(st.integers(0, 3), st.sets(st.integers(0, 89), max_size=90))
+def test_the_spread_without_some_ratings_is_that_of_the_others(seed, taken):
+    data = Ratings(seed=seed)
+    fitted = fit_biases(data.graph)
+    rows = np.array(sorted(taken), dtype=np.int64)
+    keep = np.setdiff1d(np.arange(90), rows)
+    left = fitted.without(*data.take(rows))
+    assert left.variance == fitted.variance
+    # A node's bias is fitted anew, given the other side's as they were with all ratings.
+    of_users, _ = data.spread(replace(fitted, users=left.users), keep)
+    _, of_items = data.spread(replace(fitted, items=left.items), keep)
+    assert_close(left.user_inputs(slice(None))[:, 2], of_users, 1e-4)
+    assert_close(left.item_inputs(slice(None))[:, 2], of_items, 1e-3)
+
+
+def test_the_spread_tells_who_uses_the_whole_scale():
+    """Everybody's mean is the same: one gives ends only, the others hardly leave the middle."""
+    codes = np.full((9, 40), 4)
+    codes[:, ::2] = 5
+    codes[0] = np.where(np.arange(40) % 2, 0, 9)
+    users, items = np.divmod(np.arange(codes.size), 40)
+    fitted = fit_biases(
+        build_graph(users, items, codes.ravel(), num_users=9, num_items=40, scale=SCALE)
+    )
+    spread = fitted.user_inputs(slice(None))[:, 2]
+    assert float(spread[0]) > 0.5
+    assert torch.all(spread[1:] < -0.2)
+
+
+def test_ratings_that_are_all_the_same_have_a_spread_of_numbers():
+    users, items = np.divmod(np.arange(12), 3)
+    graph = build_graph(users, items, np.full(12, 7), num_users=5, num_items=4, scale=SCALE)
+    fitted = fit_biases(graph)
+    assert fitted.variance > 0
+    left = fitted.without(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([8.0, 8.0]))
+    for biases in (fitted, left):
+        for inputs in (biases.user_inputs(slice(None)), biases.item_inputs(slice(None))):
+            assert inputs.isfinite().all()
+            assert torch.all(inputs[:, 2] <= 1e-6)  # nobody's is above that of all
+            assert torch.all(inputs[-1].abs() < 1e-6)  # without ratings
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sums_of_squares_are_numpys_on_any_number_of_threads(threads, monkeypatch):
+    monkeypatch.setattr(parallel, "SMALL", 4)
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: threads)
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    beyond = data.ratings - data.ratings.mean()
+    of_users = (beyond - fitted.items.double().numpy()[data.items]) ** 2
+    of_items = (beyond - fitted.users.double().numpy()[data.users]) ** 2
+    assert_close(fitted.user_squares, np.bincount(data.users, of_users, 20), 1e-4)
+    assert_close(fitted.item_squares, np.bincount(data.items, of_items, 12), 1e-4)
 
 
 def lists_of(rows):
@@ -306,6 +396,14 @@ def test_new_users_get_the_biases_that_training_on_them_would_give():
     assert (found.mean, found.damping) == (fitted.mean, fitted.damping)
     inputs = found.user_inputs(slice(None))
     assert_close(inputs[:, 1], np.log1p([3, 0, 1]), 1e-6)
+    # One user's ratings after the other's, as though they were all there are.
+    beyond = [
+        [code + 1 - fitted.mean - items[item] - bias for item, code in row]
+        for row, bias in zip(rows, expected, strict=True)
+    ]
+    assert_close(inputs[:, 2], [log_spread(part, fitted.variance) for part in beyond], 1e-5)
+    assert found.variance == fitted.variance
+    assert torch.equal(found.item_squares, fitted.item_squares)
 
 
 @pytest.mark.parametrize("damping", [0.5, DAMPING])
@@ -316,6 +414,8 @@ def test_users_of_training_given_as_new_ones_are_what_they_were(scale, damping):
     again = fitted.of_new_users(data.graph.by_user, scale)
     assert_close(again.users / scale.step, fitted.users / scale.step, 1e-5)
     assert torch.equal(again.user_degrees, fitted.user_degrees)
+    assert_close(again.user_squares / scale.step**2, fitted.user_squares / scale.step**2, 1e-2)
+    assert_close(again.user_inputs(slice(None))[:, 2], fitted.user_inputs(slice(None))[:, 2], 1e-5)
     pairs = torch.from_numpy(data.users), torch.from_numpy(data.items)
     assert_close(again.predict(*pairs), fitted.predict(*pairs), 1e-5 * scale.step + 1e-4)
 

@@ -505,7 +505,7 @@ def fingerprint_of(meta):
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [1, 3, None, "2"])
 def test_a_data_set_of_another_version_is_refused(version, world, tmp_path, refused):
     data = shutil.copytree(world.dataset, tmp_path / "data")
     rewrite_json(data / DATASET_FILE, schema_version=version)
@@ -646,7 +646,8 @@ def test_no_code_of_a_checkpoint_ever_runs(place, world, own_run, tmp_path, refu
         ("train.learning_rate=inf", ["train.learning_rate"]),
         ("loader.user_fanouts=0,3", ["user_fanouts"]),
         ("loader.user_fanouts=10", ["user_fanouts"]),
-        ("model.layers=3", ["model.layers is 3", "one figure a layer"]),
+        ("loader.item_fanouts=3", ["model.layers is 2", "one figure a layer"]),
+        ('model.item_features=["poster"]', ["model.item_features", "no poster", "it has genres"]),
     ],
 )
 def test_a_wrong_setting_is_refused(assignment, fragments, world, tmp_path, refused):
@@ -1201,12 +1202,16 @@ def test_options_that_contradict_each_other(world, tmp_path, refused):
     assert "leave out --resume" in refused(3, "train", world.dataset, missing, "--resume")
 
 
-def test_one_layer_is_a_matter_of_three_settings(world, tmp_path, refused, dglrec_command):
-    settings = ["--set", "model.layers=1"]
+def test_another_number_of_layers_is_a_matter_of_one_setting_or_of_three(
+    world, tmp_path, refused, dglrec_command
+):
+    small = ["--set", "train.epochs=1", "--set", "model.embedding_size=4"]
+    one = ["--set", "model.layers=1", *small]
+    assert dglrec_command("train", world.dataset, tmp_path / "auto", *one).code == 0
+    settings = ["--set", "model.layers=1", "--set", "loader.user_fanouts=100,100"]
     message = refused(2, "train", world.dataset, tmp_path / "run", *settings)
     assert "--set loader.user_fanouts=100 --set loader.item_fanouts=10" in message
-    settings += ["--set", "loader.user_fanouts=100", "--set", "loader.item_fanouts=10"]
-    settings += ["--set", "train.epochs=1", "--set", "model.embedding_size=4"]
+    settings = [*one, "--set", "loader.user_fanouts=100", "--set", "loader.item_fanouts=10"]
     assert dglrec_command("train", world.dataset, tmp_path / "run", *settings).code == 0
 
 

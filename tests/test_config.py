@@ -199,6 +199,10 @@ def test_unknown_keys_of_a_file_are_refused(text, fragment, tmp_path):
         ("loader.user_fanouts=[10, 20]", "loader", "user_fanouts", (10, 20)),
         ("loader.user_fanouts=-1,-1", "loader", "user_fanouts", (-1, -1)),
         ("train.clip_norm=inf", "train", "clip_norm", float("inf")),  # no clipping
+        ("loader.folds=auto", "loader", "folds", "auto"),
+        ("loader.user_fanouts=auto", "loader", "user_fanouts", "auto"),
+        ("model.item_features=false", "model", "item_features", False),
+        ('model.item_features=["genres"]', "model", "item_features", ("genres",)),
     ],
 )
 def test_values_are_read_as_toml(assignment, section, name, value):
@@ -238,6 +242,17 @@ def test_values_are_read_as_toml(assignment, section, name, value):
         "loader.user_fanouts=10,many",
         "loader.user_fanouts=10,20,30",
         "loader.user_fanouts=[]",
+        "loader.user_fanouts=all",
+        "loader.folds=1",
+        "loader.unseen_items=1",
+        "loader.unseen_items=nan",
+        "model.layers=-1",
+        "model.identity_damping=-1",
+        "model.identity_damping=inf",
+        "model.item_features=[1]",
+        "model.item_features=1",
+        "model.refinement=-1",
+        "model.decoder_size=-1",
     ],
 )
 def test_ill_typed_and_impossible_values_are_refused(assignment):
@@ -258,16 +273,33 @@ def test_a_value_in_toml_keeps_its_type(tmp_path):
 
 
 def test_layers_and_fanouts_must_agree():
-    with pytest.raises(UsageError, match="model.layers is 3, but loader.user_fanouts names 2"):
-        settings_of("model.layers=3")
+    both = "loader.user_fanouts=1,2", "loader.item_fanouts=1,2"
+    with pytest.raises(
+        UsageError,
+        match="model.layers is 3, but loader.user_fanouts names 2 and loader.item_fanouts 2: "
+        "leave both at auto, or give both one figure a layer, like "
+        "--set loader.user_fanouts=10,10,100 --set loader.item_fanouts=10,10,10$",
+    ):
+        settings_of("model.layers=3", *both)
+    with pytest.raises(UsageError, match="names auto and loader.item_fanouts 2: leave both"):
+        settings_of("model.layers=3", "loader.item_fanouts=1,2")
+    with pytest.raises(UsageError, match="names 3 and loader.item_fanouts auto: leave both"):
+        settings_of("loader.user_fanouts=1,2,3")
     with pytest.raises(UsageError, match="model.layers is 2, but loader.user_fanouts names 1"):
         settings_of("loader.user_fanouts=[5]", "loader.item_fanouts=[5]")
     with pytest.raises(UsageError, match="^loader: user_fanouts .* same number of layers"):
-        settings_of("loader.user_fanouts=1,2,3", "model.layers=3")
+        settings_of("loader.user_fanouts=1,2,3", "loader.item_fanouts=1,2", "model.layers=3")
     with pytest.raises(UsageError, match=r"^loader: user_fanouts \(10, 0\): each must be 1 or"):
         settings_of("loader.user_fanouts=10,0")
     three = ["model.layers=3", "loader.user_fanouts=1,2,3", "loader.item_fanouts=1,2,3"]
     assert settings_of(*three).model.layers == 3
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_fanouts_left_to_us_fit_any_number_of_layers(layers):
+    assert settings_of(f"model.layers={layers}").model.layers == layers
+    one_side = settings_of("loader.item_fanouts=" + str([7] * layers), f"model.layers={layers}")
+    assert one_side.loader.resolved(10, layers).fanouts == [(-1, 7)] * layers
 
 
 @given(
@@ -423,8 +455,14 @@ GIVEN = [
     "loader.user_fanouts=5,5",
     "train.learning_rate=1e-3",
 ]
-# What a run of 24 training ratings an item keeps in the place of `auto`.
-OWN = settings_of(*GIVEN, "loader.batch_size=2048", "model.dropout=0.2")
+# What a run of 24 training ratings an item, and few ones, keeps in the place of `auto`.
+OWN = settings_of(
+    *GIVEN,
+    "loader.batch_size=2048",
+    "loader.folds=8",
+    "loader.item_fanouts=10,10",
+    "model.dropout=0.1",
+)
 
 
 def test_the_configuration_that_a_run_writes_reads_back_equal(run):
@@ -467,6 +505,7 @@ def test_repeating_a_runs_own_setting_is_no_change(run):
 
 def test_auto_goes_on_meaning_what_it_meant_when_the_run_began(run):
     autos = ["model.dropout=auto", "loader.batch_size=auto", "train.learning_rate=auto"]
+    autos += ["loader.folds=auto", "loader.user_fanouts=auto", "loader.item_fanouts=auto"]
     assert resumed_settings(run, None, autos, {}) == OWN
 
 

@@ -371,6 +371,9 @@ def test_biases_are_those_of_the_training_rows_alone(planted):
     assert dataset.biases.mean == pytest.approx(np.mean(list(pairs.values())))
     assert torch.allclose(dataset.biases.users, biases.users, atol=1e-6)
     assert torch.allclose(dataset.biases.items, biases.items, atol=1e-6)
+    assert torch.allclose(dataset.biases.user_squares, biases.user_squares, rtol=1e-5)
+    assert torch.allclose(dataset.biases.item_squares, biases.item_squares, rtol=1e-5)
+    assert dataset.biases.variance == pytest.approx(biases.variance, rel=1e-6)
     degrees = torch.from_numpy(np.bincount(users, minlength=len(biases.users))).float()
     assert torch.equal(dataset.biases.user_degrees, degrees)
     assert np.array_equal(dataset.graph.level_counts, dataset.meta["level_counts"])
@@ -391,6 +394,7 @@ def test_held_out_ratings_change_nothing_that_training_sees(tmp_path):
     assert_holds(second, changed)
     assert training_rows(first) == training_rows(second)
     assert first.meta["mean_rating"] == second.meta["mean_rating"]
+    assert first.meta["variance"] == second.meta["variance"]
     files = sorted(path.relative_to(first.path) for path in first.path.rglob("*.npy"))
     assert len(files) >= 9
     for file in files:
@@ -845,6 +849,8 @@ FILES = [
     "train/by_item_edges.npy",
     "train/user_bias.npy",
     "train/item_bias.npy",
+    "train/user_squares.npy",
+    "train/item_squares.npy",
     "features/genres.npy",
 ]
 
@@ -914,6 +920,7 @@ def test_a_table_with_rows_missing_is_refused(name, copy):
     "change",
     [
         {"mean_rating": 1.0},
+        {"variance": 1.0},
         {"scale": {"minimum": 1, "maximum": 9, "step": 1}},
         {"counts": {}},
         {"fingerprint": "0" * 64},

@@ -26,7 +26,7 @@ def with_random_model(dataset):
     model = RatingModel(config, dataset.graph.num_users, dataset.item_features)
     with torch.no_grad():
         for parameter in model.decoder.parameters():
-            parameter.mul_(8)
+            parameter.mul_(24)
     return TrainedModel(model.eval(), dataset, {})
 
 

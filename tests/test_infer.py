@@ -1,11 +1,13 @@
 """Exact embeddings are those of one batch over everything, however they are cut up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dglrec import biases as biases_module
-from dglrec.biases import Biases, fit_biases
+from dglrec.biases import fit_biases
 from dglrec.errors import DglrecError
 from dglrec.graph import Adjacency, build_graph
 from dglrec.infer import (
@@ -20,7 +22,7 @@ from dglrec.infer import (
 )
 from dglrec.kernels import ItemLists
 from dglrec.nn import ModelConfig, NodeValues, RatingModel
-from dglrec.sampling import LoaderConfig, NeighborEdgeLoader
+from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader
 from dglrec.schema import RatingScale
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -36,6 +38,11 @@ VARIANTS = [
     {"item_features": False},
     {"layers": 1},
     {"layers": 3},
+    {"layers": 0, "user_identity": True},
+    {"refinement": 0},
+    {"aggregator": "sum"},
+    {"aggregator": "attention"},
+    {"decoder_size": 0},
 ]
 
 
@@ -111,6 +118,7 @@ def full_batch(world, layers):
         user_fanouts=(-1,) * layers,
         item_fanouts=(-1,) * layers,
         exclude_targets=False,
+        unseen_items=0.0,
     )
     (batch,) = NeighborEdgeLoader(world.graph, world.biases, config)
     return batch
@@ -130,10 +138,16 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in parts)
 
 
+def assert_alike(found, expected):
+    """But for rounding, which follows the largest: some variants make values of hundreds."""
+    atol = 1e-5 * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=atol)
+
+
 # ---------------------------------------------------------------- all nodes
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.get("layers") != 0], ids=str)
 def test_exact_inference_is_one_batch_over_all_neighbours(world, variant):
     model = make_model(**variant).eval()
     batch = full_batch(world, model.config.layers)
@@ -144,8 +158,26 @@ def test_exact_inference_is_one_batch_over_all_neighbours(world, variant):
     users = torch.from_numpy(np.repeat(np.arange(USERS), world.graph.by_user.degrees))
     items = torch.from_numpy(world.graph.by_user.neighbours).long()
     found = predict_pairs(model, embeddings, world.biases, users, items)
-    torch.testing.assert_close(found, expected[by_edge], **CLOSE)
+    assert_alike(found, expected[by_edge])
     assert expected.std() > 0.1  # and they are not all alike
+
+
+def test_exact_inference_without_layers_is_a_batch_of_whole_users(world):
+    model = make_model(layers=0, user_identity=True).eval()
+    config = LoaderConfig(
+        user_fanouts=(), item_fanouts=(), exclude_targets=False, unseen_items=0.0, folds=2
+    )
+    batches = list(UserBatchLoader(world.graph, world.biases, config))
+    with torch.no_grad():
+        expected = torch.cat([model(batch) for batch in batches])
+    edges = torch.cat([batch.edges for batch in batches])
+    embeddings = embed_all(model, world.graph, world.biases)
+    assert embeddings.item_layers == ()
+    users = torch.from_numpy(np.repeat(np.arange(USERS), world.graph.by_user.degrees))[edges]
+    items = torch.from_numpy(world.graph.by_user.neighbours).long()[edges]
+    found = predict_pairs(model, embeddings, world.biases, users, items)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert len(edges) == EDGES and expected.std() > 0.1
 
 
 @pytest.mark.parametrize("edges", [1, 7, 100, 10**9])
@@ -214,7 +246,7 @@ def test_nodes_without_edges_are_what_they_are_by_themselves(world):
             (USERS - 1, embeddings.nodes.users, model.inputs.users, layer.to_users),
             (ITEMS - 1, embeddings.nodes.items, model.inputs.items, layer.to_items),
         ):
-            nothing_known = torch.zeros(1, 2)  # bias 0, and log(1 + 0)
+            nothing_known = torch.zeros(1, 3)  # bias 0, log(1 + 0), and the spread of anybody
             own = inputs(torch.tensor([nodes]), nothing_known)
             torch.testing.assert_close(found[nodes : nodes + 1], own + conv.bare.own(own), **CLOSE)
     everyone = torch.cat(tuple(embeddings.nodes))
@@ -252,7 +284,7 @@ def test_new_users_with_training_users_ratings_are_those_users(world, variant):
     found, biases = new_users(model, world.biases, embeddings, world.ratings_of(users))
     assert found.shape == (5, 8) and found.dtype == torch.float32
     torch.testing.assert_close(biases, world.biases.users[users], **CLOSE)
-    torch.testing.assert_close(found, embeddings.nodes.users[users], **CLOSE)
+    assert_alike(found, embeddings.nodes.users[users])
     assert found[:4].std(0).min() > 1e-3  # and they are not all alike
 
 
@@ -265,7 +297,7 @@ def test_new_users_together_are_each_of_them_alone(world, variant):
     for place, user in enumerate(users):
         one, bias = new_users(model, world.biases, embeddings, world.ratings_of([user]))
         assert one.shape == (1, 8)
-        torch.testing.assert_close(one[0], found[place], **CLOSE)
+        assert_alike(one[0], found[place])
         torch.testing.assert_close(bias[0], biases[place])
 
 
@@ -353,11 +385,11 @@ def test_a_rated_items_features_alone_do_not_make_that_item(world):
     assert not torch.allclose(found, embeddings.nodes.items[:1], atol=1e-2)
 
 
-def test_a_new_item_of_a_model_with_vectors_of_items_has_their_mean(world):
-    """As the unrated item whose vector is the mean."""
+def test_a_new_item_of_a_model_with_vectors_of_items_has_none(world):
+    """As no unrated item has, whatever its vector is."""
     model = make_model(item_identity=True)
     with torch.no_grad():
-        model.inputs.item_vectors.weight[-1] = model.inputs.item_vectors.weight[:-1].mean(0)
+        model.inputs.item_vectors.weight[-1] = 1e6
     embeddings = embed_all(model, world.graph, world.biases)
     found = embed_new_items(model, model.inputs.features[-1:])
     torch.testing.assert_close(found, embeddings.nodes.items[-1:], **CLOSE)
@@ -579,9 +611,7 @@ def test_what_is_not_finite_is_refused(world, which, value):
         *(part.clone() for part in embed_all(model, world.graph, world.biases).nodes)
     )
     known = world.biases
-    biases = Biases(
-        known.mean, known.users.clone(), known.items.clone(), known.user_degrees, known.item_degrees
-    )
+    biases = replace(known, users=known.users.clone(), items=known.items.clone())
     Scorer(model, nodes, biases)
     spoil(model, nodes, biases, which, value)
     with pytest.raises(DglrecError, match=r"no finite numbers.*train\.learning_rate"):

@@ -16,7 +16,7 @@ from dglrec.schema import RatingScale
 SCALE = RatingScale(1, 5, 0.5)
 USERS, ITEMS = 12, 17
 ALL = 100  # reasons: more than anybody has ratings
-NOISE = 1e-4  # contributions below it are what rounding leaves
+NOISE = 1e-4  # contributions below it are what rounding leaves, of predictions up to 8
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +35,19 @@ class Setting:
         torch.manual_seed(1)
         self.graph, self.biases = graph, fit_biases(graph)
         features = torch.randn(ITEMS, 3)
-        settings = ModelConfig(embedding_size=6, decoder_size=5, **config)
+        settings = ModelConfig(**{"embedding_size": 6, "decoder_size": 5, **config})
         self.model = RatingModel(settings, USERS, features).eval()
         with torch.no_grad():
             for name, weights in self.model.named_parameters():
                 if "log_damping" not in name:
-                    weights.normal_(std=0.4)
-            if config.get("user_identity"):
-                # A user of the data set is then what a new one with the same ratings is.
-                self.model.inputs.user_vectors.weight[:] = self.model.inputs.user_vectors.weight[0]
+                    weights.normal_(std=0.3)
+                else:  # each column's own, and so that refinement counts
+                    weights.uniform_(-1, 2)
         self.embeddings = embed_all(self.model, graph, self.biases)
         self.scorer = Scorer(self.model, self.embeddings.nodes, self.biases)
         self.rated = Rated(graph.by_user, SCALE, self.biases, torch.arange(USERS))
+        pairs = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
+        self.noise = NOISE * max(1.0, float(self.scorer.pairs(*pairs).abs().max()) / 8)
 
     def find(self, users, items, count=ALL):
         users = torch.tensor(users)
@@ -68,19 +69,26 @@ class Setting:
         keep = items != without
         return Adjacency(np.array([0, keep.sum()]), items[keep], codes[keep])
 
-    def predictions(self, ratings):
-        """All items' predicted ratings by somebody with these ratings."""
+    def predictions(self, user, ratings):
+        """All items' predicted ratings by a user had it these ratings."""
         biases = self.biases.of_new_users(ratings, SCALE)
-        user = embed_new_users(self.model, self.embeddings, ratings, SCALE, biases)
+        inputs, count = self.model.inputs, len(ratings.neighbours)
+        with pytest.MonkeyPatch.context() as patch:
+            if inputs.user_vectors is not None:
+                vector, as_new = inputs.user_vectors.weight[user], inputs.new_users
+                counts = count / (count + inputs.damping)
+                patch.setattr(inputs, "new_users", lambda known: as_new(known) + counts * vector)
+            user = embed_new_users(self.model, self.embeddings, ratings, SCALE, biases)
         scorer = Scorer(self.model, NodeValues(user, self.embeddings.nodes.items), biases)
         return scorer.pairs(torch.zeros(ITEMS, dtype=torch.int64), torch.arange(ITEMS)).numpy()
 
     def contributions(self, user):
         """For each rated item what it adds to each item's prediction."""
-        whole = self.predictions(self.ratings_of(user))
+        whole = self.predictions(user, self.ratings_of(user))
         rated = self.ratings_of(user).neighbours.tolist()
         found = {
-            item: whole - self.predictions(self.ratings_of(user, without=item)) for item in rated
+            item: whole - self.predictions(user, self.ratings_of(user, without=item))
+            for item in rated
         }
         for item in rated:
             found[item][item] = 0.0
@@ -95,15 +103,22 @@ class Setting:
         {"layers": 3},
         {"aggregator": "pool"},
         {"aggregator": "pool", "layers": 3},
+        {"aggregator": "sum", "refinement": 3},
         {"rating_messages": False},
         {"user_identity": True},
         {"interaction": False},
+        {"refinement": 0},
+        {"refinement": 3, "column_damping": False, "spread": False},
+        {"refinement": 2, "aggregator": "sum", "user_identity": True, "identity_damping": 3.0},
+        {"layers": 0, "user_identity": True, "identity_damping": 3.0},
+        {"decoder_size": 0},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("edges", [1, 7, 1 << 14])
 def test_contributions_are_what_is_lost_without_a_rating(config, edges, graph, monkeypatch):
     monkeypatch.setattr("dglrec.infer.explain._EDGES", edges)
+    monkeypatch.setattr("dglrec.infer.explain._EDGES_OF_SQUARES", edges)
     setting = Setting(graph, **config)
     users = [*range(USERS), 2]
     items = [[(user + step) % ITEMS for step in (0, 3, 5, 11)] for user in users]
@@ -113,7 +128,7 @@ def test_contributions_are_what_is_lost_without_a_rating(config, edges, graph, m
         expected = setting.contributions(user)
         for column, item in enumerate(items[row]):
             of_items = {rated: values[item] for rated, values in expected.items()}
-            largest = {rated: value for rated, value in of_items.items() if value > NOISE}
+            largest = {rated: value for rated, value in of_items.items() if value > setting.noise}
             there = reasons.items[row, column] >= 0
             found = dict(
                 zip(
@@ -124,7 +139,7 @@ def test_contributions_are_what_is_lost_without_a_rating(config, edges, graph, m
             )
             assert largest.keys() <= found.keys()
             for rated, value in found.items():
-                assert value == pytest.approx(of_items[rated], abs=NOISE / 5)
+                assert value == pytest.approx(of_items[rated], abs=setting.noise / 2)
             values = list(found.values())
             assert values == sorted(values, reverse=True)
             named += len(largest)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dglrec.biases import fit_biases
+from dglrec.errors import UsageError
 from dglrec.graph import RATED_BY, RATES, build_graph
+from dglrec.infer import embed_new_items
 from dglrec.nn import (
     EdgeRegressor,
     HeteroSAGE,
@@ -22,6 +24,7 @@ from dglrec.nn import (
     NodeValues,
     RatingConv,
     RatingModel,
+    RefinementConv,
     RelationConv,
     SAGEConv,
     SAGELayer,
@@ -125,14 +128,43 @@ def test_sage_conv_is_dgls(aggregator, given_blocks, size_out):
 @given(two_way_blocks())
 @settings(max_examples=40, deadline=None)
 def test_sage_conv_with_sums_is_dgls_message_passing(given_blocks):
+    """A sample's mean times what it was sampled from; of all neighbours it is their sum."""
     dgl_block, block, sources, destinations = of_items(given_blocks)
     conv = SAGEConv(SIZE, 4, "sum")
     with dgl_block.local_scope():
         dgl_block.srcdata["h"] = sources
         dgl_block.update_all(fn.copy_u("h", "m"), fn.sum("m", "sum"))
         sums = dgl_block.dstdata["sum"]
-    expected = conv.own(destinations) + conv.neighbour(sums)
+    sampled = block.offsets.diff()
+    shares = (block.degrees / sampled.clamp(min=1)).unsqueeze(1)
+    expected = conv.own(destinations) + conv.neighbour(sums * shares)
     torch.testing.assert_close(conv(block, sources, destinations), expected, **CLOSE)
+    of_all = Block(block.offsets, block.neighbours, block.residuals, sampled.float())
+    expected = conv.own(destinations) + conv.neighbour(sums)
+    torch.testing.assert_close(conv(of_all, sources, destinations), expected, **CLOSE)
+
+
+@given(two_way_blocks())
+@settings(max_examples=40, deadline=None)
+def test_sage_conv_with_attention_is_a_mean_by_a_softmax_over_each_nodes_edges(given_blocks):
+    _, block, sources, destinations = of_items(given_blocks)
+    conv = SAGEConv(SIZE, 4, "attention")
+    rows = []
+    for d, (first, last) in enumerate(itertools.pairwise(block.offsets.tolist())):
+        mapped = conv.neighbour(sources[block.neighbours[first:last].long()])
+        scores = conv.attend(mapped).squeeze(1) + conv.attend_own(destinations[d])
+        weights = torch.nn.functional.leaky_relu(scores, 0.2).softmax(0)
+        rows.append(conv.own(destinations[d]) + weights @ mapped)
+    torch.testing.assert_close(conv(block, sources, destinations), torch.stack(rows), **CLOSE)
+
+
+def test_attention_of_large_scores_is_a_number():
+    block = random_block(5, 4, 30)
+    conv = SAGEConv(SIZE, 4, "attention")
+    sources = torch.full((5, SIZE), 1e4).requires_grad_()
+    out = conv(block, sources, torch.full((4, SIZE), 1e4))
+    out.sum().backward()
+    assert out.isfinite().all() and sources.grad.isfinite().all()
 
 
 @given(two_way_blocks())
@@ -149,18 +181,21 @@ def test_rating_conv_without_damping_is_dgls_weighted_mean(given_blocks):
     torch.testing.assert_close(conv(block, sources), expected, **CLOSE)
 
 
-@given(two_way_blocks(), st.floats(0.1, 100))
+@pytest.mark.parametrize("by_column", [True, False])
+@given(two_way_blocks(), st.lists(st.floats(0.1, 100), min_size=4, max_size=4))
 @settings(max_examples=40, deadline=None)
-def test_rating_conv_damps_by_the_degree_before_sampling(given_blocks, damping):
+def test_rating_conv_damps_by_the_degree_before_sampling(by_column, given_blocks, damping):
     dgl_block, block, sources, destinations = of_items(given_blocks)
-    conv = RatingConv(SIZE, 4)
+    conv = RatingConv(SIZE, 4, by_column=by_column)
+    damping = torch.tensor(damping if by_column else damping[:1])
+    assert conv.log_damping.shape == damping.shape
     with torch.no_grad():
-        conv.log_damping.fill_(float(np.log(damping)))
+        conv.log_damping.copy_(damping.log())
     bare = dgl_rated(conv)(
         dgl_block, (sources, destinations), edge_weight=dgl_block.edata["residuals"]
     )
-    shares = block.degrees / (block.degrees + damping)
-    torch.testing.assert_close(conv(block, sources), bare * shares.unsqueeze(1), **CLOSE)
+    degrees = block.degrees.unsqueeze(1)
+    torch.testing.assert_close(conv(block, sources), bare * degrees / (degrees + damping), **CLOSE)
 
 
 @given(two_way_blocks())
@@ -181,7 +216,7 @@ def test_relation_conv_is_the_sum_of_both(given_blocks):
 def test_a_layer_is_dgls_hetero_conv(aggregator, given_blocks):
     """Each relation's own convolution, and no value from the wrong type or relation."""
     dgl_block, blocks, values = given_blocks
-    config = ModelConfig(embedding_size=SIZE, layers=1, aggregator=aggregator)
+    config = ModelConfig(embedding_size=SIZE, layers=1, aggregator=aggregator, refinement=0)
     encoder = HeteroSAGE(config).eval()
     (layer,) = encoder.layers
     for conv in (layer.to_users, layer.to_items):
@@ -202,12 +237,98 @@ def test_a_layer_is_dgls_hetero_conv(aggregator, given_blocks):
 @settings(max_examples=15, deadline=None)
 def test_only_the_last_layer_has_no_relu(last, given_blocks):
     _, blocks, values = given_blocks
-    layer = SAGELayer(ModelConfig(embedding_size=SIZE), last=last).eval()
+    layer = SAGELayer(ModelConfig(embedding_size=SIZE, refinement=0), last=last).eval()
     users = values["user"][: blocks.to_users.num_destinations]
     convolved = layer.to_users(blocks.to_users, values["item"], users)
     expected = users + (convolved if last else convolved.clamp(min=0))
     found = layer.update_users(blocks.to_users, values["item"], users)
     torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def refined_one_by_one(conv, block, sources, destinations):
+    """What `RefinementConv` says it is, node by node in float64: a least squares with rows more."""
+    width = conv.source.out_features
+    damping = conv.log_damping.double().exp().expand(width)
+    rows = []
+    for d, (first, last) in enumerate(itertools.pairwise(block.offsets.tolist())):
+        guess = conv.guess.weight.double() @ destinations[d].double()
+        near = sources[block.neighbours[first:last].long()].double() @ conv.source.weight.double().T
+        near = near + conv.source.bias.double()
+        left = block.residuals[first:last].double() - near @ guess
+        design = torch.cat((near, damping.sqrt().diag()))
+        delta = torch.linalg.lstsq(design, torch.cat((left, left.new_zeros(width))).unsqueeze(1))
+        rows.append(conv.out.weight.double() @ delta.solution.squeeze(1))
+    return torch.stack(rows)
+
+
+def spread_out(module):
+    """Weights that matter all, and not a start that makes some parts nearly nothing."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return module
+
+
+@pytest.mark.parametrize("by_column", [True, False])
+@given(two_way_blocks(), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_refinement_is_a_ridge_regression_of_each_node(by_column, given_blocks, width):
+    _, block, sources, destinations = of_items(given_blocks)
+    conv = spread_out(RefinementConv(SIZE, width, by_column=by_column))
+    assert conv.log_damping.shape == (width if by_column else 1,)
+    found = conv(block, sources, destinations)
+    expected = refined_one_by_one(conv, block, sources, destinations)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    upstream = torch.randn(found.shape)
+    weights = list(conv.parameters())
+    for name, one, other in zip(
+        dict(conv.named_parameters()),
+        torch.autograd.grad(found, weights, upstream),
+        torch.autograd.grad(expected, weights, upstream.double()),
+        strict=True,
+    ):
+        assert one.isfinite().all(), name
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@given(two_way_blocks())
+@settings(max_examples=15, deadline=None)
+def test_behind_the_last_layer_users_look_again_at_what_they_rated(given_blocks):
+    """At the items as the layer read them, with the embedding that the layer made of the user."""
+    _, blocks, values = given_blocks
+    layer = spread_out(SAGELayer(ModelConfig(embedding_size=SIZE, refinement=3), last=True)).eval()
+    users = values["user"][: blocks.to_users.num_destinations]
+    items = values["item"][: blocks.to_items.num_destinations]
+    once = users + layer.to_users(blocks.to_users, values["item"], users)
+    again = refined_one_by_one(layer.refinement, blocks.to_users, values["item"], once)
+    nodes = layer(blocks, NodeValues(values["user"], values["item"]))
+    torch.testing.assert_close(nodes.users.double(), once + again, rtol=1e-4, atol=1e-4)
+    plain = items + layer.to_items(blocks.to_items, values["user"], items)
+    torch.testing.assert_close(nodes.items, plain, **CLOSE)
+
+
+def test_a_user_whose_ratings_are_explained_has_nothing_to_look_at_again():
+    conv = spread_out(RefinementConv(SIZE, 3))
+    block, sources, user = random_block(8, 1, 20), torch.randn(8, SIZE), torch.randn(1, SIZE)
+    explained = conv.source(sources)[block.neighbours] @ conv.guess(user)[0]
+    block = Block(block.offsets, block.neighbours, explained.detach(), block.degrees)
+    assert conv(block, sources, user).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("config", "refined"),
+    [
+        ({"layers": 3}, [False, False, True]),
+        ({"layers": 1}, [True]),
+        ({"layers": 2, "refinement": 0}, [False, False]),
+        ({"layers": 2, "rating_messages": False}, [False, False]),
+        ({"layers": 0}, []),
+    ],
+    ids=str,
+)
+def test_only_the_last_layer_refines_and_only_where_messages_carry_ratings(config, refined):
+    encoder = HeteroSAGE(ModelConfig(embedding_size=SIZE, **config))
+    assert [layer.refinement is not None for layer in encoder.layers] == refined
 
 
 def test_layers_are_chained_first_to_last():
@@ -333,11 +454,10 @@ def test_convolutions_are_the_same_on_either_side(sides):
         sage(block, sources, destinations).double(), expected + sage.own(destinations), **CLOSE
     )
     rating = RatingConv(SIZE, 4)
-    shares = block.degrees / (block.degrees + rating.log_damping.exp())
+    degrees = block.degrees.unsqueeze(1)
+    shares = degrees / (degrees + rating.log_damping.exp())
     expected = mapped_one_by_one(block, sources, rating.rating.weight, "mean", block.residuals)
-    torch.testing.assert_close(
-        rating(block, sources).double(), expected * shares.unsqueeze(1), **CLOSE
-    )
+    torch.testing.assert_close(rating(block, sources).double(), expected * shares, **CLOSE)
 
 
 def test_maps_that_are_summed_have_no_bias():
@@ -347,6 +467,8 @@ def test_maps_that_are_summed_have_no_bias():
         for conv in (layer.to_users, layer.to_items):
             assert conv.bare.neighbour.bias is None
             assert conv.rated.rating.bias is None
+    refinement = model.encoder.layers[-1].refinement
+    assert all(one.bias is None for one in (refinement.source, refinement.guess, refinement.out))
 
 
 # ---------------------------------------------------------------- the edge regressor
@@ -407,40 +529,127 @@ def test_edge_regressor_takes_one_pair_and_none():
 # ---------------------------------------------------------------- inputs
 
 
-def test_inputs_are_the_sum_of_what_is_known():
+@pytest.mark.parametrize("damping", [0.0, 1.0, 100.0])
+def test_inputs_are_the_sum_of_what_is_known(damping):
     features = torch.randn(4, 3)
-    inputs = NodeInputs(ModelConfig(embedding_size=SIZE, user_identity=True), 5, features).eval()
-    known = torch.randn(2, 2)
+    config = ModelConfig(embedding_size=SIZE, user_identity=True, identity_damping=damping)
+    inputs = NodeInputs(config, 5, features).eval()
+    degrees = torch.tensor([30.0, 2.0])
+    known = torch.stack((torch.randn(2), degrees.log1p(), torch.randn(2)), dim=1)
     nodes = torch.tensor([3, 0])
+    counts = (degrees / (degrees + damping)).unsqueeze(1)
     torch.testing.assert_close(
         inputs.users(nodes, known),
-        inputs.from_user_inputs(known * inputs.input_scale) + inputs.user_vectors.weight[nodes],
+        inputs.from_user_inputs(known * inputs.input_scale)
+        + counts * inputs.user_vectors.weight[nodes],
     )
     torch.testing.assert_close(
         inputs.items(nodes, known),
         inputs.from_item_inputs(known * inputs.input_scale)
         + features[nodes] @ inputs.from_features.weight.T
-        + inputs.item_vectors.weight[nodes],
+        + counts * inputs.item_vectors.weight[nodes],
     )
-    # A user that training never saw has the mean vector.
-    everyone = inputs.users(torch.arange(5), known[:1].expand(5, 2))
-    torch.testing.assert_close(inputs.new_users(known[:1]), everyone.mean(0, keepdim=True))
+    # A user that training never saw has no vector.
+    torch.testing.assert_close(
+        inputs.new_users(known), inputs.from_user_inputs(known * inputs.input_scale)
+    )
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_the_spread_counts_where_used(spread):
+    inputs = NodeInputs(ModelConfig(embedding_size=SIZE, spread=spread), 5, torch.randn(4, 3))
+    inputs, nodes, known = inputs.eval(), torch.tensor([1]), torch.tensor([[0.5, 1.0, 0.3]])
+    wider = torch.tensor([[0.5, 1.0, 0.9]])
+    for values in (inputs.users, inputs.items):
+        assert torch.equal(values(nodes, known), values(nodes, wider)) != spread
+
+
+def test_a_vector_of_a_node_without_ratings_is_not_read_and_learns_nothing():
+    inputs = NodeInputs(ModelConfig(embedding_size=SIZE), 5, torch.randn(4, 3)).eval()
+    with torch.no_grad():
+        inputs.item_vectors.weight[2] = torch.nan
+        inputs.item_vectors.weight[2] = 1e30
+    known = torch.zeros(1, 3)
+    out = inputs.items(torch.tensor([2]), known)
+    torch.testing.assert_close(out, inputs.new_items(inputs.features[2:3]))
+    out.sum().backward()
+    assert not inputs.item_vectors.weight.grad.any()
 
 
 @pytest.mark.parametrize("changes", [{}, {"item_features": False}, {"item_identity": True}])
 def test_inputs_of_a_new_item_are_those_of_an_item_without_ratings(changes):
-    """What it has no vector for is the mean of the others'."""
+    """Nothing is learned by heart of either."""
     features = torch.randn(4, 3)
     config = {"embedding_size": SIZE, "item_identity": False, **changes}
     inputs = NodeInputs(ModelConfig(**config), 5, features).eval()
-    if inputs.item_vectors is not None:
-        with torch.no_grad():
-            inputs.item_vectors.weight[3] = inputs.item_vectors.weight[:3].mean(0)
     assert (inputs.item_vectors is not None) == bool(changes.get("item_identity"))
-    expected = inputs.items(torch.tensor([3]), torch.zeros(1, 2))
-    torch.testing.assert_close(inputs.new_items(features[3:]), expected, **CLOSE)
-    others = inputs.new_items(torch.randn(2, 3))
+    expected = inputs.items(torch.tensor([3]), torch.zeros(1, 3))
+    found = inputs.new_items(inputs.chosen(features[3:]))
+    torch.testing.assert_close(found, expected, **CLOSE)
+    others = inputs.new_items(inputs.chosen(torch.randn(2, 3)))
     assert torch.equal(others[0], others[1]) == (changes == {"item_features": False})
+
+
+WIDTHS = {"genres": 2, "text": 3, "numeric": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (("genres",), [0, 1]),
+        (("text",), [2, 3, 4]),
+        (("numeric", "genres"), [0, 1, 5]),  # in the order of the data set
+        (("text", "text"), [2, 3, 4]),
+        (("genres", "numeric", "text"), [0, 1, 2, 3, 4, 5]),
+        (True, [0, 1, 2, 3, 4, 5]),
+        ((), []),
+        (False, []),
+    ],
+)
+def test_named_features_are_their_columns_of_known_and_of_new_items(names, columns):
+    features = torch.randn(4, 6)
+    config = ModelConfig(embedding_size=SIZE, item_features=names)
+    inputs = NodeInputs(config, 5, features, WIDTHS).eval()
+    assert torch.equal(inputs.features, features[:, columns])
+    assert (inputs.from_features is None) == (not columns)
+    known, nodes, others = torch.randn(4, 3), torch.arange(4), features.clone()
+    left = [column for column in range(6) if column not in columns]
+    others[:, left] = torch.randn(4, len(left))
+    new = inputs.new_items(inputs.chosen(features))
+    assert torch.equal(new, inputs.new_items(inputs.chosen(others)))
+    torch.manual_seed(7)
+    twins = [NodeInputs(config, 5, values, WIDTHS).eval() for values in (features, others)]
+    twins[1].load_state_dict(twins[0].state_dict())
+    assert torch.equal(twins[0].items(nodes, known), twins[1].items(nodes, known))
+    moved = inputs.new_items(inputs.chosen(features + 1))
+    assert torch.equal(new, moved) == (not columns)
+
+
+def test_a_model_trained_on_few_features_takes_all_of_a_new_item():
+    model = RatingModel(
+        ModelConfig(embedding_size=SIZE, item_features=("text",)), 5, torch.randn(4, 6), WIDTHS
+    )
+    new = torch.randn(2, 6)
+    found = embed_new_items(model, new)
+    new[:, [0, 1, 5]] = torch.nan
+    assert torch.equal(embed_new_items(model, new), found)
+
+
+def test_features_that_there_are_not_are_refused():
+    def make(names, widths, columns=6):
+        config = ModelConfig(embedding_size=SIZE, item_features=names)
+        return NodeInputs(config, 5, torch.randn(4, columns), widths)
+
+    with pytest.raises(UsageError, match=r"has no poster; it has genres, text, numeric$"):
+        make(("genres", "poster"), WIDTHS)
+    with pytest.raises(UsageError, match=r"has no poster and no plot; it has"):
+        make(("poster", "plot"), WIDTHS)
+    with pytest.raises(UsageError, match=r"has no genres; it has no features$"):
+        make(("genres",), {}, 0)
+    with pytest.raises(UsageError, match=r"has no genres"):
+        make(("genres",), None)
+    with pytest.raises(ValueError, match="6 columns"):
+        make(("genres",), {"genres": 2})
 
 
 def test_inputs_of_a_new_item_without_any_features():
@@ -474,13 +683,14 @@ def rating_graph(seed=0, edges=250):
     )
 
 
-def one_batch(layers=2, batch_size=40, exclude_targets=True):
+def one_batch(layers=2, batch_size=40, exclude_targets=True, unseen_items=0.1):
     graph = rating_graph()
     config = LoaderConfig(
         batch_size=batch_size,
         user_fanouts=(4,) * layers,
         item_fanouts=(3,) * layers,
         exclude_targets=exclude_targets,
+        unseen_items=unseen_items,
     )
     return next(iter(NeighborEdgeLoader(graph, fit_biases(graph), config)))
 
@@ -501,9 +711,14 @@ VARIANTS = [
     {"rating_messages": False},
     {"interaction": False},
     {"aggregator": "pool"},
+    {"aggregator": "sum"},
+    {"aggregator": "attention"},
     {"layers": 1},
     {"layers": 3},
     {"dropout": 0.5},
+    {"refinement": 0},
+    {"refinement": 1, "column_damping": False},
+    {"identity_damping": 0.0},
     {"embedding_size": 1, "decoder_size": 1},
 ]
 
@@ -530,17 +745,19 @@ def test_every_variant_predicts_and_learns_with_all_of_its_parameters(variant):
 
 def test_switched_off_means_left_out():
     names = set(make_model(user_identity=True).state_dict())
-    for switch, part in {
-        "rating_messages": ".rated.",
-        "item_identity": "item_vectors",
-        "user_identity": "user_vectors",
-        "item_features": "from_features",
-        "interaction": "factor_of_",
-    }.items():
-        left = set(make_model(**{"user_identity": True, switch: False}).state_dict())
+    for switch, *parts in (
+        ("rating_messages", ".rated.", ".refinement."),
+        ("refinement", ".refinement."),
+        ("item_identity", "item_vectors"),
+        ("user_identity", "user_vectors"),
+        ("item_features", "from_features"),
+        ("interaction", "factor_of_"),
+    ):
+        off = 0 if switch == "refinement" else False
+        left = set(make_model(**{"user_identity": True, switch: off}).state_dict())
         assert left < names, switch
-        assert all(part in name for name in names - left), switch
-        assert not any(part in name for name in left), switch
+        assert all(any(part in name for part in parts) for name in names - left), switch
+        assert not any(part in name for name in left for part in parts), switch
 
 
 def test_an_untrained_model_predicts_about_what_the_biases_do():
@@ -631,12 +848,17 @@ def test_dropout_only_while_training():
     "wrong",
     [
         {"embedding_size": 0},
-        {"layers": 0},
+        {"layers": -1},
         {"layers": 2.5},
+        {"identity_damping": -1.0},
+        {"identity_damping": float("inf")},
+        {"refinement": -1},
+        {"item_features": "genres"},
+        {"item_features": ("genres", 3)},
         {"aggregator": "lstm"},
         {"dropout": 1.0},
         {"dropout": -0.1},
-        {"decoder_size": 0},
+        {"decoder_size": -1},
         {"unheard_of": 1},
         {"interaction": "yes"},
     ],

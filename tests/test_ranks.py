@@ -925,7 +925,7 @@ def assert_same_figures(found, expected, tolerance):
         if isinstance(value, dict):
             assert_same_figures(found[name], value, tolerance)
         elif isinstance(value, float):
-            assert found[name] == pytest.approx(value, rel=tolerance), name
+            assert found[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
         else:
             assert found[name] == value and type(found[name]) is type(value), name
 

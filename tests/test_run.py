@@ -63,7 +63,7 @@ def test_an_opened_run_is_the_best_model_ready_to_predict(trained):
     assert opened.meta == stored.meta
     assert opened.dataset.path == (trained / "data").resolve()
     assert opened.model.config == ModelConfig(
-        embedding_size=4, decoder_size=4, layers=1, dropout=0.2
+        embedding_size=4, decoder_size=4, layers=1, dropout=0.1
     )
     assert torch.equal(opened.model.inputs.features, opened.dataset.item_features)
 
@@ -227,7 +227,8 @@ def test_another_schema_version_is_refused(copy):
     [
         {"embedding_size": 4, "heads": 8},
         {"embedding_size": "4"},
-        {"layers": 0},
+        {"layers": -1},
+        {"item_features": ["genres", 3]},
         {"aggregator": "lstm"},
         None,
         [],

@@ -22,6 +22,7 @@ from batches import (
     all_message_pairs,
     directions,
     leaked,
+    make_loader,
     message_pairs,
     same,
     same_batches,
@@ -136,8 +137,9 @@ def test_types_and_shapes(kind, data):
         assert tensor.dtype == torch.int64
         assert tensor.ndim == 1
     assert batch.items.dtype in {torch.int32, torch.int64}
-    assert batch.user_inputs.shape == (len(batch.user_nodes), 2)
-    assert batch.item_inputs.shape == (len(batch.item_nodes), 2)
+    assert batch.user_inputs.shape == (len(batch.user_nodes), 3)
+    assert batch.item_inputs.shape == (len(batch.item_nodes), 3)
+    assert batch.unseen.dtype == torch.int64
     floats = [batch.user_inputs, batch.item_inputs, batch.ratings, batch.baselines]
     for _, _, block, _, _ in directions(batch):
         assert block.offsets.dtype == torch.int64
@@ -211,8 +213,10 @@ def test_baselines_and_inputs_are_those_of_the_ratings_that_are_left(kind, data,
         pairs = target_pairs(batch)
         biases = data.biases_without(set(pairs) if exclude else set())
         users, items = torch.tensor(pairs).T
+        unseen = torch.isin(items, batch.unseen)
+        baselines = biases.predict(users, items) - unseen * biases.items[items]
         for found, expected in (
-            (batch.baselines, biases.predict(users, items)),
+            (batch.baselines, baselines),
             (batch.user_inputs, biases.user_inputs(batch.user_nodes)),
             (batch.item_inputs, biases.item_inputs(batch.item_nodes)),
         ):
@@ -294,6 +298,7 @@ def test_noise_teaches_nothing_unless_targets_leak(kind, fanout):
     """Ratings of pure noise cannot be predicted; what predicts them has seen them."""
     noise = Ratings(num_users=600, num_items=300, edges=9_000, seed=1, noise_only=True)
     config = {"batch_size": 256, "user_fanouts": (fanout,), "item_fanouts": (fanout,)}
+    config["unseen_items"] = 0.0  # the probe reads what each target's item was sent
     assert abs(explained_by_a_probe(noise.loader(kind, **config))) < 0.02
     assert explained_by_a_probe(noise.loader(kind, exclude_targets=False, **config)) > 0.2
 
@@ -482,9 +487,11 @@ def test_a_batch_moves_as_one(kind, data):
         {"item_fanouts": (1, 0)},
         {"user_fanouts": (-2, 1)},
         {"item_fanouts": (5, -10)},
-        {"user_fanouts": ()},
+        {"user_fanouts": (), "item_fanouts": (5, 5)},
         {"user_fanouts": (5,), "item_fanouts": (5, 5)},
-        {"user_fanouts": 5},
+        {"user_fanouts": 5, "item_fanouts": (5, 5)},
+        {"user_fanouts": "all"},
+        {"item_fanouts": 0},
         {"user_fanouts": ("5", 5)},
         {"user_fanouts": (2.5, 5)},
         {"item_fanouts": (True, 5)},
@@ -499,6 +506,11 @@ def test_a_batch_moves_as_one(kind, data):
         {"folds": 0},
         {"folds": 2.5},
         {"folds": True},
+        {"folds": "Auto"},
+        {"unseen_items": 1.0},
+        {"unseen_items": -0.1},
+        {"unseen_items": float("nan")},
+        {"unseen_items": "auto"},
         {"kind": "fast"},
         {"kind": None},
         {"fanouts": (5, 5)},
@@ -519,6 +531,45 @@ def test_a_configuration_is_read_and_stays_as_it_is():
     with pytest.raises(ValidationError):
         config.batch_size = 5
     assert LoaderConfig().exclude_targets  # the easy way is the safe one
+
+
+SMALL = 2_000_000  # ratings; up to here all the sampling that helps is cheap
+
+
+@pytest.mark.parametrize(
+    ("num_edges", "folds", "before_the_last", "of_items"),
+    [(1, 8, -1, 10), (SMALL, 8, -1, 10), (SMALL + 1, 4, 10, 3), (10**10, 4, 10, 3)],
+)
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_what_is_left_to_us_follows_the_ratings_and_the_layers(
+    layers, num_edges, folds, before_the_last, of_items, kind
+):
+    found = LoaderConfig(kind=kind).resolved(num_edges, layers)
+    assert found.folds == folds
+    of_users = [before_the_last] * (layers - 1) + [-1] * (layers > 0)
+    assert found.fanouts == [(of_user, of_items) for of_user in of_users]
+    assert found.batch_size == LoaderConfig(kind=kind).edges_a_batch(num_edges)
+    assert found.resolved(7, 9) == found  # nothing is left to us any more
+    assert LoaderConfig.model_validate(found.model_dump()) == found
+
+
+def test_what_is_given_is_not_resolved():
+    given = LoaderConfig(folds=3, user_fanouts=(5, 6), item_fanouts=(7, 8), batch_size=9)
+    assert given.resolved(10) == given
+    half = LoaderConfig(user_fanouts=(5, 6)).resolved(SMALL + 1)
+    assert half.fanouts == [(5, 3), (6, 3)]
+    with pytest.raises(ValueError, match="resolved"):
+        LoaderConfig(user_fanouts=(5, 6)).fanouts  # noqa: B018
+
+
+def test_a_loader_resolves_what_is_left_to_it(kind, data):
+    config = LoaderConfig(kind=kind, exclude_targets=False)
+    loader = make_loader(kind, data.graph, data.biases, config)
+    assert loader.config == config.resolved(650)
+    batch = next(iter(loader))
+    assert len(batch.layers) == 2
+    counts = batch.layers[0].to_items.offsets.diff()
+    assert int(counts.max()) <= 10 and len(batch.layers[1].to_users.neighbours) > 0
 
 
 def test_a_batch_size_left_to_us_is_one_and_one_that_is_given_stays(kind, data):
@@ -588,7 +639,7 @@ def targets_of(batch):
     return [] if batch is None else batch.edges.tolist()
 
 
-def pairs_of_rank(batch):
+def pairs_of_rank(batch, num_items):
     """The (user, item) of each target and of each message, of a batch that may share the items."""
     if not batch.items_are_shared:
         return target_pairs(batch), all_message_pairs(batch)
@@ -600,7 +651,17 @@ def pairs_of_rank(batch):
         messages += message_pairs(True, layer.to_users, destinations, every)
         messages += message_pairs(False, layer.to_items, batch.item_nodes, nodes)
         nodes = destinations
-    return list(zip(users.tolist(), batch.items.tolist(), strict=True)), messages
+    items = torch.cat((torch.arange(num_items), batch.unseen))[batch.items]
+    return list(zip(users.tolist(), items.tolist(), strict=True)), messages
+
+
+def hidden_of(batches):
+    """The targets of some ranks' batches whose items count as unseen."""
+    found = []
+    for batch in (batch for batch in batches if batch is not None and len(batch.unseen)):
+        first = int(batch.items.max()) + 1 - len(batch.unseen)  # each of them is somebody's target
+        found += batch.edges[batch.items >= first].tolist()
+    return sorted(found)
 
 
 def same_or_both_none(one, other):
@@ -631,6 +692,7 @@ def shared_ratings(draw):
 def test_ranks_share_each_step_of_a_single_process(loader, ratings, size, batch_size, epoch, draw):
     config = {"batch_size": batch_size, "folds": draw.draw(st.integers(2, 4)), "seed": 3}
     config |= draw.draw(st.sampled_from([FANOUTS[0], FANOUTS[1], FANOUTS[3]]))
+    config["unseen_items"] = draw.draw(st.sampled_from([0.0, 0.3, 0.99]))
     alone = loader_of(loader, *ratings, **config)
     loaders = of_ranks(size, loader, *ratings, **config)
     alone.set_epoch(epoch)
@@ -645,10 +707,11 @@ def test_ranks_share_each_step_of_a_single_process(loader, ratings, size, batch_
     for step, *batches in zip(steps, *shares, strict=True):
         found = [edge for batch in batches for edge in targets_of(batch)]
         assert sorted(found) == sorted(targets_of(step))
+        assert hidden_of([step]) == hidden_of(batches)
         every += found
         together = {known[edge] for edge in found}
         for batch in (batch for batch in batches if batch is not None):
-            targets, messages = pairs_of_rank(batch)
+            targets, messages = pairs_of_rank(batch, ratings[3])
             assert targets == [known[edge] for edge in batch.edges.tolist()]
             assert set(messages) <= set(known)
             # Where ranks exchange items, another's targets would come back by way of these.

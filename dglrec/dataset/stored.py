@@ -31,7 +31,7 @@ from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
 from dglrec.schema import RatingScale
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATASET_FILE = "dataset.json"
 
 _USERS, _ITEMS = "users.parquet", "items.parquet"
@@ -43,6 +43,7 @@ _TRAIN_DTYPES = {
     "neighbours": np.int32,
     "edges": np.int64,
     "bias": np.float32,
+    "squares": np.float32,
 }  # by the last word of a file's name; codes are of the scale's type
 
 
@@ -130,6 +131,9 @@ class RatingDataset:
             items=torch.from_numpy(self._train("item_bias")),
             user_degrees=torch.from_numpy(self.graph.by_user.degrees.astype(np.float32)),
             item_degrees=torch.from_numpy(self.graph.by_item.degrees.astype(np.float32)),
+            user_squares=torch.from_numpy(self._train("user_squares")),
+            item_squares=torch.from_numpy(self._train("item_squares")),
+            variance=self.meta["variance"],
             damping=self.meta["damping"],
         )
 
@@ -252,7 +256,9 @@ class RatingDataset:
             "by_user offsets": (len(graph.by_user.offsets), counts["users"] + 1),
             "by_item offsets": (len(graph.by_item.offsets), counts["items"] + 1),
             "user_bias": (len(self._train("user_bias")), counts["users"]),
+            "user_squares": (len(self._train("user_squares")), counts["users"]),
             "item_bias": (len(self._train("item_bias")), counts["items"]),
+            "item_squares": (len(self._train("item_squares")), counts["items"]),
             "by_item edges": (len(graph.edges_by_item), counts["train"]),
         }
         for side in ("by_user", "by_item"):
@@ -364,6 +370,8 @@ def write_dataset(
         "by_item_edges": graph.edges_by_item,
         "user_bias": biases.users.numpy(),
         "item_bias": biases.items.numpy(),
+        "user_squares": biases.user_squares.numpy(),
+        "item_squares": biases.item_squares.numpy(),
     }
     for side, adjacency in (("by_user", graph.by_user), ("by_item", graph.by_item)):
         arrays[f"{side}_offsets"] = adjacency.offsets
@@ -391,6 +399,7 @@ def write_dataset(
         },
         "scale": graph.scale.to_dict(),
         "mean_rating": biases.mean,
+        "variance": biases.variance,
         "damping": biases.damping,
         "level_counts": graph.level_counts.tolist(),
         "features": {name: array.shape[1] for name, array in features.items()},

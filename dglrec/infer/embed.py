@@ -123,18 +123,7 @@ def embed_new_items(model: RatingModel, features: Tensor) -> Tensor:
     """Encode m items that nobody has rated from their features, [m, F] -> [m, H]."""
     device = next(model.parameters()).device
     with evaluating(model):
-        items = model.inputs.new_items(features.to(device))
-        nobody = items.new_zeros(1, items.shape[1])
-        none = Block(
-            offsets=torch.zeros(len(items) + 1, dtype=torch.int64),
-            neighbours=torch.zeros(0, dtype=torch.int64),
-            residuals=torch.zeros(0),
-            degrees=torch.zeros(len(items)),
-        ).to(device)
-        for layer in model.encoder.layers:
-            assert isinstance(layer, SAGELayer)
-            items = layer.update_items(none, nobody, items)
-    return items
+        return model.new_items(model.inputs.chosen(features.to(device)))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dglrec.biases import Biases
+from dglrec.errors import UsageError
 from dglrec.graph import Adjacency
 from dglrec.infer.embed import Embeddings, evaluating
 from dglrec.infer.predict import Scorer, entries_of
@@ -32,6 +33,7 @@ REASONS = 3
 """How many reasons an explanation gives at most."""
 
 _EDGES = 1 << 14  # whose embeddings stay in the second-level cache
+_EDGES_OF_SQUARES = 1 << 12  # of which each fills a square
 _PAIRS = 1 << 20
 _ROUNDING = 1e-5  # of a rating: what is less says nothing
 
@@ -89,7 +91,15 @@ def find_reasons(
         places: int64 [n] the same users as the scorer numbers them.
         items: int64 [n, k] what is predicted for each.
         count: R, how many reasons at most.
+
+    Raises:
+        UsageError: the model's attention would have to be computed anew for each rating.
     """
+    if model.config.aggregator == "attention":
+        raise UsageError(
+            "explanations leave out each rating in closed form, which model.aggregator=attention "
+            "has none of; train with mean, sum or pool"
+        )
     shape = (*items.shape, count)
     out = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
     offsets = torch.from_numpy(rated.ratings.offsets)
@@ -136,7 +146,7 @@ def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, T
     """The ratings of n users, and for each of them what the user would be known by without it.
 
     Returns:
-        All K ratings; float32 [K, 2] bias and log degree without each; float32 [K] by how much the
+        All K ratings; float32 [K, 3] `Biases.inputs` without each; float32 [K] by how much the
         bias would be higher; int64 [K] the rated items.
     """
     ratings, biases = rated.ratings, rated.biases
@@ -153,7 +163,8 @@ def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, T
     left = degrees[owners] - 1
     other_bias = (sums[owners] - beyond) / (left + biases.damping)
     block = Block(offsets, items, beyond - bias[owners], degrees.float())
-    inputs = torch.stack((other_bias, torch.log1p(left.float())), dim=1)
+    squares = biases.user_squares[users][owners] - beyond.square()
+    inputs = biases.inputs(other_bias, left.float(), squares)
     return block, inputs, other_bias - bias[owners], items
 
 
@@ -162,6 +173,8 @@ class _Hop:
 
     def __init__(self, layer: SAGELayer, items: Tensor) -> None:
         self.last, self.bare, self.rated = layer.last, layer.to_users.bare, layer.to_users.rated
+        self.refinement = layer.refinement
+        self.refining = None if layer.refinement is None else layer.refinement.source(items)
         pool = self.bare.pool
         self.sent = self.bare.neighbour(items) if pool is None else functional.relu(pool(items))
         self.weighed = None if self.rated is None else self.rated.rating(items)
@@ -175,11 +188,16 @@ class _Hop:
             owners: int64 [K] whose they are.
             shifts: float32 [K] by how much their biases would be higher.
         """
-        out = self.bare.own(own) + self._bare(block, owners)
+        out: Tensor = self.bare.own(own) + self._bare(block, owners)
         if self.rated is not None and self.weighed is not None:
             damping = self.rated.log_damping.exp()
             out = out + _weighed(block, self.weighed, owners, shifts, damping)
-        return out + own if self.last else functional.relu(out) + own
+        out = out + own if self.last else functional.relu(out) + own
+        if self.refinement is not None and self.refining is not None:
+            guess = self.refinement.guess(out)
+            delta = _refit(block, self.refining, guess, owners, shifts, self.refinement.damping)
+            out = out + self.refinement.out(delta)
+        return out
 
     def _bare(self, block: Block, owners: Tensor) -> Tensor:
         if self.bare.pool is not None:
@@ -207,9 +225,40 @@ def _weighed(
     block: Block, messages: Tensor, owners: Tensor, shifts: Tensor, damping: Tensor
 ) -> Tensor:
     """`RatingConv` without each edge, the others' residuals being what they are then; [K, H]."""
-    of_edges = messages[block.neighbours]
-    plain = aggregate(block, messages, "sum")[owners] - of_edges
-    weighed = aggregate(block, messages, "sum", block.residuals)[owners]
-    weighed = weighed - block.residuals.unsqueeze(1) * of_edges - shifts.unsqueeze(1) * plain
+    others = _others_ratings(block, messages, owners, shifts)
+    return _damped(others, block, owners, damping)
+
+
+def _refit(
+    block: Block, sources: Tensor, guess: Tensor, owners: Tensor, shifts: Tensor, damping: Tensor
+) -> Tensor:
+    """`fit_ridge` without each edge; [K, W].
+
+    The sums of e q and of q q^T both lose one term.
+    """
+    of_edges = sources[block.neighbours]
+    squares = sources.new_zeros(block.num_destinations, *of_edges.shape[1:], of_edges.shape[1])
+    every = torch.arange(len(owners), device=owners.device)
+    for edges in every.split(_EDGES_OF_SQUARES):
+        rows = of_edges[edges]
+        squares.index_add_(0, owners[edges], rows.unsqueeze(2) * rows.unsqueeze(1))
+    out = _others_ratings(block, sources, owners, shifts)
+    for edges in every.split(_EDGES_OF_SQUARES):
+        rows = of_edges[edges]
+        left = squares[owners[edges]] - rows.unsqueeze(2) * rows.unsqueeze(1)
+        right = out[edges].unsqueeze(2) - left @ guess[edges].unsqueeze(2)
+        out[edges] = torch.linalg.solve(left + torch.diag(damping), right).squeeze(2)
+    return out
+
+
+def _others_ratings(block: Block, sources: Tensor, owners: Tensor, shifts: Tensor) -> Tensor:
+    """For each edge the sum over a user's other edges of e q, e being what it is then; [K, W]."""
+    of_edges = sources[block.neighbours]
+    plain = aggregate(block, sources, "sum")[owners] - of_edges
+    weighed = aggregate(block, sources, "sum", block.residuals)[owners]
+    return weighed - block.residuals.unsqueeze(1) * of_edges - shifts.unsqueeze(1) * plain
+
+
+def _damped(summed: Tensor, block: Block, owners: Tensor, damping: Tensor) -> Tensor:
     left = (block.degrees[owners] - 1).unsqueeze(1)
-    return weighed / left.clamp(min=1) * (left / (left + damping))
+    return summed / left.clamp(min=1) * (left / (left + damping))

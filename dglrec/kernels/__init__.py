@@ -5,11 +5,13 @@
 `parallel.py` cuts work into a stretch a thread.
 """
 
-from dglrec.kernels.edges import score_edges, segment_sums, sum_messages
+from dglrec.kernels.edges import score_edges, sum_messages
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
 from dglrec.kernels.parallel import compiled, even_parts, run_side_by_side
 from dglrec.kernels.ranking import Terms, Tiles, rank_items
+from dglrec.kernels.ridge import fit_ridge
+from dglrec.kernels.segments import segment_squares, segment_sums
 
 __all__ = [
     "ItemLists",
@@ -19,12 +21,14 @@ __all__ = [
     "compiled",
     "count_pairs",
     "even_parts",
+    "fit_ridge",
     "merge_lists",
     "pick_largest",
     "predict_residuals",
     "rank_items",
     "run_side_by_side",
     "score_edges",
+    "segment_squares",
     "segment_sums",
     "sum_messages",
 ]

@@ -82,26 +82,6 @@ def score_edges(
     return out
 
 
-def segment_sums(
-    offsets: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float64],
-    indices: npt.NDArray[Any],
-) -> npt.NDArray[np.float64]:
-    """For each of N nodes the sum of `values[indices]` over its edges, float64 [N].
-
-    Args:
-        offsets: int64 [N + 1].
-        values: float64 [V].
-        indices: [K] whole numbers below V, those of node v at `offsets[v]:offsets[v + 1]`.
-    """
-    out = np.empty(len(offsets) - 1)
-    parts = even_parts(offsets, 1)
-    run_side_by_side(
-        [partial(_sum_segments, offsets, values, indices, out, low, high) for low, high in parts]
-    )
-    return out
-
-
 def _widened(values: Tensor) -> Tensor:
     """There is no bfloat16 in numpy, and sums of many terms need more digits than it has."""
     return values.float() if values.device.type == "cpu" and values.itemsize < 4 else values
@@ -296,15 +276,6 @@ def _sum_rows(offsets, neighbours, weights, rows, out, low, high):  # type: igno
             else:
                 for c in range(width):
                     total[c] += row[c]
-
-
-@compiled
-def _sum_segments(offsets, values, indices, out, low, high):  # type: ignore[no-untyped-def]
-    for d in range(low, high):
-        total = 0.0
-        for k in range(offsets[d], offsets[d + 1]):
-            total += values[indices[k]]
-        out[d] = total
 
 
 @compiled

@@ -3,6 +3,7 @@
 from dglrec.nn.config import Aggregator, ModelConfig
 from dglrec.nn.convolutions import (
     RatingConv,
+    RefinementConv,
     RelationConv,
     SAGEConv,
     aggregate,
@@ -24,6 +25,7 @@ __all__ = [
     "NodeValues",
     "RatingConv",
     "RatingModel",
+    "RefinementConv",
     "RelationConv",
     "SAGEConv",
     "SAGELayer",

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dglrec.kernels import sum_messages
+from dglrec.kernels import fit_ridge, sum_messages
 from dglrec.nn.config import Aggregator, ModelConfig
 from dglrec.sampling import Block
 
 _INITIAL_DAMPING = 30.0  # ratings; learned from there
 _INITIAL_RATING_GAIN = 2.0
+_INITIAL_GUESS = 0.1  # of what an embedding explains: nearly nothing
+_INITIAL_RIDGE = 3.0
 
 
 def aggregate(
@@ -66,7 +68,11 @@ class SAGEConv(nn.Module):
 
     Hamilton, Ying and Leskovec, "Inductive representation learning on large graphs", NeurIPS
     2017, algorithm 1, lines 4-5; "pool" is its equation 3, the maximum of relu(W_pool h + b_pool).
-    The same as `dgl.nn.SAGEConv` for "mean" and "pool".
+    The same as `dgl.nn.SAGEConv` for "mean" and "pool". "sum" is the mean times the degree before
+    sampling, so that a sample stands for the whole (Horvitz and Thompson, JASA 47, 1952).
+    "attention" is a mean weighed by softmax(leaky_relu(a . W h_neighbour + b . h)) over a node's
+    edges (Velickovic et al., "Graph attention networks", ICLR 2018, equation 3, one head, with the
+    node itself left to W_self); each edge's row is written out, so it is for small graphs.
 
     Args:
         size_in: width of sources and destinations.
@@ -80,16 +86,43 @@ class SAGEConv(nn.Module):
         self.own = nn.Linear(size_in, size_out)
         self.neighbour = nn.Linear(size_in, size_out, bias=False)
         self.pool = nn.Linear(size_in, size_in) if aggregator == "pool" else None
+        attends = aggregator == "attention"
+        self.attend = nn.Linear(size_out, 1, bias=False) if attends else None
+        self.attend_own = nn.Linear(size_in, 1, bias=False) if attends else None
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
         if self.pool is not None:
             messages = self.neighbour(aggregate(block, functional.relu(self.pool(sources)), "max"))
+        elif self.attend is not None and self.attend_own is not None:
+            mapped = self.neighbour(sources)
+            of_sources, of_own = self.attend(mapped), self.attend_own(destinations)
+            messages = _attend(block, mapped, of_sources.squeeze(1), of_own.squeeze(1))
         else:
-            mode: Literal["mean", "sum"] = "mean" if self.aggregator == "mean" else "sum"
-            messages = map_and_aggregate(block, sources, self.neighbour, mode)
+            messages = map_and_aggregate(block, sources, self.neighbour, "mean")
+            if self.aggregator == "sum":
+                messages = messages * block.degrees.unsqueeze(1)
         out: Tensor = self.own(destinations) + messages
         return out
+
+
+def _attend(block: Block, rows: Tensor, of_sources: Tensor, of_own: Tensor) -> Tensor:
+    """[S, H] rows -> [D, H], each edge's weighed by the softmax of its two ends' scores."""
+    count = block.num_destinations
+    owners = torch.repeat_interleave(block.offsets.diff(), output_size=len(block.neighbours))
+    scores = functional.leaky_relu(
+        of_sources.index_select(0, block.neighbours) + of_own.index_select(0, owners), 0.2
+    )
+    # Less each node's largest, so that nothing overflows.
+    largest = (
+        scores.detach()
+        .new_zeros(count)
+        .scatter_reduce(0, owners, scores.detach(), "amax", include_self=False)
+    )
+    weights = torch.exp(scores - largest[owners])
+    totals = torch.zeros_like(largest).index_add(0, owners, weights)
+    weighed = (weights / totals[owners]).unsqueeze(1) * functional.embedding(block.neighbours, rows)
+    return weighed.new_zeros(count, rows.shape[1]).index_add(0, owners, weighed)
 
 
 class RatingConv(nn.Module):
@@ -100,24 +133,81 @@ class RatingConv(nn.Module):
     collaborative filtering", KDD Cup 2007, section 3.7), there divided by the root of the degree
     and here damped like a bias: a mean over the sampled edges times n / (n + damping), n being the
     degree before sampling, so that samples of any size stand for the same whole, and a node with
-    few ratings moves little. The damping is learned. With it left out the result is that of
-    `dgl.nn.SAGEConv` with edge weights e and no weight on the node itself.
+    few ratings moves little. The damping is learned, for each column of the result. With it left
+    out the result is that of `dgl.nn.SAGEConv` with edge weights e and no weight on the node
+    itself.
     """
 
-    def __init__(self, size_in: int, size_out: int) -> None:
+    def __init__(self, size_in: int, size_out: int, *, by_column: bool = True) -> None:
         super().__init__()
         self.rating = nn.Linear(size_in, size_out, bias=False)
         with torch.no_grad():
             # A mean of many centred ratings is small beside the other messages.
             self.rating.weight.mul_(_INITIAL_RATING_GAIN)
-        self.log_damping = nn.Parameter(torch.tensor(math.log(_INITIAL_DAMPING)))
+        self.log_damping = _log_damping(size_out if by_column else 1, _INITIAL_DAMPING)
 
     def forward(self, block: Block, sources: Tensor) -> Tensor:
         """[S, size_in] sources -> [D, size_out]."""
-        damping = self.log_damping.exp()
-        shares = block.degrees / (block.degrees + damping)
         messages = map_and_aggregate(block, sources, self.rating, "mean", block.residuals)
-        return messages * shares.unsqueeze(1)
+        return messages * _shares(block.degrees, self.log_damping)
+
+
+class RefinementConv(nn.Module):
+    """What nodes' ratings say beyond their embeddings: W delta, by a ridge regression a node.
+
+    With h a destination's embedding, its guess is p = P h, and a source is seen as q = Q h_j;
+    delta is what moves p to where it explains the ratings e (those of `RatingConv`) best:
+
+        delta = argmin over d of sum (e - (p + d) . q)^2 + sum of damping * d^2
+
+    A mean of e q takes a taste for one kind of item for a taste for every kind that comes with it;
+    this does not. It is the user's half-step of alternating least squares (Koren, Bell and
+    Volinsky, "Matrix factorization techniques for recommender systems", 2009) with a prior that
+    the graph gives, as a layer (Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with
+    differentiable closed-form solvers", ICLR 2019). The damping is learned.
+
+    Args:
+        size: width of sources, destinations and the result.
+        width: of the regression.
+        by_column: whether the damping is learned for each of its columns.
+    """
+
+    def __init__(self, size: int, width: int, *, by_column: bool = True) -> None:
+        super().__init__()
+        self.source = nn.Linear(size, width, bias=False)
+        self.guess = nn.Linear(size, width, bias=False)
+        self.out = nn.Linear(width, size, bias=False)
+        with torch.no_grad():
+            self.guess.weight.mul_(_INITIAL_GUESS)
+        self.log_damping = _log_damping(width if by_column else 1, _INITIAL_RIDGE)
+
+    @property
+    def damping(self) -> Tensor:
+        """[width], above 0."""
+        return self.log_damping.exp().expand(len(self.source.weight))
+
+    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
+        """[S, size] sources and [D, size] destinations -> [D, size]."""
+        delta = fit_ridge(
+            block.offsets,
+            block.neighbours,
+            self.source(sources),
+            self.guess(destinations),
+            block.residuals,
+            self.damping,
+        )
+        out: Tensor = self.out(delta)
+        return out
+
+
+def _log_damping(columns: int, initial: float) -> nn.Parameter:
+    return nn.Parameter(torch.full((columns,), math.log(initial)))
+
+
+def _shares(degrees: Tensor, log_damping: Tensor) -> Tensor:
+    """[D, C]: how much D nodes' own ratings count, n / (n + damping), column by column."""
+    degrees = degrees.unsqueeze(1)
+    return degrees / (degrees + log_damping.exp())
 
 
 class RelationConv(nn.Module):
@@ -126,7 +216,9 @@ class RelationConv(nn.Module):
     def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
         self.bare = SAGEConv(size, size, config.aggregator)
-        self.rated = RatingConv(size, size) if config.rating_messages else None
+        self.rated = None
+        if config.rating_messages:
+            self.rated = RatingConv(size, size, by_column=config.column_damping)
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, H] sources and [D, H] destinations -> [D, H]."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dglrec.nn.config import ModelConfig
-from dglrec.nn.convolutions import RelationConv
+from dglrec.nn.convolutions import RefinementConv, RelationConv
 from dglrec.sampling import Block, LayerBlocks
 
 Exchange = Callable[[Tensor], Tensor]
@@ -26,6 +26,9 @@ class NodeValues(NamedTuple):
 class SAGELayer(nn.Module):
     """One hop in both directions, with a skip connection around it.
 
+    Behind the last layer, users look at their ratings once more (`RefinementConv`): theirs are all
+    there, where items see a sample of their raters.
+
     The skip lets the item vectors that a user's ratings weigh reach the output as they are; without
     it, and with a ReLU behind the last layer, training starts at a saddle that noise keeps it on.
 
@@ -40,10 +43,16 @@ class SAGELayer(nn.Module):
         self.to_items = RelationConv(config.embedding_size, config)
         self.dropout = nn.Dropout(config.dropout_share())
         self.last = last
+        self.refinement = None
+        if last and config.rating_messages and config.refinement:
+            self.refinement = RefinementConv(
+                config.embedding_size, config.refinement, by_column=config.column_damping
+            )
 
     def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
         """[S, H] items that the block's users rated, [D, H] those users -> [D, H]."""
-        return self._finish(self.to_users(block, items, users), users)
+        out = self._finish(self.to_users(block, items, users), users)
+        return out if self.refinement is None else out + self.refinement(block, items, out)
 
     def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
         """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""

@@ -70,14 +70,18 @@ class EdgeBatch(_OnDevice):
     Attributes:
         user_nodes: int64 [N_u]; the users that the first layer reads, as indices of the data set.
         item_nodes: int64 [N_i]; the items likewise.
-        user_inputs: float32 [N_u, 2]; bias and log degree (see `Biases.user_inputs`).
-        item_inputs: float32 [N_i, 2].
+        user_inputs: float32 [N_u, 3]; see `Biases.inputs`.
+        item_inputs: float32 [N_i, 3].
         layers: one entry a layer, the first to be computed first.
         users: int64 [B]; each target's user, as a position among the last layer's destinations.
-        items: int32 or int64 [B]; each target's item likewise.
+        items: int32 or int64 [B]; each target's item likewise; those past the last destination are
+            `unseen` items.
         ratings: float32 [B]; what is to be predicted.
-        baselines: float32 [B]; mean + user bias + item bias, as though no target were known.
+        baselines: float32 [B]; mean + user bias + item bias, as though no target were known;
+            without the bias of an unseen item.
         edges: int64 [B]; the targets' edge ids.
+        unseen: int64 [C]; items of some targets, which are predicted as though nobody had rated
+            the item: from its features alone.
         items_are_shared: whether `item_nodes` are this process's share of all items, and blocks and
             targets name items by their number in the data set: processes exchange what they make
             of their shares.
@@ -93,4 +97,5 @@ class EdgeBatch(_OnDevice):
     ratings: Tensor
     baselines: Tensor
     edges: Tensor
+    unseen: Tensor
     items_are_shared: bool = False

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+_SMALL = 2_000_000  # edges; up to here all the sampling that helps is cheap
+
 
 class LoaderConfig(BaseModel):
     """How target edges are batched and their neighbourhoods sampled."""
@@ -20,24 +22,29 @@ class LoaderConfig(BaseModel):
         description="target edges in a batch (with kind users, about); auto: 1/150 of an epoch, "
         "2,048 to 262,144, or 1,024 with kind neighbor",
     )
-    folds: int = Field(
-        4,
-        ge=2,
-        le=1000,
-        description="with kind users: parts of a user's ratings, each predicted from the others",
+    folds: Annotated[int, Field(ge=2, le=1000)] | Literal["auto"] = Field(
+        "auto",
+        description="with kind users: parts of a user's ratings, each predicted from the others; "
+        "auto: 8 up to 2 million training ratings, else 4",
     )
-    user_fanouts: tuple[int, ...] = Field(
-        (10, -1),
-        min_length=1,
-        strict=False,
+    user_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
+        "auto",
         description="rated items sampled for each user, one figure a layer, the layer that reads "
-        "the inputs first; -1 takes all",
+        "the inputs first; -1 takes all. auto: all in the last layer, in those before it 10, or "
+        "all up to 2 million training ratings",
     )
-    item_fanouts: tuple[int, ...] = Field(
-        (3, 3),
-        min_length=1,
-        strict=False,
-        description="raters sampled for each item, likewise",
+    item_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
+        "auto",
+        description="raters sampled for each item, likewise; auto: 3, or 10 up to 2 million "
+        "training ratings",
+    )
+    unseen_items: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="share of the items that a step treats as though nobody had rated them, so "
+        "that new items are predicted from their features; 0 for none",
     )
     exclude_targets: bool = Field(
         True,
@@ -53,6 +60,34 @@ class LoaderConfig(BaseModel):
             return 1024
         return min(max(num_edges // 150, 2048), 262_144)
 
+    @property
+    def fanouts(self) -> list[tuple[int, int]]:
+        """Those of users and of items, layer by layer.
+
+        Raises:
+            ValueError: they are left to `resolved`.
+        """
+        if self.user_fanouts == "auto" or self.item_fanouts == "auto":
+            raise ValueError("fan-outs must be numbers; see LoaderConfig.resolved")
+        return list(zip(self.user_fanouts, self.item_fanouts, strict=True))
+
+    def resolved(self, num_edges: int, layers: int = 2) -> "LoaderConfig":
+        """The same with each `auto` replaced by what it means for so many training edges.
+
+        Args:
+            num_edges: E.
+            layers: of the model; as many fan-outs are wanted.
+        """
+        small = num_edges <= _SMALL
+        values: dict[str, Any] = {"batch_size": self.edges_a_batch(num_edges)}
+        if self.folds == "auto":
+            values["folds"] = 8 if small else 4
+        if self.user_fanouts == "auto":
+            values["user_fanouts"] = (-1 if small else 10,) * (layers - 1) + (-1,) * min(layers, 1)
+        if self.item_fanouts == "auto":
+            values["item_fanouts"] = (10 if small else 3,) * layers
+        return self.model_copy(update=values)
+
     @field_validator("user_fanouts", "item_fanouts", mode="before")
     @classmethod
     def _one_layer(cls, value: Any) -> Any:
@@ -63,8 +98,10 @@ class LoaderConfig(BaseModel):
         """Refuse fan-outs that sample nothing, or that differ in the number of layers."""
         for name in ("user_fanouts", "item_fanouts"):
             fanouts = getattr(self, name)
-            if any(fanout == 0 or fanout < -1 for fanout in fanouts):
+            if fanouts != "auto" and any(fanout == 0 or fanout < -1 for fanout in fanouts):
                 raise ValueError(f"{name} {fanouts}: each must be 1 or more, or -1 for all")
+        if "auto" in (self.user_fanouts, self.item_fanouts):
+            return
         if len(self.user_fanouts) != len(self.item_fanouts):
             raise ValueError(
                 f"user_fanouts {self.user_fanouts} and item_fanouts {self.item_fanouts}: "

@@ -15,6 +15,7 @@ from dglrec.distributed import ALONE, World
 from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
 from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.sampling.unseen import UNSEEN, Targets, hide_items
 
 
 class NeighborEdgeLoader:
@@ -44,7 +45,7 @@ class NeighborEdgeLoader:
         world: World = ALONE,
     ) -> None:
         self.biases = biases
-        self.config = config
+        self.config = config = config.resolved(graph.num_edges)
         self.batch_size = config.edges_a_batch(graph.num_edges)
         self.seed = seed
         self.epoch = 0
@@ -54,12 +55,7 @@ class NeighborEdgeLoader:
         self._ratings = torch.from_numpy(graph.scale.decode(np.asarray(graph.by_user.codes)))
         self._sampler = dgl.dataloading.as_edge_prediction_sampler(
             dgl.dataloading.NeighborSampler(
-                [
-                    {RATED_BY: of_user, RATES: of_item}
-                    for of_user, of_item in zip(
-                        config.user_fanouts, config.item_fanouts, strict=True
-                    )
-                ]
+                [{RATED_BY: of_user, RATES: of_item} for of_user, of_item in config.fanouts]
             ),
             exclude=_targets_and_reverses if config.exclude_targets else None,
         )
@@ -91,7 +87,8 @@ class NeighborEdgeLoader:
             with _one_sampling_thread():
                 dgl.seed(seed_of(self.seed, self.epoch, place))
                 input_nodes, targets, blocks = next(batches)
-            yield self._to_batch(input_nodes, targets, blocks)
+            seed_of_unseen = seed_of(self.seed, self.epoch, number, *UNSEEN)
+            yield self._to_batch(input_nodes, targets, blocks, seed_of_unseen)
 
     def _batches(self, shares: list[Tensor], generator: torch.Generator) -> Iterator[Any]:
         """What DGL makes of each share that is not empty; but for the last all are as long."""
@@ -113,7 +110,11 @@ class NeighborEdgeLoader:
             return iter(loader)
 
     def _to_batch(
-        self, input_nodes: dict[str, Tensor], targets: dgl.DGLHeteroGraph, blocks: list[Any]
+        self,
+        input_nodes: dict[str, Tensor],
+        targets: dgl.DGLHeteroGraph,
+        blocks: list[Any],
+        seed_of_unseen: int,
     ) -> EdgeBatch:
         users, items = targets.edges(etype=RATES, order="eid")  # as .data is
         edges = targets.edges[RATES].data[dgl.EID]
@@ -123,6 +124,13 @@ class NeighborEdgeLoader:
         biases = self.biases
         if self.config.exclude_targets:
             biases = biases.without(global_users, global_items, ratings)
+        known = Targets(
+            items, biases.predict(global_users, global_items), torch.empty(0, dtype=torch.int64)
+        )
+        share = self.config.unseen_items
+        hidden = hide_items(
+            known, global_items, len(nodes[ITEM_TYPE]), biases, share, seed_of_unseen
+        )
         return EdgeBatch(
             user_nodes=input_nodes[USER_TYPE],
             item_nodes=input_nodes[ITEM_TYPE],
@@ -136,10 +144,11 @@ class NeighborEdgeLoader:
                 for block in blocks
             ),
             users=users,
-            items=items,
+            items=hidden.items,
             ratings=ratings,
-            baselines=biases.predict(global_users, global_items),
+            baselines=hidden.baselines,
             edges=edges,
+            unseen=hidden.unseen,
         )
 
     def _to_block(self, block: Any, relation: tuple[str, str, str], biases: Biases) -> Block:

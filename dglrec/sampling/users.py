@@ -19,6 +19,7 @@ from dglrec.graph import Adjacency, RatingGraph
 from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
+from dglrec.sampling.unseen import UNSEEN, Targets, hide_items
 
 
 class UserBatchLoader:
@@ -57,8 +58,9 @@ class UserBatchLoader:
         device: torch.device | None = None,
         world: World = ALONE,
     ) -> None:
-        self.config = config
+        self.config = config = config.resolved(graph.num_edges)
         self.batch_size = config.edges_a_batch(graph.num_edges)
+        self._folds = int(config.folds)
         self.seed = seed
         self.epoch = 0
         self.start = 0
@@ -79,7 +81,7 @@ class UserBatchLoader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.config.folds * self._steps_a_pass()
+        return self._folds * self._steps_a_pass()
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch that the next iteration is, and the batch that it begins with.
@@ -93,7 +95,7 @@ class UserBatchLoader:
         return self._batches(self.epoch, self.start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
-        folds, steps = self.config.folds, self._steps_a_pass()
+        folds, steps = self._folds, self._steps_a_pass()
         for number_of_fold in range(start // steps, folds):
             fold = Fold(self.seed, epoch, number_of_fold, folds, self._num_items)
             schedule = self._schedule(epoch, number_of_fold)
@@ -102,7 +104,7 @@ class UserBatchLoader:
                 yield self._batch(users, fold, number) if len(users) else None
 
     def _steps_a_pass(self) -> int:
-        return -(-self._num_edges // (self.batch_size * self.config.folds))
+        return -(-self._num_edges // (self.batch_size * self._folds))
 
     def _schedule(self, epoch: int, fold: int) -> list[Tensor]:
         """The users of each step of a pass: all of them once, the steps about equal in edges.
@@ -125,18 +127,26 @@ class UserBatchLoader:
         world = self.world
         generator = torch.Generator(self.device)
         place = number * world.size + world.rank
-        generator.manual_seed(seed_of(self.seed, fold.epoch, self.config.folds, place))
+        generator.manual_seed(seed_of(self.seed, fold.epoch, self._folds, place))
         self._in_step[users] = torch.arange(len(users), dtype=torch.int32, device=self.device)
         layers = []
         nodes = own = users[step.first : step.last]
-        fanouts = zip(self.config.user_fanouts, self.config.item_fanouts, strict=True)
-        for of_user, of_item in reversed(list(fanouts)):
+        for of_user, of_item in reversed(self.config.fanouts):
             to_users = self._to_users(step, nodes, of_user, generator)
             to_items, nodes = self._to_items(step, nodes, of_item, generator)
             layers.append(LayerBlocks(to_users, to_items))
         self._in_step[users] = -1
         biases, mine = step.biases, step.own_targets
         owners, items = step.split.owners[mine] - step.first, step.split.items[mine]
+        none = torch.empty(0, dtype=torch.int64, device=self.device)
+        targets = hide_items(
+            Targets(items, biases.predict(_take(own, owners), items), none),
+            items,
+            self._num_items,
+            biases,
+            self.config.unseen_items,
+            seed_of(self.seed, fold.epoch, number, *UNSEEN),
+        )
         return EdgeBatch(
             user_nodes=nodes,
             item_nodes=torch.arange(*self._items, device=self.device),
@@ -144,10 +154,11 @@ class UserBatchLoader:
             item_inputs=biases.item_inputs(slice(*self._items)),
             layers=tuple(reversed(layers)),
             users=owners,
-            items=items,
+            items=targets.items,
             ratings=step.ratings[mine],
-            baselines=biases.predict(_take(own, owners), items),
+            baselines=targets.baselines,
             edges=step.split.targets[mine],
+            unseen=targets.unseen,
             items_are_shared=world.size > 1,
         )
 

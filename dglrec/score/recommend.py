@@ -99,7 +99,12 @@ def recommend(
         known = torch.arange(dataset.graph.num_users)
         made_of = Rated(dataset.graph.by_user, dataset.scale, biases, known)
         user = trained.embeddings.nodes.users[own]
-        biases = replace(biases, users=biases.users[own], user_degrees=biases.user_degrees[own])
+        biases = replace(
+            biases,
+            users=biases.users[own],
+            user_degrees=biases.user_degrees[own],
+            user_squares=biases.user_squares[own],
+        )
     left_out = np.unique(np.concatenate(seen))
     scorer = Scorer(trained.model, NodeValues(user, trained.embeddings.nodes.items), biases)
     scores, items = scorer.best_of_few(

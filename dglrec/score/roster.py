@@ -1,6 +1,6 @@
 """Whom and what can be scored: the users and items of a data set, and those that files add."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -99,15 +99,25 @@ class Roster:
     def biases(self) -> Biases:
         """Of all users and items; an item that nobody has rated has none."""
         known = self._trained.dataset.biases
-        users, user_degrees = known.users, known.user_degrees
-        items, item_degrees = known.items, known.item_degrees
+        users, user_degrees, user_squares = known.users, known.user_degrees, known.user_squares
+        items, item_degrees, item_squares = known.items, known.item_degrees, known.item_squares
         if self._new_users is not None:
             users = torch.cat((users, self._new_biases.users))
             user_degrees = torch.cat((user_degrees, self._new_biases.user_degrees))
+            user_squares = torch.cat((user_squares, self._new_biases.user_squares))
         if self._new_items is not None:
             none = torch.zeros(len(self._new_items.table))
             items, item_degrees = torch.cat((items, none)), torch.cat((item_degrees, none))
-        return Biases(known.mean, users, items, user_degrees, item_degrees, known.damping)
+            item_squares = torch.cat((item_squares, none))
+        return replace(
+            known,
+            users=users,
+            items=items,
+            user_degrees=user_degrees,
+            item_degrees=item_degrees,
+            user_squares=user_squares,
+            item_squares=item_squares,
+        )
 
     @cached_property
     def _new_biases(self) -> Biases:

@@ -125,7 +125,12 @@ def train(
                 check_run(run, resume, overwrite)
         with world.together():
             torch.manual_seed(config.seed)
-            model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features)
+            model = RatingModel(
+                settings.model,
+                dataset.graph.num_users,
+                dataset.item_features,
+                dataset.meta["features"],
+            )
             needs = footprint(dataset.graph, model, settings, world)
             graph_device = place_graph(needs, device, world)
         with world.together():

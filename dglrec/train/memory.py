@@ -75,13 +75,11 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
     item_degree = max(1.0, graph.num_edges / graph.num_items)
     users, items = float(min(edges, graph.num_users)), float(min(edges, graph.num_items))
     if loader.kind == "users":
-        edges = min(edges * loader.folds, graph.num_edges)
+        edges = min(edges * int(loader.folds), graph.num_edges)
         users, items = min(edges / user_degree, graph.num_users), graph.num_items / processes
     messages = sampled = nodes = 0.0
     most = [int(side.degrees.max(initial=0)) for side in (graph.by_user, graph.by_item)]
-    for of_user, of_item in reversed(
-        list(zip(loader.user_fanouts, loader.item_fanouts, strict=True))
-    ):
+    for of_user, of_item in reversed(loader.fanouts):
         to_users = users * (user_degree if of_user < 0 else min(of_user, user_degree))
         to_items = items * (item_degree if of_item < 0 else min(of_item, item_degree))
         messages += to_users + to_items

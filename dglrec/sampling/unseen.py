@@ -1,0 +1,56 @@
+"""Some items of a step are treated as though nobody had rated them, or nothing would train that.
+
+Of all that is known of a new item, only its features are known; a model that always sees ratings
+too never learns to do without (Volkovs, Yu and Poutanen, "DropoutNet: addressing cold start in
+recommender systems", NeurIPS 2017). Here the item stays what it is for everybody else's messages,
+and only the targets are predicted from what it would be without ratings.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dglrec.biases import Biases
+
+# Of the numbers that follow from the seed, those of unseen items; the others have fewer words.
+UNSEEN = (0, 0, 2)
+
+
+class Targets(NamedTuple):
+    """B targets of a step, some of whose items count as unseen.
+
+    Attributes:
+        items: int32 or int64 [B] positions; from the number of items on those of `unseen`.
+        baselines: float32 [B].
+        unseen: int64 [C] indices of the data set.
+    """
+
+    items: Tensor
+    baselines: Tensor
+    unseen: Tensor
+
+
+def hide_items(
+    targets: Targets, items: Tensor, num_positions: int, biases: Biases, share: float, seed: int
+) -> Targets:
+    """Choose items that count as unseen, and predict their targets without their biases.
+
+    Args:
+        targets: with nothing unseen yet.
+        items: [B] the items as indices of the data set.
+        num_positions: how many positions there are of items that are seen.
+        biases: that the baselines are made of.
+        share: of all items that count as unseen.
+        seed: of the choice; the same on all processes that share a step.
+    """
+    if not share:
+        return targets
+    generator = torch.Generator(items.device).manual_seed(seed)
+    drawn = torch.rand(len(biases.items), generator=generator, device=items.device)
+    places = (drawn < share).index_select(0, items).nonzero().squeeze(1)
+    hidden = items.index_select(0, places).long()
+    unseen, order = torch.unique(hidden, return_inverse=True)
+    positions = targets.items.index_copy(0, places, (order + num_positions).to(targets.items.dtype))
+    without = targets.baselines.index_add(0, places, biases.items.index_select(0, hidden), alpha=-1)
+    return Targets(positions, without, unseen)
