@@ -247,13 +247,16 @@ def test_only_the_last_layer_has_no_relu(last, given_blocks):
 
 def refined_one_by_one(conv, block, sources, destinations):
     """What `RefinementConv` says it is, node by node in float64: a least squares with rows more."""
-    width = conv.source.out_features
+    source, width = conv.source, conv.source.out_features
     damping = conv.log_damping.double().exp().expand(width)
     rows = []
     for d, (first, last) in enumerate(itertools.pairwise(block.offsets.tolist())):
         guess = conv.guess.weight.double() @ destinations[d].double()
-        near = sources[block.neighbours[first:last].long()].double() @ conv.source.weight.double().T
-        near = near + conv.source.bias.double()
+        near = sources[block.neighbours[first:last].long()].double()
+        near = torch.nn.functional.linear(
+            near,
+            *(None if part is None else part.double() for part in (source.weight, source.bias)),
+        )
         left = block.residuals[first:last].double() - near @ guess
         design = torch.cat((near, damping.sqrt().diag()))
         delta = torch.linalg.lstsq(design, torch.cat((left, left.new_zeros(width))).unsqueeze(1))

@@ -15,7 +15,6 @@ from runs import weights_of
 
 from dglrec import cli
 from dglrec.compare import UserSums, bootstrap, compare_runs, figures, holm, redraw_runs
-from dglrec.config import known_keys
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.features import TextCleaning

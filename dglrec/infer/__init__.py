@@ -4,7 +4,7 @@
 """
 
 from dglrec.infer.embed import Embeddings, embed_all, embed_new_items, embed_new_users
-from dglrec.infer.explain import REASONS, Rated, Reasons, find_reasons
+from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, find_reasons
 from dglrec.infer.predict import Scorer, entries_of, predict_pairs
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Rated",
     "Reasons",
     "Scorer",
+    "check_explainable",
     "embed_all",
     "embed_new_items",
     "embed_new_users",

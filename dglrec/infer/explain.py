@@ -67,6 +67,19 @@ class Rated:
     identities: Tensor | None
 
 
+def check_explainable(model: RatingModel) -> None:
+    """Refuse a model whose ratings cannot be left out in closed form.
+
+    Raises:
+        UsageError: it attends, so that each message depends on all others.
+    """
+    if model.config.aggregator == "attention":
+        raise UsageError(
+            "explanations leave out each rating in closed form, which model.aggregator=attention "
+            "has none of; train with mean, sum or pool"
+        )
+
+
 @torch.inference_mode()
 def find_reasons(
     model: RatingModel,
@@ -95,11 +108,7 @@ def find_reasons(
     Raises:
         UsageError: the model's attention would have to be computed anew for each rating.
     """
-    if model.config.aggregator == "attention":
-        raise UsageError(
-            "explanations leave out each rating in closed form, which model.aggregator=attention "
-            "has none of; train with mean, sum or pool"
-        )
+    check_explainable(model)
     shape = (*items.shape, count)
     out = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
     offsets = torch.from_numpy(rated.ratings.offsets)

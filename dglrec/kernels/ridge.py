@@ -10,6 +10,9 @@ being the gradient of delta, and w = p + delta, the gradients are
     of q_k: (e_k - w . q_k) z - (z . q_k) w,   of p: -(A - diag(damping)) z,
     of the damping: -sum over d of z * delta.
 
+Sums of q q^T and what is solved with them are float64: where sources span fewer directions than W,
+the damping alone keeps A from being singular, and float32 would lose it among thousands of edges.
+
 Shapes: S sources, D destinations, K edges, W columns.
 """
 
@@ -145,12 +148,13 @@ def _fit_anywhere(
     damping: Tensor,
 ) -> Tensor:
     """The same by torch's operations: what a GPU does."""
-    squares, sums = guess.new_zeros(*guess.shape, guess.shape[1]), torch.zeros_like(guess)
+    squares, sums = _squares_of(guess), torch.zeros_like(guess, dtype=torch.float64)
     for owners, rows, rated in _edges(offsets, neighbours, sources, ratings):
+        rows = rows.double()
         squares.index_add_(0, owners, rows.unsqueeze(2) * rows.unsqueeze(1))
-        sums.index_add_(0, owners, rated.unsqueeze(1) * rows)
-    left = sums - (squares @ guess.unsqueeze(2)).squeeze(2)
-    return _solve(squares, damping, left)
+        sums.index_add_(0, owners, rated.double().unsqueeze(1) * rows)
+    left = sums - (squares @ guess.double().unsqueeze(2)).squeeze(2)
+    return _solve(squares, damping, left).to(guess.dtype)
 
 
 def _back_anywhere(
@@ -163,10 +167,12 @@ def _back_anywhere(
     delta: Tensor,
     gradient: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    squares = guess.new_zeros(*guess.shape, guess.shape[1])
+    squares = _squares_of(guess)
     for owners, rows, _ in _edges(offsets, neighbours, sources, ratings):
+        rows = rows.double()
         squares.index_add_(0, owners, rows.unsqueeze(2) * rows.unsqueeze(1))
-    z, w = _solve(squares, damping, gradient), guess + delta
+    solved, w = _solve(squares, damping, gradient.double()), guess + delta
+    z = solved.to(guess.dtype)
     of_sources, first = torch.zeros_like(sources), 0
     for owners, rows, rated in _edges(offsets, neighbours, sources, ratings):
         near, along = w[owners], z[owners]
@@ -174,7 +180,7 @@ def _back_anywhere(
         parts = left * along - (rows * along).sum(1, keepdim=True) * near
         of_sources.index_add_(0, neighbours[first : first + len(owners)].long(), parts)
         first += len(owners)
-    return of_sources, -(squares @ z.unsqueeze(2)).squeeze(2), z
+    return of_sources, -(squares @ solved.unsqueeze(2)).squeeze(2).to(guess.dtype), z
 
 
 def _edges(
@@ -192,8 +198,15 @@ def _edges(
             yield some, sources.index_select(0, near), rated
 
 
+def _squares_of(guess: Tensor) -> Tensor:
+    """Zeros to sum q q^T in."""
+    return guess.new_zeros(*guess.shape, guess.shape[1], dtype=torch.float64)
+
+
 def _solve(squares: Tensor, damping: Tensor, right: Tensor) -> Tensor:
-    factor = torch.linalg.cholesky(squares + torch.diag(damping))
+    # Without a word where a number is not finite: training says of which batch it is.
+    factor, failed = torch.linalg.cholesky_ex(squares + torch.diag(damping.double()))
+    factor = factor.masked_fill((failed > 0).view(-1, 1, 1), torch.nan)
     return torch.cholesky_solve(right.unsqueeze(2), factor).squeeze(2)
 
 
@@ -246,8 +259,8 @@ def _substitute(lower, right, out):  # type: ignore[no-untyped-def]
 @compiled
 def _fit(offsets, neighbours, sources, guess, ratings, damping, out, low, high):  # type: ignore[no-untyped-def]
     width = guess.shape[1]
-    squares = np.empty((width, width), dtype=guess.dtype)
-    lower, left = np.empty_like(squares), np.empty(width, dtype=guess.dtype)
+    squares = np.empty((width, width))
+    lower, left, solved = np.empty_like(squares), np.empty(width), np.empty(width)
     for d in range(low, high):
         first, last = offsets[d], offsets[d + 1]
         _sum_squares(neighbours, first, last, sources, squares)
@@ -260,7 +273,9 @@ def _fit(offsets, neighbours, sources, guess, ratings, damping, out, low, high):
             for c in range(width):
                 left[a] -= squares[a, c] * guess[d, c]
         _factorise(squares, damping, lower)
-        _substitute(lower, left, out[d])
+        _substitute(lower, left, solved)
+        for c in range(width):
+            out[d, c] = solved[c]
 
 
 @compiled
@@ -270,14 +285,17 @@ def _fit_back(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     zero = guess.dtype.type(0)
     width = guess.shape[1]
-    squares = np.empty((width, width), dtype=guess.dtype)
+    squares = np.empty((width, width))
     lower, w = np.empty_like(squares), np.empty(width, dtype=guess.dtype)
+    solved = np.empty(width)
     for d in range(low, high):
         first, last = offsets[d], offsets[d + 1]
         _sum_squares(neighbours, first, last, sources, squares)
         _factorise(squares, damping, lower)
+        _substitute(lower, gradient[d], solved)
         along = z[d]
-        _substitute(lower, gradient[d], along)
+        for c in range(width):
+            along[c] = solved[c]
         for a in range(width):
             w[a] = guess[d, a] + delta[d, a]
             total = zero

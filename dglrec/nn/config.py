@@ -1,6 +1,6 @@
 """What the model is made of."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,6 +71,11 @@ class ModelConfig(BaseModel):
         description="share of embedding units dropped; auto: 0.1, or 0 where items have 200 "
         "training ratings or more on average",
     )
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse a decoder that could say nothing."""
+        if not self.decoder_size and not self.interaction:
+            raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
 
     def dropout_share(self, ratings_an_item: float = 0.0) -> float:
         """What `dropout` means for so many training ratings an item."""

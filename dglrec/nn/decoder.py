@@ -1,5 +1,6 @@
 """A user's and an item's embedding -> what their rating has beyond the biases."""
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,12 @@ class EdgeRegressor(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size, hidden = config.embedding_size, config.decoder_size
-        self.from_user = nn.Linear(size, hidden)
-        self.from_item = nn.Linear(size, hidden, bias=False)
-        self.out = nn.Linear(hidden, 1)
+        with warnings.catch_warnings():
+            # That tables without a column need no random values is no news.
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            self.from_user = nn.Linear(size, hidden)
+            self.from_item = nn.Linear(size, hidden, bias=False)
+            self.out = nn.Linear(hidden, 1)
         self.factor_of_user = nn.Linear(size, size, bias=False) if config.interaction else None
         self.factor_of_item = nn.Linear(size, size, bias=False) if config.interaction else None
         with torch.no_grad():

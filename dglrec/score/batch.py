@@ -19,6 +19,7 @@ from dglrec import schema
 from dglrec.errors import DataError, UsageError
 from dglrec.files import sha256_of
 from dglrec.ids import to_type
+from dglrec.infer import check_explainable
 from dglrec.ingest import Stretch, require_file, stream_columns
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
@@ -115,6 +116,8 @@ def score_top_k(
     with trained.world.together():
         options.check()
         check_k(k)
+        if options.explain:
+            check_explainable(trained.model)
         if options.unknown == "null":
             raise UsageError("--unknown null goes with --pairs; choose error or skip")
         in_part = max(1, min(_PART_USERS, _PART_ROWS // k))

@@ -176,7 +176,7 @@ def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
         DataError: the file is bad, or holds an item of the data set.
     """
     dataset = trained.dataset
-    if not trained.model.config.item_features or not dataset.item_features.shape[1]:
+    if not trained.model.inputs.features.shape[1]:
         raise UsageError(
             f"--new-items {file}: the model uses no genres or text, and of a new item there is "
             "nothing else"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dglrec.baselines import BaselineConfig
+from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
 from dglrec.sampling import LoaderConfig
@@ -86,7 +87,15 @@ class Settings:
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
     def resolved(self, graph: RatingGraph) -> "Settings":
-        """The same with each `auto` replaced by what it means for these training ratings."""
+        """The same with each `auto` replaced by what it means for these training ratings.
+
+        Raises:
+            UsageError: DGL's loader is to sample for no layer.
+        """
+        if self.loader.kind == "neighbor" and not self.model.layers:
+            raise UsageError(
+                "model.layers = 0 leaves loader.kind=neighbor nothing to sample; take kind users"
+            )
         loader = self.loader.resolved(graph.num_edges, self.model.layers)
         dropout = self.model.dropout_share(graph.num_edges / graph.num_items)
         rate = self.train.learning_rate
