@@ -3,7 +3,8 @@
     python benchmarks/bench_kernels.py --json benchmarks/results/kernels.json
 
 Sizes are those of a training step at full size with the default configuration. `scores` is the
-edge regressor's; `sums` what the users around a step read; `segments` half a sweep of the biases.
+edge regressor's; `sums` what the users around a step read, `damping` how much of it counts; `ridge`
+fits the step's own users to half of their ratings; `segments` is half a sweep of the biases.
 """
 
 import argparse
@@ -19,9 +20,10 @@ from common import Row, print_table, write_results
 from torch import Tensor
 from torch.nn import functional
 
-from dglrec.kernels import score_edges, segment_sums, sum_messages
+from dglrec.kernels import damp_means, fit_ridge, score_edges, segment_sums, sum_messages
 
-TARGETS, USERS, ITEMS, RATERS, WIDTH = 262_144, 7_000, 16_872, 45_000, 64
+TARGETS, USERS, ITEMS, RATERS, WIDTH = 262_144, 3_500, 16_872, 43_000, 64
+RIDGE = 16
 FANOUT = 10
 EDGES = 46_000_000
 COLUMNS = ("kernel", "by", "ms")
@@ -44,6 +46,28 @@ def plain_sums(offsets: Tensor, neighbours: Tensor, sources: Tensor) -> Tensor:
     return functional.embedding_bag(
         neighbours, sources, offsets, mode="sum", include_last_offset=True
     )
+
+
+def plain_damping(means: Tensor, degrees: Tensor, damping: Tensor) -> Tensor:
+    """Shares and product, one after the other."""
+    return means * (degrees.unsqueeze(1) / (degrees.unsqueeze(1) + damping))
+
+
+def plain_ridge(
+    owners: Tensor,
+    rated: Tensor,
+    sources: Tensor,
+    guess: Tensor,
+    ratings: Tensor,
+    damping: Tensor,
+) -> Tensor:
+    """Sums of outer products, and torch's own solver and gradients."""
+    rows = sources[rated]
+    left = ratings - (rows * guess[owners]).sum(1)
+    squares = torch.diag(damping).repeat(len(guess), 1, 1)
+    squares = squares.index_add(0, owners, rows.unsqueeze(2) * rows.unsqueeze(1))
+    sums = torch.zeros_like(guess).index_add(0, owners, left.unsqueeze(1) * rows)
+    return torch.linalg.solve(squares, sums)
 
 
 def both_ways(forward: Callable[[], Tensor]) -> None:
@@ -77,6 +101,20 @@ def main() -> None:
     hidden, factors = (tables[0], tables[1]), (tables[2], tables[3])
     offsets = torch.arange(RATERS + 1) * FANOUT
     rated = torch.randint(ITEMS, (RATERS * FANOUT,))
+    degrees, damping = (
+        torch.randint(1, 500, (RATERS,)).float(),
+        torch.ones(WIDTH, requires_grad=True),
+    )
+    means = torch.randn(RATERS, WIDTH, requires_grad=True)
+    of_users = torch.arange(USERS + 1) * (TARGETS // USERS)
+    support = torch.randint(ITEMS, (int(of_users[-1]),))
+    narrow = (
+        torch.randn(ITEMS, RIDGE, requires_grad=True),
+        torch.randn(USERS, RIDGE, requires_grad=True),
+        torch.randn(len(support)),
+        torch.ones(RIDGE, requires_grad=True),
+    )
+    owners = torch.repeat_interleave(of_users.diff())
     indices = torch.randint(ITEMS, (EDGES,)).int().numpy()
     ends = (torch.arange(310_001) * EDGES // 310_000).numpy()
     values = torch.randn(ITEMS).double().numpy()
@@ -89,6 +127,10 @@ def main() -> None:
         ("scores", "dglrec", both(score_edges, users, items, hidden, w, factors)),
         ("sums", "torch", both(plain_sums, offsets, rated, tables[1])),
         ("sums", "dglrec", both(sum_messages, offsets, rated, tables[1])),
+        ("damping", "torch", both(plain_damping, means, degrees, damping)),
+        ("damping", "dglrec", both(damp_means, means, degrees, damping)),
+        ("ridge", "torch", both(plain_ridge, owners, support, *narrow)),
+        ("ridge", "dglrec", both(fit_ridge, of_users, support, *narrow)),
         ("segments", "numpy", lambda: np.add.reduceat(values[indices], ends[:-1])),
         ("segments", "dglrec", functools.partial(segment_sums, ends, values, indices)),
     ]

@@ -92,8 +92,22 @@ def measure_dglrec(
     settings = Settings(ModelConfig(), LoaderConfig(batch_size=batch), TrainConfig())
     if model == "plain":
         settings = Settings(
-            ModelConfig(rating_messages=False, interaction=False, item_features=False, dropout=0.0),
-            LoaderConfig(batch_size=batch, folds=2, user_fanouts=(10, 5), item_fanouts=(10, 5)),
+            ModelConfig(
+                rating_messages=False,
+                refinement=0,
+                spread=False,
+                identity_damping=0.0,
+                item_features=False,
+                interaction=False,
+                dropout=0.0,
+            ),
+            LoaderConfig(
+                batch_size=batch,
+                folds=2,
+                user_fanouts=(10, 5),
+                item_fanouts=(10, 5),
+                unseen_items=0.0,
+            ),
             TrainConfig(optimizer="adam", learning_rate=1e-3, schedule="constant"),
         )
     graph = workload.graph

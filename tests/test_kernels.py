@@ -49,14 +49,15 @@ def make_edges(num_sources, num_destinations, edges, index=torch.int64, seed=0):
     return offsets, torch.from_numpy(generator.integers(num_sources, size=edges)).to(index)
 
 
-def plain_sums(offsets, neighbours, sources, weights=None):
+def plain_sums(offsets, neighbours, sources, weights=None, *, mean=False):
     """Each edge's row written out and added to its destination."""
     rows = sources[neighbours.long()]
     if weights is not None:
         rows = rows * weights.to(rows.dtype).unsqueeze(1)
     ends = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
     out = torch.zeros(len(offsets) - 1, sources.shape[1], dtype=sources.dtype)
-    return out.index_add(0, ends, rows)
+    out = out.index_add(0, ends, rows)
+    return out / offsets.diff().clamp(min=1).unsqueeze(1) if mean else out
 
 
 def plain_scores(users, items, hidden, weights, factors):
@@ -139,23 +140,24 @@ def strategy_seen(monkeypatch):
 
 @pytest.mark.parametrize("width", [1, 3, 16, 50])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 @pytest.mark.parametrize("shape", [FEW_SOURCES, MANY_SOURCES, (12, 12)], ids=str)
-def test_sums_and_their_gradients_are_torchs(shape, index, weighted, width):
+def test_sums_and_their_gradients_are_torchs(shape, index, mean, weighted, width):
     offsets, neighbours = make_edges(*shape, 130, index)
     assert (offsets.diff() == 0).any()
     weights = randn(130, seed=2) if weighted else None
     sources = randn(shape[0], width, seed=1)
-    found = gradients(lambda s: sum_messages(offsets, neighbours, s, weights), [sources])
-    assert_same(
-        found, gradients(lambda s: plain_sums(offsets, neighbours, s, weights), [sources]), **EXACT
-    )
+
+    def summed(function):
+        return lambda s: function(offsets, neighbours, s, weights, mean=mean)
+
+    found = gradients(summed(sum_messages), [sources])
+    assert_same(found, gradients(summed(plain_sums), [sources]), **EXACT)
     # Nothing to train below: another way to the same sums.
-    torch.testing.assert_close(
-        sum_messages(offsets, neighbours, sources, weights), found[0], **EXACT
-    )
+    torch.testing.assert_close(summed(sum_messages)(sources), found[0], **EXACT)
     with torch.no_grad():
-        unrecorded = sum_messages(offsets, neighbours, sources.requires_grad_(), weights)
+        unrecorded = summed(sum_messages)(sources.requires_grad_())
     assert not unrecorded.requires_grad
     torch.testing.assert_close(unrecorded, found[0], **EXACT)
 
@@ -172,13 +174,14 @@ def test_both_ways_to_the_gradient_are_taken_and_are_float32(shape, strategy_see
 
 
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("shape", [FEW_SOURCES, MANY_SOURCES], ids=str)
-def test_gradcheck_of_sums(shape, weighted):
+def test_gradcheck_of_sums(shape, mean, weighted):
     offsets, neighbours = make_edges(*shape, 60, torch.int32)
     weights = randn(60) if weighted else None
     sources = randn(shape[0], 2).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda s: sum_messages(offsets, neighbours, s, weights), (sources,)
+        lambda s: sum_messages(offsets, neighbours, s, weights, mean=mean), (sources,)
     )
 
 
@@ -187,12 +190,15 @@ def test_gradcheck_of_sums(shape, weighted):
 )
 @pytest.mark.parametrize("width", [0, 3])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_no_edges_at_all(num_sources, num_destinations, width, weighted):
+@pytest.mark.parametrize("mean", [False, True])
+def test_no_edges_at_all(num_sources, num_destinations, width, mean, weighted):
     offsets = torch.zeros(num_destinations + 1, dtype=torch.int64)
     neighbours = torch.empty(0, dtype=torch.int32)
     weights = torch.empty(0, dtype=torch.float64) if weighted else None
     sources = randn(num_sources, width)
-    out, (gradient,) = gradients(lambda s: sum_messages(offsets, neighbours, s, weights), [sources])
+    out, (gradient,) = gradients(
+        lambda s: sum_messages(offsets, neighbours, s, weights, mean=mean), [sources]
+    )
     assert torch.equal(out, torch.zeros(num_destinations, width, dtype=torch.float64))
     assert torch.equal(gradient, torch.zeros(num_sources, width, dtype=torch.float64))
 
@@ -313,13 +319,13 @@ def random_blocks(draw):
     return offsets, neighbours, sources, weights
 
 
-@given(random_blocks())
+@given(random_blocks(), st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_sums_over_any_block(block):
+def test_sums_and_means_over_any_block(block, mean):
     offsets, neighbours, sources, weights = block
     assert_same(
-        gradients(lambda s: sum_messages(offsets, neighbours, s, weights), [sources]),
-        gradients(lambda s: plain_sums(offsets, neighbours, s, weights), [sources]),
+        gradients(lambda s: sum_messages(offsets, neighbours, s, weights, mean=mean), [sources]),
+        gradients(lambda s: plain_sums(offsets, neighbours, s, weights, mean=mean), [sources]),
         **EXACT,
     )
 

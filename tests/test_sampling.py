@@ -538,7 +538,7 @@ SMALL = 2_000_000  # ratings; up to here all the sampling that helps is cheap
 
 @pytest.mark.parametrize(
     ("num_edges", "folds", "before_the_last", "of_items"),
-    [(1, 8, -1, 10), (SMALL, 8, -1, 10), (SMALL + 1, 4, 10, 3), (10**10, 4, 10, 3)],
+    [(1, 8, -1, 10), (SMALL, 8, -1, 10), (SMALL + 1, 2, 10, 3), (10**10, 2, 10, 3)],
 )
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_what_is_left_to_us_follows_the_ratings_and_the_layers(

@@ -199,8 +199,7 @@ class _Hop:
         """
         out: Tensor = self.bare.own(own) + self._bare(block, owners)
         if self.rated is not None and self.weighed is not None:
-            damping = self.rated.log_damping.exp()
-            out = out + _weighed(block, self.weighed, owners, shifts, damping)
+            out = out + _weighed(block, self.weighed, owners, shifts, self.rated.damping)
         out = out + own if self.last else functional.relu(out) + own
         if self.refinement is not None and self.refining is not None:
             guess = self.refinement.guess(out)

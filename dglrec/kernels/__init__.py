@@ -1,10 +1,12 @@
 """The inner loops, compiled, on as many threads as torch has.
 
-`edges.py` sums over edges and scores them, `ranking.py` finds the best of a catalogue,
-`lists.py` goes through lists of items, `neighbours.py` compares items by who rated them,
-`parallel.py` cuts work into a stretch a thread.
+`edges.py` sums over edges and scores them, `ridge.py` fits a regression to each node's edges,
+`damping.py` lets few ratings count less, `segments.py` sums over all edges in float64,
+`ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `neighbours.py`
+compares items by who rated them, `parallel.py` cuts work into a stretch a thread.
 """
 
+from dglrec.kernels.damping import damp_means
 from dglrec.kernels.edges import score_edges, sum_messages
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
@@ -20,6 +22,7 @@ __all__ = [
     "add_similarities",
     "compiled",
     "count_pairs",
+    "damp_means",
     "even_parts",
     "fit_ridge",
     "merge_lists",

@@ -8,7 +8,6 @@ in an order that follows from the input and the number of threads alone, so they
 Shapes: S sources, D destinations, K edges of a block, B target edges, H columns.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,11 +19,23 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side
+from dglrec.kernels.parallel import (
+    arrays_of,
+    compiled,
+    even_parts,
+    parts_of,
+    run_side_by_side,
+    total_of,
+)
 
 
 def sum_messages(
-    offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None = None
+    offsets: Tensor,
+    neighbours: Tensor,
+    sources: Tensor,
+    weights: Tensor | None = None,
+    *,
+    mean: bool = False,
 ) -> Tensor:
     """For each destination the sum of its edges' sources: [S, H] -> [D, H].
 
@@ -33,6 +44,7 @@ def sum_messages(
         neighbours: int32 or int64 [K]; each edge's source.
         sources: [S, H]; of less than 32 bits, a CPU sums them as float32.
         weights: [K] factors of the edges; no gradient reaches them.
+        mean: divide each sum by the number of edges; zeros stay where there is none.
 
     Raises:
         ValueError: offsets, neighbours and weights do not fit together.
@@ -42,9 +54,9 @@ def sum_messages(
         _check_edges(offsets, neighbours, weights)
     weights = None if weights is None else weights.detach().to(sources.dtype)
     if sources.device.type == "cpu" and sources.requires_grad and torch.is_grad_enabled():
-        summed: Tensor = _SumMessages.apply(offsets, neighbours, sources, weights)  # type: ignore[no-untyped-call]
+        summed: Tensor = _SumMessages.apply(offsets, neighbours, sources, weights, mean)  # type: ignore[no-untyped-call]
         return summed
-    return _bag(offsets, neighbours, sources, weights)
+    return _bag(offsets, neighbours, sources, weights, mean)
 
 
 def score_edges(
@@ -128,29 +140,40 @@ def _check_tables(users: Tensor, items: Tensor, tables: tuple[Tensor, ...]) -> N
         raise ValueError(f"users, items and tables do not fit together: {shapes}")
 
 
-def _bag(offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None) -> Tensor:
-    return functional.embedding_bag(
+def _bag(
+    offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None, mean: bool
+) -> Tensor:
+    sums = functional.embedding_bag(
         neighbours,
         sources,
         offsets.to(neighbours.dtype),
-        mode="sum",
+        mode="mean" if mean and weights is None else "sum",
         include_last_offset=True,
         per_sample_weights=weights,
     )
+    if mean and weights is not None:
+        counts = offsets.diff().clamp(min=1).unsqueeze(1)
+        return sums.div_(counts) if not sums.requires_grad else sums / counts
+    return sums
 
 
 class _SumMessages(Function):
     @staticmethod
     def forward(
-        ctx: Any, offsets: Tensor, neighbours: Tensor, sources: Tensor, weights: Tensor | None
+        ctx: Any,
+        offsets: Tensor,
+        neighbours: Tensor,
+        sources: Tensor,
+        weights: Tensor | None,
+        mean: bool,
     ) -> Tensor:
         ctx.save_for_backward(offsets, neighbours, weights)
-        ctx.num_sources = len(sources)
-        return _bag(offsets, neighbours, sources, weights)
+        ctx.num_sources, ctx.mean = len(sources), mean
+        return _bag(offsets, neighbours, sources, weights, mean)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, None, None]:
         offsets, neighbours, weights = ctx.saved_tensors
         arrays = (
             offsets.numpy(),
@@ -159,15 +182,15 @@ class _SumMessages(Function):
         )
         # A table a thread is worth it where each of its rows gets several edges.
         out = _scatter if 2 * ctx.num_sources <= len(neighbours) else _gather
-        result = out(*arrays, gradient.contiguous().numpy(), ctx.num_sources)
-        return None, None, torch.from_numpy(result), None
+        result = out(*arrays, ctx.mean, gradient.contiguous().numpy(), ctx.num_sources)
+        return None, None, torch.from_numpy(result), None, None
 
 
 class _ScoreEdges(Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, *tables: Tensor) -> Tensor:
         ctx.save_for_backward(users, items, *tables)
-        arrays = _arrays(users, items, *tables)
+        arrays = arrays_of(users, items, *tables)
         out = np.empty(len(users), dtype=arrays[2].dtype)
         width = arrays[4].size + arrays[5].shape[1]
         parts = parts_of(len(users), len(users) * width)
@@ -177,7 +200,7 @@ class _ScoreEdges(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        arrays = _arrays(*ctx.saved_tensors)
+        arrays = arrays_of(*ctx.saved_tensors)
         out_gradient = gradient.contiguous().numpy()
         width = arrays[4].size + arrays[5].shape[1]
         rows = sum(table.size for table in arrays[2:])
@@ -190,13 +213,18 @@ class _ScoreEdges(Function):
                 for (low, high), own in zip(parts, sums, strict=True)
             ]
         )
-        return None, None, *(torch.from_numpy(_total(tables)) for tables in zip(*sums, strict=True))
+        return (
+            None,
+            None,
+            *(torch.from_numpy(total_of(tables)) for tables in zip(*sums, strict=True)),
+        )
 
 
 def _scatter(
     offsets: npt.NDArray[Any],
     neighbours: npt.NDArray[Any],
     weights: npt.NDArray[Any],
+    mean: bool,
     gradient: npt.NDArray[Any],
     num_sources: int,
 ) -> npt.NDArray[Any]:
@@ -206,22 +234,23 @@ def _scatter(
     tables = [np.zeros(shape, dtype=gradient.dtype) for _ in parts]
     run_side_by_side(
         [
-            partial(_add_to_sources, offsets, neighbours, weights, gradient, table, low, high)
+            partial(_add_to_sources, offsets, neighbours, weights, mean, gradient, table, low, high)
             for (low, high), table in zip(parts, tables, strict=True)
         ]
     )
-    return _total(tables)
+    return total_of(tables)
 
 
 def _gather(
     offsets: npt.NDArray[Any],
     neighbours: npt.NDArray[Any],
     weights: npt.NDArray[Any],
+    mean: bool,
     gradient: npt.NDArray[Any],
     num_sources: int,
 ) -> npt.NDArray[Any]:
     """Few edges a source: they are put in the sources' order, and each source reads its own."""
-    starts, destinations, turned = _transpose(offsets, neighbours, weights, num_sources)
+    starts, destinations, turned = _transpose(offsets, neighbours, weights, mean, num_sources)
     out = np.empty((num_sources, gradient.shape[1]), dtype=gradient.dtype)
     run_side_by_side(
         [
@@ -232,23 +261,16 @@ def _gather(
     return out
 
 
-def _arrays(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
-    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
-
-
-def _total(tables: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    total = tables[0]
-    for table in tables[1:]:
-        total += table
-    return total
-
-
 @compiled
-def _add_to_sources(offsets, neighbours, weights, gradient, table, low, high):  # type: ignore[no-untyped-def]
+def _add_to_sources(offsets, neighbours, weights, mean, gradient, table, low, high):  # type: ignore[no-untyped-def]
     weighted = len(weights) > 0
     width = table.shape[1]
+    row = np.empty(width, dtype=gradient.dtype)
     for d in range(low, high):
-        row = gradient[d]
+        count = offsets[d + 1] - offsets[d]
+        share = gradient.dtype.type(1 / count if mean and count else 1)
+        for c in range(width):
+            row[c] = share * gradient[d, c]
         for k in range(offsets[d], offsets[d + 1]):
             out = table[neighbours[k]]
             if weighted:
@@ -279,7 +301,7 @@ def _sum_rows(offsets, neighbours, weights, rows, out, low, high):  # type: igno
 
 
 @compiled
-def _transpose(offsets, neighbours, weights, num_sources):  # type: ignore[no-untyped-def]
+def _transpose(offsets, neighbours, weights, mean, num_sources):  # type: ignore[no-untyped-def]
     starts = np.zeros(num_sources + 1, dtype=np.int64)
     for k in range(len(neighbours)):
         starts[neighbours[k] + 1] += 1
@@ -287,15 +309,19 @@ def _transpose(offsets, neighbours, weights, num_sources):  # type: ignore[no-un
         starts[s + 1] += starts[s]
     following = starts[:-1].copy()
     destinations = np.empty(len(neighbours), dtype=np.int32)
-    turned = np.empty(len(weights), dtype=weights.dtype)
     weighted = len(weights) > 0
+    turned = np.empty(len(neighbours) if weighted or mean else 0, dtype=weights.dtype)
     for d in range(len(offsets) - 1):
+        count = offsets[d + 1] - offsets[d]
+        share = weights.dtype.type(1 / count if mean and count else 1)
         for k in range(offsets[d], offsets[d + 1]):
             place = following[neighbours[k]]
             following[neighbours[k]] += 1
             destinations[place] = d
             if weighted:
-                turned[place] = weights[k]
+                turned[place] = share * weights[k]
+            elif mean:
+                turned[place] = share
     return starts, destinations, turned
 
 

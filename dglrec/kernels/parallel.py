@@ -11,6 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 # Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
 compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
@@ -58,3 +59,16 @@ def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
     tasks[0]()
     for other in others:
         other.result()
+
+
+def arrays_of(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
+    """What compiled code reads of tensors: a view where one lies in order, or else a copy."""
+    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+
+
+def total_of(tables: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The sum of tables that threads have filled, left in the first."""
+    total = tables[0]
+    for table in tables[1:]:
+        total += table
+    return total

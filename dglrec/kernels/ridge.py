@@ -12,6 +12,7 @@ being the gradient of delta, and w = p + delta, the gradients are
 
 Sums of q q^T and what is solved with them are float64: where sources span fewer directions than W,
 the damping alone keeps A from being singular, and float32 would lose it among thousands of edges.
+Going back takes A's Cholesky factor, which is kept, and no sums of squares.
 
 Shapes: S sources, D destinations, K edges, W columns.
 """
@@ -21,14 +22,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from dglrec.kernels.parallel import compiled, even_parts, run_side_by_side
+from dglrec.kernels.parallel import arrays_of, compiled, even_parts, run_side_by_side, total_of
 
+_COLUMN = 64  # edges that compiled code turns into columns at a time: they stay in its cache
 _SQUARES_AT_ONCE = 1 << 16  # edges whose q q^T a GPU writes out
 
 
@@ -95,44 +96,41 @@ class _FitRidge(Function):
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
         fit = _fit_compiled if tensors[2].device.type == "cpu" else _fit_anywhere
-        delta = fit(*tensors)
-        ctx.save_for_backward(*tensors, delta)
+        delta, factors = fit(*tensors)
+        ctx.save_for_backward(*tensors[:5], delta, factors)
         return delta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, delta = ctx.saved_tensors
-        on_cpu = delta.device.type == "cpu"
-        back: Any = _back_compiled if on_cpu else _back_anywhere
-        of_sources, of_guess, z = back(*tensors, delta, gradient)
+        offsets, neighbours, sources, guess, ratings, delta, factors = ctx.saved_tensors
+        add = _back_compiled if delta.device.type == "cpu" else _back_anywhere
+        z = _solve(factors, gradient).to(delta.dtype)
+        of_sources, of_guess = add(offsets, neighbours, sources, guess + delta, ratings, z)
         return None, None, of_sources, of_guess, None, -(z * delta).sum(0)
 
 
-def _fit_compiled(*tensors: Tensor) -> Tensor:
-    arrays = _arrays(*tensors)
-    out = np.empty_like(arrays[3])
-    run_side_by_side([partial(_fit, *arrays, out, *part) for part in _parts(*arrays[:3])])
-    return torch.from_numpy(out)
+def _fit_compiled(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    arrays = arrays_of(*tensors)
+    width = tensors[3].shape[1]
+    out, factors = np.empty_like(arrays[3]), np.zeros((len(arrays[3]), width, width))
+    run_side_by_side([partial(_fit, *arrays, out, factors, *part) for part in _parts(*arrays[:3])])
+    return torch.from_numpy(out), torch.from_numpy(factors)
 
 
-def _back_compiled(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    arrays = _arrays(*tensors)
-    sources, guess = arrays[2:4]
-    of_guess, z = np.empty_like(guess), np.empty_like(guess)
+def _back_compiled(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    arrays = arrays_of(*tensors)
+    sources, of_guess = arrays[2], np.empty_like(arrays[3])
     parts = _parts(*arrays[:3])
     # Two threads may meet at a source, so each sums into a table of its own.
     tables = [np.zeros_like(sources) for _ in parts]
     run_side_by_side(
         [
-            partial(_fit_back, *arrays, table, of_guess, z, *part)
+            partial(_fit_back, *arrays, table, of_guess, *part)
             for part, table in zip(parts, tables, strict=True)
         ]
     )
-    total = tables[0]
-    for table in tables[1:]:
-        total += table
-    return torch.from_numpy(total), torch.from_numpy(of_guess), torch.from_numpy(z)
+    return torch.from_numpy(total_of(tables)), torch.from_numpy(of_guess)
 
 
 def _parts(offsets: Any, neighbours: Any, sources: Any) -> list[tuple[int, int]]:
@@ -146,41 +144,34 @@ def _fit_anywhere(
     guess: Tensor,
     ratings: Tensor,
     damping: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """The same by torch's operations: what a GPU does."""
-    squares, sums = _squares_of(guess), torch.zeros_like(guess, dtype=torch.float64)
+    sums = torch.zeros_like(guess, dtype=torch.float64)
+    squares = torch.diag(damping.double()).repeat(len(guess), 1, 1)
     for owners, rows, rated in _edges(offsets, neighbours, sources, ratings):
         rows = rows.double()
+        left = rated - (rows * guess[owners]).sum(1)
         squares.index_add_(0, owners, rows.unsqueeze(2) * rows.unsqueeze(1))
-        sums.index_add_(0, owners, rated.double().unsqueeze(1) * rows)
-    left = sums - (squares @ guess.double().unsqueeze(2)).squeeze(2)
-    return _solve(squares, damping, left).to(guess.dtype)
+        sums.index_add_(0, owners, left.unsqueeze(1) * rows)
+    # Without a word where a number is not finite: training says of which batch it is.
+    factors, failed = torch.linalg.cholesky_ex(squares)
+    factors = factors.masked_fill((failed > 0).view(-1, 1, 1), torch.nan)
+    return _solve(factors, sums).to(guess.dtype), factors
 
 
 def _back_anywhere(
-    offsets: Tensor,
-    neighbours: Tensor,
-    sources: Tensor,
-    guess: Tensor,
-    ratings: Tensor,
-    damping: Tensor,
-    delta: Tensor,
-    gradient: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    squares = _squares_of(guess)
-    for owners, rows, _ in _edges(offsets, neighbours, sources, ratings):
-        rows = rows.double()
-        squares.index_add_(0, owners, rows.unsqueeze(2) * rows.unsqueeze(1))
-    solved, w = _solve(squares, damping, gradient.double()), guess + delta
-    z = solved.to(guess.dtype)
-    of_sources, first = torch.zeros_like(sources), 0
+    offsets: Tensor, neighbours: Tensor, sources: Tensor, w: Tensor, ratings: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor]:
+    of_sources, of_guess, first = torch.zeros_like(sources), torch.zeros_like(w), 0
     for owners, rows, rated in _edges(offsets, neighbours, sources, ratings):
         near, along = w[owners], z[owners]
         left = (rated - (rows * near).sum(1)).unsqueeze(1)
-        parts = left * along - (rows * along).sum(1, keepdim=True) * near
-        of_sources.index_add_(0, neighbours[first : first + len(owners)].long(), parts)
-        first += len(owners)
-    return of_sources, -(squares @ solved.unsqueeze(2)).squeeze(2).to(guess.dtype), z
+        pull = (rows * along).sum(1, keepdim=True)
+        last = first + len(owners)
+        of_sources.index_add_(0, neighbours[first:last].long(), left * along - pull * near)
+        of_guess.index_add_(0, owners, -pull * rows)
+        first = last
+    return of_sources, of_guess
 
 
 def _edges(
@@ -198,44 +189,50 @@ def _edges(
             yield some, sources.index_select(0, near), rated
 
 
-def _squares_of(guess: Tensor) -> Tensor:
-    """Zeros to sum q q^T in."""
-    return guess.new_zeros(*guess.shape, guess.shape[1], dtype=torch.float64)
-
-
-def _solve(squares: Tensor, damping: Tensor, right: Tensor) -> Tensor:
-    # Without a word where a number is not finite: training says of which batch it is.
-    factor, failed = torch.linalg.cholesky_ex(squares + torch.diag(damping.double()))
-    factor = factor.masked_fill((failed > 0).view(-1, 1, 1), torch.nan)
-    return torch.cholesky_solve(right.unsqueeze(2), factor).squeeze(2)
-
-
-def _arrays(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
-    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+def _solve(factors: Tensor, right: Tensor) -> Tensor:
+    """A^-1 right: float64 [D, W, W] Cholesky factors of A and [D, W] -> float64 [D, W]."""
+    return torch.cholesky_solve(right.double().unsqueeze(2), factors).squeeze(2)
 
 
 @compiled
-def _sum_squares(rows_of, first, last, sources, squares):  # type: ignore[no-untyped-def]
-    width = sources.shape[1]
-    squares[:] = 0
-    for k in range(first, last):
-        row = sources[rows_of[k]]
-        for a in range(width):
-            factor = row[a]
-            line = squares[a]
+def _sum_edges(neighbours, ratings, first, last, sources, guess, columns, left, squares, sums):  # type: ignore[no-untyped-def]
+    """Add some edges' q q^T, its lower half, to squares, and their (e - p . q) q to sums.
+
+    Edges are turned into columns, some at a time, and each sum is a dot product of two of those:
+    long loops that only read, instead of many short ones that write.
+    """
+    width, most = columns.shape
+    for start in range(first, last, most):
+        count = min(most, last - start)
+        for k in range(count):
+            row = sources[neighbours[start + k]]
             for c in range(width):
-                line[c] += factor * row[c]
+                columns[c, k] = row[c]
+        for k in range(count):
+            left[k] = ratings[start + k]
+        for a in range(width):
+            factor, one = guess[a], columns[a]
+            for k in range(count):
+                left[k] -= factor * one[k]
+        for a in range(width):
+            one, total = columns[a], 0.0
+            for k in range(count):
+                total += one[k] * left[k]
+            sums[a] += total
+            for c in range(a + 1):
+                other, total = columns[c], 0.0
+                for k in range(count):
+                    total += one[k] * other[k]
+                squares[a, c] += total
 
 
 @compiled
-def _factorise(squares, damping, lower):  # type: ignore[no-untyped-def]
-    """Cholesky's factor of squares + diag(damping)."""
-    width = len(damping)
+def _factorise(squares, lower):  # type: ignore[no-untyped-def]
+    """Cholesky's factor of squares, whose upper half is not read."""
+    width = len(squares)
     for a in range(width):
         for c in range(a + 1):
             total = squares[a, c]
-            if a == c:
-                total += damping[a]
             for h in range(c):
                 total -= lower[a, h] * lower[c, h]
             lower[a, c] = np.sqrt(total) if a == c else total / lower[c, c]
@@ -257,57 +254,39 @@ def _substitute(lower, right, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _fit(offsets, neighbours, sources, guess, ratings, damping, out, low, high):  # type: ignore[no-untyped-def]
+def _fit(offsets, neighbours, sources, guess, ratings, damping, out, factors, low, high):  # type: ignore[no-untyped-def]
     width = guess.shape[1]
-    squares = np.empty((width, width))
-    lower, left, solved = np.empty_like(squares), np.empty(width), np.empty(width)
+    columns, left = np.empty((width, _COLUMN)), np.empty(_COLUMN)
+    squares, sums, solved = np.empty((width, width)), np.empty(width), np.empty(width)
     for d in range(low, high):
-        first, last = offsets[d], offsets[d + 1]
-        _sum_squares(neighbours, first, last, sources, squares)
-        left[:] = 0
-        for k in range(first, last):
-            row, rating = sources[neighbours[k]], ratings[k]
-            for c in range(width):
-                left[c] += rating * row[c]
+        squares[:] = 0
+        sums[:] = 0
         for a in range(width):
-            for c in range(width):
-                left[a] -= squares[a, c] * guess[d, c]
-        _factorise(squares, damping, lower)
-        _substitute(lower, left, solved)
+            squares[a, a] = damping[a]
+        edges = offsets[d], offsets[d + 1]
+        _sum_edges(neighbours, ratings, *edges, sources, guess[d], columns, left, squares, sums)
+        _factorise(squares, factors[d])
+        _substitute(factors[d], sums, solved)
         for c in range(width):
             out[d, c] = solved[c]
 
 
 @compiled
-def _fit_back(  # type: ignore[no-untyped-def]
-    offsets, neighbours, sources, guess, ratings, damping, delta, gradient,
-    of_sources, of_guess, z, low, high,
-):  # fmt: skip
-    zero = guess.dtype.type(0)
-    width = guess.shape[1]
-    squares = np.empty((width, width))
-    lower, w = np.empty_like(squares), np.empty(width, dtype=guess.dtype)
-    solved = np.empty(width)
+def _fit_back(offsets, neighbours, sources, w, ratings, z, of_sources, of_guess, low, high):  # type: ignore[no-untyped-def]
+    zero = w.dtype.type(0)
+    width = w.shape[1]
     for d in range(low, high):
-        first, last = offsets[d], offsets[d + 1]
-        _sum_squares(neighbours, first, last, sources, squares)
-        _factorise(squares, damping, lower)
-        _substitute(lower, gradient[d], solved)
-        along = z[d]
-        for c in range(width):
-            along[c] = solved[c]
-        for a in range(width):
-            w[a] = guess[d, a] + delta[d, a]
-            total = zero
-            for c in range(width):
-                total -= squares[a, c] * along[c]
-            of_guess[d, a] = total
-        for k in range(first, last):
+        near, along, back = w[d], z[d], of_guess[d]
+        back[:] = 0
+        for k in range(offsets[d], offsets[d + 1]):
             row, to = sources[neighbours[k]], of_sources[neighbours[k]]
-            left, dot = ratings[k], zero
+            left, pull = zero, zero
             for c in range(width):
-                left -= row[c] * w[c]
+                left += row[c] * near[c]
+            left = ratings[k] - left
             for c in range(width):
-                dot += row[c] * along[c]
+                pull += row[c] * along[c]
             for c in range(width):
-                to[c] += left * along[c] - dot * w[c]
+                to[c] += left * along[c] - pull * near[c]
+            for c in range(width):
+                back[c] -= pull * row[c]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dglrec.kernels import fit_ridge, sum_messages
+from dglrec.kernels import damp_means, fit_ridge, sum_messages
 from dglrec.nn.config import Aggregator, ModelConfig
 from dglrec.sampling import Block
 
@@ -42,8 +42,7 @@ def aggregate(
             mode="max",
             include_last_offset=True,
         )
-    out = sum_messages(block.offsets, block.neighbours, sources, weights)
-    return out / block.offsets.diff().clamp(min=1).unsqueeze(1) if mode == "mean" else out
+    return sum_messages(block.offsets, block.neighbours, sources, weights, mean=mode == "mean")
 
 
 def map_and_aggregate(
@@ -146,10 +145,15 @@ class RatingConv(nn.Module):
             self.rating.weight.mul_(_INITIAL_RATING_GAIN)
         self.log_damping = _log_damping(size_out if by_column else 1, _INITIAL_DAMPING)
 
+    @property
+    def damping(self) -> Tensor:
+        """[size_out], above 0."""
+        return self.log_damping.exp().expand(len(self.rating.weight))
+
     def forward(self, block: Block, sources: Tensor) -> Tensor:
         """[S, size_in] sources -> [D, size_out]."""
         messages = map_and_aggregate(block, sources, self.rating, "mean", block.residuals)
-        return messages * _shares(block.degrees, self.log_damping)
+        return damp_means(messages, block.degrees, self.damping)
 
 
 class RefinementConv(nn.Module):
@@ -202,12 +206,6 @@ class RefinementConv(nn.Module):
 
 def _log_damping(columns: int, initial: float) -> nn.Parameter:
     return nn.Parameter(torch.full((columns,), math.log(initial)))
-
-
-def _shares(degrees: Tensor, log_damping: Tensor) -> Tensor:
-    """[D, C]: how much D nodes' own ratings count, n / (n + damping), column by column."""
-    degrees = degrees.unsqueeze(1)
-    return degrees / (degrees + log_damping.exp())
 
 
 class RelationConv(nn.Module):

@@ -25,7 +25,7 @@ class LoaderConfig(BaseModel):
     folds: Annotated[int, Field(ge=2, le=1000)] | Literal["auto"] = Field(
         "auto",
         description="with kind users: parts of a user's ratings, each predicted from the others; "
-        "auto: 8 up to 2 million training ratings, else 4",
+        "auto: 8 up to 2 million training ratings, else 2",
     )
     user_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
         "auto",
@@ -81,7 +81,7 @@ class LoaderConfig(BaseModel):
         small = num_edges <= _SMALL
         values: dict[str, Any] = {"batch_size": self.edges_a_batch(num_edges)}
         if self.folds == "auto":
-            values["folds"] = 8 if small else 4
+            values["folds"] = 8 if small else 2
         if self.user_fanouts == "auto":
             values["user_fanouts"] = (-1 if small else 10,) * (layers - 1) + (-1,) * min(layers, 1)
         if self.item_fanouts == "auto":
