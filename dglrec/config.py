@@ -72,11 +72,30 @@ def load_settings(
         UsageError: an unknown key, with the nearest known one, or a value of the wrong type.
         DataError: the file is missing or no TOML, or none of that name is shipped.
     """
-    values: Values = {name: {} for name in SECTIONS}
-    if file is not None:
-        _merge(values, read_toml(_found(file)), str(file))
+    values: Values = {name: {} for name in SECTIONS} if file is None else read_config(file)
     _override(values, assignments, environment or {})
     return build_settings(values)
+
+
+def read_config(file: Path) -> Values:
+    """What a configuration sets, by section and key; values are checked by `build_settings`.
+
+    Args:
+        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[baseline]`, or the name of one
+            that is shipped.
+
+    Raises:
+        UsageError: an unknown section or key, with the nearest known one.
+        DataError: the file is missing or no TOML, or none of that name is shipped.
+    """
+    values: Values = {name: {} for name in SECTIONS}
+    for section, keys in read_toml(_found(file)).items():
+        if section not in SECTIONS or not isinstance(keys, dict):
+            raise UsageError(f"{file}: no section [{section}]{nearest(section, SECTIONS)}")
+        for key, value in keys.items():
+            _check_key(f"{section}.{key}", str(file))
+            values[section][key] = value
+    return values
 
 
 def build_settings(values: Values) -> Settings:
@@ -138,8 +157,8 @@ def resumed_settings(
     check_is_run(run)
     own = load_settings(file=run / CONFIG_FILE)
     values: Values = own.to_dict()
-    if file is not None:
-        _merge(values, read_toml(_found(file)), str(file))
+    for section, given in ({} if file is None else read_config(file)).items():
+        values[section].update(given)
     _override(values, assignments, environment)
     for section, own_values in own.to_dict().items():
         for key, value in own_values.items():
@@ -286,15 +305,6 @@ def _override(values: Values, assignments: Sequence[str], environment: Mapping[s
         if not equals:
             raise UsageError(f"--set {assignment}: write section.key=value")
         _assign(values, key.strip(), text.strip(), f"--set {assignment}")
-
-
-def _merge(values: Values, found: Mapping[str, Any], source: str) -> None:
-    for section, keys in found.items():
-        if section not in SECTIONS or not isinstance(keys, dict):
-            raise UsageError(f"{source}: no section [{section}]{nearest(section, SECTIONS)}")
-        for key, value in keys.items():
-            _check_key(f"{section}.{key}", source)
-            values[section][key] = value
 
 
 def _assign(values: Values, key: str, text: str, source: str) -> None:

@@ -15,6 +15,7 @@ from runs import weights_of
 
 from dglrec import cli
 from dglrec.compare import UserSums, bootstrap, compare_runs, figures, holm, redraw_runs
+from dglrec.config import load_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.features import TextCleaning
@@ -904,3 +905,64 @@ def test_wrong_use_is_refused(arguments, code, fragment, done, tmp_path, command
     assert fragment in err
     assert 1 <= len(err.splitlines()) <= 2
     assert not (tmp_path / "out").exists()
+
+
+# --- variants that start from a configuration ----------------------------------------------------
+
+CONFIGURED = """
+reference = "mf"
+seeds = [0]
+
+[common]
+model.layers = 1
+train.epochs = 3
+
+[variants.mf]
+config = "mf"
+
+[variants.wide_mf]
+config = "mf"
+model.embedding_size = 7
+
+[variants.mine]
+config = "mine.toml"
+"""
+
+
+def test_a_variant_may_start_from_a_configuration(tmp_path):
+    """It beats what is set for all, and the variant's own keys beat it."""
+    (tmp_path / "mine.toml").write_text("[model]\nlayers = 3\n[train]\nepochs = 9\n")
+    mf, wide, mine = declared(tmp_path, CONFIGURED).variants.values()
+    assert mf.settings.model.layers == 0 and not mf.settings.model.spread
+    assert wide.settings.model.embedding_size == 7 and wide.settings.model.layers == 0
+    assert (mf.settings.train.epochs, mine.settings.train.epochs) == (3, 9)
+    assert mine.settings.model.layers == 3 and mine.settings.model.spread
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "says"),
+    [
+        ('"mff"', DataError, "none of that name comes with dglrec.*mf"),
+        ('"gone.toml"', DataError, "gone.toml: no such configuration file"),
+        ('"../study.toml"', DataError, "no such configuration file"),
+        ('""', DataError, "is a folder"),
+        ("3", UsageError, "config = 3: write a text"),
+        ('"typo.toml"', UsageError, "no setting model.layer; did you mean model.layers"),
+        ('"seed.toml"', UsageError, "train.seed is each of the study's seeds"),
+        ('"kind.toml"', UsageError, "model.kind = 'tree'"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused_with_its_variant(tmp_path, config, error, says):
+    (tmp_path / "typo.toml").write_text("[model]\nlayer = 3\n")
+    (tmp_path / "seed.toml").write_text("[train]\nseed = 3\n")
+    (tmp_path / "kind.toml").write_text("[model]\nkind = 'tree'\n")
+    text = f'reference = "one"\nseeds = [0]\n[variants.one]\nconfig = {config}\n'
+    with pytest.raises(error, match=f"variant one: (?s:.)*{says}"):
+        declared(tmp_path, text)
+
+
+def test_the_shipped_baselines_are_the_shipped_configurations():
+    variants = read_study("baselines").variants
+    for name in ("mf", "item_knn", "bias", "paper"):
+        assert variants[name].settings == load_settings(file=Path(name))
+    assert variants["default"].settings == load_settings()

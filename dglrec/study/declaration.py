@@ -19,10 +19,11 @@ from dglrec.config import (
     known_keys,
     nearest,
     parse_value,
+    read_config,
     read_toml,
 )
 from dglrec.dataset import PrepareOptions
-from dglrec.errors import UsageError
+from dglrec.errors import DataError, UsageError
 from dglrec.features import TextCleaning
 from dglrec.schema import RatingScale
 from dglrec.train import Settings
@@ -31,6 +32,7 @@ _SHIPPED = Path(__file__).resolve().parent.parent / "studies"
 _KEYS = ("title", "reference", "seeds", "split", "common", "variants")
 _PREPARE = "prepare"
 _SEED = "train.seed"
+_CONFIG = "config"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LONGEST_NAME = 60
 
@@ -296,8 +298,8 @@ def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Va
         )
     if not isinstance(table, dict):
         raise UsageError(f"{where} is no table; write [variants.{name}]")
-    own = {key: value for key, value in table.items() if key != "description"}
-    values = {**common, **_flattened(own, where)}
+    own = {key: value for key, value in table.items() if key not in ("description", _CONFIG)}
+    values = {**common, **_configured(table, where, file), **_flattened(own, where)}
     sections: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, _PREPARE)}
     for key, value in values.items():
         section, _, setting = key.partition(".")
@@ -312,6 +314,25 @@ def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Va
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     return Variant(name, _text(table, "description", where, ""), settings, prepare)
+
+
+def _configured(table: Mapping[str, Any], where: str, file: Path) -> dict[str, Any]:
+    """What the configuration sets that a variant starts from, by keys like `model.layers`."""
+    if _CONFIG not in table:
+        return {}
+    named = Path(_text(table, _CONFIG, where, ""))
+    # A name is that of a shipped one; a file is looked for beside the study.
+    config = named if len(named.parts) == 1 and not named.suffix else file.parent / named
+    try:
+        sections = read_config(config)
+    except (DataError, UsageError) as error:
+        raise type(error)(f"{where}: {error}") from error
+    found = {
+        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
+    }
+    for key in found:
+        _check_key(key, where)
+    return found
 
 
 def _flattened(table: Mapping[str, Any], where: str) -> dict[str, Any]:
