@@ -92,7 +92,24 @@ def test_what_auto_came_to_is_said(dataset, tmp_path, capsys):
     train(dataset, tmp_path / "run", settings)
     line = capsys.readouterr().err.splitlines()[0]
     assert line.startswith("1,600 ratings by 80 users of 40 items, on ")
-    assert line.endswith("loader users, batch 2,048, learning rate 0.003789, dropout 0.1")
+    assert line.endswith(
+        "loader users, batch 2,048, 8 folds, fan-outs of users all/all, items 10/10, "
+        "learning rate 0.003789, dropout 0.1"
+    )
+
+
+def test_what_there_is_none_of_is_not_said(dataset, tmp_path, capsys):
+    for name, model, loader, says in (
+        ("flat", {"layers": 0}, {}, "batch 2,048, 8 folds, learning rate"),
+        ("dgl", {}, {"kind": "neighbor"}, "batch 1,024, fan-outs of users all/all, items 10/10, l"),
+    ):
+        settings = Settings(
+            ModelConfig(embedding_size=4, user_identity=True, **model),
+            LoaderConfig(**loader),
+            TrainConfig(epochs=1),
+        )
+        train(dataset, tmp_path / name, settings)
+        assert says in capsys.readouterr().err.splitlines()[0]
 
 
 def test_training_error_falls_over_epochs_of_several_batches(undisturbed):

@@ -57,6 +57,8 @@ def test_a_footprint_follows_what_is_trained(dataset):
     wide = dataclasses.replace(wide, model=wide.model.model_copy(update={"embedding_size": 64}))
     assert footprint_of(dataset, wide).step > small.step
     assert footprint_of(dataset, wide).model > small.model
+    squares = make_settings({"refinement": 64})
+    assert footprint_of(dataset, squares).step > small.step
     reference = footprint_of(dataset, make_settings(kind="neighbor"))
     assert reference.graph > 5 * small.graph and not reference.graph_is_mapped
 

@@ -29,10 +29,22 @@ def describe_training(
     where = str(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     if world.size > 1:
         where = f"{world.size} processes, {'a GPU' if device.type == 'cuda' else where} each"
+    samples = ", ".join(
+        f"{name} {'/'.join('all' if fanout < 0 else str(fanout) for fanout in fanouts)}"
+        for name, fanouts in zip(
+            ("users", "items"), zip(*loader.fanouts, strict=True), strict=False
+        )
+    )
+    parts = [f"loader {loader.kind}", f"batch {loader.batch_size:,}"]
+    if loader.kind == "users":
+        parts.append(f"{loader.folds} folds")
+    if samples:
+        parts.append(f"fan-outs of {samples}")
+    parts.append(f"learning rate {settings.train.learning_rate:.4g}")
+    parts.append(f"dropout {settings.model.dropout:g}")
     return (
         f"{graph.num_edges:,} ratings by {graph.num_users:,} users of {graph.num_items:,} items, "
-        f"on {where}: loader {loader.kind}, batch {loader.batch_size:,}, "
-        f"learning rate {settings.train.learning_rate:.4g}, dropout {settings.model.dropout:g}"
+        f"on {where}: {', '.join(parts)}"
     )
 
 

@@ -77,6 +77,8 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
     if loader.kind == "users":
         edges = min(edges * int(loader.folds), graph.num_edges)
         users, items = min(edges / user_degree, graph.num_users), graph.num_items / processes
+    # The ridge regression of each of a step's users keeps a float64 square.
+    squares = 8 * settings.model.refinement**2 * users
     messages = sampled = nodes = 0.0
     most = [int(side.degrees.max(initial=0)) for side in (graph.by_user, graph.by_item)]
     for of_user, of_item in reversed(loader.fanouts):
@@ -99,6 +101,7 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
         + message * messages
         + _SAMPLE_BYTES * sampled
         + row * nodes
+        + squares
         + tables * graph.num_items
     )
 
