@@ -47,31 +47,36 @@ BEST = Path("checkpoints") / "best"
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model with the data set that it was trained on.
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What is trained, with the data set that it was trained on.
 
     Attributes:
-        model: in evaluation mode, on its device.
         dataset: whose training ratings it reads.
         meta: the checkpoint's description.
         world: the processes that have it, to share what is computed with it.
     """
 
-    model: RatingModel
     dataset: RatingDataset
     meta: dict[str, Any]
     world: World = ALONE
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names it: the checksum of its weights, and the epoch that they are of."""
+        return {"weights": self.meta["sha256"][MODEL_FILE], "epoch": self.meta["epoch"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel(_Trained):
+    """A graph model; `model` is in evaluation mode, on its device."""
+
+    model: RatingModel
 
     @cached_property
     def embeddings(self) -> Embeddings:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
         return embed_all(self.model, self.dataset.graph, self.dataset.biases, self.world)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What names the model: the checksum of its weights, and the epoch that they are of."""
-        return _identity(self.meta)
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -96,26 +101,11 @@ class TrainedModel:
         return self.scorer.best(users, left_out, k)
 
 
-@dataclass(frozen=True)
-class TrainedBaseline:
-    """A baseline with the data set that it was fitted to.
-
-    Attributes:
-        baseline: on the CPU.
-        dataset: whose training ratings it reads.
-        meta: the checkpoint's description.
-        world: the processes that have it, to share what is computed with it.
-    """
+@dataclass(frozen=True, kw_only=True)
+class TrainedBaseline(_Trained):
+    """A baseline, on the CPU."""
 
     baseline: Baseline
-    dataset: RatingDataset
-    meta: dict[str, Any]
-    world: World = ALONE
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What names the model: the checksum of its weights, and its one epoch."""
-        return _identity(self.meta)
 
     def prepare(self) -> None:
         """Nothing: a baseline is ready to predict."""
@@ -244,7 +234,7 @@ def open_predictor(
         baseline = load_model(kind, checkpoint.weights, data, config)
     except ValueError as error:
         raise DataError(_misfit(run)) from error
-    return TrainedBaseline(baseline, data, checkpoint.meta, world)
+    return TrainedBaseline(baseline=baseline, dataset=data, meta=checkpoint.meta, world=world)
 
 
 def _open_model(
@@ -262,7 +252,7 @@ def _open_model(
     except RuntimeError as error:
         raise DataError(_misfit(run)) from error
     model = model.to(device or torch.device("cpu")).eval()
-    return TrainedModel(model, data, checkpoint.meta, world)
+    return TrainedModel(model=model, dataset=data, meta=checkpoint.meta, world=world)
 
 
 def _best_checkpoint(run: Path) -> Checkpoint:
@@ -288,10 +278,6 @@ def _open_dataset(
 
 def _misfit(run: Path) -> str:
     return f"{run / BEST}: its weights do not fit the model it describes"
-
-
-def _identity(meta: dict[str, Any]) -> dict[str, Any]:
-    return {"weights": meta["sha256"][MODEL_FILE], "epoch": meta["epoch"]}
 
 
 def check_is_run(run: Path) -> None:

@@ -27,7 +27,7 @@ def with_random_model(dataset):
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(24)
-    return TrainedModel(model.eval(), dataset, {})
+    return TrainedModel(model=model.eval(), dataset=dataset, meta={})
 
 
 @pytest.fixture(scope="module")

@@ -54,31 +54,14 @@ def fit_ridge(
     Raises:
         ValueError: the arguments do not fit together.
     """
-    dtype = torch.promote_types(sources.dtype, torch.float32)
-    sources, guess, damping = sources.to(dtype), guess.to(dtype), damping.to(dtype)
-    ratings = ratings.detach().to(dtype)
-    _check(offsets, neighbours, sources, guess, ratings, damping)
-    fitted: Tensor = _FitRidge.apply(offsets, neighbours, sources, guess, ratings, damping)  # type: ignore[no-untyped-call]
-    return fitted
-
-
-def _check(
-    offsets: Tensor,
-    neighbours: Tensor,
-    sources: Tensor,
-    guess: Tensor,
-    ratings: Tensor,
-    damping: Tensor,
-) -> None:
     width = sources.shape[1]
     if (
         guess.shape != (len(offsets) - 1, width)
         or damping.shape != (width,)
         or len(ratings) != len(neighbours)
     ):
-        shapes = ", ".join(
-            str(list(one.shape)) for one in (offsets, neighbours, sources, guess, ratings, damping)
-        )
+        given = (offsets, neighbours, sources, guess, ratings, damping)
+        shapes = ", ".join(str(list(one.shape)) for one in given)
         raise ValueError(
             f"offsets, neighbours, sources, guess, ratings and damping do not fit: {shapes}"
         )
@@ -90,6 +73,10 @@ def _check(
                 f"sources {low} to {high} of {len(sources)}, and offsets that end at "
                 f"{int(offsets[-1])} of {len(neighbours)} edges, do not fit"
             )
+    dtype = torch.promote_types(sources.dtype, torch.float32)
+    values = (one.to(dtype) for one in (sources, guess, ratings.detach(), damping))
+    fitted: Tensor = _FitRidge.apply(offsets, neighbours, *values)  # type: ignore[no-untyped-call]
+    return fitted
 
 
 class _FitRidge(Function):

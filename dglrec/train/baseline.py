@@ -98,7 +98,7 @@ def fit_baseline(
         (elapsed,) = world.sum([(time.monotonic() - started) * world.is_first])
         seconds = round(elapsed, 3)
 
-        trained = TrainedBaseline(baseline, dataset, {}, world)
+        trained = TrainedBaseline(baseline=baseline, dataset=dataset, meta={}, world=world)
         valid = evaluate(trained, "valid")
         metrics = {name: valid[name] for name in RATING_METRICS}
         with world.together():

@@ -174,7 +174,7 @@ def train(
         meta = checkpoints.load_best()
         del valid, step, loader, checkpoints  # evaluation takes their room
         give_back_memory()
-        trained = TrainedModel(model.eval(), dataset, meta, world)
+        trained = TrainedModel(model=model.eval(), dataset=dataset, meta=meta, world=world)
         results = {
             "epochs": done.epoch,
             "best_epoch": done.best_epoch,
