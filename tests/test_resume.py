@@ -888,6 +888,7 @@ def report(capsys, undone, within, interval):
         )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_comes_to_the_same_end(larger, larger_whole, tmp_path, capsys):
     run, interval = tmp_path / "run", 5
     found = killed_again_and_again(traced_fork, larger, run, 3, 0.5, interval, 1)

@@ -538,7 +538,12 @@ SMALL = 2_000_000  # ratings; up to here all the sampling that helps is cheap
 
 @pytest.mark.parametrize(
     ("num_edges", "folds", "before_the_last", "of_items"),
-    [(1, 8, -1, 10), (SMALL, 8, -1, 10), (SMALL + 1, 2, 10, 3), (10**10, 2, 10, 3)],
+    [
+        (1, 8, -1, (10, 10)),
+        (SMALL, 8, -1, (10, 10)),
+        (SMALL + 1, 2, 10, (3, 1)),
+        (10**10, 2, 10, (3, 1)),
+    ],
 )
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_what_is_left_to_us_follows_the_ratings_and_the_layers(
@@ -547,7 +552,8 @@ def test_what_is_left_to_us_follows_the_ratings_and_the_layers(
     found = LoaderConfig(kind=kind).resolved(num_edges, layers)
     assert found.folds == folds
     of_users = [before_the_last] * (layers - 1) + [-1] * (layers > 0)
-    assert found.fanouts == [(of_user, of_items) for of_user in of_users]
+    of_items = [of_items[0]] * (layers - 1) + [of_items[1]] * (layers > 0)
+    assert found.fanouts == list(zip(of_users, of_items, strict=True))
     assert found.batch_size == LoaderConfig(kind=kind).edges_a_batch(num_edges)
     assert found.resolved(7, 9) == found  # nothing is left to us any more
     assert LoaderConfig.model_validate(found.model_dump()) == found
@@ -557,7 +563,7 @@ def test_what_is_given_is_not_resolved():
     given = LoaderConfig(folds=3, user_fanouts=(5, 6), item_fanouts=(7, 8), batch_size=9)
     assert given.resolved(10) == given
     half = LoaderConfig(user_fanouts=(5, 6)).resolved(SMALL + 1)
-    assert half.fanouts == [(5, 3), (6, 3)]
+    assert half.fanouts == [(5, 3), (6, 1)]
     with pytest.raises(ValueError, match="resolved"):
         LoaderConfig(user_fanouts=(5, 6)).fanouts  # noqa: B018
 

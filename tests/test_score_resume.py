@@ -584,6 +584,7 @@ def killed_and_compared(start, folder, tmp_path, what, capsys, parts, *how):
     assert_all_once(folder, out, what)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["lists", "pairs"])
 def test_killed_at_random_moments_it_comes_to_the_same_end(larger, tmp_path, capsys, what):
     killed_and_compared(forked, larger, tmp_path, what, capsys, 250, 3, 0.2, 1)
@@ -596,6 +597,7 @@ def wait_for_parts(out, count):
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_two_shards_at_once_and_a_kill_come_to_the_same_end(larger, tmp_path):
     """One of them by the command itself, as it is started from a shell."""
     out = tmp_path / "out"

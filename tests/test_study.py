@@ -966,3 +966,21 @@ def test_the_shipped_baselines_are_the_shipped_configurations():
     for name in ("mf", "item_knn", "bias", "paper"):
         assert variants[name].settings == load_settings(file=Path(name))
     assert variants["default"].settings == load_settings()
+
+
+def test_baselines_are_run_like_the_model(done, tmp_path, trainings):
+    """Nothing in them is left to chance, so that runs of all seeds are one."""
+    text = TINY + "".join(
+        f'[variants.{name}]\nconfig = "{name}"\n' for name in ("mf", "item_knn", "bias")
+    )
+    study = declared(tmp_path, text)
+    result = run_study(study, done.source, tmp_path / "out")
+    rows = {row["name"]: row for row in result["variants"]}
+    assert list(rows) == ["default", "no_dot", "mf", "item_knn", "bias"]
+    assert all(row["runs"] == 2 for row in rows.values())
+    assert rows["bias"]["rmse"]["value"] == pytest.approx(rows["bias"]["bias_rmse"], abs=1e-6)
+    assert rows["bias"]["difference"]["rmse"]["value"] != 0
+    assert not any("same weights" in note for note in result["notes"])
+    again = len(trainings)
+    assert run_study(study, done.source, tmp_path / "out") == result
+    assert len(trainings) == again

@@ -390,6 +390,7 @@ train(RatingDataset.open(Path(data)), Path(run), settings)
 """
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(dataset, undisturbed, tmp_path):
     settings = make_settings()
     environment = {**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])}

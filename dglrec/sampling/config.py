@@ -35,8 +35,8 @@ class LoaderConfig(BaseModel):
     )
     item_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
         "auto",
-        description="raters sampled for each item, likewise; auto: 3, or 10 up to 2 million "
-        "training ratings",
+        description="raters sampled for each item, likewise; auto: 1 in the last layer, in those "
+        "before it 3, or 10 in each up to 2 million training ratings",
     )
     unseen_items: float = Field(
         0.02,
@@ -85,7 +85,8 @@ class LoaderConfig(BaseModel):
         if self.user_fanouts == "auto":
             values["user_fanouts"] = (-1 if small else 10,) * (layers - 1) + (-1,) * min(layers, 1)
         if self.item_fanouts == "auto":
-            values["item_fanouts"] = (10 if small else 3,) * layers
+            first, last = (10, 10) if small else (3, 1)
+            values["item_fanouts"] = (first,) * (layers - 1) + (last,) * min(layers, 1)
         return self.model_copy(update=values)
 
     @field_validator("user_fanouts", "item_fanouts", mode="before")

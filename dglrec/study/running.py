@@ -23,7 +23,7 @@ from dglrec.run import (
     RESULTS_FILE,
     check_same_dataset,
     locked,
-    open_run,
+    open_predictor,
 )
 from dglrec.study.declaration import PrepareKeys, Study, Variant, select
 from dglrec.study.record import check_study_folder, is_prepared, record_study
@@ -224,7 +224,7 @@ class _Work:
                     return found
                 log(f"{path}: of another training; predicting again")
         dataset = self.dataset_of(variant)
-        trained = open_run(run, dataset=dataset.path, device=self.device)
+        trained = open_predictor(run, dataset=dataset.path, device=self.device)
         found = sums_of_run(trained, run, self.study.split)
         save_sums(path, found)
         return found

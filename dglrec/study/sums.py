@@ -16,7 +16,7 @@ from dglrec.compare import UserSums, predict_held_out, user_sums
 from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.errors import DataError
 from dglrec.files import atomic_file
-from dglrec.run import TrainedModel
+from dglrec.run import Predictor
 
 _PARTS = ("n", "squared", "absolute", "exact")
 _NOTES = ("split", "rows", "weights")
@@ -41,7 +41,7 @@ class RunSums:
     weights: str
 
 
-def sums_of_run(trained: TrainedModel, run: Path, split: str) -> RunSums:
+def sums_of_run(trained: Predictor, run: Path, split: str) -> RunSums:
     """Predict a run's held-out rows and sum its errors.
 
     Raises:

@@ -89,9 +89,13 @@ class Settings:
     def resolved(self, graph: RatingGraph) -> "Settings":
         """The same with each `auto` replaced by what it means for these training ratings.
 
+        A baseline has no use for any, and keeps them as they are.
+
         Raises:
             UsageError: DGL's loader is to sample for no layer.
         """
+        if self.model.kind != "graph":
+            return self
         if self.loader.kind == "neighbor" and not self.model.layers:
             raise UsageError(
                 "model.layers = 0 leaves loader.kind=neighbor nothing to sample; take kind users"
