@@ -82,6 +82,7 @@ def epochs(run):
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_killed_rank_brings_the_job_back_and_it_finishes(dataset, tmp_path):
     run = tmp_path / "run"
     settings = [*SMALL, "--set", "train.epochs=12", "--set", "train.checkpoint_steps=3"]

@@ -674,6 +674,7 @@ def trained_by_users(planted):
     return planted.train("users")
 
 
+@pytest.mark.slow
 def test_both_loaders_train_the_same_model(planted, trained_by_users):
     baseline = planted.rmse(0)
     _, reference = planted.train("neighbor")

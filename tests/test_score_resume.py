@@ -249,6 +249,7 @@ def test_killed_at_any_touch_it_goes_on_as_if_nothing_had_been(score, whole, tmp
     assert 60 < found < 999
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_part_another_plan_may_take_over(trained, tmp_path):
     """Wherever that was; nothing of the first plan is left behind."""
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -275,6 +276,7 @@ def test_killed_before_its_first_part_another_plan_may_take_over(trained, tmp_pa
 # ---------------------------------------------------------------- overwriting
 
 
+@pytest.mark.slow
 def test_killed_while_overwriting_it_never_mixes_the_old_with_the_new(trained, tmp_path):
     """What is there is a part of the old folder, no longer said to be whole, or of the new one."""
     out, whole, later = (tmp_path / name for name in ("out", "whole", "later"))

@@ -926,17 +926,20 @@ model.embedding_size = 7
 
 [variants.mine]
 config = "mine.toml"
+
+[variants.plain]
 """
 
 
 def test_a_variant_may_start_from_a_configuration(tmp_path):
     """It beats what is set for all, and the variant's own keys beat it."""
     (tmp_path / "mine.toml").write_text("[model]\nlayers = 3\n[train]\nepochs = 9\n")
-    mf, wide, mine = declared(tmp_path, CONFIGURED).variants.values()
+    mf, wide, mine, plain = declared(tmp_path, CONFIGURED).variants.values()
     assert mf.settings.model.layers == 0 and not mf.settings.model.spread
     assert wide.settings.model.embedding_size == 7 and wide.settings.model.layers == 0
-    assert (mf.settings.train.epochs, mine.settings.train.epochs) == (3, 9)
+    assert (mf.settings.train.epochs, mine.settings.train.epochs) == (30, 9)
     assert mine.settings.model.layers == 3 and mine.settings.model.spread
+    assert plain.settings.model.layers == 1 and plain.settings.train.epochs == 3
 
 
 @pytest.mark.parametrize(
