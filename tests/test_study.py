@@ -987,3 +987,12 @@ def test_baselines_are_run_like_the_model(done, tmp_path, trainings):
     again = len(trainings)
     assert run_study(study, done.source, tmp_path / "out") == result
     assert len(trainings) == again
+
+
+def test_features_that_there_are_not_are_refused_before_any_training(done, tmp_path, no_training):
+    """With what to type in their place."""
+    text = TINY + '[variants.text_alone]\nmodel.item_features = ["text"]\n'
+    with pytest.raises(UsageError, match="variant text_alone: .*no text; leave text_alone out: "):
+        run_study(declared(tmp_path, text), done.source, tmp_path / "out")
+    with pytest.raises(UsageError, match="--only default --only no_dot$"):
+        run_study(declared(tmp_path, text), done.source, tmp_path / "out")

@@ -81,6 +81,7 @@ def run_study(
         # All of it before the first training: what is wrong shows at once.
         for variant in variants:
             work.dataset_of(variant)
+        _check_features(work, variants)
         missing = [
             (variant, seed) for variant, seed in wanted if not work.is_finished(variant, seed)
         ]
@@ -116,6 +117,29 @@ def _check_source(source: Path, variants: Sequence[Variant]) -> None:
                 f"{source} is prepared already, and variant {variant.name} sets {keys}: give the "
                 "source that it was prepared from"
             )
+
+
+def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
+    """Refuse variants that name features of items that their data set lacks.
+
+    Raises:
+        UsageError: there are some; the message says how to train the others.
+    """
+
+    def lacking(variant: Variant) -> list[str]:
+        names, there = variant.settings.model.item_features, work.dataset_of(variant).meta
+        named = () if isinstance(names, bool) else names
+        return [name for name in named if name not in there["features"]]
+
+    bad = {variant.name: lacking(variant) for variant in variants if lacking(variant)}
+    if bad:
+        name, lacked = next(iter(bad.items()))
+        others = [variant.name for variant in variants if variant.name not in bad]
+        rest = f": {' '.join(f'--only {one}' for one in others)}" if others else ""
+        raise UsageError(
+            f"variant {name}: model.item_features: the data set has no {' and no '.join(lacked)}; "
+            f"leave {' and '.join(bad)} out{rest}"
+        )
 
 
 @dataclass(frozen=True)
