@@ -74,7 +74,7 @@ def measure(source: Path, data: Path, count: int, seed: int) -> list[Row]:
     held, train, curve = dataset.held_out_by_user("valid"), dataset.graph.by_user, Curve(truth)
     levels = dataset.scale.decode(np.arange(dataset.scale.levels)).astype(np.float64)
     ids = np.asarray(dataset.items.ids).astype(np.int64)
-    items = np.searchsorted(truth.item_ids, ids)
+    items = truth.item_indices(ids)
     users = np.asarray(dataset.users.ids).astype(np.int64)
     item_bias = truth.item_bias[items].astype(np.float64)
     vectors = np.column_stack((np.ones(len(ids)), truth.item_vectors[items]))

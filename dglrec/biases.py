@@ -9,7 +9,7 @@ Computer 42(8), 2009, equations 3 and 5 without factors), found by alternating e
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -136,8 +136,7 @@ class Biases:
             degrees: float32 [n].
             squares: float32 [n], as `user_squares`.
         """
-        # Of x, a rating less mean and the other end's bias, sum x is bias * (degree + damping).
-        left = squares - bias * bias * (degrees + 2 * self.damping)
+        left = _beyond_own(squares, bias, degrees, self.damping)
         damped = left.clamp(min=0) + _SPREAD_DAMPING * self.variance
         spread = torch.log(damped / ((degrees + _SPREAD_DAMPING) * self.variance)) / 2
         return torch.stack((bias, torch.log1p(degrees), spread), dim=1)
@@ -197,8 +196,7 @@ def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:
             if change <= _TOLERANCE * graph.scale.step:
                 break
     user_squares = _squares(by_user, centred, item_bias)
-    # What is left of the squares beyond each user's own bias, as in `Biases.inputs`.
-    left = user_squares - user_bias**2 * (user_degrees + 2 * damping)
+    left = _beyond_own(user_squares, user_bias, user_degrees, damping)
     return Biases(
         mean,
         _float32(user_bias),
@@ -230,6 +228,19 @@ def _squares(
 ) -> npt.NDArray[np.float64]:
     """For each node the sum over its ratings of (level - what explains the other end)^2."""
     return segment_squares(ratings.offsets, levels, ratings.codes, explained, ratings.neighbours)
+
+
+_Values = TypeVar("_Values", Tensor, npt.NDArray[Any])
+
+
+def _beyond_own(squares: _Values, bias: _Values, degrees: _Values, damping: float) -> _Values:
+    """For each node the sum over its ratings of (rating less mean and both biases)^2.
+
+    Of x, a rating less mean and the other end's bias, `squares` is the sum of x^2, and the sum of x
+    is bias * (degree + damping).
+    """
+    left: _Values = squares - bias * bias * (degrees + 2 * damping)
+    return left
 
 
 def _float32(values: npt.NDArray[Any]) -> Tensor:

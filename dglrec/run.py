@@ -296,7 +296,15 @@ def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> Rati
     Raises:
         DataError: the description is not one.
     """
-    config = _described(ModelConfig, meta.get("model"), run)
+    return new_model(_described(ModelConfig, meta.get("model"), run), dataset)
+
+
+def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
+    """A graph model of a data set, with fresh weights.
+
+    Raises:
+        UsageError: the configuration names features that the data set lacks.
+    """
     widths = dataset.meta["features"]
     return RatingModel(config, dataset.graph.num_users, dataset.item_features, widths)
 

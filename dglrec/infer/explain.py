@@ -24,7 +24,7 @@ from dglrec.errors import UsageError
 from dglrec.graph import Adjacency
 from dglrec.infer.embed import Embeddings, evaluating
 from dglrec.infer.predict import Scorer, entries_of
-from dglrec.kernels import pick_largest
+from dglrec.kernels import damp_means, pick_largest
 from dglrec.nn import RatingModel, SAGELayer, aggregate
 from dglrec.sampling import Block
 from dglrec.schema import RatingScale
@@ -233,8 +233,9 @@ def _weighed(
     block: Block, messages: Tensor, owners: Tensor, shifts: Tensor, damping: Tensor
 ) -> Tensor:
     """`RatingConv` without each edge, the others' residuals being what they are then; [K, H]."""
+    left = block.degrees[owners] - 1
     others = _others_ratings(block, messages, owners, shifts)
-    return _damped(others, block, owners, damping)
+    return damp_means(others / left.clamp(min=1).unsqueeze(1), left, damping)
 
 
 def _refit(
@@ -265,8 +266,3 @@ def _others_ratings(block: Block, sources: Tensor, owners: Tensor, shifts: Tenso
     plain = aggregate(block, sources, "sum")[owners] - of_edges
     weighed = aggregate(block, sources, "sum", block.residuals)[owners]
     return weighed - block.residuals.unsqueeze(1) * of_edges - shifts.unsqueeze(1) * plain
-
-
-def _damped(summed: Tensor, block: Block, owners: Tensor, damping: Tensor) -> Tensor:
-    left = (block.degrees[owners] - 1).unsqueeze(1)
-    return summed / left.clamp(min=1) * (left / (left + damping))

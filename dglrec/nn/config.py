@@ -1,5 +1,6 @@
 """What the model is made of."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -76,6 +77,11 @@ class ModelConfig(BaseModel):
         """Refuse a decoder that could say nothing."""
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
+
+    def missing_features(self, there: Collection[str]) -> list[str]:
+        """Which features of items are named, and are not among those of a data set."""
+        named = () if isinstance(self.item_features, bool) else self.item_features
+        return [name for name in named if name not in there]
 
     def dropout_share(self, ratings_an_item: float = 0.0) -> float:
         """What `dropout` means for so many training ratings an item."""

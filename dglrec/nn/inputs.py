@@ -45,7 +45,7 @@ class NodeInputs(nn.Module):
         super().__init__()
         size = config.embedding_size
         self.damping = config.identity_damping
-        self._columns = _columns(config.item_features, item_features.shape[1], widths or {})
+        self._columns = _columns(config, item_features.shape[1], widths or {})
         # The data set's, so no part of a checkpoint.
         self.register_buffer("features", self.chosen(item_features), persistent=False)
         scale = torch.tensor([1.0, _DEGREE_SCALE, float(config.spread)])
@@ -107,14 +107,12 @@ class NodeInputs(nn.Module):
         return functional.embedding(nodes, linear(self.features))
 
 
-def _columns(
-    wanted: bool | tuple[str, ...], count: int, widths: Mapping[str, int]
-) -> Tensor | None:
+def _columns(config: ModelConfig, count: int, widths: Mapping[str, int]) -> Tensor | None:
     """Which of the columns of features to use; None for all of them."""
-    if wanted is True:
+    if config.item_features is True:
         return None
-    names = wanted or ()
-    if unknown := [name for name in names if name not in widths]:
+    names = config.item_features or ()
+    if unknown := config.missing_features(widths):
         raise UsageError(
             f"model.item_features: the data set has no {' and no '.join(unknown)}; it has "
             f"{', '.join(widths) or 'no features'}"

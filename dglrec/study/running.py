@@ -125,16 +125,16 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
     Raises:
         UsageError: there are some; the message says how to train the others.
     """
-
-    def lacking(variant: Variant) -> list[str]:
-        names, there = variant.settings.model.item_features, work.dataset_of(variant).meta
-        named = () if isinstance(names, bool) else names
-        return [name for name in named if name not in there["features"]]
-
-    bad = {variant.name: lacking(variant) for variant in variants if lacking(variant)}
+    missing = {
+        variant.name: variant.settings.model.missing_features(
+            work.dataset_of(variant).meta["features"]
+        )
+        for variant in variants
+    }
+    bad = {name: lacked for name, lacked in missing.items() if lacked}
     if bad:
         name, lacked = next(iter(bad.items()))
-        others = [variant.name for variant in variants if variant.name not in bad]
+        others = [variant for variant in missing if variant not in bad]
         rest = f": {' '.join(f'--only {one}' for one in others)}" if others else ""
         raise UsageError(
             f"variant {name}: model.item_features: the data set has no {' and no '.join(lacked)}; "

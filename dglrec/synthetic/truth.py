@@ -122,7 +122,7 @@ class Truth:
         expected = np.empty(len(users), dtype=np.float32)
         for start in range(0, len(users), _CHUNK):
             part = slice(start, start + _CHUNK)
-            user, item = users[part], self._item_indices(wanted[part])
+            user, item = users[part], self.item_indices(wanted[part])
             bad = (user < 0) | (user >= self.users)
             if bad.any():
                 raise DataError(f"{TRUTH_FILE}: knows no user {user[bad][0]}")
@@ -132,7 +132,12 @@ class Truth:
             )
         return expected
 
-    def _item_indices(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def item_indices(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Where items of [N] external ids stand in the arrays.
+
+        Raises:
+            DataError: an id is not of this data set.
+        """
         index = np.minimum(np.searchsorted(self.item_ids, ids), self.items - 1)
         bad = self.item_ids[index] != ids
         if bad.any():

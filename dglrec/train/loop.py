@@ -25,7 +25,6 @@ from dglrec.files import write_json
 from dglrec.graph import RatingGraph
 from dglrec.infer import embed_all
 from dglrec.machine import give_back_memory
-from dglrec.nn import RatingModel
 from dglrec.progress import log, progress
 from dglrec.run import (
     ENVIRONMENT_FILE,
@@ -33,6 +32,7 @@ from dglrec.run import (
     RESULTS_FILE,
     TrainedModel,
     locked,
+    new_model,
 )
 from dglrec.sampling import (
     EdgeBatch,
@@ -125,12 +125,7 @@ def train(
                 check_run(run, resume, overwrite)
         with world.together():
             torch.manual_seed(config.seed)
-            model = RatingModel(
-                settings.model,
-                dataset.graph.num_users,
-                dataset.item_features,
-                dataset.meta["features"],
-            )
+            model = new_model(settings.model, dataset)
             needs = footprint(dataset.graph, model, settings, world)
             graph_device = place_graph(needs, device, world)
         with world.together():
