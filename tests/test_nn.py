@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dglrec.biases import fit_biases
+from dglrec.blocks import Block, LayerBlocks
 from dglrec.errors import UsageError
 from dglrec.graph import RATED_BY, RATES, build_graph
 from dglrec.infer import embed_new_items
@@ -31,7 +32,7 @@ from dglrec.nn import (
     aggregate,
     map_and_aggregate,
 )
-from dglrec.sampling import Block, LayerBlocks, LoaderConfig, NeighborEdgeLoader
+from dglrec.sampling import LoaderConfig, NeighborEdgeLoader
 from dglrec.schema import RatingScale
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -35,9 +35,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dglrec.biases import fit_biases
+from dglrec.blocks import Block
 from dglrec.distributed import ALONE, World
 from dglrec.graph import build_graph
-from dglrec.sampling import Block, LoaderConfig, NeighborEdgeLoader, UserBatchLoader
+from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader
 
 
 @pytest.fixture(scope="module")

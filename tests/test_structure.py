@@ -11,7 +11,18 @@ PACKAGE = ROOT / "dglrec"
 # A module imports only from modules above it.
 ORDER = [
     *("errors", "files", "progress", "machine", "kernels"),
-    *("schema", "ids", "synthetic", "ingest", "features", "split", "graph", "biases", "dataset"),
+    *(
+        "schema",
+        "ids",
+        "synthetic",
+        "ingest",
+        "features",
+        "split",
+        "graph",
+        "biases",
+        "blocks",
+        "dataset",
+    ),
     *("distributed", "sampling", "nn", "metrics", "checkpoint"),
     *(
         "infer",

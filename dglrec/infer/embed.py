@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import Biases
+from dglrec.blocks import Block
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
 from dglrec.nn import NodeValues, RatingModel, SAGELayer
 from dglrec.progress import Advance, progress
-from dglrec.sampling import Block
 from dglrec.schema import RatingScale
 
 _CHUNK_EDGES = 1 << 21

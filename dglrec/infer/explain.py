@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dglrec.biases import Biases
+from dglrec.blocks import Block
 from dglrec.errors import UsageError
 from dglrec.graph import Adjacency
 from dglrec.infer.embed import Embeddings, evaluating
 from dglrec.infer.predict import Scorer, entries_of
 from dglrec.kernels import damp_means, pick_largest
 from dglrec.nn import RatingModel, SAGELayer, aggregate
-from dglrec.sampling import Block
 from dglrec.schema import RatingScale
 
 REASONS = 3

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dglrec.blocks import Block
 from dglrec.kernels import damp_means, fit_ridge, sum_messages
 from dglrec.nn.config import Aggregator, ModelConfig
-from dglrec.sampling import Block
 
 _INITIAL_DAMPING = 30.0  # ratings; learned from there
 _INITIAL_RATING_GAIN = 2.0

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dglrec.blocks import Block, LayerBlocks
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
-from dglrec.sampling import Block, LayerBlocks
 
 Exchange = Callable[[Tensor], Tensor]
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from dglrec.blocks import Block, EdgeBatch
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroSAGE, NodeValues, SAGELayer
 from dglrec.nn.inputs import NodeInputs
-from dglrec.sampling import Block, EdgeBatch
 
 
 class RatingModel(nn.Module):

@@ -6,15 +6,11 @@ ratings. They take no part in the messages, in either direction, at any hop, and
 those that would stand without them.
 """
 
-from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.neighbor import NeighborEdgeLoader
 from dglrec.sampling.users import UserBatchLoader
 
 __all__ = [
-    "Block",
-    "EdgeBatch",
-    "LayerBlocks",
     "LoaderConfig",
     "NeighborEdgeLoader",
     "UserBatchLoader",

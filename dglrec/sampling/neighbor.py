@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import Biases
+from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
-from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.unseen import UNSEEN, Targets, hide_items
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import Biases
+from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph
-from dglrec.sampling.batch import Block, EdgeBatch, LayerBlocks
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
 from dglrec.sampling.unseen import UNSEEN, Targets, hide_items

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 
 from dglrec.biases import Biases
+from dglrec.blocks import EdgeBatch
 from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
@@ -35,7 +36,6 @@ from dglrec.run import (
     new_model,
 )
 from dglrec.sampling import (
-    EdgeBatch,
     LoaderConfig,
     NeighborEdgeLoader,
     UserBatchLoader,

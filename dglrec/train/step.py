@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from dglrec.blocks import EdgeBatch
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError
 from dglrec.metrics import class_weights, level_of
 from dglrec.nn import RatingModel
-from dglrec.sampling import EdgeBatch
 from dglrec.train.config import TrainConfig
 from dglrec.train.rows import SharedRows
 

@@ -1,4 +1,7 @@
-"""What a loader yields: target edges and all that is needed to predict them."""
+"""What a model reads: blocks of edges, and batches of target edges with their neighbourhoods.
+
+Loaders make them, models read them; neither has to know the other.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar

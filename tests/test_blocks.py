@@ -1,0 +1,27 @@
+"""Batches move between devices as one."""
+
+from dataclasses import fields
+
+import torch
+
+from dglrec.blocks import Block, LayerBlocks
+
+
+def block(device: str) -> Block:
+    return Block(
+        offsets=torch.tensor([0, 2, 3], device=device),
+        neighbours=torch.tensor([0, 1, 1], device=device),
+        residuals=torch.tensor([0.5, -0.5, 1.0], device=device),
+        degrees=torch.tensor([2.0, 1.0], device=device),
+    )
+
+
+def test_a_block_counts_its_destinations() -> None:
+    assert block("cpu").num_destinations == 2
+
+
+def test_every_tensor_of_nested_blocks_moves() -> None:
+    moved = LayerBlocks(block("cpu"), block("cpu")).to(torch.device("meta"))
+    for side in (moved.to_users, moved.to_items):
+        assert {getattr(side, field.name).device.type for field in fields(side)} == {"meta"}
+        assert side.neighbours.shape == (3,)
