@@ -234,22 +234,32 @@ def plain_ranking(trained, split, k, relevant_from):
     for user, item, rating in plain_rows(dataset, split):
         if rating >= relevant_from:
             relevant.setdefault(user, set()).add(item)
-    recalls, gains, hits = [], [], []
+    figures: dict[str, list[float]] = {}
     for user, wanted in relevant.items():
         items = [i for i in range(dataset.graph.num_items) if i not in known.get(user, set())]
         scores = predictions_of(trained, [(user, item, 0) for item in items])
         ranked = [item for _, item in sorted(zip(scores, items, strict=True), reverse=True)][:k]
-        found = [item in wanted for item in ranked]
-        recalls.append(sum(found) / min(k, len(wanted)))
-        ideal = sum(1 / math.log2(rank + 2) for rank in range(min(k, len(wanted))))
-        gains.append(sum(f / math.log2(rank + 2) for rank, f in enumerate(found)) / ideal)
-        hits.append(any(found))
+        for name, value in plain_list_metrics(ranked, wanted, k).items():
+            figures.setdefault(f"{name}@{k}", []).append(value)
     return {
-        f"recall@{k}": np.mean(recalls),
-        f"ndcg@{k}": np.mean(gains),
-        f"hit_rate@{k}": np.mean(hits),
+        **{name: np.mean(values) for name, values in figures.items()},
         "ranking_users": len(relevant),
         "relevant_from": relevant_from,
+    }
+
+
+def plain_list_metrics(ranked, wanted, k):
+    """The metrics of one user's list, as DESIGN and the papers define them."""
+    found = [item in wanted for item in ranked]
+    ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(wanted))))
+    at_hits = [sum(found[: place + 1]) / (place + 1) for place, hit in enumerate(found) if hit]
+    return {
+        "precision": sum(found) / k,
+        "recall": sum(found) / len(wanted),
+        "ndcg": sum(hit / math.log2(place + 2) for place, hit in enumerate(found)) / ideal,
+        "hit_rate": float(any(found)),
+        "map": sum(at_hits) / min(k, len(wanted)),
+        "mrr": 1 / (found.index(True) + 1) if any(found) else 0.0,
     }
 
 

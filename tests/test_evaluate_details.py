@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import in_ranks
-from test_evaluate import predictions_of, training_rows, with_random_model
+from test_evaluate import plain_list_metrics, predictions_of, training_rows, with_random_model
 
 from dglrec.cli.output import print_evaluation, print_results
 from dglrec.dataset import PrepareOptions, prepare
@@ -21,7 +21,7 @@ from dglrec.evaluate import evaluate
 from dglrec.evaluate import rows as rows_module
 from dglrec.evaluate.given import deal, item_means
 from dglrec.evaluate.groups import head_items
-from dglrec.evaluate.ranking import Popularity
+from dglrec.evaluate.popularity import Popularity
 from dglrec.graph import group_by_user
 from dglrec.infer import Scorer, embed_new_users
 from dglrec.kernels import ItemLists
@@ -329,23 +329,16 @@ def test_popularity_ranks_what_most_have_rated(trained, k, relevant_from):
         known.setdefault(user, set()).add(item)
     popular = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
     frame = frame_of(trained)
-    recalls, gains, hits = [], [], []
+    of_users = []
     for user, liked in frame[frame.rating >= relevant_from].groupby("user").item:
         ranked = [item for item in popular if item not in known.get(user, ())][:k]
-        found = np.isin(ranked, liked)
-        discounts = 1 / np.log2(np.arange(2, k + 2))
-        recalls.append(found.sum() / min(k, len(liked)))
-        gains.append((found * discounts[: len(found)]).sum() / discounts[: len(liked)].sum())
-        hits.append(found.any())
+        of_users.append(plain_list_metrics(ranked, set(liked), k))
+    expected = pd.DataFrame(of_users).mean()
     result = evaluate(trained, ranking=k, relevant_from=relevant_from)
-    assert result["ranking_users"] == len(hits)
+    assert result["ranking_users"] == len(of_users)
     assert set(result["baselines"]) == {"global_mean", "bias", "popularity"}
     assert result["baselines"]["popularity"] == pytest.approx(
-        {
-            f"recall@{k}": np.mean(recalls),
-            f"ndcg@{k}": np.mean(gains),
-            f"hit_rate@{k}": np.mean(hits),
-        }
+        {f"{name}@{k}": value for name, value in expected.items()}
     )
 
 
@@ -528,7 +521,7 @@ def test_all_of_it_is_printed(trained, planted, capsys):
         assert f"{figure:.4f}" in out
     for words in ("popularity", "new users", "tail items", "1-4", "mean error", "note: calibr"):
         assert words in out
-    assert "users with items rated 7 or more" in out and "nan" not in out
+    assert "items, rated 7 or more" in out and "nan" not in out
     assert max(map(len, out.splitlines())) <= 100
     print_evaluation(evaluate(planted, given=6))
     out = capsys.readouterr().out

@@ -10,11 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dglrec.distributed import World
 from dglrec.metrics import (
+    RANKING_METRICS,
+    ListSums,
     RankingSums,
     RatingSums,
     class_weights,
     clip,
+    gini,
     level_of,
     ranking_sums,
     rating_sums,
@@ -176,87 +180,200 @@ def test_no_rows_have_no_metric():
     empty = rating_sums(torch.empty(0), torch.empty(0), TEN, torch.ones(10))
     with pytest.raises(ValueError, match="no rows"):
         empty.finish()
-    with pytest.raises(ValueError, match="no user"):
-        RankingSums().finish(10)
+
+
+# ---------------------------------------------------------------- ranking
 
 
 @st.composite
 def rankings(draw):
-    users, k = draw(st.integers(1, 12)), draw(st.integers(1, 8))
+    """Lists, what is relevant in them and beyond them, and lengths to measure, some longer."""
+    users, length = draw(st.integers(1, 12)), draw(st.integers(1, 8))
+    ks = draw(st.lists(st.integers(1, 10), min_size=1, max_size=4, unique=True))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
-    relevant = generator.random((users, k)) < draw(st.floats(0, 1))
+    relevant = generator.random((users, length)) < draw(st.floats(0, 1))
     totals = relevant.sum(1) + generator.integers(0, 6, users) * generator.integers(0, 2, users)
-    return torch.from_numpy(relevant), torch.from_numpy(totals)
+    return relevant, totals, tuple(ks)
 
 
-def ranking_by_loop(relevant, totals):
-    recalls, gains, hits = [], [], []
+def ranking_by_loop(relevant, totals, k):
+    """Each metric of each user with a relevant item, by its definition."""
+    found = {name: [] for name in RANKING_METRICS}
     for row, total in zip(relevant.tolist(), totals.tolist(), strict=True):
         if total == 0:
             continue
-        k = len(row)
-        gain = sum(1 / math.log2(rank + 1) for rank, found in enumerate(row, 1) if found)
-        best = sum(1 / math.log2(rank + 1) for rank in range(1, min(total, k) + 1))
-        recalls.append(sum(row) / min(total, k))
-        gains.append(gain / best)
-        hits.append(float(any(row)))
-    return recalls, gains, hits
+        row = row[:k]
+        gain = sum(1 / math.log2(place + 1) for place, hit in enumerate(row, 1) if hit)
+        best = sum(1 / math.log2(place + 1) for place in range(1, min(total, k) + 1))
+        at_hits = [sum(row[:place]) / place for place, hit in enumerate(row, 1) if hit]
+        found["precision"].append(sum(row) / k)
+        found["recall"].append(sum(row) / total)
+        found["ndcg"].append(gain / best)
+        found["hit_rate"].append(float(any(row)))
+        found["map"].append(sum(at_hits) / min(k, total))
+        found["mrr"].append(1 / (row.index(True) + 1) if any(row) else 0.0)
+    return found
 
 
 @given(rankings())
 def test_ranking_metrics_are_those_of_a_loop_over_users(given_rankings):
-    recalls, gains, hits = ranking_by_loop(*given_rankings)
-    sums = ranking_sums(*given_rankings)
-    expected = (len(hits), sum(recalls), sum(gains), sum(hits))
-    assert astuple(sums) == pytest.approx(expected, rel=1e-9)
-    if hits:
-        k = given_rankings[0].shape[1]
-        assert sums.finish(k) == pytest.approx(
-            {
-                f"recall@{k}": np.mean(recalls),
-                f"ndcg@{k}": np.mean(gains),
-                f"hit_rate@{k}": np.mean(hits),
-                "ranking_users": len(hits),
-            }
-        )
+    relevant, totals, ks = given_rankings
+    sums = ranking_sums(relevant, totals, ks)
+    expected = {}
+    for column, k in enumerate(ks):
+        by_loop = ranking_by_loop(relevant, totals, k)
+        assert sums.sums[:, column] == pytest.approx([sum(one) for one in by_loop.values()])
+        if by_loop["recall"]:
+            expected |= {f"{name}@{k}": np.mean(values) for name, values in by_loop.items()}
+    assert sums.users == np.count_nonzero(totals)
+    if sums.users:
+        assert sums.finish() == pytest.approx({**expected, "ranking_users": sums.users})
+        assert isinstance(sums.finish()["ranking_users"], int)
 
 
 @given(rankings(), st.integers(0, 12))
 def test_ranking_sums_of_parts_are_those_of_the_whole(given_rankings, cut):
-    relevant, totals = given_rankings
-    parts = ranking_sums(relevant[:cut], totals[:cut]) + ranking_sums(relevant[cut:], totals[cut:])
-    assert astuple(parts) == pytest.approx(astuple(ranking_sums(relevant, totals)), rel=1e-9)
+    relevant, totals, ks = given_rankings
+    whole = ranking_sums(relevant, totals, ks)
+    parts = RankingSums.zero(ks)
+    for part in (slice(cut), slice(cut, None)):
+        parts += ranking_sums(relevant[part], totals[part], ks)
+    assert parts.users == whole.users
+    assert parts.sums == pytest.approx(whole.sums, rel=1e-9)
+    again = whole.over(World())
+    assert (again.ks, again.users, again.sums.tolist()) == (ks, whole.users, whole.sums.tolist())
+
+
+@given(rankings())
+def test_ranking_metrics_keep_their_order(given_rankings):
+    relevant, totals, ks = given_rankings
+    found = ranking_sums(relevant, totals, ks)
+    if not found.users:
+        return
+    figures = found.finish()
+    for k in ks:
+        assert all(0 <= figures[f"{name}@{k}"] <= 1 + 1e-12 for name in RANKING_METRICS)
+        assert figures[f"mrr@{k}"] <= figures[f"hit_rate@{k}"] + 1e-12
+    for low, high in itertools.pairwise(sorted(ks)):
+        for name in ("recall", "hit_rate", "mrr"):
+            assert figures[f"{name}@{low}"] <= figures[f"{name}@{high}"] + 1e-12
 
 
 def test_ranking_known_answers():
-    relevant = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
-    sums = ranking_sums(relevant, torch.tensor([2, 0, 9]))
+    relevant = np.array([[True, False, True], [False, False, False], [True, True, True]])
+    sums = ranking_sums(relevant, np.array([2, 0, 9]), (1, 3, 5))
     assert sums.users == 2  # the second has nothing that could be found
-    found = sums.finish(3)
-    first = (1 + 0.5) / (1 + 1 / math.log2(3))
-    assert found["ndcg@3"] == pytest.approx((first + 1) / 2)
-    assert found["recall@3"] == 1.0
-    assert found["hit_rate@3"] == 1.0
+    found = sums.finish()
+    log3, log5 = math.log2(3), math.log2(5)
+    assert found["ndcg@3"] == pytest.approx(((1 + 0.5) / (1 + 1 / log3) + 1) / 2)
+    assert found["recall@3"] == pytest.approx((2 / 2 + 3 / 9) / 2)
+    assert found["recall@1"] == pytest.approx((1 / 2 + 1 / 9) / 2)
+    assert found["precision@3"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["map@3"] == pytest.approx(((1 + 2 / 3) / 2 + 3 / 3) / 2)
+    assert found["hit_rate@3"] == found["mrr@3"] == 1.0
+    # Lists of three places at K = 5: what is not there is not found.
+    assert found["precision@5"] == pytest.approx((2 / 5 + 3 / 5) / 2)
+    best = 1 + 1 / log3 + 0.5 + 1 / log5 + 1 / math.log2(6)
+    assert found["ndcg@5"] == pytest.approx(((1.5) / (1 + 1 / log3) + (1.5 + 1 / log3) / best) / 2)
+    assert found["map@5"] == pytest.approx(((1 + 2 / 3) / 2 + 3 / 5) / 2)
     assert found["ranking_users"] == 2
 
 
-def test_ranking_agrees_with_scikit_learn():
+@pytest.mark.parametrize("k", [1, 5, 10, 50])
+def test_ranking_agrees_with_scikit_learn(k):
     metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(0)
     truth, scores = generator.random((30, 50)) < 0.1, generator.random((30, 50))
     truth[:, 0] = True
-    order = np.argsort(-scores, axis=1)[:, :10]
-    relevant = torch.from_numpy(np.take_along_axis(truth, order, axis=1))
-    found = ranking_sums(relevant, torch.from_numpy(truth.sum(1))).finish(10)
-    expected = metrics.ndcg_score(truth.astype(float), scores, k=10)
-    assert found["ndcg@10"] == pytest.approx(expected, rel=1e-9)
+    order = np.argsort(-scores, axis=1)[:, :k]
+    relevant = np.take_along_axis(truth, order, axis=1)
+    found = ranking_sums(relevant, truth.sum(1), (k,)).finish()
+    expected = metrics.ndcg_score(truth.astype(float), scores, k=k)
+    assert found[f"ndcg@{k}"] == pytest.approx(expected, rel=1e-9)
+    # Of the first k as the predicted class: what scikit-learn calls precision and recall.
+    predicted = np.zeros_like(truth)
+    np.put_along_axis(predicted, order, True, axis=1)
+    for name in ("precision", "recall"):
+        expected = getattr(metrics, f"{name}_score")(truth, predicted, average="samples")
+        assert found[f"{name}@{k}"] == pytest.approx(expected, rel=1e-9)
+    if k == 50:  # the whole catalogue, which its average precision is over
+        of_users = [
+            metrics.average_precision_score(*one) for one in zip(truth, scores, strict=True)
+        ]
+        assert found["map@50"] == pytest.approx(np.mean(of_users), rel=1e-9)
+
+
+def test_reciprocal_ranks_agree_with_scikit_learn():
+    """Of one relevant item, label ranking average precision is the reciprocal of its place."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(1)
+    scores = generator.random((40, 20))
+    truth = np.eye(20, dtype=bool)[generator.integers(0, 20, 40)]
+    relevant = np.take_along_axis(truth, np.argsort(-scores, axis=1), axis=1)
+    found = ranking_sums(relevant, truth.sum(1), (20,)).finish()
+    expected = metrics.label_ranking_average_precision_score(truth, scores)
+    assert found["mrr@20"] == found["map@20"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_metric_is_worse_the_later_the_item_is_found():
-    totals = torch.tensor([1])
-    gains = [
-        ranking_sums(torch.eye(5, dtype=torch.bool)[rank : rank + 1], totals).ndcg
-        for rank in range(5)
+    figures = [
+        ranking_sums(np.eye(5, dtype=bool)[place : place + 1], np.array([1]), (5,)).finish()
+        for place in range(5)
     ]
-    assert gains[0] == pytest.approx(1)
-    assert all(a > b for a, b in itertools.pairwise(gains))
+    for name in ("ndcg", "map", "mrr"):
+        values = [one[f"{name}@5"] for one in figures]
+        assert values[0] == pytest.approx(1)
+        assert all(a > b for a, b in itertools.pairwise(values))
+
+
+def test_rankings_that_make_no_sense():
+    for ks in ((), (0,), (3, -1)):
+        with pytest.raises(ValueError, match="1 or more"):
+            RankingSums.zero(ks)
+    with pytest.raises(ValueError, match="do not add up"):
+        RankingSums.zero((1,)) + RankingSums.zero((2,))
+    with pytest.raises(ValueError, match="no user"):
+        RankingSums.zero((10,)).finish()
+
+
+# ---------------------------------------------------------------- what lists are like
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=30).filter(any))
+def test_gini_is_half_the_mean_difference_over_the_mean(counts):
+    counts = np.array(counts, dtype=float)
+    mean_difference = np.mean(np.abs(counts[:, None] - counts[None]))
+    assert gini(counts) == pytest.approx(mean_difference / (2 * counts.mean()), abs=1e-12)
+    assert gini(3 * counts) == pytest.approx(gini(counts), abs=1e-12)
+
+
+def test_gini_known_answers():
+    assert gini(np.full(7, 3.0)) == pytest.approx(0)
+    assert gini(np.array([0.0, 0, 0, 9, 0])) == pytest.approx(1 - 1 / 5)
+    assert gini(np.array([1.0, 3.0])) == pytest.approx(0.25)
+
+
+def test_sums_over_lists_finish_to_means():
+    sums = ListSums(
+        np.array([2.0, 0, 1, 1]),
+        lists=2,
+        novelty=6,
+        tail=0.5,
+        comparable=2,
+        similarity=0.5,
+        profiles=1,
+        list_popularity=0.6,
+        profile_popularity=0.4,
+    )
+    expected = {
+        "coverage": 0.75,
+        "gini": 0.375,
+        "novelty": 3,
+        "diversity": 0.75,
+        "tail_share": 0.25,
+        "popularity_lift": 0.5,
+    }
+    assert sums.finish() == pytest.approx(expected)
+    assert (sums + sums).finish() == pytest.approx(expected)
+    assert sums.over(World()).finish() == pytest.approx(expected)
+    assert ListSums(np.zeros(4)).finish() == {"coverage": 0}  # nobody has a list

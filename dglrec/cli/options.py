@@ -16,6 +16,21 @@ _Opened = TypeVar("_Opened")
 FOLDER_OR_FILE = click.Path(path_type=Path)
 
 
+def parse_lengths(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """An option's whole number, or several with commas between them: `10`, `5,10,20`."""
+    del context
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r}: name whole numbers with commas between, as 5,10,20", param=parameter
+        ) from error
+
+
 def option_json(command: _Command) -> _Command:
     """`--json`: print one JSON object."""
     return click.option(

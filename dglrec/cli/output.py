@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 _FIGURES = ("rmse", "bias rmse", "mae", "accuracy")
+_LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
 
 
 def report(figures: dict[str, Any], as_json: bool) -> None:
@@ -40,7 +41,63 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def print_metrics(result: dict[str, Any]) -> None:
-    """Print metrics beside the baselines' on the same rows."""
+    """Print metrics beside the baselines' on the same rows: of ratings, of lists, or of both."""
+    if "rmse" in result:
+        _print_rating_metrics(result)
+    if "ranking_users" in result:
+        title = f"lists of {result['ranking_users']:,} users with relevant {result['split']} items"
+        if "relevant_from" in result:
+            title += f", rated {result['relevant_from']:g} or more"
+        _print_ranking(title, result)
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Print metrics, those of groups of rows and users among them."""
+    print_metrics(result)
+    if result.get("users_left_out"):
+        click.echo(f"new users left out, with too few ratings: {result['users_left_out']:,}")
+    groups = ("new_users", "new_items", "head_items", "tail_items")
+    _print_rows(
+        "by what training saw of them",
+        ("", "ratings", *_FIGURES),
+        [
+            [name.replace("_", " "), *_figures(result[name])]
+            for name in groups
+            if "rmse" in result.get(name, {})
+        ],
+    )
+    for name, what in (
+        ("new_users", "users without training items"),
+        ("new_items", "users with relevant items that are new, which alone count here"),
+    ):
+        if "ranking_users" in result.get(name, {}):
+            _print_ranking(f"lists of {result[name]['ranking_users']:,} {what}", result[name])
+    if "lists" in result:
+        lists = result["lists"]
+        names = [name for name in _LIST_FIGURES if name in lists]
+        _print_rows(
+            f"what lists of {lists['k']} are like",
+            ("", *(name.replace("_", " ") for name in names)),
+            [
+                [row, *(_number(figures.get(name, "")) for name in names)]
+                for row, figures in {"model": lists, **lists["baselines"]}.items()
+            ],
+        )
+    if "sampled" in result:
+        sampled = result["sampled"]
+        _print_ranking(
+            f"{sampled['pairs']:,} relevant items, each among {sampled['candidates']:,} drawn ones",
+            sampled,
+        )
+        click.echo(f"note: {sampled['note']}")
+    if "details" in result:
+        _print_details(result["details"])
+    for note in result.get("notes", []):
+        click.echo(f"note: {note}")
+
+
+def _print_rating_metrics(result: dict[str, Any]) -> None:
+    """Print metrics of predicted ratings, the model's above those of each baseline."""
     title = f"{result['n']:,} {result['split']} ratings"
     if "given" in result:
         title += f" of {result['users']:,} new users, {result['given']:,} of each given"
@@ -62,33 +119,22 @@ def print_metrics(result: dict[str, Any]) -> None:
         )
 
 
-def print_evaluation(result: dict[str, Any]) -> None:
-    """Print metrics, those of groups of rows and users among them."""
-    print_metrics(result)
-    if result.get("users_left_out"):
-        click.echo(f"new users left out, with too few ratings: {result['users_left_out']:,}")
-    groups = ("new_users", "new_items", "head_items", "tail_items")
+def _print_ranking(title: str, result: dict[str, Any]) -> None:
+    """Print `metric@K` of a model and of the baselines that rank, a line for each K and ranker."""
+    keys = [key.split("@") for key in result if "@" in key]
+    names = list(dict.fromkeys(name for name, _ in keys))
+    lengths = list(dict.fromkeys(k for _, k in keys))
+    rankers = {"model": result, **result["baselines"]}
     _print_rows(
-        "by what training saw of them",
-        ("", "ratings", *_FIGURES),
-        [[name.replace("_", " "), *_figures(result[name])] for name in groups if name in result],
+        title,
+        ("", "K", *(name.replace("_", " ") for name in names)),
+        [
+            [row, k, *(f"{metrics[f'{name}@{k}']:.4f}" for name in names)]
+            for k in lengths
+            for row, metrics in rankers.items()
+            if f"{names[0]}@{k}" in metrics
+        ],
     )
-    names = [name for name in result if "@" in name]
-    if names:
-        users, least = result["ranking_users"], result["relevant_from"]
-        _print_rows(
-            f"{users:,} users with items rated {least:g} or more",
-            ("", *names),
-            [
-                [row, *(f"{metrics[name]:.4f}" for name in names)]
-                for row, metrics in {"model": result, **result["baselines"]}.items()
-                if names[0] in metrics
-            ],
-        )
-    if "details" in result:
-        _print_details(result["details"])
-    for note in result.get("notes", []):
-        click.echo(f"note: {note}")
 
 
 def _figures(group: dict[str, Any]) -> list[str]:

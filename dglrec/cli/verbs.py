@@ -20,6 +20,7 @@ from dglrec.cli.options import (
     option_json,
     option_overwrite,
     option_timeout,
+    parse_lengths,
 )
 from dglrec.cli.output import (
     print_evaluation,
@@ -289,7 +290,12 @@ def train(
     default="test",
     show_default=True,
 )
-@click.option("--ranking", type=int, metavar="K", help="Full-catalogue ranking metrics at K too.")
+@click.option(
+    "--ranking",
+    callback=parse_lengths,
+    metavar="K[,K...]",
+    help="Full-catalogue ranking metrics at each K too; default where no rating is predicted: 10.",
+)
 @click.option(
     "--relevant-from",
     type=float,
@@ -304,7 +310,13 @@ def train(
     metavar="N",
     help="Measure users without training ratings alone, N ratings of each given to the model.",
 )
-@click.option("--seed", type=int, help="Of the choice of what is given; default: 0.")
+@click.option(
+    "--candidates",
+    type=int,
+    metavar="N",
+    help="Rank each relevant item among N drawn ones as well, as some papers do.",
+)
+@click.option("--seed", type=int, help="Of what is given, or drawn; default: 0.")
 @option_dataset
 @option_device
 @option_timeout
@@ -312,28 +324,28 @@ def train(
 def evaluate(
     run: Path,
     split: str,
-    ranking: int | None,
+    ranking: tuple[int, ...] | None,
     relevant_from: float | None,
     details: bool,
     given: int | None,
+    candidates: int | None,
     seed: int | None,
     dataset: Path | None,
     device: str,
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Measure the model of RUN on held-out rows, beside the mean and the bias baseline.
+    """Measure the model of RUN on held-out rows: ratings beside biases, lists beside popularity.
 
     \b
     Examples:
       dglrec evaluate run --ranking 10
+      dglrec evaluate run --ranking 5,10,20 --candidates 100
       dglrec evaluate run --details
       dglrec evaluate run --given 5     (after prepare --split user)
     """
-    if relevant_from is not None and ranking is None:
-        raise click.UsageError("--relevant-from goes with --ranking.")
-    if seed is not None and given is None:
-        raise click.UsageError("--seed goes with --given.")
+    if seed is not None and given is None and candidates is None:
+        raise click.UsageError("--seed goes with --given or --candidates.")
     from dglrec.evaluate import evaluate as run_evaluate
 
     with opened_predictor(run, dataset, device, timeout) as trained:
@@ -344,6 +356,7 @@ def evaluate(
             relevant_from=relevant_from,
             details=details,
             given=given,
+            candidates=candidates,
             seed=seed or 0,
         )
     if as_json and trained.world.is_first:

@@ -1,6 +1,12 @@
-"""Full-catalogue ranking: what a model would recommend, against what held-out rows liked."""
+"""Full-catalogue ranking: what a model would recommend, against what held-out rows liked.
 
+`rank_lists` is the one way from a model to a ranking metric: `evaluate` and validation during
+training use it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,126 +14,294 @@ import torch
 from torch import Tensor
 
 from dglrec.dataset import RatingDataset
-from dglrec.errors import UsageError
-from dglrec.evaluate.rows import of_all
-from dglrec.graph import RatingGraph
-from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
-from dglrec.metrics import RankingSums, clip, level_of, ranking_sums
+from dglrec.distributed import ALONE, World
+from dglrec.errors import DglrecError, UsageError
+from dglrec.evaluate.popularity import Popularity
+from dglrec.evaluate.traits import ListTraits
+from dglrec.kernels import ItemLists
+from dglrec.metrics import ListSums, RankingSums, clip, level_of, ranking_sums
 from dglrec.progress import progress
 from dglrec.run import Predictor
 
-_USERS_AT_ONCE = 256
+DEFAULT_K = 10
+"""The length of lists where nothing but ranking can be measured and no K is named."""
+
+_USERS_AT_ONCE = 4096
+_PLACES_AT_ONCE = 1 << 20  # of lists, a few numbers of 8 bytes each
+
+Best = Callable[[Tensor, ItemLists, int], tuple[Tensor, Tensor]]
+"""Users int64 [n], items left out of each user's list, k -> scores and items [n, k], best first;
+the contract of `Scorer.best`."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """What ranking comes to.
+@dataclass(frozen=True, eq=False)
+class RankingTargets:
+    """The relevant held-out items of n users, and what their lists may not hold.
 
     Attributes:
-        figures: of the model, and of how it was measured.
-        baselines: metrics by baseline.
+        users: int64 [n] the users with a relevant item, ascending.
+        keys: int64 [R] `user * num_items + item` of each relevant pair, ascending.
+        offsets: int64 [n + 1]; the pairs of `users[v]` stand at `offsets[v]:offsets[v + 1]`.
+        left_out: for each of all U users the items that are no candidates.
+        num_items: I.
     """
 
-    figures: dict[str, float | int]
-    baselines: dict[str, dict[str, float | int]]
+    users: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    left_out: ItemLists
+    num_items: int
+
+    @classmethod
+    def of(
+        cls,
+        dataset: RatingDataset,
+        split: str,
+        relevant_from: float,
+        users: Tensor | None = None,
+    ) -> "RankingTargets":
+        """The targets of a split.
+
+        A user's training items are left out of the list; on test rows the validation items are,
+        too.
+
+        Args:
+            dataset: a data set.
+            split: `valid` or `test`.
+            relevant_from: the least rating of a relevant item.
+            users: int64 the users to look at; None for all.
+        """
+        rows, num_items = dataset.held_out(split), dataset.graph.num_items
+        # Ratings, not codes: the threshold may lie between two of them, or off the scale.
+        chosen = (rows.ratings >= relevant_from).numpy()
+        if users is not None:
+            wanted = np.zeros(dataset.graph.num_users, dtype=bool)
+            wanted[users.numpy()] = True
+            chosen &= wanted[rows.users.numpy()]
+        keys = np.unique(rows.users.numpy()[chosen] * num_items + rows.items.numpy()[chosen])
+        found, starts = np.unique(keys // num_items, return_index=True)
+        return cls(
+            users=found,
+            keys=keys,
+            offsets=np.append(starts, len(keys)),
+            left_out=dataset.rated_items(["valid"] if split == "test" else []),
+            num_items=num_items,
+        )
 
 
-class Popularity:
-    """Ranks items by their number of training ratings, the same for each user.
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """Lists of k places for n users, held against their relevant items.
+
+    Attributes:
+        users: int64 [n].
+        items: int64 [n, k], best first.
+        listed: bool [n, k]; whether a place is taken. A list ends early where too few items are
+            left.
+        relevant: bool [n, k].
+        totals: int64 [n] relevant items of each user.
+        wanted: int64 [R] these items, one user's after the other's.
+    """
+
+    users: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+    listed: npt.NDArray[np.bool_]
+    relevant: npt.NDArray[np.bool_]
+    totals: npt.NDArray[np.int64]
+    wanted: npt.NDArray[np.int64]
+
+    def restricted_to(
+        self, is_item: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """`relevant` and `totals` where only the items of a mask, bool [I], can be relevant."""
+        owners = np.repeat(np.arange(len(self.users)), self.totals)[is_item[self.wanted]]
+        totals = np.bincount(owners, minlength=len(self.users))
+        return self.relevant & is_item[self.items], totals
+
+
+def lists_of(
+    best: Best, targets: RankingTargets, k: int, world: World = ALONE, what: str | None = None
+) -> Iterator[Lists]:
+    """The lists of this process's share of the users, some thousand users at a time.
 
     Args:
-        graph: the training ratings.
+        best: ranks the catalogue.
+        targets: whose lists are made, and what they are held against.
+        k: how many places; a smaller catalogue makes shorter lists.
+        world: processes that share the users.
+        what: what the progress bar says; None for no bar.
+
+    Raises:
+        DglrecError: a score is not a number.
     """
-
-    def __init__(self, graph: RatingGraph) -> None:
-        order = np.argsort(-graph.by_item.degrees, kind="stable")
-        # Places, not degrees: these differ, and float32 holds them exactly.
-        scores = np.empty(graph.num_items, dtype=np.float32)
-        scores[order] = -np.arange(graph.num_items, dtype=np.float32)
-        self._tiles = Tiles.of(_nothing_but(scores))
-        self._positions = np.arange(graph.num_items, dtype=np.int32)
-
-    def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The most popular items for each of n users; arguments and result as in `Scorer.best`.
-
-        The scores say the order and nothing else.
-        """
-        scores, items = rank_items(
-            self._tiles,
-            np.empty(0, dtype=np.float32),
-            _nothing_but(np.zeros(len(users), dtype=np.float32)),
-            left_out,
-            users.numpy(),
-            self._positions,
-            k,
-        )
-        return torch.from_numpy(scores), torch.from_numpy(items).long()
+    first, last = world.share_of(len(targets.users))
+    step = max(1, min(_USERS_AT_ONCE, _PLACES_AT_ONCE // k))
+    shown = progress(what or "", last - first, "users", shown=what is not None and world.is_first)
+    with shown as advance:
+        for start in range(first, last, step):
+            part = slice(start, min(start + step, last))
+            yield _lists(best, targets, part, k)
+            advance(part.stop - part.start)
 
 
-def check_ranking(dataset: RatingDataset, split: str, k: int, relevant_from: float | None) -> float:
+def _lists(best: Best, targets: RankingTargets, part: slice, k: int) -> Lists:
+    users, ends = targets.users[part], targets.offsets[part.start : part.stop + 1]
+    found = best(torch.from_numpy(users), targets.left_out, k)
+    scores, items = found[0].numpy(), found[1].numpy()
+    if np.isnan(scores).any():
+        raise DglrecError("the model's scores are no numbers; train it again")
+    # A score of -inf says that the list has ended.
+    listed = scores > -np.inf
+    keys = targets.keys[ends[0] : ends[-1]]
+    asked = users[:, None] * targets.num_items + items
+    places = np.searchsorted(keys, asked)
+    relevant = listed & (keys[np.minimum(places, len(keys) - 1)] == asked)
+    return Lists(users, items, listed, relevant, np.diff(ends), keys % targets.num_items)
+
+
+def rank_lists(
+    best: Best,
+    targets: RankingTargets,
+    ks: Sequence[int],
+    world: World = ALONE,
+    what: str | None = None,
+) -> RankingSums:
+    """Ranking metrics of all users with a relevant item, summed over all processes.
+
+    Args:
+        best: ranks the catalogue; each process calls it for its own share of the users.
+        targets: as `RankingTargets.of` makes them, once for many calls.
+        ks: the lengths of lists, one pass for all.
+        world: processes that share the users; every one calls this.
+        what: what the progress bar says; None for no bar.
+
+    Raises:
+        DglrecError: a score is not a number.
+    """
+    total = RankingSums.zero(ks)
+    with world.together():
+        for lists in lists_of(best, targets, max(ks), world, what):
+            total += ranking_sums(lists.relevant, lists.totals, ks)
+    return total.over(world)
+
+
+def lengths_of(ranking: int | Sequence[int]) -> tuple[int, ...]:
+    """The lengths of lists that are asked for, ascending, each once."""
+    return tuple(sorted({ranking} if isinstance(ranking, int) else set(ranking)))
+
+
+def check_ranking(
+    dataset: RatingDataset, split: str, ks: Sequence[int], relevant_from: float | None
+) -> float:
     """The least rating of a relevant item.
 
     Raises:
         UsageError: ranking is not possible.
     """
     if split == "train":
-        raise UsageError("--ranking leaves out what a user rated in training; choose test or valid")
-    if not 1 <= k <= dataset.graph.num_items:
-        raise UsageError(
-            f"--ranking {k}: must be from 1 to the catalogue's {dataset.graph.num_items} items"
-        )
+        raise UsageError("--ranking leaves out what a user has in training; choose test or valid")
+    num_items = dataset.graph.num_items
+    if not ks:
+        raise UsageError("--ranking: name a length of lists, such as 10")
+    for k in ks:
+        if not 1 <= k <= num_items:
+            raise UsageError(f"--ranking {k}: must be from 1 to the catalogue's {num_items} items")
+    is_rated = has_ratings(dataset)
     if relevant_from is None:
-        relevant_from = next_level(dataset.biases.mean, dataset)
+        relevant_from = next_level(dataset.biases.mean, dataset) if is_rated else -np.inf
     if not (dataset.held_out(split).ratings >= relevant_from).any():
-        raise UsageError(f"no {split} row is rated {relevant_from:g} or more; nothing to rank")
+        raise UsageError(
+            f"no {split} row is rated {relevant_from:g} or more; nothing to rank"
+            if is_rated
+            else f"there are no {split} rows; nothing to rank"
+        )
     return relevant_from
 
 
-def ranking_figures(trained: Predictor, split: str, k: int, relevant_from: float) -> Ranking:
-    """Ranking metrics of the users with a relevant held-out item, those of all processes."""
-    dataset, graph, world = trained.dataset, trained.dataset.graph, trained.world
-    rows = dataset.held_out(split)  # all of them: users are shared here, not rows
-    wanted_rows = dataset.held_out_by_user(split)
-    # Ranking test rows, what validation holds is no candidate either: it was rated.
-    rated = dataset.rated_items(["valid"] if split == "test" else [])
-    users = rows.users[rows.ratings >= relevant_from].unique()
-    users = users.tensor_split(world.size)[world.rank]
-    popularity = Popularity(graph)
-    of_model, of_popularity = RankingSums(), RankingSums()
-    with progress("ranking the catalogue", len(users), "users", shown=world.is_first) as advance:
-        for part in users.split(_USERS_AT_ONCE):
-            wanted = torch.zeros(len(part), graph.num_items, dtype=torch.bool)
-            for position, user in enumerate(part.tolist()):
-                row = wanted_rows.of(user)
-                # Ratings, not codes: the threshold may lie between two of them, or off the scale.
-                liked = dataset.scale.decode(wanted_rows.codes[row]) >= relevant_from
-                wanted[position, torch.from_numpy(wanted_rows.neighbours[row][liked]).long()] = True
-            of_model += _sums(trained.best(part, rated, k), wanted)
-            of_popularity += _sums(popularity.best(part, rated, k), wanted)
-            advance(len(part))
-    names = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate")]
-    found = of_all(of_popularity, world).finish(k)
-    return Ranking(
-        {**of_all(of_model, world).finish(k), "relevant_from": relevant_from},
-        {"popularity": {name: found[name] for name in names}},
-    )
+def has_ratings(dataset: RatingDataset) -> bool:
+    """Whether the data set holds ratings; if not, interactions, each of which is relevant."""
+    return bool(getattr(dataset, "has_ratings", True))
 
 
-def _nothing_but(base: npt.NDArray[np.float32]) -> Terms:
-    """Terms of scores that no user's taste has a part in."""
-    none = np.empty((len(base), 0), dtype=np.float32)
-    return Terms(none, none, base)
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Sums over one ranker's lists: all, and those of new users and of new items."""
+
+    total: RankingSums
+    new_users: RankingSums
+    new_items: RankingSums
+    lists: ListSums
+
+    def over(self, world: World) -> "_Measured":
+        return _Measured(
+            self.total.over(world),
+            self.new_users.over(world),
+            self.new_items.over(world),
+            self.lists.over(world),
+        )
 
 
-def _sums(best: tuple[Tensor, Tensor], wanted: Tensor) -> RankingSums:
-    """Sums over users of a list of K items each.
+def ranking_figures(
+    trained: Predictor, targets: RankingTargets, ks: Sequence[int]
+) -> dict[str, Any]:
+    """Metrics of a model's lists, with those of popularity under `baselines`.
 
-    Args:
-        best: scores, -inf where a list has ended, and items, [U, K] each.
-        wanted: bool [U, I] the relevant items.
+    Returns:
+        `precision@K`, `recall@K`, `ndcg@K`, `hit_rate@K`, `map@K` and `mrr@K` for each K,
+        `ranking_users`, `baselines`, and `lists`, what the longest lists are like. Where there are
+        users without a training rating, their metrics in `new_users`; where there are relevant
+        items without one, in `new_items` the metrics where these alone are relevant.
+
+    Raises:
+        DglrecError: a score is not a number.
     """
-    scores, items = best
-    return ranking_sums(wanted.gather(1, items) & scores.isfinite(), wanted.sum(1))
+    dataset, world = trained.dataset, trained.world
+    traits = ListTraits(dataset)
+    popularity = Popularity(dataset.graph)
+    of_model = _measure(trained.best, targets, ks, dataset, traits, world, "ranking the catalogue")
+    of_popularity = _measure(popularity.best, targets, ks, dataset, traits, world, None)
+    result = _beside(of_model.total, of_popularity.total)
+    result["lists"] = {
+        "k": max(ks),
+        **of_model.lists.finish(),
+        "baselines": {"popularity": of_popularity.lists.finish()},
+    }
+    if of_model.new_users.users:
+        result["new_users"] = _beside(of_model.new_users, of_popularity.new_users)
+    if of_model.new_items.users:
+        result["new_items"] = _beside(of_model.new_items, of_popularity.new_items)
+    return result
+
+
+def _measure(
+    best: Best,
+    targets: RankingTargets,
+    ks: Sequence[int],
+    dataset: RatingDataset,
+    traits: ListTraits,
+    world: World,
+    what: str | None,
+) -> _Measured:
+    """Sums over the lists of all processes."""
+    is_new_user = dataset.graph.by_user.degrees == 0
+    is_new_item = dataset.graph.by_item.degrees == 0
+    total = new_users = new_items = RankingSums.zero(ks)
+    sums = traits.zero()
+    with world.together():
+        for lists in lists_of(best, targets, max(ks), world, what):
+            total += ranking_sums(lists.relevant, lists.totals, ks)
+            new = is_new_user[lists.users]
+            new_users += ranking_sums(lists.relevant[new], lists.totals[new], ks)
+            new_items += ranking_sums(*lists.restricted_to(is_new_item), ks)
+            sums += traits.sums(lists.users, lists.items, lists.listed)
+    return _Measured(total, new_users, new_items, sums).over(world)
+
+
+def _beside(model: RankingSums, popularity: RankingSums) -> dict[str, Any]:
+    """A model's metrics with those of popularity for the same users."""
+    beside = popularity.finish()
+    del beside["ranking_users"]
+    return {**model.finish(), "baselines": {"popularity": beside}}
 
 
 def next_level(rating: float, dataset: RatingDataset) -> float:

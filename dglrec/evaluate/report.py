@@ -1,6 +1,6 @@
 """All that `dglrec evaluate` reports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +9,21 @@ import torch
 from dglrec.dataset import HeldOut
 from dglrec.distributed import World
 from dglrec.errors import UsageError
+from dglrec.evaluate.candidates import check_candidates, sampled_figures
 from dglrec.evaluate.given import GivenRatings, NewUsers, deal
 from dglrec.evaluate.groups import by_kind, details_of, parts_by_kind
-from dglrec.evaluate.ranking import check_ranking, ranking_figures
+from dglrec.evaluate.ranking import (
+    DEFAULT_K,
+    RankingTargets,
+    check_ranking,
+    has_ratings,
+    lengths_of,
+    ranking_figures,
+)
 from dglrec.evaluate.rows import (
     Predict,
     baseline_predictors,
+    check_split,
     grouped_sums,
     on_rows,
     predict_rows,
@@ -41,62 +50,117 @@ def evaluate(
     trained: Predictor,
     split: str = "test",
     *,
-    ranking: int | None = None,
+    ranking: int | Sequence[int] | None = None,
     relevant_from: float | None = None,
     details: bool = False,
     given: int | None = None,
+    candidates: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """All that `dglrec evaluate` reports.
 
-    Rows of `train` are in the graph that the model reads, so its figures there are flattered.
+    Rows of `train` are in the graph that the model reads, so its figures there are flattered. A
+    model that predicts no rating, and any model of interactions, has ranking metrics alone.
 
     Args:
         trained: a run's model; of a world of several processes each measures a share, and all come
             to the same result.
         split: `test`, `valid` or `train`.
-        ranking: K, for full-catalogue ranking metrics at K as well.
+        ranking: K, or several, for full-catalogue ranking metrics at each K as well. None for
+            none; where there are no predicted ratings to measure, for K = 10.
         relevant_from: the least rating of a relevant item; None for the mean training rating,
-            rounded up to the scale.
+            rounded up to the scale. Of interactions every one is relevant.
         details: whether to report calibration, and figures by activity, popularity and rating.
         given: how many ratings of each user without training ratings the model may look at; the
             others are predicted, and no other user's. None for predicting all rows without.
-        seed: of the choice of what is given.
+        candidates: how many items to draw for each relevant one, for ranking it among these as
+            well; None for not doing so.
+        seed: of the choice of what is given, or of what is drawn.
 
     Returns:
-        `rmse`, `mae`, `weighted_rmse`, `accuracy`, `n`, `split`, `baselines`; where there are such
-        rows, `new_users`, `new_items`, `head_items` and `tail_items`; where the data came with a
-        truth, `irreducible_rmse` and `gap_closed` (DESIGN, Terms); with ranking, `recall@K`,
-        `ndcg@K`, `hit_rate@K`, `ranking_users` and `relevant_from`; with details, `details`; with
-        given, `given`, `users` and `users_left_out`. `notes` name what was left out.
+        `split`; of a model that predicts ratings `rmse`, `mae`, `weighted_rmse`, `accuracy`, `n`
+        and `baselines`; where there are such rows, `new_users`, `new_items`, `head_items` and
+        `tail_items`; where the data came with a truth, `irreducible_rmse` and `gap_closed` (DESIGN,
+        Terms); with ranking, what `ranking_figures` returns and, of ratings, `relevant_from`; with
+        candidates, `sampled`; with details, `details`; with given, `given`, `users` and
+        `users_left_out`. `notes` name what was left out.
 
     Raises:
-        UsageError: there is no such split, ranking is not possible on it, or nobody in it is new.
+        UsageError: there is no such split, ranking is not possible on it, nobody in it is new, or
+            what is asked for needs predicted ratings.
     """
     dataset, world = trained.dataset, trained.world
-    new = None
+    is_rated = has_ratings(dataset)
+    predicts_ratings = is_rated and bool(getattr(trained, "rates", True))
+    new, threshold, ks = None, 0.0, None if ranking is None else lengths_of(ranking)
     with world.together():
-        if ranking is not None and given is not None:
+        check_split(split)
+        if not predicts_ratings:
+            _refuse_ratings(is_rated, details=details, given=given, relevant_from=relevant_from)
+            ks = (DEFAULT_K,) if ks is None else ks
+        if ks is None and candidates is not None:
+            raise UsageError("--candidates goes with --ranking")
+        if ks is None and relevant_from is not None:
+            raise UsageError("--relevant-from goes with --ranking")
+        if ks is not None and given is not None:
             raise UsageError("--given measures predicted ratings; leave out --ranking")
-        if ranking is not None:
-            relevant_from = check_ranking(dataset, split, ranking, relevant_from)
+        if ks is not None:
+            threshold = check_ranking(dataset, split, ks, relevant_from)
+        if ks is not None and candidates is not None:
+            check_candidates(dataset, candidates, ks, seed)
         if given is not None and not isinstance(trained, TrainedModel):
             raise UsageError("--given encodes new users, which needs a graph model, no baseline")
         if given is not None:
             new = deal(dataset, split, given, seed)
     trained.prepare()  # before the rows are there: each takes much memory
-    with world.together():
-        subject = _everybody(trained, split) if new is None else _newcomers(trained, new)
     result: dict[str, Any] = {"split": split} | ({} if given is None else {"given": given})
-    result |= subject.figures
-    result |= _measured(trained, subject, details=details)
-    if ranking is not None and relevant_from is not None:
-        ranked = ranking_figures(trained, split, ranking, relevant_from)
-        result |= ranked.figures
-        result["baselines"] |= ranked.baselines
-    if subject.notes:
-        result["notes"] = subject.notes
+    if predicts_ratings:
+        with world.together():
+            subject = _everybody(trained, split) if new is None else _newcomers(trained, new)
+        result |= subject.figures
+        result |= _measured(trained, subject, details=details)
+        if subject.notes:
+            result["notes"] = subject.notes
+        del subject  # its rows make room for those that are ranked
+    else:
+        result["n"] = dataset.meta["counts"][split]
+    if ks is not None:
+        with world.together():
+            targets = RankingTargets.of(dataset, split, threshold)
+        _merge(result, ranking_figures(trained, targets, ks))
+        if is_rated:
+            result["relevant_from"] = threshold
+        if candidates is not None:
+            result["sampled"] = sampled_figures(trained, targets, ks, candidates, seed)
     return result
+
+
+def _refuse_ratings(
+    is_rated: bool, *, details: bool, given: int | None, relevant_from: float | None
+) -> None:
+    """Refuse what has no meaning without predicted ratings.
+
+    Raises:
+        UsageError: it was asked for.
+    """
+    why = "the model predicts none" if is_rated else "a data set of interactions has none"
+    asked = {
+        "--details": details,
+        "--given": given is not None,
+        "--relevant-from": relevant_from is not None and not is_rated,
+    }
+    for option, is_asked in asked.items():
+        if is_asked:
+            raise UsageError(f"{option} needs ratings, and {why}; leave it out")
+
+
+def _merge(result: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add figures to others, those of a group or a baseline to what is there of the same one."""
+    for key, value in more.items():
+        if isinstance(value, Mapping) and key in result:
+            _merge(result[key], value)
+        else:
+            result[key] = value
 
 
 def _everybody(trained: Predictor, split: str) -> _Subject:

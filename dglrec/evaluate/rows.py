@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.infer import Embeddings, predict_pairs
-from dglrec.metrics import RankingSums, RatingSums, class_weights, rating_terms
+from dglrec.metrics import RatingSums, class_weights, rating_terms
 from dglrec.nn import RatingModel
 from dglrec.progress import progress
 
@@ -26,8 +26,6 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 PredictRows = Callable[[slice], Tensor]
 """A stretch of some rows -> float32 [n] predicted ratings."""
-
-_Sums = TypeVar("_Sums", RatingSums, RankingSums)
 
 
 @dataclass(frozen=True)
@@ -179,6 +177,6 @@ def baselines(
     }
 
 
-def of_all(sums: _Sums, world: World) -> _Sums:
+def of_all(sums: RatingSums, world: World) -> RatingSums:
     """The sums over all processes."""
-    return type(sums)(*world.sum(astuple(sums)))
+    return RatingSums(*world.sum(astuple(sums)))

@@ -1,4 +1,4 @@
-"""Metrics as sums and counts, finished once: the same code for one process and for many."""
+"""Metrics of predicted ratings."""
 
 import math
 from dataclasses import dataclass, fields
@@ -114,58 +114,3 @@ def clip(predictions: Tensor, scale: RatingScale) -> Tensor:
 def level_of(ratings: Tensor, scale: RatingScale) -> Tensor:
     """int64 [n]: the level 0..levels-1 that each value rounds to, half up."""
     return torch.floor((ratings - scale.minimum) / scale.step + 0.5).long()
-
-
-@dataclass(frozen=True)
-class RankingSums:
-    """Sums over users of full-catalogue ranking metrics at one K."""
-
-    users: float = 0.0
-    recall: float = 0.0
-    ndcg: float = 0.0
-    hits: float = 0.0
-
-    def __add__(self, other: "RankingSums") -> "RankingSums":
-        return RankingSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def finish(self, k: int) -> dict[str, float | int]:
-        """`recall@K`, `ndcg@K`, `hit_rate@K` and the number of users with a relevant item.
-
-        Raises:
-            ValueError: there were no such users.
-        """
-        if not self.users:
-            raise ValueError("no user with a relevant item to rank")
-        return {
-            f"recall@{k}": self.recall / self.users,
-            f"ndcg@{k}": self.ndcg / self.users,
-            f"hit_rate@{k}": self.hits / self.users,
-            "ranking_users": round(self.users),
-        }
-
-
-def ranking_sums(relevant: Tensor, totals: Tensor) -> RankingSums:
-    """Sums over the users that have a relevant item.
-
-    Recall is the share of a user's relevant items among the first K, of K at the most; nDCG is
-    that of binary relevance with a logarithmic discount (Jarvelin and Kekalainen, "Cumulated
-    gain-based evaluation of IR techniques", ACM TOIS 20(4), 2002); a hit is one relevant item.
-
-    Args:
-        relevant: bool [U, K]; whether the item at each rank is relevant, best rank first.
-        totals: int64 [U]; relevant items of each user in the whole catalogue.
-    """
-    relevant, totals = relevant[totals > 0], totals[totals > 0]
-    if not len(totals):
-        return RankingSums()
-    k = relevant.shape[1]
-    found = relevant.double()
-    discounts = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64, device=found.device))
-    reachable = totals.clamp(max=k)
-    ideal = discounts.cumsum(0)[reachable - 1]
-    return RankingSums(
-        users=float(len(totals)),
-        recall=float((found.sum(1) / reachable).sum()),
-        ndcg=float(((found * discounts).sum(1) / ideal).sum()),
-        hits=float(found.amax(1).sum()),
-    )

@@ -1,0 +1,32 @@
+"""Metrics as sums and counts, finished once: the same code for one process and for many.
+
+`rating.py` measures predicted ratings, `ranking.py` what is found in lists, `lists.py` what lists
+are like apart from that.
+"""
+
+from dglrec.metrics.lists import ListSums, gini
+from dglrec.metrics.ranking import RANKING_METRICS, RankingSums, ranking_sums
+from dglrec.metrics.rating import (
+    RATING_METRICS,
+    RatingSums,
+    class_weights,
+    clip,
+    level_of,
+    rating_sums,
+    rating_terms,
+)
+
+__all__ = [
+    "RANKING_METRICS",
+    "RATING_METRICS",
+    "ListSums",
+    "RankingSums",
+    "RatingSums",
+    "class_weights",
+    "clip",
+    "gini",
+    "level_of",
+    "ranking_sums",
+    "rating_sums",
+    "rating_terms",
+]

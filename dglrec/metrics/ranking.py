@@ -1,0 +1,120 @@
+"""Metrics of ranked lists: how many relevant items stand in the first K places, and where.
+
+Shapes: U users, L places of a list, K of them looked at, M metrics.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dglrec.distributed import World
+
+RANKING_METRICS = ("precision", "recall", "ndcg", "hit_rate", "map", "mrr")
+"""The names of the metrics at each K, in the order of the rows of `RankingSums.sums`."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RankingSums:
+    """Sums over users of ranking metrics at several K; sums of parts are the sums of the whole.
+
+    Attributes:
+        ks: the lengths of lists that are measured.
+        users: how many users have a relevant item.
+        sums: float64 [M, len(ks)]; each metric's sum over these users.
+    """
+
+    ks: tuple[int, ...]
+    users: float
+    sums: Floats
+
+    @classmethod
+    def zero(cls, ks: Sequence[int]) -> "RankingSums":
+        """The sums over no users.
+
+        Raises:
+            ValueError: there is no K, or one is not positive.
+        """
+        if not ks or min(ks) < 1:
+            raise ValueError(f"lengths of lists must be 1 or more, not {tuple(ks)}")
+        return cls(tuple(ks), 0.0, np.zeros((len(RANKING_METRICS), len(ks))))
+
+    def __add__(self, other: "RankingSums") -> "RankingSums":
+        if self.ks != other.ks:
+            raise ValueError(f"sums at {self.ks} and at {other.ks} do not add up")
+        return RankingSums(self.ks, self.users + other.users, self.sums + other.sums)
+
+    def over(self, world: World) -> "RankingSums":
+        """The sums over the users of all processes; for every process to call."""
+        users, *sums = world.sum([self.users, *self.sums.ravel().tolist()])
+        return RankingSums(self.ks, users, np.array(sums).reshape(self.sums.shape))
+
+    def finish(self) -> dict[str, float | int]:
+        """Means over users by name, such as `recall@10`, and `ranking_users`, their number.
+
+        Raises:
+            ValueError: there were no users with a relevant item.
+        """
+        if not self.users:
+            raise ValueError("no user with a relevant item to rank")
+        means = {
+            f"{name}@{k}": float(total) / self.users
+            for k, totals in zip(self.ks, self.sums.T, strict=True)
+            for name, total in zip(RANKING_METRICS, totals, strict=True)
+        }
+        return {**means, "ranking_users": round(self.users)}
+
+
+def ranking_sums(
+    relevant: npt.NDArray[np.bool_], totals: npt.NDArray[np.int64], ks: Sequence[int]
+) -> RankingSums:
+    """Sums over the users that have a relevant item.
+
+    Of a user with R relevant items, h of them in the first K places of the list:
+
+    - precision is h / K, recall is h / R, and the hit rate is 1 if h > 0, or else 0;
+    - nDCG is that of binary relevance with a logarithmic discount, divided by that of the best
+      possible list of K (Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR
+      techniques", ACM TOIS 20(4), 2002);
+    - MAP is the sum of the precisions at the places of the h items, divided by min(K, R);
+    - MRR is 1 / the place of the first relevant item, 0 where there is none in K places.
+
+    Args:
+        relevant: bool [U, L]; whether the item at each place is relevant, best place first. A list
+            of fewer than K places is one that ends there.
+        totals: int64 [U]; relevant items of each user in the whole catalogue.
+        ks: the lengths of lists to measure.
+
+    Raises:
+        ValueError: there is no K, or one is not positive.
+    """
+    zero = RankingSums.zero(ks)
+    counted = totals > 0
+    relevant, totals = relevant[counted], totals[counted]
+    if not len(totals):
+        return zero
+    length = relevant.shape[1]
+    places = np.arange(1, max(length, *ks) + 1)
+    discounts = 1 / np.log2(places + 1)
+    found = np.cumsum(relevant, axis=1, dtype=np.float64)
+    gains = np.cumsum(relevant * discounts[:length], axis=1)
+    precisions = np.cumsum(relevant * found / places[:length], axis=1)
+    first_place = np.where(relevant.any(axis=1), relevant.argmax(axis=1) + 1.0, np.inf)
+    best_gains = np.cumsum(discounts)
+    sums = np.empty_like(zero.sums)
+    for column, k in enumerate(ks):
+        last = min(k, length) - 1
+        reachable = np.minimum(totals, k)
+        of_users = {
+            "precision": found[:, last] / k,
+            "recall": found[:, last] / totals,
+            "ndcg": gains[:, last] / best_gains[reachable - 1],
+            "hit_rate": found[:, last] > 0,
+            "map": precisions[:, last] / reachable,
+            "mrr": np.where(first_place <= k, 1 / first_place, 0.0),
+        }
+        sums[:, column] = [of_users[name].sum() for name in RANKING_METRICS]
+    return RankingSums(zero.ks, float(len(totals)), sums)
