@@ -20,7 +20,7 @@ from dglrec.errors import DataError, UsageError
 from dglrec.nn import ModelConfig
 from dglrec.run import CONFIG_FILE, check_is_run
 from dglrec.sampling import LoaderConfig
-from dglrec.train import Settings, TrainConfig
+from dglrec.train import RankingConfig, Settings, TrainConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,6 +32,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "loader": LoaderConfig,
     "train": TrainConfig,
     "baseline": BaselineConfig,
+    "ranking": RankingConfig,
 }
 SHIPPED = Path(__file__).parent / "configs"
 """Where the configurations are that `--config` finds by name."""
@@ -62,8 +63,8 @@ def load_settings(
     """Put a configuration together; later sources win over earlier ones.
 
     Args:
-        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[baseline]`, or the name of one
-            that is shipped; beats the defaults.
+        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`, or the
+            name of one that is shipped; beats the defaults.
         environment: variables like `DGLREC_TRAIN_EPOCHS`; beat the file.
         assignments: texts like `train.epochs=5`; beat all else. A value is TOML; what is no TOML
             is taken as text.
@@ -81,8 +82,8 @@ def read_config(file: Path) -> Values:
     """What a configuration sets, by section and key; values are checked by `build_settings`.
 
     Args:
-        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[baseline]`, or the name of one
-            that is shipped.
+        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`, or the
+            name of one that is shipped.
 
     Raises:
         UsageError: an unknown section or key, with the nearest known one.

@@ -57,7 +57,7 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
         "maximum": scale.maximum,
     }
     tensors = {
-        **{name: value.cpu() for name, value in trained.model.decoder.state_dict().items()},
+        **{name: value.cpu() for name, value in trained.model.rating_head.state_dict().items()},
         **{name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()},
     }
     with atomic_folder(out, marker=EXPORT_FILE, overwrite=overwrite) as folder:

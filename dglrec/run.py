@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -31,7 +31,7 @@ from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
-from dglrec.infer import Embeddings, Scorer, embed_all, predict_pairs
+from dglrec.infer import Embeddings, ListScorer, Scorer, embed_all, predict_pairs
 from dglrec.kernels import ItemLists
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
@@ -45,6 +45,8 @@ LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
 
 _Config = TypeVar("_Config", bound=BaseModel)
+
+Order = Literal["lists", "rating"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,20 @@ class _Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel(_Trained):
-    """A graph model; `model` is in evaluation mode, on its device."""
+    """A graph model; `model` is in evaluation mode, on its device.
+
+    Attributes:
+        model: the model.
+        order: what lists are ordered by, where the model has both heads: `lists` or `rating`.
+    """
 
     model: RatingModel
+    order: Order = "lists"
+
+    @property
+    def rates(self) -> bool:
+        """Whether it predicts ratings."""
+        return self.model.decoder is not None
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -82,6 +95,24 @@ class TrainedModel(_Trained):
     def scorer(self) -> Scorer:
         """Predicts ratings among all users and items of the data set."""
         return Scorer(self.model, self.embeddings.nodes, self.dataset.biases)
+
+    @cached_property
+    def list_scorer(self) -> ListScorer:
+        """Orders all items of the data set for all of its users, by the list head."""
+        lists = self.embeddings.lists
+        if lists is None:
+            raise ValueError("the model has no list head")
+        return ListScorer(*lists, head=self.model.list_head)
+
+    @property
+    def ranker(self) -> Scorer | ListScorer:
+        """What lists are made with."""
+        return self.list_scorer if self.orders_by_lists else self.scorer
+
+    @property
+    def orders_by_lists(self) -> bool:
+        """Whether lists are made by the list head."""
+        return self.model.config.lists and self.order == "lists"
 
     def prepare(self) -> None:
         """Compute what all predictions need; for every process to call before the first of them."""
@@ -97,8 +128,12 @@ class TrainedModel(_Trained):
         return predict_pairs(self.model, self.embeddings, self.dataset.biases, users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The items with the highest predicted ratings for each of n users: `Scorer.best`."""
-        return self.scorer.best(users, left_out, k)
+        """The best items for each of n users, by what lists are ordered by: `Scorer.best`."""
+        return self.ranker.best(users, left_out, k)
+
+    def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """The scores by which lists are ordered, of n pairs, float32 [n] on the CPU."""
+        return self.ranker.pairs(users, items)
 
 
 @dataclass(frozen=True, kw_only=True)

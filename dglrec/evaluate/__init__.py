@@ -6,7 +6,7 @@ lists are like, `candidates.py` ranks among drawn items; `given.py` measures use
 never saw; `report.py` puts together what `dglrec evaluate` reports.
 """
 
-from dglrec.evaluate.ranking import RankingTargets, rank_lists
+from dglrec.evaluate.ranking import RankingTargets, has_ratings, next_level, rank_lists
 from dglrec.evaluate.report import evaluate
 from dglrec.evaluate.rows import SPLITS, baselines, measure, rows_of, sums_of
 
@@ -15,7 +15,9 @@ __all__ = [
     "RankingTargets",
     "baselines",
     "evaluate",
+    "has_ratings",
     "measure",
+    "next_level",
     "rank_lists",
     "rows_of",
     "sums_of",

@@ -128,7 +128,7 @@ class GivenRatings:
         model, embeddings = self._trained.model, self._trained.embeddings
         scale = self._trained.dataset.scale
         encoded = embed_new_users(model, embeddings, given, scale, biases, shown=False)
-        nodes = NodeValues(encoded, embeddings.nodes.items)
+        nodes = NodeValues(encoded.nodes, embeddings.nodes.items)
         return predict_pairs(model, Embeddings(nodes, ()), biases, places, items)
 
     def predict_bias(self, users: Tensor, items: Tensor) -> Tensor:

@@ -3,13 +3,16 @@
 `embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on.
 """
 
-from dglrec.infer.embed import Embeddings, embed_all, embed_new_items, embed_new_users
+from dglrec.infer.embed import Embeddings, EncodedUsers, embed_all, embed_new_items, embed_new_users
 from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, find_reasons
+from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of, predict_pairs
 
 __all__ = [
     "REASONS",
     "Embeddings",
+    "EncodedUsers",
+    "ListScorer",
     "Rated",
     "Reasons",
     "Scorer",

@@ -7,7 +7,7 @@ and no neighbourhood is ever expanded.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from dglrec.biases import Biases
 from dglrec.blocks import Block
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
-from dglrec.nn import NodeValues, RatingModel, SAGELayer
+from dglrec.nn import ListTerms, NodeValues, RatingModel
 from dglrec.progress import Advance, progress
 from dglrec.schema import RatingScale
 
@@ -34,10 +34,24 @@ class Embeddings:
         nodes: float32 [U, H] and [I, H]; the last layer's.
         item_layers: float32 [I, H] a layer, inputs first, the last layer's left out: what a user
             that training never saw is encoded from.
+        lists: what the list head makes of all users, and of all items; None without one.
     """
 
     nodes: NodeValues
     item_layers: tuple[Tensor, ...]
+    lists: tuple[ListTerms, ListTerms] | None = None
+
+
+class EncodedUsers(NamedTuple):
+    """Users that training never saw.
+
+    Attributes:
+        nodes: float32 [n, H], on the embeddings' device.
+        lists: what the list head makes of them; None without one.
+    """
+
+    nodes: Tensor
+    lists: ListTerms | None
 
 
 @torch.inference_mode()
@@ -70,14 +84,19 @@ def embed_all(
         item_layers = []
         of_users = _Given(graph.by_user, graph.scale, biases, to_users=True)
         of_items = _Given(graph.by_item, graph.scale, biases, to_users=False)
-        for layer in model.encoder.layers:
-            assert isinstance(layer, SAGELayer)
+        for layer in model.encoder.hops:
             item_layers.append(nodes.items)
             nodes = NodeValues(
                 _update(layer.update_users, of_users, nodes.users, nodes.items, world, advance),
                 _update(layer.update_items, of_items, nodes.items, nodes.users, world, advance),
             )
-    return Embeddings(nodes, tuple(item_layers))
+        lists = None
+        if model.list_head is not None:
+            users_terms = _list_terms(model, of_users, nodes.users, world)
+            inputs = biases.item_inputs(slice(None)).to(device)
+            every = torch.arange(len(nodes.items), device=device)
+            lists = users_terms, model.list_head.of_items(nodes.items, inputs, every)
+    return Embeddings(nodes, tuple(item_layers), lists)
 
 
 @torch.inference_mode()
@@ -90,7 +109,7 @@ def embed_new_users(
     world: World = ALONE,
     *,
     shown: bool = True,
-) -> Tensor:
+) -> EncodedUsers:
     """Encode n users that training never saw from their ratings, as training users are encoded.
 
     Args:
@@ -101,21 +120,20 @@ def embed_new_users(
         biases: of these users, as `Biases.of_new_users` makes them.
         world: as in `embed_all`.
         shown: whether to show progress; not where this is a step of something that does.
-
-    Returns:
-        float32 [n, H], on the embeddings' device.
     """
     device = embeddings.nodes.items.device
-    layers = list(zip(model.encoder.layers, embeddings.item_layers, strict=True))
+    layers = list(zip(model.encoder.hops, embeddings.item_layers, strict=True))
     edges_read = len(layers) * len(ratings.neighbours) // world.size
     bar = progress("embedding new users", edges_read, "edges", shown=shown and world.is_first)
     with evaluating(model), bar as advance:
         users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device))
+        given = _Given(ratings, scale, biases, to_users=True)
         for layer, items in layers:
-            assert isinstance(layer, SAGELayer)
-            given = _Given(ratings, scale, biases, to_users=True)
             users = _update(layer.update_users, given, users, items, world, advance)
-    return users
+        lists = None
+        if model.list_head is not None:
+            lists = _list_terms(model, given, users, world)
+    return EncodedUsers(users, lists)
 
 
 @torch.inference_mode()
@@ -161,6 +179,19 @@ class _Given:
         return Block(offsets, neighbours, residuals, degrees.float())
 
 
+def _list_terms(model: RatingModel, given: _Given, users: Tensor, world: World) -> ListTerms:
+    """What the list head makes of users with all of their edges."""
+    head = model.list_head
+    assert head is not None
+    factors = users.new_empty(len(users), head.from_user.out_features)
+
+    def update(block: Block, sources: Tensor, own: Tensor) -> Tensor:
+        return head.of_users(own, block if head.reads_items else None, None).factors
+
+    _update(update, given, users, users, world, lambda count: None, factors)
+    return ListTerms(factors, factors.new_zeros(len(factors)))
+
+
 def _update(
     update: Callable[[Block, Tensor, Tensor], Tensor],
     given: _Given,
@@ -168,10 +199,11 @@ def _update(
     sources: Tensor,
     world: World,
     advance: Advance,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """One layer's new values of all nodes of a type, from all their edges."""
+    """One layer's new values of all nodes of a type, from all their edges; into `out` if given."""
     offsets = given.adjacency.offsets
-    out = torch.empty_like(own)
+    out = torch.empty_like(own) if out is None else out
     bounds = world.cut(torch.from_numpy(offsets[1:]))
     start, end = bounds[world.rank], bounds[world.rank + 1]
     edges = _CHUNK_EDGES if world.size == 1 else _CHUNK_EDGES_OF_MANY

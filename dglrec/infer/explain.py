@@ -11,7 +11,7 @@ Shapes: n users with K ratings together, k items predicted for each, H embedding
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from dglrec.blocks import Block
 from dglrec.errors import UsageError
 from dglrec.graph import Adjacency
 from dglrec.infer.embed import Embeddings, evaluating
+from dglrec.infer.leave_out import LeftOut
+from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of
 from dglrec.kernels import damp_means, pick_largest
 from dglrec.nn import RatingModel, SAGELayer, aggregate
@@ -84,7 +86,7 @@ def check_explainable(model: RatingModel) -> None:
 def find_reasons(
     model: RatingModel,
     embeddings: Embeddings,
-    scorer: Scorer,
+    scorer: Scorer | ListScorer,
     rated: Rated,
     users: Tensor,
     places: Tensor,
@@ -98,7 +100,7 @@ def find_reasons(
     Args:
         model: the model that made the embeddings.
         embeddings: exact ones, of the data set.
-        scorer: knows the users, and the items that are predicted.
+        scorer: what the items were chosen by; it knows the users and the items.
         rated: what the users are made of.
         users: int64 [n] rows of `rated`.
         places: int64 [n] the same users as the scorer numbers them.
@@ -115,8 +117,8 @@ def find_reasons(
     ends = (offsets[users + 1] - offsets[users]).cumsum(0)
     device = embeddings.nodes.items.device
     with evaluating(model):
-        layers = zip(model.encoder.layers, embeddings.item_layers, strict=True)
-        hops = [_Hop(cast(SAGELayer, layer), values) for layer, values in layers]
+        layers = zip(model.encoder.hops, embeddings.item_layers, strict=True)
+        hops = [_Hop(layer, values) for layer, values in layers]
         first = 0
         while first < len(users):
             # The users whose ratings fit, and one at least.
@@ -135,10 +137,11 @@ def find_reasons(
             on_device = block.to(device), owners.to(device), shifts.to(device)
             for hop in hops:
                 values = hop.without_each(values, *on_device)
+            left = LeftOut(*on_device, inputs[:, 0], owners, rated.ratings, users[part])
             step = max(1, _PAIRS // len(rated_items))
             for column in range(0, items.shape[1], step):
                 few = items[part, column : column + step]
-                without = scorer.rate(values, inputs[:, 0], few[owners])
+                without = scorer.without_each(left, values, few)
                 flat = places[part].repeat_interleave(few.shape[1]), few.flatten()
                 lost = scorer.pairs(*flat).view_as(few)[owners] - without
                 lost[rated_items.unsqueeze(1) == few[owners]] = 0.0

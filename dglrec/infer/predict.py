@@ -10,13 +10,14 @@ from torch import Tensor
 from dglrec.biases import Biases
 from dglrec.errors import DglrecError
 from dglrec.infer.embed import Embeddings
+from dglrec.infer.leave_out import LeftOut
 from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
 from dglrec.nn import DecoderTerms, NodeValues, RatingModel
 
 _CHUNK_PAIRS = 1 << 16
 _PAIRS_AT_ONCE = 1 << 18  # of which a GPU writes each row of both ends
 _PAIR_UNITS = 1 << 25  # hidden units of the pairs that a GPU scores at once: 128 MiB
-_NOT_FINITE = (
+NOT_FINITE = (
     "the model's predictions are no finite numbers; train it again, with a smaller "
     "train.learning_rate"
 )
@@ -46,7 +47,7 @@ def predict_pairs(
         # The decoder maps each node that it is given, and a chunk reads few of all users.
         near, places = torch.unique(some_users, return_inverse=True)
         given = NodeValues(nodes.users.index_select(0, near.to(device)), nodes.items)
-        residuals = model.decoder(given, places.to(device), some_items.to(device)).cpu()
+        residuals = model.rating_head(given, places.to(device), some_items.to(device)).cpu()
         parts.append(biases.predict(some_users, some_items) + residuals)
     return torch.cat(parts) if parts else torch.empty(0)
 
@@ -72,13 +73,13 @@ class Scorer:
         biases: Biases,
         catalogue: Tensor | None = None,
     ) -> None:
-        decoder = model.decoder
+        decoder = model.rating_head
         self._decoder, self._biases = decoder, biases
         self._users, self._items = decoder.of_users(nodes.users), decoder.of_items(nodes.items)
         tables = [*decoder.out.parameters(), biases.users, biases.items, *self._users, *self._items]
         # A NaN compares as no better than anything: it would leave lists short without a word.
         if not all(bool(table.isfinite().all()) for table in tables if table is not None):
-            raise DglrecError(_NOT_FINITE)
+            raise DglrecError(NOT_FINITE)
         self._device = nodes.items.device
         self._catalogue = torch.arange(len(nodes.items)) if catalogue is None else catalogue
 
@@ -116,6 +117,16 @@ class Scorer:
         residuals = self._decoder.score(self._decoder.of_users(users), self._items, *ends).cpu()
         base = self._biases.mean + bias.cpu().unsqueeze(1) + self._biases.items[items]
         return base + residuals.view_as(items)
+
+    def without_each(self, left_out: LeftOut, users: Tensor, items: Tensor) -> Tensor:
+        """Predicted ratings had a user not rated each of its items, float32 [K, k].
+
+        Args:
+            left_out: the K ratings of n users.
+            users: float32 [K, H] embeddings of their users, each without that rating.
+            items: int64 [n, k].
+        """
+        return self.rate(users, left_out.bias, items[left_out.owners_here])
 
     @torch.inference_mode()
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
@@ -187,7 +198,7 @@ class Scorer:
             scores[rows[listed].to(device), places[listed].to(device)] = -torch.inf
             best = scores.topk(k, dim=1)
             if best.values.isnan().any():
-                raise DglrecError(_NOT_FINITE)
+                raise DglrecError(NOT_FINITE)
             found.append((best.values.cpu(), best.indices.cpu()))
         if not found:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)

@@ -2,30 +2,34 @@
 
 `edges.py` sums over edges and scores them, `ridge.py` fits a regression to each node's edges,
 `damping.py` lets few ratings count less, `segments.py` sums over all edges in float64,
-`ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `neighbours.py`
-compares items by who rated them, `parallel.py` cuts work into a stretch a thread.
+`ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `softmax.py`
+sums over a catalogue's scores, `neighbours.py` compares items by who rated them, `parallel.py` cuts
+work into a stretch a thread.
 """
 
 from dglrec.kernels.damping import damp_means
 from dglrec.kernels.edges import score_edges, sum_messages
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
-from dglrec.kernels.parallel import compiled, even_parts, run_side_by_side
+from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side
 from dglrec.kernels.ranking import Terms, Tiles, rank_items
 from dglrec.kernels.ridge import fit_ridge
 from dglrec.kernels.segments import segment_squares, segment_sums
+from dglrec.kernels.softmax import catalogue_log_sum_exp
 
 __all__ = [
     "ItemLists",
     "Terms",
     "Tiles",
     "add_similarities",
+    "catalogue_log_sum_exp",
     "compiled",
     "count_pairs",
     "damp_means",
     "even_parts",
     "fit_ridge",
     "merge_lists",
+    "parts_of",
     "pick_largest",
     "predict_residuals",
     "rank_items",

@@ -85,6 +85,7 @@ def rank_items(
     rows: npt.NDArray[np.int64],
     positions: npt.NDArray[np.int32],
     k: int,
+    extra: Floats | None = None,
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
     """The k items with the highest scores for each of n users.
 
@@ -97,10 +98,11 @@ def rank_items(
         positions: for each item that `left_out` may name its place in the catalogue, -1 where it
             has none; ascending but for those.
         k: how many, at most I.
+        extra: float32 [n, I]; added to the scores; None for nothing.
 
     Raises:
         IndexError: a row or an item of `left_out` is not there.
-        ValueError: the offsets of `left_out` do not fit its items.
+        ValueError: the offsets of `left_out` do not fit its items, or `extra` not the scores.
 
     Returns:
         Scores [n, k], best first, of equal ones the one that comes first in the catalogue, and
@@ -110,6 +112,8 @@ def rank_items(
     starts, ends = left_out.offsets[rows], left_out.offsets[rows + 1]
     if count and (starts.min() < 0 or (starts > ends).any() or ends.max() > len(left_out.items)):
         raise ValueError("the offsets of what is to be left out do not fit its items")
+    if extra is not None and extra.shape != (count, tiles.count):
+        raise ValueError(f"extra is {extra.shape}, and there are {count} x {tiles.count} scores")
     padded = -(-count // _USERS) * _USERS
     units = -(-len(weights) // _UNITS) * _UNITS
     arrays = (
@@ -123,6 +127,7 @@ def rank_items(
         *left_out,
         rows,
         positions,
+        np.empty((0, 0), dtype=np.float32) if extra is None else extra,
     )
     scores = np.full((count, k), -np.inf, dtype=np.float32)
     places = np.zeros((count, k), dtype=np.int32)
@@ -183,6 +188,7 @@ def _rank(  # type: ignore[no-untyped-def]
     left_out,
     rows,
     positions,
+    extra,
     best,
     places,
     scores,
@@ -208,6 +214,10 @@ def _rank(  # type: ignore[no-untyped-def]
                 for lane in range(_USERS):
                     for i in range(width):
                         scores[lane, i] = item_base[t, i] + shifted[four - first + lane]
+                    if len(extra) > four + lane:
+                        there = min(width, extra.shape[1] - start)
+                        for i in range(there):
+                            scores[lane, i] += extra[four + lane, start + i]
                 _add_hidden(scores, c[t], a[four : four + _USERS], w)
                 _add_factors(scores, q[t], p[four : four + _USERS])
                 for user in range(four, min(four + _USERS, last)):

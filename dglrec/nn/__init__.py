@@ -12,14 +12,18 @@ from dglrec.nn.convolutions import (
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroSAGE, NodeValues, SAGELayer
 from dglrec.nn.inputs import NodeInputs
-from dglrec.nn.model import RatingModel
+from dglrec.nn.lists import ListHead, ListTerms, score_lists
+from dglrec.nn.model import Encoded, RatingModel
 
 __all__ = [
     "Aggregator",
     "DecoderTerms",
     "EdgeRegressor",
+    "Encoded",
     "Exchange",
     "HeteroSAGE",
+    "ListHead",
+    "ListTerms",
     "ModelConfig",
     "NodeInputs",
     "NodeValues",
@@ -31,4 +35,5 @@ __all__ = [
     "SAGELayer",
     "aggregate",
     "map_and_aggregate",
+    "score_lists",
 ]

@@ -22,6 +22,11 @@ class ModelConfig(BaseModel):
         description="graph: GraphSAGE; or a baseline, which takes none of the settings below: "
         "item_knn (similar items), bias (mean and biases), global_mean",
     )
+    heads: Literal["auto", "rating", "lists", "both"] = Field(
+        "auto",
+        description="what the model predicts: ratings, lists, or both by one encoder; auto: both "
+        "where there are ratings, lists where there are interactions",
+    )
     embedding_size: int = Field(64, ge=1, description="width of every node embedding")
     layers: int = Field(
         2, ge=0, description="graph convolutions, and so hops; 0 is a factorisation, without graph"
@@ -67,6 +72,7 @@ class ModelConfig(BaseModel):
     interaction: bool = Field(
         True, description="add a dot product of the two embeddings to the edge regressor"
     )
+    list_size: int = Field(128, ge=1, description="width of the vectors that lists are made with")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = Field(
         "auto",
         description="share of embedding units dropped; auto: 0.1, or 0 where items have 200 "
@@ -77,6 +83,16 @@ class ModelConfig(BaseModel):
         """Refuse a decoder that could say nothing."""
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
+
+    @property
+    def rates(self) -> bool:
+        """Whether there is a rating head."""
+        return self.heads in ("rating", "both")
+
+    @property
+    def lists(self) -> bool:
+        """Whether there is a list head."""
+        return self.heads in ("lists", "both")
 
     def missing_features(self, there: Collection[str]) -> list[str]:
         """Which features of items are named, and are not among those of a data set."""

@@ -4,7 +4,7 @@ Shapes: N nodes, S sources, D destinations, H embedding size.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -93,6 +93,11 @@ class HeteroSAGE(nn.Module):
         self.layers = nn.ModuleList(
             SAGELayer(config, last=number == config.layers - 1) for number in range(config.layers)
         )
+
+    @property
+    def hops(self) -> tuple[SAGELayer, ...]:
+        """The layers in the order of their computation."""
+        return tuple(cast(SAGELayer, layer) for layer in self.layers)
 
     def forward(
         self,

@@ -1,6 +1,7 @@
-"""The whole model: inputs, encoder and decoder."""
+"""The whole model: inputs, encoder, and a head for ratings, one for lists, or both."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +9,30 @@ from torch import Tensor, nn
 from dglrec.blocks import Block, EdgeBatch
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import EdgeRegressor
-from dglrec.nn.encoder import Exchange, HeteroSAGE, NodeValues, SAGELayer
+from dglrec.nn.encoder import Exchange, HeteroSAGE, NodeValues
 from dglrec.nn.inputs import NodeInputs
+from dglrec.nn.lists import ListHead, ListTerms
+
+
+class Encoded(NamedTuple):
+    """What the encoder makes of a batch, and what its heads need besides.
+
+    Attributes:
+        nodes: [N, H] embeddings of the last layer's destinations; unseen items follow the others.
+        users: of the destination users, what the list head makes of them; None without one.
+        items: of the items likewise.
+    """
+
+    nodes: NodeValues
+    users: ListTerms | None
+    items: ListTerms | None
 
 
 class RatingModel(nn.Module):
-    """Inputs, encoder and decoder: predicts what a rating has beyond the biases.
+    """Inputs, encoder and heads: predicts what a rating has beyond the biases, lists, or both.
 
     Args:
-        config: what it is made of.
+        config: what it is made of; its heads chosen, not `auto`.
         num_users: U.
         item_features: float32 [I, F].
         widths: columns of `item_features` by name, where the configuration names some.
@@ -36,10 +52,25 @@ class RatingModel(nn.Module):
         self.config = config
         self.inputs = NodeInputs(config, num_users, item_features, widths)
         self.encoder = HeteroSAGE(config)
-        self.decoder = EdgeRegressor(config)
+        # The list head comes last, so that it leaves the others' initial weights as they are.
+        self.decoder = EdgeRegressor(config) if config.heads != "lists" else None
+        self.list_head = ListHead(config, len(item_features)) if config.lists else None
 
     def forward(self, batch: EdgeBatch, all_items: Exchange | None = None) -> Tensor:
+        """Predicted ratings of a batch's targets; see `rate` and `encode`."""
+        return self.rate(self.encode(batch, all_items), batch)
+
+    def rate(self, encoded: Encoded, batch: EdgeBatch) -> Tensor:
         """Predicted ratings of a batch's targets, float32 [B], not clipped to the scale.
+
+        Raises:
+            ValueError: the model has no rating head.
+        """
+        residuals: Tensor = self.rating_head(encoded.nodes, batch.users, batch.items)
+        return batch.baselines + residuals
+
+    def encode(self, batch: EdgeBatch, all_items: Exchange | None = None) -> Encoded:
+        """Embeddings of the nodes that a batch's targets name.
 
         Args:
             batch: what to predict, and from what.
@@ -52,12 +83,28 @@ class RatingModel(nn.Module):
             self.inputs.users(batch.user_nodes, batch.user_inputs),
             self.inputs.items(batch.item_nodes, batch.item_inputs),
         )
-        nodes = self.encoder(batch.layers, nodes, all_items if batch.items_are_shared else None)
+        exchange = all_items if batch.items_are_shared else None
+        nodes = self.encoder(batch.layers, nodes, exchange)
+        users, items = self._list_terms(batch, nodes, exchange)
         if len(batch.unseen):
             unseen = self.new_items(self.inputs.features.index_select(0, batch.unseen))
             nodes = NodeValues(nodes.users, torch.cat((nodes.items, unseen)))
-        residuals: Tensor = self.decoder(nodes, batch.users, batch.items)
-        return batch.baselines + residuals
+        return Encoded(nodes, users, items)
+
+    def _list_terms(
+        self, batch: EdgeBatch, nodes: NodeValues, exchange: Exchange | None
+    ) -> tuple[ListTerms | None, ListTerms | None]:
+        """What the list head makes of a batch's destinations."""
+        if self.list_head is None:
+            return None, None
+        count = len(nodes.items)
+        items, inputs = batch.item_nodes, batch.item_inputs
+        if exchange is not None:
+            inputs = exchange(inputs)
+            items = torch.arange(count, device=inputs.device)
+        block = batch.layers[-1].to_users if batch.layers else None
+        of_users = self.list_head.of_users(nodes.users, block, items)
+        return of_users, self.list_head.of_items(nodes.items, inputs[:count], items[:count])
 
     def new_items(self, features: Tensor) -> Tensor:
         """float32 [m, F] chosen features of items that nobody has rated -> [m, H] embeddings."""
@@ -70,10 +117,24 @@ class RatingModel(nn.Module):
             residuals=none,
             degrees=items.new_zeros(len(items)),
         )
-        for layer in self.encoder.layers:
-            assert isinstance(layer, SAGELayer)
+        for layer in self.encoder.hops:
             items = layer.update_items(block, nobody, items)
         return items
+
+    @property
+    def rating_head(self) -> EdgeRegressor:
+        """The decoder of ratings.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if self.decoder is None:
+            raise ValueError("the model has no rating head")
+        return self.decoder
+
+    def list_tables(self) -> list[nn.Parameter]:
+        """The vectors of items that the list head learns, one a row."""
+        return [] if self.list_head is None else self.list_head.tables()
 
     def sparse_tables(self) -> list[nn.Parameter]:
         """The weights whose gradients are sparse: a batch reads few of their rows."""

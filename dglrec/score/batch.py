@@ -92,7 +92,9 @@ class TopKOptions(ScoreOptions):
 def score_top_k(
     trained: TrainedModel, out: Path, k: int, options: TopKOptions | None = None
 ) -> dict[str, Any]:
-    """Write every user's best items: `user_id, item_id, rank, score`.
+    """Write every user's best items: `user_id, item_id, rank, score`, and `rating`.
+
+    The score is what lists are ordered by; the rating is left out where the model predicts none.
 
     With `explain`, besides, lists of up to three of the user's rated items, `because`, and of their
     `contribution` to the score, in ratings.
@@ -125,6 +127,7 @@ def score_top_k(
             "top_k": k,
             "include_seen": options.include_seen,
             "explain": options.explain,
+            "order": "lists" if trained.orders_by_lists else "rating",
             "users": _described(options.users),
             "items": _described(options.items),
         }
@@ -188,11 +191,16 @@ class _TopK:
 
     def prepare(self) -> None:
         """Embeddings."""
-        self._roster.nodes  # noqa: B018 - computed by all processes together
+        self._roster.prepare()
 
     def ready(self) -> None:
         """What the decoder makes of all nodes, and what each user has rated."""
-        self._scorer = self._roster.scorer(self._catalogue)
+        self._ranker = self._roster.ranker(self._catalogue)
+        # Beside what lists are ordered by stands the predicted rating.
+        self._ratings = None
+        if self._trained.rates:
+            same = not self._trained.orders_by_lists
+            self._ratings = self._ranker if same else self._roster.scorer()
         if self._options.include_seen:
             nothing = np.zeros(len(self._roster.users) + 1, dtype=np.int64)
             self._left_out = ItemLists(nothing, np.empty(0, dtype=np.int32))
@@ -210,7 +218,7 @@ class _TopK:
     def _make(self, users: Tensor, advance: Advance) -> tuple[pa.Table, int]:
         tables = []
         for some in users.split(_USERS_AT_ONCE):
-            tables.append(self._table(some, *self._scorer.best(some, self._left_out, self._k)))
+            tables.append(self._table(some, *self._ranker.best(some, self._left_out, self._k)))
             advance(len(some))
         return pa.concat_tables(tables).combine_chunks(), 0
 
@@ -222,10 +230,15 @@ class _TopK:
             schema.USER_ID: self._roster.users.decode(rows[left].numpy()),
             schema.ITEM_ID: self._roster.items.decode(items[left].numpy()),
             schema.RANK: ranks[left].numpy(),
-            schema.SCORE: clip(scores[left], self._trained.dataset.scale).numpy(),
+            schema.SCORE: scores[left].numpy(),
         }
+        if self._ratings is not None:
+            ratings = scores[left]
+            if self._ratings is not self._ranker:
+                ratings = self._ratings.pairs(rows[left], items[left])
+            columns[schema.RATING] = clip(ratings, self._trained.dataset.scale).numpy()
         if self._options.explain:
-            reasons = self._roster.reasons(self._scorer, users, items)
+            reasons = self._roster.reasons(self._ranker, users, items)
             because, contributions = (part[left.numpy()] for part in reasons)
             there = because >= 0
             ends = np.concatenate(([0], np.cumsum(there.sum(1)))).astype(np.int32)
@@ -255,7 +268,7 @@ class _Pairs:
 
     def prepare(self) -> None:
         """Embeddings."""
-        self._roster.nodes  # noqa: B018 - computed by all processes together
+        self._roster.prepare()
 
     def ready(self) -> None:
         """What the decoder makes of all nodes."""

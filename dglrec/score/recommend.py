@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from dglrec.errors import DataError, UsageError
-from dglrec.infer import Rated, Scorer, embed_new_users, find_reasons
+from dglrec.infer import ListScorer, Rated, Scorer, embed_new_users, find_reasons
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
-from dglrec.nn import NodeValues
+from dglrec.nn import ListTerms, NodeValues
 from dglrec.run import TrainedModel
 from dglrec.score.roster import read_users_to_add
 
@@ -23,8 +23,8 @@ class Reason:
     Attributes:
         item_id: external id.
         title: its title, or its id where no table names it.
-        contribution: by how much lower the prediction, before clipping, would be without its
-            rating.
+        contribution: by how much lower what the list is ordered by would be without its rating; a
+            predicted rating before clipping.
     """
 
     item_id: Any
@@ -40,7 +40,8 @@ class Recommendation:
         rank: from 1.
         item_id: external id.
         title: its title, or its id where no table names it.
-        score: predicted rating, clipped to the scale.
+        score: what the list is ordered by.
+        rating: the predicted rating, clipped to the scale; None where the model predicts none.
         because: up to three rated items that it rests on, where they were asked for.
     """
 
@@ -48,6 +49,7 @@ class Recommendation:
     item_id: Any
     title: str
     score: float
+    rating: float | None = None
     because: tuple[Reason, ...] = ()
 
 
@@ -59,7 +61,7 @@ def recommend(
     ratings: Path | None = None,
     explain: bool = False,
 ) -> list[Recommendation]:
-    """The items with the highest predicted ratings that a user has not rated.
+    """The best items that a user has not rated, by what the model's lists are ordered by.
 
     Items rated in any split are left out, held-out ones too: the user knows them.
 
@@ -90,15 +92,18 @@ def recommend(
     if ratings is not None:
         new = read_users_to_add(trained, ratings, one=True)
         biases = biases.of_new_users(new.ratings, dataset.scale)
-        user = embed_new_users(
+        encoded = embed_new_users(
             trained.model, trained.embeddings, new.ratings, dataset.scale, biases
         )
+        user, terms = encoded.nodes, encoded.lists
         seen.append(new.rated.items)
         made_of = Rated(new.ratings, dataset.scale, biases, None)
     else:
         known = torch.arange(dataset.graph.num_users)
         made_of = Rated(dataset.graph.by_user, dataset.scale, biases, known)
         user = trained.embeddings.nodes.users[own]
+        lists = trained.embeddings.lists
+        terms = None if lists is None else lists[0].of(torch.tensor([index]))
         biases = replace(
             biases,
             users=biases.users[own],
@@ -106,17 +111,23 @@ def recommend(
             user_squares=biases.user_squares[own],
         )
     left_out = np.unique(np.concatenate(seen))
-    scorer = Scorer(trained.model, NodeValues(user, trained.embeddings.nodes.items), biases)
-    scores, items = scorer.best_of_few(
+    nodes = NodeValues(user, trained.embeddings.nodes.items)
+    scorer = Scorer(trained.model, nodes, biases) if trained.rates else None
+    ranker = _ranker(trained, scorer, terms)
+    scores, items = ranker.best_of_few(
         torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k
     )
     left = torch.isfinite(scores[0])
     best = items[:, left]
-    values = clip(scores[0][left], dataset.scale).tolist()
+    values = scores[0][left].tolist()
+    ratings_of: list[float | None] = [None] * len(values)
+    if scorer is not None:
+        rows = torch.zeros_like(best[0])
+        ratings_of = clip(scorer.pairs(rows, best[0]), dataset.scale).tolist()
     because: list[tuple[Reason, ...]] = [() for _ in values]
     if explain:
         row, alone = torch.tensor([max(index, 0) if ratings is None else 0]), torch.tensor([0])
-        found = find_reasons(trained.model, trained.embeddings, scorer, made_of, row, alone, best)
+        found = find_reasons(trained.model, trained.embeddings, ranker, made_of, row, alone, best)
         because = [
             tuple(
                 Reason(*_named(trained, item), float(contribution))
@@ -126,11 +137,22 @@ def recommend(
             for one in zip(found.items[0].tolist(), found.contributions[0].tolist(), strict=True)
         ]
     return [
-        Recommendation(rank, *_named(trained, item), score, reasons)
-        for rank, (item, score, reasons) in enumerate(
-            zip(best[0].tolist(), values, because, strict=True), start=1
+        Recommendation(rank, *_named(trained, item), score, rating, reasons)
+        for rank, (item, score, rating, reasons) in enumerate(
+            zip(best[0].tolist(), values, ratings_of, because, strict=True), start=1
         )
     ]
+
+
+def _ranker(
+    trained: TrainedModel, scorer: Scorer | None, terms: ListTerms | None
+) -> Scorer | ListScorer:
+    """What the list of one user is made with."""
+    lists = trained.embeddings.lists
+    if terms is not None and lists is not None and trained.orders_by_lists:
+        return ListScorer(terms, lists[1], head=trained.model.list_head)
+    assert scorer is not None  # a model has one head at least
+    return scorer
 
 
 def _named(trained: TrainedModel, item: int) -> tuple[Any, str]:

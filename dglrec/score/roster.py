@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.biases import Biases
+from dglrec.biases import INPUTS, Biases
 from dglrec.errors import DataError, UsageError
 from dglrec.graph import Adjacency, group_by_user
 from dglrec.ids import IdMap
 from dglrec.infer import (
     REASONS,
+    ListScorer,
     Rated,
     Reasons,
     Scorer,
@@ -27,7 +28,7 @@ from dglrec.infer import (
 )
 from dglrec.ingest import read_new_items, read_new_ratings
 from dglrec.kernels import ItemLists
-from dglrec.nn import NodeValues
+from dglrec.nn import ListTerms, NodeValues
 from dglrec.progress import log
 from dglrec.run import TrainedModel
 
@@ -81,19 +82,36 @@ class Roster:
         self.items = with_new_items(dataset.items, new_items)
         self.users = dataset.users.extended(new_users.ids) if new_users else dataset.users
 
-    @cached_property
+    def prepare(self) -> None:
+        """Encode all users and items; for all processes to call together."""
+        _ = self._encoded
+
+    @property
     def nodes(self) -> NodeValues:
-        """Exact embeddings of all users and items; for all processes to ask for together."""
+        """Exact embeddings of all users and items."""
+        return self._encoded[0]
+
+    @cached_property
+    def _encoded(self) -> tuple[NodeValues, tuple[ListTerms, ListTerms] | None]:
+        """Exact embeddings of all users and items, and what the list head makes of them."""
         model, embeddings = self._trained.model, self._trained.embeddings
         users, items = embeddings.nodes
+        lists = embeddings.lists
         if self._new_users is not None:
             ratings, scale = self._new_users.ratings, self._trained.dataset.scale
             world = self._trained.world
             new = embed_new_users(model, embeddings, ratings, scale, self._new_biases, world)
-            users = torch.cat((users, new))
+            users = torch.cat((users, new.nodes))
+            if lists is not None and new.lists is not None:
+                lists = _appended(lists[0], new.lists), lists[1]
         if self._new_items is not None:
-            items = torch.cat((items, embed_new_items(model, self._new_items.features)))
-        return NodeValues(users, items)
+            added = embed_new_items(model, self._new_items.features)
+            items = torch.cat((items, added))
+            if lists is not None and model.list_head is not None:
+                unrated = added.new_zeros(len(added), INPUTS)
+                terms = model.list_head.of_items(added, unrated, None)
+                lists = lists[0], _appended(lists[1], terms)
+        return NodeValues(users, items), lists
 
     @cached_property
     def biases(self) -> Biases:
@@ -125,7 +143,7 @@ class Roster:
         dataset = self._trained.dataset
         return dataset.biases.of_new_users(self._new_users.ratings, dataset.scale)
 
-    def reasons(self, scorer: Scorer, users: Tensor, items: Tensor) -> Reasons:
+    def reasons(self, scorer: Scorer | ListScorer, users: Tensor, items: Tensor) -> Reasons:
         """Which of their rated items predictions rest on.
 
         Args:
@@ -166,6 +184,18 @@ class Roster:
     def scorer(self, catalogue: Tensor | None = None) -> Scorer:
         """Predicts ratings among them; see `Scorer`."""
         return Scorer(self._trained.model, self.nodes, self.biases, catalogue)
+
+    def ranker(self, catalogue: Tensor | None = None) -> Scorer | ListScorer:
+        """What lists of them are made with."""
+        if not self._trained.orders_by_lists:
+            return self.scorer(catalogue)
+        lists = self._encoded[1]
+        assert lists is not None
+        return ListScorer(*lists, catalogue, head=self._trained.model.list_head)
+
+
+def _appended(terms: ListTerms, more: ListTerms) -> ListTerms:
+    return ListTerms(*(torch.cat(both) for both in zip(terms, more, strict=True)))
 
 
 def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:

@@ -5,12 +5,14 @@ from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.describe import describe_environment
 from dglrec.train.folder import job_of
 from dglrec.train.loop import Loader, make_loader, train
+from dglrec.train.objectives import Loss, RankingConfig, make_loss, make_objective
 from dglrec.train.state import remove_checkpoints
-from dglrec.train.step import Loss, TrainingStep, learning_rate_share, make_loss
+from dglrec.train.step import TrainingStep, learning_rate_share
 
 __all__ = [
     "Loader",
     "Loss",
+    "RankingConfig",
     "Settings",
     "TrainConfig",
     "TrainingStep",
@@ -20,6 +22,7 @@ __all__ = [
     "learning_rate_share",
     "make_loader",
     "make_loss",
+    "make_objective",
     "remove_checkpoints",
     "train",
 ]

@@ -10,6 +10,7 @@ from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
 from dglrec.sampling import LoaderConfig
+from dglrec.train.objectives.config import RankingConfig
 
 # Found on planted data of full size, where twice the rate runs away, and on the small real sets.
 _RATE, _BATCH_OF_RATE, _ROOT = 0.01, 1 << 18, 5
@@ -22,7 +23,10 @@ class TrainConfig(BaseModel):
 
     epochs: int = Field(10, ge=1, description="passes over the training ratings, at most")
     patience: int = Field(
-        3, ge=1, description="epochs without a better validation RMSE before training stops"
+        3,
+        ge=1,
+        description="epochs without a better validation figure before training stops: RMSE of "
+        "ratings, ranking.metric of lists, and of both a balance of the two",
     )
     loss: Literal["mse", "smooth_l1", "weighted_mse"] = Field(
         "mse",
@@ -75,6 +79,7 @@ class Settings:
     loader: LoaderConfig
     train: TrainConfig
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    ranking: RankingConfig = field(default_factory=lambda: RankingConfig.model_validate({}))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and key, as in `config.toml`."""
@@ -83,19 +88,33 @@ class Settings:
             "loader": self.loader,
             "train": self.train,
             "baseline": self.baseline,
+            "ranking": self.ranking,
         }
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
-    def resolved(self, graph: RatingGraph) -> "Settings":
+    def resolved(self, graph: RatingGraph, *, has_ratings: bool = True) -> "Settings":
         """The same with each `auto` replaced by what it means for these training ratings.
 
         A baseline has no use for any, and keeps them as they are.
 
+        Args:
+            graph: the training ratings.
+            has_ratings: whether they are ratings; if not, interactions.
+
         Raises:
-            UsageError: DGL's loader is to sample for no layer.
+            UsageError: DGL's loader is to sample for no layer, or ratings are to be predicted where
+                there are interactions alone.
         """
         if self.model.kind != "graph":
             return self
+        heads = self.model.heads
+        if heads == "auto":
+            heads = "both" if has_ratings else "lists"
+        if heads != "lists" and not has_ratings:
+            raise UsageError(
+                f"model.heads = {heads}: the data set holds interactions, and no rating to "
+                "predict; leave it out, or take lists"
+            )
         if self.loader.kind == "neighbor" and not self.model.layers:
             raise UsageError(
                 "model.layers = 0 leaves loader.kind=neighbor nothing to sample; take kind users"
@@ -108,7 +127,7 @@ class Settings:
             rate = _RATE * (targets / _BATCH_OF_RATE) ** (1 / _ROOT)
         return replace(
             self,
-            model=self.model.model_copy(update={"dropout": dropout}),
+            model=self.model.model_copy(update={"dropout": dropout, "heads": heads}),
             loader=loader,
             train=self.train.model_copy(update={"learning_rate": rate}),
         )

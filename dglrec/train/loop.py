@@ -1,9 +1,9 @@
 """The one training loop, for one process or many.
 
-Data flow: loader -> `EdgeBatch` -> model -> loss -> optimiser step; after each epoch exact
+Data flow: loader -> `EdgeBatch` -> model -> objective -> optimiser step; after each epoch exact
 embeddings -> validation metrics -> checkpoints. The loop knows neither which loader it has nor
-which loss. With many processes each has a share of every batch and of every evaluation; gradients,
-sums and counts are added up, and the first process alone writes the run's folder.
+which objective. With many processes each has a share of every batch and of every evaluation;
+gradients, sums and counts are added up, and the first process alone writes the run's folder.
 """
 
 import json
@@ -18,13 +18,12 @@ import torch
 
 from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
-from dglrec.dataset import HeldOut, RatingDataset
+from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
-from dglrec.evaluate import evaluate, measure, rows_of
+from dglrec.evaluate import evaluate, has_ratings
 from dglrec.files import write_json
 from dglrec.graph import RatingGraph
-from dglrec.infer import embed_all
 from dglrec.machine import give_back_memory
 from dglrec.progress import log, progress
 from dglrec.run import (
@@ -54,11 +53,15 @@ from dglrec.train.folder import (
 )
 from dglrec.train.interrupts import Interrupts
 from dglrec.train.memory import footprint, place_graph
+from dglrec.train.objectives import make_objective
 from dglrec.train.state import Checkpoints, Progress
-from dglrec.train.step import TrainingStep, make_loss
+from dglrec.train.step import TrainingStep
+from dglrec.train.validation import Validation
 
 # Of the numbers that follow from the seed, those of dropout; the loaders' have fewer words.
 _DROPOUT = (0, 1)
+
+_TITLES = {"rmse": "RMSE", "train_rmse": "RMSE", "train_list_loss": "list loss"}
 
 
 class Loader(Protocol):
@@ -114,7 +117,7 @@ def train(
     run, device = Path(run), device or torch.device("cpu")
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
-    settings = settings.resolved(dataset.graph)
+    settings = settings.resolved(dataset.graph, has_ratings=has_ratings(dataset))
     config = settings.train
     world.check_same("the data set", dataset.fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))
@@ -143,7 +146,11 @@ def train(
                 dataset.graph, dataset.biases, settings.loader, config.seed, graph_device, world
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
-        step = TrainingStep(model, config, make_loss(config.loss, dataset), steps, world)
+        with world.together():
+            objective = make_objective(
+                settings.model.heads, config.loss, settings.ranking, dataset, device
+            )
+        step = TrainingStep(model, config, objective, steps, world)
         checkpoints = Checkpoints(run, dataset, settings, step, world)
         done = checkpoints.restore() if resume else Progress()
         with world.together():
@@ -154,13 +161,13 @@ def train(
                 write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
                 (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
         with world.together():
-            valid = rows_of(dataset, "valid", world)
+            valid = Validation(dataset, objective, settings.model, world)
         give_back_memory()
 
         with interrupts.put_off():
             while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
                 _train_epoch(step, loader, device, settings, done, checkpoints, interrupts)
-                _end_epoch(step, dataset, valid, config.epochs, done, checkpoints)
+                _end_epoch(step, valid, config.epochs, done, checkpoints)
                 if any(world.sum([interrupts.requested])):
                     _stop(f"epoch {done.epoch}", world)
         if any(world.sum([interrupts.requested])):
@@ -220,7 +227,10 @@ def _train_epoch(
                     update=update,
                     notes=(interrupts.requested, due) if update else (),
                 )
-                done.squared += float(outcome.squared)
+                costs = outcome.costs
+                done.squared += float(costs.squared)
+                done.listed += float(costs.listed)
+                done.positives += int(costs.positives)
             done.count += outcome.count
             advance(1)
             if update:
@@ -242,51 +252,63 @@ def _stop(where: str, world: World) -> NoReturn:
 
 
 def _end_epoch(
-    step: TrainingStep,
-    dataset: RatingDataset,
-    valid: HeldOut,
-    epochs: int,
-    done: Progress,
-    checkpoints: Checkpoints,
+    step: TrainingStep, valid: Validation, epochs: int, done: Progress, checkpoints: Checkpoints
 ) -> None:
     """Validate, note, save."""
     world = step.world
-    squared, count = world.sum([done.squared, done.count])
-    train_rmse = math.sqrt(squared / count)
+    training = _training_figures(done, world, valid)
     give_back_memory()  # what steps took, and embeddings take in larger pieces
-    embeddings = embed_all(step.model, dataset.graph, dataset.biases, world)
-    metrics = measure(step.model, embeddings, dataset, valid, world).finish()
+    metrics = valid.figures(step.model)
     done.epoch += 1
-    done.batch, done.squared, done.count = 0, 0.0, 0
+    done.batch = 0
+    done.clear_sums()
+    figure, name = valid.objective.judge(metrics), valid.objective.metric.name
     with world.together():
-        if not math.isfinite(metrics["rmse"]):
+        if not all(math.isfinite(value) for value in (figure, *metrics.values())):
             raise DglrecError(
-                f"epoch {done.epoch}: validation RMSE {metrics['rmse']:g}; the best checkpoint is "
+                f"epoch {done.epoch}: validation {name} {figure:g}; the best checkpoint is "
                 "as before this epoch; try a lower train.learning_rate"
             )
-    better = metrics["rmse"] < done.best_rmse
+    better = valid.objective.metric.is_better(figure, done.best)
     if better:
-        done.best_rmse, done.best_epoch = metrics["rmse"], done.epoch
+        done.best, done.best_epoch = figure, done.epoch
     with world.together():
         if world.is_first:
             append_line(
                 checkpoints.run / METRICS_FILE,
                 {
                     "epoch": done.epoch,
-                    "train_rmse": train_rmse,
-                    **{f"valid_{name}": value for name, value in metrics.items()},
+                    **training,
+                    **{f"valid_{key}": value for key, value in metrics.items()},
                     "learning_rate": step.learning_rate,
                     "seconds": round(done.seconds, 3),
                 },
             )
+            said = [
+                f"training {_TITLES.get(key, key)} {value:.4f}" for key, value in training.items()
+            ]
+            shown = [key for key in metrics if key in valid.shown]
+            said += [f"validation {_TITLES.get(key, key)} {metrics[key]:.4f}" for key in shown]
             log(
-                f"epoch {done.epoch} of {epochs}: training RMSE {train_rmse:.4f}, "
-                f"validation RMSE {metrics['rmse']:.4f}{' (best)' if better else ''}, "
-                f"{done.seconds:.0f} s"
+                f"epoch {done.epoch} of {epochs}: {', '.join(said)}"
+                f"{' (best)' if better else ''}, {done.seconds:.0f} s"
             )
     if better:
         checkpoints.save_best(done, metrics)
     checkpoints.save_last(done, metrics)
+
+
+def _training_figures(done: Progress, world: World, valid: Validation) -> dict[str, float]:
+    """What the epoch's batches cost, before each step."""
+    squared, count, listed, positives = world.sum(
+        [done.squared, done.count, done.listed, done.positives]
+    )
+    figures = {}
+    if valid.rates:
+        figures["train_rmse"] = math.sqrt(squared / count)
+    if valid.lists:
+        figures["train_list_loss"] = listed / max(positives, 1)
+    return figures
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """How far training is, on disk: when it is saved, what is saved, and how it goes on from there."""
 
-import math
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -40,7 +39,9 @@ class Progress:
         batch: batches done of the one under way.
         squared: sum of the squared errors in them, of this process since it started.
         count: targets in them, likewise.
-        best_rmse: the lowest validation RMSE.
+        listed: sum of the list losses in them, likewise.
+        positives: targets in them that lists are learned from, likewise.
+        best: the deciding validation figure of the best epoch; None before there is one.
         best_epoch: its epoch, from 1.
         seconds: of training, evaluation left out.
     """
@@ -49,9 +50,15 @@ class Progress:
     batch: int = 0
     squared: float = 0.0
     count: int = 0
-    best_rmse: float = math.inf
+    listed: float = 0.0
+    positives: int = 0
+    best: float | None = None
     best_epoch: int = 0
     seconds: float = 0.0
+
+    def clear_sums(self) -> None:
+        """Begin the sums anew."""
+        self.squared, self.count, self.listed, self.positives = 0.0, 0, 0.0, 0
 
 
 class Checkpoints:
@@ -98,8 +105,16 @@ class Checkpoints:
             progress: how far it is.
             valid: validation metrics, where an epoch has just ended.
         """
-        squared, count = self.world.sum([progress.squared, progress.count])
-        whole = replace(progress, squared=squared, count=round(count))
+        squared, count, listed, positives = self.world.sum(
+            [progress.squared, progress.count, progress.listed, progress.positives]
+        )
+        whole = replace(
+            progress,
+            squared=squared,
+            count=round(count),
+            listed=listed,
+            positives=round(positives),
+        )
         with self.world.together():
             if self.world.is_first:
                 state = {"step": self.step.state_dict(), "progress": vars(whole).copy()}
@@ -150,7 +165,7 @@ class Checkpoints:
                 f"{where if progress.batch else f'epoch {progress.epoch}'}"
             )
         else:
-            progress.squared, progress.count = 0.0, 0  # they are in the first process's sums
+            progress.clear_sums()  # they are in the first process's
         miss_best = partial(self._miss_best, progress.best_epoch)
         if self.world.from_first(miss_best if progress.best_epoch else bytes):
             self._replace_best(progress, checkpoint.meta)
@@ -184,7 +199,7 @@ class Checkpoints:
             self.save_best(progress, meta["valid"])
             what = f"written again from {LAST}, which is of the same epoch"
         else:
-            progress.best_rmse, progress.best_epoch = math.inf, progress.epoch
+            progress.best, progress.best_epoch = None, progress.epoch
             what = "the next epoch's model will take its place"
         if self.world.is_first:
             log(f"{BEST}: {what}")

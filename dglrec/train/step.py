@@ -1,7 +1,7 @@
 """One step: predictions, loss, gradient, optimiser; alone or with other processes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -9,19 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from dglrec.blocks import EdgeBatch
-from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError
-from dglrec.metrics import class_weights, level_of
 from dglrec.nn import RatingModel
 from dglrec.train.config import TrainConfig
+from dglrec.train.objectives import Costs, Objective
 from dglrec.train.rows import SharedRows
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,13 +25,12 @@ class Outcome:
     """What came of a batch.
 
     Attributes:
-        squared: float64 scalar; the sum of squared errors of this process's predictions, made
-            before any step.
+        costs: of this process's targets, before any step; what it holds has no gradient.
         count: this process's targets.
         notes: sums over all processes of the notes that were passed; empty without a step.
     """
 
-    squared: Tensor
+    costs: Costs
     count: int
     notes: tuple[float, ...] = ()
 
@@ -51,7 +46,7 @@ class TrainingStep:
     Args:
         model: what is trained, in place.
         config: optimiser, schedule and clipping; its learning rate a number, not `auto`.
-        loss: of each prediction and rating.
+        objective: what is minimised.
         steps: of all epochs, for the schedule.
         world: the processes that train together.
 
@@ -63,7 +58,7 @@ class TrainingStep:
         self,
         model: RatingModel,
         config: TrainConfig,
-        loss: Loss,
+        objective: Objective,
         steps: int,
         world: World = ALONE,
     ) -> None:
@@ -85,7 +80,7 @@ class TrainingStep:
         self.optimizer = kind(
             self._dense, lr=self._rate, weight_decay=config.weight_decay, fused=True
         )
-        summed = _SummedLoss(model, loss, self._dense, config.precision == "bfloat16", world)
+        summed = _SummedCosts(model, objective, self._dense, config.precision == "bfloat16", world)
         self._summed: nn.Module = summed
         if world.size > 1:
             self._summed = _distributed(summed, sparse)
@@ -113,12 +108,13 @@ class TrainingStep:
         # Sums on their way while the batch computes.
         finish = self.world.start_sum((self._targets, *notes)) if update else None
         with self._without_sums() if not update else nullcontext():
-            total, squared = self._summed(batch)
-            total.backward()
+            costs = Costs(*self._summed(batch))
+            costs.total.backward()
+        costs = costs._replace(total=costs.total.detach())
         if batch is not None:
-            self._losses.append((total.detach(), batch.edges[:3].clone()))
+            self._losses.append((costs.total, batch.edges[:3].clone()))
         if finish is None:
-            return Outcome(squared, count)
+            return Outcome(costs, count)
         targets, *sums = finish()
         if targets:
             self._update(targets)
@@ -128,7 +124,7 @@ class TrainingStep:
         self._targets = 0
         self._losses = []
         self.number += 1
-        return Outcome(squared, count, tuple(sums))
+        return Outcome(costs, count, tuple(sums))
 
     def state_dict(self) -> dict[str, Any]:
         """What training goes on from, beside the weights."""
@@ -195,12 +191,12 @@ class TrainingStep:
                 )
 
 
-class _SummedLoss(nn.Module):
-    """A batch -> the sums of its losses and of its squared errors.
+class _SummedCosts(nn.Module):
+    """A batch -> its `Costs`.
 
     Args:
         model: what predicts.
-        loss: of each prediction and rating.
+        objective: what is minimised.
         weights: those that get a gradient in any case.
         low_precision: whether to compute in bfloat16.
         world: the processes that exchange items where they share them.
@@ -209,61 +205,38 @@ class _SummedLoss(nn.Module):
     def __init__(
         self,
         model: RatingModel,
-        loss: Loss,
+        objective: Objective,
         weights: list[nn.Parameter],
         low_precision: bool,
         world: World,
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.objective = objective
         self.weights = weights
         self.low_precision = low_precision
         self.all_items = partial(world.all_rows, total=len(model.inputs.features))
 
-    def forward(self, batch: EdgeBatch | None) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: EdgeBatch | None) -> tuple[Tensor, ...]:
         if batch is None:
             # Other processes wait for this one's gradients, zeros though they are.
             nothing = sum((weight.sum() * 0 for weight in self.weights), torch.zeros(()))
-            return nothing, torch.zeros((), dtype=torch.float64, device=nothing.device)
+            zero = torch.zeros((), dtype=torch.float64, device=nothing.device)
+            return nothing, zero, zero, zero.long()
         device = batch.ratings.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.low_precision):
-            predictions = self.model(batch, self.all_items)
-        losses = self.loss(predictions, batch.ratings)
-        if losses.shape != batch.ratings.shape:
-            raise ValueError("a loss is wanted for each target, not their mean or sum")
-        errors = predictions.detach() - batch.ratings
-        return losses.sum(), (errors**2).sum().double()
+            encoded = self.model.encode(batch, self.all_items)
+            costs = self.objective.costs(self.model, encoded, batch)
+        return tuple(costs)
 
 
-def _distributed(summed: _SummedLoss, sparse: set[int]) -> DistributedDataParallel:
+def _distributed(summed: _SummedCosts, sparse: set[int]) -> DistributedDataParallel:
     """Gradients become the mean over processes; those of sparse tables are left to `SharedRows`."""
     ignored = [name for name, parameter in summed.named_parameters() if id(parameter) in sparse]
     ignored += [name for name, _ in summed.named_buffers()]  # constants, and the data set's
     # The name under which DistributedDataParallel looks for what it is to leave alone.
     summed._ddp_params_and_buffers_to_ignore = ignored  # type: ignore[assignment]
     return DistributedDataParallel(summed, gradient_as_bucket_view=True)
-
-
-def make_loss(name: str, dataset: RatingDataset) -> Loss:
-    """The loss of a name: float32 [B] predictions and ratings -> [B] the loss of each.
-
-    `weighted_mse` weighs each squared error by (count of the most frequent rating / count of its
-    own rating) in training, normalised to mean 1 over the training ratings.
-    """
-    if name == "mse":
-        return partial(functional.mse_loss, reduction="none")
-    if name == "smooth_l1":
-        return partial(functional.smooth_l1_loss, reduction="none")
-    counts = torch.from_numpy(dataset.graph.level_counts).float()
-    weights = class_weights(dataset.graph.level_counts)
-    weights = weights / ((weights * counts).sum() / counts.sum())
-
-    def weighted_mse(predictions: Tensor, ratings: Tensor) -> Tensor:
-        row_weights = weights.to(ratings.device)[level_of(ratings, dataset.scale)]
-        return row_weights * (predictions - ratings) ** 2
-
-    return weighted_mse
 
 
 def learning_rate_share(step: int, steps: int, config: TrainConfig) -> float:

@@ -1,0 +1,141 @@
+"""Sparse item-item weights beside the list head's vectors: what a user's items say of others.
+
+s_ui += sum over the user's items j of value(r_uj) W_ji
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dglrec.graph import Adjacency
+from dglrec.infer.predict import entries_of
+from dglrec.kernels import compiled, parts_of, run_side_by_side
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ItemWeights:
+    """For each item j the items i that it speaks for, and how strongly.
+
+    Attributes:
+        offsets: int64 [I + 1].
+        items: int32 [N], i, ascending for each j.
+        weights: float32 [N], W_ji times the scale at which they are added to scores.
+        values: float32 [levels]; what a rating of each level counts.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    weights: Floats
+    values: Floats
+
+    def of_each(self, rated: Adjacency, users: Tensor, items: Tensor) -> Tensor:
+        """What each rating of n users adds to the scores of their items, float32 [K, k].
+
+        Args:
+            rated: the users' ratings.
+            users: int64 [n] rows of `rated`.
+            items: int64 [n, k].
+        """
+        owners, entries = entries_of(rated.offsets, users)
+        speaking = np.asarray(rated.neighbours)[entries.numpy()]
+        values = self.values[np.asarray(rated.codes)[entries.numpy()]]
+        out = np.zeros((len(speaking), items.shape[1]), dtype=np.float32)
+        wanted = items.numpy()[owners.numpy()]
+        for number, item in enumerate(speaking.tolist()):
+            part = slice(self.offsets[item], self.offsets[item + 1])
+            named, weights = self.items[part], self.weights[part]
+            if len(named):
+                places = np.searchsorted(named, wanted[number]).clip(max=len(named) - 1)
+                found = named[places] == wanted[number]
+                out[number] = np.where(found, values[number] * weights[places], 0.0)
+        return torch.from_numpy(out)
+
+
+@dataclass(frozen=True)
+class ItemItems:
+    """Item-item weights, and the users whose items speak.
+
+    Attributes:
+        weights: of I items.
+        rated: of U users; their items are among the I.
+    """
+
+    weights: ItemWeights
+    rated: Adjacency
+
+    def rows(self, users: Tensor, catalogue: Tensor) -> Floats:
+        """float32 [n, C]: what is added to the scores of a catalogue's items, int64 [C]."""
+        rows = self._all(users)
+        count = rows.shape[1]
+        if len(catalogue) == count and int(catalogue[-1]) == count - 1:
+            return rows
+        out = np.zeros((len(users), len(catalogue)), dtype=np.float32)
+        known = catalogue.numpy() < count
+        out[:, known] = rows[:, catalogue.numpy()[known]]
+        return out
+
+    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """float32 [n]: what is added to the scores of n pairs."""
+        near, places = torch.unique(users, return_inverse=True)
+        count = len(self.weights.offsets) - 1
+        out = torch.zeros(len(users))
+        known = items < count
+        step = max(1, (1 << 24) // count)
+        for first in range(0, len(near), step):
+            rows = torch.from_numpy(self._all(near[first : first + step]))
+            here = ((places >= first) & (places < first + step) & known).nonzero().squeeze(1)
+            out[here] = rows[places[here] - first, items[here]]
+        return out
+
+    def with_rated(self, rated: Adjacency) -> "ItemItems":
+        """The same weights, and other users."""
+        return ItemItems(self.weights, rated)
+
+    def rows_at(self, users: Tensor, items: Tensor) -> Tensor:
+        """float32 [n, k]: what is added to the scores of k items of each of n users."""
+        flat = users.repeat_interleave(items.shape[1]), items.flatten()
+        return self.pairs(*flat).view_as(items)
+
+    def _all(self, users: Tensor) -> Floats:
+        """float32 [n, I]: what is added to all items' scores."""
+        weights, rated = self.weights, self.rated
+        count = len(weights.offsets) - 1
+        rows = users.numpy()
+        if len(rows) and (rows.min() < 0 or rows.max() >= rated.num_nodes):
+            raise IndexError(f"users {rows.min()} to {rows.max()}: there are {rated.num_nodes}")
+        out = np.zeros((len(rows), count), dtype=np.float32)
+        arrays = (
+            rows,
+            rated.offsets,
+            rated.neighbours,
+            rated.codes,
+            weights.offsets,
+            weights.items,
+            weights.weights,
+            weights.values,
+        )
+        work = len(rows) * count
+        run_side_by_side(
+            [partial(_add, *arrays, out, low, high) for low, high in parts_of(len(rows), work)]
+        )
+        return out
+
+
+@compiled
+def _add(users, offsets, neighbours, codes, starts, items, weights, values, out, low, high):  # type: ignore[no-untyped-def]
+    for row in range(low, high):
+        user = users[row]
+        scores = out[row]
+        for e in range(offsets[user], offsets[user + 1]):
+            value = values[codes[e]]
+            if value == 0:
+                continue
+            j = neighbours[e]
+            for n in range(starts[j], starts[j + 1]):
+                scores[items[n]] += value * weights[n]

@@ -1,0 +1,158 @@
+"""The list head's scores of all items -> the best of them for each user."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.errors import DglrecError
+from dglrec.infer.item_items import ItemItems
+from dglrec.infer.leave_out import LeftOut
+from dglrec.infer.predict import NOT_FINITE, entries_of
+from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
+from dglrec.nn import ListHead, ListTerms, score_lists
+
+_PAIRS_AT_ONCE = 1 << 18
+_SCORES_AT_ONCE = 1 << 24  # that a GPU keeps: 64 MiB
+
+
+class ListScorer:
+    """Orders the items of a catalogue for users, by the list head.
+
+    Args:
+        of_users: of U users.
+        of_items: of I items.
+        catalogue: int64 [C] the items to choose the best from, ascending; None for all.
+        item_items: what is added to the list head's scores; None for nothing.
+        head: the list head, which leaving out ratings needs.
+
+    Raises:
+        DglrecError: a score would not be finite.
+    """
+
+    def __init__(
+        self,
+        of_users: ListTerms,
+        of_items: ListTerms,
+        catalogue: Tensor | None = None,
+        item_items: ItemItems | None = None,
+        head: ListHead | None = None,
+    ) -> None:
+        # A NaN compares as no better than anything: it would leave lists short without a word.
+        if not all(bool(table.isfinite().all()) for table in (*of_users, *of_items)):
+            raise DglrecError(NOT_FINITE)
+        self._users, self._items, self._item_items = of_users, of_items, item_items
+        self._head = head
+        self._device = of_items.base.device
+        count = len(of_items.base)
+        self._catalogue = torch.arange(count) if catalogue is None else catalogue
+
+    @property
+    def catalogue_size(self) -> int:
+        """C, how many items there are to choose from."""
+        return len(self._catalogue)
+
+    @torch.inference_mode()
+    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of n pairs, float32 [n] on the CPU; they order a user's items, and no more.
+
+        Args:
+            users: int64 [n].
+            items: int64 [n].
+        """
+        parts = [torch.empty(0)]
+        for ends in zip(users.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
+            near = (rows.to(self._device) for rows in ends)
+            parts.append(score_lists(self._users, self._items, *near).cpu())
+        scores = torch.cat(parts)
+        return scores if self._item_items is None else scores + self._item_items.pairs(users, items)
+
+    @torch.inference_mode()
+    def without_each(self, left_out: LeftOut, users: Tensor, items: Tensor) -> Tensor:
+        """Scores had a user not rated each of its items, float32 [K, k]; as `Scorer.without_each`.
+
+        Raises:
+            ValueError: the scorer was made without the list head.
+        """
+        if self._head is None:
+            raise ValueError("leaving out ratings needs the list head")
+        terms = self._head.without_each(users, left_out.block, left_out.owners, left_out.shifts)
+        wanted = items[left_out.owners_here]
+        rows = torch.arange(len(wanted)).repeat_interleave(wanted.shape[1]).to(self._device)
+        ends = rows, wanted.flatten().to(self._device)
+        scores = score_lists(terms, self._items, *ends).cpu().view_as(wanted)
+        if self._item_items is None:
+            return scores
+        weights = self._item_items.weights
+        of_users = self._item_items.with_rated(left_out.ratings).rows_at(left_out.users, items)
+        of_each = weights.of_each(left_out.ratings, left_out.users, items)
+        return scores + of_users[left_out.owners_here] - of_each
+
+    @torch.inference_mode()
+    def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        """The items of the catalogue with the highest scores for each of n users.
+
+        Args and result as of `Scorer.best`.
+        """
+        k = min(k, self.catalogue_size)
+        if self._device.type != "cpu":
+            return self.best_of_few(users, left_out, k)
+        extra = None
+        if self._item_items is not None:
+            extra = self._item_items.rows(users, self._catalogue)
+        chosen = self._users.of(users)
+        scores, places = rank_items(
+            self._tiles,
+            np.empty(0, dtype=np.float32),
+            _terms(chosen),
+            left_out,
+            users.numpy(),
+            self._positions.numpy(),
+            k,
+            extra,
+        )
+        return torch.from_numpy(scores), self._items_at(torch.from_numpy(places))
+
+    @torch.inference_mode()
+    def best_of_few(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
+        """The same as `best`, by torch's operations: what a GPU does, and a CPU for one user."""
+        k, found = min(k, self.catalogue_size), []
+        of_items = self._items.of(self._catalogue.to(self._device))
+        for part in users.split(max(1, _SCORES_AT_ONCE // max(1, self.catalogue_size))):
+            factors = self._users.factors.index_select(0, part.to(self._device))
+            scores = torch.addmm(of_items.base, factors, of_items.factors.T)
+            if self._item_items is not None:
+                extra = torch.from_numpy(self._item_items.rows(part, self._catalogue))
+                scores = scores + extra.to(self._device)
+            rows, entries = entries_of(left_out.offsets, part)
+            items = torch.from_numpy(left_out.items[entries.numpy()]).long()
+            places = self._positions[items].long()
+            listed = places >= 0
+            scores[rows[listed].to(self._device), places[listed].to(self._device)] = -torch.inf
+            best = scores.topk(k, dim=1)
+            found.append((best.values.cpu(), best.indices.cpu()))
+        if not found:
+            return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
+        places = torch.cat([at for _, at in found])
+        return torch.cat([scores for scores, _ in found]), self._items_at(places)
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        """int32 [I]: each item's place in the catalogue, -1 where it has none."""
+        positions = torch.full((len(self._items.base),), -1, dtype=torch.int32)
+        positions[self._catalogue] = torch.arange(self.catalogue_size, dtype=torch.int32)
+        return positions
+
+    @cached_property
+    def _tiles(self) -> Tiles:
+        return Tiles.of(_terms(self._items.of(self._catalogue)))
+
+    def _items_at(self, places: Tensor) -> Tensor:
+        return self._catalogue.index_select(0, places.flatten()).view_as(places)
+
+
+def _terms(terms: ListTerms) -> Terms:
+    """Those of the ranking kernel, without hidden units."""
+    factors = np.ascontiguousarray(terms.factors.numpy())
+    return Terms(np.empty((len(factors), 0), dtype=np.float32), factors, terms.base.numpy())

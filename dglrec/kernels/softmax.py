@@ -1,0 +1,103 @@
+"""The log-sum-exp of a whole catalogue's scores, for each of many users, without keeping a score.
+
+For users z and items v with base b, and X_u the items that are left out for user u,
+
+    l_u = log sum over i not in X_u of exp(z_u . v_i + b_i)
+
+is computed for a few users at a time, whose scores of the whole catalogue stay in a third-level
+cache; the way back computes the scores again instead of reading them from memory (as in Dao, Fu,
+Ermon, Rudra and Re, "FlashAttention", NeurIPS 2022, section 3.1, where the softmax is attention's).
+
+Shapes: n users, I items, F factors, K items left out in all.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from dglrec.kernels.edges import check_rows
+
+_SCORES_AT_ONCE = 1 << 21  # 8 MiB of float32
+
+
+def catalogue_log_sum_exp(
+    users: Tensor, items: Tensor, base: Tensor, offsets: Tensor, left_out: Tensor
+) -> Tensor:
+    """The log of the sum of exp(score) over the catalogue, for each of n users.
+
+    Args:
+        users: [n, F].
+        items: [I, F].
+        base: [I]; added to each score of an item.
+        offsets: int64 [n + 1]; the items left out for user u stand at `offsets[u]:offsets[u + 1]`.
+        left_out: int64 [K]; items that do not count; one may be named twice.
+
+    Returns:
+        [n]; -inf for a user for whom every item is left out. Gradients reach users, items and base.
+
+    Raises:
+        IndexError: an item that is left out is not in the catalogue.
+        ValueError: the shapes do not fit together.
+    """
+    if len(offsets) != len(users) + 1 or int(offsets[-1]) != len(left_out):
+        raise ValueError(
+            f"offsets for {len(offsets) - 1} users end at {int(offsets[-1])}, and there are "
+            f"{len(users)} users and {len(left_out)} items left out"
+        )
+    if users.shape[1:] != items.shape[1:] or base.shape != items.shape[:1]:
+        raise ValueError(
+            f"users {list(users.shape)}, items {list(items.shape)} and base {list(base.shape)} do "
+            "not fit together"
+        )
+    check_rows(left_out, len(items), "items left out")
+    out: Tensor = _LogSumExp.apply(users, items, base, offsets, left_out)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _LogSumExp(Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, users: Tensor, items: Tensor, base: Tensor, offsets: Tensor, left_out: Tensor
+    ) -> Tensor:
+        sums = users.new_empty(len(users))
+        for part, scores in _scores(users, items, base, offsets, left_out):
+            largest = scores.amax(1, keepdim=True)
+            # Of a user for whom nothing counts the largest is -inf, and -inf - -inf no number.
+            largest.clamp_(min=torch.finfo(scores.dtype).min)
+            sums[part] = scores.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
+        ctx.save_for_backward(users, items, base, offsets, left_out, sums)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+        users, items, base, offsets, left_out, sums = ctx.saved_tensors
+        of_users, of_items = torch.empty_like(users), torch.zeros_like(items)
+        of_base = torch.zeros_like(base)
+        # exp(-inf - finite) is 0, which is the share of what is left out.
+        sums = sums.clamp(min=torch.finfo(sums.dtype).min)
+        for part, scores in _scores(users, items, base, offsets, left_out):
+            shares = scores.sub_(sums[part].unsqueeze(1)).exp_()
+            shares.mul_(gradient[part].unsqueeze(1))
+            torch.mm(shares, items, out=of_users[part])
+            of_items.addmm_(shares.T, users[part])
+            of_base += shares.sum(0)
+        return of_users, of_items, of_base, None, None
+
+
+def _scores(
+    users: Tensor, items: Tensor, base: Tensor, offsets: Tensor, left_out: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Stretches of users, and their scores [m, I]; -inf where an item is left out."""
+    step = max(1, _SCORES_AT_ONCE // max(1, len(items)))
+    rows = torch.repeat_interleave(offsets.diff(), output_size=len(left_out))
+    ends = offsets[::step].tolist()
+    for number, first in enumerate(range(0, len(users), step)):
+        part = slice(first, min(first + step, len(users)))
+        scores = torch.addmm(base, users[part], items.T)
+        entries = slice(ends[number], int(offsets[part.stop]))
+        scores[rows[entries] - first, left_out[entries]] = -torch.inf
+        yield part, scores

@@ -1,0 +1,24 @@
+"""What training minimises: of ratings, of lists, or of both at once.
+
+An objective knows what a batch's targets cost, which negatives that takes, and which validation
+figure says that one epoch is better than another. The loop knows none of it.
+"""
+
+from dglrec.train.objectives.config import RankingConfig
+from dglrec.train.objectives.kinds import (
+    Costs,
+    Metric,
+    Objective,
+    make_objective,
+)
+from dglrec.train.objectives.rating import Loss, make_loss
+
+__all__ = [
+    "Costs",
+    "Loss",
+    "Metric",
+    "Objective",
+    "RankingConfig",
+    "make_loss",
+    "make_objective",
+]

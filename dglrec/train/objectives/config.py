@@ -1,0 +1,98 @@
+"""What lists are trained with."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Above so many scores an epoch, the catalogue is sampled: some minutes of two cores.
+_CATALOGUE_SCORES = 20_000_000_000
+
+
+class RankingConfig(BaseModel):
+    """How the list head is trained, and what decides which epoch is the best."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    loss: Literal["softmax", "bpr", "bce", "cosine"] = Field(
+        "softmax",
+        description="softmax: the positive among all negatives; bpr: each positive above its "
+        "negatives; bce: positives and negatives told apart; cosine: cosine contrastive",
+    )
+    negatives: Literal["auto", "catalogue", "uniform", "popularity", "in_batch", "hard"] = Field(
+        "auto",
+        description="catalogue: every item that the user has not rated (softmax alone); or a pool "
+        "that a step draws: uniform, by popularity to the power of alpha, in_batch (the other "
+        "targets' items), hard (of a uniform pool those with the highest scores); auto: catalogue "
+        "with softmax while an epoch has up to 20 billion scores, else uniform",
+    )
+    pool: int = Field(2048, ge=1, description="items that a step draws for all of its users")
+    negatives_a_target: int = Field(
+        16, ge=1, description="of the pool, those that a target has with bpr, bce and cosine"
+    )
+    alpha: float = Field(
+        0.75, ge=0, allow_inf_nan=False, description="popularity's power where it draws the pool"
+    )
+    correction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="with softmax over a pool: how much of log(probability of being drawn) is "
+        "taken off a score; 1 estimates the softmax over the catalogue",
+    )
+    normalised: bool = Field(
+        False, description="whether the loss takes cosines; lists are made with plain products"
+    )
+    temperature: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="what scores are divided by in the loss"
+    )
+    margin: float = Field(
+        0.4, ge=0, le=1, allow_inf_nan=False, description="of cosine: what a negative may have"
+    )
+    negative_weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="of cosine: the negatives' share of a target"
+    )
+    l2: float = Field(
+        4.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="penalty on the squared list vectors of items, over the training ratings",
+    )
+    vector_l2: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="penalty on the squared vectors of each target's user and item",
+    )
+    positives_from: Annotated[float, Field(allow_inf_nan=False)] | Literal["auto", "all"] = Field(
+        "auto",
+        description="least rating of a positive target; all: every rating; auto: the mean rating, "
+        "rounded up to the scale",
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="of the lists' loss beside the ratings', where both are trained",
+    )
+    metric: Literal["ndcg", "recall"] = Field(
+        "ndcg", description="what validation lists are judged by, the more the better"
+    )
+    at: int = Field(10, ge=1, description="length of the validation lists")
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse negatives that a loss cannot take."""
+        if self.negatives == "catalogue" and self.loss != "softmax":
+            raise ValueError(
+                f"negatives catalogue go with loss softmax; take a pool with {self.loss}: uniform, "
+                "popularity, in_batch or hard"
+            )
+        if self.loss == "cosine" and not self.normalised:
+            raise ValueError("loss cosine takes cosines: set normalised = true")
+
+    def drawn(self, num_users: int, num_items: int) -> str:
+        """Which negatives `auto` means for so many users and items."""
+        if self.negatives != "auto":
+            return self.negatives
+        few = num_users * num_items <= _CATALOGUE_SCORES
+        return "catalogue" if self.loss == "softmax" and few else "uniform"

@@ -1,0 +1,259 @@
+"""Objectives: of ratings, of lists, of both."""
+
+import math
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.blocks import EdgeBatch
+from dglrec.dataset import RatingDataset
+from dglrec.errors import UsageError
+from dglrec.evaluate import next_level
+from dglrec.nn import Encoded, RatingModel
+from dglrec.train.objectives.config import RankingConfig
+from dglrec.train.objectives.negatives import KnownItems, PoolSampler
+from dglrec.train.objectives.ranking import RankingLoss, Targets
+from dglrec.train.objectives.rating import Loss, make_loss
+
+# By how many percent a list's figure may fall for one percent of RMSE; see `BothObjective`.
+_RMSE_POWER = 5.0
+
+
+class Metric(NamedTuple):
+    """A validation figure that decides which epoch is the best.
+
+    Attributes:
+        name: as in `metrics.jsonl`, without `valid_`.
+        maximise: whether the larger figure is the better one.
+    """
+
+    name: str
+    maximise: bool
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether a figure is better than the best so far, None where there is none."""
+        if not math.isfinite(value):
+            return False
+        return best is None or (value > best if self.maximise else value < best)
+
+
+class Costs(NamedTuple):
+    """What a batch costs.
+
+    Attributes:
+        total: scalar; the sum over targets of what is minimised; a gradient reaches the weights.
+        squared: float64 scalar; sum of the squared errors of predicted ratings, 0 without any.
+        listed: float64 scalar; sum of the positives' list losses, 0 without any.
+        positives: how many targets are positives, int64 scalar.
+    """
+
+    total: Tensor
+    squared: Tensor
+    listed: Tensor
+    positives: Tensor
+
+
+class Objective(Protocol):
+    """What training minimises, and what judges an epoch."""
+
+    @property
+    def metric(self) -> Metric:
+        """What decides which epoch is the best."""
+
+    @property
+    def list_length(self) -> int | None:
+        """How long the validation lists are; None where none are wanted."""
+
+    def judge(self, figures: dict[str, float]) -> float:
+        """The deciding figure of an epoch, from its validation figures by name."""
+
+    def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
+        """What a batch costs."""
+
+
+class RatingObjective:
+    """Predicted ratings, judged by RMSE.
+
+    Args:
+        loss: of each prediction and rating.
+    """
+
+    metric = Metric("rmse", maximise=False)
+    list_length = None
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+
+    def judge(self, figures: dict[str, float]) -> float:
+        """RMSE."""
+        return figures["rmse"]
+
+    def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
+        """The loss of each target's predicted rating."""
+        predictions = model.rate(encoded, batch)
+        losses = self._loss(predictions, batch.ratings)
+        if losses.shape != batch.ratings.shape:
+            raise ValueError("a loss is wanted for each target, not their mean or sum")
+        squared = ((predictions.detach() - batch.ratings) ** 2).sum().double()
+        return Costs(losses.sum(), squared, torch.zeros_like(squared), _none(batch))
+
+
+class RankingObjective:
+    """Lists, judged by NDCG or recall.
+
+    Args:
+        config: how lists are trained.
+        dataset: whose training ratings are learned from.
+        device: where batches come from.
+
+    Raises:
+        UsageError: no training rating is high enough for a positive.
+    """
+
+    def __init__(self, config: RankingConfig, dataset: RatingDataset, device: torch.device) -> None:
+        graph = dataset.graph
+        self._config = config
+        self._from = positives_from(config, dataset)
+        self._edges = graph.num_edges
+        self._loss = RankingLoss(
+            config,
+            KnownItems(graph, device),
+            PoolSampler(config, graph, device),
+            catalogue=config.drawn(graph.num_users, graph.num_items) == "catalogue",
+        )
+        self.list_length = min(config.at, graph.num_items)
+        self.metric = Metric(f"{config.metric}@{self.list_length}", maximise=True)
+
+    def judge(self, figures: dict[str, float]) -> float:
+        """NDCG or recall.
+
+        Raises:
+            UsageError: no validation row is relevant.
+        """
+        if self.metric.name not in figures:
+            raise UsageError(
+                "no validation row is relevant, so that lists cannot be judged; prepare the data "
+                "set with a larger --valid"
+            )
+        return figures[self.metric.name]
+
+    def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
+        """The list loss of each target that is a positive."""
+        of_users, of_items = encoded.users, encoded.items
+        if of_users is None or of_items is None:
+            raise ValueError("the model has no list head")
+        # Items that are predicted as unseen have no place among the others: they are left to the
+        # rating head.
+        ranked = batch.items < len(of_items.base)
+        liked = (batch.ratings >= self._from) & ranked
+        disliked = ~liked & ranked
+        users = batch.users.masked_select(liked)
+        if not len(users):
+            zero = of_users.factors.sum() * 0 + of_items.factors.sum() * 0 + of_items.base.sum() * 0
+            nothing = torch.zeros((), dtype=torch.float64, device=zero.device)
+            return Costs(zero, nothing, nothing, _none(batch))
+        targets = Targets(
+            nodes=batch.user_nodes,
+            users=users,
+            items=batch.items.masked_select(liked).long(),
+            disliked_users=batch.users.masked_select(disliked),
+            disliked_items=batch.items.masked_select(disliked).long(),
+        )
+        losses = self._loss(of_users, of_items, targets)
+        listed = losses.sum()
+        total = listed
+        if self._config.l2:
+            squares = [table.square().sum() for table in model.list_tables()]
+            penalty = self._config.l2 / self._edges * torch.stack(squares).sum()
+            total = total + len(users) * penalty
+        if self._config.vector_l2:
+            ends = of_users.factors.index_select(0, targets.users)
+            others = of_items.factors.index_select(0, targets.items)
+            total = total + self._config.vector_l2 * (ends.square().sum() + others.square().sum())
+        positives = torch.tensor(len(users), device=listed.device)
+        return Costs(total, _zero(listed), listed.detach().double(), positives)
+
+
+class BothObjective:
+    """Ratings and lists at once.
+
+    An epoch is judged by its list figure over the fifth power of its RMSE: of two epochs of one
+    training a percent of RMSE is worth five of the lists, as RMSE moves so much less.
+
+    Args:
+        rating: the ratings' objective.
+        ranking: the lists'.
+        weight: of the lists' costs.
+    """
+
+    metric = Metric("balance", maximise=True)
+
+    def __init__(self, rating: RatingObjective, ranking: RankingObjective, weight: float) -> None:
+        self._rating, self._ranking, self._weight = rating, ranking, weight
+        self.list_length = ranking.list_length
+
+    def judge(self, figures: dict[str, float]) -> float:
+        """The list figure over a power of RMSE."""
+        # Where no validation row is relevant there are no lists to judge by.
+        listed = figures.get(self._ranking.metric.name, 1.0)
+        return listed / max(self._rating.judge(figures), 1e-9) ** _RMSE_POWER
+
+    def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
+        """Both costs, the lists' weighed."""
+        rated = self._rating.costs(model, encoded, batch)
+        listed = self._ranking.costs(model, encoded, batch)
+        return Costs(
+            rated.total + self._weight * listed.total,
+            rated.squared,
+            listed.listed,
+            listed.positives,
+        )
+
+
+def make_objective(
+    heads: str, loss: str, ranking: RankingConfig, dataset: RatingDataset, device: torch.device
+) -> Objective:
+    """The objective of a model.
+
+    Args:
+        heads: of the model: rating, lists or both.
+        loss: of a predicted rating.
+        ranking: how lists are trained.
+        dataset: the training ratings.
+        device: where batches are computed.
+    """
+    if heads == "rating":
+        return RatingObjective(make_loss(loss, dataset))
+    lists = RankingObjective(ranking, dataset, device)
+    if heads == "lists":
+        return lists
+    return BothObjective(RatingObjective(make_loss(loss, dataset)), lists, ranking.weight)
+
+
+def positives_from(config: RankingConfig, dataset: RatingDataset) -> float:
+    """The least rating of a positive target.
+
+    Raises:
+        UsageError: no training rating is as high.
+    """
+    if config.positives_from == "all":
+        return float(dataset.scale.minimum)
+    given = config.positives_from
+    least: float = next_level(dataset.biases.mean, dataset) if given == "auto" else given
+    levels = dataset.scale.decode(np.arange(dataset.scale.levels))
+    if not dataset.graph.level_counts[levels >= least].any():
+        raise UsageError(
+            f"ranking.positives_from {least:g}: no training rating is as high, so there is no "
+            f"positive; the scale is {dataset.scale}"
+        )
+    return float(least)
+
+
+def _none(batch: EdgeBatch) -> Tensor:
+    return torch.zeros((), dtype=torch.int64, device=batch.ratings.device)
+
+
+def _zero(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=torch.float64, device=like.device)

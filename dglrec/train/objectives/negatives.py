@@ -1,0 +1,117 @@
+"""Which items a step holds against its positives: never one that the user is known to have.
+
+Shapes: n users of a step, B targets, M items of a pool, K known items of the users.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.graph import RatingGraph
+from dglrec.train.objectives.config import RankingConfig
+
+
+class Pool(NamedTuple):
+    """Items that a step drew, each once.
+
+    Attributes:
+        items: int64 [M], ascending.
+        log_weights: float32 [M]; log of how often each was drawn, over how often it is expected to
+            be drawn by one draw, where the loss corrects for it; else the log of how often alone.
+    """
+
+    items: Tensor
+    log_weights: Tensor
+
+
+class KnownItems:
+    """The training items of each user, which are negatives of none of its targets.
+
+    Args:
+        graph: the training ratings.
+        device: where they are wanted.
+    """
+
+    def __init__(self, graph: RatingGraph, device: torch.device) -> None:
+        offsets = torch.from_numpy(np.asarray(graph.by_user.offsets)).to(device)
+        self._starts, self._counts = offsets[:-1], offsets.diff()
+        self._items = torch.from_numpy(graph.by_user.neighbours).to(device)
+
+    def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of n users, one user's after the other's.
+
+        Args:
+            users: int64 [n], indices of the data set.
+
+        Returns:
+            int64 [n + 1] where each user's items start, and int64 [K] items.
+        """
+        counts = self._counts.index_select(0, users)
+        ends = counts.cumsum(0)
+        total = int(ends[-1]) if len(ends) else 0
+        shifts = self._starts.index_select(0, users) - (ends - counts)
+        places = torch.arange(total, device=users.device)
+        places += torch.repeat_interleave(shifts, counts, output_size=total)
+        offsets = torch.cat((ends.new_zeros(1), ends))
+        return offsets, self._items.index_select(0, places).long()
+
+
+class PoolSampler:
+    """Draws a step's pool, with the global generator of its device.
+
+    Args:
+        config: which items are drawn, and how many.
+        graph: the training ratings.
+        device: where pools are wanted.
+    """
+
+    def __init__(self, config: RankingConfig, graph: RatingGraph, device: torch.device) -> None:
+        self._kind = config.drawn(graph.num_users, graph.num_items)
+        self._count, self._correction = config.pool, config.correction
+        self._num_items = graph.num_items
+        degrees = torch.from_numpy(graph.by_item.degrees.astype(np.float64)).to(device)
+        alpha = {"popularity": config.alpha, "in_batch": 1.0}.get(self._kind, 0.0)
+        # Without ratings an item is drawn by the uniform pool alone.
+        weights = degrees.pow(alpha) if alpha else torch.ones_like(degrees)
+        self._ends = (weights / weights.sum()).cumsum(0)
+        self._log_shares = (weights / weights.sum()).log().float()
+
+    def draw(self, targets: Tensor) -> Pool:
+        """A pool for a step.
+
+        Args:
+            targets: int64 [B] items of the step's positive targets.
+        """
+        device = self._ends.device
+        if self._kind == "in_batch":
+            chosen = torch.randint(len(targets), (self._count,), device=device)
+            drawn = targets.index_select(0, chosen)
+        else:
+            chance = torch.rand(self._count, device=device, dtype=torch.float64)
+            drawn = torch.searchsorted(self._ends, chance, right=True)
+            drawn.clamp_(max=self._num_items - 1)
+        items, counts = torch.unique(drawn, return_counts=True)
+        expected = self._log_shares.index_select(0, items) * self._correction
+        if self._correction:
+            # Then the sum over the pool estimates the sum over the catalogue.
+            expected = expected + np.log(self._count)
+        return Pool(items, counts.float().log() - expected)
+
+
+def hide_known(scores: Tensor, pool: Tensor, offsets: Tensor, known: Tensor) -> Tensor:
+    """Scores [n, M] with -inf where a pool's item is known of a user; `scores` is left as it is.
+
+    Args:
+        scores: [n, M].
+        pool: int64 [M] items, ascending.
+        offsets: int64 [n + 1], as `KnownItems.of` gives them.
+        known: int64 [K].
+    """
+    places = torch.searchsorted(pool, known).clamp_(max=len(pool) - 1)
+    found = pool.index_select(0, places) == known
+    rows = torch.repeat_interleave(offsets.diff(), output_size=len(known))
+    hidden = torch.zeros_like(scores, dtype=torch.bool)
+    hidden[rows.masked_select(found), places.masked_select(found)] = True
+    return scores.masked_fill(hidden, -torch.inf)

@@ -1,0 +1,140 @@
+"""What a place in a list costs.
+
+Shapes: n users of a batch, B positive targets, M items of a pool, F factors, k negatives a target.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dglrec.kernels import catalogue_log_sum_exp
+from dglrec.nn import ListTerms, score_lists
+from dglrec.train.objectives.config import RankingConfig
+from dglrec.train.objectives.negatives import KnownItems, PoolSampler, hide_known
+
+
+class Targets(NamedTuple):
+    """The targets of a batch that lists are learned from.
+
+    Attributes:
+        nodes: int64 [n] the batch's users, as indices of the data set.
+        users: int64 [B] each positive target's user, as a position among `nodes`.
+        items: int64 [B] its item, as a row of the item terms.
+        disliked_users: int64 [D] of targets that are rated, but no positives.
+        disliked_items: int64 [D].
+    """
+
+    nodes: Tensor
+    users: Tensor
+    items: Tensor
+    disliked_users: Tensor
+    disliked_items: Tensor
+
+
+class RankingLoss:
+    """The loss of each positive target of a batch.
+
+    Args:
+        config: which loss, of which negatives.
+        known: what no user's negative may be.
+        sampler: draws pools.
+        catalogue: whether the negatives are the whole catalogue.
+    """
+
+    def __init__(
+        self, config: RankingConfig, known: KnownItems, sampler: PoolSampler, *, catalogue: bool
+    ) -> None:
+        self.config = config
+        self._known = known
+        self._sampler = sampler
+        self._catalogue = catalogue
+
+    def __call__(self, of_users: ListTerms, of_items: ListTerms, targets: Targets) -> Tensor:
+        """[B]: the loss of each positive target.
+
+        Args:
+            of_users: of the batch's n users.
+            of_items: of all items of the data set, in their order.
+            targets: what is to be ranked.
+        """
+        config = self.config
+        if config.normalised:
+            nothing = torch.zeros_like(of_items.base)
+            of_users = of_users._replace(factors=functional.normalize(of_users.factors))
+            of_items = ListTerms(functional.normalize(of_items.factors), nothing)
+        of_items = ListTerms(of_items.factors, of_items.base / config.temperature)
+        of_users = of_users._replace(factors=of_users.factors / config.temperature)
+        # A batch names users that only feed messages, too: those with targets alone are ranked for.
+        rows, users = torch.unique(targets.users, return_inverse=True)
+        ranked = of_users.of(rows)
+        offsets, known = self._known.of(targets.nodes.index_select(0, rows))
+        positives = score_lists(ranked, of_items, users, targets.items)
+        if self._catalogue:
+            total = catalogue_log_sum_exp(
+                ranked.factors, of_items.factors, of_items.base, offsets, known
+            )
+            total = _with_disliked(total, ranked, of_items, targets, rows)
+            return functional.softplus(total.index_select(0, users) - positives)
+        pool = self._sampler.draw(targets.items)
+        drawn = of_items.of(pool.items)
+        scores = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
+        scores = hide_known(scores, pool.items, offsets, known)
+        if config.loss == "softmax":
+            total = torch.logsumexp(scores + pool.log_weights, dim=1)
+            return functional.softplus(total.index_select(0, users) - positives)
+        return self._of_few(scores, positives, users)
+
+    def _of_few(self, scores: Tensor, positives: Tensor, users: Tensor) -> Tensor:
+        """Losses that take a few of the pool for each target.
+
+        Args:
+            scores: [n, M], -inf for items that a user knows.
+            positives: [B].
+            users: int64 [B], rows of `scores`.
+        """
+        config = self.config
+        count = min(config.negatives_a_target, scores.shape[1])
+        if config.negatives == "hard":
+            negatives = scores.topk(count, dim=1).values.index_select(0, users)
+        else:
+            shape = (len(users), count)
+            columns = torch.randint(scores.shape[1], shape, device=scores.device)
+            negatives = scores.flatten()[users.unsqueeze(1) * scores.shape[1] + columns]
+        # Of a pool that the user knows whole nothing is learned.
+        there = negatives.isfinite()
+        negatives = negatives.masked_fill(~there, 0.0)
+        number = there.sum(1).clamp(min=1)
+        if config.loss == "bpr":
+            each = functional.softplus(negatives - positives.unsqueeze(1))
+            return (each * there).sum(1) / number
+        if config.loss == "bce":
+            each = functional.softplus(negatives)
+            return functional.softplus(-positives) + (each * there).sum(1) / number
+        # Cosines are over the temperature here, and so is the margin.
+        each = functional.relu(negatives * config.temperature - config.margin)
+        near = 1 - positives * config.temperature
+        return near + config.negative_weight * (each * there).sum(1) / number
+
+
+def _with_disliked(
+    total: Tensor, ranked: ListTerms, of_items: ListTerms, targets: Targets, rows: Tensor
+) -> Tensor:
+    """log(exp(total) + sum of exp(score) over each user's disliked targets), [n].
+
+    They are known, and left out of the catalogue's sum with all that is; yet nobody liked them.
+    """
+    places = torch.searchsorted(rows, targets.disliked_users).clamp_(max=len(rows) - 1)
+    here = rows.index_select(0, places) == targets.disliked_users
+    users, items = places.masked_select(here), targets.disliked_items.masked_select(here)
+    if not len(users):
+        return total
+    scores = score_lists(ranked, of_items, users, items)
+    largest = torch.maximum(
+        total.detach(),
+        total.detach().scatter_reduce(0, users, scores.detach(), "amax"),
+    )
+    sums = torch.exp(total - largest)
+    sums = sums.index_add(0, users, torch.exp(scores - largest.index_select(0, users)))
+    return sums.log() + largest

@@ -1,0 +1,66 @@
+"""Validation figures of an epoch: exact embeddings -> predicted ratings and lists -> metrics."""
+
+import numpy as np
+import torch
+
+from dglrec.dataset import RatingDataset
+from dglrec.distributed import ALONE, World
+from dglrec.evaluate import RankingTargets, has_ratings, measure, next_level, rank_lists, rows_of
+from dglrec.infer import ListScorer, embed_all
+from dglrec.nn import ModelConfig, RatingModel
+from dglrec.train.objectives import Objective
+
+LISTED_USERS = 20_000
+"""Users whose lists are looked at after each epoch, at most; drawn by chance, always the same."""
+
+
+class Validation:
+    """Measures a model on the validation rows, after each epoch.
+
+    Args:
+        dataset: whose validation rows.
+        objective: which says how long lists are, and which figure decides.
+        model: the model's configuration, its heads chosen.
+        world: processes that share the rows and the users.
+    """
+
+    def __init__(
+        self,
+        dataset: RatingDataset,
+        objective: Objective,
+        model: ModelConfig,
+        world: World = ALONE,
+    ) -> None:
+        self.objective = objective
+        self.rates, self.lists = model.rates, model.lists
+        self._dataset, self._world = dataset, world
+        self._rows = rows_of(dataset, "valid", world) if self.rates else None
+        self._targets = _targets(dataset) if objective.list_length is not None else None
+        length = objective.list_length
+        self.shown = {"rmse", objective.metric.name, f"ndcg@{length}"}
+
+    def figures(self, model: RatingModel) -> dict[str, float]:
+        """Metrics by name; the same on all processes, all of which call this."""
+        dataset, world = self._dataset, self._world
+        embeddings = embed_all(model, dataset.graph, dataset.biases, world)
+        found: dict[str, float] = {}
+        if self._rows is not None:
+            found |= measure(model, embeddings, dataset, self._rows, world).finish()
+        length = self.objective.list_length
+        if self._targets is not None and length is not None and embeddings.lists is not None:
+            scorer = ListScorer(*embeddings.lists)
+            found |= rank_lists(scorer.best, self._targets, [length], world).finish()
+        return found
+
+
+def _targets(dataset: RatingDataset) -> RankingTargets | None:
+    """What the lists are held against; None where no validation row is relevant."""
+    rows = dataset.held_out("valid")
+    relevant_from = next_level(dataset.biases.mean, dataset) if has_ratings(dataset) else -np.inf
+    users = rows.users[rows.ratings >= relevant_from].unique()
+    if not len(users):
+        return None
+    if len(users) > LISTED_USERS:
+        drawn = np.random.default_rng(0).permutation(len(users))[:LISTED_USERS]
+        users = users[torch.from_numpy(np.sort(drawn))]
+    return RankingTargets.of(dataset, "valid", relevant_from, users)
