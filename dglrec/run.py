@@ -142,6 +142,15 @@ class TrainedBaseline(_Trained):
 
     baseline: Baseline
 
+    @property
+    def rates(self) -> bool:
+        """Whether it predicts ratings; if not, it only ranks."""
+        return self.baseline.rates
+
+    def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """The scores by which lists are ordered, of n pairs, float32 [n]."""
+        return self.baseline.rank_pairs(users, items)
+
     def prepare(self) -> None:
         """Nothing: a baseline is ready to predict."""
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ranks import in_ranks
 from test_evaluate import plain_list_metrics, predictions_of, training_rows, with_random_model
 
+from dglrec.baselines import Popularity
 from dglrec.cli.output import print_evaluation, print_results
 from dglrec.dataset import PrepareOptions, prepare
 from dglrec.errors import UsageError
@@ -21,7 +22,6 @@ from dglrec.evaluate import evaluate
 from dglrec.evaluate import rows as rows_module
 from dglrec.evaluate.given import deal, item_means
 from dglrec.evaluate.groups import head_items
-from dglrec.evaluate.popularity import Popularity
 from dglrec.graph import group_by_user
 from dglrec.infer import Scorer, embed_new_users
 from dglrec.kernels import ItemLists

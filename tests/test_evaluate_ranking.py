@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ranks import in_ranks
 from test_evaluate import plain_list_metrics, plain_rows, training_rows
 
+from dglrec.baselines import Popularity
 from dglrec.baselines.dense import best_items
 from dglrec.cli.output import print_evaluation, print_results
 from dglrec.dataset import PrepareOptions, prepare
@@ -22,7 +23,6 @@ from dglrec.errors import DglrecError, UsageError
 from dglrec.evaluate import RankingTargets, evaluate, rank_lists
 from dglrec.evaluate.candidates import draw, sampled_figures
 from dglrec.evaluate.groups import head_items
-from dglrec.evaluate.popularity import Popularity
 from dglrec.evaluate.ranking import lists_of
 from dglrec.evaluate.traits import ListTraits
 from dglrec.kernels import ItemLists

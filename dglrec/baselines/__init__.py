@@ -1,20 +1,38 @@
-"""Recommenders without a gradient, to be beaten: the mean rating, biases, similar items.
+"""Recommenders without a gradient, to be beaten.
 
-`simple.py` and `neighbours.py` have the models, `models.py` finds them by name, `dense.py` ranks a
-catalogue with any of them.
+Of ratings: the mean rating and biases (`simple.py`), similar items (`neighbours.py`). Of lists,
+without a predicted rating: `popularity.py`, `ease.py`, `graph_filter.py`, and `cosine.py`, the
+similar items of interactions. `ranker.py` has what these share, `positives.py` the rows they read,
+`pairs.py` and `inverse.py` their arithmetic, `search.py` which settings are tried. `models.py`
+finds all of them by name; `dense.py` ranks a catalogue by predicted ratings.
 """
 
 from dglrec.baselines.config import BaselineConfig
+from dglrec.baselines.cosine import CosineNeighbours
+from dglrec.baselines.ease import Ease, ease_weights
+from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.models import Baseline, fit_model, load_model
 from dglrec.baselines.neighbours import ItemNeighbours
+from dglrec.baselines.popularity import Popularity
+from dglrec.baselines.positives import has_ratings, liked_from, positives_of
+from dglrec.baselines.ranker import Ranker
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
 
 __all__ = [
     "Baseline",
     "BaselineConfig",
     "BiasBaseline",
+    "CosineNeighbours",
+    "Ease",
     "GlobalMean",
+    "GraphFilter",
     "ItemNeighbours",
+    "Popularity",
+    "Ranker",
+    "ease_weights",
     "fit_model",
+    "has_ratings",
+    "liked_from",
     "load_model",
+    "positives_of",
 ]

@@ -1,20 +1,33 @@
 """The kinds of baseline by name."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dglrec.baselines.config import BaselineConfig
+from dglrec.baselines.cosine import CosineNeighbours
+from dglrec.baselines.ease import Ease
+from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.neighbours import ItemNeighbours
+from dglrec.baselines.popularity import Popularity
+from dglrec.baselines.positives import has_ratings
+from dglrec.baselines.ranker import Ranker, check_fits
+from dglrec.baselines.search import stages_of, start_of
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.kernels import ItemLists
+from dglrec.progress import log
 
 
 class Baseline(Protocol):
     """What is asked of a fitted baseline."""
+
+    rates: bool
+    """Whether it predicts ratings; if not, it only ranks."""
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
         """Predicted ratings of n pairs, float32 [n], not clipped to the scale.
@@ -22,37 +35,80 @@ class Baseline(Protocol):
         Args:
             users: int64 [n].
             items: int64 [n].
+
+        Raises:
+            UsageError: it only ranks.
+        """
+
+    def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """What lists are ordered by, of n pairs, float32 [n].
+
+        Args:
+            users: int64 [n].
+            items: int64 [n].
         """
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The items with the highest predicted ratings for each of n users; as `Scorer.best`."""
+        """The items that come first for each of n users; as `Scorer.best`."""
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps, by name."""
 
 
-_KINDS: dict[str, type[GlobalMean] | type[BiasBaseline] | type[ItemNeighbours]] = {
+Score = Callable[[Baseline], float]
+"""How good a model is on validation rows; the higher, the better."""
+
+_RATING: dict[str, type[GlobalMean] | type[BiasBaseline] | type[ItemNeighbours]] = {
     "global_mean": GlobalMean,
     "bias": BiasBaseline,
     "item_knn": ItemNeighbours,
 }
+_RANKING: dict[str, type[Ranker]] = {
+    "ease": Ease,
+    "graph_filter": GraphFilter,
+    "item_knn": CosineNeighbours,  # of interactions; ratings have the one above
+}
+_BROADCAST_AT_ONCE = 1 << 28  # numbers
 
 
 def fit_model(
-    kind: str, dataset: RatingDataset, config: BaselineConfig, world: World = ALONE
-) -> Baseline:
-    """Fit a baseline to the training ratings; for every process to call.
+    kind: str,
+    dataset: RatingDataset,
+    config: BaselineConfig,
+    world: World = ALONE,
+    score: Score | None = None,
+) -> tuple[Baseline, BaselineConfig]:
+    """Fit a baseline to the training rows; for every process to call.
 
     Args:
         kind: as in `model.kind`.
         dataset: a prepared data set.
         config: the baseline's.
-        world: processes that share the work, and all have the result.
+        world: processes that all have the result. Those of a model of ratings share the work; of
+            one that ranks the first does it.
+        score: chooses settings that are `auto`; None takes defaults for them.
+
+    Returns:
+        The model, and the settings it has, with no `auto` left where there was a choice.
 
     Raises:
+        UsageError: a setting does not fit the data set.
         DataError, UnusableEnvironmentError: it takes too much memory.
     """
-    return _KINDS[kind].fit(dataset, config, world)
+    if kind == "popularity":
+        return Popularity(dataset.graph), config
+    ranker = _ranker_of(kind, dataset)
+    if ranker is None:
+        return _RATING[kind].fit(dataset, config, world), config
+    model: Ranker | None = None
+    with world.together():
+        searching = score is not None and bool(stages_of(kind, dataset, config))
+        start = start_of(kind, config)
+        needed = ranker.footprint(dataset, start, world.local_size, searching)
+        check_fits(kind, dataset.graph.num_items, needed)
+        if world.is_first:
+            model, config = _search(kind, ranker, dataset, config, score)
+    return _shared(ranker, model, config, dataset, world)
 
 
 def load_model(
@@ -64,9 +120,91 @@ def load_model(
         kind: as in `model.kind`.
         state: what its `state()` was.
         dataset: what it was fitted to.
-        config: what it was fitted with.
+        config: what it was fitted with, as `fit_model` gave it.
 
     Raises:
         ValueError: the state is not one of this kind and data set.
     """
-    return _KINDS[kind].load(state, dataset, config)
+    if kind == "popularity":
+        return Popularity.load(state, dataset, config)
+    ranker = _ranker_of(kind, dataset)
+    if ranker is not None:
+        return ranker.load(state, dataset, config)
+    return _RATING[kind].load(state, dataset, config)
+
+
+def _ranker_of(kind: str, dataset: RatingDataset) -> type[Ranker] | None:
+    """The class of a kind that only ranks; None where it predicts ratings."""
+    if kind in _RATING and has_ratings(dataset):
+        return None
+    return _RANKING.get(kind)
+
+
+def _search(
+    kind: str,
+    ranker: type[Ranker],
+    dataset: RatingDataset,
+    config: BaselineConfig,
+    score: Score | None,
+) -> tuple[Ranker, BaselineConfig]:
+    """The model with the best settings on validation rows, where there is a choice."""
+    best = start_of(kind, config)
+    model = ranker.fit(dataset, best)
+    stages = stages_of(kind, dataset, config)
+    if best == config:
+        return model, best
+    if score is None or not stages:
+        why = "the catalogue is large" if score is not None else "there are no validation rows"
+        log(f"{kind}: {why}, so settings are not searched: {_shown(config, best)}")
+        return model, best
+    highest = score(model)
+    log(f"{kind}: {_shown(config, best)}: validation NDCG {highest:.4f}")
+    for stage in stages:
+        for candidate in stage(best):
+            found = ranker.fit(dataset, candidate, model)
+            reached = score(found)
+            log(f"{kind}: {_shown(config, candidate)}: validation NDCG {reached:.4f}")
+            if reached > highest:
+                highest, best, model = reached, candidate, found
+    log(f"{kind}: chosen on validation rows: {_shown(config, best)}")
+    return model, best
+
+
+def _shown(config: BaselineConfig, chosen: BaselineConfig) -> str:
+    """The settings that a search has chosen, in words."""
+    values = chosen.model_dump()
+    return ", ".join(
+        f"{key} {value}" for key, value in values.items() if value != getattr(config, key)
+    )
+
+
+def _shared(
+    ranker: type[Ranker],
+    model: Ranker | None,
+    config: BaselineConfig,
+    dataset: RatingDataset,
+    world: World,
+) -> tuple[Ranker, BaselineConfig]:
+    """What the first process has fitted, on all."""
+    if world.size == 1:
+        assert model is not None
+        return model, config
+    state = {} if model is None else model.state()
+
+    def describe() -> bytes:
+        tensors = {name: (str(one.dtype), list(one.shape)) for name, one in state.items()}
+        return json.dumps({"config": config.model_dump(mode="json"), "tensors": tensors}).encode()
+
+    described = json.loads(world.from_first(describe))
+    for name, (dtype, shape) in described["tensors"].items():
+        if not world.is_first:
+            state[name] = torch.empty(shape, dtype=_DTYPES[dtype])
+        for part in state[name].view(-1).split(_BROADCAST_AT_ONCE):
+            world.share_rows(part, [0] + [len(part)] * world.size)
+    if model is None:
+        config = BaselineConfig.model_validate(described["config"])
+        model = ranker.load(state, dataset, config)
+    return model, config
+
+
+_DTYPES = {str(one): one for one in (torch.float16, torch.float32, torch.int32, torch.int64)}

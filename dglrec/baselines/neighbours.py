@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dglrec.baselines.config import BaselineConfig
+from dglrec.baselines.config import BaselineConfig, fixed
 from dglrec.baselines.dense import best_items, check_state
 from dglrec.biases import residuals_of
 from dglrec.dataset import RatingDataset
@@ -30,6 +30,9 @@ from dglrec.progress import progress
 
 LARGEST = 1_200_000_000
 """Bytes that the similarities of all items may take."""
+
+DEFAULTS = {"neighbours": 40, "shrinkage": 100.0}
+"""What `auto` stands for."""
 
 _STEPS = 200  # of the bar, at most
 _LEAST_PAIRS = 1 << 24  # in one of them, so that threads have something to share
@@ -45,12 +48,14 @@ class ItemNeighbours:
         config: how many neighbours.
     """
 
+    rates = True
+
     def __init__(
         self, similarities: Tensor, dataset: RatingDataset, config: BaselineConfig
     ) -> None:
         self.similarities = similarities
         self._similarities: npt.NDArray[np.float32] = similarities.numpy()
-        self._config = config
+        self._neighbours = fixed(config.with_values(DEFAULTS).neighbours)
         self._biases = dataset.biases
         by_user = dataset.graph.by_user
         residuals = residuals_of(dataset.graph, dataset.biases)
@@ -88,7 +93,7 @@ class ItemNeighbours:
                     model._similarities,
                     work,
                     items,
-                    shrinkage=config.shrinkage,
+                    shrinkage=fixed(config.with_values(DEFAULTS).shrinkage),
                     min_support=config.min_support,
                 )
                 advance(int(work[items[1]] - work[items[0]]))
@@ -123,10 +128,12 @@ class ItemNeighbours:
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
         """Predicted ratings of n pairs, float32 [n], not clipped to the scale."""
-        found = predict_residuals(
-            users, items, self._rated, self._similarities, self._config.neighbours
-        )
+        found = predict_residuals(users, items, self._rated, self._similarities, self._neighbours)
         return found.add_(self._biases.predict(users, items))
+
+    def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """What lists are ordered by: `predict`."""
+        return self.predict(users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
         """The k items with the highest predictions among those not left out; see `best_items`."""

@@ -22,6 +22,8 @@ class GlobalMean:
         num_items: I.
     """
 
+    rates = True
+
     def __init__(self, mean: float, num_items: int) -> None:
         self.mean = mean
         self.num_items = num_items
@@ -53,6 +55,10 @@ class GlobalMean:
         """The mean for each of n pairs, float32 [n]."""
         return torch.full((len(users),), self.mean)
 
+    def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """What lists are ordered by: `predict`."""
+        return self.predict(users, items)
+
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
         """Any k items of those not left out; see `best_items`."""
         return best_items(self.predict, self.num_items, users, left_out, k)
@@ -64,6 +70,8 @@ class BiasBaseline:
     Args:
         biases: fitted ones.
     """
+
+    rates = True
 
     def __init__(self, biases: Biases) -> None:
         self.biases = biases
@@ -102,6 +110,10 @@ class BiasBaseline:
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
         """Predicted ratings of n pairs, float32 [n], not clipped to the scale."""
         return self.biases.predict(users, items)
+
+    def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """What lists are ordered by: `predict`."""
+        return self.predict(users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
         """The k items of the highest bias among those not left out; see `best_items`."""

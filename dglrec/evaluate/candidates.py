@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dglrec.baselines import Popularity
 from dglrec.dataset import RatingDataset
 from dglrec.errors import DglrecError, UsageError
-from dglrec.evaluate.popularity import Popularity
 from dglrec.evaluate.ranking import RankingTargets
 from dglrec.evaluate.rows import Predict
 from dglrec.kernels import ItemLists, compiled

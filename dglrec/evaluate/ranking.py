@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dglrec.baselines import Popularity, has_ratings
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError, UsageError
-from dglrec.evaluate.popularity import Popularity
 from dglrec.evaluate.traits import ListTraits
 from dglrec.kernels import ItemLists
 from dglrec.metrics import ListSums, RankingSums, clip, level_of, ranking_sums
@@ -216,11 +216,6 @@ def check_ranking(
             else f"there are no {split} rows; nothing to rank"
         )
     return relevant_from
-
-
-def has_ratings(dataset: RatingDataset) -> bool:
-    """Whether the data set holds ratings; if not, interactions, each of which is relevant."""
-    return bool(getattr(dataset, "has_ratings", True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from dglrec.baselines import has_ratings
 from dglrec.dataset import HeldOut
 from dglrec.distributed import World
 from dglrec.errors import UsageError
@@ -16,7 +17,6 @@ from dglrec.evaluate.ranking import (
     DEFAULT_K,
     RankingTargets,
     check_ranking,
-    has_ratings,
     lengths_of,
     ranking_figures,
 )

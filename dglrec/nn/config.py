@@ -17,10 +17,19 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["graph", "item_knn", "bias", "global_mean"] = Field(
+    kind: Literal[
+        "graph",
+        "item_knn",
+        "bias",
+        "global_mean",
+        "popularity",
+        "ease",
+        "graph_filter",
+    ] = Field(
         "graph",
         description="graph: GraphSAGE; or a baseline, which takes none of the settings below: "
-        "item_knn (similar items), bias (mean and biases), global_mean",
+        "item_knn (similar items), bias (mean and biases), global_mean; or one that only ranks: "
+        "popularity, ease, graph_filter",
     )
     heads: Literal["auto", "rating", "lists", "both"] = Field(
         "auto",

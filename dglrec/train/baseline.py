@@ -2,18 +2,20 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dglrec.baselines import fit_model
+from dglrec.baselines import Baseline, fit_model, has_ratings, liked_from
 from dglrec.checkpoint import load_checkpoint, save_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
-from dglrec.evaluate import evaluate
+from dglrec.evaluate import RankingTargets, evaluate, rank_lists
+from dglrec.evaluate.ranking import ranking_figures
 from dglrec.files import read_json, write_json
 from dglrec.metrics import RATING_METRICS
 from dglrec.progress import log
@@ -32,6 +34,10 @@ from dglrec.train.describe import describe_environment
 from dglrec.train.folder import append_line, check_run, job_of, start_run, sweep_run
 from dglrec.train.interrupts import Interrupts
 
+LENGTH = 10
+"""K of the lists by which settings are chosen, and that a run of a ranking model reports."""
+
+_METRICS = (*RATING_METRICS, *(f"{name}@{LENGTH}" for name in ("recall", "ndcg", "hit_rate")))
 _CPU = torch.device("cpu")  # whatever there is: no baseline has work for a GPU
 
 
@@ -48,6 +54,8 @@ def fit_baseline(
 
     With a world of several processes, all of them call this. Nothing is saved on the way: resuming
     a run that was stopped begins anew, and one that is finished is left as it is.
+
+    Settings that are `auto` are chosen by NDCG@10 on validation rows.
 
     Args:
         dataset: a prepared data set.
@@ -88,25 +96,28 @@ def fit_baseline(
                 write_json(run / ENVIRONMENT_FILE, describe_environment(_CPU, world))
                 world.mark_started(job_of(run))
                 graph = dataset.graph
+                what = "ratings" if has_ratings(dataset) else "interactions"
                 log(
-                    f"{graph.num_edges:,} ratings by {graph.num_users:,} users of "
+                    f"{graph.num_edges:,} {what} by {graph.num_users:,} users of "
                     f"{graph.num_items:,} items: fitting {kind}"
                 )
         started = time.monotonic()
-        baseline = fit_model(kind, dataset, settings.baseline, world)
+        score = _by_validation(dataset)
+        baseline, chosen = fit_model(kind, dataset, settings.baseline, world, score)
         # The first process's clock, so that all come to the same results.
         (elapsed,) = world.sum([(time.monotonic() - started) * world.is_first])
         seconds = round(elapsed, 3)
 
         trained = TrainedBaseline(baseline=baseline, dataset=dataset, meta={}, world=world)
-        valid = evaluate(trained, "valid")
-        metrics = {name: valid[name] for name in RATING_METRICS}
+        valid = _measured(trained, "valid")
+        metrics = {name: valid[name] for name in _METRICS if name in valid}
         with world.together():
             if world.is_first:
                 values = settings.to_dict()
                 meta = {
                     "model": values["model"],
-                    "baseline": values["baseline"],
+                    "baseline": chosen.model_dump(mode="json"),
+                    "configured": values["baseline"],
                     **describe_dataset(dataset),
                     "epoch": 1,
                     "step": 0,
@@ -121,12 +132,53 @@ def fit_baseline(
             "best_epoch": 1,
             "training_seconds": seconds,
             "valid": valid,
-            "test": evaluate(trained, "test"),
+            "test": _measured(trained, "test"),
         }
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
     return results
+
+
+def _by_validation(dataset: RatingDataset) -> Callable[[Baseline], float] | None:
+    """NDCG on validation rows, to choose settings by; None where no row is relevant."""
+    level, length = _relevant_from(dataset, "valid"), _length(dataset)
+    if level is None:
+        return None
+    targets = RankingTargets.of(dataset, "valid", level)
+
+    def score(model: Baseline) -> float:
+        return float(rank_lists(model.best, targets, [length]).finish()[f"ndcg@{length}"])
+
+    return score
+
+
+def _measured(trained: TrainedBaseline, split: str) -> dict[str, Any]:
+    """What `evaluate` reports; of a model that only ranks, figures of its lists."""
+    if trained.baseline.rates:
+        return evaluate(trained, split)
+    return {"split": split, **_lists(trained, split)}
+
+
+def _lists(trained: TrainedBaseline, split: str) -> dict[str, Any]:
+    """Ranking figures of a split, popularity's beside them; none where no row is relevant."""
+    dataset = trained.dataset
+    level = _relevant_from(dataset, split)
+    if level is None:
+        return {"notes": [f"no {split} row is relevant, so there are no lists to measure"]}
+    targets = RankingTargets.of(dataset, split, level)
+    return {**ranking_figures(trained, targets, [_length(dataset)]), "relevant_from": level}
+
+
+def _relevant_from(dataset: RatingDataset, split: str) -> float | None:
+    """The least rating of a relevant row; None where the split has no such row."""
+    level = liked_from(dataset)
+    return level if bool((dataset.held_out(split).ratings >= level).any()) else None
+
+
+def _length(dataset: RatingDataset) -> int:
+    """K of the lists that are measured."""
+    return min(LENGTH, dataset.graph.num_items)
 
 
 def _finished(run: Path, dataset: RatingDataset, settings: Settings) -> bytes:
@@ -141,7 +193,9 @@ def _finished(run: Path, dataset: RatingDataset, settings: Settings) -> bytes:
     meta = load_checkpoint(run / BEST).meta
     check_same_dataset(meta, dataset, run)
     values = settings.to_dict()
-    if any(meta.get(section) != values[section] for section in ("model", "baseline")):
+    # Of a run from before settings could be chosen, what it was fitted with is what was asked for.
+    asked = meta.get("configured", meta.get("baseline"))
+    if meta.get("model") != values["model"] or asked != values["baseline"]:
         raise UsageError(f"{run / BEST}: does not fit the configuration; resume with the run's own")
     if not (run / RESULTS_FILE).is_file():
         return b""

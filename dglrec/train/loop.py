@@ -16,12 +16,13 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
+from dglrec.baselines import has_ratings
 from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
-from dglrec.evaluate import evaluate, has_ratings
+from dglrec.evaluate import evaluate
 from dglrec.files import write_json
 from dglrec.graph import RatingGraph
 from dglrec.machine import give_back_memory

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
+from dglrec.baselines import has_ratings
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
-from dglrec.evaluate import RankingTargets, has_ratings, measure, next_level, rank_lists, rows_of
+from dglrec.evaluate import RankingTargets, measure, next_level, rank_lists, rows_of
 from dglrec.infer import ListScorer, embed_all
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.train.objectives import Objective

@@ -198,7 +198,8 @@ class BothObjective:
         """The list figure over a power of RMSE."""
         # Where no validation row is relevant there are no lists to judge by.
         listed = figures.get(self._ranking.metric.name, 1.0)
-        return listed / max(self._rating.judge(figures), 1e-9) ** _RMSE_POWER
+        rmse = max(self._rating.judge(figures), 1e-9)
+        return listed / math.pow(rmse, _RMSE_POWER)
 
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
         """Both costs, the lists' weighed."""

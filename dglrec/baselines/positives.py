@@ -1,0 +1,58 @@
+"""The items that make a user's row in models that only rank: all training items, or the liked."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from scipy import sparse
+
+from dglrec.dataset import RatingDataset
+from dglrec.errors import UsageError
+from dglrec.graph import RatingGraph
+
+
+def has_ratings(dataset: RatingDataset) -> bool:
+    """Whether a data set's rows are ratings; if not, each is an interaction of value 1."""
+    return bool(getattr(dataset, "has_ratings", True))
+
+
+def liked_from(dataset: RatingDataset) -> float:
+    """The first level of the scale that is not below the mean training rating."""
+    scale = dataset.scale
+    level = math.ceil((dataset.biases.mean - scale.minimum) / scale.step)
+    return scale.minimum + min(max(level, 0), scale.levels - 1) * scale.step
+
+
+def positives_of(
+    dataset: RatingDataset, which: Literal["all", "liked"] | float
+) -> sparse.csr_array:
+    """Ones where a user has a positive training item, float32 [U, I], items ascending.
+
+    Args:
+        dataset: a prepared data set.
+        which: `all` training items, those `liked`, or those rated at least so high.
+
+    Raises:
+        UsageError: there is no such item.
+    """
+    graph = dataset.graph
+    if which == "all" or not has_ratings(dataset):
+        keep = np.ones(graph.num_edges, dtype=bool)
+        level = dataset.scale.minimum
+    else:
+        level = liked_from(dataset) if which == "liked" else float(which)
+        keep = (dataset.scale.decode(np.arange(dataset.scale.levels)) >= level)[graph.by_user.codes]
+    if not keep.any():
+        raise UsageError(
+            f"baseline.positives = {level:g}: no training rating is that high; the scale is "
+            f"{dataset.scale}"
+        )
+    return _rows(graph, keep)
+
+
+def _rows(graph: RatingGraph, keep: Any) -> sparse.csr_array:
+    kept_before = np.concatenate([[0], np.cumsum(keep)])
+    offsets = kept_before[graph.by_user.offsets]
+    items = np.asarray(graph.by_user.neighbours)[keep]
+    ones = np.ones(len(items), dtype=np.float32)
+    return sparse.csr_array((ones, items, offsets), shape=(graph.num_users, graph.num_items))

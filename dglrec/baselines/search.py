@@ -1,0 +1,125 @@
+"""Which settings of models that only rank are tried, where they are `auto`.
+
+A search goes through stages. Each stage tries changes of the best settings so far, so that
+settings that hang on each other share a stage, and others add up instead of multiplying.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Any
+
+from dglrec.baselines.config import BaselineConfig
+from dglrec.baselines.cosine import MOST_NEIGHBOURS
+from dglrec.baselines.graph_filter import MOST_DENSE
+from dglrec.baselines.positives import has_ratings
+from dglrec.dataset import RatingDataset
+
+Changes = list[dict[str, Any]]
+Stage = Callable[[BaselineConfig], Changes]
+
+MOST_TO_INVERT = 15_000
+"""Users or items, whichever are fewer, up to which ease tries several ridges: an inverse of so
+many takes about a minute on two cores."""
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "ease": {"positives": "all", "ridge": 300.0},
+    "graph_filter": {
+        "positives": "all",
+        "filter": "turbo_cf",
+        "low_pass_weight": 0.3,
+        "user_exponent": 0.5,
+        "similarity_power": 1.0,
+        "filter_order": 1,
+    },
+    "item_knn": {"neighbours": 100, "shrinkage": 10.0},
+}
+"""Where a search begins, by kind, and what is taken where there is nothing to choose by."""
+
+_RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
+_EXPONENTS, _POWERS, _ORDERS = (0.4, 0.5, 0.6, 0.7), (0.7, 1.0, 1.3), (2, 3)
+_WEIGHTS = (0.1, 0.3, 1.0)
+_NEIGHBOURS, _SHRINKAGES = (20, 50, 200, MOST_NEIGHBOURS), (0.0, 30.0, 100.0)
+_MOST_TO_MULTIPLY = 8_000  # items up to which a product of squares takes seconds
+
+
+def start_of(kind: str, config: BaselineConfig) -> BaselineConfig:
+    """The settings that a search begins with: with no `auto` that matters to a kind."""
+    return config.with_values(DEFAULTS.get(kind, {}))
+
+
+def stages_of(
+    kind: str, dataset: RatingDataset, config: BaselineConfig
+) -> list[Callable[[BaselineConfig], list[BaselineConfig]]]:
+    """The stages of a search: for each a function of the best settings so far to those to try.
+
+    Settings that `config` fixes stay as they are.
+
+    Args:
+        kind: as in `model.kind`.
+        dataset: whose training rows are fitted.
+        config: the baseline's.
+    """
+    return [partial(_candidates, config, stage) for stage in _stages(kind, dataset, config)]
+
+
+def _candidates(config: BaselineConfig, stage: Stage, best: BaselineConfig) -> list[BaselineConfig]:
+    """What a stage tries: changes of the best so far in what `config` leaves open."""
+    found: list[BaselineConfig] = []
+    for change in stage(best):
+        allowed = {key: value for key, value in change.items() if getattr(config, key) == "auto"}
+        candidate = best.model_copy(update=allowed)
+        if candidate != best and candidate not in found:
+            found.append(candidate)
+    return found
+
+
+def _stages(kind: str, dataset: RatingDataset, config: BaselineConfig) -> list[Stage]:
+    # Of interactions all are positives, and so nothing else is to be tried.
+    levels = ("liked",) if has_ratings(dataset) else ()
+    if kind == "ease":
+        return _ease_stages(dataset, levels)
+    if kind == "graph_filter":
+        return _filter_stages(dataset, config, levels)
+    if kind == "item_knn":
+        return [
+            lambda best: [{"shrinkage": value} for value in _SHRINKAGES],
+            lambda best: [{"neighbours": value} for value in _NEIGHBOURS],
+        ]
+    return []
+
+
+def _ease_stages(dataset: RatingDataset, levels: tuple[str, ...]) -> list[Stage]:
+    if min(dataset.graph.num_users, dataset.graph.num_items) > MOST_TO_INVERT:
+        return []
+    return [
+        lambda best: [{"ridge": ridge} for ridge in _RIDGES],
+        lambda best: [
+            {"positives": level, "ridge": ridge} for level in levels for ridge in _RIDGES
+        ],
+    ]
+
+
+def _filter_stages(
+    dataset: RatingDataset, config: BaselineConfig, levels: tuple[str, ...]
+) -> list[Stage]:
+    size = dataset.graph.num_items
+    is_large = size > MOST_DENSE
+    powers = (1.0,) if is_large else _POWERS
+    exponents = (0.5, 0.6) if is_large else _EXPONENTS
+    orders = (2,) if is_large else _ORDERS if size <= _MOST_TO_MULTIPLY else ()
+    weights = (0.3,) if is_large else _WEIGHTS
+    low_pass: list[Stage] = [
+        lambda best: [{"filter": "gf_cf", "low_pass_weight": weight} for weight in weights]
+    ]
+    polynomial: list[Stage] = [
+        lambda best: [
+            {"user_exponent": exponent, "similarity_power": power}
+            for exponent, power in product(exponents, powers)
+        ],
+        lambda best: [{"positives": level} for level in levels],
+        lambda best: [{"filter_order": order} for order in orders],
+    ]
+    if config.filter == "gf_cf":
+        return [*low_pass, lambda best: [{"positives": level} for level in levels]]
+    return polynomial if config.filter == "turbo_cf" else [*polynomial, *low_pass]
