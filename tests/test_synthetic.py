@@ -1,19 +1,33 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dglrec.synthetic as synthetic
 from dglrec.errors import DataError, UsageError
-from dglrec.synthetic import ITEMS_FILE, RATINGS_FILE, SYNOPSES_FILE, TRUTH_FILE, Truth, synthesize
-from dglrec.synthetic.draw import activity, draw_items, popularity, user_chunks
-from dglrec.synthetic.planted import RATING_SHARES
+from dglrec.kernels import ItemLists
+from dglrec.synthetic import (
+    ITEMS_FILE,
+    RATINGS_FILE,
+    SYNOPSES_FILE,
+    TRUTH_FILE,
+    PlantedLists,
+    Truth,
+    draw,
+    synthesize,
+)
+from dglrec.synthetic.catalogue import make_catalogue
+from dglrec.synthetic.draw import Rates, activity, draw_items, popularity, user_chunks
+from dglrec.synthetic.planted import RATING_SHARES, draw_tastes
+from dglrec.synthetic.reference import list_figures
 from dglrec.synthetic.truth import RatingCurve, expected_rating
 from dglrec.synthetic.vocabulary import GENRES, SYLLABLES, THEMES
 
@@ -196,13 +210,49 @@ def test_taste_explains_a_third_of_what_biases_leave(truth: Truth, rows: Rows) -
     assert 1 - mse / rating.var() == pytest.approx(1 - (1.249 / 1.688) ** 2, abs=0.02)
 
 
-def test_no_bias_hides_in_the_taste(truth: Truth, rows: Rows) -> None:
+def test_little_bias_hides_in_the_taste(truth: Truth, rows: Rows) -> None:
+    """Users like what they rate, all about as much: means of users and items explain little."""
     _, taste = latent_parts(truth, rows)
-    assert abs(taste.mean()) < 0.02 * taste.std()
-    item = np.searchsorted(truth.item_ids, rows[:, 1])
-    weights = np.bincount(item, minlength=ITEMS) / RATINGS
-    assert np.abs(weights @ truth.item_vectors).max() < 1e-4
-    assert np.abs(np.bincount(rows[:, 0]) / RATINGS @ truth.user_vectors).max() < 1e-4
+    user, item = rows[:, 0], np.searchsorted(truth.item_ids, rows[:, 1])
+    of_users = np.bincount(user) / RATINGS
+    assert np.abs(of_users @ truth.user_vectors).max() < 1e-6
+    taste -= taste.mean()
+    user_mean, item_mean = np.zeros(USERS), np.zeros(ITEMS)
+    for _ in range(20):
+        user_mean = np.bincount(user, taste - item_mean[item]) / np.bincount(user)
+        left = np.bincount(item, taste - user_mean[user], minlength=ITEMS)
+        item_mean = left / np.maximum(np.bincount(item, minlength=ITEMS), 1)
+    squares = float(((taste - user_mean[user] - item_mean[item]) ** 2).sum())
+    by_bias = 1 - squares / (RATINGS - USERS - ITEMS) / taste.var()
+    assert 0 < by_bias < 0.08
+
+
+def test_users_rate_what_they_like(truth: Truth, rows: Rows) -> None:
+    _, rated = latent_parts(truth, rows)
+    others = rows.copy()
+    others[:, 1] = np.random.default_rng(0).permutation(rows[:, 1])  # by popularity alone
+    _, any_taste = latent_parts(truth, others)
+    assert abs(any_taste.mean()) < 0.02 * rated.std()
+    assert rated.mean() > 0.5 * any_taste.std()
+
+
+def test_chances_of_being_rated_are_those_planted(truth: Truth, rows: Rows) -> None:
+    """Pairs by how probable the truth says that they are: as many as it says are there."""
+    assert truth.exposure is not None
+    taste = truth.user_vectors.astype(float) @ truth.item_vectors.T
+    rates = truth.exposure.user_reach[:, None] + truth.exposure.item_rate
+    chances = -np.expm1(-np.exp(rates + truth.exposure.strength * taste))
+    there = np.zeros((USERS, ITEMS), dtype=bool)
+    there[rows[:, 0], np.searchsorted(truth.item_ids, rows[:, 1])] = True
+    assert chances.sum() == pytest.approx(RATINGS, rel=0.01)
+    for group in np.array_split(np.argsort(chances, axis=None), 50):
+        some = chances.ravel()[group]
+        spread = math.sqrt(float((some * (1 - some)).sum()))
+        # Counts are fixed, and the last item of each user came for sure: a little off.
+        assert abs(there.ravel()[group].sum() - some.sum()) < 4 * spread + 0.01 * some.sum()
+    # Taste alone, at the same popularity and reach: what a draw by popularity would not have.
+    residual = there - chances
+    assert abs((residual * taste).sum()) < 4 * math.sqrt((chances * (1 - chances) * taste**2).sum())
 
 
 def test_ratings_follow_the_expectation(truth: Truth, rows: Rows) -> None:
@@ -277,6 +327,25 @@ def test_expectation_refuses_strangers(truth: Truth) -> None:
     assert truth.expectation(np.array([], dtype=int), np.array([], dtype=int)).shape == (0,)
 
 
+def test_truth_of_before_exposure_has_expectations_and_no_lists(
+    folder: Path, truth: Truth, rows: Rows, tmp_path: Path
+) -> None:
+    value = json.loads((folder / TRUTH_FILE).read_text())
+    value["version"] = 1
+    for name in ("exposure_strength", "lists"):
+        del value[name]
+    for name in ("item_rate", "user_reach"):
+        del value["arrays"][name]
+    (tmp_path / TRUTH_FILE).write_text(json.dumps(value))
+    older = Truth.read(tmp_path)
+    pairs = rows[:100, 0], rows[:100, 1]
+    assert np.array_equal(older.expectation(*pairs), truth.expectation(*pairs))
+    assert older.exposure is None and older.lists is None
+    assert older.planted_lists(*pairs) is None
+    older.write(tmp_path / "again.json")
+    assert Truth.read(tmp_path / "again.json").exposure is None
+
+
 def tampered(value: dict[str, Any], name: str) -> Any:
     arrays = value["arrays"]
     changes: dict[str, Any] = {
@@ -295,6 +364,10 @@ def tampered(value: dict[str, Any], name: str) -> Any:
         "dtype": lambda: arrays["item_ids"].update(dtype="|O"),
         "thresholds": lambda: value.update(thresholds=value["thresholds"][::-1]),
         "noise": lambda: value.update(noise_sd=-1.0),
+        "no strength": lambda: value.pop("exposure_strength"),
+        "no reach": lambda: arrays.pop("user_reach"),
+        "rate of a kind": lambda: arrays["item_rate"].update(arrays["user_reach"]),
+        "lists": lambda: value["lists"].update(oracle={"ndcg": "high"}),
     }
     return changes[name]()
 
@@ -305,6 +378,7 @@ def tampered(value: dict[str, Any], name: str) -> Any:
         *("version", "no version", "fewer users", "no items", "count of a kind", "endless"),
         *("no arrays", "arrays of a kind", "array cut off", "no base64", "shape"),
         *("negative shape", "dtype", "thresholds", "noise"),
+        *("no strength", "no reach", "rate of a kind", "lists"),
     ],
 )
 def test_tampered_truth_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
@@ -409,25 +483,267 @@ def test_chunks_cover_every_user_once(counts: list[int]) -> None:
     assert all(sum(counts[start:stop]) <= 1 << 20 or stop == start + 1 for start, stop in chunks)
 
 
-@pytest.mark.parametrize("want", [1, 2, 5])  # of 40: one by one, redrawing, and by keys
-def test_items_are_drawn_by_weight_without_replacement(want: int) -> None:
-    """Against sampling one by one, step by step: the share of users that hold each item."""
-    items, users = 40, 20_000
+def rates_of(items: int, tastes: np.ndarray[Any, Any], strength: float) -> Rates:
+    """Rates of users of the given tastes, [U, 2]."""
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((items, 2))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     weights = popularity(items, np.random.default_rng(1))
-    rng = np.random.default_rng(2)
-    found = draw_items(np.full(users, want), weights, iter([rng]), no_progress)
-    assert np.all(np.diff(found.reshape(users, want), axis=1) > 0)
-    keys = np.log(weights) + np.random.default_rng(3).gumbel(size=(users, items))
-    reference = np.argsort(-keys, axis=1)[:, :want]
-    share = np.bincount(found, minlength=items) / users
-    expected = np.bincount(reference.ravel(), minlength=items) / users
-    spread = np.sqrt(2 * expected * (1 - expected) / users) + 1e-3
-    assert np.all(np.abs(share - expected) < 5 * spread)
+    return Rates(weights, (strength * tastes).astype(np.float32), vectors.astype(np.float32))
+
+
+@pytest.mark.parametrize("strength", [0.0, 2.0])
+@pytest.mark.parametrize("want", [1, 2, 5, 25])  # of 40; of 25 most draws would be repeats
+def test_items_are_drawn_by_rate_without_replacement(want: int, strength: float) -> None:
+    """Against sampling by keys: how many users of each of two tastes hold each item.
+
+    Without strength the rate is the popularity.
+    """
+    items, users = 40, 20_000
+    tastes = np.tile([[1.0, 0.0], [-0.6, 0.8]], (users // 2, 1))
+    rates = rates_of(items, tastes, strength)
+    seeds = iter([np.random.default_rng(2)])
+    found = draw_items(np.full(users, want), rates, seeds, no_progress).items.reshape(users, want)
+    assert np.all(np.diff(found, axis=1) > 0)
+    rng = np.random.default_rng(3)
+    for kind in range(2):
+        weights = np.log(rates.popularity) + rates.item_vectors @ rates.user_vectors[kind]
+        keys = weights + rng.gumbel(size=(users // 2, items))
+        reference = np.argsort(-keys, axis=1)[:, :want]
+        share = np.bincount(found[kind::2].ravel(), minlength=items) / (users // 2)
+        expected = np.bincount(reference.ravel(), minlength=items) / (users // 2)
+        spread = np.sqrt(2 * expected * (1 - expected) / (users // 2)) + 1e-3
+        assert np.all(np.abs(share - expected) < 5 * spread)
+
+
+@pytest.mark.parametrize("want", [3, 30])  # of 60: by drawing, and by keys
+def test_reach_gives_the_chance_of_being_drawn(want: int) -> None:
+    """Of each item and kind of user: as many pairs as the chances say, within chance's spread."""
+    items, users = 60, 20_000
+    rates = rates_of(items, np.tile([[1.0, 0.0], [-0.6, 0.8]], (users // 2, 1)), 1.5)
+    seeds = iter([np.random.default_rng(5)])
+    drawn = draw_items(np.full(users, want), rates, seeds, no_progress)
+    weights = rates.popularity * np.exp(rates.user_vectors @ rates.item_vectors.T.astype(float))
+    chances = -np.expm1(-weights * drawn.reach[:, None])
+    there = np.zeros((users, items), dtype=bool)
+    there[np.repeat(np.arange(users), want), drawn.items] = True
+    # The item that came last was there for sure when the user stopped, and was this one or that in
+    # proportion to what rates were left; the closed form knows of no last item.
+    last = weights * (1 - chances)
+    last /= last.sum(axis=1, keepdims=True)
+    for kind in range(2):
+        some = chances[kind::2]
+        off = there[kind::2].sum(axis=0) - some.sum(axis=0)
+        spread = np.sqrt((some * (1 - some)).sum(axis=0))
+        assert np.all(np.abs(off) < 4 * spread + last[kind::2].sum(axis=0))
+        assert abs(off.sum()) < users / 2  # one item a user
+
+
+def test_draws_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "_CHUNK", 100)
+    counts = np.random.default_rng(0).integers(1, 30, 300)
+    tastes = np.random.default_rng(1).standard_normal((300, 2))
+    rates = rates_of(90, tastes, 1.0)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for at_once in (1, 3):
+            torch.set_num_threads(at_once)
+            seeds = (np.random.default_rng([2, part]) for part in range(len(user_chunks(counts))))
+            found.append(draw_items(counts, rates, seeds, no_progress))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(user_chunks(counts)) > 10
+    assert np.array_equal(found[0].items, found[1].items)
+    assert np.array_equal(found[0].reach, found[1].reach)
+
+
+@given(st.integers(1, 30), st.integers(2, 40), st.integers(0, 9), st.floats(0, 30))
+@settings(deadline=None, max_examples=60)
+def test_each_user_gets_its_number_of_distinct_items(
+    users: int, items: int, seed: int, strength: float
+) -> None:
+    """Also of a catalogue that taste closes but for a few items."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, items + 1, users)
+    angles = rng.uniform(0, 2 * math.pi, users)
+    rates = rates_of(items, np.column_stack([np.cos(angles), np.sin(angles)]), strength)
+    drawn = draw_items(counts, rates, iter([rng]), no_progress)
+    for part in np.split(drawn.items, np.cumsum(counts)[:-1]):
+        assert np.all(np.diff(part) > 0) and part[0] >= 0 and part[-1] < items
+    assert np.isfinite(drawn.reach).all() and (drawn.reach > 0).all()
 
 
 def test_a_user_may_rate_everything() -> None:
-    weights = popularity(500, np.random.default_rng(1))
+    rates = rates_of(500, np.zeros((3, 2)), 0.0)
     counts = np.array([500, 1, 499])
-    found = draw_items(counts, weights, iter([np.random.default_rng(0)]), no_progress)
+    found = draw_items(counts, rates, iter([np.random.default_rng(0)]), no_progress).items
     assert np.array_equal(found[:500], np.arange(500))
     assert len(np.unique(found[501:])) == 499
+
+
+def test_tastes_are_directions_around_nothing() -> None:
+    catalogue = make_catalogue(300, np.random.default_rng(0))
+    weights = popularity(300, np.random.default_rng(1))
+    counts = activity(200, 300, 5_000, np.random.default_rng(2))
+    tastes = draw_tastes(catalogue, counts, weights, np.random.default_rng(3))
+    for vectors, share in ((tastes.users, counts / 5_000), (tastes.items, weights)):
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+        assert np.abs(share @ vectors).max() < 1e-6
+
+
+# The best lists.
+
+
+def brute_force(
+    planted: PlantedLists, unseen: float, level: int, *, interactions: bool
+) -> np.ndarray[Any, Any]:
+    """[U, I] chances that an unseen item is relevant, in float64 and by the definition."""
+    taste = planted.user_vectors.astype(float) @ planted.item_vectors.astype(float).T
+    rate = planted.user_reach[:, None].astype(float) + planted.item_rate + planted.strength * taste
+    rated = 1 - np.exp(-np.exp(rate))
+    latent = planted.user_bias[:, None].astype(float) + planted.item_bias + taste
+    liked = np.ones_like(taste)
+    if level > 1:
+        liked = phi((latent - planted.thresholds[level - 2]) / planted.noise_sd)
+    if interactions:
+        rated, liked = rated * liked, np.ones_like(liked)
+    held_out, not_rated = unseen * rated, 1 - rated
+    return held_out / (held_out + not_rated) * liked
+
+
+@pytest.mark.parametrize("interactions", [False, True])
+@pytest.mark.parametrize(("relevant_from", "level"), [(8, 8), (7.2, 8), (1, 1), (0, 1), (10, 10)])
+def test_best_lists_are_those_of_brute_force(
+    truth: Truth, relevant_from: float, level: int, interactions: bool
+) -> None:
+    users = np.arange(0, USERS, 13)
+    planted = truth.planted_lists(users, truth.item_ids)
+    assert planted is not None
+    expected = brute_force(planted, 0.2, level, interactions=interactions)
+    rng = np.random.default_rng(0)
+    known = rng.random(expected.shape) < 0.3
+    known[1] = True  # nothing is left
+    known[2, 7:] = True
+    offsets = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
+    left_out = ItemLists(offsets, np.nonzero(known)[1].astype(np.int32))
+    expected[known] = -np.inf
+    places = torch.from_numpy(rng.permutation(len(users)))
+    unseen = torch.full((len(users),), 0.2)
+    scores, items = planted.best(
+        places, unseen, left_out, 10, relevant_from, interactions=interactions
+    )
+    rows = expected[places.numpy()]
+    np.testing.assert_allclose(scores, -np.sort(-rows, axis=1)[:, :10], rtol=2e-5)
+    found = np.take_along_axis(rows, items.numpy(), axis=1)
+    np.testing.assert_allclose(found, scores, rtol=2e-5)
+    assert len(np.unique(items[places == 0])) == 10
+
+
+def test_relevance_beyond_the_scale_has_no_chance(truth: Truth) -> None:
+    planted = truth.planted_lists(np.arange(3), truth.item_ids)
+    assert planted is not None
+    assert float(planted.chances(torch.arange(3), torch.full((3,), 0.1), 10.5).abs().max()) == 0
+
+
+def test_rare_items_are_ordered_by_exposure_times_liking(truth: Truth) -> None:
+    planted = truth.planted_lists(np.arange(50), truth.item_ids)
+    assert planted is not None
+    rare = replace(planted, user_reach=planted.user_reach - np.float32(9.0))
+    taste = planted.user_vectors.astype(float) @ planted.item_vectors.T
+    exposure = np.exp(planted.item_rate + planted.strength * taste)
+    latent = planted.user_bias[:, None].astype(float) + planted.item_bias + taste
+    liked = phi((latent - planted.thresholds[6]) / planted.noise_sd)
+    chances = rare.chances(torch.arange(50), torch.full((50,), 0.1), 8).numpy()
+    ratio = chances / (exposure * liked)
+    np.testing.assert_allclose(ratio / ratio[:, :1], 1.0, rtol=2e-3)
+
+
+def held_out_rows(
+    truth: Truth, rows: Rows
+) -> tuple[ItemLists, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Known items, bool [U, I] of relevant held-out ones, and each user's unseen share."""
+    item = np.searchsorted(truth.item_ids, rows[:, 1])
+    held = np.random.default_rng(4).random(len(rows)) < 0.1
+    known = np.zeros((USERS, ITEMS), dtype=bool)
+    known[rows[~held, 0], item[~held]] = True
+    relevant = np.zeros((USERS, ITEMS), dtype=bool)
+    wanted = held & (rows[:, 2] >= 8)
+    relevant[rows[wanted, 0], item[wanted]] = True
+    offsets = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
+    lists = ItemLists(offsets, np.nonzero(known)[1].astype(np.int32))
+    return lists, relevant, 1 - known.sum(axis=1) / np.bincount(rows[:, 0])
+
+
+def mean_ndcg(relevant: np.ndarray[Any, Any], items: np.ndarray[Any, Any]) -> float:
+    """Over users with a relevant item, written out."""
+    values = []
+    for user in np.flatnonzero(relevant.any(axis=1)):
+        gains = [1 / math.log2(rank + 2) for rank in range(10) if relevant[user, items[user, rank]]]
+        ideal = sum(1 / math.log2(rank + 2) for rank in range(min(10, relevant[user].sum())))
+        values.append(sum(gains) / ideal)
+    return float(np.mean(values))
+
+
+def test_nothing_beats_the_best_lists(truth: Truth, rows: Rows) -> None:
+    """Against popularity and the oracle with a mistake of each kind, on the same users."""
+    left_out, relevant, unseen = held_out_rows(truth, rows)
+    planted = truth.planted_lists(np.arange(USERS), truth.item_ids)
+    assert planted is not None
+    users = torch.arange(USERS)
+
+    def reached(planted: PlantedLists, relevant_from: float = 8) -> float:
+        share = torch.from_numpy(unseen.astype(np.float32)).clamp(min=1e-3)
+        _, items = planted.best(users, share, left_out, 10, relevant_from)
+        return mean_ndcg(relevant, items.numpy())
+
+    rng = np.random.default_rng(5)
+
+    def noise(values: np.ndarray[Any, Any], size: float) -> np.ndarray[Any, Any]:
+        return (values + size * values.std() * rng.standard_normal(values.shape)).astype(np.float32)
+
+    best = reached(planted)
+    mistakes = {
+        "any rating counts": reached(planted, relevant_from=1),
+        "exposure without taste": reached(replace(planted, strength=0.0)),
+        "too much taste": reached(replace(planted, strength=2 * planted.strength)),
+        "users mistaken": reached(replace(planted, user_vectors=noise(planted.user_vectors, 0.5))),
+        "items mistaken": reached(replace(planted, item_vectors=noise(planted.item_vectors, 0.5))),
+        "biases mistaken": reached(replace(planted, item_bias=noise(planted.item_bias, 1.0))),
+        "rates mistaken": reached(replace(planted, item_rate=noise(planted.item_rate, 0.5))),
+    }
+    assert all(value < best for value in mistakes.values()), (best, mistakes)
+    counts = np.bincount(left_out.items, minlength=ITEMS)
+    known = np.zeros((USERS, ITEMS), dtype=bool)
+    known[np.repeat(np.arange(USERS), np.diff(left_out.offsets)), left_out.items] = True
+    popular = np.argsort(np.where(known, 1, -counts), axis=1, kind="stable")[:, :10]
+    assert best > 2.2 * mean_ndcg(relevant, popular)
+
+
+def test_the_file_says_what_the_lists_reach(truth: Truth, rows: Rows) -> None:
+    """Another tenth of the same ratings, measured without the package's own figures."""
+    lists = truth.lists
+    assert lists is not None and (lists.k, lists.held_out, lists.relevant_from) == (10, 0.1, 8)
+    left_out, relevant, unseen = held_out_rows(truth, rows)
+    planted = truth.planted_lists(np.arange(USERS), truth.item_ids)
+    assert planted is not None
+    share = torch.from_numpy(unseen.astype(np.float32)).clamp(min=1e-3)
+    _, items = planted.best(torch.arange(USERS), share, left_out, 10, 8)
+    assert lists.oracle["ndcg"] == pytest.approx(mean_ndcg(relevant, items.numpy()), abs=0.03)
+    assert 2.2 < lists.oracle["ndcg"] / lists.popularity["ndcg"] < 4
+    assert 0 < lists.popularity["recall"] < lists.oracle["recall"] < 1
+    assert abs(lists.users - relevant.any(axis=1).sum()) < 0.05 * USERS
+
+
+def test_figures_of_a_list_by_hand() -> None:
+    relevant = np.array([4, 9, 2], dtype=np.int32)
+    ndcg, recall = list_figures(np.array([9, 1, 2, 5]), relevant, 4)
+    assert ndcg == pytest.approx((1 + 1 / 2) / (1 + 1 / math.log2(3) + 1 / 2))
+    assert recall == pytest.approx(2 / 3)
+    assert list_figures(np.array([4, 2]), relevant, 2) == pytest.approx((1.0, 1.0))
+    assert list_figures(np.array([7, 8]), relevant, 2) == (0.0, 0.0)
+
+
+def test_without_a_relevant_held_out_rating_there_are_no_reference_lists(tmp_path: Path) -> None:
+    truth = synthesize(tmp_path / "out", users=1, items=2, ratings=1)
+    assert truth.lists is None
+    assert Truth.read(tmp_path / "out").lists is None

@@ -5,6 +5,7 @@ users.parquet, items.parquet   external ids, titles, attributes; row n is index 
 train/*.npy                    adjacency in both directions, rating codes, biases
 valid.parquet, test.parquet    held-out rows: user and item as indices, rating
 features/*.npy                 one row an item
+planted/*.npy                  of generated data: what decides the best possible lists
 """
 
 from dglrec.dataset.prepare import PrepareOptions, prepare

@@ -18,6 +18,7 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.biases import fit_biases
 from dglrec.dataset.attributes import AttributeOptions, ItemEncoder
+from dglrec.dataset.planted import PLANTED, write_planted
 from dglrec.dataset.stored import DATASET_FILE, RatingDataset, write_dataset
 from dglrec.errors import DataError, UsageError
 from dglrec.features import TextCleaning
@@ -35,7 +36,7 @@ from dglrec.ingest import (
 )
 from dglrec.schema import RatingScale
 from dglrec.split import Split, check_shares, split_given, split_rows
-from dglrec.synthetic import TRUTH_FILE, Truth
+from dglrec.synthetic import TRUTH_FILE, PlantedLists, Truth
 
 _IN_TABLE = "in_item_table"
 # Of the numbers that follow from the seed, those that draw users; the split's have fewer words.
@@ -305,6 +306,7 @@ def _write(
     truth_file = source.path / TRUTH_FILE
     truth = Truth.read(truth_file) if truth_file.is_file() else None
     try:
+        planted = _planted(rows, truth)
         held_out = {
             "valid": _held_out(rows, split.valid, truth),
             "test": _held_out(rows, split.test, truth),
@@ -315,6 +317,7 @@ def _write(
             f"Remove it to prepare without a planted truth"
         ) from error
     given = rows.is_test is not None
+    planted_meta = {} if planted is None else {PLANTED: write_planted(folder, planted)}
     write_dataset(
         folder,
         graph=graph,
@@ -342,6 +345,7 @@ def _write(
             # Only where it is so: it names the content, and all users are what they always were.
             **({} if options.users is None else {"users_drawn": options.users}),
             "notes": notes,
+            **planted_meta,
         },
     )
 
@@ -398,6 +402,13 @@ def _held_out(rows: _Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) 
             rows.users.decode(users).to_numpy(), rows.items.decode(items).to_numpy()
         )
     return frame
+
+
+def _planted(rows: _Rows, truth: Truth | None) -> PlantedLists | None:
+    if truth is None:
+        return None
+    ids = (kind.ids.to_numpy(zero_copy_only=False) for kind in (rows.users, rows.items))
+    return truth.planted_lists(*ids)
 
 
 def _user_table(source: Source, ids: IdMap) -> pa.Table:

@@ -24,12 +24,14 @@ from dglrec.dataset.attributes import (
     check_attributes,
     check_reproduced,
 )
+from dglrec.dataset.planted import read_planted
 from dglrec.errors import DataError, UsageError
 from dglrec.files import read_json, save_array, write_json
 from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
 from dglrec.schema import RatingScale
+from dglrec.synthetic import PlantedLists
 
 SCHEMA_VERSION = 2
 DATASET_FILE = "dataset.json"
@@ -151,6 +153,11 @@ class RatingDataset:
     def titles(self) -> pa.ChunkedArray:
         """[I] titles; an item that no table names has its id for a title."""
         return self._table(_ITEMS, [schema.TITLE]).column(0)
+
+    @cached_property
+    def planted(self) -> PlantedLists | None:
+        """What decides the best possible lists, where the data came with a truth that says so."""
+        return read_planted(self.path, self.meta, self._array)
 
     @cached_property
     def item_features(self) -> Tensor:

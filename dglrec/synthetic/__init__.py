@@ -1,12 +1,14 @@
 """A data set in the layout of the Anime Recommendation Database 2020, from a planted model.
 
 `truth.py` holds the model and its expectation, `planted.py` draws and scales its parameters,
-`draw.py` says who rates what, `catalogue.py` and `vocabulary.py` make the items.
+`draw.py` says who rates what, `oracle.py` has the best lists that follow, `reference.py` measures
+them, `catalogue.py` and `vocabulary.py` make the items.
 """
 
 import csv
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -17,14 +19,32 @@ from pyarrow import csv as pa_csv
 
 from dglrec.errors import UsageError
 from dglrec.files import atomic_folder
+from dglrec.kernels import ItemLists
 from dglrec.progress import progress
 from dglrec.synthetic.catalogue import Catalogue, make_catalogue
-from dglrec.synthetic.draw import activity, draw_items, popularity, user_chunks
-from dglrec.synthetic.planted import PlantedModel, plant
-from dglrec.synthetic.truth import TRUTH_FILE, Truth, latent_bias, latent_taste
+from dglrec.synthetic.draw import Drawn, Rates, activity, draw_items, popularity, user_chunks
+from dglrec.synthetic.oracle import PlantedLists
+from dglrec.synthetic.planted import EXPOSURE_SPREAD, RANK, PlantedModel, draw_tastes, plant
+from dglrec.synthetic.reference import USERS, reference_lists
+from dglrec.synthetic.truth import (
+    TRUTH_FILE,
+    Exposure,
+    ReferenceLists,
+    Truth,
+    latent_bias,
+    latent_taste,
+)
 from dglrec.synthetic.vocabulary import GENRES
 
-__all__ = ["ITEMS_FILE", "RATINGS_FILE", "SYNOPSES_FILE", "TRUTH_FILE", "Truth", "synthesize"]
+__all__ = [
+    "ITEMS_FILE",
+    "RATINGS_FILE",
+    "SYNOPSES_FILE",
+    "TRUTH_FILE",
+    "PlantedLists",
+    "Truth",
+    "synthesize",
+]
 
 RATINGS_FILE = "rating_complete.csv"
 SYNOPSES_FILE = "anime_with_synopsis.csv"
@@ -43,6 +63,8 @@ class _Stream(IntEnum):
     MODEL = 4
     NOISE = 5
     MEMBERS = 6
+    TASTES = 7
+    REFERENCE = 8
 
 
 def synthesize(
@@ -52,8 +74,10 @@ def synthesize(
 
     Users' activity is log-normal, items' popularity follows Zipf and Mandelbrot, the histogram of
     ratings is the real sample's. Ratings come from biases, a taste of rank 8 that explains a third
-    of the squared error that biases leave, and noise. Half of the variance of an item's place in
-    the taste space follows from its genres and from the themes of its synopsis.
+    of the squared error that biases leave, and noise. Who rates what comes from popularity times
+    the exponential of the same taste, so that there is a best possible list for each user. Half of
+    the variance of an item's place in the taste space follows from its genres and from the themes
+    of its synopsis.
 
     Memory is 4 bytes a rating plus about half a gigabyte. The same arguments give the same bytes.
 
@@ -76,11 +100,16 @@ def synthesize(
     with atomic_folder(Path(out), marker=TRUTH_FILE, overwrite=overwrite) as folder:
         counts = activity(users, items, ratings, _generator(seed, _Stream.ACTIVITY))
         weights = popularity(items, _generator(seed, _Stream.POPULARITY))
-        with progress("drawing who rates what", ratings, "ratings") as advance:
-            drawn = draw_items(counts, weights, _generators(seed, _Stream.PAIRS, counts), advance)
         catalogue = make_catalogue(items, _generator(seed, _Stream.CATALOGUE))
-        model = plant(catalogue, counts, drawn, _generator(seed, _Stream.MODEL))
-        sums = _write_ratings(folder / RATINGS_FILE, catalogue, model, counts, drawn, seed)
+        tastes = draw_tastes(catalogue, counts, weights, _generator(seed, _Stream.TASTES))
+        strength = EXPOSURE_SPREAD * math.sqrt(RANK)  # a product of directions has sd 1 / sqrt K
+        rates = Rates(weights, (strength * tastes.users).astype(np.float32), tastes.items)
+        with progress("drawing who rates what", ratings, "ratings") as advance:
+            drawn = draw_items(counts, rates, _generators(seed, _Stream.PAIRS, counts), advance)
+        model = plant(tastes, counts, drawn.items, _generator(seed, _Stream.MODEL))
+        rng = _generator(seed, _Stream.REFERENCE)
+        sums = _Sums(items, np.sort(rng.choice(users, min(USERS, users), replace=False)))
+        _write_ratings(folder / RATINGS_FILE, catalogue, model, counts, drawn.items, seed, sums)
         scores = [
             repr(round(total / n, 2)) if n else _UNKNOWN
             for total, n in zip(sums.of_item.tolist(), sums.item_counts.tolist(), strict=True)
@@ -102,7 +131,9 @@ def synthesize(
             item_ids=catalogue.ids,
             item_bias=model.item_bias,
             item_vectors=model.item_vectors,
+            exposure=_exposure(model, strength, weights, drawn),
         )
+        truth = replace(truth, lists=_reference_lists(truth, counts, drawn, sums, rng))
         truth.write(folder / TRUTH_FILE)
     return truth
 
@@ -142,15 +173,19 @@ def _generators(
 
 @dataclass
 class _Sums:
-    """What is added up while ratings are drawn."""
+    """What is added up, and kept, while ratings are drawn."""
 
-    of_item: npt.NDArray[np.float64]  # [I] sum of ratings
+    items: InitVar[int]
+    chosen: npt.NDArray[np.int64]  # ascending users whose ratings are kept
+    of_item: npt.NDArray[np.float64] = field(init=False)  # [I] sum of ratings
     item_counts: npt.NDArray[np.int64] = field(init=False)  # [I]
     error: float = 0.0  # squared error of the planted expectation
     bias_error: float = 0.0  # the same, of the expectation that knows biases only
+    kept: list[npt.NDArray[np.int8]] = field(default_factory=list)  # ratings of chosen users
 
-    def __post_init__(self) -> None:
-        self.item_counts = np.zeros(len(self.of_item), dtype=np.int64)
+    def __post_init__(self, items: int) -> None:
+        self.of_item = np.zeros(items)
+        self.item_counts = np.zeros(items, dtype=np.int64)
 
 
 def _write_ratings(
@@ -160,9 +195,11 @@ def _write_ratings(
     counts: npt.NDArray[np.int64],
     drawn: npt.NDArray[np.int32],
     seed: int,
-) -> _Sums:
+    sums: _Sums,
+) -> None:
     """Draw the rating of every pair and write the rows, users ascending."""
-    sums = _Sums(np.zeros(len(catalogue.ids)))
+    is_chosen = np.zeros(len(counts), dtype=np.bool_)
+    is_chosen[sums.chosen] = True
     curve, (nodes, values) = model.curve(), model.bias_curve()
     schema = pa.schema([("user_id", pa.int64()), ("anime_id", pa.int64()), ("rating", pa.int8())])
     options = pa_csv.WriteOptions(include_header=False)  # pyarrow would put it in quotes
@@ -188,10 +225,41 @@ def _write_ratings(
                 sums.bias_error += float(np.sum((rating - np.interp(bias, nodes, values)) ** 2))
                 sums.of_item += np.bincount(item, rating, minlength=len(catalogue.ids))
                 sums.item_counts += np.bincount(item, minlength=len(catalogue.ids))
+                sums.kept.append(rating[is_chosen[user]].astype(np.int8))
                 columns = (user, catalogue.ids[item], rating.astype(np.int8))
                 writer.write_table(pa.table([pa.array(c) for c in columns], schema=schema))
                 advance(len(user))
-    return sums
+
+
+def _exposure(
+    model: PlantedModel, strength: float, weights: npt.NDArray[np.float64], drawn: Drawn
+) -> Exposure:
+    """What decided who rates what, in units of the latent value."""
+    return Exposure(
+        # Without scale all tastes are 0: a single user, whose taste is the mean one.
+        strength=strength / model.taste_scale if model.taste_scale else 0.0,
+        item_rate=np.log(weights).astype(np.float32),
+        user_reach=np.log(drawn.reach).astype(np.float32),
+    )
+
+
+def _reference_lists(
+    truth: Truth,
+    counts: npt.NDArray[np.int64],
+    drawn: Drawn,
+    sums: _Sums,
+    rng: np.random.Generator,
+) -> ReferenceLists | None:
+    """What lists reach for the users whose ratings were kept."""
+    planted = truth.planted_lists(sums.chosen, truth.item_ids)
+    assert planted is not None
+    ends = np.cumsum(counts)[sums.chosen]
+    starts = ends - counts[sums.chosen]
+    rows = [drawn.items[start:end] for start, end in zip(starts, ends, strict=True)]
+    lists = ItemLists(np.cumsum(np.r_[0, counts[sums.chosen]]), np.concatenate(rows))
+    mean = float(sums.of_item.sum()) / truth.ratings
+    ratings = np.concatenate(sums.kept)
+    return reference_lists(planted, lists, ratings, sums.item_counts, math.ceil(mean), rng)
 
 
 def _members(

@@ -1,11 +1,28 @@
-"""Who rates what: activity of users, popularity of items, and distinct (user, item) pairs."""
+"""Who rates what: activity of users, popularity of items, and distinct (user, item) pairs.
+
+A user meets item i at the rate w_i = popularity_i * exp(p . q_i), p being the user's vector and q_i
+the item's, each item independently of the others, and rates what it has met when it stops: its
+first n distinct items. That is drawing n items one by one by weight without replacement, and it
+gives the chance of having rated an item a closed form: 1 - exp(-w_i * reach), with the reach being
+the time at which the user stopped (Efraimidis and Spirakis, "Weighted random sampling with a
+reservoir", Information Processing Letters 97(5), 2006).
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from dglrec.kernels.draws import draw_distinct, products
+from dglrec.kernels.parallel import run_side_by_side
 from dglrec.progress import Advance
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 # The real sample has a median of 108 ratings a user and a mean of 174: sigma of the logarithm is
 # sqrt(2 ln(174 / 108)).
@@ -15,10 +32,32 @@ _ACTIVITY_SIGMA = 0.98
 _POPULARITY_EXPONENT = 1.3
 _POPULARITY_OFFSET = 60.0
 _CHUNK = 1 << 20  # ratings at a time
-_KEYS_AT_ONCE = 1 << 22
-# A user who wants more than this part of the catalogue gets a key for each item; redrawing repeats
-# would take ever longer.
-_DENSE_PART = 16
+_WEIGHTS_AT_ONCE = 1 << 20  # of a few users and all items; they stay in the second-level cache
+# Drawing with replacement and dropping repeats is quick until most draws are repeats. A user who
+# has not finished after this many draws for each item that it wants gets a key for each other item.
+_DRAWS_PER_ITEM = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """How often U users meet I items: popularity_i * exp(p_u . q_i)."""
+
+    popularity: F64  # [I], above 0
+    user_vectors: F32  # [U, K]
+    item_vectors: F32  # [I, K]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Who rates what.
+
+    Attributes:
+        items: int32 [sum of counts], users in order and each user's items ascending.
+        reach: float64 [U], how long each user looked on.
+    """
+
+    items: npt.NDArray[np.int32]
+    reach: F64
 
 
 def activity(
@@ -69,93 +108,84 @@ def user_chunks(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def draw_items(
     counts: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
+    rates: Rates,
     seeds: Iterator[np.random.Generator],
     advance: Advance,
-) -> npt.NDArray[np.int32]:
-    """For each user counts[u] distinct items, drawn one by one by weight without replacement.
+) -> Drawn:
+    """For each user counts[u] distinct items, drawn one by one by rate without replacement.
+
+    Chunks of users are drawn on as many threads as torch has; the result does not depend on them.
 
     Args:
         counts: [U], each from 1 to I.
-        weights: [I], positive.
+        rates: of U users and I items.
         seeds: one generator for each of `user_chunks(counts)`.
         advance: told how many ratings are done.
-
-    Returns:
-        [sum of counts] item indices, users in order and each user's items ascending.
     """
-    drawn = np.empty(int(counts.sum()), dtype=np.int32)
-    position = 0
-    cumulated = np.cumsum(weights)
-    cumulated /= cumulated[-1]
-    for (start, stop), rng in zip(user_chunks(counts), seeds, strict=True):
-        wanted = counts[start:stop]
-        dense = wanted > len(weights) // _DENSE_PART
-        keys = np.concatenate(
-            [
-                _draw_sparse(np.flatnonzero(~dense), wanted, cumulated, rng),
-                *_draw_dense(np.flatnonzero(dense), wanted, weights, rng),
-            ]
-        )
-        keys.sort()
-        drawn[position : position + len(keys)] = keys % len(weights)
-        position += len(keys)
-        advance(len(keys))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    drawn = Drawn(np.empty(int(offsets[-1]), dtype=np.int32), np.empty(len(counts)))
+    transposed = np.ascontiguousarray(rates.item_vectors.T)
+    tasks = [
+        partial(_draw_users, counts, offsets, rates, transposed, rng, drawn, start, stop)
+        for (start, stop), rng in zip(user_chunks(counts), seeds, strict=True)
+    ]
+    at_once = torch.get_num_threads()
+    for first in range(0, len(tasks), at_once):
+        some = tasks[first : first + at_once]
+        run_side_by_side(some)
+        start, stop = some[0].args[-2], some[-1].args[-1]
+        advance(int(offsets[stop] - offsets[start]))
     return drawn
 
 
-def _draw_sparse(
-    users: npt.NDArray[np.int64],
-    wanted: npt.NDArray[np.int64],
-    cumulated: npt.NDArray[np.float64],
+def _draw_users(
+    counts: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    rates: Rates,
+    transposed: F32,
     rng: np.random.Generator,
-) -> npt.NDArray[np.int64]:
-    """Keys user * I + item: draw with replacement, drop repeats, redraw what is missing.
+    drawn: Drawn,
+    start: int,
+    stop: int,
+) -> None:
+    """Fill in the users of a chunk, a few at a time."""
+    step = max(_WEIGHTS_AT_ONCE // len(rates.popularity), 1)
+    for low in range(start, stop, step):
+        high = min(low + step, stop)
+        part = slice(low, high)
+        tilt = products(rates.user_vectors[part], transposed)
+        np.exp(tilt, out=tilt)
+        uniforms = rng.random(_DRAWS_PER_ITEM * int(offsets[high] - offsets[low]))
+        found = draw_distinct(
+            rates.popularity,
+            tilt,
+            offsets[low : high + 1] - offsets[low],
+            uniforms,
+            drawn.items[offsets[low] : offsets[high]],
+            drawn.reach[part],
+        )
+        for place in np.flatnonzero(found < counts[part]):
+            user = low + place
+            mine = drawn.items[offsets[user] : offsets[user + 1]]
+            had = int(found[place])
+            weights = rates.popularity * tilt[place]
+            drawn.reach[user] += _draw_rest(weights, mine, had, rng)
 
-    Each round draws just what is missing, so the result is the first wanted[u] distinct items of
-    one long sequence of draws: sampling one by one without replacement.
+
+def _draw_rest(weights: F64, mine: npt.NDArray[Any], had: int, rng: np.random.Generator) -> float:
+    """Fill up mine[had:]: of all other items those that come first, each after an exponential time.
+
+    Exponential times have no memory: what went before changes nothing but which items remain.
+
+    Returns:
+        When the last one came.
     """
-    items = len(cumulated)
-    missing = np.zeros(len(wanted), dtype=np.int64)
-    missing[users] = wanted[users]
-    held = np.empty(0, dtype=np.int64)  # of users that still miss some
-    done = []
-    while missing.any():
-        owners = np.repeat(np.arange(len(wanted)), missing)
-        found = np.searchsorted(cumulated, rng.random(len(owners)), side="right")
-        held = _distinct(np.concatenate([held, owners * items + found]))
-        owners = held // items
-        have = np.bincount(owners, minlength=len(wanted))
-        missing = np.where(missing > 0, wanted - have, 0)
-        unfinished = missing[owners] > 0
-        done.append(held[~unfinished])
-        held = held[unfinished]
-    return np.concatenate(done) if done else held
-
-
-def _distinct(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Ascending distinct keys, by sorting in place: many times quicker here than `np.unique`."""
-    keys.sort()
-    first = np.ones(len(keys), dtype=np.bool_)
-    np.not_equal(keys[1:], keys[:-1], out=first[1:])
-    return keys[first]
-
-
-def _draw_dense(
-    users: npt.NDArray[np.int64],
-    wanted: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
-    rng: np.random.Generator,
-) -> Iterator[npt.NDArray[np.int64]]:
-    """The same for users that want much of the catalogue: the items of smallest exponential keys.
-
-    Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006.
-    """
-    items = len(weights)
-    rows = max(_KEYS_AT_ONCE // items, 1)
-    for start in range(0, len(users), rows):
-        some = users[start : start + rows]
-        keys = rng.standard_exponential((len(some), items)) / weights
-        for user, row in zip(some, keys, strict=True):
-            count = int(wanted[user])
-            yield user * items + np.argpartition(row, count - 1)[:count]
+    others = np.ones(len(weights), dtype=np.bool_)
+    others[mine[:had]] = False
+    rest = np.flatnonzero(others)
+    times = rng.standard_exponential(len(rest)) / weights[rest]
+    wanted = len(mine) - had
+    first = np.argpartition(times, wanted - 1)[:wanted]
+    mine[had:] = rest[first]
+    mine.sort()
+    return float(times[first].max())

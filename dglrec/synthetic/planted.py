@@ -20,6 +20,11 @@ _BIAS_SHARE = 1 - (1.249 / 1.688) ** 2
 _USER_PART = 0.6
 # Shares of the variance of an item's taste vector that genres and themes explain.
 _GENRE_PART, _THEME_PART = 0.25, 0.25
+EXPOSURE_SPREAD = 0.9
+"""Standard deviation, over users and items, of what taste adds to the logarithm of the rate at
+which a user meets an item. It gives the best possible lists 2.4 (quickstart) to 3.8 times (full
+size) the NDCG@10 of popularity; in the real sample EASE has 2.2 times."""
+_CENTRINGS = 12
 
 _SAMPLE = 1 << 17
 _ROUNDS = 60
@@ -42,6 +47,7 @@ class PlantedModel:
     thresholds: F64  # [9]
     noise_sd: float
     tastes: F64  # quantiles of p_u . q_i over the drawn pairs
+    taste_scale: float  # p_u . q_i of these vectors / that of the directions they come from
 
     def curve(self) -> RatingCurve:
         """E[rating | user, item] as a function of bias and taste together."""
@@ -53,35 +59,77 @@ class PlantedModel:
         return _averaged(self.curve(), self.tastes, -reach, reach)
 
 
-def plant(
+@dataclass(frozen=True, eq=False)
+class Tastes:
+    """Directions in a space of K = `RANK` dimensions: vectors of length 1.
+
+    Taste decides who rates what, so a user likes what it rates better than the rest. With vectors
+    of different lengths it would do so much more for some users than for others, and that would be
+    a bias. With equal lengths only those who rate much of the catalogue, and the items that nearly
+    everybody rates, differ: they have little choice. Biases that are fitted to the ratings explain
+    3 to 8 % of the variance of taste, less the larger the catalogue.
+    """
+
+    users: F32  # [U, K]
+    items: F32  # [I, K]
+
+
+def draw_tastes(
     catalogue: Catalogue,
     counts: npt.NDArray[np.int64],
-    drawn: npt.NDArray[np.int32],
+    popularity: F64,
     rng: np.random.Generator,
-) -> PlantedModel:
-    """Draw the parameters and scale them on a sample of the drawn pairs.
-
-    Biases and taste vectors are centred over the drawn pairs: what a mean taste would explain is a
-    bias, and is to be no part of the taste.
+) -> Tastes:
+    """Draw the directions, centred over ratings: what a mean taste would explain is a bias.
 
     Args:
         catalogue: the items, with their genres and themes.
         counts: [U] ratings of each user.
-        drawn: [sum of counts] item indices, users in order.
-        rng: where the parameters come from.
+        popularity: [I] each item's share of the ratings, about.
+        rng: where they come from.
     """
-    item_weights = np.bincount(drawn, minlength=len(catalogue.ids)) / len(drawn)
+    users = rng.standard_normal((len(counts), RANK))
+    return Tastes(
+        _directions(users, counts / counts.sum()),
+        _directions(_item_vectors(catalogue, rng), popularity / popularity.sum()),
+    )
+
+
+def _directions(vectors: F64, weights: F64) -> F32:
+    """Vectors of length 1 whose weighted mean is 0, or nearly, where few weigh much."""
+    for _ in range(_CENTRINGS):  # each leaves about an eighth of the mean
+        vectors = vectors - weights @ vectors
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors / np.where(lengths > 1e-6, lengths, np.inf)
+    return vectors.astype(np.float32)
+
+
+def plant(
+    tastes: Tastes,
+    counts: npt.NDArray[np.int64],
+    drawn: npt.NDArray[np.int32],
+    rng: np.random.Generator,
+) -> PlantedModel:
+    """Draw the biases, and scale them and the tastes on a sample of the drawn pairs.
+
+    Args:
+        tastes: those that made the pairs be drawn.
+        counts: [U] ratings of each user.
+        drawn: [sum of counts] item indices, users in order.
+        rng: where the biases come from.
+    """
+    items = len(tastes.items)
+    item_weights = np.bincount(drawn, minlength=items) / len(drawn)
     user_weights = counts / len(drawn)
     model = PlantedModel(
         user_bias=_standard(rng.standard_normal(len(counts)), user_weights, _USER_PART),
-        user_vectors=_centred(rng.standard_normal((len(counts), RANK)), user_weights),
-        item_bias=_standard(
-            rng.standard_normal(len(catalogue.ids)), item_weights, 1.0 - _USER_PART
-        ),
-        item_vectors=_centred(_item_vectors(catalogue, rng), item_weights),
+        user_vectors=tastes.users,
+        item_bias=_standard(rng.standard_normal(items), item_weights, 1.0 - _USER_PART),
+        item_vectors=tastes.items,
         thresholds=np.empty(0),
         noise_sd=1.0,
         tastes=np.empty(0),
+        taste_scale=1.0,
     )
     # With replacement: a data set of a handful of rows gets thresholds as well.
     rows = np.sort(rng.integers(len(drawn), size=_SAMPLE))
@@ -151,6 +199,7 @@ def _calibrate(model: PlantedModel, bias: F64, taste: F64, noise: F64) -> Plante
         thresholds=thresholds,
         noise_sd=noise_sd,
         tastes=by_taste * points,
+        taste_scale=float(by_taste),
     )
 
 
@@ -167,13 +216,14 @@ def _ends(values: F64) -> tuple[float, float]:
 
 
 def _inverse_deviation(values: F64) -> float:
-    """1 over the root mean square; 0 where there is nothing to scale."""
-    size = float(np.sqrt(np.mean(values**2)))
-    return 1.0 / size if size > 1e-6 else 0.0
+    """1 over the standard deviation; over the root mean square where all values are equal.
 
-
-def _centred(values: F64, weights: F64) -> F32:
-    return (values - weights @ values).astype(np.float32)
+    It is 0 where there is nothing to scale.
+    """
+    for size in (float(values.std()), float(np.sqrt(np.mean(values**2)))):
+        if size > 1e-6:
+            return 1.0 / size
+    return 0.0
 
 
 def _standard(values: F64, weights: F64, variance: float) -> F32:

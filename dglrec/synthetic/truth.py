@@ -1,13 +1,14 @@
 """What is true of a generated data set: `Truth`, written as `truth.json`.
 
 The planted model is an ordinal one. A latent value z = user bias + item bias + p_u . q_i + noise
-is cut by nine thresholds into the ratings 1..10, so that the expected rating has a closed form.
+is cut by nine thresholds into the ratings 1..10, so that the expected rating has a closed form. So
+has the chance that a user rates an item (`Exposure`), which grows with p_u . q_i as well.
 """
 
 import base64
 import binascii
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import numpy.typing as npt
 
 from dglrec.errors import DataError
 from dglrec.files import read_json, write_json
+from dglrec.synthetic.oracle import PlantedLists
 
 TRUTH_FILE = "truth.json"
-TRUTH_VERSION = 1
+TRUTH_VERSION = 2
+_WITHOUT_EXPOSURE = 1  # the version before; everything else is the same
 LEVELS = 10  # ratings are 1..LEVELS
 
 _CHUNK = 1 << 20  # rows at a time: what a chunk takes stays below 200 MB
@@ -67,6 +70,41 @@ class RatingCurve:
 
 
 @dataclass(frozen=True, eq=False)
+class Exposure:
+    """Who rates what.
+
+    User u has rated item i with the probability 1 - exp(-x), where
+
+        log x = user_reach_u + item_rate_i + strength * p_u . q_i
+    """
+
+    strength: float
+    item_rate: npt.NDArray[np.float32]  # [I], logarithm of the popularity
+    user_reach: npt.NDArray[np.float32]  # [U], logarithm of the time at which the user stopped
+
+
+@dataclass(frozen=True)
+class ReferenceLists:
+    """What lists of `k` items reach where a tenth of some users' ratings is to be found again.
+
+    Attributes:
+        k: length of the lists.
+        users: how many users were measured: those drawn that have a relevant held-out item.
+        held_out: the share of their ratings that was held out, drawn by chance.
+        relevant_from: the least rating of a relevant item: the first level not below the mean.
+        oracle: `ndcg` and `recall` of the best possible lists.
+        popularity: the same of the items with the most ratings, held-out ones aside.
+    """
+
+    k: int
+    users: int
+    held_out: float
+    relevant_from: int
+    oracle: dict[str, float]
+    popularity: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
 class Truth:
     """The planted model of one generated data set, with the errors that its own knowledge leaves.
 
@@ -91,6 +129,10 @@ class Truth:
     item_ids: npt.NDArray[np.int64]  # [I], ascending external ids; users' ids are 0..U-1
     item_bias: npt.NDArray[np.float32]  # [I]
     item_vectors: npt.NDArray[np.float32]  # [I, K]
+    exposure: Exposure | None = None
+    """None in a file of before exposure followed taste: no best possible list is known."""
+    lists: ReferenceLists | None = None
+    """None there too, and where no user drawn has a relevant held-out item."""
 
     @cached_property
     def curve(self) -> RatingCurve:
@@ -116,21 +158,57 @@ class Truth:
         users, wanted = np.asarray(user_ids), np.asarray(item_ids)
         if users.shape != wanted.shape or users.ndim != 1:
             raise ValueError(f"ids of shapes {users.shape} and {wanted.shape}; give two of [N]")
-        for name, ids in (("user", users), ("item", wanted)):
-            if ids.size and not np.issubdtype(ids.dtype, np.integer):
-                raise DataError(f"{TRUTH_FILE}: {name} ids are {ids.dtype}, not whole numbers")
         expected = np.empty(len(users), dtype=np.float32)
         for start in range(0, len(users), _CHUNK):
             part = slice(start, start + _CHUNK)
-            user, item = users[part], self.item_indices(wanted[part])
-            bad = (user < 0) | (user >= self.users)
-            if bad.any():
-                raise DataError(f"{TRUTH_FILE}: knows no user {user[bad][0]}")
+            user, item = self.user_indices(users[part]), self.item_indices(wanted[part])
             expected[part] = self.curve(
                 latent_bias(self.user_bias, self.item_bias, user, item)
                 + latent_taste(self.user_vectors, self.item_vectors, user, item)
             )
         return expected
+
+    def planted_lists(
+        self, user_ids: npt.NDArray[Any], item_ids: npt.NDArray[Any]
+    ) -> PlantedLists | None:
+        """What makes the best lists of some items for some users, in this order.
+
+        Args:
+            user_ids: [n] external user ids, whole numbers.
+            item_ids: [m] external item ids, whole numbers.
+
+        Returns:
+            None where the file says nothing of exposure.
+
+        Raises:
+            DataError: an id is not of this data set.
+        """
+        users, items = self.user_indices(user_ids), self.item_indices(item_ids)
+        if self.exposure is None:
+            return None
+        return PlantedLists(
+            strength=self.exposure.strength,
+            noise_sd=self.noise_sd,
+            thresholds=self.thresholds,
+            user_bias=self.user_bias[users],
+            user_vectors=self.user_vectors[users],
+            user_reach=self.exposure.user_reach[users],
+            item_bias=self.item_bias[items],
+            item_vectors=self.item_vectors[items],
+            item_rate=self.exposure.item_rate[items],
+        )
+
+    def user_indices(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Where users of [N] external ids stand in the arrays: the ids themselves.
+
+        Raises:
+            DataError: an id is not of this data set.
+        """
+        users = _whole_ids("user", ids)
+        bad = (users < 0) | (users >= self.users)
+        if bad.any():
+            raise DataError(f"{TRUTH_FILE}: knows no user {users[bad][0]}")
+        return users
 
     def item_indices(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Where items of [N] external ids stand in the arrays.
@@ -138,20 +216,27 @@ class Truth:
         Raises:
             DataError: an id is not of this data set.
         """
-        index = np.minimum(np.searchsorted(self.item_ids, ids), self.items - 1)
-        bad = self.item_ids[index] != ids
+        wanted = _whole_ids("item", ids)
+        index = np.minimum(np.searchsorted(self.item_ids, wanted), self.items - 1)
+        bad = self.item_ids[index] != wanted
         if bad.any():
-            raise DataError(f"{TRUTH_FILE}: knows no item {ids[bad][0]}")
+            raise DataError(f"{TRUTH_FILE}: knows no item {wanted[bad][0]}")
         return np.asarray(index)
 
     def write(self, path: Path) -> None:
         """Write the truth as JSON, arrays as base64 of their little-endian bytes."""
-        plain = {name: getattr(self, name) for name in (*_COUNTS, *_FIGURES)}
-        arrays = {name: _pack(getattr(self, name), kind) for name, kind in _ARRAYS.items()}
-        thresholds = [float(value) for value in self.thresholds]
-        write_json(
-            path, {"version": TRUTH_VERSION, **plain, "thresholds": thresholds, "arrays": arrays}
-        )
+        value = {name: getattr(self, name) for name in (*_COUNTS, *_FIGURES)}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        value["version"] = _WITHOUT_EXPOSURE
+        if self.exposure is not None:
+            value["version"] = TRUTH_VERSION
+            value["exposure_strength"] = self.exposure.strength
+            arrays |= {name: getattr(self.exposure, name) for name in _EXPOSURE_ARRAYS}
+        value["lists"] = None if self.lists is None else asdict(self.lists)
+        value["thresholds"] = [float(threshold) for threshold in self.thresholds]
+        kinds = _ARRAYS | _EXPOSURE_ARRAYS
+        value["arrays"] = {name: _pack(array, kinds[name]) for name, array in arrays.items()}
+        write_json(path, value)
 
     @classmethod
     def read(cls, path: Path) -> "Truth":
@@ -165,10 +250,10 @@ class Truth:
         if path.is_dir():
             path = path / TRUTH_FILE
         value = read_json(path)
-        if value.get("version") != TRUTH_VERSION:
+        if value.get("version") not in (_WITHOUT_EXPOSURE, TRUTH_VERSION):
             raise DataError(
-                f"{path}: version {value.get('version')!r}; this package reads {TRUTH_VERSION}, "
-                "so generate the data set again"
+                f"{path}: version {value.get('version')!r}; this package reads {_WITHOUT_EXPOSURE} "
+                f"and {TRUTH_VERSION}, so generate the data set again"
             )
         try:
             return cls._from_dict(value)
@@ -180,9 +265,9 @@ class Truth:
     def _from_dict(cls, value: dict[str, Any]) -> "Truth":
         counts = {name: _whole(value[name], name) for name in _COUNTS}
         figures = {name: _finite(value[name], name) for name in _FIGURES}
-        arrays = {
-            name: _unpack(value["arrays"][name], name, kind) for name, kind in _ARRAYS.items()
-        }
+        has_exposure = value["version"] == TRUTH_VERSION
+        kinds = _ARRAYS | (_EXPOSURE_ARRAYS if has_exposure else {})
+        arrays = {name: _unpack(value["arrays"][name], name, kind) for name, kind in kinds.items()}
         thresholds = np.array([_finite(item, "thresholds") for item in value["thresholds"]])
         users, items = counts["users"], counts["items"]
         if min(users, items) < 1:
@@ -194,8 +279,11 @@ class Truth:
             "item_ids": (items,),
             "item_bias": (items,),
             "item_vectors": (items, rank),
+            "item_rate": (items,),
+            "user_reach": (users,),
         }
-        for name, shape in shapes.items():
+        for name in kinds:
+            shape = shapes[name]
             if arrays[name].shape != shape:
                 raise ValueError(f"{name} has shape {arrays[name].shape}, not {shape}")
         if thresholds.shape != (LEVELS - 1,) or not np.all(np.diff(thresholds) > 0):
@@ -204,7 +292,41 @@ class Truth:
             raise ValueError("item_ids are not ascending")
         if figures["noise_sd"] <= 0:
             raise ValueError("noise_sd is not above 0")
-        return cls(**counts, **figures, **arrays, thresholds=thresholds)  # type: ignore[arg-type]
+        exposure = None
+        if has_exposure:
+            strength = _finite(value["exposure_strength"], "exposure_strength")
+            exposure = Exposure(strength, **{name: arrays.pop(name) for name in _EXPOSURE_ARRAYS})
+        lists = None if value.get("lists") is None else _reference_lists(value["lists"])
+        return cls(
+            **counts,  # type: ignore[arg-type]
+            **figures,  # type: ignore[arg-type]
+            **arrays,  # type: ignore[arg-type]
+            thresholds=thresholds,
+            exposure=exposure,
+            lists=lists,
+        )
+
+
+def _reference_lists(value: dict[str, Any]) -> ReferenceLists:
+    def reached(name: str) -> dict[str, float]:
+        return {metric: _finite(value[name][metric], metric) for metric in ("ndcg", "recall")}
+
+    return ReferenceLists(
+        k=_whole(value["k"], "k"),
+        users=_whole(value["users"], "users"),
+        held_out=_finite(value["held_out"], "held_out"),
+        relevant_from=_whole(value["relevant_from"], "relevant_from"),
+        oracle=reached("oracle"),
+        popularity=reached("popularity"),
+    )
+
+
+def _whole_ids(name: str, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """[N] ids as int64; no ids may be of any kind."""
+    ids = np.asarray(ids)
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        raise DataError(f"{TRUTH_FILE}: {name} ids are {ids.dtype}, not whole numbers")
+    return ids.astype(np.int64)
 
 
 def latent_bias(
@@ -236,6 +358,7 @@ _ARRAYS = {
     "item_bias": "<f4",
     "item_vectors": "<f4",
 }
+_EXPOSURE_ARRAYS = {"item_rate": "<f4", "user_reach": "<f4"}
 
 
 def _pack(array: npt.NDArray[Any], kind: str) -> dict[str, Any]:

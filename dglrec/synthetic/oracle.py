@@ -1,0 +1,142 @@
+"""The best possible lists of a generated data set: they know everything that was planted."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dglrec.kernels import ItemLists
+
+_PAIRS_AT_ONCE = 1 << 21  # at about 20 bytes
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedLists:
+    """What decides who rates what, and how, of U users and I items; K = rank of the taste space.
+
+    User u has rated item i with the probability 1 - exp(-x), where
+
+        log x = user_reach_u + item_rate_i + strength * p_u . q_i
+
+    and a rating reaches level r with the probability Phi((z - threshold_(r-1)) / noise_sd), where
+    z = user_bias_u + item_bias_i + p_u . q_i. Both have nothing else in common.
+
+    Attributes:
+        strength: how much taste counts for what is rated.
+        noise_sd: standard deviation of a rating's latent value.
+        thresholds: float64 [L - 1], ascending; ratings are 1..L.
+        user_bias, user_vectors, user_reach: float32 [U], [U, K] and [U].
+        item_bias, item_vectors, item_rate: float32 [I], [I, K] and [I].
+    """
+
+    strength: float
+    noise_sd: float
+    thresholds: npt.NDArray[np.float64]
+    user_bias: F32
+    user_vectors: F32
+    user_reach: F32
+    item_bias: F32
+    item_vectors: F32
+    item_rate: F32
+
+    def chances(
+        self, users: Tensor, unseen: Tensor, relevant_from: float, *, interactions: bool = False
+    ) -> Tensor:
+        """The probability that an item which is not among a user's known rows is relevant to it.
+
+        Of the rows of a user a share is unseen, whichever they are. Where a is the probability that
+        there is a row, and f the share, one that is not known is an unseen one with the probability
+        f a / (1 - a + f a) (Bayes). For rarely rated items that is a * f, so that items are ordered
+        by exposure times the probability of being liked.
+
+        Args:
+            users: int64 [n] indices.
+            unseen: float32 [n] share of each user's rows that are not known, above 0.
+            relevant_from: the least rating of a relevant item.
+            interactions: whether only relevant ratings are rows at all, as in a data set of
+                interactions that was made from them.
+
+        Returns:
+            float32 [n, I].
+        """
+        rows = users.numpy()
+        taste = torch.from_numpy(self.user_vectors[rows]) @ torch.from_numpy(self.item_vectors).T
+        liked = self._liked(taste, rows, relevant_from)
+        rated = taste.mul_(self.strength)
+        rated += torch.from_numpy(self.user_reach[rows]).unsqueeze(1)
+        rated += torch.from_numpy(self.item_rate)
+        rated.exp_().neg_().expm1_().neg_()
+        if interactions:
+            rated *= liked
+        found = rated * unseen.unsqueeze(1)
+        found /= rated.neg_().add_(1.0).add_(found)
+        return found if interactions else found.mul_(liked)
+
+    def best(
+        self,
+        users: Tensor,
+        unseen: Tensor,
+        left_out: ItemLists,
+        k: int,
+        relevant_from: float,
+        *,
+        interactions: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The items that are relevant with the highest probability, those left out aside.
+
+        Args:
+            users: int64 [n] indices.
+            unseen: float32 [n], as for `chances`.
+            left_out: for each of all U users the items that are no candidates.
+            k: how many; of a smaller catalogue all come back.
+            relevant_from: as for `chances`.
+            interactions: as for `chances`.
+
+        Returns:
+            Probabilities float32 [n, k], highest first, and items int64 [n, k]. Where fewer than k
+            items are left, the rest is -inf, with any item.
+
+        Raises:
+            IndexError: a user or an item to be left out is not there.
+        """
+        items = len(self.item_rate)
+        k = min(k, items)
+        scores = torch.empty(len(users), k)
+        places = torch.empty(len(users), k, dtype=torch.int64)
+        step = max(_PAIRS_AT_ONCE // items, 1)
+        for start in range(0, len(users), step):
+            part = slice(start, start + step)
+            chances = self.chances(
+                users[part], unseen[part], relevant_from, interactions=interactions
+            )
+            _strike(chances.numpy(), left_out, users[part].numpy())
+            scores[part], places[part] = chances.topk(k, dim=1)
+        return scores, places
+
+    def _liked(self, taste: Tensor, rows: npt.NDArray[Any], relevant_from: float) -> Tensor:
+        """[n, I] probabilities that a rating is at least `relevant_from`, from the tastes."""
+        level = math.ceil(relevant_from)
+        if level <= 1:
+            return torch.ones_like(taste)
+        if level > len(self.thresholds) + 1:
+            return torch.zeros_like(taste)
+        latent = taste + torch.from_numpy(self.item_bias)
+        missing = float(self.thresholds[level - 2]) - self.user_bias[rows].astype(np.float64)
+        latent -= torch.from_numpy(missing.astype(np.float32)).unsqueeze(1)
+        # Phi(x) = erfc(-x / sqrt 2) / 2, which is precise in the lower tail too.
+        return latent.mul_(-1.0 / (self.noise_sd * math.sqrt(2.0))).erfc_().mul_(0.5)
+
+
+def _strike(scores: F32, left_out: ItemLists, users: npt.NDArray[np.int64]) -> None:
+    """Set the scores of what is to be left out to -inf, [n, I]."""
+    starts, lengths = left_out.offsets[users], left_out.offsets[users + 1] - left_out.offsets[users]
+    rows = np.repeat(np.arange(len(users)), lengths)
+    before = np.cumsum(lengths) - lengths
+    entries = np.arange(len(rows)) + np.repeat(starts - before, lengths)
+    scores[rows, left_out.items[entries]] = -np.inf
