@@ -8,12 +8,16 @@ WIDTH = 64
 FANOUTS = (5, 10)
 """Neighbours a node, the hop nearest to the target edges first."""
 
-_DEGREE_SCALE = 0.1  # log degrees go up to 12; the biases beside them stay around 1
+# Of the first columns of `Biases.inputs`: bias and log degree. Log degrees go up to 12; the biases
+# beside them stay around 1. The spread, in the column behind them, `plain` does without as well.
+_SCALES = (1.0, 0.1)
+USER_FEATURES = len(_SCALES)
 
 
 def user_features(workload: Workload) -> Tensor:
-    """float32 [U, 2]: bias and scaled log degree of every user."""
-    return workload.biases.user_inputs(slice(None)) * torch.tensor([1.0, _DEGREE_SCALE])
+    """float32 [U, USER_FEATURES]: bias and scaled log degree of every user."""
+    inputs = workload.biases.user_inputs(slice(None))
+    return inputs[:, :USER_FEATURES] * torch.tensor(_SCALES)
 
 
 class NodeInputs(nn.Module):
@@ -22,10 +26,10 @@ class NodeInputs(nn.Module):
     def __init__(self, num_items: int) -> None:
         super().__init__()
         self.item_vectors = nn.Embedding(num_items, WIDTH)
-        self.from_user_features = nn.Linear(2, WIDTH)
+        self.from_user_features = nn.Linear(USER_FEATURES, WIDTH)
 
     def forward(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """float32 [N_u, 2] features of users and int64 [N_i] items -> [N, WIDTH] by type."""
+        """float32 [N_u, USER_FEATURES] and int64 [N_i] items -> [N, WIDTH] by type of node."""
         return {"user": self.from_user_features(users), "item": self.item_vectors(items)}
 
 
