@@ -374,6 +374,81 @@ def test_what_differs_in_another_data_set_is_said(dataset, tmp_path):
     assert {path: path.read_bytes() for path in (run / "checkpoints").rglob("*.*")} == before
 
 
+# ---------------------------------------------------------------- the number of threads
+
+
+@contextlib.contextmanager
+def on_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def told_of_threads(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if "to the bit" in line]
+
+
+def test_on_the_same_number_of_threads_it_comes_to_the_same_end(tmp_path, monkeypatch, capsys):
+    """With batches that are large enough for torch to cut them into a piece a thread."""
+    data = planted(tmp_path, 100, 40, 4_000)
+    sizes = {"embedding_size": 64, "decoder_size": 64}
+    settings = make_settings(sizes, {"batch_size": 2000}, epochs=1, checkpoint_steps=1)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    with on_threads(2):
+        train(data, whole, settings)
+        cut_run(data, run, settings, monkeypatch, 2)
+        train(data, run, settings, resume=True)
+    assert same_run(run, whole)
+    assert told_of_threads(capsys) == []
+    assert load_checkpoint(run / LAST).meta["threads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "was"), [(2, 1, "2 threads"), (1, 2, "1 thread")], ids=str
+)
+def test_another_number_of_threads_is_said_once_and_not_refused(
+    dataset, tmp_path, monkeypatch, capsys, before, after, was
+):
+    run, settings = tmp_path / "run", make_settings(epochs=1, checkpoint_steps=1)
+    with on_threads(before):
+        cut_run(dataset, run, settings, monkeypatch, 3)
+    assert told_of_threads(capsys) == []
+    with on_threads(after):
+        train(dataset, run, settings, resume=True)
+    assert told_of_threads(capsys) == [
+        f"{run} was trained on {was} and goes on with {after}: results are no longer the same to "
+        f"the bit; set OMP_NUM_THREADS={before} to keep them the same"
+    ]
+    assert (run / RESULTS_FILE).exists()
+    with on_threads(after):  # by now it is a run of so many
+        train(dataset, run, make_settings(epochs=2), resume=True)
+    assert told_of_threads(capsys) == []
+
+
+def test_a_checkpoint_that_does_not_say_its_threads_is_gone_on_from(
+    dataset, undisturbed, tmp_path, monkeypatch, capsys
+):
+    """As those written before the number was kept."""
+    run, settings = tmp_path / "run", settings_with(checkpoint_steps=1)
+    describe = state_module.Checkpoints._describe
+
+    def without_threads(*arguments):
+        found = describe(*arguments)
+        del found["threads"]
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_module.Checkpoints, "_describe", without_threads)
+        cut_run(dataset, run, settings, monkeypatch, 7)
+    train(dataset, run, settings, resume=True)
+    (said,) = told_of_threads(capsys)
+    assert said.startswith(f"{run}: its checkpoint does not say on how many threads")
+    assert same_run(run, undisturbed(settings))
+
+
 # ---------------------------------------------------------------- signals
 
 
@@ -757,21 +832,59 @@ def command(data, run, *more, **options):
     return [*found, *more]
 
 
-def started(*arguments, **options):
-    return subprocess.Popen(
-        command(*arguments, **options),
-        env={**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A parent that ignores it, as a shell does for what runs in the background, hands that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+# Weights depend on the number of threads, so all that is compared is trained on the same.
+THREADS = 1
+
+# The command. Before each step it notes how many are done; before a given one it waits for a file,
+# so that what is killed or interrupted there cannot have come to its end before, however slow the
+# machine is.
+_TRACED = """
+import os, sys, time
+from dglrec.cli import main
+from dglrec.train.step import TrainingStep
+
+trace, release, hold, *sys.argv[1:] = sys.argv[1:]
+trace, step = os.open(trace, os.O_WRONLY | os.O_CREAT), TrainingStep.__call__
+
+def noting(self, *arguments, **options):
+    os.pwrite(trace, f"{self.number:09d}".encode(), 0)
+    while self.number >= int(hold) and not os.path.exists(release):
+        time.sleep(0.001)
+    return step(self, *arguments, **options)
+
+TrainingStep.__call__ = noting
+main()
+"""
+
+
+def environment():
+    paths = {"PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
+    return {**os.environ, **paths, "OMP_NUM_THREADS": str(THREADS)}
 
 
 def forked_command(data, run, *more, **options):
-    """As `started`, with all modules imported already."""
-    return in_fork(in_command, *command(data, run, *more, **options)[3:], wait=False)
+    """The command in a fork, with all modules imported already; its process id."""
+
+    def call():
+        torch.set_num_threads(THREADS)
+        in_command(*command(data, run, *more, **options)[3:])
+
+    return in_fork(call, wait=False)
+
+
+def traced_fork(arguments):
+    def call():
+        torch.set_num_threads(THREADS)
+        sys.argv = ["dglrec", *arguments]
+        exec(_TRACED, {})
+
+    return in_fork(call, wait=False)
+
+
+def traced_process(arguments):
+    return os.posix_spawn(
+        sys.executable, [sys.executable, "-c", _TRACED, *arguments], environment()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -782,60 +895,48 @@ def larger_whole(larger, tmp_path_factory):
     return run
 
 
+def steps_of(run):
+    """How many steps a finished run took."""
+    return load_checkpoint(run / LAST).meta["step"]
+
+
 @pytest.mark.slow
 def test_an_interrupted_command_says_how_to_go_on_and_goes_on(larger, larger_whole, tmp_path):
-    run = tmp_path / "run"
-    process = started(larger, run)
-    first = []
-    for line in process.stderr:
-        first.append(line)
-        if line.startswith("epoch 1 of 6"):
-            break
+    run, trace, release = (tmp_path / name for name in ("run", "trace", "release"))
+    hold = steps_of(larger_whole) // 2
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TRACED, trace, release, str(hold), *command(larger, run)[3:]],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A parent that ignores it, as a shell does for what runs in the background, hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + DEADLINE
+    while number_in(trace) < hold:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, "".join(first) + rest
-    assert re.search(r"stopped after epoch \d.*; go on with --resume", rest)
-    assert rest.splitlines()[-1] == "interrupted"
+    release.touch()
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130, said
+    assert re.search(r"stopped after epoch \d.*; go on with --resume", said)
+    assert said.splitlines()[-1] == "interrupted"
     assert not (run / RESULTS_FILE).exists()
+    assert saved_step(run) == hold + 1  # the step under way was ended
     other = forked_command(larger, run, "--resume")
     assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 0
     assert same_run(run, larger_whole)
 
 
-# The command, which notes after each step how many are done.
-_TRACED = """
-import os, sys
-from dglrec.cli import main
-from dglrec.train.step import TrainingStep
-
-trace, *sys.argv[1:] = sys.argv[1:]
-trace, step = os.open(trace, os.O_WRONLY | os.O_CREAT), TrainingStep.__call__
-
-def noting(self, *arguments, **options):
-    os.pwrite(trace, f"{self.number:09d}".encode(), 0)
-    return step(self, *arguments, **options)
-
-TrainingStep.__call__ = noting
-main()
-"""
-
-
-def traced_fork(arguments):
-    def run():
-        sys.argv = ["dglrec", *arguments]
-        exec(_TRACED, {})
-
-    return in_fork(run, wait=False)
-
-
-def traced_process(arguments):
-    environment = {**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
-    return os.posix_spawn(sys.executable, [sys.executable, "-c", _TRACED, *arguments], environment)
+DEADLINE = 200  # seconds; a process starts in ten where the machine is idle
 
 
 def number_in(path, find=int):
     try:
-        return find(path.read_text())
+        return find(path.read_text() or "0")
     except FileNotFoundError:
         return 0
 
@@ -844,23 +945,38 @@ def saved_step(run):
     return number_in(run / LAST / "meta.json", lambda text: json.loads(text)["step"])
 
 
-def killed_again_and_again(start, data, run, kills, seconds, interval, seed):
+def killed_again_and_again(start, data, run, steps, kills, seconds, interval, seed):
     """Kill a training at random moments and go on with it; then let it end.
+
+    The moments are spread over all its steps: before the last step of its share each process waits
+    to be killed.
+
+    Args:
+        start: starts the traced command.
+        data: what is trained on.
+        run: where.
+        steps: that the training has in all.
+        kills: how many times it is killed.
+        seconds: a process is killed at most so long after its first step.
+        interval: steps between checkpoints.
+        seed: of the moments.
 
     Returns:
         Of each kill how many steps it undid, and whether it fell within a checkpoint's writing.
     """
     trace, lock, chance = run.with_name("trace"), run / LOCK_FILE, random.Random(seed)
+    never = str(run.with_name("never"))
     undone, within = [], []
     while True:
         more = ["--resume"] if (run / CONFIG_FILE).exists() else []
         options = {"checkpoint_steps": interval, "epochs": 6}
         trace.unlink(missing_ok=True)
-        process = start([str(trace), *command(data, run, *more, **options)[3:]])
+        hold = steps * (len(undone) + 1) // (kills + 1)  # after the last kill: the end
+        process = start([str(trace), never, str(hold), *command(data, run, *more, **options)[3:]])
         if len(undone) == kills:
             assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
             return undone, within
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + DEADLINE
         begun = None  # a step must be done: its start is not what is to be hit
         while begun is None or number_in(trace) == begun:
             assert time.monotonic() < deadline
@@ -869,8 +985,7 @@ def killed_again_and_again(start, data, run, kills, seconds, interval, seed):
             time.sleep(0.001)
         time.sleep(chance.uniform(0, seconds))
         os.kill(process, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        assert status == -signal.SIGKILL, "it was through before it was killed: kill earlier"
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
         assert lock.read_text().startswith(f"process {process} on ")
         taken, saved = number_in(trace), saved_step(run)
         assert saved >= taken // interval * interval
@@ -891,7 +1006,8 @@ def report(capsys, undone, within, interval):
 @pytest.mark.slow
 def test_killed_at_random_moments_it_comes_to_the_same_end(larger, larger_whole, tmp_path, capsys):
     run, interval = tmp_path / "run", 5
-    found = killed_again_and_again(traced_fork, larger, run, 3, 0.5, interval, 1)
+    steps = steps_of(larger_whole)
+    found = killed_again_and_again(traced_fork, larger, run, steps, 3, 0.5, interval, 1)
     report(capsys, *found, interval)
     assert same_run(run, larger_whole)
 
@@ -903,6 +1019,7 @@ def test_a_command_killed_twenty_times_comes_to_the_same_end(
     larger, larger_whole, tmp_path, capsys, interval
 ):
     run = tmp_path / "run"
-    found = killed_again_and_again(traced_process, larger, run, 20, 0.15, interval, interval)
+    steps = steps_of(larger_whole)
+    found = killed_again_and_again(traced_process, larger, run, steps, 20, 0.15, interval, interval)
     report(capsys, *found, interval)
     assert same_run(run, larger_whole)

@@ -11,17 +11,15 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from runs import make_settings, planted
-from test_resume import _TOUCHES, CutOff, cut_off_in, in_fork
+from test_resume import _TOUCHES, DEADLINE, CutOff, cut_off_in, environment, in_fork
 from test_score import files_of, identities, in_small_parts, read_all
 
-import dglrec
 from dglrec import cli, files
 from dglrec.errors import UsageError
 from dglrec.files import TEMPORARY
@@ -481,14 +479,27 @@ def test_one_part_after_the_other_fits_as_room_is_made(
 # ---------------------------------------------------------------- the command itself
 
 
-# The command, in parts of so many users and rows.
+# The command, in parts of so many users and rows. With so many parts in the folder it waits for a
+# file before the next one, so that what is killed there cannot have come to its end before, however
+# slow the machine is.
 _IN_SMALL_PARTS = """
-import sys
+import os, sys, time
 from dglrec.cli import main
 from dglrec.score import batch
+from dglrec.score.parts import NOTES_FOLDER, PartsFolder
 
-batch._PART_USERS, batch._PART_ROWS = int(sys.argv[1]), int(sys.argv[2])
-del sys.argv[1:3]
+hold, release, users, rows, *sys.argv[1:] = sys.argv[1:]
+batch._PART_USERS, batch._PART_ROWS = int(users), int(rows)
+write = PartsFolder.write
+
+def holding(self, *arguments):
+    notes = self.out / NOTES_FOLDER
+    if notes.is_dir() and len(list(notes.glob("[0-9]*.json"))) >= int(hold):
+        while not os.path.exists(release):
+            time.sleep(0.001)
+    return write(self, *arguments)
+
+PartsFolder.write = holding
 main()
 """
 
@@ -505,9 +516,20 @@ def larger(tmp_path_factory):
     return folder
 
 
-def command(folder, out, what, *more, parts=250):
-    """The command as `_IN_SMALL_PARTS` takes it, for so many parts of 1,500 lists, 15,000 pairs."""
-    sizes = [str(1_500 // parts), str(15_000 // parts)]
+def command(folder, out, what, *more, parts=250, hold=None, release="/never"):
+    """The command as `_IN_SMALL_PARTS` takes it.
+
+    Args:
+        folder: with the run, and the pairs.
+        out: where it scores to.
+        what: `lists`, of 1,500 users, or `pairs`, 15,000.
+        more: its arguments besides.
+        parts: how many it makes.
+        hold: with how many parts in the folder it waits; None never does.
+        release: the file that it waits for.
+    """
+    sizes = [str(parts + 1 if hold is None else hold), str(release)]
+    sizes += [str(1_500 // parts), str(15_000 // parts)]
     options = ["--pairs", str(folder / "pairs.csv")] if what == "pairs" else ["--top-k", str(K)]
     return [*sizes, "score", str(folder / "run"), str(out), *options, "--device", "cpu", *more]
 
@@ -521,18 +543,19 @@ def forked(arguments):
 
 
 def spawned(arguments):
-    environment = {**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
-    environment |= {"OMP_NUM_THREADS": "1"}
     spoken = [sys.executable, "-c", _IN_SMALL_PARTS, *arguments]
-    return os.posix_spawn(sys.executable, spoken, environment)
+    return os.posix_spawn(sys.executable, spoken, environment())
 
 
 def code_of(process):
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def killed_again_and_again(start, arguments, out, kills, seconds, seed):
+def killed_again_and_again(start, folder, out, what, parts, kills, seconds, seed):
     """Kill a scoring at random moments after a part came, go on with it; then let it end.
+
+    The moments are spread over all parts: with its share of them done each process waits to be
+    killed.
 
     Returns:
         How many parts were finished at each kill.
@@ -541,17 +564,18 @@ def killed_again_and_again(start, arguments, out, kills, seconds, seed):
     while True:
         finished = finished_parts(out)
         before = {name: one for name, one in identities(out).items() if name in finished}
-        process = start(arguments)
+        hold = parts * (len(seen) + 1) // (kills + 1) if len(seen) < kills else None
+        process = start(command(folder, out, what, parts=parts, hold=hold))
         if len(seen) == kills:
             assert code_of(process) == 0
         else:
-            deadline = time.monotonic() + 100
+            deadline = time.monotonic() + DEADLINE
             while finished_parts(out) == finished:
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
             time.sleep(chance.uniform(0, seconds))
             os.kill(process, signal.SIGKILL)
-            assert code_of(process) == -signal.SIGKILL, "it was through: kill earlier"
+            assert code_of(process) == -signal.SIGKILL
             assert not (out / SUCCESS_FILE).exists()
             seen.append(len(finished_parts(out)))
         after = identities(out)
@@ -577,7 +601,7 @@ def assert_all_once(folder, out, what):
 
 def killed_and_compared(start, folder, tmp_path, what, capsys, parts, *how):
     out, whole = (tmp_path / name for name in ("out", "whole"))
-    seen = killed_again_and_again(start, command(folder, out, what, parts=parts), out, *how)
+    seen = killed_again_and_again(start, folder, out, what, parts, *how)
     with capsys.disabled():
         print(f"\n{len(seen)} kills, with so many of {parts} parts finished: {seen}")
     assert code_of(start(command(folder, whole, what, parts=parts))) == 0
@@ -593,7 +617,7 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(larger, tmp_path, cap
 
 
 def wait_for_parts(out, count):
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + DEADLINE
     while len(finished_parts(out)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -603,14 +627,19 @@ def wait_for_parts(out, count):
 def test_two_shards_at_once_and_a_kill_come_to_the_same_end(larger, tmp_path):
     """One of them by the command itself, as it is started from a shell."""
     out = tmp_path / "out"
-    shards = [command(larger, out, "lists", "--shard", f"{number}/2") for number in range(2)]
+    release = tmp_path / "release"
+    shards = [
+        command(larger, out, "lists", "--shard", f"{number}/2", hold=60, release=release)
+        for number in range(2)
+    ]
     first = spawned(shards[0])
     wait_for_parts(out, 1)
     second = forked(shards[1])
-    wait_for_parts(out, 40)
+    wait_for_parts(out, 60)
     assert os.waitpid(second, os.WNOHANG) == (0, 0)  # both are at it
     os.kill(first, signal.SIGKILL)
     assert code_of(first) == -signal.SIGKILL
+    release.touch()
     assert code_of(second) == 0
     assert not (out / SUCCESS_FILE).exists()
     odd = {part_name(number) for number in range(1, 250, 2)}

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dglrec.checkpoint import (
     DAMAGED,
     DamagedError,
@@ -164,6 +166,7 @@ class Checkpoints:
                 f"resuming {self.run} after "
                 f"{where if progress.batch else f'epoch {progress.epoch}'}"
             )
+            self._compare_threads(checkpoint.meta)
         else:
             progress.clear_sums()  # they are in the first process's
         miss_best = partial(self._miss_best, progress.best_epoch)
@@ -204,6 +207,29 @@ class Checkpoints:
         if self.world.is_first:
             log(f"{BEST}: {what}")
 
+    def _compare_threads(self, meta: dict[str, Any]) -> None:
+        """Log where the results will differ from those of a run that was not interrupted.
+
+        On a CPU, matrix products and sums are cut by threads, so the number of threads decides
+        the order of additions and with it the last bits of the weights.
+
+        Args:
+            meta: describes the checkpoint that training goes on from.
+        """
+        if next(self.step.model.parameters()).device.type != "cpu":
+            return
+        before, now = meta.get("threads"), torch.get_num_threads()
+        if before is None:  # written before the number was kept
+            log(
+                f"{self.run}: its checkpoint does not say on how many threads it was trained; if "
+                f"it was not {now}, results are no longer the same to the bit"
+            )
+        elif before != now:
+            log(
+                f"{self.run} was trained on {_threads(before)} and goes on with {now}: results are "
+                f"no longer the same to the bit; set OMP_NUM_THREADS={before} to keep them the same"
+            )
+
     def _read(self) -> bytes:
         folder = newest_whole(self.run / LAST)
         if folder is None:
@@ -217,6 +243,7 @@ class Checkpoints:
             **describe_dataset(self.dataset),
             "epoch": progress.epoch,
             "step": self.step.number,
+            "threads": torch.get_num_threads(),
         }
         return described if valid is None else {**described, "valid": valid}
 
@@ -236,6 +263,10 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
             folder.unlink()  # what it leads to is not the run's
         elif folder.is_dir():
             shutil.rmtree(folder)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _keep_lines(path: Path, count: int) -> None:
