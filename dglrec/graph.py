@@ -58,6 +58,20 @@ class Adjacency:
         """Where one node's edges stand."""
         return slice(int(self.offsets[node]), int(self.offsets[node + 1]))
 
+    def of_nodes(self, first: int, last: int) -> "Adjacency":
+        """The edges of the nodes first..last-1 alone."""
+        low, high = int(self.offsets[first]), int(self.offsets[last])
+        offsets = self.offsets[first : last + 1] - low
+        return Adjacency(offsets, self.neighbours[low:high], self.codes[low:high])
+
+    def followed_by(self, other: "Adjacency") -> "Adjacency":
+        """These nodes, and behind them those of another adjacency with the same other ends."""
+        return Adjacency(
+            np.concatenate((self.offsets, self.offsets[-1] + other.offsets[1:])),
+            np.concatenate((self.neighbours, other.neighbours)),
+            np.concatenate((self.codes, other.codes)),
+        )
+
 
 @dataclass(frozen=True)
 class RatingGraph:

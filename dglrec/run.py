@@ -6,7 +6,8 @@ metrics.jsonl         one line an epoch
 results.json          metrics of the best epoch's model
 checkpoints/last/     what training goes on from
 checkpoints/step-N/   older ones, kept in case that one is damaged
-checkpoints/best/     the epoch with the lowest validation RMSE
+checkpoints/best/     the epoch with the best validation figure
+checkpoints/items/    item-item weights beside its list head, where it has some
 .lock                 held by the process that trains
 """
 
@@ -26,12 +27,21 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from dglrec.baselines import Baseline, BaselineConfig, load_model
-from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint
+from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
-from dglrec.infer import Embeddings, ListScorer, Scorer, embed_all, predict_pairs
+from dglrec.graph import Adjacency
+from dglrec.infer import (
+    Embeddings,
+    ItemItems,
+    ItemWeights,
+    ListScorer,
+    Scorer,
+    embed_all,
+    predict_pairs,
+)
 from dglrec.kernels import ItemLists
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
@@ -43,6 +53,7 @@ RESULTS_FILE = "results.json"
 LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
+ITEM_ITEMS = Path("checkpoints") / "items"
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -76,10 +87,12 @@ class TrainedModel(_Trained):
     Attributes:
         model: the model.
         order: what lists are ordered by, where the model has both heads: `lists` or `rating`.
+        item_weights: what is added to the list head's scores; None for nothing.
     """
 
     model: RatingModel
     order: Order = "lists"
+    item_weights: ItemWeights | None = None
 
     @property
     def rates(self) -> bool:
@@ -102,7 +115,17 @@ class TrainedModel(_Trained):
         lists = self.embeddings.lists
         if lists is None:
             raise ValueError("the model has no list head")
-        return ListScorer(*lists, head=self.model.list_head)
+        return ListScorer(*lists, item_items=self.item_items(), head=self.model.list_head)
+
+    def item_items(self, rated: Adjacency | None = None) -> ItemItems | None:
+        """The item-item weights with the users whose items speak; None without weights.
+
+        Args:
+            rated: the users' ratings; None for those of the data set.
+        """
+        if self.item_weights is None:
+            return None
+        return ItemItems(self.item_weights, rated or self.dataset.graph.by_user)
 
     @property
     def ranker(self) -> Scorer | ListScorer:
@@ -296,7 +319,56 @@ def _open_model(
     except RuntimeError as error:
         raise DataError(_misfit(run)) from error
     model = model.to(device or torch.device("cpu")).eval()
-    return TrainedModel(model=model, dataset=data, meta=checkpoint.meta, world=world)
+    weights = None
+    if (run / ITEM_ITEMS).is_dir():
+        weights = item_weights_of(load_checkpoint(run / ITEM_ITEMS), run, checkpoint.meta, data)
+    return TrainedModel(
+        model=model, dataset=data, meta=checkpoint.meta, world=world, item_weights=weights
+    )
+
+
+def save_item_weights(
+    run: Path, weights: ItemWeights, chosen: dict[str, Any], best: dict[str, Any]
+) -> None:
+    """Write the item-item weights of a run's best model.
+
+    Args:
+        run: the run's folder.
+        weights: what is added to the list head's scores.
+        chosen: what validation chose.
+        best: the description of the best checkpoint.
+    """
+    tensors = {name: torch.from_numpy(array) for name, array in vars(weights).items()}
+    of = best["sha256"][MODEL_FILE]
+    save_checkpoint(run / ITEM_ITEMS, tensors, {}, {"of": of, "chosen": chosen})
+
+
+def item_weights_of(
+    checkpoint: Checkpoint, run: Path, best: dict[str, Any], dataset: RatingDataset
+) -> ItemWeights:
+    """The item-item weights of a run's best model.
+
+    Args:
+        checkpoint: what `save_item_weights` wrote.
+        run: the run's folder, for messages.
+        best: the description of the best checkpoint.
+        dataset: what the run was trained on.
+
+    Raises:
+        DataError: they are damaged, of another model, or of another catalogue.
+    """
+    if checkpoint.meta.get("of") != best["sha256"][MODEL_FILE]:
+        raise DataError(
+            f"{run / ITEM_ITEMS}: belongs to another model than {BEST}; train the run again"
+        )
+    try:
+        return ItemWeights.checked(
+            {name: tensor.numpy() for name, tensor in checkpoint.weights.items()},
+            num_items=dataset.graph.num_items,
+            levels=dataset.scale.levels,
+        )
+    except ValueError as error:
+        raise DataError(f"{run / ITEM_ITEMS}: {error}; train the run again") from error
 
 
 def _best_checkpoint(run: Path) -> Checkpoint:

@@ -5,6 +5,7 @@
 
 from dglrec.infer.embed import Embeddings, EncodedUsers, embed_all, embed_new_items, embed_new_users
 from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, find_reasons
+from dglrec.infer.item_items import ItemItems, ItemWeights
 from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of, predict_pairs
 
@@ -12,6 +13,8 @@ __all__ = [
     "REASONS",
     "Embeddings",
     "EncodedUsers",
+    "ItemItems",
+    "ItemWeights",
     "ListScorer",
     "Rated",
     "Reasons",

@@ -3,8 +3,10 @@
 s_ui += sum over the user's items j of value(r_uj) W_ji
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,37 @@ class ItemWeights:
     items: npt.NDArray[np.int32]
     weights: Floats
     values: Floats
+
+    @classmethod
+    def checked(
+        cls, arrays: Mapping[str, npt.NDArray[Any]], *, num_items: int, levels: int
+    ) -> "ItemWeights":
+        """Those of a file.
+
+        Raises:
+            ValueError: they are not weights of so many items and levels.
+        """
+        wanted = {"offsets": np.int64, "items": np.int32, "weights": np.float32}
+        wanted["values"] = np.float32
+        found = {name: array.dtype for name, array in arrays.items()}
+        if found != {name: np.dtype(dtype) for name, dtype in wanted.items()}:
+            raise ValueError(f"holds {', '.join(map(str, found)) or 'nothing'}, not item weights")
+        offsets, items, weights, values = (arrays[name] for name in wanted)
+        if (
+            any(array.ndim != 1 for array in arrays.values())
+            or len(offsets) != num_items + 1
+            or len(values) != levels
+            or offsets[0] != 0
+            or offsets[-1] != len(items)
+            or len(items) != len(weights)
+            or (np.diff(offsets) < 0).any()
+        ):
+            raise ValueError("does not fit the data set")
+        if len(items) and not 0 <= items.min() <= items.max() < num_items:
+            raise ValueError(f"names items {items.min()} to {items.max()} of {num_items}")
+        if not (np.isfinite(weights).all() and np.isfinite(values).all()):
+            raise ValueError("holds weights that are no finite numbers")
+        return cls(offsets, items, weights, values)
 
     def of_each(self, rated: Adjacency, users: Tensor, items: Tensor) -> Tensor:
         """What each rating of n users adds to the scores of their items, float32 [K, k].

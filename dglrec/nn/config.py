@@ -82,6 +82,11 @@ class ModelConfig(BaseModel):
         True, description="add a dot product of the two embeddings to the edge regressor"
     )
     list_size: int = Field(128, ge=1, description="width of the vectors that lists are made with")
+    item_items: Literal["auto", "none", "ease"] = Field(
+        "auto",
+        description="item-item weights that are added to the lists' scores after training, as "
+        "validation says; auto: ease, up to 10,000 items",
+    )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = Field(
         "auto",
         description="share of embedding units dropped; auto: 0.1, or 0 where items have 200 "

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dglrec.errors import DataError, UsageError
+from dglrec.graph import Adjacency
 from dglrec.infer import ListScorer, Rated, Scorer, embed_new_users, find_reasons
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
@@ -95,7 +96,7 @@ def recommend(
         encoded = embed_new_users(
             trained.model, trained.embeddings, new.ratings, dataset.scale, biases
         )
-        user, terms = encoded.nodes, encoded.lists
+        user, terms, of_user = encoded.nodes, encoded.lists, new.ratings
         seen.append(new.rated.items)
         made_of = Rated(new.ratings, dataset.scale, biases, None)
     else:
@@ -104,6 +105,7 @@ def recommend(
         user = trained.embeddings.nodes.users[own]
         lists = trained.embeddings.lists
         terms = None if lists is None else lists[0].of(torch.tensor([index]))
+        of_user = dataset.graph.by_user.of_nodes(index, index + 1)
         biases = replace(
             biases,
             users=biases.users[own],
@@ -113,7 +115,7 @@ def recommend(
     left_out = np.unique(np.concatenate(seen))
     nodes = NodeValues(user, trained.embeddings.nodes.items)
     scorer = Scorer(trained.model, nodes, biases) if trained.rates else None
-    ranker = _ranker(trained, scorer, terms)
+    ranker = _ranker(trained, scorer, terms, of_user)
     scores, items = ranker.best_of_few(
         torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k
     )
@@ -145,12 +147,13 @@ def recommend(
 
 
 def _ranker(
-    trained: TrainedModel, scorer: Scorer | None, terms: ListTerms | None
+    trained: TrainedModel, scorer: Scorer | None, terms: ListTerms | None, ratings: Adjacency
 ) -> Scorer | ListScorer:
     """What the list of one user is made with."""
     lists = trained.embeddings.lists
     if terms is not None and lists is not None and trained.orders_by_lists:
-        return ListScorer(terms, lists[1], head=trained.model.list_head)
+        added = trained.item_items(ratings)
+        return ListScorer(terms, lists[1], None, added, trained.model.list_head)
     assert scorer is not None  # a model has one head at least
     return scorer
 

@@ -191,7 +191,11 @@ class Roster:
             return self.scorer(catalogue)
         lists = self._encoded[1]
         assert lists is not None
-        return ListScorer(*lists, catalogue, head=self._trained.model.list_head)
+        rated = self._trained.dataset.graph.by_user
+        if self._new_users is not None:
+            rated = rated.followed_by(self._new_users.ratings)
+        added = self._trained.item_items(rated)
+        return ListScorer(*lists, catalogue, added, self._trained.model.list_head)
 
 
 def _appended(terms: ListTerms, more: ListTerms) -> ListTerms:

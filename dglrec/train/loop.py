@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -19,6 +20,7 @@ import torch
 from dglrec.baselines import has_ratings
 from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
+from dglrec.checkpoint import pack_checkpoint, unpack_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
@@ -29,11 +31,14 @@ from dglrec.machine import give_back_memory
 from dglrec.progress import log, progress
 from dglrec.run import (
     ENVIRONMENT_FILE,
+    ITEM_ITEMS,
     METRICS_FILE,
     RESULTS_FILE,
     TrainedModel,
+    item_weights_of,
     locked,
     new_model,
+    save_item_weights,
 )
 from dglrec.sampling import (
     LoaderConfig,
@@ -53,9 +58,10 @@ from dglrec.train.folder import (
     write_config,
 )
 from dglrec.train.interrupts import Interrupts
+from dglrec.train.item_items import fit_item_items, wants_item_items
 from dglrec.train.memory import footprint, place_graph
-from dglrec.train.objectives import make_objective
-from dglrec.train.state import Checkpoints, Progress
+from dglrec.train.objectives import Objective, make_objective, positives_from
+from dglrec.train.state import Checkpoints, Progress, remove_item_weights
 from dglrec.train.step import TrainingStep
 from dglrec.train.validation import Validation
 
@@ -178,6 +184,7 @@ def train(
         del valid, step, loader, checkpoints  # evaluation takes their room
         give_back_memory()
         trained = TrainedModel(model=model.eval(), dataset=dataset, meta=meta, world=world)
+        trained = _with_item_weights(trained, settings, objective, run)
         results = {
             "epochs": done.epoch,
             "best_epoch": done.best_epoch,
@@ -189,6 +196,37 @@ def train(
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
     return results
+
+
+def _with_item_weights(
+    trained: TrainedModel, settings: Settings, objective: Objective, run: Path
+) -> TrainedModel:
+    """The model with item-item weights beside its list head, where it gets some.
+
+    The first process fits and writes them, and the others read them.
+    """
+    dataset, world = trained.dataset, trained.world
+    with world.together():
+        if world.is_first:
+            remove_item_weights(run)
+    if not wants_item_items(settings.model, dataset):
+        return trained
+    trained.prepare()
+    with world.together():
+        if world.is_first:
+            level = positives_from(settings.ranking, dataset)
+            found = fit_item_items(trained, objective, level)
+            if found is not None:
+                save_item_weights(run, *found, trained.meta)
+
+    def packed() -> bytes:
+        return pack_checkpoint(run / ITEM_ITEMS) if (run / ITEM_ITEMS).is_dir() else b""
+
+    data = world.from_first(packed)
+    if not data:
+        return trained
+    weights = item_weights_of(unpack_checkpoint(data)[0], run, trained.meta, dataset)
+    return replace(trained, item_weights=weights)
 
 
 def _train_epoch(

@@ -24,7 +24,7 @@ from dglrec.distributed import World
 from dglrec.errors import UsageError
 from dglrec.files import atomic_file
 from dglrec.progress import log
-from dglrec.run import BEST, LAST, METRICS_FILE, check_same_dataset, describe_dataset
+from dglrec.run import BEST, ITEM_ITEMS, LAST, METRICS_FILE, check_same_dataset, describe_dataset
 from dglrec.train.config import Settings
 from dglrec.train.step import TrainingStep
 
@@ -257,7 +257,7 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
             cannot be resumed then.
     """
     damaged = (run / LAST).parent.glob(f"{DAMAGED}*")
-    best = () if keep_best else (run / BEST,)
+    best = () if keep_best else (run / BEST, run / ITEM_ITEMS)
     for folder in (run / LAST, *best, *older_checkpoints(run / LAST), *damaged):
         if folder.is_symlink():
             folder.unlink()  # what it leads to is not the run's
@@ -267,6 +267,15 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
 
 def _threads(count: int) -> str:
     return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def remove_item_weights(run: Path) -> None:
+    """Remove the item-item weights of a run: they belong to a model that is trained anew."""
+    folder = run / ITEM_ITEMS
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
 
 
 def _keep_lines(path: Path, count: int) -> None:

@@ -36,7 +36,9 @@ class Validation:
         self.rates, self.lists = model.rates, model.lists
         self._dataset, self._world = dataset, world
         self._rows = rows_of(dataset, "valid", world) if self.rates else None
-        self._targets = _targets(dataset) if objective.list_length is not None else None
+        self._targets = None
+        if self.lists and (found := relevant_users(dataset, "valid", LISTED_USERS)):
+            self._targets = RankingTargets.of(dataset, "valid", *found)
         length = objective.list_length
         self.shown = {"rmse", objective.metric.name, f"ndcg@{length}"}
 
@@ -54,14 +56,23 @@ class Validation:
         return found
 
 
-def _targets(dataset: RatingDataset) -> RankingTargets | None:
-    """What the lists are held against; None where no validation row is relevant."""
-    rows = dataset.held_out("valid")
+def relevant_users(
+    dataset: RatingDataset, split: str, most: int
+) -> tuple[float, torch.Tensor] | None:
+    """The least rating of a relevant item, and users who have one: int64, ascending.
+
+    Args:
+        dataset: whose rows.
+        split: `valid` or `test`.
+        most: how many users; they are drawn by chance, always the same.
+
+    Returns:
+        None where no row is relevant.
+    """
+    rows = dataset.held_out(split)
     relevant_from = next_level(dataset.biases.mean, dataset) if has_ratings(dataset) else -np.inf
     users = rows.users[rows.ratings >= relevant_from].unique()
-    if not len(users):
-        return None
-    if len(users) > LISTED_USERS:
-        drawn = np.random.default_rng(0).permutation(len(users))[:LISTED_USERS]
+    if len(users) > most:
+        drawn = np.random.default_rng(0).permutation(len(users))[:most]
         users = users[torch.from_numpy(np.sort(drawn))]
-    return RankingTargets.of(dataset, "valid", relevant_from, users)
+    return (relevant_from, users) if len(users) else None

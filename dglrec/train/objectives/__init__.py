@@ -10,6 +10,7 @@ from dglrec.train.objectives.kinds import (
     Metric,
     Objective,
     make_objective,
+    positives_from,
 )
 from dglrec.train.objectives.rating import Loss, make_loss
 
@@ -21,4 +22,5 @@ __all__ = [
     "RankingConfig",
     "make_loss",
     "make_objective",
+    "positives_from",
 ]

@@ -66,6 +66,10 @@ class Objective(Protocol):
     def list_length(self) -> int | None:
         """How long the validation lists are; None where none are wanted."""
 
+    @property
+    def list_metric(self) -> str:
+        """What judges the lists alone; empty where none are wanted."""
+
     def judge(self, figures: dict[str, float]) -> float:
         """The deciding figure of an epoch, from its validation figures by name."""
 
@@ -82,6 +86,7 @@ class RatingObjective:
 
     metric = Metric("rmse", maximise=False)
     list_length = None
+    list_metric = ""
 
     def __init__(self, loss: Loss) -> None:
         self._loss = loss
@@ -124,7 +129,8 @@ class RankingObjective:
             catalogue=config.drawn(graph.num_users, graph.num_items) == "catalogue",
         )
         self.list_length = min(config.at, graph.num_items)
-        self.metric = Metric(f"{config.metric}@{self.list_length}", maximise=True)
+        self.list_metric = f"{config.metric}@{self.list_length}"
+        self.metric = Metric(self.list_metric, maximise=True)
 
     def judge(self, figures: dict[str, float]) -> float:
         """NDCG or recall.
@@ -192,7 +198,7 @@ class BothObjective:
 
     def __init__(self, rating: RatingObjective, ranking: RankingObjective, weight: float) -> None:
         self._rating, self._ranking, self._weight = rating, ranking, weight
-        self.list_length = ranking.list_length
+        self.list_length, self.list_metric = ranking.list_length, ranking.list_metric
 
     def judge(self, figures: dict[str, float]) -> float:
         """The list figure over a power of RMSE."""
