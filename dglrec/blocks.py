@@ -37,12 +37,15 @@ class Block(_OnDevice):
         neighbours: int32 or int64 [K]; each edge's source, 0..S-1.
         residuals: float32 [K]; each edge's rating less mean and biases.
         degrees: float32 [D]; edges of each destination before sampling.
+        source_degrees: float32 [S]; edges of each source before sampling; None where no layer asks
+            for them.
     """
 
     offsets: Tensor
     neighbours: Tensor
     residuals: Tensor
     degrees: Tensor
+    source_degrees: Tensor | None = None
 
     @property
     def num_destinations(self) -> int:

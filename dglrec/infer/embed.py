@@ -18,7 +18,7 @@ from dglrec.biases import Biases
 from dglrec.blocks import Block
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
-from dglrec.nn import ListTerms, NodeValues, RatingModel
+from dglrec.nn import HeteroEncoder, ListTerms, NodeValues, RatingModel
 from dglrec.progress import Advance, progress
 from dglrec.schema import RatingScale
 
@@ -82,6 +82,7 @@ def embed_all(
         nodes = NodeValues(users, items)
         del users, items  # so that each layer's values go when the next one's are there
         item_layers = []
+        results = _Results(model.encoder, nodes)
         of_users = _Given(graph.by_user, graph.scale, biases, to_users=True)
         of_items = _Given(graph.by_item, graph.scale, biases, to_users=False)
         for layer in model.encoder.hops:
@@ -90,6 +91,8 @@ def embed_all(
                 _update(layer.update_users, of_users, nodes.users, nodes.items, world, advance),
                 _update(layer.update_items, of_items, nodes.items, nodes.users, world, advance),
             )
+            results.add(nodes)
+        nodes = results.combined()
         lists = None
         if model.list_head is not None:
             users_terms = _list_terms(model, of_users, nodes.users, world)
@@ -128,8 +131,11 @@ def embed_new_users(
     with evaluating(model), bar as advance:
         users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device))
         given = _Given(ratings, scale, biases, to_users=True)
+        every_layer = [users]
         for layer, items in layers:
             users = _update(layer.update_users, given, users, items, world, advance)
+            every_layer.append(users)
+        users = model.encoder.combine(every_layer)
         lists = None
         if model.list_head is not None:
             lists = _list_terms(model, given, users, world)
@@ -155,6 +161,27 @@ def evaluating(model: RatingModel) -> Iterator[None]:
         model.train(training)
 
 
+class _Results:
+    """The layers' results that the encoder combines: of `last` the last one alone is kept."""
+
+    def __init__(self, encoder: HeteroEncoder, inputs: NodeValues) -> None:
+        self._encoder, self._values = encoder, [inputs]
+
+    def add(self, values: NodeValues) -> None:
+        """Those of the next layer."""
+        if self._encoder.combination == "last":
+            self._values.clear()
+        self._values.append(values)
+
+    def combined(self) -> NodeValues:
+        """What the encoder makes of all layers."""
+        combine = self._encoder.combine
+        return NodeValues(
+            combine([values.users for values in self._values]),
+            combine([values.items for values in self._values]),
+        )
+
+
 @dataclass(frozen=True)
 class _Given:
     """The edges that end in the nodes of one type, and what of their ratings biases explain."""
@@ -176,14 +203,15 @@ class _Given:
         own = torch.repeat_interleave(torch.arange(first, last), degrees)
         users, items = (own, neighbours) if self.to_users else (neighbours, own)
         residuals = ratings - self.biases.predict(users, items)
-        return Block(offsets, neighbours, residuals, degrees.float())
+        others = self.biases.item_degrees if self.to_users else self.biases.user_degrees
+        return Block(offsets, neighbours, residuals, degrees.float(), others)
 
 
 def _list_terms(model: RatingModel, given: _Given, users: Tensor, world: World) -> ListTerms:
     """What the list head makes of users with all of their edges."""
     head = model.list_head
     assert head is not None
-    factors = users.new_empty(len(users), head.from_user.out_features)
+    factors = users.new_empty(len(users), head.width)
 
     def update(block: Block, sources: Tensor, own: Tensor) -> Tensor:
         return head.of_users(own, block if head.reads_items else None, None).factors

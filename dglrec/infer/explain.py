@@ -75,6 +75,11 @@ def check_explainable(model: RatingModel) -> None:
     Raises:
         UsageError: it attends, so that each message depends on all others.
     """
+    if model.config.convolution != "sage":
+        raise UsageError(
+            "explanations leave out each rating in closed form, which model.convolution="
+            f"{model.config.convolution} has none of; train with sage"
+        )
     if model.config.aggregator == "attention":
         raise UsageError(
             "explanations leave out each rating in closed form, which model.aggregator=attention "
@@ -117,7 +122,7 @@ def find_reasons(
     ends = (offsets[users + 1] - offsets[users]).cumsum(0)
     device = embeddings.nodes.items.device
     with evaluating(model):
-        layers = zip(model.encoder.hops, embeddings.item_layers, strict=True)
+        layers = zip(model.encoder.sage_layers, embeddings.item_layers, strict=True)
         hops = [_Hop(layer, values) for layer, values in layers]
         first = 0
         while first < len(users):

@@ -10,10 +10,11 @@ from dglrec.nn.convolutions import (
     map_and_aggregate,
 )
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
-from dglrec.nn.encoder import Exchange, HeteroSAGE, NodeValues, SAGELayer
+from dglrec.nn.encoder import Exchange, HeteroEncoder, SAGELayer
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
+from dglrec.nn.values import Layer, NodeValues
 
 __all__ = [
     "Aggregator",
@@ -21,7 +22,8 @@ __all__ = [
     "EdgeRegressor",
     "Encoded",
     "Exchange",
-    "HeteroSAGE",
+    "HeteroEncoder",
+    "Layer",
     "ListHead",
     "ListTerms",
     "ModelConfig",

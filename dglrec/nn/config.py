@@ -37,6 +37,14 @@ class ModelConfig(BaseModel):
         "where there are ratings, lists where there are interactions",
     )
     embedding_size: int = Field(64, ge=1, description="width of every node embedding")
+    convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf"] = Field(
+        "sage",
+        description="what a layer does: sage (GraphSAGE, with rated messages and the ridge), or a "
+        "layer of collaborative filtering on bare edges: lightgcn, lr_gccf, ngcf",
+    )
+    combination: Literal["last", "mean", "concat"] = Field(
+        "last", description="what is made of all layers' results and the inputs"
+    )
     layers: int = Field(
         2, ge=0, description="graph convolutions, and so hops; 0 is a factorisation, without graph"
     )
@@ -53,6 +61,9 @@ class ModelConfig(BaseModel):
     spread: bool = Field(
         True,
         description="nodes are known by the spread of their ratings too, beside bias and count",
+    )
+    node_inputs: bool = Field(
+        True, description="nodes are known by bias, degree and spread; off leaves their vectors"
     )
     item_identity: bool = Field(True, description="a learned vector for each item")
     user_identity: bool = Field(
@@ -81,6 +92,16 @@ class ModelConfig(BaseModel):
     interaction: bool = Field(
         True, description="add a dot product of the two embeddings to the edge regressor"
     )
+    identity_start: Literal["normal", "spectral"] = Field(
+        "normal",
+        description="where the learned vectors of users and items begin: normal (by chance), or "
+        "spectral (the largest singular vectors of the normalised adjacency)",
+    )
+    list_maps: bool = Field(
+        True,
+        description="whether lists have maps and item vectors of their own; off takes the dot "
+        "product of the embeddings as they are",
+    )
     list_size: int = Field(128, ge=1, description="width of the vectors that lists are made with")
     item_items: Literal["auto", "none", "ease"] = Field(
         "auto",
@@ -97,6 +118,29 @@ class ModelConfig(BaseModel):
         """Refuse a decoder that could say nothing."""
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
+        if not self.node_inputs and not (self.item_identity and self.user_identity):
+            raise ValueError(
+                "node_inputs off leaves nodes without an identity unknown: set user_identity and "
+                "item_identity"
+            )
+        if self.identity_start == "spectral" and not (self.item_identity and self.user_identity):
+            raise ValueError(
+                "identity_start spectral needs a vector for each node: set user_identity and "
+                "item_identity"
+            )
+        if not self.list_maps and self.heads == "rating":
+            raise ValueError("list_maps goes with a list head; take heads lists or both")
+        if self.convolution == "sage" and self.combination != "last":
+            raise ValueError(
+                f"combination {self.combination} goes with convolution lightgcn, lr_gccf or ngcf; "
+                "sage has its skip connections, and takes last"
+            )
+
+    @property
+    def encoded_size(self) -> int:
+        """The width of what the encoder makes of a node."""
+        concatenated = self.combination == "concat"
+        return self.embedding_size * (self.layers + 1 if concatenated else 1)
 
     @property
     def rates(self) -> bool:

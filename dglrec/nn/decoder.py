@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dglrec.kernels import score_edges
 from dglrec.nn.config import ModelConfig
-from dglrec.nn.encoder import NodeValues
+from dglrec.nn.values import NodeValues
 
 _INITIAL_OUTPUT = 0.1
 
@@ -43,7 +43,7 @@ class EdgeRegressor(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, hidden = config.embedding_size, config.decoder_size
+        size, hidden = config.encoded_size, config.decoder_size
         with warnings.catch_warnings():
             # That tables without a column need no random values is no news.
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")

@@ -3,24 +3,20 @@
 Shapes: N nodes, S sources, D destinations, H embedding size.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dglrec.blocks import Block, LayerBlocks
+from dglrec.nn.collaborative import LightGCNLayer, LRGCCFLayer, NGCFLayer
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
+from dglrec.nn.values import Layer, NodeValues, both_ways
 
 Exchange = Callable[[Tensor], Tensor]
-
-
-class NodeValues(NamedTuple):
-    """One value a node, for both types."""
-
-    users: Tensor
-    items: Tensor
 
 
 class SAGELayer(nn.Module):
@@ -69,12 +65,7 @@ class SAGELayer(nn.Module):
             own_items: [D, H] the values of the items that are destinations, where these are not the
                 first of the sources.
         """
-        users = nodes.users[: blocks.to_users.num_destinations]
-        items = nodes.items[: blocks.to_items.num_destinations] if own_items is None else own_items
-        return NodeValues(
-            self.update_users(blocks.to_users, nodes.items, users),
-            self.update_items(blocks.to_items, nodes.users, items),
-        )
+        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
 
     def _finish(self, out: Tensor, own: Tensor) -> Tensor:
         if self.last:
@@ -85,19 +76,59 @@ class SAGELayer(nn.Module):
         return dropped
 
 
-class HeteroSAGE(nn.Module):
-    """Layers of GraphSAGE over a graph of users and items."""
+_LAYERS: dict[str, type[SAGELayer] | type[LightGCNLayer] | type[LRGCCFLayer] | type[NGCFLayer]] = {
+    "sage": SAGELayer,
+    "lightgcn": LightGCNLayer,
+    "lr_gccf": LRGCCFLayer,
+    "ngcf": NGCFLayer,
+}
+
+
+class HeteroEncoder(nn.Module):
+    """Layers over a graph of users and items, and what is made of their results.
+
+    `last` takes the last layer's result. `mean` and `concat` take those of all layers and the
+    inputs (LightGCN's equation 4; NGCF's equation 9).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.combination = config.combination
+        layer = _LAYERS[config.convolution]
         self.layers = nn.ModuleList(
-            SAGELayer(config, last=number == config.layers - 1) for number in range(config.layers)
+            layer(config, last=number == config.layers - 1) for number in range(config.layers)
         )
 
     @property
-    def hops(self) -> tuple[SAGELayer, ...]:
+    def hops(self) -> tuple[Layer, ...]:
         """The layers in the order of their computation."""
-        return tuple(cast(SAGELayer, layer) for layer in self.layers)
+        return tuple(cast(Layer, layer) for layer in self.layers)
+
+    @property
+    def sage_layers(self) -> tuple[SAGELayer, ...]:
+        """The layers of GraphSAGE.
+
+        Raises:
+            ValueError: they are others.
+        """
+        layers = tuple(layer for layer in self.layers if isinstance(layer, SAGELayer))
+        if len(layers) < len(self.layers):
+            raise ValueError("the layers are not GraphSAGE's")
+        return layers
+
+    def combine(self, values: Sequence[Tensor]) -> Tensor:
+        """What is made of the inputs and all layers' results of n nodes: [n, H] each -> [n, H'].
+
+        Args:
+            values: of the inputs and each layer, in order; rows past the n of the last are dropped.
+        """
+        count = len(values[-1])
+        if self.combination == "last" or len(values) == 1:
+            return values[-1]
+        same = [value[:count] for value in values]
+        if self.combination == "concat":
+            return torch.cat(same, dim=1)
+        return torch.stack(same).mean(0)
 
     def forward(
         self,
@@ -105,15 +136,17 @@ class HeteroSAGE(nn.Module):
         nodes: NodeValues,
         all_items: Exchange | None = None,
     ) -> NodeValues:
-        """[N, H] nodes that the first layer reads -> [D, H] destinations of the last.
+        """[N, H] nodes that the first layer reads -> [D, H'] destinations of the last.
 
         With `all_items`, the items among `nodes` are a share, and all of them come out.
         """
-        if all_items is None:
-            for layer, blocks in zip(self.layers, layers, strict=True):
-                nodes = layer(blocks, nodes)
-            return nodes
-        users, own = nodes
+        users, items = [nodes.users], [nodes.items]
         for layer, blocks in zip(self.layers, layers, strict=True):
-            users, own = layer(blocks, NodeValues(users, all_items(own)), own)
-        return NodeValues(users, all_items(own))
+            if all_items is None:
+                nodes = layer(blocks, nodes)
+            else:
+                nodes = layer(blocks, NodeValues(nodes.users, all_items(nodes.items)), nodes.items)
+            users.append(nodes.users)
+            items.append(nodes.items)
+        out = NodeValues(self.combine(users), self.combine(items))
+        return out if all_items is None else NodeValues(out.users, all_items(out.items))

@@ -43,15 +43,15 @@ class NodeInputs(nn.Module):
         widths: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        size = config.embedding_size
+        self.size = size = config.embedding_size
         self.damping = config.identity_damping
         self._columns = _columns(config, item_features.shape[1], widths or {})
         # The data set's, so no part of a checkpoint.
         self.register_buffer("features", self.chosen(item_features), persistent=False)
         scale = torch.tensor([1.0, _DEGREE_SCALE, float(config.spread)])
         self.register_buffer("input_scale", scale, persistent=False)
-        self.from_user_inputs = nn.Linear(INPUTS, size)
-        self.from_item_inputs = nn.Linear(INPUTS, size)
+        self.from_user_inputs = nn.Linear(INPUTS, size) if config.node_inputs else None
+        self.from_item_inputs = nn.Linear(INPUTS, size) if config.node_inputs else None
         width = self.features.shape[1]
         self.from_features = nn.Linear(width, size, bias=False) if width else None
         # Of users a step reads few; of items it reads all.
@@ -74,11 +74,13 @@ class NodeInputs(nn.Module):
 
     def new_users(self, inputs: Tensor) -> Tensor:
         """float32 [N, 3] `Biases.inputs` of users that training never saw -> [N, H]."""
+        if self.from_user_inputs is None:
+            return inputs.new_zeros(len(inputs), self.size)
         return _expand(self.from_user_inputs, inputs * self.input_scale)
 
     def items(self, nodes: Tensor, inputs: Tensor) -> Tensor:
         """int64 [N] items and their float32 [N, 3] `Biases.inputs` -> [N, H]."""
-        out: Tensor = self.from_item_inputs(inputs * self.input_scale)
+        out = self._of_item_inputs(inputs)
         if self.from_features is not None:
             out = out + self._mapped_features(self.from_features, nodes)
         if self.item_vectors is not None:
@@ -88,11 +90,17 @@ class NodeInputs(nn.Module):
 
     def new_items(self, features: Tensor) -> Tensor:
         """float32 [N, F] chosen features of items that nobody has rated -> [N, H]."""
-        out: Tensor = self.from_item_inputs(features.new_zeros(len(features), INPUTS))
+        out = self._of_item_inputs(features.new_zeros(len(features), INPUTS))
         if self.from_features is not None:
             out = out + self.from_features(features)
         dropped: Tensor = self.dropout(out)
         return dropped
+
+    def _of_item_inputs(self, inputs: Tensor) -> Tensor:
+        if self.from_item_inputs is None:
+            return inputs.new_zeros(len(inputs), self.size)
+        out: Tensor = self.from_item_inputs(inputs * self.input_scale)
+        return out
 
     def _damped(self, vectors: Tensor, inputs: Tensor) -> Tensor:
         degrees = inputs[:, 1:2].expm1()

@@ -44,19 +44,29 @@ class ListHead(nn.Module):
     by how they were rated, as in Koren's asymmetric SVD ("Factorization meets the neighborhood",
     KDD 2008, equation 12). Users stay inductive: a user is what it rated.
 
+    Without maps z and v are the embeddings, and b is 0.
+
     Args:
         config: the model's.
         num_items: I.
     """
 
+    rated: nn.Embedding | None
+    weighed: nn.Embedding | None
+    item_vectors: nn.Embedding | None
+
     def __init__(self, config: ModelConfig, num_items: int) -> None:
         super().__init__()
-        size, width = config.embedding_size, config.list_size
+        size, width = config.encoded_size, config.list_size
+        self.maps, self.reads_items = config.list_maps, config.list_maps and config.layers > 0
+        self.width = width if self.maps else size
+        if not self.maps:
+            self.rated = self.weighed = self.item_vectors = None
+            return
         self.from_user = nn.Linear(size, width, bias=False)
         self.from_item = nn.Linear(size, width, bias=False)
         self.base = nn.Linear(size, 1, bias=False)
         self.popularity = nn.Parameter(torch.ones(()))
-        self.reads_items = config.layers > 0
         self.rated = _table(num_items, width) if self.reads_items else None
         weighed = self.reads_items and config.rating_messages
         self.weighed = _table(num_items, width) if weighed else None
@@ -79,7 +89,7 @@ class ListHead(nn.Module):
                 model has no layer.
             items: int64 [S] which items the block's sources are; None where they are all items.
         """
-        factors: Tensor = self.from_user(users)
+        factors: Tensor = self.from_user(users) if self.maps else users
         if self.rated is not None and block is not None:
             counts = block.offsets.diff().clamp(min=1).to(factors.dtype)
             summed = aggregate(block, _rows(self.rated, items), "sum")
@@ -100,7 +110,7 @@ class ListHead(nn.Module):
             owners: int64 [K] whose they are.
             shifts: [K] by how much less biases leave of the user's other ratings then.
         """
-        factors: Tensor = self.from_user(users)
+        factors: Tensor = self.from_user(users) if self.maps else users
         if self.rated is not None:
             plain = self.rated.weight
             summed = aggregate(block, plain, "sum")[owners] - plain[block.neighbours]
@@ -123,6 +133,8 @@ class ListHead(nn.Module):
             nodes: int64 [m] which items they are; None for items that training never saw, which
                 have no vector of their own.
         """
+        if not self.maps:
+            return ListTerms(items, items.new_zeros(len(items)))
         factors: Tensor = self.from_item(items)
         if self.item_vectors is not None and nodes is not None:
             factors = factors + self.item_vectors(nodes)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from dglrec.blocks import Block, EdgeBatch
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import EdgeRegressor
-from dglrec.nn.encoder import Exchange, HeteroSAGE, NodeValues
+from dglrec.nn.encoder import Exchange, HeteroEncoder
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListTerms
+from dglrec.nn.values import NodeValues
 
 
 class Encoded(NamedTuple):
@@ -51,7 +52,7 @@ class RatingModel(nn.Module):
         super().__init__()
         self.config = config
         self.inputs = NodeInputs(config, num_users, item_features, widths)
-        self.encoder = HeteroSAGE(config)
+        self.encoder = HeteroEncoder(config)
         # The list head comes last, so that it leaves the others' initial weights as they are.
         self.decoder = EdgeRegressor(config) if config.heads != "lists" else None
         self.list_head = ListHead(config, len(item_features)) if config.lists else None

@@ -7,10 +7,12 @@ those that would stand without them.
 """
 
 from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.sampling.full import FullGraphLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
 from dglrec.sampling.users import UserBatchLoader
 
 __all__ = [
+    "FullGraphLoader",
     "LoaderConfig",
     "NeighborEdgeLoader",
     "UserBatchLoader",

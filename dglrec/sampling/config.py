@@ -13,19 +13,21 @@ class LoaderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["users", "neighbor"] = Field(
+    kind: Literal["users", "neighbor", "full"] = Field(
         "users",
-        description="users: steps of whole users, fast; neighbor: DGL's own loader, the reference",
+        description="users: steps of whole users, fast; neighbor: DGL's own loader, the reference; "
+        "full: steps of whole users over the whole graph, for layers that cost little an edge",
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="target edges in a batch (with kind users, about); auto: 1/150 of an epoch, "
-        "2,048 to 262,144, or 1,024 with kind neighbor",
+        "2,048 to 262,144, or 1,024 with kind neighbor, or 1/32 with kind full",
     )
-    folds: Annotated[int, Field(ge=2, le=1000)] | Literal["auto"] = Field(
+    folds: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         "auto",
-        description="with kind users: parts of a user's ratings, each predicted from the others; "
-        "auto: 8 up to 2 million training ratings, else 2",
+        description="with kind users and full: parts of a user's ratings, each predicted from the "
+        "others; auto: 8 up to 2 million training ratings, else 2; 1 takes all, and is for "
+        "exclude_targets = false",
     )
     user_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
         "auto",
@@ -58,6 +60,8 @@ class LoaderConfig(BaseModel):
             return self.batch_size
         if self.kind == "neighbor":
             return 1024
+        if self.kind == "full":
+            return max(num_edges // 32, 1)
         return min(max(num_edges // 150, 2048), 262_144)
 
     @property
@@ -101,6 +105,11 @@ class LoaderConfig(BaseModel):
             fanouts = getattr(self, name)
             if fanouts != "auto" and any(fanout == 0 or fanout < -1 for fanout in fanouts):
                 raise ValueError(f"{name} {fanouts}: each must be 1 or more, or -1 for all")
+        if self.folds == 1 and self.exclude_targets:
+            raise ValueError(
+                "folds 1 leaves nothing to predict a user's targets from; take 2 or more, or "
+                "exclude_targets = false"
+            )
         if "auto" in (self.user_fanouts, self.item_fanouts):
             return
         if len(self.user_fanouts) != len(self.item_fanouts):

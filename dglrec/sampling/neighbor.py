@@ -163,7 +163,10 @@ class NeighborEdgeLoader:
             baselines, degrees = biases.predict(sources, destinations), biases.item_degrees
         else:
             baselines, degrees = biases.predict(destinations, sources), biases.user_degrees
-        return Block(offsets, neighbours, self._ratings[edges] - baselines, degrees[nodes])
+        others = biases.user_degrees if relation == RATES else biases.item_degrees
+        of_sources = others[block.srcnodes[relation[0]].data[dgl.NID]]
+        residuals = self._ratings[edges] - baselines
+        return Block(offsets, neighbours, residuals, degrees[nodes], of_sources)
 
 
 def _targets_and_reverses(targets: dict[tuple[str, str, str], Tensor]) -> dict[Any, Tensor]:

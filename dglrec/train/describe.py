@@ -36,9 +36,9 @@ def describe_training(
         )
     )
     parts = [f"loader {loader.kind}", f"batch {loader.batch_size:,}"]
-    if loader.kind == "users":
+    if loader.kind != "neighbor":
         parts.append(f"{loader.folds} folds")
-    if samples:
+    if samples and loader.kind != "full":
         parts.append(f"fan-outs of {samples}")
     parts.append(f"learning rate {settings.train.learning_rate:.4g}")
     parts.append(f"dropout {settings.model.dropout:g}")

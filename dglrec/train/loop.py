@@ -41,6 +41,7 @@ from dglrec.run import (
     save_item_weights,
 )
 from dglrec.sampling import (
+    FullGraphLoader,
     LoaderConfig,
     NeighborEdgeLoader,
     UserBatchLoader,
@@ -61,6 +62,7 @@ from dglrec.train.interrupts import Interrupts
 from dglrec.train.item_items import fit_item_items, wants_item_items
 from dglrec.train.memory import footprint, place_graph
 from dglrec.train.objectives import Objective, make_objective, positives_from
+from dglrec.train.spectral import start_vectors
 from dglrec.train.state import Checkpoints, Progress, remove_item_weights
 from dglrec.train.step import TrainingStep
 from dglrec.train.validation import Validation
@@ -136,6 +138,8 @@ def train(
         with world.together():
             torch.manual_seed(config.seed)
             model = new_model(settings.model, dataset)
+            if settings.model.identity_start == "spectral" and not resume:
+                start_vectors(model, dataset.graph, config.seed)
             needs = footprint(dataset.graph, model, settings, world)
             graph_device = place_graph(needs, device, world)
         with world.together():
@@ -150,7 +154,13 @@ def train(
         with world.together(), _explained("before the first step", settings, device):
             model.to(device)
             loader = make_loader(
-                dataset.graph, dataset.biases, settings.loader, config.seed, graph_device, world
+                dataset.graph,
+                dataset.biases,
+                settings.loader,
+                config.seed,
+                graph_device,
+                world,
+                layers=settings.model.layers,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
         with world.together():
@@ -384,6 +394,8 @@ def make_loader(
     seed: int,
     device: torch.device,
     world: World = ALONE,
+    *,
+    layers: int = 2,
 ) -> Loader:
     """The loader that a configuration names.
 
@@ -394,7 +406,10 @@ def make_loader(
         seed: of order and samples.
         device: where batches are wanted.
         world: the processes that share each batch.
+        layers: of the model; the other loaders have a fan-out for each.
     """
+    if config.kind == "full":
+        return FullGraphLoader(graph, biases, config, seed, device, world, layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
     return UserBatchLoader(graph, biases, config, seed, device, world)

@@ -58,7 +58,7 @@ def footprint(
     mapped = sum(s.neighbours.nbytes + s.codes.nbytes + s.offsets.nbytes for s in sides)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     features = model.inputs.features.nbytes
-    by_users = settings.loader.kind == "users"
+    by_users = settings.loader.kind != "neighbor"
     return Footprint(
         graph=mapped if by_users else mapped + _DGL_EDGE_BYTES * graph.num_edges,
         model=_COPIES_OF_WEIGHTS * weights + features,
@@ -70,6 +70,8 @@ def footprint(
 def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
     """Memory of a step: its edges, and layer by layer outwards its nodes and messages."""
     loader = settings.loader
+    if loader.kind == "full":
+        return _whole_graph_bytes(graph, settings)
     edges = -(-loader.edges_a_batch(graph.num_edges) // processes)
     user_degree = max(1.0, graph.num_edges / graph.num_users)
     item_degree = max(1.0, graph.num_edges / graph.num_items)
@@ -104,6 +106,13 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
         + squares
         + tables * graph.num_items
     )
+
+
+def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
+    """Memory of a step that reads the whole graph."""
+    row = 4 * settings.model.embedding_size * _VALUES_A_NODE
+    nodes = (graph.num_users + graph.num_items) * (settings.model.layers + 1)
+    return int(2 * _STEP_EDGE_BYTES * graph.num_edges + row * nodes)
 
 
 def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) -> torch.device:

@@ -4,6 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Found on real ratings, 48 and 11 an item, by validation.
+_L2 = 700.0
+
 # Above so many scores an epoch, the catalogue is sampled: some minutes of two cores.
 _CATALOGUE_SCORES = 20_000_000_000
 
@@ -52,11 +55,10 @@ class RankingConfig(BaseModel):
     negative_weight: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="of cosine: the negatives' share of a target"
     )
-    l2: float = Field(
-        4.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="penalty on the squared list vectors of items, over the training ratings",
+    l2: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = Field(
+        "auto",
+        description="penalty on the squared list vectors of items, over the training ratings; "
+        "auto: 700 over the training ratings an item",
     )
     vector_l2: float = Field(
         0.0,
@@ -89,6 +91,11 @@ class RankingConfig(BaseModel):
             )
         if self.loss == "cosine" and not self.normalised:
             raise ValueError("loss cosine takes cosines: set normalised = true")
+
+    def penalty(self, num_edges: int, num_items: int) -> float:
+        """What the squared list vectors of items are multiplied by, beside a target's mean loss."""
+        l2 = _L2 * num_items / num_edges if self.l2 == "auto" else self.l2
+        return l2 / num_edges
 
     def drawn(self, num_users: int, num_items: int) -> str:
         """Which negatives `auto` means for so many users and items."""

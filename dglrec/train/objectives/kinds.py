@@ -121,7 +121,7 @@ class RankingObjective:
         graph = dataset.graph
         self._config = config
         self._from = positives_from(config, dataset)
-        self._edges = graph.num_edges
+        self._penalty = config.penalty(graph.num_edges, graph.num_items)
         self._loss = RankingLoss(
             config,
             KnownItems(graph, device),
@@ -170,10 +170,9 @@ class RankingObjective:
         losses = self._loss(of_users, of_items, targets)
         listed = losses.sum()
         total = listed
-        if self._config.l2:
-            squares = [table.square().sum() for table in model.list_tables()]
-            penalty = self._config.l2 / self._edges * torch.stack(squares).sum()
-            total = total + len(users) * penalty
+        if self._penalty:
+            for table in model.list_tables():
+                total = total + len(users) * self._penalty * table.square().sum()
         if self._config.vector_l2:
             ends = of_users.factors.index_select(0, targets.users)
             others = of_items.factors.index_select(0, targets.items)

@@ -1,0 +1,141 @@
+"""Layers of collaborative filtering on bare edges: LightGCN, LR-GCCF and NGCF.
+
+They know of an edge that it is there, and of its ends how many edges each has. With d a node's
+degree and N its neighbours, all of them take sums weighed by the symmetric normalisation
+
+    A h_v = sum over w in N(v) of h_w / sqrt(d_v d_w)
+
+From a sample of a node's edges the sum is estimated by the sample's mean times the degree.
+
+Shapes: S sources, D destinations, H embedding size.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dglrec.blocks import Block, LayerBlocks
+from dglrec.nn.config import ModelConfig
+from dglrec.nn.convolutions import aggregate
+from dglrec.nn.values import NodeValues, both_ways
+
+_SLOPE = 0.2  # of LeakyReLU, as NGCF's authors have it
+
+
+def normalised_sum(block: Block, sources: Tensor, own: int = 0) -> Tensor:
+    """A h of a block's destinations, [S, H] -> [D, H].
+
+    Args:
+        block: with the degrees of its sources.
+        sources: [S, H].
+        own: added to both degrees: 1 where each node counts as its own neighbour.
+
+    Raises:
+        ValueError: the block does not know its sources' degrees.
+    """
+    if block.source_degrees is None:
+        raise ValueError("the normalisation needs the sources' degrees")
+    of_sources = (block.source_degrees + own).clamp(min=1).rsqrt().unsqueeze(1)
+    mean = aggregate(block, sources * of_sources, "mean")
+    degrees = block.degrees
+    return mean * (degrees * (degrees + own).clamp(min=1).rsqrt()).unsqueeze(1)
+
+
+class LightGCNLayer(nn.Module):
+    """LightGCN: h_v = A h (He et al., SIGIR 2020, equation 7), without a map and without the node.
+
+    Args:
+        config: the model's.
+        last: whether this is the last layer, which is as all others.
+    """
+
+    def __init__(self, config: ModelConfig, *, last: bool) -> None:
+        super().__init__()
+        del config, last
+
+    def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
+        """[S, H] items, [D, H] users -> [D, H]."""
+        del users
+        return normalised_sum(block, items)
+
+    def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
+        """[S, H] users, [D, H] items -> [D, H]."""
+        del items
+        return normalised_sum(block, users)
+
+    def forward(
+        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
+    ) -> NodeValues:
+        """As `SAGELayer.forward`."""
+        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
+
+
+class LRGCCFLayer(nn.Module):
+    """LR-GCCF: h_v = (A h + h_v / (d_v + 1)), linear (Chen et al., AAAI 2020, equations 4-6).
+
+    Each node counts as its own neighbour, so degrees are one higher. The linear maps between the
+    layers are left out, as in the authors' code: layers follow each other as they are, and the
+    concatenation of all of them is the residual.
+
+    Args:
+        config: the model's.
+        last: whether this is the last layer, which is as all others.
+    """
+
+    def __init__(self, config: ModelConfig, *, last: bool) -> None:
+        super().__init__()
+        del config, last
+
+    def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
+        """[S, H] items, [D, H] users -> [D, H]."""
+        return normalised_sum(block, items, own=1) + users / (block.degrees + 1).unsqueeze(1)
+
+    def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
+        """[S, H] users, [D, H] items -> [D, H]."""
+        return normalised_sum(block, users, own=1) + items / (block.degrees + 1).unsqueeze(1)
+
+    def forward(
+        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
+    ) -> NodeValues:
+        """As `SAGELayer.forward`."""
+        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
+
+
+class NGCFLayer(nn.Module):
+    """NGCF: LeakyReLU(W1 (h_v + A h) + W2 (A h * h_v)) (Wang et al., SIGIR 2019, equations 3-7).
+
+    The products of a node with each neighbour sum up to the product with their sum. Each layer's
+    result has length 1, as in the authors' code.
+
+    Args:
+        config: the model's.
+        last: whether this is the last layer, which is as all others.
+    """
+
+    def __init__(self, config: ModelConfig, *, last: bool) -> None:
+        super().__init__()
+        del last
+        size = config.embedding_size
+        self.plain = nn.Linear(size, size)
+        self.product = nn.Linear(size, size)
+        self.dropout = nn.Dropout(config.dropout_share())
+        for linear in (self.plain, self.product):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
+        """[S, H] items, [D, H] users -> [D, H]."""
+        return self._update(normalised_sum(block, items), users)
+
+    def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
+        """[S, H] users, [D, H] items -> [D, H]."""
+        return self._update(normalised_sum(block, users), items)
+
+    def forward(
+        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
+    ) -> NodeValues:
+        """As `SAGELayer.forward`."""
+        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
+
+    def _update(self, summed: Tensor, own: Tensor) -> Tensor:
+        mapped = self.plain(own + summed) + self.product(summed * own)
+        return functional.normalize(self.dropout(functional.leaky_relu(mapped, _SLOPE)), dim=1)

@@ -1,0 +1,52 @@
+"""Values of nodes of both types, and what each layer does with them."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from dglrec.blocks import Block, LayerBlocks
+
+Update = Callable[[Block, Tensor, Tensor], Tensor]
+
+
+class NodeValues(NamedTuple):
+    """One value a node, for both types."""
+
+    users: Tensor
+    items: Tensor
+
+
+class Layer(Protocol):
+    """One hop in both directions."""
+
+    def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
+        """[S, H] items that the block's users rated, [D, H] those users -> [D, H]."""
+
+    def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
+        """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""
+
+
+def both_ways(
+    update_users: Update,
+    update_items: Update,
+    blocks: LayerBlocks,
+    nodes: NodeValues,
+    own_items: Tensor | None = None,
+) -> NodeValues:
+    """[S, H] source nodes of each type -> [D, H] destination nodes of each type.
+
+    Args:
+        update_users: one layer's way to users.
+        update_items: its way to items.
+        blocks: the edges.
+        nodes: [S, H] of each type.
+        own_items: [D, H] the values of the items that are destinations, where these are not the
+            first of the sources.
+    """
+    users = nodes.users[: blocks.to_users.num_destinations]
+    items = nodes.items[: blocks.to_items.num_destinations] if own_items is None else own_items
+    return NodeValues(
+        update_users(blocks.to_users, nodes.items, users),
+        update_items(blocks.to_items, nodes.users, items),
+    )

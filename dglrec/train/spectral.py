@@ -1,0 +1,81 @@
+"""Learned vectors that begin where the graph's structure already is.
+
+The largest singular vectors of the symmetrically normalised adjacency are what many layers of
+propagation tend to (Shen et al., "How powerful is graph convolution for recommendation?", CIKM
+2021, section 3): a training that begins there has little of it left to find.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from dglrec.graph import RatingGraph
+from dglrec.nn import RatingModel
+
+_STD = 0.1  # of what the vectors are scaled to, as those that begin by chance
+_MORE, _ITERATIONS = 16, 3  # of the randomised decomposition
+
+
+def start_vectors(model: RatingModel, graph: RatingGraph, seed: int) -> None:
+    """Begin a model's learned vectors with the graph's singular vectors; see `start_spectral`.
+
+    Raises:
+        ValueError: the model has not both kinds of vectors.
+    """
+    users, items = model.inputs.user_vectors, model.inputs.item_vectors
+    if users is None or items is None:
+        raise ValueError("a spectral start needs a vector for each user and each item")
+    start_spectral(users, items, graph, seed)
+
+
+@torch.no_grad()
+def start_spectral(users: nn.Embedding, items: nn.Embedding, graph: RatingGraph, seed: int) -> None:
+    """Set a vector for each user and item to its row of the singular vectors, in place.
+
+    Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 53(2), 2011,
+    algorithm 5.1 (`torch.svd_lowrank`). Each side takes the root of the singular values. Vectors
+    wider than the matrix has singular vectors keep what they began with in the other columns.
+
+    Args:
+        users: [U, H].
+        items: [I, H].
+        graph: the training ratings.
+        seed: of the random projection.
+    """
+    by_user = graph.by_user
+    user_scale = _inverse_root(by_user.degrees)
+    item_scale = _inverse_root(graph.by_item.degrees)
+    values = np.repeat(user_scale, by_user.degrees) * item_scale[by_user.neighbours]
+    matrix = sparse.csr_array(
+        (values, np.asarray(by_user.neighbours), np.asarray(by_user.offsets)),
+        shape=(graph.num_users, graph.num_items),
+    ).tocoo()
+    places = torch.from_numpy(np.stack(matrix.coords).astype(np.int64))
+    normalised = torch.sparse_coo_tensor(
+        places,
+        torch.from_numpy(matrix.data.astype(np.float32)),
+        matrix.shape,
+        check_invariants=True,
+    )
+    width = min(users.embedding_dim, *matrix.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        left, singular, right = torch.svd_lowrank(
+            normalised, q=min(width + _MORE, *matrix.shape), niter=_ITERATIONS
+        )
+    for table, vectors in ((users, left), (items, right)):
+        rows = vectors[:, :width] * singular[:width].sqrt()
+        # Rows of an orthonormal matrix are as small as there are many.
+        table.weight[:, :width] = _STD * rows * _per_unit(rows)
+
+
+def _inverse_root(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    scale: npt.NDArray[np.float64] = np.maximum(degrees, 1) ** -0.5
+    return scale
+
+
+def _per_unit(rows: Tensor) -> Tensor:
+    """What gives values a standard deviation of 1."""
+    return 1 / rows.std().clamp(min=1e-12)
