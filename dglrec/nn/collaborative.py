@@ -19,6 +19,7 @@ from dglrec.nn.convolutions import aggregate
 from dglrec.nn.values import NodeValues, both_ways
 
 _SLOPE = 0.2  # of LeakyReLU, as NGCF's authors have it
+_SMALL = 1e-6  # of a squared length
 
 
 def normalised_sum(block: Block, sources: Tensor, own: int = 0) -> Tensor:
@@ -138,4 +139,6 @@ class NGCFLayer(nn.Module):
 
     def _update(self, summed: Tensor, own: Tensor) -> Tensor:
         mapped = self.plain(own + summed) + self.product(summed * own)
-        return functional.normalize(self.dropout(functional.leaky_relu(mapped, _SLOPE)), dim=1)
+        out = self.dropout(functional.leaky_relu(mapped, _SLOPE))
+        # A node of nothing stays one, and its gradient finite.
+        return out * (out.square().sum(1, keepdim=True) + _SMALL).rsqrt()

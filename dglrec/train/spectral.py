@@ -68,7 +68,9 @@ def start_spectral(users: nn.Embedding, items: nn.Embedding, graph: RatingGraph,
     for table, vectors in ((users, left), (items, right)):
         rows = vectors[:, :width] * singular[:width].sqrt()
         # Rows of an orthonormal matrix are as small as there are many.
-        table.weight[:, :width] = _STD * rows * _per_unit(rows)
+        # A node without edges has no part in any vector, and stays where chance has put it.
+        there = rows.any(1)
+        table.weight[there, :width] = (_STD * rows * _per_unit(rows))[there]
 
 
 def _inverse_root(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
