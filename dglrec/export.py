@@ -3,10 +3,16 @@
 users.parquet         user_id, embedding (H float32 numbers), bias
 items.parquet         item_id, embedding, bias
 decoder.safetensors   the decoder's weights by name; mean rating, damping, ends of the scale
+user_lists.parquet    user_id, embedding, bias: of the list head, where there is one
+item_lists.parquet    item_id, embedding, bias
+item_weights.safetensors  item-item weights beside it, where there are some
 export.json           what they came of
 
 A rating is mean + user's bias + item's bias + w relu(W_u u + b_u + W_i i) + b + P u . Q i, clipped
-to the scale; the README has it in numpy.
+to the scale; the README has it in numpy. An item's place in a list comes of the dot product of the
+two list embeddings + the item's bias, and of the item-item weights: for each item j that the user
+rated, values[level of the rating] * weights[n] for each of the items[n], n from offsets[j] up to
+offsets[j + 1].
 """
 
 from pathlib import Path
@@ -27,6 +33,8 @@ from dglrec.run import TrainedModel
 EXPORT_FILE = "export.json"
 USERS_FILE, ITEMS_FILE = "users.parquet", "items.parquet"
 DECODER_FILE = "decoder.safetensors"
+USER_LISTS_FILE, ITEM_LISTS_FILE = "user_lists.parquet", "item_lists.parquet"
+ITEM_WEIGHTS_FILE = "item_weights.safetensors"
 
 _SCHEMA_VERSION = 1
 _ROWS_AT_ONCE = 1 << 16
@@ -56,15 +64,31 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
         "minimum": scale.minimum,
         "maximum": scale.maximum,
     }
+    decoder = trained.model.rating_head.state_dict() if trained.rates else {}
     tensors = {
-        **{name: value.cpu() for name, value in trained.model.rating_head.state_dict().items()},
+        **{name: value.cpu() for name, value in decoder.items()},
         **{name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()},
     }
+    lists = trained.embeddings.lists
     with atomic_folder(out, marker=EXPORT_FILE, overwrite=overwrite) as folder:
         _write(folder / USERS_FILE, schema.USER_ID, dataset.users, nodes.users, biases.users)
         _write(folder / ITEMS_FILE, schema.ITEM_ID, dataset.items, nodes.items, biases.items)
         # By way of memory: what the library raises when a disk is full does not say so.
         (folder / DECODER_FILE).write_bytes(save(tensors))
+        names = [USERS_FILE, ITEMS_FILE, DECODER_FILE]
+        if lists is not None:
+            sides = (
+                (USER_LISTS_FILE, schema.USER_ID, dataset.users, lists[0]),
+                (ITEM_LISTS_FILE, schema.ITEM_ID, dataset.items, lists[1]),
+            )
+            for name, column, ids, terms in sides:
+                _write(folder / name, column, ids, terms.factors, terms.base.cpu())
+                names.append(name)
+        if trained.item_weights is not None:
+            arrays = vars(trained.item_weights).items()
+            weights = {name: torch.from_numpy(array) for name, array in arrays}
+            (folder / ITEM_WEIGHTS_FILE).write_bytes(save(weights))
+            names.append(ITEM_WEIGHTS_FILE)
         figures = {
             "users": len(dataset.users),
             "items": len(dataset.items),
@@ -75,9 +99,7 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
             **figures,
             "model": trained.identity,
             "dataset": dataset.fingerprint,
-            "sha256": {
-                name: sha256_of(folder / name) for name in (USERS_FILE, ITEMS_FILE, DECODER_FILE)
-            },
+            "sha256": {name: sha256_of(folder / name) for name in names},
         }
         write_json(folder / EXPORT_FILE, description)
     return {"out": str(out), **figures}

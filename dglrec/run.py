@@ -17,7 +17,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -131,6 +131,19 @@ class TrainedModel(_Trained):
     def ranker(self) -> Scorer | ListScorer:
         """What lists are made with."""
         return self.list_scorer if self.orders_by_lists else self.scorer
+
+    def ordered_by(self, order: Order) -> "TrainedModel":
+        """The same model, its lists made by the list head or by predicted ratings.
+
+        Raises:
+            UsageError: it has no such head.
+        """
+        if order == "rating" and not self.rates:
+            raise UsageError(
+                "--order rating: the model has no rating head; leave it out, or train with "
+                "model.heads = both"
+            )
+        return self if order == self.order else replace(self, order=order)
 
     @property
     def orders_by_lists(self) -> bool:

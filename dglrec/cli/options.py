@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from dglrec.run import Predictor, TrainedModel
+    from dglrec.run import Order, Predictor, TrainedModel
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Opened = TypeVar("_Opened")
@@ -73,25 +73,52 @@ def option_timeout(command: _Command) -> _Command:
     )(command)
 
 
+def option_order(command: _Command) -> _Command:
+    """`--order`: what lists are ordered by."""
+    return click.option(
+        "--order",
+        type=click.Choice(["lists", "rating"]),
+        default="lists",
+        show_default=True,
+        help="What lists are made by: the list head, or predicted ratings, which a model without "
+        "a list head takes in any case.",
+    )(command)
+
+
 @contextmanager
 def opened(
-    run: Path, dataset: Path | None, device: str, timeout: float = 600.0
+    run: Path,
+    dataset: Path | None,
+    device: str,
+    timeout: float = 600.0,
+    *,
+    order: "Order" = "lists",
 ) -> Iterator["TrainedModel"]:
     """A run's best model, one with a graph, on all processes of the job."""
     from dglrec.run import open_run
 
     with _opened(open_run, run, dataset, device, timeout) as trained:
+        with trained.world.together():
+            trained = trained.ordered_by(order)
         yield trained
 
 
 @contextmanager
 def opened_predictor(
-    run: Path, dataset: Path | None, device: str, timeout: float = 600.0
+    run: Path,
+    dataset: Path | None,
+    device: str,
+    timeout: float = 600.0,
+    *,
+    order: "Order" = "lists",
 ) -> Iterator["Predictor"]:
     """A run's best model, whatever its kind, on all processes of the job."""
-    from dglrec.run import open_predictor
+    from dglrec.run import TrainedModel, open_predictor
 
     with _opened(open_predictor, run, dataset, device, timeout) as trained:
+        with trained.world.together():
+            if isinstance(trained, TrainedModel):
+                trained = trained.ordered_by(order)
         yield trained
 
 

@@ -281,7 +281,7 @@ def _interval(found: dict[str, Any], sign: str = "") -> str:
 
 
 def print_recommendations(found: list[Any]) -> None:
-    """Print items with rank, title and score."""
+    """Print items with rank, title, score and predicted rating."""
     if not found:
         click.echo("nothing left to recommend: every item is rated")
         return
@@ -290,12 +290,16 @@ def print_recommendations(found: list[Any]) -> None:
     table.add_column("item", justify="right")
     table.add_column("title")
     table.add_column("score", justify="right")
+    rated = any(one.rating is not None for one in found)
+    if rated:
+        table.add_column("rating", justify="right")
     explained = any(one.because for one in found)
     if explained:
         table.add_column("because of")
     for one in found:
         reasons = (f"{reason.title} (+{reason.contribution:.2f})" for reason in one.because)
         cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
+        cells += [f"{one.rating:.2f}"] if one.rating is not None else []
         table.add_row(*cells, *(["\n".join(reasons)] if explained else []))
     _print_table(table)
 

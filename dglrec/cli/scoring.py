@@ -11,6 +11,7 @@ from dglrec.cli.options import (
     option_dataset,
     option_device,
     option_json,
+    option_order,
     option_overwrite,
     option_timeout,
 )
@@ -29,6 +30,7 @@ from dglrec.errors import UsageError
     help="A file item_id,rating of a user that training never saw.",
 )
 @click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
+@option_order
 @option_dataset
 @option_device
 @option_json
@@ -38,11 +40,12 @@ def recommend(
     k: int,
     ratings: Path | None,
     explain: bool,
+    order: Any,
     dataset: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
-    """Show the unseen items with the highest predicted ratings for one user.
+    """Show the best unseen items for one user, with the predicted rating beside each.
 
     \b
     Examples:
@@ -56,7 +59,7 @@ def recommend(
 
     if user is None and ratings is None:
         raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
-    with opened(run, dataset, device) as trained:
+    with opened(run, dataset, device, order=order) as trained:
         found = run_recommend(trained, user, k, ratings=ratings, explain=explain)
     if as_json:
         print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
@@ -107,6 +110,7 @@ def recommend(
     default="0/1",
     help="Only every n-th part, from the i-th on; all shards write into one OUT.",
 )
+@option_order
 @option_dataset
 @option_device
 @option_timeout
@@ -122,13 +126,17 @@ def score(
     exclude_seen: bool,
     explain: bool,
     shard: str,
+    order: Any,
     dataset: Path | None,
     device: str,
     timeout: float,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write predicted ratings as Parquet files into the folder OUT.
+    """Write lists, or scores of pairs, as Parquet files into the folder OUT.
+
+    Lists hold user_id, item_id, rank, score, which they are ordered by, and rating, the predicted
+    one. The score of a pair is the predicted rating; of a model without, what lists are ordered by.
 
     The same command, given again, goes on where one was stopped; --overwrite begins anew, and
     removes first what is there. OUT holds _SUCCESS once all is there.
@@ -148,7 +156,7 @@ def score(
     if pairs is not None and (narrowed or not exclude_seen or explain):
         raise click.UsageError("--users, --items, --include-seen and --explain go with --top-k.")
     options["shard"] = _parse_shard(shard)
-    with opened(run, dataset, device, timeout) as trained:
+    with opened(run, dataset, device, timeout, order=order) as trained:
         if pairs is not None:
             summary = score_pairs(trained, out, pairs, ScoreOptions(**options))
         else:

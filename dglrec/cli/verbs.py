@@ -18,6 +18,7 @@ from dglrec.cli.options import (
     option_dataset,
     option_device,
     option_json,
+    option_order,
     option_overwrite,
     option_timeout,
     parse_lengths,
@@ -317,6 +318,7 @@ def train(
     help="Rank each relevant item among N drawn ones as well, as some papers do.",
 )
 @click.option("--seed", type=int, help="Of what is given, or drawn; default: 0.")
+@option_order
 @option_dataset
 @option_device
 @option_timeout
@@ -330,6 +332,7 @@ def evaluate(
     given: int | None,
     candidates: int | None,
     seed: int | None,
+    order: Any,
     dataset: Path | None,
     device: str,
     timeout: float,
@@ -348,7 +351,7 @@ def evaluate(
         raise click.UsageError("--seed goes with --given or --candidates.")
     from dglrec.evaluate import evaluate as run_evaluate
 
-    with opened_predictor(run, dataset, device, timeout) as trained:
+    with opened_predictor(run, dataset, device, timeout, order=order) as trained:
         result = run_evaluate(
             trained,
             split,

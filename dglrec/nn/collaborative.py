@@ -141,4 +141,6 @@ class NGCFLayer(nn.Module):
         mapped = self.plain(own + summed) + self.product(summed * own)
         out = self.dropout(functional.leaky_relu(mapped, _SLOPE))
         # A node of nothing stays one, and its gradient finite.
-        return out * (out.square().sum(1, keepdim=True) + _SMALL).rsqrt()
+        lengths = (out.square().sum(1, keepdim=True) + _SMALL).sqrt()
+        normalised: Tensor = out / lengths
+        return normalised

@@ -145,6 +145,8 @@ def score_pairs(
 ) -> dict[str, Any]:
     """Write the predicted rating of each pair of a file, in its order: `user_id, item_id, score`.
 
+    Of a model without a rating head the score is what lists are ordered by.
+
     The file is streamed: memory does not grow with it.
 
     Args:
@@ -249,12 +251,12 @@ class _TopK:
 
 
 class _Pairs:
-    """Predicted ratings of pairs, by stretches of the file."""
+    """Predicted ratings of pairs, or their scores in lists, by stretches of the file."""
 
     count: int | None = None
 
     def __init__(self, trained: TrainedModel, roster: Roster, file: Path, unknown: Unknown) -> None:
-        self._scale, self._roster = trained.dataset.scale, roster
+        self._trained, self._roster = trained, roster
         self._file, self._unknown = file, unknown
 
     def check(self) -> None:
@@ -272,7 +274,8 @@ class _Pairs:
 
     def ready(self) -> None:
         """What the decoder makes of all nodes."""
-        self._scorer = self._roster.scorer()
+        rates = self._trained.rates
+        self._scorer = self._roster.scorer() if rates else self._roster.ranker()
 
     def parts(self, missing: set[int]) -> Iterator[Part]:
         """One for each stretch of the file."""
@@ -302,7 +305,9 @@ class _Pairs:
                     "such rows out"
                 )
         scores = self._scorer.pairs(users.clamp(min=0), items.clamp(min=0))
-        values = pa.array(clip(scores, self._scale).numpy(), mask=~known.numpy())
+        if self._trained.rates:
+            scores = clip(scores, self._trained.dataset.scale)
+        values = pa.array(scores.numpy(), mask=~known.numpy())
         made = pa.table({**columns, schema.SCORE: values})
         if self._unknown == "skip":
             made = made.filter(pa.array(known.numpy()))
