@@ -210,6 +210,66 @@ def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:
     )
 
 
+class NoBiases(Biases):
+    """What stands for biases where rows are interactions, whose values are all 1.
+
+    Mean, biases and squares are zero, whatever rows are taken out, so what is left of a row is its
+    value. Only degrees are known.
+    """
+
+    def to(self, device: torch.device) -> "NoBiases":
+        """The same on another device."""
+        return self._with_degrees(self.user_degrees.to(device), self.item_degrees.to(device))
+
+    def without(self, users: Tensor, items: Tensor, ratings: Tensor) -> "NoBiases":
+        """The same without n of the training rows: their users and items have lower degrees."""
+        ones = torch.ones_like(ratings)
+        return self._with_degrees(
+            self.user_degrees.index_add(0, users, ones, alpha=-1),
+            self.item_degrees.index_add(0, items, ones, alpha=-1),
+        )
+
+    def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor) -> Tensor:
+        """float32 [n, 3]: zero, log(1 + degree), zero; see `Biases.inputs`."""
+        zeros = torch.zeros_like(degrees)
+        return torch.stack((zeros, torch.log1p(degrees), zeros), dim=1)
+
+    def of_new_users(self, ratings: Adjacency, scale: RatingScale) -> "NoBiases":
+        """The same with n users that training never saw in place of its own."""
+        return self._with_degrees(_float32(ratings.degrees), self.item_degrees)
+
+    def _with_degrees(self, user_degrees: Tensor, item_degrees: Tensor) -> "NoBiases":
+        return NoBiases(
+            mean=self.mean,
+            users=torch.zeros_like(user_degrees),
+            items=torch.zeros_like(item_degrees),
+            user_degrees=user_degrees,
+            item_degrees=item_degrees,
+            user_squares=torch.zeros_like(user_degrees),
+            item_squares=torch.zeros_like(item_degrees),
+            variance=self.variance,
+            damping=self.damping,
+        )
+
+
+def no_biases(graph: RatingGraph) -> NoBiases:
+    """The biases of a graph of interactions: none.
+
+    Args:
+        graph: the training interactions.
+    """
+    return NoBiases(
+        mean=0.0,
+        users=torch.zeros(graph.num_users),
+        items=torch.zeros(graph.num_items),
+        user_degrees=_float32(graph.by_user.degrees),
+        item_degrees=_float32(graph.by_item.degrees),
+        user_squares=torch.zeros(graph.num_users),
+        item_squares=torch.zeros(graph.num_items),
+        variance=_LEAST_VARIANCE,
+    )
+
+
 def residuals_of(graph: RatingGraph, biases: Biases) -> npt.NDArray[np.float32]:
     """float32 [E]: each training rating less mean and biases, in the order of the edges' ids."""
     by_user = graph.by_user

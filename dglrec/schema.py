@@ -1,7 +1,7 @@
-"""Column names, the rating scale, and `check_ratings`: the one door for bad ratings.
+"""Column names, the rating scale, and `check_ratings`: the one door for bad rows.
 
-Past that door nothing checks a rating again: ids are whole numbers from 0 or non-empty text,
-ratings are on the scale, no value is missing.
+Past that door nothing checks a rating or an interaction again: ids are whole numbers from 0 or
+non-empty text, ratings are on the scale, no value is missing.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +18,13 @@ USER_ID = "user_id"
 ITEM_ID = "item_id"
 RATING = "rating"
 TIMESTAMP = "timestamp"
-REQUIRED_COLUMNS = (USER_ID, ITEM_ID, RATING)
+PAIR_COLUMNS = (USER_ID, ITEM_ID)
+REQUIRED_COLUMNS = (*PAIR_COLUMNS, RATING)
+
+# What a data set's rows are: `dataset.json` says it under the name `feedback`.
+FEEDBACK = "feedback"
+RATINGS = "ratings"
+INTERACTIONS = "interactions"
 
 TITLE = "title"
 GENRES = "genres"
@@ -128,6 +134,13 @@ class RatingScale:
         return asdict(self)
 
 
+INTERACTION = 1.0
+"""The value that stands for an interaction wherever a rating would stand."""
+
+INTERACTION_SCALE = RatingScale(0.0, INTERACTION)
+"""The scale of interactions. Every row has the value 1, so its code is 1 as well."""
+
+
 def _on_steps(steps: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.bool_]:
     """Whether each value is a whole number, but for what float32 lost of the `largest` rating."""
     tolerance = _TOLERANCE + _FLOAT32_ERROR * largest
@@ -167,9 +180,32 @@ def check_ratings(
     """
     check_columns(table.column_names, REQUIRED_COLUMNS, source)
     columns = {
-        name: _check_ids(table.column(name), name, source, first_row) for name in (USER_ID, ITEM_ID)
+        name: _check_ids(table.column(name), name, source, first_row) for name in PAIR_COLUMNS
     }
     columns[RATING] = _check_values(table.column(RATING), scale, source, first_row)
+    if TIMESTAMP in table.column_names:
+        columns[TIMESTAMP] = _check_timestamps(table.column(TIMESTAMP), source, first_row)
+    return pa.table(columns)
+
+
+def check_interactions(table: pa.Table, *, source: str, first_row: int = 1) -> pa.Table:
+    """The same for rows without a rating: each says that a user had to do with an item.
+
+    Args:
+        table: columns `user_id`, `item_id` and perhaps `timestamp`; others are dropped.
+        source: the file's name, for messages.
+        first_row: the row's number, in the file, of the table's first row, for messages.
+
+    Returns:
+        The same rows: ids as int64 or string, timestamps as int64.
+
+    Raises:
+        DataError: as `check_ratings`, but for ratings.
+    """
+    check_columns(table.column_names, PAIR_COLUMNS, source)
+    columns = {
+        name: _check_ids(table.column(name), name, source, first_row) for name in PAIR_COLUMNS
+    }
     if TIMESTAMP in table.column_names:
         columns[TIMESTAMP] = _check_timestamps(table.column(TIMESTAMP), source, first_row)
     return pa.table(columns)

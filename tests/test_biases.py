@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dglrec import biases as biases_module
-from dglrec.biases import DAMPING, Biases, fit_biases
-from dglrec.graph import Adjacency, build_graph
+from dglrec.biases import DAMPING, Biases, NoBiases, fit_biases, no_biases, residuals_of
+from dglrec.graph import Adjacency, build_graph, group_by_user
 from dglrec.kernels import parallel
-from dglrec.schema import RatingScale
+from dglrec.schema import INTERACTION_SCALE, RatingScale
 
 SCALE = RatingScale(1, 10)
 
@@ -431,3 +431,68 @@ def test_new_users_leave_the_fitted_biases_alone():
     fitted.of_new_users(lists_of([[(0, 9)]]), SCALE)
     now = (fitted.users, fitted.items, fitted.user_degrees)
     assert all(torch.equal(one, other) for one, other in zip(before, now, strict=True))
+
+
+# --- interactions --------------------------------------------------------------------------------
+
+
+def interactions():
+    """Five rows of three users and three items, and their graph."""
+    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (2, 1)]
+    users, items = (np.array(column) for column in zip(*pairs, strict=True))
+    graph = build_graph(
+        users,
+        items,
+        np.ones(5, dtype=np.uint8),
+        num_users=4,
+        num_items=3,
+        scale=INTERACTION_SCALE,
+    )
+    return graph, torch.from_numpy(users), torch.from_numpy(items)
+
+
+def assert_nothing_but_degrees(found, user_degrees, item_degrees):
+    assert isinstance(found, NoBiases)
+    assert found.mean == 0
+    for zeros in (found.users, found.user_squares, found.items, found.item_squares):
+        assert not zeros.any()
+    assert len(found.users) == len(found.user_squares) == len(user_degrees)
+    assert found.user_degrees.tolist() == user_degrees
+    assert found.item_degrees.tolist() == item_degrees
+    users = torch.arange(len(user_degrees))
+    expected = [[0.0, pytest.approx(np.log1p(degree)), 0.0] for degree in user_degrees]
+    assert found.user_inputs(users).tolist() == expected
+    expected = [[0.0, pytest.approx(np.log1p(degree)), 0.0] for degree in item_degrees]
+    assert found.item_inputs(slice(None)).tolist() == expected
+
+
+def test_interactions_have_no_biases_but_degrees():
+    graph, users, items = interactions()
+    found = no_biases(graph)
+    assert_nothing_but_degrees(found, [3, 1, 1, 0], [1, 3, 1])
+    assert found.predict(users, items).tolist() == [0.0] * 5
+    assert found.variance > 0
+    np.testing.assert_array_equal(residuals_of(graph, found), np.ones(5))
+
+
+def test_without_interactions_only_degrees_change():
+    """The biases of `Biases.without` would be below zero, and say which rows are targets."""
+    graph, users, items = interactions()
+    found = no_biases(graph)
+    left = found.without(users[:3], items[:3], torch.ones(3))
+    assert_nothing_but_degrees(left, [0, 1, 1, 0], [0, 2, 0])
+    assert_nothing_but_degrees(found, [3, 1, 1, 0], [1, 3, 1])  # unchanged
+    assert_nothing_but_degrees(left.to(torch.device("cpu")), [0, 1, 1, 0], [0, 2, 0])
+
+
+def test_new_users_of_interactions_have_degrees_alone():
+    graph, _, _ = interactions()
+    new = group_by_user(
+        np.array([0, 1, 1]),
+        np.array([2, 0, 1]),
+        np.ones(3, dtype=np.uint8),
+        num_users=3,
+        num_items=3,
+    )
+    found = no_biases(graph).of_new_users(new, INTERACTION_SCALE)
+    assert_nothing_but_degrees(found, [1, 2, 0], [1, 3, 1])

@@ -111,6 +111,11 @@ def rows(count=40, users=8, items=10):
     )
 
 
+def pairs(count=40, users=8):
+    """Distinct rows of a table without ratings."""
+    return "".join(f"{n % users},{n // users}\n" for n in range(count))
+
+
 def rewrite_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -341,6 +346,9 @@ def test_prepare_refuses_a_missing_train_file(tmp_path, refused):
         (["--seed", "-1"], "seed"),
         (["--users", "0"], "--users 0: must be 1 or more"),
         (["--users", "many"], "many"),
+        (["--interactions-from", "four"], "four"),
+        (["--interactions-from", "nan"], "--interactions-from nan: give a rating"),
+        (["--interactions-from", "4", "--scale", "1:5"], "--scale and --interactions-from"),
     ],
 )
 def test_prepare_refuses_wrong_options(options, fragment, tmp_path, refused):
@@ -349,7 +357,54 @@ def test_prepare_refuses_wrong_options(options, fragment, tmp_path, refused):
     assert_nothing_left(tmp_path, "ratings.csv")
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "fragment"),
+    [
+        (["--interactions-from", "4"], 2, "has no column rating, so its rows are interactions alr"),
+        (["--scale", "1:5"], 2, "has no column rating, so its rows are interactions, which have n"),
+        (["--split", "time"], 3, "--split time needs timestamps"),
+    ],
+)
+def test_prepare_refuses_what_interactions_cannot_have(options, code, fragment, tmp_path, refused):
+    file = write(tmp_path / "clicks.csv", "user_id,item_id\n" + pairs())
+    command = ["prepare", file, tmp_path / "data", *options]
+    assert fragment in refused(code, *command)
+    assert_nothing_left(tmp_path, "clicks.csv")
+
+
+def test_prepare_refuses_a_level_that_leaves_nothing(tmp_path, refused):
+    file = write(tmp_path / "ratings.csv", TABLE + rows())
+    message = refused(3, "prepare", file, tmp_path / "data", "--interactions-from", "5.5")
+    assert f"{file}: no rating of 5.5 or more; the highest is 5: give " in message
+    assert_nothing_left(tmp_path, "ratings.csv")
+
+
 # --- prepare: odd but good sources ---------------------------------------------------------------
+
+
+def test_clicks_become_interactions_and_repeated_ones_are_counted(tmp_path, dglrec_command):
+    file = write(tmp_path / "clicks.csv", "user_id,item_id\n" + pairs() + "0,0\n3,1\n0,0\n")
+    outcome = dglrec_command("prepare", file, tmp_path / "data", "--json")
+    assert outcome.code == 0
+    assert f"{file}: no column rating, so each row is an interaction" in outcome.err
+    described = json.loads(outcome.out)
+    assert described["feedback"] == "interactions"
+    assert described["notes"]["repeated_rows"] == 3
+    assert "mean_rating" not in described and "scale" not in described
+    assert every_rating(RatingDataset.open(tmp_path / "data")) == {
+        (n % 8, n // 8): 1.0 for n in range(40)
+    }
+    shown = dglrec_command("prepare", file, tmp_path / "data", "--overwrite").out
+    assert "feedback: interactions" in shown and "repeated_rows 3" in shown
+
+
+def test_ratings_become_interactions(tmp_path, dglrec_command):
+    file = write(tmp_path / "ratings.csv", TABLE + rows())
+    outcome = dglrec_command("prepare", file, tmp_path / "data", "--interactions-from", "4")
+    assert outcome.code == 0
+    assert "rows_below_level_dropped 24" in outcome.out
+    liked = {(n % 8, n // 8) for n in range(40) if n % 5 + 1 >= 4}
+    assert every_rating(RatingDataset.open(tmp_path / "data")).keys() == liked
 
 
 def every_rating(dataset):
@@ -505,7 +560,7 @@ def fingerprint_of(meta):
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("version", [1, 3, None, "2"])
+@pytest.mark.parametrize("version", [1, 2, 4, None, "3"])
 def test_a_data_set_of_another_version_is_refused(version, world, tmp_path, refused):
     data = shutil.copytree(world.dataset, tmp_path / "data")
     rewrite_json(data / DATASET_FILE, schema_version=version)

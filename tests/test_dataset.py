@@ -1038,7 +1038,7 @@ module.prepare(Path(source), Path(target), module.PrepareOptions(text=False, ove
 @pytest.mark.parametrize("there", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("place", "when"),
-    [("_read_rows", "after"), ("write_dataset", "before"), ("write_dataset", "after")],
+    [("read_rows", "after"), ("write_dataset", "before"), ("write_dataset", "after")],
 )
 def test_a_killed_prepare_leaves_nothing_that_opens(place, when, there, tmp_path):
     """Or, where a data set was to be replaced, leaves that one."""

@@ -25,6 +25,7 @@ from dglrec.ingest import (
     read_new_items,
     read_new_ratings,
     read_users,
+    repeats,
     stream,
     stream_columns,
 )
@@ -374,9 +375,21 @@ BAD_TABLES = {
     "empty": ("", "is empty"),
     "only line ends": ("\n\n\r\n", "holds only empty lines"),
     "only a header": (TABLE_HEADER, "holds a header and no rows"),
-    "header cut short": ("user_id,item_id", "no column rating; found user_id, item_id"),
-    "missing column": ("user,item_id,stars\n1,2,3\n", "no column user_id, rating; found user, it"),
-    "no header": (GOOD, "no column user_id, item_id, rating; found 1, 2, 3"),
+    "header cut short": ("user_id,ite", "no column item_id; found user_id, ite"),
+    "header alone": ("user_id,item_id", "holds a header and no rows"),
+    "missing column": (
+        "user,item_id,rating\n1,2,3\n",
+        "no column user_id; found user, item_id, ra",
+    ),
+    "ratings by another name": (
+        "user_id,item_id,stars\n1,2,3\n",
+        "no column rating; found .*; rename 'stars' to rating, or leave it out to read the rows as",
+    ),
+    "ratings in capitals": (
+        "user_id,item_id, Rating\n1,2,3\n",
+        "no column rating; found .*; rename ' Rating' to rating",
+    ),
+    "no header": (GOOD, "no column user_id, item_id; found 1, 2, 3"),
     "column twice": ("user_id,item_id,rating,rating\n1,2,3,4\n", "column rating is there 2 times"),
     "binary": (bytes(range(256)) * 10, "is no UTF-8 text|holds binary data"),
     "zeros": (b"\0" * 1000, "holds binary data, no text"),
@@ -388,7 +401,7 @@ BAD_TABLES = {
     "zip": (b"PK\x03\x04" + b"\0" * 50, "is a zip archive; unpack it"),
     "gzip by another name": (gzip.compress(GOOD.encode()), "is gzip data; name it .gz"),
     "parquet by another name": (b"PAR1" + b"\0" * 50, "is a Parquet file; name it .parquet"),
-    "prose": ("Not found.\n", "no column user_id, item_id, rating; found Not found"),
+    "prose": ("Not found.\n", "no column user_id, item_id; found Not found"),
     "endless first line": ("x" * (2 << 20), "first line is longer than 1 MiB"),
     "UTF-16": ((TABLE_HEADER + GOOD).encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
     "UTF-16 without a mark": ((TABLE_HEADER + GOOD).encode("utf-16-le"), "holds binary data"),
@@ -548,8 +561,8 @@ def test_corrupt_parquet_is_refused(tmp_path, spool):
     pq.write_table(table.slice(0, 0), file)
     with pytest.raises(DataError, match="no rows"):
         read_rows(file, spool)
-    pq.write_table(table.drop_columns(["rating"]), file)
-    with pytest.raises(DataError, match="no column rating; found user_id, item_id"):
+    pq.write_table(table.drop_columns(["item_id"]), file)
+    with pytest.raises(DataError, match="no column item_id; found user_id, rating"):
         read_rows(file, spool)
 
 
@@ -638,8 +651,8 @@ def test_the_last_of_each_pair_stays(pairs, grouped, at_once):
     if grouped:
         pairs = sorted(pairs, key=lambda pair: pair[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ratings, "_KEYS_AT_ONCE", at_once)
-        patch.setattr(ratings, "_CHUNK_ROWS", 7)
+        patch.setattr(repeats, "_KEYS_AT_ONCE", at_once)
+        patch.setattr(repeats, "_CHUNK_ROWS", 7)
         columns = columns_of([user for user, _ in pairs], [item for _, item in pairs])
         keep, dropped = drop_duplicates(columns, 7)
     expected = sorted({pair: row for row, pair in enumerate(pairs)}.values())

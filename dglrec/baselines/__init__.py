@@ -14,7 +14,7 @@ from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.models import Baseline, fit_model, load_model
 from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
-from dglrec.baselines.positives import has_ratings, liked_from, positives_of
+from dglrec.baselines.positives import liked_from, positives_of
 from dglrec.baselines.ranker import Ranker
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
 
@@ -31,7 +31,6 @@ __all__ = [
     "Ranker",
     "ease_weights",
     "fit_model",
-    "has_ratings",
     "liked_from",
     "load_model",
     "positives_of",

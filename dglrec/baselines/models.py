@@ -13,7 +13,6 @@ from dglrec.baselines.ease import Ease
 from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
-from dglrec.baselines.positives import has_ratings
 from dglrec.baselines.ranker import Ranker, check_fits
 from dglrec.baselines.search import stages_of, start_of
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
@@ -135,7 +134,7 @@ def load_model(
 
 def _ranker_of(kind: str, dataset: RatingDataset) -> type[Ranker] | None:
     """The class of a kind that only ranks; None where it predicts ratings."""
-    if kind in _RATING and has_ratings(dataset):
+    if kind in _RATING and dataset.has_ratings:
         return None
     return _RANKING.get(kind)
 

@@ -11,11 +11,6 @@ from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 
 
-def has_ratings(dataset: RatingDataset) -> bool:
-    """Whether a data set's rows are ratings; if not, each is an interaction of value 1."""
-    return bool(getattr(dataset, "has_ratings", True))
-
-
 def liked_from(dataset: RatingDataset) -> float:
     """The first level of the scale that is not below the mean training rating."""
     scale = dataset.scale
@@ -36,7 +31,7 @@ def positives_of(
         UsageError: there is no such item.
     """
     graph = dataset.graph
-    if which == "all" or not has_ratings(dataset):
+    if which == "all" or not dataset.has_ratings:
         keep = np.ones(graph.num_edges, dtype=bool)
         level = dataset.scale.minimum
     else:

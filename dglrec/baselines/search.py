@@ -12,7 +12,6 @@ from typing import Any
 from dglrec.baselines.config import BaselineConfig
 from dglrec.baselines.cosine import MOST_NEIGHBOURS
 from dglrec.baselines.graph_filter import MOST_DENSE
-from dglrec.baselines.positives import has_ratings
 from dglrec.dataset import RatingDataset
 
 Changes = list[dict[str, Any]]
@@ -76,7 +75,7 @@ def _candidates(config: BaselineConfig, stage: Stage, best: BaselineConfig) -> l
 
 def _stages(kind: str, dataset: RatingDataset, config: BaselineConfig) -> list[Stage]:
     # Of interactions all are positives, and so nothing else is to be tried.
-    levels = ("liked",) if has_ratings(dataset) else ()
+    levels = ("liked",) if dataset.has_ratings else ()
     if kind == "ease":
         return _ease_stages(dataset, levels)
     if kind == "graph_filter":

@@ -27,7 +27,8 @@ from dglrec.errors import UsageError
 @click.option(
     "--ratings",
     type=FOLDER_OR_FILE,
-    help="A file item_id,rating of a user that training never saw.",
+    help="A file item_id,rating of a user that training never saw; item_id where the model was "
+    "trained on interactions.",
 )
 @click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
 @option_order
@@ -83,7 +84,8 @@ def recommend(
 @click.option(
     "--ratings",
     type=FOLDER_OR_FILE,
-    help="A file user_id,item_id,rating of users that training never saw; scored too.",
+    help="A file user_id,item_id,rating of users that training never saw, without rating where "
+    "the model was trained on interactions; scored too.",
 )
 @click.option(
     "--new-items",

@@ -136,8 +136,8 @@ def synth(
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Share that validates.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share that tests.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split and --users.")
-@click.option("--train-file", type=FOLDER_OR_FILE, help="Ratings to train and validate on.")
-@click.option("--test-file", type=FOLDER_OR_FILE, help="Ratings to test on.")
+@click.option("--train-file", type=FOLDER_OR_FILE, help="Rows to train and validate on.")
+@click.option("--test-file", type=FOLDER_OR_FILE, help="Rows to test on.")
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
 @click.option(
     "--text-model",
@@ -149,8 +149,14 @@ def synth(
 @click.option("--remove-punctuation", is_flag=True, help="Clean synopses of punctuation.")
 @click.option("--per-sentence", is_flag=True, help="Embed each sentence and take the mean.")
 @click.option("--numeric", multiple=True, help="An item column to use as a number; repeatable.")
-@click.option("--complete-only", is_flag=True, help="Drop ratings of items with gaps.")
+@click.option("--complete-only", is_flag=True, help="Drop rows of items with gaps.")
 @click.option("--scale", help="Rating scale MIN:MAX[:STEP] of a table; found out if not given.")
+@click.option(
+    "--interactions-from",
+    type=float,
+    metavar="LEVEL",
+    help="Make interactions of the ratings of LEVEL or more, and drop the others.",
+)
 @click.option("--users", type=int, metavar="N", help="Keep N users, drawn by chance; default: all.")
 @option_overwrite
 @option_json
@@ -170,14 +176,18 @@ def prepare(
     """Build a prepared data set in the folder DATASET from SOURCE.
 
     SOURCE is a folder in the published layout of the Anime Recommendation Database 2020 or of
-    MovieLens, or a CSV or Parquet table with columns user_id, item_id, rating and perhaps
-    timestamp. --train-file and --test-file replace its ratings and the split.
+    MovieLens, or a CSV or Parquet table with columns user_id, item_id, and perhaps rating and
+    timestamp. Without a column of ratings its rows are interactions: clicks, plays, purchases.
+    Those that repeat a pair are counted and kept once. --train-file and --test-file replace its
+    rows and the split.
 
     \b
     Examples:
       dglrec prepare anime/ data
       dglrec prepare ratings.parquet data --split time --scale 1:5:0.5
       dglrec prepare ml-100k/ data --train-file u1.base --test-file u1.test
+      dglrec prepare clicks.csv data
+      dglrec prepare ml-100k/ data --interactions-from 4
     """
     from dglrec.dataset import PrepareOptions
     from dglrec.dataset import prepare as run_prepare

@@ -4,11 +4,11 @@ Data flow: ratings files -> memory-mapped columns of indices (spool) -> rows tha
 adjacency and biases of the training rows -> features fitted on training items -> folder.
 """
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,10 @@ import pandas as pd
 import pyarrow as pa
 
 from dglrec import schema
-from dglrec.biases import fit_biases
+from dglrec.biases import fit_biases, no_biases
 from dglrec.dataset.attributes import AttributeOptions, ItemEncoder
 from dglrec.dataset.planted import PLANTED, write_planted
+from dglrec.dataset.rows import Rows, complete_only, draw_users, read_rows
 from dglrec.dataset.stored import DATASET_FILE, RatingDataset, write_dataset
 from dglrec.errors import DataError, UsageError
 from dglrec.features import TextCleaning
@@ -26,10 +27,7 @@ from dglrec.files import atomic_folder, check_target_folder, sha256_of
 from dglrec.graph import build_graph
 from dglrec.ids import IdMap
 from dglrec.ingest import (
-    RatingColumns,
-    RatingReader,
     Source,
-    drop_duplicates,
     open_source,
     read_items,
     read_users,
@@ -39,8 +37,6 @@ from dglrec.split import Split, check_shares, split_given, split_rows
 from dglrec.synthetic import TRUTH_FILE, PlantedLists, Truth
 
 _IN_TABLE = "in_item_table"
-# Of the numbers that follow from the seed, those that draw users; the split's have fewer words.
-_DRAWN_USERS = (1,)
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,8 @@ class PrepareOptions:
         numeric: item columns to use as numbers.
         complete_only: leave out ratings of items without genres or, with text, without a synopsis.
         scale: the rating scale, where the source's layout does not say it.
+        interactions_from: the least rating that becomes an interaction; rows below it are left out.
+            None keeps ratings, where there are any.
         users: how many users to draw, by the seed, and keep; None keeps all. Of one source and seed
             each smaller draw is part of every larger one; rows fall to other parts of the split.
         overwrite: whether an existing data set may be replaced.
@@ -79,6 +77,7 @@ class PrepareOptions:
     numeric: tuple[str, ...] = ()
     complete_only: bool = False
     scale: RatingScale | None = None
+    interactions_from: float | None = None
     users: int | None = None
     overwrite: bool = False
 
@@ -94,28 +93,25 @@ class PrepareOptions:
             raise UsageError(f"--seed {self.seed}: must be 0 or more")
         if self.users is not None and self.users < 1:
             raise UsageError(f"--users {self.users}: must be 1 or more")
+        if self.interactions_from is not None:
+            if not math.isfinite(self.interactions_from):
+                raise UsageError(f"--interactions-from {self.interactions_from:g}: give a rating")
+            if self.scale is not None:
+                raise UsageError(
+                    "--scale and --interactions-from: interactions have no scale; give one of the "
+                    "two"
+                )
         check_shares(self.valid, None if self.test_file else self.test)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """All ratings that stay, and what was left out on the way."""
-
-    columns: RatingColumns
-    is_test: npt.NDArray[np.bool_] | None
-    users: IdMap
-    items: IdMap
-    scale: RatingScale
-    notes: dict[str, int]
 
 
 def prepare(
     source_path: Path, target: Path, options: PrepareOptions | None = None
 ) -> RatingDataset:
-    """Read ratings and item tables, and write a prepared data set.
+    """Read ratings or interactions and item tables, and write a prepared data set.
 
     Args:
-        source_path: a folder in the anime or a MovieLens layout, or a table of ratings.
+        source_path: a folder in the anime or a MovieLens layout, or a table of ratings; without a
+            column of ratings, interactions.
         target: the data set's folder; it appears whole or not at all.
         options: see `PrepareOptions`.
 
@@ -137,14 +133,21 @@ def prepare(
         atomic_folder(target, marker=DATASET_FILE, overwrite=options.overwrite) as folder,
         tempfile.TemporaryDirectory(prefix="spool-", dir=folder) as spool,
     ):
-        rows = _read_rows(source, options, Path(spool))
+        given = [file for file in (options.train_file, options.test_file) if file is not None]
+        rows = read_rows(
+            source,
+            Path(spool),
+            given_files=given,
+            scale=options.scale,
+            interactions_from=options.interactions_from,
+        )
         catalogue = _catalogue(items, rows.items)
         rows.notes["items_without_table_row"] = int((~catalogue[_IN_TABLE]).sum())
         if options.complete_only:
-            rows = _complete_only(rows, catalogue, options.text)
+            rows = complete_only(rows, catalogue, options.text)
             catalogue = _catalogue(items, rows.items)
         if options.users is not None:
-            rows = _draw_users(rows, options.users, options.seed)
+            rows = draw_users(rows, options.users, options.seed)
             catalogue = _catalogue(items, rows.items)
             rows.notes["items_without_table_row"] = int((~catalogue[_IN_TABLE]).sum())
         split = _split(rows, options)
@@ -152,105 +155,7 @@ def prepare(
     return RatingDataset.open(target)
 
 
-def _read_rows(source: Source, options: PrepareOptions, spool: Path) -> _Rows:
-    reader = RatingReader(source, spool, options.scale)
-    files = [options.train_file, options.test_file] if options.train_file else [None]
-    for file in files:
-        reader.read(file)
-    parts, users, items, scale, counts = reader.finish()
-    kept = []
-    dropped = 0
-    for part in parts:
-        keep, repeated = drop_duplicates(part, len(items))
-        kept.append(part if not repeated else _take(part, keep))
-        dropped += repeated
-    columns = kept[0] if len(kept) == 1 else _concatenate(kept)
-    is_test = np.arange(len(columns)) >= len(kept[0]) if len(kept) > 1 else None
-    notes = {
-        "rows_read": counts.rows,
-        "unrated_rows_skipped": counts.unrated,
-        "duplicate_rows_dropped": dropped,
-    }
-    return _Rows(columns, is_test, users, items, scale, notes)
-
-
-def _take(columns: RatingColumns, rows: npt.NDArray[Any]) -> RatingColumns:
-    return RatingColumns(
-        columns.users[rows],
-        columns.items[rows],
-        columns.ratings[rows],
-        None if columns.timestamps is None else columns.timestamps[rows],
-    )
-
-
-def _concatenate(parts: Sequence[RatingColumns]) -> RatingColumns:
-    timestamps = [part.timestamps for part in parts if part.timestamps is not None]
-    return RatingColumns(
-        np.concatenate([part.users for part in parts]),
-        np.concatenate([part.items for part in parts]),
-        np.concatenate([part.ratings for part in parts]),
-        np.concatenate(timestamps) if len(timestamps) == len(parts) else None,
-    )
-
-
-def _complete_only(rows: _Rows, catalogue: pd.DataFrame, text: bool) -> _Rows:
-    """Leave out the ratings of incomplete items."""
-    complete = catalogue[schema.GENRES].map(len).to_numpy() > 0
-    if text:
-        complete &= catalogue[schema.SYNOPSIS].notna().to_numpy()
-    keep = np.flatnonzero(complete[rows.columns.items])
-    if not len(keep):
-        raise DataError("--complete-only leaves no rating: no rated item has all its attributes")
-    return _keep(rows, keep, "incomplete_item_rows_dropped")
-
-
-def _draw_users(rows: _Rows, count: int, seed: int) -> _Rows:
-    """Leave out the ratings of all users but some that are drawn by chance."""
-    present = len(rows.users)
-    if count > present:
-        raise DataError(
-            f"--users {count:,}: the source has ratings of {present:,} users; ask for fewer"
-        )
-    # The first of one order, so that each draw holds all smaller ones.
-    order = np.random.default_rng((seed, *_DRAWN_USERS)).permutation(present)
-    drawn = np.zeros(present, dtype=np.bool_)
-    drawn[order[:count]] = True
-    return _keep(rows, np.flatnonzero(drawn[rows.columns.users]), "rows_of_other_users_dropped")
-
-
-def _keep(rows: _Rows, keep: npt.NDArray[np.int64], note: str) -> _Rows:
-    """Some of the rows, without ids that have no rating left.
-
-    Args:
-        rows: all of them.
-        keep: int64, the numbers of those that stay, ascending.
-        note: under which name to count those that go.
-    """
-    columns = _take(rows.columns, keep)
-    users, user_index = _only_present(rows.users, columns.users)
-    items, item_index = _only_present(rows.items, columns.items)
-    return _Rows(
-        RatingColumns(
-            user_index[columns.users],
-            item_index[columns.items],
-            columns.ratings,
-            columns.timestamps,
-        ),
-        None if rows.is_test is None else rows.is_test[keep],
-        users,
-        items,
-        rows.scale,
-        {**rows.notes, note: len(rows.columns) - len(keep)},
-    )
-
-
-def _only_present(ids: IdMap, indices: npt.NDArray[np.int32]) -> tuple[IdMap, npt.NDArray[Any]]:
-    present = np.bincount(indices, minlength=len(ids)) > 0
-    renumbered = np.cumsum(present, dtype=np.int32) - 1
-    return IdMap(ids.decode(np.flatnonzero(present))), renumbered.astype(np.int32)
-
-
-def _split(rows: _Rows, options: PrepareOptions) -> Split:
+def _split(rows: Rows, options: PrepareOptions) -> Split:
     columns = rows.columns
     if rows.is_test is None:
         return split_rows(
@@ -277,7 +182,7 @@ def _write(
     folder: Path,
     source: Source,
     options: PrepareOptions,
-    rows: _Rows,
+    rows: Rows,
     split: Split,
     catalogue: pd.DataFrame,
 ) -> None:
@@ -304,9 +209,11 @@ def _write(
         "users_with_one_training_rating": int((degrees == 1).sum()),
     }
     truth_file = source.path / TRUTH_FILE
-    truth = Truth.read(truth_file) if truth_file.is_file() else None
+    planted_truth = Truth.read(truth_file) if truth_file.is_file() else None
+    # Of an interaction the truth expects no rating; who meets what it knows all the same.
+    truth = planted_truth if rows.feedback == schema.RATINGS else None
     try:
-        planted = _planted(rows, truth)
+        planted = _planted(rows, planted_truth)
         held_out = {
             "valid": _held_out(rows, split.valid, truth),
             "test": _held_out(rows, split.test, truth),
@@ -321,13 +228,14 @@ def _write(
     write_dataset(
         folder,
         graph=graph,
-        biases=fit_biases(graph),
+        biases=fit_biases(graph) if rows.feedback == schema.RATINGS else no_biases(graph),
         users=_user_table(source, rows.users),
         items=_with_ids(schema.ITEM_ID, rows.items, catalogue),
         features=features,
         held_out=held_out,
         meta={
             "format": source.format,
+            schema.FEEDBACK: rows.feedback,
             "sources": [
                 {"file": file.name, "sha256": sha256_of(file)}
                 for file in _source_files(source, options)
@@ -344,6 +252,11 @@ def _write(
             "complete_only": options.complete_only,
             # Only where it is so: it names the content, and all users are what they always were.
             **({} if options.users is None else {"users_drawn": options.users}),
+            **(
+                {}
+                if options.interactions_from is None
+                else {"interactions_from": options.interactions_from}
+            ),
             "notes": notes,
             **planted_meta,
         },
@@ -392,7 +305,7 @@ def _check_numeric(items: pd.DataFrame, names: Sequence[str]) -> None:
             )
 
 
-def _held_out(rows: _Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -> pd.DataFrame:
+def _held_out(rows: Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -> pd.DataFrame:
     users, items = rows.columns.users[numbers], rows.columns.items[numbers]
     frame: pd.DataFrame = pd.DataFrame(
         {schema.USER: users, schema.ITEM: items, schema.RATING: rows.columns.ratings[numbers]}
@@ -404,7 +317,7 @@ def _held_out(rows: _Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) 
     return frame
 
 
-def _planted(rows: _Rows, truth: Truth | None) -> PlantedLists | None:
+def _planted(rows: Rows, truth: Truth | None) -> PlantedLists | None:
     if truth is None:
         return None
     ids = (kind.ids.to_numpy(zero_copy_only=False) for kind in (rows.users, rows.items))

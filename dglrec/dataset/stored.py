@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.biases import Biases
+from dglrec.biases import Biases, NoBiases
 from dglrec.dataset.attributes import (
     AttributeOptions,
     ItemEncoder,
@@ -33,12 +33,13 @@ from dglrec.kernels import ItemLists, merge_lists
 from dglrec.schema import RatingScale
 from dglrec.synthetic import PlantedLists
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DATASET_FILE = "dataset.json"
 
 _USERS, _ITEMS = "users.parquet", "items.parquet"
 _TRAIN, _FEATURES = "train", "features"
 _HELD_OUT = ("valid", "test")
+_OF_RATINGS = ("scale", "mean_rating")  # what says nothing of interactions
 _ROWS_AT_ONCE = 1 << 18
 _TRAIN_DTYPES = {
     "offsets": np.int64,
@@ -56,7 +57,7 @@ class HeldOut:
     Attributes:
         users: int64 [n] user indices.
         items: int64 [n] item indices.
-        ratings: float32 [n].
+        ratings: float32 [n]; of interactions all are 1.
         expected: float32 [n], the planted expectation, where the data came with a truth.
     """
 
@@ -71,6 +72,9 @@ class HeldOut:
 
 class RatingDataset:
     """A prepared data set. Opening maps arrays and reads none, so it takes no time at any size.
+
+    Its rows are ratings, or interactions: ratings that all have the value 1 of `scale`, without
+    biases. `has_ratings` says which.
 
     Args:
         path: the data set's folder.
@@ -114,6 +118,17 @@ class RatingDataset:
         dataset._check()
         return dataset
 
+    @property
+    def interactions_from(self) -> float | None:
+        """The least rating that became an interaction; None where no ratings became any."""
+        level = self.meta.get("interactions_from")
+        return None if level is None else float(level)
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether its rows are ratings; else they are interactions."""
+        return bool(self.meta[schema.FEEDBACK] == schema.RATINGS)
+
     @cached_property
     def graph(self) -> RatingGraph:
         """The training ratings, memory-mapped."""
@@ -126,8 +141,9 @@ class RatingDataset:
 
     @cached_property
     def biases(self) -> Biases:
-        """The biases fitted to the training ratings."""
-        return Biases(
+        """The biases fitted to the training ratings; interactions have none."""
+        kind = Biases if self.has_ratings else NoBiases
+        return kind(
             mean=self.meta["mean_rating"],
             users=torch.from_numpy(self._train("user_bias")),
             items=torch.from_numpy(self._train("item_bias")),
@@ -252,8 +268,11 @@ class RatingDataset:
         return merge_lists([*lists, *(self.held_out_by_user(name).lists for name in held_out)])
 
     def describe(self) -> dict[str, Any]:
-        """What `prepare` reports: counts, scale, split, features."""
-        keys = ("format", "counts", "scale", "split", "mean_rating", "features", "notes")
+        """What `prepare` reports: counts, split, features; of ratings their scale and mean, too."""
+        keys = ["format", schema.FEEDBACK, "counts", "scale", "split", "mean_rating"]
+        keys += ["features", "notes"]
+        if not self.has_ratings:
+            keys = [key for key in keys if key not in _OF_RATINGS]
         return {"dataset": str(self.path), **{key: self.meta[key] for key in keys}}
 
     def _check(self) -> None:
@@ -369,7 +388,8 @@ def write_dataset(
         items: [I] rows, `item_id` first, ascending.
         features: float32 [I, F] by name.
         held_out: `valid` and `test`: columns user, item, rating and perhaps expected.
-        meta: what else `dataset.json` says; counts, scale and the like are added.
+        meta: what else `dataset.json` says, `feedback` among it; counts, scale and the like are
+            added.
     """
     for name in (_TRAIN, _FEATURES):
         (folder / name).mkdir()

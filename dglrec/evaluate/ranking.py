@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dglrec.baselines import Popularity, has_ratings
+from dglrec.baselines import Popularity
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError, UsageError
@@ -206,7 +206,7 @@ def check_ranking(
     for k in ks:
         if not 1 <= k <= num_items:
             raise UsageError(f"--ranking {k}: must be from 1 to the catalogue's {num_items} items")
-    is_rated = has_ratings(dataset)
+    is_rated = dataset.has_ratings
     if relevant_from is None:
         relevant_from = next_level(dataset.biases.mean, dataset) if is_rated else -np.inf
     if not (dataset.held_out(split).ratings >= relevant_from).any():

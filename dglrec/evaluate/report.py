@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from dglrec.baselines import has_ratings
 from dglrec.dataset import HeldOut
 from dglrec.distributed import World
 from dglrec.errors import UsageError
@@ -90,7 +89,7 @@ def evaluate(
             what is asked for needs predicted ratings.
     """
     dataset, world = trained.dataset, trained.world
-    is_rated = has_ratings(dataset)
+    is_rated = dataset.has_ratings
     predicts_ratings = is_rated and bool(getattr(trained, "rates", True))
     new, threshold, ks = None, 0.0, None if ranking is None else lengths_of(ranking)
     with world.together():

@@ -4,16 +4,15 @@
 and `read_users` read the tables beside them.
 """
 
-from dglrec.ingest.lists import NewRatings, read_new_ratings, stream_columns
-from dglrec.ingest.ratings import (
-    FileCounts,
-    IngestCounts,
-    RatingColumns,
-    RatingReader,
-    drop_duplicates,
-    last_of_each_pair,
-    rows_of_each,
+from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns
+from dglrec.ingest.lists import (
+    NewRatings,
+    read_new_interactions,
+    read_new_ratings,
+    stream_columns,
 )
+from dglrec.ingest.ratings import RatingReader
+from dglrec.ingest.repeats import drop_duplicates, last_of_each_pair, rows_of_each
 from dglrec.ingest.sources import FORMATS, RatingLayout, Source, open_source
 from dglrec.ingest.stream import Stretch, require_file
 from dglrec.ingest.tables import read_items, read_new_items, read_users
@@ -32,6 +31,7 @@ __all__ = [
     "last_of_each_pair",
     "open_source",
     "read_items",
+    "read_new_interactions",
     "read_new_items",
     "read_new_ratings",
     "read_users",

@@ -1,6 +1,6 @@
 """Small tables that name users, items or pairs, beside the ratings themselves."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ids import IdMap, IdMapBuilder, to_type
 from dglrec.ingest import stream
-from dglrec.ingest.ratings import last_of_each_pair
-from dglrec.schema import RatingScale, check_columns, check_ratings
+from dglrec.ingest.columns import at_level
+from dglrec.ingest.repeats import last_of_each_pair
+from dglrec.progress import log
+from dglrec.schema import RatingScale, check_columns, check_interactions, check_ratings
 
 # What the columns are called in the layouts that we read.
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -55,14 +57,14 @@ def stream_columns(file: Path, kinds: Mapping[str, pa.DataType]) -> Iterator[str
 
 @dataclass(frozen=True)
 class NewRatings:
-    """Ratings of n users that the data set does not know.
+    """Ratings or interactions of n users that the data set does not know.
 
     Attributes:
         user_ids: [n] ascending; just 0 where the file need not name its one user.
         users: int32 [r] places among them.
         items: int32 [r] indices of items.
-        ratings: float32 [r].
-        unknown: how many ratings of unknown items were left out.
+        ratings: float32 [r]; of interactions all are 1.
+        unknown: how many rows of unknown items were left out.
     """
 
     user_ids: pa.Array
@@ -87,7 +89,85 @@ def read_new_ratings(
     Raises:
         DataError: the file is missing or bad, holds no rating, or is of several users and may not.
     """
+    _, found = _header(file, _NAMES)
+    if schema.RATING not in found:
+        raise DataError(
+            f"{file}: no column {schema.RATING}; found {', '.join(stream.shown_names(found))}; "
+            "the model was trained on ratings, and needs those of new users"
+        )
+
+    def checked(table: pa.Table, first_row: int) -> pa.Table:
+        return check_ratings(table, source=str(file), first_row=first_row, scale=scale)
+
     kinds = {schema.ITEM_ID: items.ids.type, schema.RATING: pa.float32()}
+    return _read_new(file, items, user_type, kinds, checked, "rating")
+
+
+def read_new_interactions(
+    file: Path, items: IdMap, user_type: pa.DataType | None, level: float | None = None
+) -> NewRatings:
+    """The interactions of users that training never saw; repeated ones count once.
+
+    Args:
+        file: columns `user_id` and `item_id` (or `anime_id`, `movieId`).
+        items: the known items; interactions with others are left out, and counted.
+        user_type: the type of user ids; None where the interactions are one user's, for whom the
+            file needs no column.
+        level: the least rating of an interaction, where ratings made the data set's interactions:
+            if the file has a column `rating`, rows below are left out. Without a level, that column
+            is not read.
+
+    Raises:
+        DataError: the file is missing or bad, holds no interaction, or is of several users and may
+            not.
+    """
+    _, found = _header(file, _NAMES)
+    has_ratings = schema.RATING in found
+    by_level = level if has_ratings else None
+    if has_ratings and level is None:
+        log(f"{file}: column {schema.RATING} is not read; the model was trained on interactions")
+    below = 0
+
+    def checked(table: pa.Table, first_row: int) -> pa.Table:
+        nonlocal below
+        if by_level is None:
+            table = check_interactions(table, source=str(file), first_row=first_row)
+        else:
+            rated = check_ratings(table, source=str(file), first_row=first_row)
+            table = at_level(rated, by_level).drop_columns([schema.RATING])
+            below += len(rated) - len(table)
+        ones = np.full(len(table), schema.INTERACTION, dtype=np.float32)
+        return table.append_column(schema.RATING, pa.array(ones))
+
+    kinds = {schema.ITEM_ID: items.ids.type}
+    wanted = "interaction"
+    if by_level is not None:
+        kinds[schema.RATING] = pa.float32()
+        wanted = f"rating of {by_level:g} or more, which is what the data set's interactions are"
+    new = _read_new(file, items, user_type, kinds, checked, wanted)
+    if below:
+        log(f"{file}: {below} ratings below {by_level:g} are no interactions and left out")
+    return new
+
+
+def _read_new(
+    file: Path,
+    items: IdMap,
+    user_type: pa.DataType | None,
+    kinds: Mapping[str, pa.DataType],
+    checked: Callable[[pa.Table, int], pa.Table],
+    wanted: str,
+) -> NewRatings:
+    """Stream the rows of new users past the door.
+
+    Args:
+        file: as for the callers.
+        items: as for the callers.
+        user_type: as for the callers.
+        kinds: the columns to read beside users, and the types that text is read as.
+        checked: a stretch and the number of its first row -> the rows that count, with ratings.
+        wanted: what an empty file lacks, for the message.
+    """
     if user_type is None:
         _refuse_several_users(file)
     else:
@@ -99,12 +179,12 @@ def read_new_ratings(
         if user_type is None:
             nobody = pa.array(np.zeros(len(table), dtype=np.int64))
             table = table.add_column(0, schema.USER_ID, nobody)
-        table = check_ratings(table, source=str(file), first_row=stretch.first_row, scale=scale)
+        table = checked(table, stretch.first_row)
         users.append(builder.add(_of_type(table.column(schema.USER_ID), user_type, file)))
         indices.append(items.encode(table.column(schema.ITEM_ID)))
         ratings.append(table.column(schema.RATING).to_numpy())
     if not sum(map(len, users)):
-        raise DataError(f"{file}: holds no rating")
+        raise DataError(f"{file}: holds no {wanted}")
     ids, index_of_code = builder.finish()
     of_user, of_item = index_of_code[np.concatenate(users)], np.concatenate(indices)
     known = of_item >= 0

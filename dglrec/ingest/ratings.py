@@ -1,11 +1,11 @@
-"""Ratings files -> memory-mapped columns of indices, streamed, whatever the files' size.
+"""Files of ratings or interactions -> memory-mapped columns of indices, streamed.
 
 Ids get provisional codes in order of appearance and go to plain files in a spool folder at once.
 When all files are read, the codes are exchanged for places in the ascending order of ids. Beside
 the two id maps, memory holds one stretch of a file.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dglrec import schema
-from dglrec.errors import DataError
+from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
 from dglrec.ids import IdMap, IdMapBuilder
 from dglrec.ingest import stream
+from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns, at_level
 from dglrec.ingest.sources import Source, ratings_columns
-from dglrec.progress import progress
-from dglrec.schema import RatingScale, check_ratings
+from dglrec.progress import log, progress
+from dglrec.schema import RatingScale, check_interactions, check_ratings
 
 _CHUNK_ROWS = 1 << 22
-_KEYS_AT_ONCE = 1 << 22
 _MOST_DISTINCT_RATINGS = 65_536
 
 _USERS = ("users", np.dtype(np.int32))
@@ -41,60 +41,13 @@ _LEADING_ZERO = r"^\s*-?0[0-9]"
 
 
 @dataclass(frozen=True)
-class RatingColumns:
-    """One file's ratings in file order: indices into the id maps, memory-mapped, read-only.
-
-    Attributes:
-        users: int32 [n].
-        items: int32 [n].
-        ratings: float32 [n].
-        timestamps: int64 [n], in the file's own unit (times become microseconds); None where the
-            file has none.
-    """
-
-    users: npt.NDArray[np.int32]
-    items: npt.NDArray[np.int32]
-    ratings: npt.NDArray[np.float32]
-    timestamps: npt.NDArray[np.int64] | None = None
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-
-@dataclass(frozen=True)
-class FileCounts:
-    """What one file held: all its rows, and how many of them were no ratings and were skipped."""
-
-    file: Path
-    rows: int
-    unrated: int
-
-
-@dataclass(frozen=True)
-class IngestCounts:
-    """What the files of a reader held."""
-
-    files: tuple[FileCounts, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all files."""
-        return sum(counts.rows for counts in self.files)
-
-    @property
-    def unrated(self) -> int:
-        """Rows skipped, in all files, because they say that the user did not rate."""
-        return sum(counts.unrated for counts in self.files)
-
-
-@dataclass(frozen=True)
 class _Spooled:
     counts: FileCounts
     paths: dict[str, Path]
 
     @property
     def rows(self) -> int:
-        return self.counts.rows - self.counts.unrated
+        return self.counts.kept
 
     def open(self, column: tuple[str, np.dtype[Any]], mode: str) -> Any:
         name, dtype = column
@@ -104,24 +57,46 @@ class _Spooled:
 class RatingReader:
     """Reads one ratings file, or several into one id space: a train file and a test file.
 
+    A file without a column of ratings holds interactions; then all of them must. Ratings can be
+    read as interactions, too.
+
     Args:
         source: as `open_source` describes it.
         spool: an existing folder for the columns. It belongs to the caller, who keeps it as long
             as the columns are in use.
         scale: the values a rating may take; None takes the source's, and where the source has none
             the coarsest scale that fits the ratings.
+        interactions_from: the least rating that counts as an interaction; other ratings are left
+            out. None reads ratings as ratings.
     """
 
-    def __init__(self, source: Source, spool: Path, scale: RatingScale | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        spool: Path,
+        scale: RatingScale | None = None,
+        interactions_from: float | None = None,
+    ) -> None:
         self._source = source
         self._spool = spool
+        self._given_scale = scale
         self._scale = scale if scale is not None else source.scale
+        self._level = interactions_from
+        self._has_ratings: bool | None = None  # whether the files have a column of them
         self._users = IdMapBuilder(schema.USER_ID)
         self._items = IdMapBuilder(schema.ITEM_ID)
         self._files: list[_Spooled] = []
         self._distinct: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
         # The first text file decides the types of ids; later ones are held to them.
         self._id_kinds: dict[str, pa.DataType] = {}
+
+    @property
+    def feedback(self) -> str:
+        """What the rows are once a file was read: `schema.RATINGS` or `schema.INTERACTIONS`."""
+        if self._has_ratings is None:
+            raise ValueError("no file was read")
+        rated = self._has_ratings and self._level is None
+        return schema.RATINGS if rated else schema.INTERACTIONS
 
     def read(self, file: Path | None = None) -> int:
         """Stream one ratings file through the door and into the spool folder.
@@ -134,23 +109,30 @@ class RatingReader:
             The file's place in the list that `finish` gives.
 
         Raises:
-            DataError: the file is missing or damaged, lacks a column, holds no ratings, or a row is
-                bad. The message names the file and the first bad row. The reader is of no use
-                after it.
+            DataError: the file is missing or damaged, lacks a column, holds no rows that count, or
+                a row is bad. The message names the file and the first bad row. The reader is of no
+                use after it.
+            UsageError: a scale or a level was given, and the file has no ratings.
         """
         file = self._source.ratings_file if file is None else self._source.resolve(file)
         place = len(self._files)
         paths = {name: self._spool / f"{place}-{name}.raw" for name, _ in _COLUMNS}
-        rows = unrated = 0
+        rows = unrated = below = 0
+        highest = -np.inf
         with disk_errors(self._spool):
             outputs = {name: path.open("wb") for name, path in paths.items()}
         try:
             # Closed at once when a row is bad, so that its message finds no progress bar.
             with closing(self._stretches(file)) as stretches:
                 for stretch in stretches:
-                    table, rated = self._checked(file, stretch)
-                    rows += len(rated)
-                    unrated += len(rated) - len(table)
+                    rated = self._checked(file, stretch)
+                    rows += len(stretch.table)
+                    unrated += len(stretch.table) - len(rated)
+                    table = rated
+                    if self._level is not None and len(rated):
+                        highest = max(highest, pc.max(rated.column(schema.RATING)).as_py())
+                        table = at_level(rated, self._level)
+                        below += len(rated) - len(table)
                     columns = self._encoded(file, table)
                     with disk_errors(self._spool):
                         for name, values in columns.items():
@@ -165,7 +147,13 @@ class RatingReader:
                 if rows
                 else f"{file}: holds a header and no rows"
             )
-        self._files.append(_Spooled(FileCounts(file, rows, unrated), paths))
+        counts = FileCounts(file, rows, unrated, below)
+        if not counts.kept:
+            raise DataError(
+                f"{file}: no rating of {self._level:g} or more; the highest is {highest:g}: give "
+                "--interactions-from a lower level"
+            )
+        self._files.append(_Spooled(counts, paths))
         return place
 
     def finish(self) -> tuple[list[RatingColumns], IdMap, IdMap, RatingScale, IngestCounts]:
@@ -180,7 +168,9 @@ class RatingReader:
         if not self._files:
             raise ValueError("no file was read")
         scale = self._scale
-        if scale is None:
+        if self.feedback == schema.INTERACTIONS:
+            scale = schema.INTERACTION_SCALE
+        elif scale is None:
             names = ", ".join(str(spooled.counts.file) for spooled in self._files)
             scale = RatingScale.infer(self._distinct.astype(np.float64), names)
         users, index_of_user = self._users.finish()
@@ -204,7 +194,10 @@ class RatingReader:
         return RatingColumns(
             spooled.open(_USERS, "r"),
             spooled.open(_ITEMS, "r"),
-            spooled.open(_RATINGS, "r"),
+            # All the same: one value that stands for n.
+            np.broadcast_to(np.float32(schema.INTERACTION), spooled.rows)
+            if self.feedback == schema.INTERACTIONS
+            else spooled.open(_RATINGS, "r"),
             spooled.open(_TIMESTAMPS, "r") if timed else None,
         )
 
@@ -215,14 +208,54 @@ class RatingReader:
         text = ratings_columns(file, layout)
         description = f"reading {file.name}"
         if text is None:
-            names = layout.schema_names(stream.parquet_schema(file).names)
+            found = stream.parquet_schema(file).names
+            names = layout.schema_names(found)
+            self._note_feedback(file, names, found)
             stretches = stream.stream_parquet(file, list(names), description)
         else:
             names = layout.schema_names(text.names)
+            self._note_feedback(file, names, text.names)
             stretches = stream.stream_text(file, text, self._kinds(file, text, names), description)
         for stretch in stretches:
             table = stretch.table.select(list(names)).rename_columns(list(names.values()))
             yield stream.Stretch(table, stretch.first_row)
+
+    def _note_feedback(self, file: Path, names: dict[str, str], found: Sequence[str]) -> None:
+        """Note whether the files have ratings, and hold a file to those before it.
+
+        Args:
+            file: the file.
+            names: the columns that will be read: name in the file -> name in the schema.
+            found: all its columns.
+        """
+        has_ratings = schema.RATING in names.values()
+        if self._has_ratings is not None and has_ratings != self._has_ratings:
+            ratings = self._source.layout.rating
+            first = self._files[0].counts.file
+            one, other = ("a", "none") if has_ratings else ("no", "one")
+            raise DataError(
+                f"{file}: has {one} column {ratings}, and {first} has {other}; give two files of "
+                "ratings, or two of interactions"
+            )
+        self._has_ratings = has_ratings
+        if has_ratings:
+            return
+        if self._level is not None:
+            raise UsageError(
+                f"--interactions-from {self._level:g}: {file} has no column "
+                f"{self._source.layout.rating}, so its rows are interactions already; leave the "
+                "option out"
+            )
+        if self._given_scale is not None:
+            raise UsageError(
+                f"--scale: {file} has no column {self._source.layout.rating}, so its rows are "
+                "interactions, which have no scale; leave the option out"
+            )
+        unread = stream.shown_names([name for name in found if name not in names])
+        log(
+            f"{file}: no column {self._source.layout.rating}, so each row is an interaction"
+            + (f"; not read: {', '.join(unread)}" if unread else "")
+        )
 
     def _kinds(
         self, file: Path, text: stream.TextFormat, names: dict[str, str]
@@ -230,7 +263,8 @@ class RatingReader:
         """The types to read a text file's columns with, by their names in the file."""
         kinds = {name: pa.int64() for name in names}
         of_schema = {name: raw for raw, name in names.items()}
-        kinds[of_schema[schema.RATING]] = pa.float32()
+        if schema.RATING in of_schema:
+            kinds[of_schema[schema.RATING]] = pa.float32()
         if self._source.layout.whole_ids:
             return kinds
         ids = [of_schema[schema.USER_ID], of_schema[schema.ITEM_ID]]
@@ -245,13 +279,11 @@ class RatingReader:
             kinds[raw] = _kind_of_timestamps(head.column(raw))
         return kinds
 
-    def _checked(
-        self, file: Path, stretch: stream.Stretch
-    ) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
-        """The rows that are ratings, past the door, and for each row whether it is one."""
+    def _checked(self, file: Path, stretch: stream.Stretch) -> pa.Table:
+        """The rows that are ratings or interactions, past the door."""
         table, scale = stretch.table, self._scale
         rated = np.ones(len(table), dtype=np.bool_)
-        if self._skips_zeros(file, table) and scale is not None:
+        if self._has_ratings and self._skips_zeros(file, table) and scale is not None:
             # The door sees a rating that it lets pass, so that row numbers stay the file's own.
             place = table.column_names.index(schema.RATING)
             ratings = table.column(place)
@@ -260,14 +292,18 @@ class RatingReader:
             passing = pa.scalar(scale.minimum, type=ratings.type)
             table = table.set_column(place, schema.RATING, pc.if_else(zero, passing, ratings))
         try:
-            table = check_ratings(table, source=str(file), first_row=stretch.first_row, scale=scale)
+            where: dict[str, Any] = {"source": str(file), "first_row": stretch.first_row}
+            if self._has_ratings:
+                table = check_ratings(table, **where, scale=scale)
+            else:
+                table = check_interactions(table, **where)
         except pa.ArrowException as error:  # a conversion that the door does not foresee
             raise DataError(f"{file}: a column is of an unusable type ({error})") from error
         if self._source.layout.whole_ids:
             for name in (schema.USER_ID, schema.ITEM_ID):
                 if table.column(name).type != pa.int64():
                     raise DataError(f"{file}: column {name} holds text; expected whole numbers")
-        return table if rated.all() else table.filter(pa.array(rated)), rated
+        return table if rated.all() else table.filter(pa.array(rated))
 
     def _skips_zeros(self, file: Path, table: pa.Table) -> bool:
         kind = table.column(schema.RATING).type
@@ -282,74 +318,18 @@ class RatingReader:
             }
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
-        ratings = table.column(schema.RATING).to_numpy()
-        columns[_RATINGS[0]] = ratings
         if schema.TIMESTAMP in table.column_names:
             columns[_TIMESTAMPS[0]] = table.column(schema.TIMESTAMP).to_numpy()
+        if self.feedback == schema.INTERACTIONS:
+            return columns
+        ratings = table.column(schema.RATING).to_numpy()
+        columns[_RATINGS[0]] = ratings
         if self._scale is None:
             self._distinct = np.union1d(self._distinct, ratings)
             if len(self._distinct) > _MOST_DISTINCT_RATINGS:
                 # Rather than hold them all: no scale has as many levels, and this says so.
                 RatingScale.infer(self._distinct.astype(np.float64), str(file))
         return columns
-
-
-def drop_duplicates(columns: RatingColumns, num_items: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Which rows stay when of each (user, item) pair only the last does.
-
-    Args:
-        columns: n ratings.
-        num_items: a bound above every item's index.
-
-    Returns:
-        The numbers of the rows that stay, ascending, and how many rows do not.
-    """
-    keep = last_of_each_pair(columns.users, columns.items, num_items)
-    rows = np.flatnonzero(keep)
-    return rows, len(keep) - len(rows)
-
-
-def last_of_each_pair(
-    users: npt.NDArray[np.int32], items: npt.NDArray[np.int32], num_items: int
-) -> npt.NDArray[np.bool_]:
-    """For each row, whether no later row has the same user and item; bool [n].
-
-    Works through ranges of users, so that beside the result memory holds a few million keys.
-    """
-    keep = np.ones(len(users), dtype=np.bool_)
-    if not len(users):
-        return keep
-    ends = np.cumsum(rows_of_each(users))  # rows of users 0..u
-    wanted = max(_KEYS_AT_ONCE, len(users) // 64)
-    grouped = bool(np.all(users[1:] >= users[:-1]))
-    with progress("looking for duplicates", len(users), "rows") as advance:
-        first_user = start = 0
-        while start < len(users):
-            # The users whose rows fit, and one at least.
-            last_user = max(int(np.searchsorted(ends, start + wanted, "right")) - 1, first_user)
-            stop = int(ends[last_user])
-            rows: Any = slice(start, stop)
-            if not grouped:
-                rows = np.flatnonzero((users >= first_user) & (users <= last_user))
-            keys = (users[rows].astype(np.int64) - first_user) * num_items + items[rows]
-            ordered = np.sort(keys)
-            # Sorting rows costs ten times what sorting keys does, and few data sets need it.
-            if np.any(ordered[1:] == ordered[:-1]):
-                order = np.argsort(keys, kind="stable")
-                ordered = keys[order]
-                repeated = order[:-1][ordered[1:] == ordered[:-1]]
-                keep[np.arange(start, stop)[repeated] if grouped else rows[repeated]] = False
-            advance(stop - start)
-            first_user, start = last_user + 1, stop
-    return keep
-
-
-def rows_of_each(indices: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """How many rows hold each of the indices 0..largest; int64 [largest + 1]."""
-    counts = np.zeros(int(indices.max()) + 1 if len(indices) else 0, dtype=np.int64)
-    for start in range(0, len(indices), _CHUNK_ROWS):  # bincount makes an int64 copy of its input
-        counts += np.bincount(indices[start : start + _CHUNK_ROWS], minlength=len(counts))
-    return counts
 
 
 def _kind_of_ids(head: pa.ChunkedArray, what: str) -> pa.DataType:

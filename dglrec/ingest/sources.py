@@ -20,6 +20,7 @@ _ANIME_RATINGS = ("rating_complete", _UNRATED_STEM)
 _ANIME_ITEMS = ("anime_with_synopsis", "anime")
 _TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet")
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
+_NAMES_OF_RATINGS = ("rating", "ratings", "stars", "score", "scores")
 
 _WHOLE_STARS = RatingScale(1.0, 5.0, 1.0)
 _HALF_STARS = RatingScale(0.5, 5.0, 0.5)
@@ -31,8 +32,9 @@ class RatingLayout:
     """Where the files of one layout keep their ratings.
 
     Attributes:
-        user: name of the column of user ids; so `item`, `rating` and `timestamp`, which may be
-            missing where `timestamp_required` is false.
+        user: name of the column of user ids; so `item`, `rating` and `timestamp`. The timestamp may
+            be missing where `timestamp_required` is false; a file with a header and without the
+            rating holds interactions.
         whole_ids: whether ids are whole numbers by definition; else they may be text.
         delimiters: the delimiters that may be, each one character.
         fields: the names of all fields, where the files have no header.
@@ -52,21 +54,25 @@ class RatingLayout:
     @property
     def required(self) -> tuple[str, ...]:
         """The columns that a file must have."""
-        names = (self.user, self.item, self.rating)
+        names = (self.user, self.item)
         if self.timestamp_required and self.timestamp is not None:
             return (*names, self.timestamp)
         return names
 
     def schema_names(self, found: Sequence[str]) -> dict[str, str]:
         """For each column to be read, of those `found`: its name in a file -> in the schema."""
-        names = {
-            self.user: schema.USER_ID,
-            self.item: schema.ITEM_ID,
-            self.rating: schema.RATING,
-        }
+        names = {self.user: schema.USER_ID, self.item: schema.ITEM_ID}
+        if self.rating in found:
+            names[self.rating] = schema.RATING
         if self.timestamp is not None and self.timestamp in found:
             names[self.timestamp] = schema.TIMESTAMP
         return names
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read where a file has them."""
+        names = (self.user, self.item, self.rating)
+        return names if self.timestamp is None else (*names, self.timestamp)
 
 
 _ANIME_LAYOUT = RatingLayout("user_id", "anime_id", "rating")
@@ -163,27 +169,43 @@ def ratings_columns(file: Path, layout: RatingLayout) -> stream.TextFormat | Non
     """How a ratings file of this layout is to be read; None for Parquet.
 
     Raises:
-        DataError: the file is missing, is empty, is no text, or lacks a column.
+        DataError: the file is missing, is empty, is no text, lacks a column, or names its ratings
+            in another way.
     """
     text: stream.TextFormat | None
     if stream.is_parquet(file):
         text, names = None, list(stream.parquet_schema(file).names)
-        for name in layout.required:
+        for name in layout.columns:
             if names.count(name) > 1:
                 raise DataError(f"{file}: column {name} is there {names.count(name)} times")
     elif layout.fields:
         return _headerless(file, layout)
     else:
-        text = stream.header_format(
-            file, tuple(layout.schema_names([layout.timestamp or ""])), layout.delimiters
-        )
+        text = stream.header_format(file, layout.columns, layout.delimiters)
         names = list(text.names)
     if missing := [name for name in layout.required if name not in names]:
         found = ", ".join(stream.shown_names(names)) or "no columns"
         raise DataError(
             f"{file}: no column {', '.join(missing)}; found {found}{_hint(file, layout)}"
         )
+    if layout.rating not in names:
+        _refuse_ratings_by_another_name(file, layout, names)
     return text
+
+
+def _refuse_ratings_by_another_name(file: Path, layout: RatingLayout, names: Sequence[str]) -> None:
+    """Refuse to read a table of ratings as interactions because of how its column is spelled.
+
+    Raises:
+        DataError: a column's name says that it holds ratings.
+    """
+    named = [name for name in names if name.strip().lower() in _NAMES_OF_RATINGS]
+    if named:
+        shown = ", ".join(stream.shown_names(names))
+        raise DataError(
+            f"{file}: no column {layout.rating}; found {shown}; rename {named[0]!r} to "
+            f"{layout.rating}, or leave it out to read the rows as interactions"
+        )
 
 
 def _headerless(file: Path, layout: RatingLayout) -> stream.TextFormat:

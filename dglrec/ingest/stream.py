@@ -333,6 +333,8 @@ def _explained(
         r"conversion error to ([^:]+): invalid value '(.*)'$", message, re.DOTALL
     ):
         return DataError(f"{where}: {_fault_of_value(name, value[1], value[2])}")
+    if "Empty CSV file" in message:
+        return DataError(f"{file}: holds a header and no rows")
     if "straddling" in message:
         return DataError(
             f"{file}: a row is longer than {_BLOCK_BYTES >> 20} MiB, or a quote is open"

@@ -26,7 +26,7 @@ from dglrec.infer import (
     embed_new_users,
     find_reasons,
 )
-from dglrec.ingest import read_new_items, read_new_ratings
+from dglrec.ingest import read_new_interactions, read_new_items, read_new_ratings
 from dglrec.kernels import ItemLists
 from dglrec.nn import ListTerms, NodeValues
 from dglrec.progress import log
@@ -234,30 +234,36 @@ def read_users_to_add(
 
     Args:
         trained: a run's model.
-        file: their ratings.
+        file: their ratings; where the data set holds interactions, theirs.
         new_items: items that they may have rated, too.
-        one: whether the ratings are one user's, who need not be named, and who may be known.
+        one: whether the rows are one user's, who need not be named, and who may be known.
 
     Raises:
-        DataError: the file is bad, rates no known item, or holds ratings of a known user.
+        DataError: the file is bad, names no known item, or holds rows of a known user.
     """
     dataset, scale = trained.dataset, trained.dataset.scale
     known_users, known_items = dataset.users, dataset.items
     items = with_new_items(known_items, new_items)
-    new = read_new_ratings(file, items, scale, None if one else known_users.ids.type)
+    user_type = None if one else known_users.ids.type
+    if dataset.has_ratings:
+        new = read_new_ratings(file, items, scale, user_type)
+        rate, rates, rows = "rate", "rates", "ratings"
+    else:
+        new = read_new_interactions(file, items, user_type, dataset.interactions_from)
+        rate, rates, rows = "have", "holds", "interactions"
     if not one:
         refusal = "--ratings takes users that training never saw"
         _refuse_known(file, schema.USER_ID, new.user_ids, known_users, refusal)
     if not len(new.items):
-        raise DataError(f"{file}: rates no item of {dataset.path}")
+        raise DataError(f"{file}: {rates} no item of {dataset.path}")
     if new.unknown:
-        log(f"{file}: {new.unknown} ratings are of unknown items and left out")
+        log(f"{file}: {new.unknown} {rows} are of unknown items and left out")
     codes, encoding = scale.encode(new.ratings), new.items < len(known_items)
     sizes = {"num_users": len(new.user_ids), "num_items": len(items)}
     rated = group_by_user(new.users, new.items, codes, **sizes)
     ratings = group_by_user(new.users[encoding], new.items[encoding], codes[encoding], **sizes)
     if bare := int(np.count_nonzero(ratings.degrees == 0)):
-        log(f"{file}: {bare} users rate no item that training saw; they are scored as nobody's")
+        log(f"{file}: {bare} users {rate} no item that training saw; they are scored as nobody's")
     return NewUsers(new.user_ids, ratings, rated.lists)
 
 

@@ -57,6 +57,7 @@ class PrepareKeys(BaseModel):
     numeric: tuple[str, ...] = Field((), strict=False)
     complete_only: bool = False
     scale: str | None = None
+    interactions_from: float | None = None
     users: int | None = None
 
     @field_validator("numeric", mode="before")
@@ -86,6 +87,7 @@ class PrepareKeys(BaseModel):
             numeric=self.numeric,
             complete_only=self.complete_only,
             scale=None if self.scale is None else RatingScale.parse(self.scale),
+            interactions_from=self.interactions_from,
             users=self.users,
         )
         options.check()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dglrec.baselines import Baseline, fit_model, has_ratings, liked_from
+from dglrec.baselines import Baseline, fit_model, liked_from
 from dglrec.checkpoint import load_checkpoint, save_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
@@ -96,7 +96,7 @@ def fit_baseline(
                 write_json(run / ENVIRONMENT_FILE, describe_environment(_CPU, world))
                 world.mark_started(job_of(run))
                 graph = dataset.graph
-                what = "ratings" if has_ratings(dataset) else "interactions"
+                what = "ratings" if dataset.has_ratings else "interactions"
                 log(
                     f"{graph.num_edges:,} {what} by {graph.num_users:,} users of "
                     f"{graph.num_items:,} items: fitting {kind}"

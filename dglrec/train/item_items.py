@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from dglrec.baselines import ease_weights, has_ratings
+from dglrec.baselines import ease_weights
 from dglrec.dataset import RatingDataset
 from dglrec.evaluate import RankingTargets, rank_lists
 from dglrec.infer import ItemItems, ItemWeights, ListScorer
@@ -94,7 +94,7 @@ def fit_item_items(
     best_figure, best = figure(None), None
     chosen: dict[str, Any] = {"scale": 0.0}
     log(f"lists of the list head alone: validation {name} {best_figure:.4f}")
-    shares = _SHARES if has_ratings(dataset) else (1.0,)
+    shares = _SHARES if dataset.has_ratings else (1.0,)
     unit: float | None = None
     candidates = [_Candidate(share, _RIDGES[1]) for share in shares]
     for stage in range(2):

@@ -17,7 +17,6 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
-from dglrec.baselines import has_ratings
 from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
 from dglrec.checkpoint import pack_checkpoint, unpack_checkpoint
@@ -126,7 +125,7 @@ def train(
     run, device = Path(run), device or torch.device("cpu")
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
-    settings = settings.resolved(dataset.graph, has_ratings=has_ratings(dataset))
+    settings = settings.resolved(dataset.graph, has_ratings=dataset.has_ratings)
     config = settings.train
     world.check_same("the data set", dataset.fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from dglrec.baselines import has_ratings
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.evaluate import RankingTargets, measure, next_level, rank_lists, rows_of
@@ -70,7 +69,7 @@ def relevant_users(
         None where no row is relevant.
     """
     rows = dataset.held_out(split)
-    relevant_from = next_level(dataset.biases.mean, dataset) if has_ratings(dataset) else -np.inf
+    relevant_from = next_level(dataset.biases.mean, dataset) if dataset.has_ratings else -np.inf
     users = rows.users[rows.ratings >= relevant_from].unique()
     if len(users) > most:
         drawn = np.random.default_rng(0).permutation(len(users))[:most]
