@@ -9,6 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+SLOW_SECONDS = 1800
+"""After which a slow test has hung. Most of them start many processes, and none is to fail because
+others use the machine as well. For the rest pyproject.toml says how long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the slow tests their time."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:

@@ -53,7 +53,7 @@ def launch(script, *arguments, **environment):
     )
 
 
-def finished(process, timeout=150):
+def finished(process, timeout=800):
     try:
         out, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -69,11 +69,9 @@ def workers_of(process):
     return [int(child) for child in children]
 
 
-def wait_for(condition, process, seconds=90):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.05)
 
 
@@ -85,7 +83,7 @@ def epochs(run):
 @pytest.mark.slow
 def test_a_killed_rank_brings_the_job_back_and_it_finishes(dataset, tmp_path):
     run = tmp_path / "run"
-    settings = [*SMALL, "--set", "train.epochs=12", "--set", "train.checkpoint_steps=3"]
+    settings = [*SMALL, "--set", "train.epochs=60", "--set", "train.checkpoint_steps=3"]
     job = launch("launch_multi_gpu", dataset, run, *settings, "--device", "cpu", "--json")
     wait_for(lambda: epochs(run) >= 1, job)
     killed = workers_of(job)[-1]
@@ -93,10 +91,11 @@ def test_a_killed_rank_brings_the_job_back_and_it_finishes(dataset, tmp_path):
     code, out, errors = finished(job)
     assert code == 0, errors
     assert f"resuming {run} after" in errors
-    results = json.loads(out)  # printed once, by one process
-    assert results["epochs"] == 12
+    assert len(out.splitlines()) == 1, errors  # printed once, by one process
+    results = json.loads(out)
+    assert results["epochs"] == 60
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert [line["epoch"] for line in lines] == list(range(1, 61))
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
 
 
@@ -114,7 +113,7 @@ def test_a_job_that_is_asked_to_stop_saves_and_goes_on_later(dataset, tmp_path):
     done = saved["epoch"] + 1  # the epoch that it was in
     more = ["--resume", "--set", f"train.epochs={done}", "--json", "--device", "cpu"]
     code, out, errors = finished(launch("launch_multi_gpu", dataset, run, *more))
-    assert code == 0, errors
+    assert code == 0 and len(out.splitlines()) == 1, errors
     assert json.loads(out)["epochs"] == done == epochs(run)
 
 
@@ -164,7 +163,7 @@ def test_machines_that_do_not_come_are_not_waited_for_without_end(dataset, tmp_p
     place = {"NODES": "2", "JOIN_TIMEOUT": "2", "LOCAL_ADDR": "127.0.0.1"}
     endpoint = f"127.0.0.1:{free_port()}"
     job = launch("launch_multi_node", endpoint, dataset, tmp_path / "run", **place)
-    code, _, errors = finished(job, timeout=60)
+    code, _, errors = finished(job)
     assert code != 0
     assert f"waiting up to 2 s for 2 machines to meet at {endpoint}" in errors
     assert "RendezvousTimeoutError" in errors

@@ -913,14 +913,12 @@ def test_an_interrupted_command_says_how_to_go_on_and_goes_on(larger, larger_who
         # A parent that ignores it, as a shell does for what runs in the background, hands that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + DEADLINE
     while number_in(trace) < hold:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     release.touch()
-    _, said = process.communicate(timeout=DEADLINE)
+    _, said = process.communicate()
     assert process.returncode == 130, said
     assert re.search(r"stopped after epoch \d.*; go on with --resume", said)
     assert said.splitlines()[-1] == "interrupted"
@@ -931,7 +929,9 @@ def test_an_interrupted_command_says_how_to_go_on_and_goes_on(larger, larger_who
     assert same_run(run, larger_whole)
 
 
-DEADLINE = 200  # seconds; a process starts in ten where the machine is idle
+def is_running(process):
+    """Whether a child process is; it can still be waited for afterwards."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def number_in(path, find=int):
@@ -976,10 +976,9 @@ def killed_again_and_again(start, data, run, steps, kills, seconds, interval, se
         if len(undone) == kills:
             assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
             return undone, within
-        deadline = time.monotonic() + DEADLINE
         begun = None  # a step must be done: its start is not what is to be hit
         while begun is None or number_in(trace) == begun:
-            assert time.monotonic() < deadline
+            assert is_running(process)
             if begun is None and trace.exists() and trace.read_text():
                 begun = number_in(trace)
             time.sleep(0.001)
@@ -1013,7 +1012,6 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(larger, larger_whole,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("interval", [1, 7])
 def test_a_command_killed_twenty_times_comes_to_the_same_end(
     larger, larger_whole, tmp_path, capsys, interval

@@ -403,7 +403,7 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(dataset, undisturbed,
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
     for run, process in processes.items():
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors.decode()
         assert (run / LAST).is_dir() and not (run / RESULTS_FILE).exists()
         train(dataset, run, settings, resume=True)
