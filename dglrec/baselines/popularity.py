@@ -31,6 +31,9 @@ class Popularity:
         counts = graph.by_item.degrees
         self.counts = counts
         self._order = np.argsort(-counts, kind="stable")
+        # Places, not counts: no two are equal, and float32 holds them exactly.
+        self._scores = np.empty(len(counts), dtype=np.float32)
+        self._scores[self._order] = -np.arange(len(counts), dtype=np.float32)
 
     @classmethod
     def fit(
@@ -67,7 +70,7 @@ class Popularity:
         raise no_ratings()
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The most popular items for each of n users; as `Ranker.best`, scores being counts.
+        """The most popular items for each of n users; as `Ranker.best`.
 
         Args:
             users: int64 [n].
@@ -82,7 +85,7 @@ class Popularity:
         if len(rows) and (starts.min() < 0 or ends.max() > len(left_out.items)):
             raise ValueError("the offsets of the items to be left out point outside them")
         _first_left(self._order, starts, ends, left_out.items, items, sizes)
-        scores = self.counts[items].astype(np.float32)
+        scores = self._scores[items]
         scores[np.arange(k) >= sizes[:, None]] = -np.inf
         return torch.from_numpy(scores), torch.from_numpy(items)
 
@@ -93,8 +96,8 @@ class Popularity:
         return self.best(torch.arange(rows.shape[0]), left_out, k)
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """The counts of n pairs' items, float32 [n]."""
-        return torch.from_numpy(self.counts).index_select(0, items).float()
+        """The scores of n pairs' items, float32 [n]: they say the order and nothing else."""
+        return torch.from_numpy(self._scores).index_select(0, items)
 
 
 @compiled

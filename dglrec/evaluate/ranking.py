@@ -78,10 +78,13 @@ class RankingTargets:
             wanted = np.zeros(dataset.graph.num_users, dtype=bool)
             wanted[users.numpy()] = True
             chosen &= wanted[rows.users.numpy()]
-        keys = np.unique(rows.users.numpy()[chosen] * num_items + rows.items.numpy()[chosen])
-        found, starts = np.unique(keys // num_items, return_index=True)
+        # Sorted, not np.unique: since numpy 2.3 that takes minutes for a million such numbers.
+        keys = np.sort(rows.users.numpy()[chosen] * num_items + rows.items.numpy()[chosen])
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        owners = keys // num_items
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
         return cls(
-            users=found,
+            users=owners[starts],
             keys=keys,
             offsets=np.append(starts, len(keys)),
             left_out=dataset.rated_items(["valid"] if split == "test" else []),
