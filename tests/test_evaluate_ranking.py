@@ -93,7 +93,7 @@ def ranker(dataset):
 def interactions(dataset):
     """The same rows, taken for interactions."""
     opened = copy.copy(dataset)
-    opened.has_ratings = False
+    opened.meta = {**dataset.meta, "feedback": "interactions"}
     return opened
 
 

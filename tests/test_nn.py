@@ -19,7 +19,7 @@ from dglrec.graph import RATED_BY, RATES, build_graph
 from dglrec.infer import embed_new_items
 from dglrec.nn import (
     EdgeRegressor,
-    HeteroSAGE,
+    HeteroEncoder,
     ModelConfig,
     NodeInputs,
     NodeValues,
@@ -218,7 +218,7 @@ def test_a_layer_is_dgls_hetero_conv(aggregator, given_blocks):
     """Each relation's own convolution, and no value from the wrong type or relation."""
     dgl_block, blocks, values = given_blocks
     config = ModelConfig(embedding_size=SIZE, layers=1, aggregator=aggregator, refinement=0)
-    encoder = HeteroSAGE(config).eval()
+    encoder = HeteroEncoder(config).eval()
     (layer,) = encoder.layers
     for conv in (layer.to_users, layer.to_items):
         conv.rated.log_damping.data.fill_(-40.0)
@@ -331,12 +331,12 @@ def test_a_user_whose_ratings_are_explained_has_nothing_to_look_at_again():
     ids=str,
 )
 def test_only_the_last_layer_refines_and_only_where_messages_carry_ratings(config, refined):
-    encoder = HeteroSAGE(ModelConfig(embedding_size=SIZE, **config))
+    encoder = HeteroEncoder(ModelConfig(embedding_size=SIZE, **config))
     assert [layer.refinement is not None for layer in encoder.layers] == refined
 
 
 def test_layers_are_chained_first_to_last():
-    encoder = HeteroSAGE(ModelConfig(embedding_size=SIZE, layers=3))
+    encoder = HeteroEncoder(ModelConfig(embedding_size=SIZE, layers=3))
     assert [layer.last for layer in encoder.layers] == [False, False, True]
     with pytest.raises(ValueError):  # as many blocks as layers
         encoder((), NodeValues(torch.zeros(1, SIZE), torch.zeros(1, SIZE)))

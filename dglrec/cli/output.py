@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 _FIGURES = ("rmse", "bias rmse", "mae", "accuracy")
+_SHARE = "share_of_the_way"
 _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
 
 
@@ -121,7 +122,7 @@ def _print_rating_metrics(result: dict[str, Any]) -> None:
 
 def _print_ranking(title: str, result: dict[str, Any]) -> None:
     """Print `metric@K` of a model and of the baselines that rank, a line for each K and ranker."""
-    keys = [key.split("@") for key in result if "@" in key]
+    keys = [key.split("@") for key in result if "@" in key and not key.startswith(_SHARE)]
     names = list(dict.fromkeys(name for name, _ in keys))
     lengths = list(dict.fromkeys(k for _, k in keys))
     rankers = {"model": result, **result["baselines"]}
@@ -135,6 +136,10 @@ def _print_ranking(title: str, result: dict[str, Any]) -> None:
             if f"{names[0]}@{k}" in metrics
         ],
     )
+    for k in lengths:
+        if f"{_SHARE}@{k}" in result:
+            share = result[f"{_SHARE}@{k}"]
+            click.echo(f"way from popularity to the best possible lists of {k}: {share:.1%} (ndcg)")
 
 
 def _figures(group: dict[str, Any]) -> list[str]:

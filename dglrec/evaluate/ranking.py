@@ -17,6 +17,7 @@ from dglrec.baselines import Popularity
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError, UsageError
+from dglrec.evaluate.oracle import Oracle, share_of_the_way
 from dglrec.evaluate.traits import ListTraits
 from dglrec.kernels import ItemLists
 from dglrec.metrics import ListSums, RankingSums, clip, level_of, ranking_sums
@@ -240,15 +241,27 @@ class _Measured:
 
 
 def ranking_figures(
-    trained: Predictor, targets: RankingTargets, ks: Sequence[int]
+    trained: Predictor,
+    targets: RankingTargets,
+    ks: Sequence[int],
+    relevant_from: float | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model's lists, with those of popularity under `baselines`.
+
+    Args:
+        trained: a run's model.
+        targets: what its lists are held against.
+        ks: the lengths of lists.
+        relevant_from: the least rating of a relevant item, for the oracle of planted data; None
+            leaves the oracle out.
 
     Returns:
         `precision@K`, `recall@K`, `ndcg@K`, `hit_rate@K`, `map@K` and `mrr@K` for each K,
         `ranking_users`, `baselines`, and `lists`, what the longest lists are like. Where there are
         users without a training rating, their metrics in `new_users`; where there are relevant
-        items without one, in `new_items` the metrics where these alone are relevant.
+        items without one, in `new_items` the metrics where these alone are relevant. Of planted
+        data `baselines.oracle`, and `share_of_the_way@K` from popularity to it in nDCG, with a
+        note where the oracle is not above popularity.
 
     Raises:
         DglrecError: a score is not a number.
@@ -259,6 +272,8 @@ def ranking_figures(
     of_model = _measure(trained.best, targets, ks, dataset, traits, world, "ranking the catalogue")
     of_popularity = _measure(popularity.best, targets, ks, dataset, traits, world, None)
     result = _beside(of_model.total, of_popularity.total)
+    if relevant_from is not None:
+        _add_oracle(result, dataset, targets, ks, relevant_from, world)
     result["lists"] = {
         "k": max(ks),
         **of_model.lists.finish(),
@@ -269,6 +284,37 @@ def ranking_figures(
     if of_model.new_items.users:
         result["new_items"] = _beside(of_model.new_items, of_popularity.new_items)
     return result
+
+
+def _add_oracle(
+    result: dict[str, Any],
+    dataset: RatingDataset,
+    targets: RankingTargets,
+    ks: Sequence[int],
+    relevant_from: float,
+    world: World,
+) -> None:
+    """Add what the best possible lists of planted data reach, and how far the model has come."""
+    interactions = not dataset.has_ratings
+    level = dataset.interactions_from if interactions else relevant_from
+    if level is None:
+        return  # interactions that no level was taken from are not the planted ratings'
+    oracle = Oracle.of(dataset, level, interactions=interactions)
+    if oracle is None:
+        return
+    found = rank_lists(oracle.best, targets, ks, world, "ranking as the oracle").finish()
+    del found["ranking_users"]
+    popularity = result["baselines"]["popularity"]
+    result["baselines"]["oracle"] = found
+    for k in ks:
+        name = f"ndcg@{k}"
+        share = share_of_the_way(result[name], popularity[name], found[name])
+        if share is not None:
+            result[f"share_of_the_way@{k}"] = share
+        else:
+            result.setdefault("notes", []).append(
+                f"share_of_the_way@{k}: left out, as the oracle's lists are not above popularity's"
+            )
 
 
 def _measure(

@@ -126,7 +126,7 @@ def evaluate(
     if ks is not None:
         with world.together():
             targets = RankingTargets.of(dataset, split, threshold)
-        _merge(result, ranking_figures(trained, targets, ks))
+        _merge(result, ranking_figures(trained, targets, ks, threshold))
         if is_rated:
             result["relevant_from"] = threshold
         if candidates is not None:
@@ -158,6 +158,8 @@ def _merge(result: dict[str, Any], more: Mapping[str, Any]) -> None:
     for key, value in more.items():
         if isinstance(value, Mapping) and key in result:
             _merge(result[key], value)
+        elif isinstance(value, list) and key in result:
+            result[key] = [*result[key], *value]
         else:
             result[key] = value
 

@@ -103,10 +103,11 @@ class ModelConfig(BaseModel):
         "product of the embeddings as they are",
     )
     list_size: int = Field(128, ge=1, description="width of the vectors that lists are made with")
-    item_items: Literal["auto", "none", "ease"] = Field(
+    item_items: Literal["auto", "none", "ease", "graph"] = Field(
         "auto",
         description="item-item weights that are added to the lists' scores after training, as "
-        "validation says; auto: ease, up to 10,000 items",
+        "validation says: ease, or the normalised graph of items that users share; auto: ease up "
+        "to 10,000 items, else graph where it takes minutes at most",
     )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = Field(
         "auto",

@@ -6,7 +6,8 @@ better lists than either. Ratings speak by their value: a rating that is no posi
 part of one, which validation chooses with the ridge and the scale.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,55 +17,75 @@ from scipy import sparse
 
 from dglrec.baselines import ease_weights
 from dglrec.dataset import RatingDataset
+from dglrec.errors import UnusableEnvironmentError
 from dglrec.evaluate import RankingTargets, rank_lists
 from dglrec.infer import ItemItems, ItemWeights, ListScorer
 from dglrec.machine import available_memory, gib
 from dglrec.nn import ModelConfig
-from dglrec.progress import log
+from dglrec.progress import log, progress
 from dglrec.run import TrainedModel
 from dglrec.train.objectives import Objective
 from dglrec.train.validation import relevant_users
 
 MOST_ITEMS = 10_000
-"""The largest catalogue that `auto` makes item-item weights for: 0.4 GB while they are made."""
+"""The largest catalogue that `auto` makes weights of EASE for: 1.2 GB while they are made."""
+
+MOST_PAIRS = 4_000_000_000
+"""Pairs of a user's items, over all users, up to which `auto` makes the graph of items."""
 
 _KEPT = 512  # weights that each item keeps, the largest
-_SHARES = (0.0, 0.3, 1.0)  # of a positive that counts for a rating which is none
-_RIDGES = (100.0, 300.0, 1000.0)
-_SCALES = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # times what makes both parts vary alike
+_SHARES = (0.3, 0.0, 1.0)  # of a positive that counts for a rating which is none
+_SETTINGS = {"ease": (300.0, 100.0, 1000.0), "graph": (0.5, 0.4, 0.6)}
+_SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # times what makes both parts vary alike
 _USERS = 5000  # that settings are chosen on, at most
 _COPIES = 3  # squares that are alive at once
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class _Candidate:
+    """Settings of weights.
+
+    Attributes:
+        kind: `ease` or `graph`.
+        share: of a positive that a rating counts which is none.
+        setting: EASE's ridge, or the exponent of the users' degrees in the graph.
+    """
+
+    kind: str
     share: float
-    ridge: float
+    setting: float
 
 
-def wants_item_items(config: ModelConfig, dataset: RatingDataset) -> bool:
-    """Whether a model gets item-item weights.
+def item_items_of(config: ModelConfig, dataset: RatingDataset) -> str:
+    """Which item-item weights a model gets: `ease`, `graph` or `none`.
 
     Args:
         config: the model's, its heads chosen.
         dataset: what it is trained on.
+
+    Raises:
+        UnusableEnvironmentError: `ease` is asked for, and does not fit in memory.
     """
     if not config.lists or config.item_items == "none":
-        return False
+        return "none"
     count = dataset.graph.num_items
-    if config.item_items == "ease":
-        return True
-    needed = 4 * _COPIES * count * count
-    if count > MOST_ITEMS:
-        return False
-    if needed > available_memory():
-        log(f"no item-item weights: they would take {gib(needed)} of memory; lists do without")
-        return False
-    return True
+    needed, available = 4 * _COPIES * count * count, available_memory()
+    if config.item_items == "ease" and needed > available:
+        raise UnusableEnvironmentError(
+            f"model.item_items = ease needs {gib(needed)} of memory for {count:,} items, and there "
+            f"are {gib(available)}; take graph or none"
+        )
+    if config.item_items != "auto":
+        return config.item_items
+    if count <= MOST_ITEMS and needed <= available:
+        return "ease"
+    pairs = int((dataset.graph.by_user.degrees.astype(np.float64) ** 2).sum())
+    return "graph" if pairs <= MOST_PAIRS else "none"
 
 
 def fit_item_items(
-    trained: TrainedModel, objective: Objective, positives_from: float
+    trained: TrainedModel, objective: Objective, positives_from: float, kind: str
 ) -> tuple[ItemWeights, dict[str, Any]] | None:
     """The weights that make the best validation lists together with the list head.
 
@@ -72,6 +93,7 @@ def fit_item_items(
         trained: the best epoch's model, without weights; its embeddings are computed already.
         objective: whose metric decides.
         positives_from: the least rating that counts whole.
+        kind: `ease` or `graph`.
 
     Returns:
         The weights and what was chosen, or None where lists are best without, or where no
@@ -92,36 +114,37 @@ def fit_item_items(
         return float(rank_lists(scorer.best, targets, [length]).finish()[name])
 
     best_figure, best = figure(None), None
-    chosen: dict[str, Any] = {"scale": 0.0}
     log(f"lists of the list head alone: validation {name} {best_figure:.4f}")
+    first, *others = _SETTINGS[kind]
     shares = _SHARES if dataset.has_ratings else (1.0,)
+    chosen, scale = _Candidate(kind, shares[0], first), 0.0
     unit: float | None = None
-    candidates = [_Candidate(share, _RIDGES[1]) for share in shares]
-    for stage in range(2):
-        for candidate in candidates:
-            weights = _weights(dataset, candidate, positives_from)
-            if unit is None:
-                unit = _unit(trained, weights)
-            for scale in _SCALES[1:] if best is None or stage == 0 else _near(chosen["scale"]):
-                scaled = _scaled(weights, scale * unit)
-                reached = figure(scaled)
-                if reached > best_figure:
-                    best_figure, best = reached, scaled
-                    chosen = {"share": candidate.share, "ridge": candidate.ridge, "scale": scale}
-        if best is None:
-            break
-        candidates = [
-            _Candidate(chosen["share"], ridge) for ridge in _RIDGES if ridge != chosen["ridge"]
-        ]
+
+    def search(candidate: _Candidate, scales: Sequence[float]) -> None:
+        nonlocal best_figure, best, chosen, scale, unit
+        weights = _weights(dataset, candidate, positives_from)
+        # Each setting has scores of its own size.
+        unit = _unit(trained, weights)
+        for factor in scales:
+            scaled = _scaled(weights, factor * unit)
+            reached = figure(scaled)
+            if reached > best_figure:
+                best_figure, best, chosen, scale = reached, scaled, candidate, factor
+
+    for share in shares:
+        search(replace(chosen, share=share), _SCALES)
     if best is None:
         log("item-item weights make no list better; lists do without")
         return None
+    for setting in others:
+        search(replace(chosen, setting=setting), _near(scale))
+    what = "ridge" if kind == "ease" else "exponent"
     log(
-        f"lists with item-item weights: validation {name} {best_figure:.4f} (a rating below "
-        f"{positives_from:g} counts {chosen['share']:g}, ridge {chosen['ridge']:g}, scale "
-        f"{chosen['scale']:g})"
+        f"lists with item-item weights: validation {name} {best_figure:.4f} ({kind}, {what} "
+        f"{chosen.setting:g}, scale {scale:g}, a rating below {positives_from:g} counts "
+        f"{chosen.share:g})"
     )
-    return best, {**chosen, name: best_figure}
+    return best, {**vars(chosen), "scale": scale, name: best_figure}
 
 
 def _near(scale: float) -> tuple[float, ...]:
@@ -142,8 +165,54 @@ def _weights(dataset: RatingDataset, candidate: _Candidate, positives_from: floa
         shape=(graph.num_users, graph.num_items),
     )
     rows.eliminate_zeros()
-    square = ease_weights(rows, candidate.ridge)
-    return sparse_weights(square, values, _KEPT)
+    if candidate.kind == "ease":
+        return sparse_weights(ease_weights(rows, candidate.setting), values, _KEPT)
+    return graph_weights(rows, candidate.setting, values, _KEPT)
+
+
+def graph_weights(
+    rows: sparse.csr_array, exponent: float, values: npt.NDArray[np.float32], kept: int
+) -> ItemWeights:
+    """The largest weights of each item in the normalised graph of items that users share.
+
+    P = N^T N with N = D_u^-a X D_i^(a - 1), X the rows and D the degrees (Park, Shin and Shin,
+    "Turbo-CF: matrix decomposition-free graph filtering for fast recommendation", SIGIR 2024,
+    equations 3-4), without the diagonal.
+
+    Args:
+        rows: float32 [U, I].
+        exponent: a.
+        values: float32 [levels].
+        kept: how many weights of each item stay.
+    """
+    ones = sparse.csr_array((np.ones_like(rows.data), rows.indices, rows.indptr), rows.shape)
+    user_degrees = np.maximum(ones.sum(axis=1), 1.0)
+    item_degrees = np.maximum(ones.sum(axis=0), 1.0)
+    normalised = rows * (user_degrees**-exponent)[:, None] * (item_degrees ** (exponent - 1))[None]
+    normalised = sparse.csr_array(normalised, dtype=np.float32)
+    turned = normalised.T.tocsr()
+    count = rows.shape[1]
+    items: list[npt.NDArray[np.int32]] = []
+    weights: list[npt.NDArray[np.float32]] = []
+    sizes: list[npt.NDArray[np.int64]] = []
+    with progress("comparing items", count, "items") as advance:
+        for first in range(0, count, _ROWS_AT_ONCE):
+            part = sparse.csr_array(turned[first : first + _ROWS_AT_ONCE] @ normalised)
+            for row in range(part.shape[0]):
+                low, high = part.indptr[row], part.indptr[row + 1]
+                named, found = part.indices[low:high], part.data[low:high]
+                other = named != first + row
+                named, found = named[other], found[other]
+                if len(named) > kept:
+                    largest = np.argpartition(-found, kept)[:kept]
+                    named, found = named[largest], found[largest]
+                order = np.argsort(named)
+                items.append(named[order].astype(np.int32))
+                weights.append(found[order])
+                sizes.append(np.array([len(named)], dtype=np.int64))
+            advance(part.shape[0])
+    offsets = np.concatenate(([0], np.cumsum(np.concatenate(sizes))))
+    return ItemWeights(offsets, np.concatenate(items), np.concatenate(weights), values)
 
 
 def sparse_weights(

@@ -58,13 +58,13 @@ from dglrec.train.folder import (
     write_config,
 )
 from dglrec.train.interrupts import Interrupts
-from dglrec.train.item_items import fit_item_items, wants_item_items
+from dglrec.train.item_items import fit_item_items, item_items_of
 from dglrec.train.memory import footprint, place_graph
 from dglrec.train.objectives import Objective, make_objective, positives_from
 from dglrec.train.spectral import start_vectors
 from dglrec.train.state import Checkpoints, Progress, remove_item_weights
 from dglrec.train.step import TrainingStep
-from dglrec.train.validation import Validation
+from dglrec.train.validation import Validation, relevant_users
 
 # Of the numbers that follow from the seed, those of dropout; the loaders' have fewer words.
 _DROPOUT = (0, 1)
@@ -198,8 +198,8 @@ def train(
             "epochs": done.epoch,
             "best_epoch": done.best_epoch,
             "training_seconds": round(done.seconds, 3),
-            "valid": evaluate(trained, "valid"),
-            "test": evaluate(trained, "test"),
+            "valid": _measured(trained, "valid", objective),
+            "test": _measured(trained, "test", objective),
         }
         with world.together():
             if world.is_first:
@@ -218,13 +218,15 @@ def _with_item_weights(
     with world.together():
         if world.is_first:
             remove_item_weights(run)
-    if not wants_item_items(settings.model, dataset):
+    with world.together():
+        kind = item_items_of(settings.model, dataset)
+    if kind == "none":
         return trained
     trained.prepare()
     with world.together():
         if world.is_first:
             level = positives_from(settings.ranking, dataset)
-            found = fit_item_items(trained, objective, level)
+            found = fit_item_items(trained, objective, level, kind)
             if found is not None:
                 save_item_weights(run, *found, trained.meta)
 
@@ -236,6 +238,15 @@ def _with_item_weights(
         return trained
     weights = item_weights_of(unpack_checkpoint(data)[0], run, trained.meta, dataset)
     return replace(trained, item_weights=weights)
+
+
+def _measured(trained: TrainedModel, split: str, objective: Objective) -> dict[str, Any]:
+    """What `evaluate` reports: of ratings, and of lists where the model makes some."""
+    length = objective.list_length
+    listed = length is not None and relevant_users(trained.dataset, split, 1) is not None
+    if not listed and not trained.rates:
+        return {"split": split, "notes": [f"no {split} row is relevant: no lists to measure"]}
+    return evaluate(trained, split, ranking=length if listed else None)
 
 
 def _train_epoch(
