@@ -360,7 +360,9 @@ def test_a_shipped_configuration_is_found_by_name(name, tmp_path, monkeypatch):
     assert load_settings(file=Path(name), assignments=["train.seed=7"]).train.seed == 7
 
 
-@pytest.mark.parametrize("kind", ["item_knn", "bias", "global_mean"])
+@pytest.mark.parametrize(
+    "kind", ["item_knn", "bias", "global_mean", "popularity", "ease", "graph_filter"]
+)
 def test_baselines_are_shipped_under_their_kinds(kind):
     assert load_settings(file=Path(kind)).model.kind == kind
 
@@ -373,7 +375,7 @@ def test_a_file_of_that_name_comes_before_a_shipped_one(tmp_path, monkeypatch):
 
 def test_a_name_that_is_not_shipped_is_refused_with_those_that_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="^nope: .* bias, global_mean, item_knn") as raised:
+    with pytest.raises(DataError, match="^nope: .* bias, .*global_mean, .*item_knn") as raised:
         load_settings(file=Path("nope"))
     assert all(name in str(raised.value) for name in shipped_names())
     for path in (Path("bias.toml"), tmp_path / "bias"):  # not bare names

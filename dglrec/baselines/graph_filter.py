@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dglrec.baselines.config import BaselineConfig, fixed
 from dglrec.baselines.dense import check_state
-from dglrec.baselines.pairs import PairSums, gram
+from dglrec.baselines.pairs import PairSums, gram, spread_rows
 from dglrec.baselines.positives import positives_of
 from dglrec.baselines.ranker import Floats, Ranker, sum_rows
 from dglrec.dataset import RatingDataset
@@ -69,6 +69,7 @@ class GraphFilter(Ranker):
         power = 1.0 if linear else fixed(config.similarity_power)
         self._polynomial = _POLYNOMIALS[1 if linear else fixed(config.filter_order)]
         self._normalised = normalised(positives, exponent)
+        self._transposed = self._normalised.T.tocsr()
         self._dense: Floats | None = None
         self._powers: sparse.csr_array | None = None
         if positives.shape[1] <= MOST_DENSE:
@@ -160,24 +161,18 @@ class GraphFilter(Ranker):
         """Rows times the filter, float32 [n, I]."""
         if self._dense is not None:
             return sum_rows(rows, self._dense)
-        step: sparse.csr_array | Floats = rows
+        step = rows.toarray()
         scores = np.zeros(rows.shape, dtype=np.float32)
         for coefficient in np.trim_zeros(self._polynomial, "b"):
             step = self._times_graph(step)
             scores += np.float32(coefficient) * step
         return scores if self.vectors is None else scores + self._low_pass(rows)
 
-    def _times_graph(self, rows: sparse.csr_array | Floats) -> Floats:
-        """Rows times Q, float32 [n, I]; sparse products, one row of which hangs on no other."""
-        if sparse.issparse(rows):
-            if self._powers is not None:
-                return np.asarray((rows @ self._powers).toarray())
-            return np.asarray((rows @ self._normalised.T.tocsr() @ self._normalised).toarray())
-        columns = np.ascontiguousarray(rows.T)
-        if self._powers is not None:  # symmetric
-            return np.ascontiguousarray((self._powers @ columns).T)
-        users = self._normalised @ columns
-        return np.ascontiguousarray((self._normalised.T @ users).T)
+    def _times_graph(self, rows: Floats) -> Floats:
+        """Rows times Q, float32 [n, I]; no bit of a row depends on the rows beside it."""
+        if self._powers is not None:
+            return _times(rows, self._powers)
+        return _times(_times(rows, self._transposed), self._normalised)
 
     def _low_pass(self, rows: sparse.csr_array) -> Floats:
         """Rows times w D_i^-1/2 V V^T D_i^1/2, float32 [n, I]."""
@@ -188,6 +183,12 @@ class GraphFilter(Ranker):
         outwards = self.vectors * np.sqrt(degrees, dtype=np.float32)
         spectrum = sum_rows(rows.astype(np.float32), np.ascontiguousarray(inwards.T))
         return sum_rows(sparse.csr_array(spectrum * weight), outwards)
+
+
+def _times(rows: Floats, matrix: sparse.csr_array) -> Floats:
+    out = np.zeros((len(rows), matrix.shape[1]), dtype=np.float32)
+    spread_rows(rows, matrix, out)
+    return out
 
 
 def normalised(positives: sparse.csr_array, exponent: float) -> sparse.csr_array:

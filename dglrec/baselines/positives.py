@@ -14,8 +14,11 @@ from dglrec.graph import RatingGraph
 def liked_from(dataset: RatingDataset) -> float:
     """The first level of the scale that is not below the mean training rating."""
     scale = dataset.scale
-    level = math.ceil((dataset.biases.mean - scale.minimum) / scale.step)
-    return scale.minimum + min(max(level, 0), scale.levels - 1) * scale.step
+    mean = min(max(dataset.biases.mean, scale.minimum), scale.maximum)
+    # The nearest level, or the next: a division alone may end just above a whole number.
+    nearest = math.floor((mean - scale.minimum) / scale.step + 0.5)
+    level = nearest + (scale.minimum + nearest * scale.step < mean)
+    return scale.minimum + min(level, scale.levels - 1) * scale.step
 
 
 def positives_of(

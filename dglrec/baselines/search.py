@@ -22,7 +22,7 @@ MOST_TO_INVERT = 15_000
 many takes about a minute on two cores."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "ease": {"positives": "all", "ridge": 300.0},
+    "ease": {"positives": "all", "ridge": 200.0},
     "graph_filter": {
         "positives": "all",
         "filter": "turbo_cf",
