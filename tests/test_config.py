@@ -29,7 +29,7 @@ from dglrec.errors import DataError, UsageError
 from dglrec.nn import ModelConfig
 from dglrec.sampling import LoaderConfig
 from dglrec.synthetic import synthesize
-from dglrec.train import Settings, TrainConfig, train
+from dglrec.train import RankingConfig, Settings, TrainConfig, train
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -144,6 +144,7 @@ def test_known_keys_are_all_fields_of_all_sections():
             ("loader", LoaderConfig),
             ("train", TrainConfig),
             ("baseline", BaselineConfig),
+            ("ranking", RankingConfig),
         )
         for field in kind.model_fields
     }
@@ -464,6 +465,7 @@ OWN = settings_of(
     "loader.folds=8",
     "loader.item_fanouts=10,10",
     "model.dropout=0.1",
+    "model.heads=both",
 )
 
 
@@ -507,6 +509,7 @@ def test_repeating_a_runs_own_setting_is_no_change(run):
 
 def test_auto_goes_on_meaning_what_it_meant_when_the_run_began(run):
     autos = ["model.dropout=auto", "loader.batch_size=auto", "train.learning_rate=auto"]
+    autos += ["model.heads=auto"]
     autos += ["loader.folds=auto", "loader.user_fanouts=auto", "loader.item_fanouts=auto"]
     assert resumed_settings(run, None, autos, {}) == OWN
 

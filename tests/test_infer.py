@@ -127,7 +127,7 @@ def full_batch(world, layers):
 def new_users(model, biases, embeddings, ratings):
     """Embeddings and biases of users that training never saw."""
     of_users = biases.of_new_users(ratings, SCALE)
-    return embed_new_users(model, embeddings, ratings, SCALE, of_users), of_users.users
+    return embed_new_users(model, embeddings, ratings, SCALE, of_users).nodes, of_users.users
 
 
 ONE_ITEM = torch.ones(1, 4)

@@ -78,7 +78,7 @@ class Setting:
                 vector, as_new = inputs.user_vectors.weight[user], inputs.new_users
                 counts = count / (count + inputs.damping)
                 patch.setattr(inputs, "new_users", lambda known: as_new(known) + counts * vector)
-            user = embed_new_users(self.model, self.embeddings, ratings, SCALE, biases)
+            user = embed_new_users(self.model, self.embeddings, ratings, SCALE, biases).nodes
         scorer = Scorer(self.model, NodeValues(user, self.embeddings.nodes.items), biases)
         return scorer.pairs(torch.zeros(ITEMS, dtype=torch.int64), torch.arange(ITEMS)).numpy()
 

@@ -63,7 +63,7 @@ def test_an_opened_run_is_the_best_model_ready_to_predict(trained):
     assert opened.meta == stored.meta
     assert opened.dataset.path == (trained / "data").resolve()
     assert opened.model.config == ModelConfig(
-        embedding_size=4, decoder_size=4, layers=1, dropout=0.1
+        heads="both", embedding_size=4, decoder_size=4, layers=1, dropout=0.1
     )
     assert torch.equal(opened.model.inputs.features, opened.dataset.item_features)
 
@@ -278,10 +278,13 @@ def test_a_model_predicts_and_ranks_as_its_parts_do(trained):
     expected = predict_pairs(opened.model, opened.embeddings, biases, users, items)
     assert torch.equal(opened.predict(users, items), expected)
     rated = opened.dataset.rated_items()
-    for found, same in zip(
-        opened.best(users, rated, 3), opened.scorer.best(users, rated, 3), strict=True
-    ):
-        assert torch.equal(found, same)
+    by_rating = opened.ordered_by("rating")
+    for ranked, scorer in ((opened, opened.list_scorer), (by_rating, by_rating.scorer)):
+        assert torch.equal(ranked.rank_pairs(users, items), scorer.pairs(users, items))
+        for found, same in zip(
+            ranked.best(users, rated, 3), scorer.best(users, rated, 3), strict=True
+        ):
+            assert torch.equal(found, same)
 
 
 def test_a_description_altered_by_hand_is_refused(copy):

@@ -244,7 +244,7 @@ def test_a_new_user_gets_the_best_of_what_the_file_leaves(texts, tmp_path):
     codes = dataset.scale.encode(np.array([5.0, 1.0, 4.0, 5.0], dtype=np.float32))
     ratings = Adjacency(np.array([0, 4]), np.array([1, 2, 7, 11], dtype=np.int32), codes)
     biases = dataset.biases.of_new_users(ratings, dataset.scale)
-    vector = embed_new_users(texts.model, texts.embeddings, ratings, dataset.scale, biases)
+    vector = embed_new_users(texts.model, texts.embeddings, ratings, dataset.scale, biases).nodes
     expected = clip(predicted(texts, vector, biases.users, nodes.items), dataset.scale)[0]
     for one in found:
         assert one.score == pytest.approx(float(expected[int(one.item_id[1:])]), abs=1e-5)
@@ -683,7 +683,7 @@ def test_new_users_of_whom_nothing_is_known_all_get_the_same(texts, tmp_path, ca
     assert p == q and len(p) == ITEMS
     nobody = Adjacency(np.array([0, 0]), np.empty(0, np.int32), np.empty(0, np.uint8))
     biases = texts.dataset.biases.of_new_users(nobody, texts.dataset.scale)
-    vector = embed_new_users(texts.model, texts.embeddings, nobody, texts.dataset.scale, biases)
+    vector = embed_new_users(texts.model, texts.embeddings, nobody, texts.dataset.scale, biases).nodes
     values = predicted(texts, vector, biases.users, texts.embeddings.nodes.items)
     expected = clip(values, texts.dataset.scale)[0]
     for item, score in p:
