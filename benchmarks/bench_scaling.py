@@ -117,7 +117,7 @@ def measure(dataset: str, batch: int, identity: str, seconds: float, device: str
     from dglrec.distributed import joined
     from dglrec.nn import ModelConfig, RatingModel
     from dglrec.sampling import LoaderConfig
-    from dglrec.train import Settings, TrainConfig, TrainingStep, make_loader
+    from dglrec.train import RatingObjective, Settings, TrainConfig, TrainingStep, make_loader
 
     with joined(device) as (world, place):
         workload = open_workload(dataset, None)
@@ -133,7 +133,7 @@ def measure(dataset: str, batch: int, identity: str, seconds: float, device: str
             model.inputs.user_vectors.sparse = False
         loader = make_loader(graph, workload.biases, settings.loader, 0, place, world)
         loss = partial(functional.mse_loss, reduction="none")
-        step = TrainingStep(model, settings.train, loss, 1_000_000, world)
+        step = TrainingStep(model, settings.train, RatingObjective(loss), 1_000_000, world)
         batches = _batches(loader)
         edges, taken = 0.0, []
         last = started = time.perf_counter()

@@ -87,7 +87,7 @@ def measure_dglrec(
 
     from dglrec.nn import ModelConfig, RatingModel
     from dglrec.sampling import LoaderConfig
-    from dglrec.train import Settings, TrainConfig, TrainingStep, make_loader
+    from dglrec.train import RatingObjective, Settings, TrainConfig, TrainingStep, make_loader
 
     settings = Settings(ModelConfig(), LoaderConfig(batch_size=batch), TrainConfig())
     if model == "plain":
@@ -117,7 +117,7 @@ def measure_dglrec(
     rating_model = RatingModel(settings.model, graph.num_users, workload.item_features).to(place)
     loader = make_loader(graph, workload.biases, settings.loader, 0, place)
     loss = partial(functional.mse_loss, reduction="none")
-    step = TrainingStep(rating_model, settings.train, loss, 1_000_000)
+    step = TrainingStep(rating_model, settings.train, RatingObjective(loss), 1_000_000)
     return DglrecLoop(loader, step, clock)
 
 

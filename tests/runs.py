@@ -23,7 +23,7 @@ def planted(folder, users, items, ratings):
 
 def make_settings(model=None, loader=None, **fitting):
     return Settings(
-        ModelConfig(**{"embedding_size": 4, "decoder_size": 4, **(model or {})}),
+        ModelConfig(**{"heads": "rating", "embedding_size": 4, "decoder_size": 4, **(model or {})}),
         LoaderConfig(
             **{
                 "batch_size": 400,

@@ -411,7 +411,9 @@ def test_new_users_are_predicted_from_what_is_given(fixture, count, request, mon
         alone = group_by_user(np.zeros(count, dtype=np.int64), items, codes, **sizes)
         known = biases.of_new_users(alone, dataset.scale)
         encoded = embed_new_users(trained.model, trained.embeddings, alone, dataset.scale, known)
-        scorer = Scorer(trained.model, NodeValues(encoded.nodes, trained.embeddings.nodes.items), known)
+        scorer = Scorer(
+            trained.model, NodeValues(encoded.nodes, trained.embeddings.nodes.items), known
+        )
         ends = torch.zeros(len(part), dtype=torch.int64), torch.tensor(part.item.tolist())
         part["model"] = clipped(scorer.pairs(*ends).numpy(), dataset)
         parts.append(part)

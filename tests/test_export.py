@@ -31,6 +31,7 @@ def trained(request, tmp_path_factory):
     synthesize(folder / "source", users=60, items=30, ratings=900, seed=5)
     dataset = prepare(folder / "source", folder / "data", PrepareOptions(text=False))
     model = {"embedding_size": 8, "decoder_size": 5, "interaction": request.param}
+    model["heads"] = "rating"
     train(dataset, folder / "run", build_settings({"train": {"epochs": 2}, "model": model}))
     return open_run(folder / "run")
 

@@ -196,7 +196,7 @@ def test_dropout_is_off_meanwhile_and_the_mode_comes_back(world, training):
     model = make_model().train(training)
     first = embed_all(model, world.graph, world.biases)
     user, again = (new_users(model, world.biases, first, world.ratings_of([0]))[0] for _ in (1, 2))
-    item, same_item = (embed_new_items(model, torch.ones(2, 4)) for _ in (1, 2))
+    item, same_item = (embed_new_items(model, torch.ones(2, 4)).nodes for _ in (1, 2))
     assert same(first, embed_all(model, world.graph, world.biases))
     assert torch.equal(user, again) and torch.equal(item, same_item)
     assert model.training is training and model.encoder.layers[0].dropout.training is training
@@ -221,7 +221,12 @@ def test_inference_leaves_no_gradients_behind(world):
     model = make_model()
     embeddings = embed_all(model, world.graph, world.biases)
     users, _ = new_users(model, world.biases, embeddings, world.ratings_of([0]))
-    parts = (*embeddings.nodes, *embeddings.item_layers, users, embed_new_items(model, ONE_ITEM))
+    parts = (
+        *embeddings.nodes,
+        *embeddings.item_layers,
+        users,
+        embed_new_items(model, ONE_ITEM).nodes,
+    )
     assert not any(part.requires_grad for part in parts)
 
 
@@ -372,7 +377,7 @@ def test_a_new_item_is_an_unrated_item_of_the_same_features(world, variant):
     model = make_model(item_identity=False, **variant)
     assert world.graph.by_item.degrees[-2:].tolist() == [0, 0]
     embeddings = embed_all(model, world.graph, world.biases)
-    found = embed_new_items(model, model.inputs.features[-2:])
+    found = embed_new_items(model, model.inputs.features[-2:]).nodes
     assert found.shape == (2, 8) and found.dtype == torch.float32
     torch.testing.assert_close(found, embeddings.nodes.items[-2:], **CLOSE)
     assert not torch.allclose(found[0], found[1])
@@ -381,7 +386,7 @@ def test_a_new_item_is_an_unrated_item_of_the_same_features(world, variant):
 def test_a_rated_items_features_alone_do_not_make_that_item(world):
     model = make_model(item_identity=False)
     embeddings = embed_all(model, world.graph, world.biases)
-    found = embed_new_items(model, model.inputs.features[:1])
+    found = embed_new_items(model, model.inputs.features[:1]).nodes
     assert not torch.allclose(found, embeddings.nodes.items[:1], atol=1e-2)
 
 
@@ -391,17 +396,17 @@ def test_a_new_item_of_a_model_with_vectors_of_items_has_none(world):
     with torch.no_grad():
         model.inputs.item_vectors.weight[-1] = 1e6
     embeddings = embed_all(model, world.graph, world.biases)
-    found = embed_new_items(model, model.inputs.features[-1:])
+    found = embed_new_items(model, model.inputs.features[-1:]).nodes
     torch.testing.assert_close(found, embeddings.nodes.items[-1:], **CLOSE)
 
 
 def test_new_items_together_are_each_of_them_alone_and_none_are_no_rows():
     model = make_model()
     features = torch.randn(5, 4)
-    whole = embed_new_items(model, features)
+    whole = embed_new_items(model, features).nodes
     for one, expected in zip(features.split(1), whole.split(1), strict=True):
-        torch.testing.assert_close(embed_new_items(model, one), expected, **CLOSE)
-    assert embed_new_items(model, features[:0]).shape == (0, 8)
+        torch.testing.assert_close(embed_new_items(model, one).nodes, expected, **CLOSE)
+    assert embed_new_items(model, features[:0]).nodes.shape == (0, 8)
 
 
 # ---------------------------------------------------------------- pairs

@@ -36,10 +36,12 @@ from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader
 from dglrec.score import MANIFEST_FILE, ScoreOptions, TopKOptions, score_pairs, score_top_k
 from dglrec.score import batch as score_module
 from dglrec.score.parts import SUCCESS_FILE, PartsFolder
-from dglrec.train import TrainConfig, TrainingStep, train
+from dglrec.train import RatingObjective, TrainConfig, TrainingStep, train
 from dglrec.train import loop as train_module
 from dglrec.train import state as state_module
 from dglrec.train import step as step_module
+from dglrec.train import validation as validation_module
+from dglrec.train.objectives import kinds as kinds_module
 from dglrec.train.rows import SharedRows
 
 SIZES = [2, 3]
@@ -360,7 +362,7 @@ def squared(predictions, wanted):
 
 def make_step(model, world, steps=10, **config):
     config = TrainConfig(**{"learning_rate": 0.01, "warmup_steps": 0, **config})
-    return TrainingStep(model, config, squared, steps, world)
+    return TrainingStep(model, config, RatingObjective(squared), steps, world)
 
 
 def state_of(step):
@@ -455,11 +457,14 @@ def test_a_step_over_a_loaders_shares_is_that_over_its_whole_batch(
     def steps(world):
         step = make_step(make_model(ratings), world)
         outcomes = [step(batch) for batch in whole_batches(ratings, kind, 60, world)]
-        sums = [sum(one.count for one in outcomes), sum(float(one.squared) for one in outcomes)]
+        sums = [
+            sum(one.count for one in outcomes),
+            sum(float(one.costs.squared) for one in outcomes),
+        ]
         return [listed(state_of(step)), sums]
 
     alone = make_step(make_model(ratings), ALONE)
-    total = sum(float(alone(batch).squared) for batch in whole_batches(ratings, kind, 60))
+    total = sum(float(alone(batch).costs.squared) for batch in whole_batches(ratings, kind, 60))
     found = in_ranks(size, steps)
     assert sum(sums[0] for _, sums in found) == 300
     assert sum(sums[1] for _, sums in found) == pytest.approx(total, rel=1e-4)
@@ -510,7 +515,7 @@ def test_a_step_without_any_target_changes_no_weight(ratings, size, identity):
         outcome = step(None)
         step(None, update=False)
         step(None)
-        assert outcome.count == 0 and float(outcome.squared) == 0
+        assert outcome.count == 0 and float(outcome.costs.squared) == 0
         return [before == digest(state_of(step)), step.number, step.learning_rate < rate]
 
     found = in_ranks(size, steps) if size > 1 else [steps(ALONE)]
@@ -529,7 +534,8 @@ def test_a_gradient_that_is_no_number_stops_all_though_every_loss_is_one(ratings
             return squared(predictions, wanted) + (steep if last else 0)
 
         model = make_model(ratings)
-        step = TrainingStep(model, TrainConfig(learning_rate=0.01), loss, 10, world)
+        objective = RatingObjective(loss)
+        step = TrainingStep(model, TrainConfig(learning_rate=0.01), objective, 10, world)
         before = digest(model.state_dict())
         try:
             step(batch)
@@ -777,7 +783,9 @@ def test_all_ranks_end_with_the_same_weights_to_the_bit(
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("model", [{}, {"user_identity": True}, {"aggregator": "pool"}], ids=str)
+@pytest.mark.parametrize(
+    "model", [{}, {"user_identity": True}, {"aggregator": "pool"}, {"heads": "both"}], ids=str
+)
 def test_with_complete_neighbourhoods_ranks_train_what_one_process_trains(
     dataset, tmp_path, layers, model
 ):
@@ -836,12 +844,12 @@ def test_a_checkpoint_that_cannot_be_written_stops_all_with_the_same_words(datas
 
 def test_a_validation_error_that_is_no_number_is_said_once(dataset, tmp_path):
     def work(world):
-        measured = train_module.measure
+        measured = validation_module.measure
 
         def measure(*arguments):
             return dataclasses.replace(measured(*arguments), squared=math.nan)
 
-        train_module.measure = measure
+        validation_module.measure = measure
         train(dataset, tmp_path / "run", make_settings(epochs=1), world=world)
 
     found = outcomes_of(2, work)
@@ -857,7 +865,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_the_weights(
     dataset, tmp_path, value, identity, failing_rank, accumulated
 ):
     def work(world):
-        make = train_module.make_loss
+        make = kinds_module.make_loss
         batches = itertools.count(1)
 
         def make_failing(name, data):
@@ -876,7 +884,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_the_weights(
             before[:] = [digest(step.model.state_dict()), digest(state_of(step)), step]
             check(step, norm)
 
-        train_module.make_loss = make_failing
+        kinds_module.make_loss = make_failing
         TrainingStep._check_finite = checking
         try:
             train(dataset, tmp_path / "run", settings, world=world)

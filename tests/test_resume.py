@@ -38,6 +38,7 @@ from dglrec.run import BEST, CONFIG_FILE, LAST, LOCK_FILE, RESULTS_FILE, locked
 from dglrec.train import loop as loop_module
 from dglrec.train import memory, train
 from dglrec.train import state as state_module
+from dglrec.train import validation as validation_module
 from dglrec.train.interrupts import Interrupts
 from dglrec.train.step import TrainingStep
 
@@ -196,8 +197,8 @@ def test_cut_off_again_and_again_it_still_comes_to_the_same_end(
 @pytest.mark.parametrize(
     ("place", "call", "after"),
     [
-        ((loop_module, "embed_all"), 2, False),
-        ((loop_module, "measure"), 2, False),
+        ((validation_module, "embed_all"), 2, False),
+        ((validation_module, "measure"), 2, False),
         ((loop_module, "append_line"), 2, False),
         ((loop_module, "append_line"), 2, True),
         ((state_module.Checkpoints, "save_best"), 1, False),
@@ -497,8 +498,8 @@ def raising(number):
     ("owner", "name", "call", "step"),
     [
         (TrainingStep, "_update", 6, 6),
-        (loop_module, "measure", 1, 4),
-        (loop_module, "embed_all", 2, 8),
+        (validation_module, "measure", 1, 4),
+        (validation_module, "embed_all", 2, 8),
         (state_module.Checkpoints, "save_last", 1, 4),
         (state_module.Checkpoints, "save_last", 3, 12),
     ],

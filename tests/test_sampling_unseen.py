@@ -182,7 +182,7 @@ def test_targets_of_unseen_items_are_predicted_from_features(kind, data):
             )
             rows = hidden(batch)
             items = torch.tensor([item for _, item in target_pairs(batch)])
-            as_new = embed_new_items(model, model.inputs.features[items[rows]])
+            as_new = embed_new_items(model, model.inputs.features[items[rows]]).nodes
             expected = batch.baselines[rows] + model.decoder(
                 NodeValues(nodes.users, as_new), batch.users[rows], torch.arange(len(as_new))
             )

@@ -34,7 +34,7 @@ from dglrec.infer import embed_all
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.sampling import LoaderConfig, UserBatchLoader
 from dglrec.schema import RatingScale
-from dglrec.train import TrainConfig, TrainingStep
+from dglrec.train import RatingObjective, TrainConfig, TrainingStep
 
 ALL = {"user_fanouts": (-1,), "item_fanouts": (-1,)}
 
@@ -654,7 +654,7 @@ class Planted:
         loader = make_loader(kind, self.graph, self.biases, config)
         loss = partial(torch.nn.functional.mse_loss, reduction="none")
         steps = len(loader) * epochs
-        step = TrainingStep(model, TrainConfig(learning_rate=2e-2), loss, steps)
+        step = TrainingStep(model, TrainConfig(learning_rate=2e-2), RatingObjective(loss), steps)
         squared = [0.0] * epochs
         for epoch, batch in epochs_of(loader, epochs):
             squared[epoch] += float(step(batch).squared)

@@ -34,7 +34,7 @@ from dglrec.score.roster import Roster
 from dglrec.synthetic import synthesize
 from dglrec.train import train
 
-MODEL = {"embedding_size": 8}
+MODEL = {"heads": "rating", "embedding_size": 8}
 ITEMS = 20
 
 
@@ -336,11 +336,12 @@ def test_score_top_k_is_recommend_for_everybody(trained, tmp_path):
     out = tmp_path / "out"
     summary = score_top_k(trained, out, 6)
     table, dataset = read_all(out), trained.dataset
-    assert table.column_names == ["user_id", "item_id", "rank", "score"]
+    assert table.column_names == ["user_id", "item_id", "rank", "score", "rating"]
     assert table.schema.types == [
         dataset.users.ids.type,
         dataset.items.ids.type,
         pa.int32(),
+        pa.float32(),
         pa.float32(),
     ]
     assert summary == {
@@ -683,7 +684,9 @@ def test_new_users_of_whom_nothing_is_known_all_get_the_same(texts, tmp_path, ca
     assert p == q and len(p) == ITEMS
     nobody = Adjacency(np.array([0, 0]), np.empty(0, np.int32), np.empty(0, np.uint8))
     biases = texts.dataset.biases.of_new_users(nobody, texts.dataset.scale)
-    vector = embed_new_users(texts.model, texts.embeddings, nobody, texts.dataset.scale, biases).nodes
+    vector = embed_new_users(
+        texts.model, texts.embeddings, nobody, texts.dataset.scale, biases
+    ).nodes
     values = predicted(texts, vector, biases.users, texts.embeddings.nodes.items)
     expected = clip(values, texts.dataset.scale)[0]
     for item, score in p:
@@ -737,7 +740,7 @@ def scores_of_new_items(numbers):
             "synopsis": None,
         }
     )
-    items = embed_new_items(numbers.model, dataset.encode_items(table))
+    items = embed_new_items(numbers.model, dataset.encode_items(table)).nodes
     users, none = numbers.embeddings.nodes.users, torch.zeros(len(table))
     return clip(predicted(numbers, users, dataset.biases.users, items, none), dataset.scale).numpy()
 

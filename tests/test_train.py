@@ -38,6 +38,8 @@ from dglrec.sampling import LoaderConfig
 from dglrec.train import Settings, TrainConfig, learning_rate_share, make_loss, train
 from dglrec.train import loop as train_module
 from dglrec.train import state as state_module
+from dglrec.train import validation as validation_module
+from dglrec.train.objectives import kinds as kinds_module
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,7 @@ def test_test_rows_choose_nothing(dataset, tmp_path, monkeypatch):
         return original(self, split, *stretch)
 
     monkeypatch.setattr(type(dataset), "held_out", held_out)
-    monkeypatch.setattr(train_module, "evaluate", lambda trained, split: {})
+    monkeypatch.setattr(train_module, "evaluate", lambda trained, split, **_: {})
     train(dataset, tmp_path / "run", make_settings(epochs=2))
     assert set(asked) == {"valid"}
 
@@ -254,7 +256,7 @@ def test_overwriting_starts_anew(dataset, tmp_path, monkeypatch):
     assert same_run(run, tmp_path / "fresh")
 
     # Nothing of the run before is left, even where the new one never gets through an epoch.
-    monkeypatch.setattr(train_module, "make_loss", failing_loss(1, math.nan))
+    monkeypatch.setattr(kinds_module, "make_loss", failing_loss(1, math.nan))
     with pytest.raises(DglrecError):
         train(dataset, run, make_settings(), overwrite=True)
     assert not (run / LAST).exists() and not (run / BEST).exists()
@@ -275,7 +277,7 @@ def scripted(monkeypatch, errors):
         rmse = next(left)
         return RatingSums(n=1, squared=rmse**2, weighted=rmse**2, weights=1)
 
-    monkeypatch.setattr(train_module, "measure", measure)
+    monkeypatch.setattr(validation_module, "measure", measure)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +483,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights(
 ):
     run = tmp_path / "run"
     call = 2 * BATCHES + 3
-    monkeypatch.setattr(train_module, "make_loss", failing_loss(call, value))
+    monkeypatch.setattr(kinds_module, "make_loss", failing_loss(call, value))
     with pytest.raises(
         DglrecError, match=r"epoch 3 of 4, batch 3 \(step 11\): loss (nan|inf).*learning_rate"
     ):

@@ -3,7 +3,7 @@
 `embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on.
 """
 
-from dglrec.infer.embed import Embeddings, EncodedUsers, embed_all, embed_new_items, embed_new_users
+from dglrec.infer.embed import Embeddings, EncodedNodes, embed_all, embed_new_items, embed_new_users
 from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, find_reasons
 from dglrec.infer.item_items import ItemItems, ItemWeights
 from dglrec.infer.lists import ListScorer
@@ -12,7 +12,7 @@ from dglrec.infer.predict import Scorer, entries_of, predict_pairs
 __all__ = [
     "REASONS",
     "Embeddings",
-    "EncodedUsers",
+    "EncodedNodes",
     "ItemItems",
     "ItemWeights",
     "ListScorer",

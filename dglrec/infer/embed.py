@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dglrec.biases import Biases
+from dglrec.biases import INPUTS, Biases
 from dglrec.blocks import Block
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
@@ -42,8 +42,8 @@ class Embeddings:
     lists: tuple[ListTerms, ListTerms] | None = None
 
 
-class EncodedUsers(NamedTuple):
-    """Users that training never saw.
+class EncodedNodes(NamedTuple):
+    """Users or items that training never saw.
 
     Attributes:
         nodes: float32 [n, H], on the embeddings' device.
@@ -112,7 +112,7 @@ def embed_new_users(
     world: World = ALONE,
     *,
     shown: bool = True,
-) -> EncodedUsers:
+) -> EncodedNodes:
     """Encode n users that training never saw from their ratings, as training users are encoded.
 
     Args:
@@ -139,15 +139,19 @@ def embed_new_users(
         lists = None
         if model.list_head is not None:
             lists = _list_terms(model, given, users, world)
-    return EncodedUsers(users, lists)
+    return EncodedNodes(users, lists)
 
 
 @torch.inference_mode()
-def embed_new_items(model: RatingModel, features: Tensor) -> Tensor:
-    """Encode m items that nobody has rated from their features, [m, F] -> [m, H]."""
+def embed_new_items(model: RatingModel, features: Tensor) -> EncodedNodes:
+    """Encode m items that nobody has rated from their features, [m, F]."""
     device = next(model.parameters()).device
     with evaluating(model):
-        return model.new_items(model.inputs.chosen(features.to(device)))
+        nodes = model.new_items(model.inputs.chosen(features.to(device)))
+        lists = None
+        if model.list_head is not None:
+            lists = model.list_head.of_items(nodes, nodes.new_zeros(len(nodes), INPUTS), None)
+    return EncodedNodes(nodes, lists)
 
 
 @contextmanager

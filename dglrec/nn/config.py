@@ -33,8 +33,8 @@ class ModelConfig(BaseModel):
     )
     heads: Literal["auto", "rating", "lists", "both"] = Field(
         "auto",
-        description="what the model predicts: ratings, lists, or both by one encoder; auto: both "
-        "where there are ratings, lists where there are interactions",
+        description="what the model predicts: rating, lists, or both by one encoder; auto: both "
+        "where there are ratings (rating with DGL's loader), lists where there are interactions",
     )
     embedding_size: int = Field(64, ge=1, description="width of every node embedding")
     convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf"] = Field(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.biases import INPUTS, Biases
+from dglrec.biases import Biases
 from dglrec.errors import DataError, UsageError
 from dglrec.graph import Adjacency, group_by_user
 from dglrec.ids import IdMap
@@ -106,11 +106,9 @@ class Roster:
                 lists = _appended(lists[0], new.lists), lists[1]
         if self._new_items is not None:
             added = embed_new_items(model, self._new_items.features)
-            items = torch.cat((items, added))
-            if lists is not None and model.list_head is not None:
-                unrated = added.new_zeros(len(added), INPUTS)
-                terms = model.list_head.of_items(added, unrated, None)
-                lists = lists[0], _appended(lists[1], terms)
+            items = torch.cat((items, added.nodes))
+            if lists is not None and added.lists is not None:
+                lists = lists[0], _appended(lists[1], added.lists)
         return NodeValues(users, items), lists
 
     @cached_property

@@ -5,7 +5,7 @@ from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.describe import describe_environment
 from dglrec.train.folder import job_of
 from dglrec.train.loop import Loader, make_loader, train
-from dglrec.train.objectives import Loss, RankingConfig, make_loss, make_objective
+from dglrec.train.objectives import Loss, RankingConfig, RatingObjective, make_loss, make_objective
 from dglrec.train.state import remove_checkpoints
 from dglrec.train.step import TrainingStep, learning_rate_share
 
@@ -13,6 +13,7 @@ __all__ = [
     "Loader",
     "Loss",
     "RankingConfig",
+    "RatingObjective",
     "Settings",
     "TrainConfig",
     "TrainingStep",

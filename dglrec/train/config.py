@@ -102,14 +102,22 @@ class Settings:
             has_ratings: whether they are ratings; if not, interactions.
 
         Raises:
-            UsageError: DGL's loader is to sample for no layer, or ratings are to be predicted where
-                there are interactions alone.
+            UsageError: DGL's loader is to sample for no layer or for lists, or ratings are to be
+                predicted where there are interactions alone.
         """
         if self.model.kind != "graph":
             return self
         heads = self.model.heads
-        if heads == "auto":
-            heads = "both" if has_ratings else "lists"
+        by_neighbours = self.loader.kind == "neighbor"
+        if heads == "auto" and has_ratings:
+            heads = "rating" if by_neighbours else "both"
+        elif heads == "auto":
+            heads = "lists"
+        if heads != "rating" and by_neighbours:
+            raise UsageError(
+                f"model.heads = {heads}: lists are learned among all items, and "
+                "loader.kind=neighbor encodes a batch's alone; take kind users or full"
+            )
         if heads != "lists" and not has_ratings:
             raise UsageError(
                 f"model.heads = {heads}: the data set holds interactions, and no rating to "

@@ -9,6 +9,7 @@ from dglrec.train.objectives.kinds import (
     Costs,
     Metric,
     Objective,
+    RatingObjective,
     make_objective,
     positives_from,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Metric",
     "Objective",
     "RankingConfig",
+    "RatingObjective",
     "make_loss",
     "make_objective",
     "positives_from",

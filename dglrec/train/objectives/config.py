@@ -89,6 +89,11 @@ class RankingConfig(BaseModel):
                 f"negatives catalogue go with loss softmax; take a pool with {self.loss}: uniform, "
                 "popularity, in_batch or hard"
             )
+        if self.negatives == "hard" and self.loss == "softmax":
+            raise ValueError(
+                "negatives hard go with loss bpr, bce or cosine; the softmax weighs hard ones by "
+                "itself"
+            )
         if self.loss == "cosine" and not self.normalised:
             raise ValueError("loss cosine takes cosines: set normalised = true")
 

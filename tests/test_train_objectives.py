@@ -1,0 +1,203 @@
+"""Losses of lists against numpy, negatives that are none, and what an epoch is judged by."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_biases import Ratings
+
+from dglrec.nn import ListTerms
+from dglrec.train import RankingConfig
+from dglrec.train.objectives.kinds import Metric
+from dglrec.train.objectives.negatives import KnownItems, PoolSampler, hide_known
+from dglrec.train.objectives.ranking import RankingLoss, Targets
+
+CPU = torch.device("cpu")
+NONE = torch.empty(0, dtype=torch.int64)
+
+
+class Case:
+    """Users, items and their terms; each user's first known item is its target."""
+
+    def __init__(self, seed=0, users=12, items=30, edges=90):
+        self.graph = Ratings(num_users=users, num_items=items, edges=edges, seed=seed).graph
+        generator = torch.Generator().manual_seed(seed)
+        count_users, count_items = self.graph.num_users, self.graph.num_items
+        self.users = ListTerms(
+            torch.randn(count_users, 5, generator=generator), torch.zeros(count_users)
+        )
+        self.items = ListTerms(
+            torch.randn(count_items, 5, generator=generator),
+            torch.randn(count_items, generator=generator),
+        )
+        by_user = self.graph.by_user
+        active = np.flatnonzero(by_user.degrees)
+        self.owners = torch.from_numpy(active)
+        self.targets = torch.from_numpy(
+            by_user.neighbours[by_user.offsets[active]].astype(np.int64)
+        )
+
+    def known(self, user):
+        return set(self.graph.by_user.neighbours[self.graph.by_user.of(user)].tolist())
+
+    def loss(self, **config):
+        config = RankingConfig(**config)
+        graph = self.graph
+        kind = config.drawn(graph.num_users, graph.num_items)
+        loss = RankingLoss(
+            config,
+            KnownItems(graph, CPU),
+            PoolSampler(config, graph, CPU),
+            catalogue=kind == "catalogue",
+        )
+        every = torch.arange(graph.num_users)
+        return loss(self.users, self.items, Targets(every, self.owners, self.targets, NONE, NONE))
+
+    def scores(self):
+        factors, base = self.items
+        return (self.users.factors @ factors.T + base).double().numpy()
+
+
+def test_the_catalogues_softmax_is_numpys():
+    case = Case()
+    scores, expected = case.scores(), []
+    for user, item in zip(case.owners.tolist(), case.targets.tolist(), strict=True):
+        others = [i for i in range(case.graph.num_items) if i not in case.known(user)]
+        total = np.logaddexp.reduce([*scores[user, others], scores[user, item]])
+        expected.append(total - scores[user, item])
+    np.testing.assert_allclose(case.loss(negatives="catalogue").numpy(), expected, atol=1e-5)
+
+
+def test_a_disliked_target_is_a_negative():
+    case = Case()
+    user = int(case.owners[0])
+    liked, disliked = sorted(case.known(user))[:2]
+    config = RankingConfig(negatives="catalogue")
+    sampler = PoolSampler(config, case.graph, CPU)
+    loss = RankingLoss(config, KnownItems(case.graph, CPU), sampler, catalogue=True)
+    one = torch.tensor([user])
+    every = torch.arange(case.graph.num_users)
+    targets = Targets(every, one, torch.tensor([liked]), one, torch.tensor([disliked]))
+    scores = case.scores()[user]
+    others = [i for i in range(case.graph.num_items) if i not in case.known(user)]
+    total = np.logaddexp.reduce(scores[[*others, liked, disliked]])
+    assert float(loss(case.users, case.items, targets)) == pytest.approx(
+        total - scores[liked], 1e-5
+    )
+
+
+def whole_pool(case, monkeypatch):
+    """Draws every item once, so that a target's negatives are all items it does not know."""
+    from dglrec.train.objectives.negatives import Pool
+
+    count = case.graph.num_items
+    monkeypatch.setattr(
+        PoolSampler, "draw", lambda self, targets: Pool(torch.arange(count), torch.zeros(count))
+    )
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce", "cosine"])
+def test_losses_of_few_negatives_are_numpys(loss, monkeypatch):
+    """With the hardest k of all items, which leave nothing to chance."""
+    case, count = Case(seed=1), 4
+    whole_pool(case, monkeypatch)
+    cosine = loss == "cosine"
+    found = case.loss(
+        loss=loss, negatives="hard", negatives_a_target=count, normalised=cosine, margin=0.3
+    ).numpy()
+    scores = case.scores()
+    if cosine:
+        users, items = (terms.factors.double().numpy() for terms in (case.users, case.items))
+        lengths = np.linalg.norm(users, axis=1)[:, None] * np.linalg.norm(items, axis=1)
+        scores = users @ items.T / lengths
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    for row, (user, item) in enumerate(
+        zip(case.owners.tolist(), case.targets.tolist(), strict=True)
+    ):
+        others = [i for i in range(case.graph.num_items) if i not in case.known(user)]
+        hardest = np.sort(scores[user, others])[::-1][:count]
+        positive = scores[user, item]
+        expected = {
+            # Rendle et al. 2009, the negative of ln sigmoid(x_ui - x_uj), averaged over j.
+            "bpr": np.mean(-np.log(sigmoid(positive - hardest))),
+            "bce": -np.log(sigmoid(positive)) + np.mean(-np.log(1 - sigmoid(hardest))),
+            # Mao et al., "SimpleX", CIKM 2021, equation 1.
+            "cosine": 1 - positive + np.mean(np.maximum(0, hardest - 0.3)),
+        }
+        assert found[row] == pytest.approx(expected[loss], abs=1e-5)
+
+
+@pytest.mark.parametrize(("negatives", "alpha"), [("uniform", 0.0), ("popularity", 0.75)])
+def test_the_corrected_pool_estimates_the_catalogues_sum(negatives, alpha):
+    """Mean over many pools of the sum of exp(score) / expected draws, within 4 standard errors."""
+    case = Case(seed=2, edges=150)
+    config = RankingConfig(negatives=negatives, alpha=alpha, pool=64)
+    sampler = PoolSampler(config, case.graph, CPU)
+    scores = case.scores()[0]
+    torch.manual_seed(1)
+    drawn = case.graph.by_item.degrees > 0 if alpha else np.ones(len(scores), dtype=bool)
+    sums = []
+    for _ in range(2000):
+        pool = sampler.draw(NONE)
+        weights = pool.log_weights.double().numpy()
+        sums.append(np.exp(scores[pool.items.numpy()] + weights).sum())
+    error = np.std(sums) / math.sqrt(len(sums))
+    assert abs(np.mean(sums) - np.exp(scores[drawn]).sum()) < 4 * error
+
+
+@given(st.integers(0, 10_000), st.integers(1, 30))
+@settings(max_examples=30, deadline=None)
+def test_a_negative_is_never_known(seed, size):
+    case = Case(seed=seed)
+    pool = torch.randperm(case.graph.num_items)[:size].sort().values
+    offsets, known = KnownItems(case.graph, CPU).of(case.owners)
+    scores = torch.zeros(len(case.owners), size)
+    hidden = hide_known(scores, pool, offsets, known).isinf()
+    for row, user in enumerate(case.owners.tolist()):
+        expected = [item in case.known(user) for item in pool.tolist()]
+        assert hidden[row].tolist() == expected
+    assert not scores.any()
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity", "in_batch", "hard"])
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+def test_who_knows_every_item_learns_nothing_from_a_pool(negatives, loss):
+    case = Case(users=3, items=4, edges=12)
+    if negatives == "hard":
+        loss = "bce"
+    losses = case.loss(loss=loss, negatives=negatives, pool=16)
+    if loss == "bce":  # of the positive alone
+        scores = case.scores()[case.owners, case.targets]
+        np.testing.assert_allclose(losses.numpy(), np.log1p(np.exp(-scores)), atol=1e-5)
+    else:
+        assert (losses == 0).all()
+
+
+def test_catalogues_smaller_than_the_pool_are_fine():
+    losses = Case().loss(negatives="uniform", pool=5000)
+    assert losses.isfinite().all() and (losses > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": "bpr", "negatives": "catalogue"}, "take a pool"),
+        ({"loss": "cosine"}, "normalised"),
+        ({"loss": "softmax", "negatives": "hard"}, "bpr, bce or cosine"),
+        ({"pool": 0}, "pool"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        RankingConfig(**values)
+
+
+def test_metrics_know_their_direction():
+    lowest, highest = Metric("rmse", maximise=False), Metric("ndcg@10", maximise=True)
+    assert lowest.is_better(0.5, None) and lowest.is_better(0.4, 0.5)
+    assert not lowest.is_better(0.5, 0.5) and not lowest.is_better(math.nan, 0.5)
+    assert highest.is_better(0.6, 0.5) and not highest.is_better(0.5, 0.5)
+    assert not highest.is_better(math.inf, None)
