@@ -852,6 +852,12 @@ FILES = [
     "train/user_squares.npy",
     "train/item_squares.npy",
     "features/genres.npy",
+    "planted/item_bias.npy",
+    "planted/item_rate.npy",
+    "planted/item_vectors.npy",
+    "planted/user_bias.npy",
+    "planted/user_reach.npy",
+    "planted/user_vectors.npy",
 ]
 
 

@@ -295,6 +295,7 @@ class RatingDataset:
             ascending = bool((adjacency.offsets[1:] >= adjacency.offsets[:-1]).all())
             wanted[f"whether {side} offsets ascend"] = (ascending, True)
             wanted[f"{side} last offset"] = (int(adjacency.offsets[-1]), counts["train"])
+        _ = self.planted  # which is checked where it is read
         for name, width in self.meta["features"].items():
             shape = self._features(name).shape
             if shape != (counts["items"], width):

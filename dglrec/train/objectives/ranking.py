@@ -131,10 +131,10 @@ def _with_disliked(
     if not len(users):
         return total
     scores = score_lists(ranked, of_items, users, items)
-    largest = torch.maximum(
-        total.detach(),
-        total.detach().scatter_reduce(0, users, scores.detach(), "amax"),
-    )
-    sums = torch.exp(total - largest)
+    # Of these users alone: the log of a sum without a term has no gradient.
+    changed, users = torch.unique(users, return_inverse=True)
+    before = total.index_select(0, changed)
+    largest = before.detach().scatter_reduce(0, users, scores.detach(), "amax")
+    sums = torch.exp(before - largest)
     sums = sums.index_add(0, users, torch.exp(scores - largest.index_select(0, users)))
-    return sums.log() + largest
+    return total.index_copy(0, changed, sums.log() + largest)
