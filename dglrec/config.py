@@ -281,8 +281,11 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """The end of a message that refuses a name: which of the known ones is most like it."""
-    longer = [one for one in known if one and name.startswith(one)]
-    found = longer[:1] or difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    names = list(known)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
+    # A word that goes on longer is meant before one that only looks like it.
+    found = found or [one for one in names if name.startswith(one)]
+    found = found or difflib.get_close_matches(name, names, n=1, cutoff=0.0)
     return f"; did you mean {found[0]}?" if found else ""
 
 

@@ -35,9 +35,9 @@ MOST_PAIRS = 4_000_000_000
 
 _KEPT = 512  # weights that each item keeps, the largest
 _SHARES = (0.3, 0.0, 1.0)  # of a positive that counts for a rating which is none
-_SETTINGS = {"ease": (300.0, 100.0, 1000.0), "graph": (0.5, 0.4, 0.3, 0.6)}
-_SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # times what makes both parts vary alike
-_USERS = 5000  # that settings are chosen on, at most
+_SETTINGS = {"ease": (300.0, 100.0, 1000.0), "graph": (0.4, 0.5, 0.3)}
+_SCALES = (0.09, 0.18, 0.35, 0.7, 1.4, 2.8)  # times what makes both parts vary alike
+_USERS = 20_000  # that settings are chosen on, at most
 _COPIES = 3  # squares that are alive at once
 _ROWS_AT_ONCE = 1024
 
