@@ -19,6 +19,7 @@ from dglrec.train import train
 USERS, ITEMS, RATINGS = 2_500, 600, 400_000
 EPOCHS = 6
 _SHOWN_USER = 42
+_INTERACTIONS_FROM = 8.0
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,19 @@ class QuickstartReport:
 
 
 def quickstart(
-    out: Path, *, text: bool = True, overwrite: bool = False, device: torch.device | None = None
+    out: Path,
+    *,
+    text: bool = True,
+    interactions: bool = False,
+    overwrite: bool = False,
+    device: torch.device | None = None,
 ) -> QuickstartReport:
     """Generate data, prepare it, train, evaluate and recommend.
 
     Args:
         out: a folder for the source files (`source`), the data set (`dataset`) and the run (`run`).
         text: whether synopses are embedded.
+        interactions: whether ratings of 8 and more are taken for interactions.
         overwrite: whether what an earlier quickstart left there may be replaced.
         device: where to compute; None for the CPU.
 
@@ -60,7 +67,9 @@ def quickstart(
     log(f"1/4 generating {RATINGS:,} ratings of {ITEMS:,} items by {USERS:,} users")
     synthesize(source, users=USERS, items=ITEMS, ratings=RATINGS, seed=0, overwrite=overwrite)
     log("2/4 preparing: ids, split, graph, biases, genres" + (", synopses" if text else ""))
-    dataset = prepare(source, dataset_path, PrepareOptions(text=text, overwrite=overwrite))
+    level = _INTERACTIONS_FROM if interactions else None
+    options = PrepareOptions(text=text, interactions_from=level, overwrite=overwrite)
+    dataset = prepare(source, dataset_path, options)
     log(f"3/4 training {EPOCHS} epochs")
     settings = build_settings({"train": {"epochs": EPOCHS}})
     results = train(dataset, run, settings, device=device, overwrite=overwrite)

@@ -381,11 +381,17 @@ def evaluate(
 @cli.command()
 @click.argument("out", type=FOLDER_OR_FILE, required=False)
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
+@click.option("--interactions", is_flag=True, help="Take ratings of 8 and more for interactions.")
 @option_device
 @option_overwrite
 @option_json
 def quickstart(
-    out: Path | None, no_text: bool, device: str, overwrite: bool, as_json: bool
+    out: Path | None,
+    no_text: bool,
+    interactions: bool,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Generate data, prepare, train, evaluate and recommend: a few minutes on two cores.
 
@@ -400,7 +406,13 @@ def quickstart(
     # Nobody named a folder, so nobody's folder is at stake: only what a quickstart made goes.
     overwrite = overwrite or out is None
     out = out or Path("quickstart-out")
-    shown = run_quickstart(out, text=not no_text, overwrite=overwrite, device=choose_device(device))
+    shown = run_quickstart(
+        out,
+        text=not no_text,
+        interactions=interactions,
+        overwrite=overwrite,
+        device=choose_device(device),
+    )
     if as_json:
         print_json(asdict(shown))
         return

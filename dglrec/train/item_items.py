@@ -139,10 +139,10 @@ def fit_item_items(
     for setting in others:
         search(replace(chosen, setting=setting), _near(scale))
     what = "ridge" if kind == "ease" else "exponent"
+    counts = f", a rating below {positives_from:g} counts {chosen.share:g}"
     log(
         f"lists with item-item weights: validation {name} {best_figure:.4f} ({kind}, {what} "
-        f"{chosen.setting:g}, scale {scale:g}, a rating below {positives_from:g} counts "
-        f"{chosen.share:g})"
+        f"{chosen.setting:g}, scale {scale:g}{counts if dataset.has_ratings else ''})"
     )
     return best, {**vars(chosen), "scale": scale, name: best_figure}
 
