@@ -142,7 +142,7 @@ def measure(dataset: str, batch: int, identity: str, seconds: float, device: str
             warm = step.number >= _WARM_UP_STEPS
             late = world.is_first and warm and last - started > seconds
             outcome = step(None if made is None else made.to(place), notes=[late])
-            float(outcome.squared)  # on a GPU: until it is done
+            float(outcome.costs.squared)  # on a GPU: until it is done
             now = time.perf_counter()
             if warm:
                 edges += outcome.count

@@ -133,7 +133,7 @@ class DglrecLoop:
         self.epoch += 1
         for batch in self.clock.batches(self.loader):
             with self.clock.part("step"):
-                float(self.step(batch).squared)
+                float(self.step(batch).costs.squared)
             yield len(batch.ratings)
 
 
