@@ -79,7 +79,8 @@ def synthesize(
     the variance of an item's place in the taste space follows from its genres and from the themes
     of its synopsis.
 
-    Memory is 4 bytes a rating plus about half a gigabyte. The same arguments give the same bytes.
+    Memory is 4 bytes a rating plus about 0.7 GB. The same arguments give the same bytes, on any
+    number of threads.
 
     Args:
         out: the folder to be made; it appears whole or not at all.
