@@ -22,6 +22,7 @@ from dglrec.synthetic import (
     PlantedLists,
     Truth,
     draw,
+    oracle,
     synthesize,
 )
 from dglrec.synthetic.catalogue import make_catalogue
@@ -611,11 +612,19 @@ def brute_force(
     return held_out / (held_out + not_rated) * liked
 
 
+@pytest.mark.parametrize("more_likely", [0, 30, 190, ITEMS])  # none, some or all are looked at
 @pytest.mark.parametrize("interactions", [False, True])
 @pytest.mark.parametrize(("relevant_from", "level"), [(8, 8), (7.2, 8), (1, 1), (0, 1), (10, 10)])
 def test_best_lists_are_those_of_brute_force(
-    truth: Truth, relevant_from: float, level: int, interactions: bool
+    truth: Truth,
+    monkeypatch: pytest.MonkeyPatch,
+    relevant_from: float,
+    level: int,
+    interactions: bool,
+    more_likely: int,
 ) -> None:
+    monkeypatch.setattr(oracle, "_MORE_LIKELY", more_likely)
+    monkeypatch.setattr(oracle, "_USERS_AT_ONCE", 23)
     users = np.arange(0, USERS, 13)
     planted = truth.planted_lists(users, truth.item_ids)
     assert planted is not None

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dglrec.kernels import ItemLists
+from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
 
 _PAIRS_AT_ONCE = 1 << 21  # at about 20 bytes
+_USERS_AT_ONCE = 1 << 12
+_MORE_LIKELY = 190  # items with the highest rates that are looked at, beyond those of the list
+_ROUNDING = 1e-4  # of float32 probabilities that are compared
 
 F32 = npt.NDArray[np.float32]
 
@@ -67,16 +71,8 @@ class PlantedLists:
         """
         rows = users.numpy()
         taste = torch.from_numpy(self.user_vectors[rows]) @ torch.from_numpy(self.item_vectors).T
-        liked = self._liked(taste, rows, relevant_from)
-        rated = taste.mul_(self.strength)
-        rated += torch.from_numpy(self.user_reach[rows]).unsqueeze(1)
-        rated += torch.from_numpy(self.item_rate)
-        rated.exp_().neg_().expm1_().neg_()
-        if interactions:
-            rated *= liked
-        found = rated * unseen.unsqueeze(1)
-        found /= rated.neg_().add_(1.0).add_(found)
-        return found if interactions else found.mul_(liked)
+        every = slice(None)
+        return self._chances(rows, every, taste, unseen, relevant_from, interactions=interactions)
 
     def best(
         self,
@@ -105,32 +101,113 @@ class PlantedLists:
         Raises:
             IndexError: a user or an item to be left out is not there.
         """
-        items = len(self.item_rate)
-        k = min(k, items)
+        k = min(k, len(self.item_rate))
         scores = torch.empty(len(users), k)
         places = torch.empty(len(users), k, dtype=torch.int64)
-        step = max(_PAIRS_AT_ONCE // items, 1)
-        for start in range(0, len(users), step):
-            part = slice(start, start + step)
-            chances = self.chances(
-                users[part], unseen[part], relevant_from, interactions=interactions
+        certain = torch.zeros(len(users), dtype=torch.bool)
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            part = slice(start, start + _USERS_AT_ONCE)
+            scores[part], places[part], certain[part] = self._best_of_likely(
+                users[part], unseen[part], left_out, k, relevant_from, interactions=interactions
             )
-            _strike(chances.numpy(), left_out, users[part].numpy())
-            scores[part], places[part] = chances.topk(k, dim=1)
+        rest = (~certain).nonzero().squeeze(1)
+        for some in rest.split(max(_PAIRS_AT_ONCE // len(self.item_rate), 1)):
+            chances = self.chances(
+                users[some], unseen[some], relevant_from, interactions=interactions
+            )
+            _strike(chances.numpy(), left_out, users[some].numpy())
+            scores[some], places[some] = chances.topk(k, dim=1)
         return scores, places
 
-    def _liked(self, taste: Tensor, rows: npt.NDArray[Any], relevant_from: float) -> Tensor:
-        """[n, I] probabilities that a rating is at least `relevant_from`, from the tastes."""
+    def _best_of_likely(
+        self,
+        users: Tensor,
+        unseen: Tensor,
+        left_out: ItemLists,
+        k: int,
+        relevant_from: float,
+        *,
+        interactions: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of the items that are most likely rated, and whether they are the best of all.
+
+        An item is not more probably relevant than it would be if the user were sure to like it, and
+        that falls with the rate: where the k-th best of some items with the highest rates reaches
+        what the last of them could reach, no other item does better.
+
+        Returns:
+            As `best`, and bool [n]; where it is false, there may be better ones.
+        """
+        rows = users.numpy()
+        count = min(k + _MORE_LIKELY, len(self.item_rate))
+        none = np.empty((len(rows), 0), dtype=np.float32)
+        rates = np.float32(self.strength) * self.user_vectors[rows]
+        positions = np.arange(len(self.item_rate), dtype=np.int32)
+        weights, base = np.empty(0, dtype=np.float32), np.zeros(len(rows), dtype=np.float32)
+        terms = Terms(none, rates, base)
+        found, items = rank_items(self._tiles, weights, terms, left_out, rows, positions, count)
+        vectors = torch.from_numpy(self.item_vectors[items])
+        taste = (vectors @ torch.from_numpy(self.user_vectors[rows]).unsqueeze(2)).squeeze(2)
+        chances = self._chances(
+            rows, items, taste, unseen, relevant_from, interactions=interactions
+        )
+        listed = torch.from_numpy(found).isfinite()
+        last = torch.from_numpy(found[:, -1] + self.user_reach[rows])
+        bound = _held_out(-torch.expm1(-last.exp()), unseen)
+        chances = torch.where(listed, chances, -torch.inf)
+        scores, order = chances.topk(k, dim=1)
+        certain = ~listed[:, -1] | (scores[:, -1] > bound * (1 + _ROUNDING))
+        return scores, torch.from_numpy(items).long().gather(1, order), certain
+
+    @cached_property
+    def _tiles(self) -> Tiles:
+        none = np.empty((len(self.item_rate), 0), dtype=np.float32)
+        return Tiles.of(Terms(none, np.asarray(self.item_vectors), np.asarray(self.item_rate)))
+
+    def _chances(
+        self,
+        rows: npt.NDArray[Any],
+        items: npt.NDArray[Any] | slice,
+        taste: Tensor,
+        unseen: Tensor,
+        relevant_from: float,
+        *,
+        interactions: bool,
+    ) -> Tensor:
+        """As `chances`, of n users and m items of each: the same ones, or [n, m] indices."""
+        liked = self._liked(taste, rows, items, relevant_from)
+        rated = taste * self.strength
+        rated += torch.from_numpy(self.user_reach[rows]).unsqueeze(1)
+        rated += torch.from_numpy(self.item_rate[items])
+        rated.exp_().neg_().expm1_().neg_()
+        if interactions:
+            return _held_out(rated.mul_(liked), unseen.unsqueeze(1))
+        return _held_out(rated, unseen.unsqueeze(1)).mul_(liked)
+
+    def _liked(
+        self,
+        taste: Tensor,
+        rows: npt.NDArray[Any],
+        items: npt.NDArray[Any] | slice,
+        relevant_from: float,
+    ) -> Tensor:
+        """The probabilities that a rating is at least `relevant_from`, [n, m] as the tastes."""
         level = math.ceil(relevant_from)
         if level <= 1:
             return torch.ones_like(taste)
         if level > len(self.thresholds) + 1:
             return torch.zeros_like(taste)
-        latent = taste + torch.from_numpy(self.item_bias)
+        latent = taste + torch.from_numpy(self.item_bias[items])
         missing = float(self.thresholds[level - 2]) - self.user_bias[rows].astype(np.float64)
         latent -= torch.from_numpy(missing.astype(np.float32)).unsqueeze(1)
         # Phi(x) = erfc(-x / sqrt 2) / 2, which is precise in the lower tail too.
         return latent.mul_(-1.0 / (self.noise_sd * math.sqrt(2.0))).erfc_().mul_(0.5)
+
+
+def _held_out(rated: Tensor, unseen: Tensor) -> Tensor:
+    """Of a = `rated`, which is overwritten, and f = `unseen`: f a / (1 - a + f a)."""
+    found = rated * unseen
+    return found.div_(rated.neg_().add_(1.0).add_(found))
 
 
 def _strike(scores: F32, left_out: ItemLists, users: npt.NDArray[np.int64]) -> None:
