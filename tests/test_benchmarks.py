@@ -277,3 +277,109 @@ def test_bench_score_end_to_end(small_data: Path, tmp_path: Path) -> None:
     assert (pairs["command"], pairs["count"]) == ("pairs", 1_000)
     for row in parts["command"]:
         assert row["seconds"] > 0 and row["bytes_written"] > 0 and row["peak_memory_gb"] > 0
+
+
+def curve_of(*points: tuple[float, float, float]) -> list[dict[str, float]]:
+    """A curve of (seconds, validation recall, test recall)."""
+    return [
+        {
+            "seconds": seconds,
+            "valid_recall@20": valid,
+            "test_recall@20": test,
+            "test_ndcg@20": test / 2,
+        }
+        for seconds, valid, test in points
+    ]
+
+
+def test_validation_rows_choose_what_counts_as_reached(drivers: Any) -> None:
+    module = drivers("bench_ranking")
+    curve = curve_of((30.0, 0.2, 0.04), (90.0, 0.1, 0.09), (400.0, 0.3, 0.07))
+    assert module.best_until(curve, 10) is None
+    # The middle measurement is better on test rows, which nobody could have known.
+    assert module.best_until(curve, 100)["test_recall@20"] == 0.04
+    row = module.summary(curve, 400.0, 2_000, 1_000)
+    assert (row["epochs"], row["pairs_per_second"]) == (2, 5)
+    row |= module.propagation(4, 1_000, layers=3, width=64)
+    products = 2 * 3 * 4 * 2_000 * 64  # there and back, layers, steps, entries, columns
+    assert (row["flop_per_epoch"], row["bytes_per_epoch"]) == (2 * products, 4 * products)
+    rates = {"gflop_per_second": 1.0, "fetched_gb_per_second": products / 1e9}
+    judged = module.judge_row(row, 0.06, rates)
+    assert (judged["after_60"], judged["after_300"], judged["after_900"]) == (0.04, 0.04, None)
+    assert (judged["recall@20"], judged["seconds_to_reach"]) == (0.07, 400.0)
+    assert judged["limit_seconds_per_epoch"] == 4.0  # memory; an epoch takes 200 s
+    assert judged["share_of_limit"] == 0.02
+    assert module.judge_row(row, 0.08, rates)["seconds_to_reach"] is None
+    rows = [{"model": "a", "valid": 0.1}, {"model": "a", "valid": 0.2}, {"model": "b", "valid": 0}]
+    module.mark_best(rows)
+    assert [row["best"] for row in rows] == [False, True, True]
+
+
+def test_measuring_is_off_the_clock(drivers: Any) -> None:
+    module = drivers("bench_ranking")
+    time = [0.0]
+
+    def measure(users: Any, items: Any) -> dict[str, float]:
+        time[0] += 1_000.0
+        return {"found": users + items}
+
+    watch = module.Stopwatch(measure, limit=10.0, every=4.0, now=lambda: time[0])
+    time[0] += 50.0  # what is done before training
+    watch.start()
+    over = []
+    for _ in range(4):
+        time[0] += 3.0
+        over.append(watch.report(7, lambda: (1, 2)))
+    assert over == [False, False, False, True]
+    assert [(point["seconds"], point["pairs"]) for point in watch.curve] == [(6.0, 14), (12.0, 28)]
+    assert watch.curve[0]["found"] == 3 and watch.memory_gb > 0
+
+
+def test_vectors_of_peers_are_ranked_by_their_dot_products(drivers: Any, small_data: Path) -> None:
+    module = drivers("bench_ranking")
+    opened = RatingDataset.open(small_data)
+    users, items = opened.graph.num_users, opened.graph.num_items
+    generator = np.random.default_rng(0)
+    of_users, of_items = generator.normal(size=(users, 8)), generator.normal(size=(items, 8))
+    found = module.Judge(opened, 6.0).figures(module.best_of_vectors(of_users, of_items))
+    scores = of_users @ of_items.T
+    train, valid = opened.graph.by_user, opened.held_out("valid")
+    for user in range(users):
+        scores[user, train.neighbours[train.of(user)]] = -np.inf
+    for split in ("valid", "test"):
+        rows = opened.held_out(split)
+        if split == "test":
+            scores[valid.users.numpy(), valid.items.numpy()] = -np.inf
+        liked = rows.ratings.numpy() >= 6.0
+        recalls = []
+        for user in np.unique(rows.users.numpy()[liked]):
+            wanted = rows.items.numpy()[liked & (rows.users.numpy() == user)]
+            order = np.argsort(-scores[user])[:20]
+            listed = order[np.isfinite(scores[user][order])]
+            recalls.append(np.isin(wanted, listed).mean())
+        assert found[f"{split}_recall@20"] == pytest.approx(np.mean(recalls), abs=1e-5)
+
+
+def test_an_unknown_model_is_refused(drivers: Any) -> None:
+    with pytest.raises(SystemExit, match="--models gowalla: choose of ours"):
+        list(drivers("bench_ranking").chosen_models("gowalla"))
+
+
+@pytest.mark.slow
+def test_bench_ranking_end_to_end(small_data: Path, tmp_path: Path) -> None:
+    target = tmp_path / "ranking.json"
+    command = [sys.executable, str(FOLDER / "bench_ranking.py"), "--data", str(small_data)]
+    options = ["--minutes", "0.01", "--every", "0.2", "--settings", "1", "--json", str(target)]
+    done = subprocess.run(
+        [*command, *options, "--set", "train.epochs=2"], stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(target.read_text())["rows"]
+    names = ("lightgcn_softmax", "lightgcn", "pyg", "cornac", "implicit_bpr", "implicit_als")
+    assert [row["model"] for row in rows] == [
+        name for name in names if f"{name} is left out" not in done.stderr
+    ]
+    for row in rows:
+        assert row["best"] and 0 < row["recall@20"] <= 1
+        assert row["pairs_per_second"] > 0 and row["training_memory_gb"] > 0
+        assert row["curve"][-1]["pairs"] >= row["pairs"]
