@@ -58,7 +58,7 @@ class ItemWeights:
             or offsets[0] != 0
             or offsets[-1] != len(items)
             or len(items) != len(weights)
-            or (np.diff(offsets) < 0).any()
+            or (offsets[1:] < offsets[:-1]).any()  # a difference could overflow
         ):
             raise ValueError("does not fit the data set")
         if len(items) and not 0 <= items.min() <= items.max() < num_items:
