@@ -798,7 +798,9 @@ def test_with_complete_neighbourhoods_ranks_train_what_one_process_trains(
         trained_by(size, dataset, tmp_path / str(size), settings)
         found = load_checkpoint(tmp_path / str(size) / LAST).weights
         for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+            # A catalogue's softmax sums more terms, and so rounds a little more.
+            atol = 3e-6 if model.get("heads") == "both" else 1e-6
+            torch.testing.assert_close(found[name], value, rtol=0, atol=atol)
 
 
 def test_ranks_with_other_settings_or_data_stop_before_anything_is_written(dataset, tmp_path):
@@ -1028,7 +1030,7 @@ def assert_same_scores(found, expected):
     for name, table in tables.items():
         assert table.keys() == others[name].keys()
         for column, values in table.items():
-            if column == "score":
+            if column in ("score", "rating"):
                 pairs = (np.array(one, dtype=float) for one in (values, others[name][column]))
                 np.testing.assert_allclose(*pairs, rtol=1e-5)  # missing ones in the same places
             else:

@@ -325,8 +325,8 @@ def _end_epoch(
     with world.together():
         if not all(math.isfinite(value) for value in (figure, *metrics.values())):
             raise DglrecError(
-                f"epoch {done.epoch}: validation {name} {figure:g}; the best checkpoint is "
-                "as before this epoch; try a lower train.learning_rate"
+                f"epoch {done.epoch}: validation {_TITLES.get(name, name)} {figure:g}; the best "
+                "checkpoint is as before this epoch; try a lower train.learning_rate"
             )
     better = valid.objective.metric.is_better(figure, done.best)
     if better:
