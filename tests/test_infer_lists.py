@@ -116,6 +116,7 @@ def test_the_graph_of_shared_items_is_the_dense_product(world):
     [
         ("items", lambda a: np.where(np.arange(len(a)) == 3, ITEMS, a).astype(np.int32)),
         ("items", lambda a: a[:-1]),
+        ("items", lambda a: np.concatenate((a[1::-1], a[2:]))),
         ("offsets", lambda a: a[::-1].copy()),
         ("offsets", lambda a: a.astype(np.int32)),
         ("weights", lambda a: np.where(np.arange(len(a)) == 3, np.nan, a).astype(np.float32)),

@@ -63,6 +63,10 @@ class ItemWeights:
             raise ValueError("does not fit the data set")
         if len(items) and not 0 <= items.min() <= items.max() < num_items:
             raise ValueError(f"names items {items.min()} to {items.max()} of {num_items}")
+        # Whoever looks for an item in a row searches it by halves.
+        falls = np.flatnonzero(items[1:] <= items[:-1]) + 1
+        if len(falls) and not np.isin(falls, offsets).all():
+            raise ValueError("names items of a row out of order")
         if not (np.isfinite(weights).all() and np.isfinite(values).all()):
             raise ValueError("holds weights that are no finite numbers")
         return cls(offsets, items, weights, values)
