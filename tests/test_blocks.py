@@ -13,6 +13,7 @@ def block(device: str) -> Block:
         neighbours=torch.tensor([0, 1, 1], device=device),
         residuals=torch.tensor([0.5, -0.5, 1.0], device=device),
         degrees=torch.tensor([2.0, 1.0], device=device),
+        source_degrees=torch.tensor([1.0, 2.0], device=device),
     )
 
 

@@ -657,7 +657,7 @@ class Planted:
         step = TrainingStep(model, TrainConfig(learning_rate=2e-2), RatingObjective(loss), steps)
         squared = [0.0] * epochs
         for epoch, batch in epochs_of(loader, epochs):
-            squared[epoch] += float(step(batch).squared)
+            squared[epoch] += float(step(batch).costs.squared)
         with torch.no_grad():
             nodes = embed_all(model, self.graph, self.biases).nodes
             valid = self.rmse(model.decoder(nodes, *self.held))
