@@ -270,7 +270,13 @@ def test_ranking_is_that_of_brute_force(trained, split, k, relevant_from):
     expected = plain_ranking(trained, split, k, relevant_from)
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     # The rating metrics stand beside it as ever.
-    del result["baselines"]["popularity"]
+    popularity, oracle = (result["baselines"].pop(name) for name in ("popularity", "oracle"))
+    name = f"ndcg@{k}"
+    if oracle[name] > popularity[name]:
+        share = (result[name] - popularity[name]) / (oracle[name] - popularity[name])
+        assert result[f"share_of_the_way@{k}"] == pytest.approx(share)
+    else:
+        assert result.pop("notes")[-1].startswith(f"share_of_the_way@{k}: left out")
     assert {name: result[name] for name in evaluate(trained, split)} == evaluate(trained, split)
 
 
