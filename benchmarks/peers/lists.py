@@ -37,10 +37,9 @@ class Stopped(Exception):  # noqa: N818 - no error: it leaves a library's loop w
 def train_pyg(pairs: Pairs, report: Report, *, batch: int, learning_rate: float, seed: int) -> None:
     """`torch_geometric.nn.models.LightGCN` with BPR, after PyG's `examples/lightgcn.py`.
 
-    The adjacency is normalised once, as in LightGCN's paper, and given as an `EdgeIndex` that
-    holds its transpose; PyG's plain `edge_index` gathers and scatters a message for each edge.
+    The adjacency is normalised once, as in LightGCN's paper, and given as the sparse CSR tensor
+    that PyG converts others to. A plain `edge_index` gathers and scatters a row for each edge.
     """
-    from torch_geometric import EdgeIndex
     from torch_geometric.nn.models import LightGCN
 
     torch.manual_seed(seed)
@@ -48,18 +47,15 @@ def train_pyg(pairs: Pairs, report: Report, *, batch: int, learning_rate: float,
     users, items = torch.from_numpy(pairs.users), torch.from_numpy(pairs.items) + num_users
     ends = torch.stack((torch.cat((users, items)), torch.cat((items, users))))
     degrees = torch.bincount(ends[0], minlength=num_nodes).float()
-    ends = ends[:, (ends[0] * num_nodes + ends[1]).argsort()]
     weights = (degrees[ends[0]] * degrees[ends[1]]).rsqrt()
-    graph = EdgeIndex(
-        ends, sparse_size=(num_nodes, num_nodes), sort_order="row", is_undirected=True
-    )
-    graph.fill_cache_()
+    graph = torch.sparse_coo_tensor(ends, weights, (num_nodes, num_nodes)).coalesce()
+    graph = graph.to_sparse_csr()
     model = LightGCN(num_nodes, WIDTH, LAYERS, normalize=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 
     @torch.no_grad()
     def vectors() -> Vectors:
-        found = model.get_embedding(graph, weights)
+        found = model.get_embedding(graph)
         return found[:num_users].numpy(), found[num_users:].numpy()
 
     while True:
@@ -67,7 +63,7 @@ def train_pyg(pairs: Pairs, report: Report, *, batch: int, learning_rate: float,
             positive: Tensor = torch.stack((users[chosen], items[chosen]))
             other = torch.randint(num_users, num_nodes, (len(chosen),))
             negative = torch.stack((users[chosen], other))
-            scores = model(graph, torch.cat((positive, negative), dim=1), weights)
+            scores = model(graph, torch.cat((positive, negative), dim=1))
             loss = model.recommendation_loss(
                 *scores.chunk(2),
                 node_id=torch.cat((users[chosen], items[chosen], other)),
