@@ -222,9 +222,10 @@ def test_gf_cf_is_brute_force(most_dense, monkeypatch):
     model = GraphFilter.fit(dataset_of(ratings), config)
     expected = table @ (rows.T @ rows + weight * low_pass)
     np.testing.assert_allclose(model.score_rows(csr(table)), expected, atol=2e-4)
-    other = GraphFilter.fit(dataset_of(ratings), config.model_copy(update={"low_pass_weight": 0.0}))
+    linear, known = config.model_copy(update={"low_pass_weight": 0.0}), {}
+    other = GraphFilter.fit(dataset_of(ratings), linear, known)
     np.testing.assert_allclose(other.score_rows(csr(table)), table @ rows.T @ rows, atol=1e-4)
-    again = GraphFilter.fit(dataset_of(ratings), config, known=other)
+    again = GraphFilter.fit(dataset_of(ratings), config, known)
     assert again.vectors is other.vectors
 
 
@@ -426,6 +427,11 @@ def test_without_rows_to_choose_by_or_of_many_items_defaults_are_taken(monkeypat
     _, again = fit_model("ease", dataset, BaselineConfig(), score=lambda _: pytest.fail("large"))
     assert again == chosen
     assert "the catalogue is large, so settings are not searched" in capsys.readouterr().err
+    monkeypatch.setattr(search, "MOST_DENSE", 5)
+    _, chosen = fit_model(
+        "graph_filter", dataset, BaselineConfig(), score=lambda _: pytest.fail("large")
+    )
+    assert (chosen.filter, chosen.low_pass_weight) == ("gf_cf", 0.3)
 
 
 @pytest.mark.parametrize("kind", ["ease", "graph_filter", "item_knn"])

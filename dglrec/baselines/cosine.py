@@ -22,7 +22,7 @@ from dglrec.baselines.config import BaselineConfig, fixed
 from dglrec.baselines.dense import check_state
 from dglrec.baselines.pairs import PairSums
 from dglrec.baselines.positives import positives_of
-from dglrec.baselines.ranker import Floats, Ranker, pick_best, places_of
+from dglrec.baselines.ranker import Floats, Known, Ranker, pick_best, places_of
 from dglrec.dataset import RatingDataset
 from dglrec.progress import progress
 
@@ -55,7 +55,7 @@ class CosineNeighbours(Ranker):
 
     @classmethod
     def fit(
-        cls, dataset: RatingDataset, config: BaselineConfig, known: Ranker | None = None
+        cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "CosineNeighbours":
         """Compare all items with one another, and keep the most similar ones of each."""
         positives = positives_of(dataset, "all")

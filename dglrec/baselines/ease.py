@@ -24,7 +24,7 @@ from dglrec.baselines.dense import check_state
 from dglrec.baselines.inverse import SingularError, invert_in_place
 from dglrec.baselines.pairs import gram, spread_rows
 from dglrec.baselines.positives import positives_of
-from dglrec.baselines.ranker import Floats, Ranker, sum_rows
+from dglrec.baselines.ranker import Floats, Known, Ranker, sum_rows
 from dglrec.dataset import RatingDataset
 from dglrec.errors import UsageError
 from dglrec.progress import progress
@@ -111,7 +111,7 @@ class Ease(Ranker):
 
     @classmethod
     def fit(
-        cls, dataset: RatingDataset, config: BaselineConfig, known: Ranker | None = None
+        cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "Ease":
         """Invert once.
 

@@ -26,7 +26,7 @@ from dglrec.baselines.config import BaselineConfig, fixed
 from dglrec.baselines.dense import check_state
 from dglrec.baselines.pairs import PairSums, gram, spread_rows
 from dglrec.baselines.positives import positives_of
-from dglrec.baselines.ranker import Floats, Ranker, sum_rows
+from dglrec.baselines.ranker import Floats, Known, Ranker, sum_rows
 from dglrec.dataset import RatingDataset
 from dglrec.progress import log, progress
 
@@ -83,9 +83,9 @@ class GraphFilter(Ranker):
 
     @classmethod
     def fit(
-        cls, dataset: RatingDataset, config: BaselineConfig, known: Ranker | None = None
+        cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "GraphFilter":
-        """Build the graph; for gf_cf find singular vectors, those of `known` where they serve.
+        """Build the graph; for gf_cf find singular vectors, or take `known` ones.
 
         Raises:
             UsageError: no item is positive.
@@ -93,15 +93,11 @@ class GraphFilter(Ranker):
         positives = positives_of(dataset, fixed(config.positives))
         vectors = None
         if fixed(config.filter) == "gf_cf":
-            if (
-                isinstance(known, GraphFilter)
-                and known.vectors is not None
-                and known.config.positives == config.positives
-                and known.config.low_pass_size == config.low_pass_size
-            ):
-                vectors = known.vectors
-            else:
-                vectors = singular_vectors(normalised(positives, 0.5), config.low_pass_size)
+            known = {} if known is None else known
+            key = ("vectors", config.positives, config.low_pass_size)
+            if key not in known:
+                known[key] = singular_vectors(normalised(positives, 0.5), config.low_pass_size)
+            vectors = known[key]
         return cls(positives, dataset.graph.by_item.degrees, config, vectors)
 
     @classmethod

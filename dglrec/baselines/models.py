@@ -13,7 +13,7 @@ from dglrec.baselines.ease import Ease
 from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
-from dglrec.baselines.ranker import Ranker, check_fits
+from dglrec.baselines.ranker import Known, Ranker, check_fits
 from dglrec.baselines.search import stages_of, start_of
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
 from dglrec.dataset import RatingDataset
@@ -102,7 +102,7 @@ def fit_model(
     model: Ranker | None = None
     with world.together():
         searching = score is not None and bool(stages_of(kind, dataset, config))
-        start = start_of(kind, config)
+        start = start_of(kind, dataset, config)
         needed = ranker.footprint(dataset, start, world.local_size, searching)
         check_fits(kind, dataset.graph.num_items, needed)
         if world.is_first:
@@ -147,8 +147,9 @@ def _search(
     score: Score | None,
 ) -> tuple[Ranker, BaselineConfig]:
     """The model with the best settings on validation rows, where there is a choice."""
-    best = start_of(kind, config)
-    model = ranker.fit(dataset, best)
+    best = start_of(kind, dataset, config)
+    known: Known = {}
+    model = ranker.fit(dataset, best, known)
     stages = stages_of(kind, dataset, config)
     if best == config:
         return model, best
@@ -160,7 +161,7 @@ def _search(
     log(f"{kind}: {_shown(config, best)}: validation NDCG {highest:.4f}")
     for stage in stages:
         for candidate in stage(best):
-            found = ranker.fit(dataset, candidate, model)
+            found = ranker.fit(dataset, candidate, known)
             reached = score(found)
             log(f"{kind}: {_shown(config, candidate)}: validation NDCG {reached:.4f}")
             if reached > highest:

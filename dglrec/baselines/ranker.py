@@ -24,6 +24,8 @@ from dglrec.machine import GIB, available_memory, gib
 from dglrec.progress import log
 
 Floats = npt.NDArray[np.float32]
+Known = dict[tuple[Any, ...], Floats]
+"""Intermediate results by what they depend on."""
 
 _SCORES_AT_ONCE = 1 << 22
 _MUCH = GIB
@@ -51,15 +53,15 @@ class Ranker(ABC):
     @classmethod
     @abstractmethod
     def fit(
-        cls, dataset: RatingDataset, config: BaselineConfig, known: "Ranker | None" = None
+        cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "Ranker":
         """Fit to the training rows.
 
         Args:
             dataset: a prepared data set.
             config: with no setting of this kind left at auto.
-            known: a model of the same kind and data set with other settings, whose intermediate
-                results may be used again.
+            known: intermediate results of earlier fits to the same rows with other settings; read,
+                and added to.
         """
 
     @classmethod

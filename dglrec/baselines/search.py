@@ -36,15 +36,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Where a search begins, by kind, and what is taken where there is nothing to choose by."""
 
 _RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
-_EXPONENTS, _POWERS, _ORDERS = (0.4, 0.5, 0.6, 0.7), (0.7, 1.0, 1.3), (2, 3)
+_EXPONENTS, _POWERS, _ORDERS = (0.3, 0.4, 0.5, 0.6), (0.5, 0.7, 1.0, 1.3), (2, 3)
 _WEIGHTS = (0.1, 0.3, 1.0)
 _NEIGHBOURS, _SHRINKAGES = (20, 50, 200, MOST_NEIGHBOURS), (0.0, 30.0, 100.0)
 _MOST_TO_MULTIPLY = 8_000  # items up to which a product of squares takes seconds
 
 
-def start_of(kind: str, config: BaselineConfig) -> BaselineConfig:
+def start_of(kind: str, dataset: RatingDataset, config: BaselineConfig) -> BaselineConfig:
     """The settings that a search begins with: with no `auto` that matters to a kind."""
-    return config.with_values(DEFAULTS.get(kind, {}))
+    values = DEFAULTS.get(kind, {})
+    if kind == "graph_filter" and dataset.graph.num_items > MOST_DENSE:
+        values = {**values, "filter": "gf_cf"}
+    return config.with_values(values)
 
 
 def stages_of(
@@ -104,12 +107,13 @@ def _filter_stages(
 ) -> list[Stage]:
     size = dataset.graph.num_items
     is_large = size > MOST_DENSE
+    if is_large and config.filter != "turbo_cf":
+        return []  # to rank all of a large catalogue takes minutes each time
     powers = (1.0,) if is_large else _POWERS
     exponents = (0.5, 0.6) if is_large else _EXPONENTS
     orders = (2,) if is_large else _ORDERS if size <= _MOST_TO_MULTIPLY else ()
-    weights = (0.3,) if is_large else _WEIGHTS
     low_pass: list[Stage] = [
-        lambda best: [{"filter": "gf_cf", "low_pass_weight": weight} for weight in weights]
+        lambda best: [{"filter": "gf_cf", "low_pass_weight": weight} for weight in _WEIGHTS]
     ]
     polynomial: list[Stage] = [
         lambda best: [
