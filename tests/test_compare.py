@@ -19,7 +19,7 @@ from runs import make_settings
 
 from dglrec import cli
 from dglrec.compare import (
-    METRICS,
+    RATING_FIGURES,
     UserSums,
     bootstrap,
     compare,
@@ -35,6 +35,7 @@ from dglrec.compare import (
     statistics,
     user_sums,
 )
+from dglrec.compare.rows import SharedRows
 from dglrec.dataset import HeldOut, PrepareOptions, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.evaluate import evaluate
@@ -49,9 +50,8 @@ def sums_of_rows(users, errors, exact=None):
     """Sums by user, with numpy alone, of rows with these errors."""
     present, place = np.unique(users, return_inverse=True)
     exact = np.abs(errors) < 0.5 if exact is None else exact
-    return UserSums(
-        present, *(np.bincount(place, w) for w in (None, errors**2, np.abs(errors), exact))
-    )
+    n, *parts = (np.bincount(place, w) for w in (None, errors**2, np.abs(errors), exact))
+    return UserSums(present, n, RATING_FIGURES, np.column_stack(parts))
 
 
 def random_sums(generator, users=12, count=1):
@@ -85,9 +85,7 @@ def test_sums_are_those_of_a_loop_over_rows(seed, scale):
     found = user_sums(torch.from_numpy(predictions), rows, scale, 10)
     assert found.users.tolist() == sorted(expected)  # users without rows are no clusters
     columns = np.array([expected[user] for user in sorted(expected)])
-    for part, column in zip(
-        (found.n, found.squared, found.absolute, found.exact), columns.T, strict=True
-    ):
+    for part, column in zip((found.n, *found.sums.T), columns.T, strict=True):
         assert part.dtype == np.float64
         assert part == pytest.approx(column, rel=1e-12, abs=1e-12)
     total = columns.sum(0)
@@ -110,9 +108,7 @@ def test_draws_are_those_of_a_plain_loop(at_once, monkeypatch):
         drawn = generator.integers(12, size=12).tolist()  # the same users for every run
         for run, one in zip(draw, sums, strict=True):
             n = sum(one.n[user] for user in drawn)
-            squared, absolute, exact = (
-                sum(part[user] for user in drawn) for part in (one.squared, one.absolute, one.exact)
-            )
+            squared, absolute, exact = (sum(part[user] for user in drawn) for part in one.sums.T)
             assert run == pytest.approx([math.sqrt(squared / n), absolute / n, exact / n])
 
 
@@ -128,14 +124,14 @@ def test_runs_on_other_users_or_rows_cannot_be_redrawn_together():
     (a,), (b,) = (random_sums(np.random.default_rng(seed)) for seed in (1, 2))
     with pytest.raises(ValueError, match="not on the same users"):
         bootstrap([a, b], 10, 0)
-    moved = UserSums(a.users + 1, a.n, a.squared, a.absolute, a.exact)
+    moved = UserSums(a.users + 1, a.n, a.metrics, a.sums)
     with pytest.raises(ValueError, match="not on the same users"):
         bootstrap([a, moved], 10, 0)
     with pytest.raises(ValueError, match="no runs"):
         bootstrap([], 10, 0)
     none = np.empty(0)
     with pytest.raises(ValueError, match="no rows"):
-        bootstrap([UserSums(none.astype(np.int64), none, none, none, none)], 10, 0)
+        bootstrap([UserSums(none.astype(np.int64), none, ("rmse",), none[:, None])], 10, 0)
     with pytest.raises(ValueError, match="group b holds no run"):
         compare({"a": [a], "b": []})
 
@@ -208,7 +204,8 @@ def test_holm_keeps_the_order_and_lies_between_none_and_bonferroni(p_values):
 def of_squares(squared, n=None):
     squared = np.asarray(squared, dtype=float)
     n = np.ones(len(squared)) if n is None else np.asarray(n, dtype=float)
-    return UserSums(np.arange(len(n)), n, squared, np.sqrt(squared), np.zeros(len(n)))
+    parts = (squared, np.sqrt(squared), np.zeros(len(n)))
+    return UserSums(np.arange(len(n)), n, RATING_FIGURES, np.column_stack(parts))
 
 
 def test_effect_size_is_of_the_users_mean_squared_errors():
@@ -305,12 +302,14 @@ def test_differences_are_paired():
         draws=200,
     )
     worse, better = found.runs
-    assert better.rmse.low < worse.rmse.value < better.rmse.high
+    assert better.figures["rmse"].low < worse.figures["rmse"].value < better.figures["rmse"].high
     (pair,) = found.differences
-    assert 0 < pair.rmse.low <= pair.rmse.value <= pair.rmse.high
-    assert pair.rmse.p == pytest.approx(2 / 201)
-    assert pair.mae.value == pytest.approx(0.02)
-    assert pair.rmse_percent == pytest.approx(100 * (worse.rmse.value / better.rmse.value - 1))
+    assert 0 < pair.figures["rmse"].low <= pair.figures["rmse"].value <= pair.figures["rmse"].high
+    assert pair.figures["rmse"].p == pytest.approx(2 / 201)
+    assert pair.figures["mae"].value == pytest.approx(0.02)
+    assert pair.percent == pytest.approx(
+        100 * (worse.figures["rmse"].value / better.figures["rmse"].value - 1)
+    )
 
 
 # ---------------------------------------------------------------- groups
@@ -325,16 +324,16 @@ def test_a_comparison_is_put_together_from_its_parts():
     assert (found.draws, found.level, found.seed) == (300, 0.9, 3)
     assert [run.name for run in found.runs] == ["a", "b", "c"]
     for place, run in enumerate(found.runs):
-        for metric, name in enumerate(METRICS):
-            estimate = getattr(run, name)
+        for metric, name in enumerate(RATING_FIGURES):
+            estimate = run.figures[name]
             assert estimate.value == figures(sums[place])[metric]
             assert (estimate.low, estimate.high) == interval(samples[:, place, metric], 0.9)
     pairs = [(0, 1), (0, 2), (1, 2)]
     assert [(d.a, d.b) for d in found.differences] == [("a", "b"), ("a", "c"), ("b", "c")]
-    for metric, name in enumerate(METRICS):
+    for metric, name in enumerate(RATING_FIGURES):
         apart = [samples[:, i, metric] - samples[:, j, metric] for i, j in pairs]
         p = [p_value(one) for one in apart]
-        estimates = [getattr(one, name) for one in found.differences]
+        estimates = [one.figures[name] for one in found.differences]
         assert [one.p for one in estimates] == p
         assert [one.p_holm for one in estimates] == holm(p)
         for one, values, (i, j) in zip(estimates, apart, pairs, strict=True):
@@ -343,9 +342,9 @@ def test_a_comparison_is_put_together_from_its_parts():
     for one, (i, j) in zip(found.differences, pairs, strict=True):
         assert one.d_z == effect_size(sums[i], sums[j])
         base = figures(sums[j])[0]
-        assert one.rmse_percent == pytest.approx(100 * (figures(sums[i])[0] - base) / base)
+        assert one.percent == pytest.approx(100 * (figures(sums[i])[0] - base) / base)
         ratios = 100 * (samples[:, i, 0] / samples[:, j, 0] - 1)
-        ends = (one.rmse_percent_low, one.rmse_percent_high)
+        ends = (one.percent_low, one.percent_high)
         assert ends == pytest.approx(interval(ratios, 0.9))
     (note,) = found.notes
     assert note.startswith("one run of a, b, c")
@@ -359,11 +358,11 @@ def test_chosen_pairs_are_corrected_for_their_own_number():
     assert [(one.a, one.b) for one in found.differences] == [("b", "a"), ("c", "a")]
     for one in found.differences:
         other = every[one.b, one.a]
-        assert one.rmse.value == -other.rmse.value
-        assert one.rmse.low == pytest.approx(-other.rmse.high)
-        assert one.rmse.p == other.rmse.p
-    assert [one.mae.p_holm for one in found.differences] == holm(
-        [one.mae.p for one in found.differences]
+        assert one.figures["rmse"].value == -other.figures["rmse"].value
+        assert one.figures["rmse"].low == pytest.approx(-other.figures["rmse"].high)
+        assert one.figures["rmse"].p == other.figures["rmse"].p
+    assert [one.figures["mae"].p_holm for one in found.differences] == holm(
+        [one.figures["mae"].p for one in found.differences]
     )
     alone = compare(groups, draws=300, pairs=[])
     assert (alone.differences, alone.runs) == ([], found.runs)
@@ -373,8 +372,8 @@ def test_the_other_way_round_signs_change():
     a, b = random_sums(np.random.default_rng(8), users=40, count=2)
     (one,) = compare({"a": [a], "b": [b]}, draws=200).differences
     (other,) = compare({"b": [b], "a": [a]}, draws=200).differences
-    for name in METRICS:
-        forth, back = getattr(one, name), getattr(other, name)
+    for name in RATING_FIGURES:
+        forth, back = one.figures[name], other.figures[name]
         assert (back.value, back.p) == (-forth.value, forth.p)
         assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low), abs=1e-12)
     assert other.d_z == pytest.approx(-one.d_z)
@@ -390,18 +389,20 @@ def test_a_group_is_the_mean_of_its_runs_and_varies_with_them():
     found = compare({"seeds": seeds, "other": [other]}, draws=2_000)
     group, single = found.runs
     assert (group.runs, single.runs) == (3, 1)
-    assert group.rmse.value == pytest.approx(np.mean([figures(one)[0] for one in seeds]))
-    assert group.rmse.high - group.rmse.low > 2 * (single.rmse.high - single.rmse.low)
+    assert group.figures["rmse"].value == pytest.approx(np.mean([figures(one)[0] for one in seeds]))
+    assert group.figures["rmse"].high - group.figures["rmse"].low > 2 * (
+        single.figures["rmse"].high - single.figures["rmse"].low
+    )
     (pair,) = found.differences
-    assert pair.rmse.low < 0 < pair.rmse.high
-    squared = np.mean([one.squared for one in seeds], axis=0)
-    pooled = UserSums(other.users, other.n, squared, squared, squared)
+    assert pair.figures["rmse"].low < 0 < pair.figures["rmse"].high
+    squared = np.mean([one.sums for one in seeds], axis=0)
+    pooled = UserSums(other.users, other.n, other.metrics, squared)
     assert pair.d_z == pytest.approx(effect_size(pooled, other))
     assert any(note.startswith("one run of other: ") for note in found.notes)
     assert any(note.startswith("fewer than 5 runs of seeds: ") for note in found.notes)
     # A run by itself, of the same draws of users, is what it was.
     alone = compare({"other": [other]}, draws=2_000)
-    assert alone.runs[0].rmse.low == pytest.approx(single.rmse.low, rel=1e-12)
+    assert alone.runs[0].figures["rmse"].low == pytest.approx(single.figures["rmse"].low, rel=1e-12)
     assert alone.differences == []
 
 
@@ -411,14 +412,14 @@ def test_of_one_user_nothing_is_said_but_the_figures():
     groups = {"a": [sums_of_rows(owners, errors)], "b": [sums_of_rows(owners, errors * 2)]}
     found = compare(groups, draws=100)
     for run in found.runs:
-        assert all(getattr(run, name).low is None for name in METRICS)
+        assert all(run.figures[name].low is None for name in RATING_FIGURES)
     (pair,) = found.differences
     assert pair.d_z is None
-    for name in METRICS:
-        one = getattr(pair, name)
+    for name in RATING_FIGURES:
+        one = pair.figures[name]
         assert (one.low, one.high, one.p, one.p_holm) == (None, None, None, None)
-    assert pair.rmse.value == pytest.approx(-math.sqrt((errors**2).mean()))
-    assert pair.rmse_percent == pytest.approx(-50)
+    assert pair.figures["rmse"].value == pytest.approx(-math.sqrt((errors**2).mean()))
+    assert pair.percent == pytest.approx(-50)
     assert "all rows are of one user" in found.notes[0]
 
 
@@ -433,12 +434,20 @@ def test_what_cannot_be_told_is_left_out_and_said():
     }
     found = compare(groups, draws=100)
     a, _, exact = found.runs
-    assert (a.accuracy.value, a.accuracy.low) == (0, None)
-    assert (exact.rmse.value, exact.rmse.low, exact.accuracy.value) == (0, None, 1)
+    assert (a.figures["accuracy"].value, a.figures["accuracy"].low) == (0, None)
+    assert (
+        exact.figures["rmse"].value,
+        exact.figures["rmse"].low,
+        exact.figures["accuracy"].value,
+    ) == (0, None, 1)
     pair, to_exact, _ = found.differences
-    assert (pair.accuracy.value, pair.accuracy.p, pair.accuracy.p_holm) == (0, None, None)
-    assert pair.rmse.low is not None
-    assert to_exact.rmse_percent is None  # of an RMSE of 0
+    assert (
+        pair.figures["accuracy"].value,
+        pair.figures["accuracy"].p,
+        pair.figures["accuracy"].p_holm,
+    ) == (0, None, None)
+    assert pair.figures["rmse"].low is not None
+    assert to_exact.percent is None  # of an RMSE of 0
     assert "6 users are few" in found.notes[0]
     assert "the same in every draw" in found.notes[1]
     for what in ("accuracy of a;", "accuracy of a - b", "rmse of exact"):
@@ -555,7 +564,7 @@ def test_figures_are_those_of_evaluate(trained, split):
     for run in result["runs"]:
         expected = evaluate(open_run(Path(run["name"])), split)
         assert result["rows"] == expected["n"]
-        for name in METRICS:
+        for name in RATING_FIGURES:
             assert run[name]["value"] == pytest.approx(expected[name], rel=1e-12)
     (pair,) = result["differences"]
     assert (pair["a"], pair["b"]) == (str(trained.a), str(trained.a_again))
@@ -564,7 +573,7 @@ def test_figures_are_those_of_evaluate(trained, split):
 def test_rows_are_matched_by_their_ids(trained, monkeypatch):
     first, other = (open_run(run).dataset for run in (trained.a, trained.shifted))
     ours, theirs = first.held_out("test"), other.held_out("test")
-    shared = runs._SharedRows.of(first, trained.a, "test", ours)
+    shared = SharedRows.of(first, trained.a, "test", ours)
     order = shared.order_of(other, trained.shifted, theirs)
     assert sorted(order.tolist()) == list(range(len(theirs)))
     assert order.tolist() != sorted(order.tolist())
@@ -581,19 +590,18 @@ def test_rows_are_matched_by_their_ids(trained, monkeypatch):
     assert int(theirs.users[int(order[0])]) != int(shared.rows.users[0])  # indices are not the same
     # And the sums go to the right users: predictions that ids alone decide make no difference.
 
-    def by_ids(trained_, run, split):
+    def by_ids(trained_, run, held):
         dataset = trained_.dataset
-        held = dataset.held_out(split)
         users, items = (
             ids.decode(indices.numpy()).to_numpy()
             for ids, indices in ((dataset.users, held.users), (dataset.items, held.items))
         )
-        return torch.from_numpy(3 + np.sin(users + 7 * items)), held
+        return torch.from_numpy(3 + np.sin(users + 7 * items))
 
-    monkeypatch.setattr(runs, "predict_held_out", by_ids)
+    monkeypatch.setattr(runs, "predict_rows", by_ids)
     (pair,) = compare_runs(groups_of(trained.a, trained.shifted), draws=50)["differences"]
     assert pair["d_z"] is None
-    for name in METRICS:
+    for name in RATING_FIGURES:
         assert pair[name]["value"] == 0 and pair[name]["low"] is None
 
 
@@ -618,7 +626,7 @@ def test_one_rating_value_alone_is_said(trained):
     assert "every test rating is 4" in result["notes"][-1]
     for run in result["runs"]:
         expected = evaluate(open_run(Path(run["name"])))
-        for name in METRICS:
+        for name in RATING_FIGURES:
             assert run[name]["value"] == pytest.approx(expected[name], rel=1e-12)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
@@ -645,7 +653,7 @@ def test_other_rows_are_refused_with_the_first_that_differs(case, turned, rows, 
         sets.reverse()
         names.reverse()
     held = [dataset.held_out("test") for dataset in sets]
-    shared = runs._SharedRows.of(sets[0], names[0], "test", held[0])
+    shared = SharedRows.of(sets[0], names[0], "test", held[0])
     with pytest.raises(DataError) as error:
         shared.order_of(sets[1], names[1], held[1])
     message = str(error.value)
@@ -665,7 +673,7 @@ def test_other_rows_are_refused_with_the_first_that_differs(case, turned, rows, 
 def test_other_scales_and_other_kinds_of_ids_are_refused(rows, trained, tmp_path):
     training, test = rows
     first = open_run(trained.a).dataset
-    shared = runs._SharedRows.of(first, Path("run-1"), "test", first.held_out("test"))
+    shared = SharedRows.of(first, Path("run-1"), "test", first.held_out("test"))
     halves = prepared(tmp_path / "halves", training, test, scale=RatingScale(1, 5, 0.5))
     with pytest.raises(DataError, match="scales differ .*steps of 1; .*steps of 0.5"):
         shared.order_of(halves, Path("run-2"), halves.held_out("test"))
@@ -722,13 +730,14 @@ def test_json_is_what_the_function_gives(command, trained):
     result = json.loads(out)
     assert result == compare_runs(groups, "valid", draws=60, level=0.9, seed=4)
     assert list(result) == [
-        *("split", "rows", "users", "draws", "level", "seed", "runs", "differences", "notes")
+        *("split", "metrics", "rows", "users", "draws", "level", "seed"),
+        *("runs", "differences", "notes"),
     ]
-    assert list(result["runs"][0]) == ["name", "runs", *METRICS]
+    assert list(result["runs"][0]) == ["name", "runs", *RATING_FIGURES]
     assert list(result["runs"][0]["rmse"]) == ["value", "low", "high"]
     (pair,) = result["differences"]
-    percent = ("rmse_percent", "d_z", "rmse_percent_low", "rmse_percent_high")
-    assert list(pair) == ["a", "b", *METRICS, *percent]
+    percent = ("percent", "percent_low", "percent_high", "d_z")
+    assert list(pair) == ["a", "b", *percent, *RATING_FIGURES]
     assert list(pair["mae"]) == ["value", "low", "high", "p", "p_holm"]
     assert len(out.splitlines()) == 1
 
@@ -741,19 +750,19 @@ def test_tables_show_intervals_and_which_include_0(command):
     flat = " ".join(out.split())
     assert f"{result['rows']} test ratings of {result['users']} users, 95 % intervals" in flat
     for run in result["runs"]:
-        for name in METRICS:
+        for name in RATING_FIGURES:
             one = run[name]
             assert f"{one['value']:.4f}" in out
             assert f"[{one['low']:.4f}, {one['high']:.4f}]" in out
     (pair,) = result["differences"]
     assert re.search("seeds .*rmse.*\n.* - shifted .*mae", out)
     including = 0
-    for name in METRICS:
+    for name in RATING_FIGURES:
         one = pair[name]
         assert f"[{one['low']:+.4f}, {one['high']:+.4f}]" in out
         including += one["low"] <= 0 <= one["high"]
     assert including and out.count("(includes 0)") == including
-    assert f"{pair['d_z']:+.2f}" in out and f"{pair['rmse_percent']:+.2f}" in out
+    assert f"{pair['d_z']:+.2f}" in out and f"{pair['percent']:+.2f}" in out
     for note in result["notes"]:
         assert f"note: {note}" in out
 

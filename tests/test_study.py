@@ -14,7 +14,15 @@ import pytest
 from runs import weights_of
 
 from dglrec import cli
-from dglrec.compare import UserSums, bootstrap, compare_runs, figures, holm, redraw_runs
+from dglrec.compare import (
+    RATING_FIGURES,
+    UserSums,
+    bootstrap,
+    compare_runs,
+    figures,
+    holm,
+    redraw_runs,
+)
 from dglrec.config import load_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
@@ -307,11 +315,11 @@ def made_runs(generator, count, users=20, scale=1.0, rows="same", weights=""):
     found = []
     for seed in range(count):
         squared = scale * generator.uniform(1, 3, users) * n
-        sums = UserSums(np.arange(users), n, squared, np.sqrt(squared * n), np.floor(n / 2))
-        stored = RunSums(
-            sums, pa.array(range(users)), "test", rows, f"{weights}{generator.random()}"
-        )
-        found.append(FinishedRun(seed, stored, 1.5 + seed, 2.0, 10.0 * (seed + 1)))
+        parts = np.column_stack([squared, np.sqrt(squared * n), np.floor(n / 2)])
+        sums = UserSums(np.arange(users), n, RATING_FIGURES, parts)
+        weight = f"{weights}{generator.random()}"
+        stored = RunSums(sums, pa.array(range(users)), "test", rows, weight, baseline=2.0)
+        found.append(FinishedRun(seed, stored, 1.5 + seed, 10.0 * (seed + 1)))
     return found
 
 
@@ -342,9 +350,9 @@ def test_the_table_is_what_plain_numpy_makes_of_the_sums(tmp_path):
         assert [row["rmse"]["low"], row["rmse"]["high"]] == pytest.approx(
             np.quantile(mean[:, 0], [0.025, 0.975]).tolist()
         )
-        assert row["valid_rmse"] == pytest.approx(1.5 + (len(found) - 1) / 2)
+        assert row["valid"] == pytest.approx(1.5 + (len(found) - 1) / 2)
         assert row["training_seconds"] == pytest.approx(5.0 * (len(found) + 1))
-        assert (row["bias_rmse"], row["runs"], row["rows"], row["users"]) == (
+        assert (row["baseline"], row["runs"], row["rows"], row["users"]) == (
             *(2.0, len(found)),
             *(100, 20),
         )
@@ -356,7 +364,7 @@ def test_the_table_is_what_plain_numpy_makes_of_the_sums(tmp_path):
         p_values.append(min(1.0, 2 * (1 + min(below, above)) / 401))
         percent = 100 * apart / means[0][:, 0]
         difference = row["difference"]
-        assert difference["rmse"]["value"] == pytest.approx(values[0] - base)
+        assert difference["value"]["value"] == pytest.approx(values[0] - base)
         assert difference["percent"]["value"] == pytest.approx(100 * (values[0] / base - 1))
         assert [difference["percent"][end] for end in ("low", "high")] == pytest.approx(
             np.quantile(percent, [0.025, 0.975]).tolist()
@@ -404,7 +412,7 @@ def test_one_seed_is_said_to_be_one(tmp_path):
         "one run of base, other: intervals cover the choice of users" in note
         for note in result["notes"]
     )
-    assert result["variants"][1]["difference"]["rmse"]["low"] is not None
+    assert result["variants"][1]["difference"]["value"]["low"] is not None
 
 
 def test_variants_with_the_same_weights_are_said(tmp_path):
@@ -416,7 +424,7 @@ def test_variants_with_the_same_weights_are_said(tmp_path):
     )
     assert any("base and twin hold the same weights" in note for note in result["notes"])
     twin = result["variants"][1]["difference"]
-    assert twin["rmse"]["value"] == twin["percent"]["value"] == 0
+    assert twin["value"]["value"] == twin["percent"]["value"] == 0
 
 
 def test_runs_of_one_variant_on_different_rows_are_refused(tmp_path):
@@ -467,16 +475,16 @@ def test_figures_are_those_of_compare(done):
         results = [json.loads((run / RESULTS_FILE).read_text()) for run in runs[row["name"]]]
         for key, values in {
             "rmse": [result["test"]["rmse"] for result in results],
-            "valid_rmse": [result["valid"]["rmse"] for result in results],
-            "bias_rmse": [result["test"]["baselines"]["bias"]["rmse"] for result in results],
+            "valid": [result["valid"]["rmse"] for result in results],
+            "baseline": [result["test"]["baselines"]["bias"]["rmse"] for result in results],
             "training_seconds": [result["training_seconds"] for result in results],
         }.items():
             found = row[key]["value"] if key == "rmse" else row[key]
             assert found == pytest.approx(np.mean(values), rel=1e-6)
     (pair,) = expected["differences"]  # default less no_dot; a study takes the reference away
     apart = done.result["variants"][1]["difference"]
-    assert apart["rmse"]["value"] == pytest.approx(-pair["rmse"]["value"], abs=1e-12)
-    assert apart["rmse"]["low"] == pytest.approx(-pair["rmse"]["high"], abs=1e-12)
+    assert apart["value"]["value"] == pytest.approx(-pair["rmse"]["value"], abs=1e-12)
+    assert apart["value"]["low"] == pytest.approx(-pair["rmse"]["high"], abs=1e-12)
     assert apart["p_holm"] == pair["rmse"]["p_holm"]
 
 
@@ -692,8 +700,8 @@ def test_sums_that_are_gone_or_damaged_are_made_again(
     path = out / "sums" / "no_dot" / "seed-0.parquet"
     how(path)
     assert run_study(declared(tmp_path), done.source, out) == done.result
-    expected = load_sums(done.out / "sums" / "no_dot" / "seed-0.parquet")
-    found = load_sums(path)
+    expected = load_sums(done.out / "sums" / "no_dot" / "seed-0.parquet", RATING_FIGURES)
+    found = load_sums(path, RATING_FIGURES)
     assert (found.rows, found.weights, found.split) == (
         *(expected.rows, expected.weights),
         expected.split,
@@ -724,7 +732,7 @@ def test_the_sums_name_rows_whatever_data_set_they_are_in(done, tmp_path):
     rows = {row["name"]: row for row in result["variants"]}
     assert rows["numbers"]["difference"] is not None
     assert rows["default"]["rmse"]["value"] == pytest.approx(
-        figures(load_sums(done.out / "sums" / "default" / "seed-0.parquet").sums)[0]
+        figures(load_sums(done.out / "sums" / "default" / "seed-0.parquet", RATING_FIGURES).sums)[0]
     )
     assert study.variants["default"] == declared(tmp_path, other).variants["default"]
 
@@ -845,7 +853,7 @@ def test_from_the_command_line(done, out, tmp_path, command, no_training):
     for row in done.result["variants"]:
         assert row["name"] in shown
         assert f"{row['rmse']['value']:.4f}" in shown
-        assert f"{row['valid_rmse']:.4f}" in shown
+        assert f"{row['valid']:.4f}" in shown
     apart = done.result["variants"][1]["difference"]
     assert f"{apart['percent']['value']:+.2f}" in shown
     line = [line for line in shown.splitlines() if "no_dot" in line][1]
@@ -982,8 +990,8 @@ def test_baselines_are_run_like_the_model(done, tmp_path, trainings):
     rows = {row["name"]: row for row in result["variants"]}
     assert list(rows) == ["default", "no_dot", "mf", "item_knn", "bias"]
     assert all(row["runs"] == 2 for row in rows.values())
-    assert rows["bias"]["rmse"]["value"] == pytest.approx(rows["bias"]["bias_rmse"], abs=1e-6)
-    assert rows["bias"]["difference"]["rmse"]["value"] != 0
+    assert rows["bias"]["rmse"]["value"] == pytest.approx(rows["bias"]["baseline"], abs=1e-6)
+    assert rows["bias"]["difference"]["value"]["value"] != 0
     assert not any("same weights" in note for note in result["notes"])
     again = len(trainings)
     assert run_study(study, done.source, tmp_path / "out") == result

@@ -99,35 +99,59 @@ def whole_pool(case, monkeypatch):
     )
 
 
+def by_formula(case, loss, margin, hardest=None):
+    """Each target's loss with numpy, of all items that its user does not know, or the hardest."""
+    scores = case.scores()
+    if loss == "cosine":
+        users, items = (terms.factors.double().numpy() for terms in (case.users, case.items))
+        lengths = np.linalg.norm(users, axis=1)[:, None] * np.linalg.norm(items, axis=1)
+        scores = users @ items.T / lengths
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    found = []
+    for user, item in zip(case.owners.tolist(), case.targets.tolist(), strict=True):
+        others = [i for i in range(case.graph.num_items) if i not in case.known(user)]
+        negatives = np.sort(scores[user, others])[::-1][:hardest]
+        positive = scores[user, item]
+        found.append(
+            {
+                # Rendle et al. 2009, the negative of ln sigmoid(x_ui - x_uj), averaged over j.
+                "bpr": np.mean(-np.log(sigmoid(positive - negatives))),
+                "bce": -np.log(sigmoid(positive)) + np.mean(-np.log(1 - sigmoid(negatives))),
+                # Mao et al., "SimpleX", CIKM 2021, equation 1.
+                "cosine": 1 - positive + np.mean(np.maximum(0, negatives - margin)),
+            }[loss]
+        )
+    return np.array(found)
+
+
 @pytest.mark.parametrize("loss", ["bpr", "bce", "cosine"])
 def test_losses_of_few_negatives_are_numpys(loss, monkeypatch):
     """With the hardest k of all items, which leave nothing to chance."""
     case, count = Case(seed=1), 4
     whole_pool(case, monkeypatch)
-    cosine = loss == "cosine"
-    found = case.loss(
-        loss=loss, negatives="hard", negatives_a_target=count, normalised=cosine, margin=0.3
-    ).numpy()
-    scores = case.scores()
-    if cosine:
-        users, items = (terms.factors.double().numpy() for terms in (case.users, case.items))
-        lengths = np.linalg.norm(users, axis=1)[:, None] * np.linalg.norm(items, axis=1)
-        scores = users @ items.T / lengths
-    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    for row, (user, item) in enumerate(
-        zip(case.owners.tolist(), case.targets.tolist(), strict=True)
-    ):
-        others = [i for i in range(case.graph.num_items) if i not in case.known(user)]
-        hardest = np.sort(scores[user, others])[::-1][:count]
-        positive = scores[user, item]
-        expected = {
-            # Rendle et al. 2009, the negative of ln sigmoid(x_ui - x_uj), averaged over j.
-            "bpr": np.mean(-np.log(sigmoid(positive - hardest))),
-            "bce": -np.log(sigmoid(positive)) + np.mean(-np.log(1 - sigmoid(hardest))),
-            # Mao et al., "SimpleX", CIKM 2021, equation 1.
-            "cosine": 1 - positive + np.mean(np.maximum(0, hardest - 0.3)),
-        }
-        assert found[row] == pytest.approx(expected[loss], abs=1e-5)
+    config = {"loss": loss, "normalised": loss == "cosine", "margin": 0.3}
+    found = case.loss(negatives="hard", negatives_a_target=count, **config).numpy()
+    expected = by_formula(case, loss, 0.3, hardest=count)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce", "cosine"])
+def test_random_negatives_give_the_formula_on_average(loss, monkeypatch):
+    """Each draw is as likely as any other item that the user does not know: within 5 errors."""
+    case, repeats = Case(seed=2), 400
+    whole_pool(case, monkeypatch)
+    config = {"loss": loss, "normalised": loss == "cosine", "margin": 0.1}
+    torch.manual_seed(0)
+    found = np.array(
+        [
+            case.loss(negatives="uniform", negatives_a_target=30, **config).numpy()
+            for _ in range(repeats)
+        ]
+    )
+    errors = found.std(axis=0) / math.sqrt(repeats)
+    away = np.abs(found.mean(axis=0) - by_formula(case, loss, 0.1))
+    assert (away <= 5 * errors + 1e-6).all()
+    assert (errors > 0).any()  # negatives are drawn, so that losses differ from time to time
 
 
 @pytest.mark.parametrize(("negatives", "alpha"), [("uniform", 0.0), ("popularity", 0.75)])

@@ -11,7 +11,7 @@ from dglrec.baselines.config import BaselineConfig
 from dglrec.baselines.cosine import CosineNeighbours
 from dglrec.baselines.ease import Ease, ease_weights
 from dglrec.baselines.graph_filter import GraphFilter
-from dglrec.baselines.models import Baseline, fit_model, load_model
+from dglrec.baselines.models import Baseline, fit_model, load_model, predicts_ratings
 from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
 from dglrec.baselines.positives import liked_from, positives_of
@@ -34,4 +34,5 @@ __all__ = [
     "liked_from",
     "load_model",
     "positives_of",
+    "predicts_ratings",
 ]

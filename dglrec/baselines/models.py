@@ -70,6 +70,11 @@ _RANKING: dict[str, type[Ranker]] = {
 _BROADCAST_AT_ONCE = 1 << 28  # numbers
 
 
+def predicts_ratings(kind: str, *, has_ratings: bool) -> bool:
+    """Whether a kind of baseline predicts ratings; if not, it makes lists alone."""
+    return has_ratings and kind in _RATING
+
+
 def fit_model(
     kind: str,
     dataset: RatingDataset,

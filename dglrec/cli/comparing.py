@@ -16,6 +16,14 @@ _FORM = "write RUN, or NAME=RUN,RUN,..."
 @click.argument("runs", metavar="RUN RUN...", nargs=-1)
 @click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
 @click.option(
+    "--ranking",
+    type=int,
+    metavar="K",
+    help="Compare lists of K items, in place of predicted ratings; 10 where the first run predicts "
+    "none.",
+)
+@click.option("--relevant-from", type=float, help="With --ranking: the least relevant rating.")
+@click.option(
     "--bootstrap",
     type=int,
     default=2_000,
@@ -35,6 +43,8 @@ _FORM = "write RUN, or NAME=RUN,RUN,..."
 def compare(
     runs: tuple[str, ...],
     split: str,
+    ranking: int | None,
+    relevant_from: float | None,
     bootstrap: int,
     level: float,
     seed: int,
@@ -44,6 +54,8 @@ def compare(
 ) -> None:
     """Measure runs on the same held-out rows, with intervals and paired differences.
 
+    Runs are compared by their predicted ratings, or by their lists.
+
     NAME=RUN,RUN,... in place of RUN takes several runs of one configuration, trained with different
     seeds, as one: its figures are the means over them. Data sets may differ in all but the rows.
     Users are redrawn to tell a difference from chance; p-values are Holm's over all pairs.
@@ -51,6 +63,7 @@ def compare(
     \b
     Examples:
       dglrec compare run other-run
+      dglrec compare run other-run --ranking 10
       dglrec compare run other-run third-run --split valid --json
       dglrec compare text=text-1,text-2,text-3 none=none-1,none-2,none-3
     """
@@ -60,6 +73,8 @@ def compare(
     result = compare_runs(
         _parse_groups(runs),
         split,
+        ranking=ranking,
+        relevant_from=relevant_from,
         draws=bootstrap,
         level=level,
         seed=seed,

@@ -206,11 +206,14 @@ def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
 
 def print_comparison(result: dict[str, Any]) -> None:
     """Print figures of runs with their intervals, and the differences between each two."""
-    metrics = ("rmse", "mae", "accuracy")
+    metrics = result["metrics"]
     level = f"{100 * result['level']:g} % intervals"
-    table = Table(
-        title=f"{result['rows']:,} {result['split']} ratings of {result['users']:,} users, {level}"
+    what = (
+        f"lists of {result['users']:,} users with relevant {result['split']} items"
+        if result.get("ranking")
+        else f"{result['rows']:,} {result['split']} ratings of {result['users']:,} users"
     )
+    table = Table(title=f"{what}, {level}")
     table.add_column("")
     table.add_column("runs", justify="right")
     for name in metrics:
@@ -227,7 +230,7 @@ def print_comparison(result: dict[str, Any]) -> None:
         for name, title in zip(metrics, (pair["a"], f"- {pair['b']}", ""), strict=True):
             found = pair[name]
             includes = found["low"] is not None and found["low"] <= 0 <= found["high"]
-            whole = (pair["rmse_percent"], pair["d_z"]) if name == "rmse" else (None, None)
+            whole = (pair["percent"], pair["d_z"]) if name == metrics[0] else (None, None)
             table.add_row(
                 title,
                 name,
@@ -245,19 +248,19 @@ def print_comparison(result: dict[str, Any]) -> None:
 def print_study(result: dict[str, Any]) -> None:
     """Print a study's table: figures, then what sets each variant apart from the reference."""
     level = f"{100 * result['level']:g} % intervals"
-    table = Table(title=f"{result['title']}: {result['split']} ratings, {level}")
+    metrics = result["metrics"]
+    table = Table(title=f"{result['title']}: {result['split']} rows, {level}")
     table.add_column("")
-    for name in ("runs", "rmse", "mae", "accuracy"):
+    for name in ("runs", *metrics):
         table.add_column(name, justify="right" if name == "runs" else "left")
     for row in result["variants"]:
-        figures = (
-            f"{row[name]['value']:.4f} {_interval(row[name])}".rstrip()
-            for name in ("rmse", "mae", "accuracy")
-        )
+        figures = (f"{row[name]['value']:.4f} {_interval(row[name])}".rstrip() for name in metrics)
         table.add_row(row["name"], str(row["runs"]), *figures)
     _print_table(table)
-    table = Table(title=f"RMSE against {result['reference']}, {level}")
-    for name in ("", "percent", "interval", "includes 0", "p (Holm)", "valid", "bias", "seconds"):
+    leading = "RMSE" if metrics[0] == "rmse" else metrics[0]
+    table = Table(title=f"{leading} against {result['reference']}, {level}")
+    beside = ("valid", result["baseline"], "seconds")
+    for name in ("", "percent", "interval", "includes 0", "p (Holm)", *beside):
         table.add_column(
             name, justify="left" if name in ("", "interval", "includes 0") else "right"
         )
@@ -272,7 +275,7 @@ def print_study(result: dict[str, Any]) -> None:
                 {True: "yes", False: "no", None: ""}[apart["includes_0"]],
                 "" if apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
             ]
-        cells += [f"{row['valid_rmse']:.4f}", f"{row['bias_rmse']:.4f}"]
+        cells += ["" if row["valid"] is None else f"{row['valid']:.4f}", f"{row['baseline']:.4f}"]
         table.add_row(row["name"], *cells, f"{row['training_seconds']:.1f}")
     _print_table(table)
     for note in result["notes"]:

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="One setting for all variants that do not set it; repeatable.",
 )
+@click.option(
+    "--ranking",
+    type=int,
+    metavar="K",
+    help="A table of lists of K items, in place of predicted ratings; no run is trained anew.",
+)
 @click.option("--list", "listed", is_flag=True, help="Print the variants of STUDY, and stop.")
 @option_device
 @option_json
@@ -38,6 +44,7 @@ def study(
     only: tuple[str, ...],
     seeds: str | None,
     assignments: tuple[str, ...],
+    ranking: int | None,
     listed: bool,
     device: str,
     as_json: bool,
@@ -46,13 +53,15 @@ def study(
 
     STUDY is `ablation`, `scaling` or a TOML file. SOURCE is a prepared data set, or what `prepare`
     takes. The same command, given again, goes on where it was stopped, and trains what was added.
-    Of the checkpoints of each run in OUT only `best` is kept.
+    Of the checkpoints of each run in OUT only `best` is kept. The table is of predicted ratings
+    where all variants have some, and else of lists of 10.
 
     \b
     Examples:
       dglrec study ablation --list
       dglrec study ablation data ablation-out
       dglrec study ablation data ablation-out --only default --only no_graph --seeds 0,1
+      dglrec study ablation data ablation-out --ranking 10
       dglrec study scaling ml-100k/ scaling-out --set prepare.seed=42
     """
     from dglrec.study import read_study, run_study, shipped_studies
@@ -76,6 +85,7 @@ def study(
         out,
         only=only,
         seeds=None if seeds is None else _parse_seeds(seeds),
+        ranking=ranking,
         device=choose_device(device),
     )
     if as_json:

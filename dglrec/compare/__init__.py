@@ -1,7 +1,8 @@
-"""Runs side by side on the same held-out rows.
+"""Runs side by side on the same held-out rows: by their predicted ratings, or by their lists.
 
-`runs.py` opens runs and sees to it that their rows are the same, `statistics.py` redraws users,
-`groups.py` puts together what is said of runs and of each two of them.
+`rows.py` sees to it that rows are the same, `sums.py` sums a run's errors or the figures of its
+lists by user, `statistics.py` redraws users, `groups.py` puts together what is said of runs and of
+each two of them, `runs.py` opens runs.
 """
 
 from dglrec.compare.groups import (
@@ -14,9 +15,8 @@ from dglrec.compare.groups import (
     compare,
     notes_on_seeds,
 )
-from dglrec.compare.runs import SPLITS, compare_runs, predict_held_out
+from dglrec.compare.runs import SPLITS, compare_runs
 from dglrec.compare.statistics import (
-    METRICS,
     UserSums,
     bootstrap,
     difference,
@@ -26,11 +26,21 @@ from dglrec.compare.statistics import (
     interval,
     p_value,
     redraw_runs,
+)
+from dglrec.compare.sums import (
+    LIST_FIGURES,
+    RATING_FIGURES,
+    length_of_lists,
+    list_sums,
+    metrics_of,
+    predict_rows,
+    rows_of_run,
     user_sums,
 )
 
 __all__ = [
-    "METRICS",
+    "LIST_FIGURES",
+    "RATING_FIGURES",
     "SPLITS",
     "Comparison",
     "Difference",
@@ -47,9 +57,13 @@ __all__ = [
     "figures",
     "holm",
     "interval",
+    "length_of_lists",
+    "list_sums",
+    "metrics_of",
     "notes_on_seeds",
     "p_value",
-    "predict_held_out",
+    "predict_rows",
     "redraw_runs",
+    "rows_of_run",
     "user_sums",
 ]

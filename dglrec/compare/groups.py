@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from dglrec.compare.statistics import (
-    METRICS,
     Floats,
     UserSums,
     bootstrap,
@@ -46,13 +46,21 @@ class PairedEstimate(Estimate):
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """Figures of one configuration: of a run, or means over several runs."""
+    """Figures of one configuration: of a run, or means over several runs.
+
+    Attributes:
+        name: the configuration's.
+        runs: how many.
+        figures: by metric.
+    """
 
     name: str
     runs: int
-    rmse: Estimate
-    mae: Estimate
-    accuracy: Estimate
+    figures: dict[str, Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, each metric under its name."""
+        return {"name": self.name, "runs": self.runs, **_plain(self.figures)}
 
 
 @dataclass(frozen=True)
@@ -62,30 +70,44 @@ class Difference:
     Attributes:
         a: a group's name.
         b: another's.
-        rmse: below 0 where `a` is the better one; mae likewise, accuracy the other way round.
-        mae: likewise.
-        accuracy: likewise.
-        rmse_percent: the RMSE's difference in percent of b's; None where that is 0.
+        figures: by metric; of errors below 0 where `a` is the better one, of all others above.
+        percent: the first metric's difference in percent of b's; None where that is 0.
+        percent_low: where its interval begins; None where there is none.
+        percent_high: where it ends.
         d_z: `effect_size`.
-        rmse_percent_low: where the interval of `rmse_percent` begins; None where there is none.
-        rmse_percent_high: where it ends.
     """
 
     a: str
     b: str
-    rmse: PairedEstimate
-    mae: PairedEstimate
-    accuracy: PairedEstimate
-    rmse_percent: float | None
+    figures: dict[str, PairedEstimate]
+    percent: float | None
+    percent_low: float | None
+    percent_high: float | None
     d_z: float | None
-    rmse_percent_low: float | None
-    rmse_percent_high: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, each metric under its name."""
+        others = {key: value for key, value in vars(self).items() if key != "figures"}
+        return {**others, **_plain(self.figures)}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All figures of a comparison; `runs` and `differences` are in the order of the groups."""
+    """All figures of a comparison; `runs` and `differences` are in the order of the groups.
 
+    Attributes:
+        metrics: their names; the first is what runs are told apart by.
+        rows: what figures are means over: ratings, or lists.
+        users: whose they are.
+        draws: how often users were redrawn.
+        level: of the intervals.
+        seed: of the draws.
+        runs: figures of each group.
+        differences: of each two groups that were asked for.
+        notes: what a reader has to know.
+    """
+
+    metrics: tuple[str, ...]
     rows: int
     users: int
     draws: int
@@ -94,6 +116,15 @@ class Comparison:
     runs: list[GroupFigures]
     differences: list[Difference]
     notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **vars(self),
+            "metrics": list(self.metrics),
+            "runs": [run.to_dict() for run in self.runs],
+            "differences": [pair.to_dict() for pair in self.differences],
+        }
 
 
 def compare(
@@ -119,14 +150,14 @@ def compare(
 
     Raises:
         UsageError: an option is out of range.
-        ValueError: a group is empty, or runs are not on the same users and rows.
+        ValueError: a group is empty, or runs are not on the same users, rows and metrics.
     """
     check_options(draws, level, seed)
     empty = [name for name, sums in groups.items() if not sums]
     if empty:
         raise ValueError(f"group {empty[0]} holds no run")
     every = [one for sums in groups.values() for one in sums]
-    users = check_same_users(every)
+    users, metrics = check_same_users(every), every[0].metrics
     by_run = bootstrap(every, draws, seed)
     generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
     values: dict[str, Floats] = {}
@@ -137,12 +168,13 @@ def compare(
         samples[name] = redraw_runs(by_run[:, first : first + len(sums)], generator)
         first += len(sums)
     runs = [
-        GroupFigures(name, len(sums), *_estimates(values[name], samples[name], level))
+        GroupFigures(name, len(sums), _estimates(metrics, values[name], samples[name], level))
         for name, sums in groups.items()
     ]
     pairs = list(combinations(groups, 2)) if pairs is None else pairs
     differences = _differences(groups, pairs, values, samples, level)
     return Comparison(
+        metrics=metrics,
         rows=round(float(every[0].n.sum())),
         users=users,
         draws=draws,
@@ -170,21 +202,24 @@ def check_options(draws: int, level: float, seed: int) -> None:
         raise UsageError(f"--seed {seed}: must be 0 or more")
 
 
+def _plain(figures: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: asdict(estimate) for name, estimate in figures.items()}
+
+
 def _mean_of(sums: Sequence[UserSums]) -> UserSums:
     """What a group's runs have by user on average."""
-    squared, absolute, exact = (
-        np.mean([getattr(one, part) for one in sums], axis=0)
-        for part in ("squared", "absolute", "exact")
-    )
-    return UserSums(sums[0].users, sums[0].n, squared, absolute, exact)
+    mean = np.mean([one.sums for one in sums], axis=0)
+    return UserSums(sums[0].users, sums[0].n, sums[0].metrics, mean)
 
 
-def _estimates(values: Floats, samples: Floats, level: float) -> list[Estimate]:
-    """One for each metric, from values [3] and samples [draws, 3]."""
-    found = []
-    for value, column in zip(values.tolist(), samples.T, strict=True):
+def _estimates(
+    metrics: Sequence[str], values: Floats, samples: Floats, level: float
+) -> dict[str, Estimate]:
+    """One for each metric, from values [M] and samples [draws, M]."""
+    found = {}
+    for name, value, column in zip(metrics, values.tolist(), samples.T, strict=True):
         ends = interval(column, level) or (None, None)
-        found.append(Estimate(value, *ends))
+        found[name] = Estimate(value, *ends)
     return found
 
 
@@ -202,17 +237,20 @@ def _differences(
     pooled = {name: _mean_of(sums) for name, sums in groups.items()}
     found = []
     for number, (a, b) in enumerate(pairs):
+        metrics = groups[a][0].metrics
         value = difference(values[a], values[b])
-        rmse, mae, accuracy = (
-            PairedEstimate(one.value, one.low, one.high, p[number][place], adjusted[number][place])
-            for place, one in enumerate(_estimates(value, apart[number], level))
-        )
+        estimates = _estimates(metrics, value, apart[number], level)
+        paired = {
+            name: PairedEstimate(one.value, one.low, one.high, p[number][at], adjusted[number][at])
+            for at, (name, one) in enumerate(estimates.items())
+        }
         base = float(values[b][0])
-        percent = 100 * rmse.value / base if base else None
+        percent = 100 * float(value[0]) / base if base else None
         below = samples[b][:, 0]
         ends = interval(100 * apart[number][:, 0] / below, level) if (below > 0).all() else None
+        low, high = ends or (None, None)
         d_z = effect_size(pooled[a], pooled[b])
-        found.append(Difference(a, b, rmse, mae, accuracy, percent, d_z, *(ends or (None, None))))
+        found.append(Difference(a, b, paired, percent, low, high, d_z))
     return found
 
 
@@ -229,14 +267,15 @@ def _notes(
     else:
         if users < _FEW_USERS:
             notes.append(f"{users} users are few: intervals come out too narrow")
+        named: list[tuple[str, Mapping[str, Estimate]]] = [
+            *((run.name, run.figures) for run in runs),
+            *((f"{pair.a} - {pair.b}", pair.figures) for pair in differences),
+        ]
         without = [
             f"{metric} of {name}"
-            for name, one in [
-                *((run.name, run) for run in runs),
-                *((f"{pair.a} - {pair.b}", pair) for pair in differences),
-            ]
-            for metric in METRICS
-            if getattr(one, metric).low is None
+            for name, of_metrics in named
+            for metric, estimate in of_metrics.items()
+            if estimate.low is None
         ]
         if without:
             notes.append(

@@ -1,33 +1,32 @@
-"""Runs -> their sums of errors by user, on rows that are the same in all of them."""
+"""Runs -> their figures summed by user, on rows that are the same in all of them."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import torch
-from torch import Tensor
 
 from dglrec.compare.groups import check_options, compare
-from dglrec.compare.statistics import UserSums, user_sums
-from dglrec.dataset import HeldOut, RatingDataset
-from dglrec.errors import DataError, DglrecError, UsageError
-from dglrec.ids import IdMap
+from dglrec.compare.rows import SharedRows
+from dglrec.compare.statistics import UserSums
+from dglrec.compare.sums import length_of_lists, list_sums, predict_rows, rows_of_run, user_sums
+from dglrec.errors import DataError, UsageError
+from dglrec.evaluate import RankingTargets
+from dglrec.evaluate.ranking import check_ranking
 from dglrec.run import Predictor, open_predictor
-from dglrec.schema import RatingScale
 
 SPLITS = ("test", "valid")
-
-_SAME_SOURCE = "compare runs on data sets prepared from one source with one split"
 
 
 def compare_runs(
     groups: Mapping[str, Sequence[Path]],
     split: str = "test",
     *,
+    ranking: int | None = None,
+    relevant_from: float | None = None,
     draws: int = 2_000,
     level: float = 0.95,
     seed: int = 0,
@@ -40,6 +39,10 @@ def compare_runs(
         groups: runs by the name of their configuration, two configurations or more. Their data
             sets may differ in everything but the rows of the split, their ids and the scale.
         split: `test` or `valid`.
+        ranking: compare lists of this length, in place of predicted ratings; None compares lists
+            of 10 where the first run predicts no ratings.
+        relevant_from: the least rating of a relevant item; None for the first run's mean training
+            rating, rounded up to the scale.
         draws: how often users are redrawn.
         level: of the intervals.
         seed: of the draws.
@@ -47,7 +50,8 @@ def compare_runs(
         device: where models compute; None for the CPU.
 
     Returns:
-        `split`, and the fields of `Comparison`.
+        `split`, the fields of `Comparison`, and of lists `ranking`, their length, with
+        `relevant_from`, None where there are no ratings.
 
     Raises:
         UsageError: there are fewer than two configurations, a run is there twice, or an option is
@@ -60,16 +64,18 @@ def compare_runs(
         raise UsageError(f"no split {split!r} to compare on; choose {' or '.join(SPLITS)}")
     check_options(draws, level, seed)
     _check_groups(groups)
-    shared: _SharedRows | None = None
+    shared: SharedRows | None = None
+    lists: _Lists | None = None
     models: dict[str, Path] = {}
     sums: dict[str, list[UserSums]] = {}
     for name, runs in groups.items():
         sums[name] = []
         for run in runs:
             trained = open_predictor(run, fallback=dataset, device=device)
-            predictions, rows = predict_held_out(trained, run, split)
+            rows = rows_of_run(trained, run, split)
             if shared is None:
-                shared = _SharedRows.of(trained.dataset, run, split, rows)
+                shared = SharedRows.of(trained.dataset, run, split, rows)
+                lists = _Lists.of(trained, split, ranking, relevant_from)
             order = shared.order_of(trained.dataset, run, rows)
             twin = models.setdefault(trained.identity["weights"], run)
             if twin != run:
@@ -77,10 +83,15 @@ def compare_runs(
                     f"{run}: holds the same weights as {twin}, so there is nothing to compare; "
                     "leave one out, or train it with another seed"
                 )
-            ordered = predictions[torch.from_numpy(order)]
+            if lists is not None:
+                sums[name].append(lists.sums(trained, run, shared))
+                continue
+            ordered = predict_rows(trained, run, rows)[torch.from_numpy(order)]
             sums[name].append(user_sums(ordered, shared.rows, shared.scale, len(shared.users)))
     assert shared is not None
-    result = {"split": split, **asdict(compare(sums, draws=draws, level=level, seed=seed))}
+    result = {"split": split, **compare(sums, draws=draws, level=level, seed=seed).to_dict()}
+    if lists is not None:
+        return {**result, "ranking": lists.k, "relevant_from": lists.shown_level}
     ratings = shared.rows.ratings
     if bool((ratings == ratings[0]).all()):
         result["notes"].append(
@@ -90,25 +101,50 @@ def compare_runs(
     return result
 
 
-def predict_held_out(trained: Predictor, run: Path, split: str) -> tuple[Tensor, HeldOut]:
-    """Predicted ratings of a run's rows, in the order of its data set, as `evaluate` has them.
+@dataclass(frozen=True)
+class _Lists:
+    """Lists that runs are compared by.
 
-    Raises:
-        DataError: there are no rows.
-        DglrecError: a prediction is not finite.
+    Attributes:
+        split: whose rows they are held against.
+        k: how long they are.
+        relevant_from: the least rating of a relevant item, the same for all runs.
     """
-    dataset = trained.dataset
-    trained.prepare()  # before the rows are there: each takes much memory
-    rows = dataset.held_out(split)
-    if not len(rows):
-        raise DataError(f"{dataset.path}: its {split} split has no rows to compare {run} on")
-    found = trained.predict(rows.users, rows.items)
-    if not bool(found.isfinite().all()):
-        raise DglrecError(
-            f"{run}: its predictions are no finite numbers; train it again, with a smaller "
-            "train.learning_rate"
-        )
-    return found, rows
+
+    split: str
+    k: int
+    relevant_from: float
+
+    @classmethod
+    def of(
+        cls, first: Predictor, split: str, ranking: int | None, relevant_from: float | None
+    ) -> "_Lists | None":
+        """What is asked for, or what the first run is good for; None for predicted ratings.
+
+        Raises:
+            UsageError: there are no such lists, or a level is named where there are none at all.
+        """
+        k = length_of_lists(first, ranking)
+        if k is None:
+            if relevant_from is not None:
+                raise UsageError("--relevant-from goes with --ranking K")
+            return None
+        return cls(split, k, check_ranking(first.dataset, split, [k], relevant_from))
+
+    @property
+    def shown_level(self) -> float | None:
+        """The least rating of a relevant item, None where all are relevant."""
+        return self.relevant_from if math.isfinite(self.relevant_from) else None
+
+    def sums(self, trained: Predictor, run: Path, shared: SharedRows) -> UserSums:
+        """Figures of a run's lists, by shared users."""
+        dataset = trained.dataset
+        check_ranking(dataset, self.split, [self.k], self.relevant_from)
+        targets = RankingTargets.of(dataset, self.split, self.relevant_from)
+        found = list_sums(trained.best, targets, self.k, f"lists of {run}")
+        users = shared.users_of(dataset, found.users)
+        order = np.argsort(users)
+        return replace(found, users=users[order], sums=found.sums[order])
 
 
 def _check_groups(groups: Mapping[str, Sequence[Path]]) -> None:
@@ -128,114 +164,3 @@ def _check_groups(groups: Mapping[str, Sequence[Path]]) -> None:
             if place in seen:
                 raise UsageError(f"{run}: given twice; give each run once")
             seen.add(place)
-
-
-@dataclass(frozen=True)
-class _SharedRows:
-    """The rows that all runs must have, in the indices of the first run's data set.
-
-    Attributes:
-        run: the first run.
-        split: theirs.
-        users: external ids of users.
-        items: and of items.
-        scale: the rating scale.
-        rows: by user, then item.
-    """
-
-    run: Path
-    split: str
-    users: IdMap
-    items: IdMap
-    scale: RatingScale
-    rows: HeldOut
-
-    @classmethod
-    def of(cls, dataset: RatingDataset, run: Path, split: str, rows: HeldOut) -> "_SharedRows":
-        users, items, ratings = rows.users.numpy(), rows.items.numpy(), rows.ratings.numpy()
-        ordered = _taken(rows, np.lexsort((ratings, items, users)))
-        return cls(run, split, dataset.users, dataset.items, dataset.scale, ordered)
-
-    def order_of(self, dataset: RatingDataset, run: Path, rows: HeldOut) -> npt.NDArray[np.int64]:
-        """Which of a run's rows stands at each place of the shared ones, int64 [n].
-
-        Raises:
-            DataError: they are not the same rows.
-        """
-        if dataset.scale != self.scale:
-            raise DataError(
-                f"{self.run} and {run}: their rating scales differ ({self.scale}; {dataset.scale});"
-                " prepare both data sets with one --scale"
-            )
-        users = self._shared(rows.users, dataset.users, self.users, "user", run)
-        items = self._shared(rows.items, dataset.items, self.items, "item", run)
-        unknown = np.flatnonzero((users < 0) | (items < 0))
-        if len(unknown):
-            row = int(unknown[0])
-            user, item = (
-                known.decode(np.array([index]))[0].as_py()
-                for known, index in (
-                    (dataset.users, int(rows.users[row])),
-                    (dataset.items, int(rows.items[row])),
-                )
-            )
-            self._refuse(run, len(rows), f"user {user}, item {item} is in {run} alone")
-        ratings = rows.ratings.numpy()
-        order = np.lexsort((ratings, items, users))
-        theirs = (users[order], items[order], ratings[order])
-        ours = tuple(part.numpy() for part in (self.rows.users, self.rows.items, self.rows.ratings))
-        both = min(len(rows), len(self.rows))
-        differs = np.zeros(both, dtype=bool)
-        for a, b in zip(ours, theirs, strict=True):
-            differs |= a[:both] != b[:both]
-        place = int(differs.argmax()) if differs.any() else both
-        if place < max(len(rows), len(self.rows)):
-            self._refuse(run, len(rows), self._first_difference(run, ours, theirs, place))
-        return order
-
-    def _shared(
-        self, indices: Tensor, own: IdMap, shared: IdMap, what: str, run: Path
-    ) -> npt.NDArray[np.int64]:
-        """A data set's indices -> shared ones, -1 for ids that only the data set has."""
-        if own.ids.type != shared.ids.type:
-            raise DataError(
-                f"{self.run} and {run}: {what} ids are {_kind_of(shared)} in the one's data set "
-                f"and {_kind_of(own)} in the other's; {_SAME_SOURCE}"
-            )
-        places: npt.NDArray[np.int64] = shared.encode(own.ids)[indices.numpy()].astype(np.int64)
-        return places
-
-    def _first_difference(
-        self,
-        run: Path,
-        ours: tuple[npt.NDArray[Any], ...],
-        theirs: tuple[npt.NDArray[Any], ...],
-        place: int,
-    ) -> str:
-        """What differs at the first place where sorted rows do, in words."""
-        # Past the end, where one has fewer rows, all that is there comes before.
-        a, b = (
-            tuple(int(part[place]) for part in rows[:2]) if place < len(rows[0]) else None
-            for rows in (ours, theirs)
-        )
-        first = min(pair for pair in (a, b) if pair is not None)
-        user, item = self.users.ids[first[0]].as_py(), self.items.ids[first[1]].as_py()
-        if a == b:
-            one, other = float(ours[2][place]), float(theirs[2][place])
-            return f"user {user}, item {item} is rated {one:g} in {self.run}, {other:g} in {run}"
-        return f"user {user}, item {item} is in {self.run if first == a else run} alone"
-
-    def _refuse(self, run: Path, count: int, what: str) -> None:
-        raise DataError(
-            f"{self.run} and {run}: not the same {self.split} rows ({len(self.rows):,} and "
-            f"{count:,}): {what}; {_SAME_SOURCE}"
-        )
-
-
-def _kind_of(ids: IdMap) -> str:
-    return "whole numbers" if pa.types.is_integer(ids.ids.type) else "text"
-
-
-def _taken(rows: HeldOut, order: npt.NDArray[np.int64]) -> HeldOut:
-    places = torch.from_numpy(order)
-    return HeldOut(rows.users[places], rows.items[places], rows.ratings[places])

@@ -1,6 +1,7 @@
-"""Sums of errors by user -> draws of figures -> intervals, p-values, effect sizes: on arrays.
+"""Sums by user -> draws of figures -> intervals, p-values, effect sizes: on arrays.
 
-Ratings of one user are alike, so rows are no independent draws; users are. Users are redrawn with
+What is summed is errors of predicted ratings, or figures of lists. Ratings of one user are alike,
+so rows are no independent draws; users are. Users are redrawn with
 replacement: the bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993) over
 clusters (Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69(3), 2007). All
 runs see the same draws, so differences are paired.
@@ -12,14 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from dglrec.dataset import HeldOut
-from dglrec.metrics import clip, level_of
 from dglrec.progress import progress
-from dglrec.schema import RatingScale
-
-METRICS = ("rmse", "mae", "accuracy")
 
 _COUNTS_AT_ONCE = 1 << 23  # 64 MiB of how often each user is drawn
 _ROUNDING = 1e-12  # of a figure: what is nearer is the same
@@ -29,63 +24,34 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class UserSums:
-    """What a run's figures are made of, one entry for each of the U users that have rows.
+    """What a run's figures are made of: a row for each of U users, a column for each of M metrics.
+
+    A metric's figure is the sum of its column over the sum of `n`, and of RMSE the root of that.
 
     Attributes:
         users: int64 [U] user indices, ascending; the same in all runs that are compared.
-        n: float64 [U] rows.
-        squared: float64 [U] sums of squared errors.
-        absolute: float64 [U] sums of absolute errors.
-        exact: float64 [U] rows whose prediction rounds to the rating.
+        n: float64 [U] what a user counts: its rows, or one list.
+        metrics: names, [M]; the first is what runs are told apart by.
+        sums: float64 [U, M]; of RMSE the squared errors.
     """
 
     users: npt.NDArray[np.int64]
     n: Floats
-    squared: Floats
-    absolute: Floats
-    exact: Floats
+    metrics: tuple[str, ...]
+    sums: Floats
 
     def __len__(self) -> int:
         return len(self.users)
 
 
-def user_sums(predictions: Tensor, rows: HeldOut, scale: RatingScale, num_users: int) -> UserSums:
-    """Sums of errors by user, of which come the figures that `evaluate` reports.
-
-    Args:
-        predictions: float [n], not clipped.
-        rows: n rows.
-        scale: the rating scale.
-        num_users: users are below it.
-    """
-    clipped, ratings = clip(predictions.double(), scale), rows.ratings.double()
-    errors = (clipped - ratings).numpy()
-    exact = (level_of(clipped, scale) == level_of(ratings, scale)).numpy()
-    users = rows.users.numpy()
-    counts = np.bincount(users, minlength=num_users)
-    present = np.flatnonzero(counts)
-
-    def by_user(values: npt.NDArray[Any]) -> Floats:
-        sums: Floats = np.bincount(users, values, minlength=num_users).astype(np.float64)
-        return sums[present]
-
-    return UserSums(
-        users=present,
-        n=counts[present].astype(np.float64),
-        squared=by_user(errors**2),
-        absolute=by_user(np.abs(errors)),
-        exact=by_user(exact),
-    )
-
-
 def figures(sums: UserSums) -> Floats:
-    """RMSE, MAE and accuracy over all rows, float64 [3]."""
-    parts = (sums.squared, sums.absolute, sums.exact)
-    return _finish(sums.n.sum(), np.array([part.sum() for part in parts]))
+    """The metrics over all users, float64 [M]."""
+    totals = np.array([np.ascontiguousarray(column).sum() for column in sums.sums.T])
+    return _finish(sums.n.sum(), totals, sums.metrics)
 
 
 def bootstrap(sums: Sequence[UserSums], draws: int, seed: int) -> Floats:
-    """Figures of runs on users redrawn with replacement, float64 [draws, runs, 3].
+    """Figures of runs on users redrawn with replacement, float64 [draws, runs, M].
 
     Time grows with draws times users, memory does not.
 
@@ -97,20 +63,19 @@ def bootstrap(sums: Sequence[UserSums], draws: int, seed: int) -> Floats:
     Raises:
         ValueError: there are no runs, no users, or not the same in each.
     """
-    users = check_same_users(sums)
-    parts = [part for one in sums for part in (one.squared, one.absolute, one.exact)]
-    columns = np.column_stack([sums[0].n, *parts])
+    users, metrics = check_same_users(sums), sums[0].metrics
+    columns = np.column_stack([sums[0].n, *(one.sums for one in sums)])
     generator = np.random.default_rng(seed)
     at_once = max(1, min(draws, _COUNTS_AT_ONCE // users))
-    found = np.empty((draws, len(sums), len(METRICS)))
+    found = np.empty((draws, len(sums), len(metrics)))
     with progress("redrawing users", draws, "draws") as advance:
         for first in range(0, draws, at_once):
             counts = np.empty((min(at_once, draws - first), users))
             for row in counts:
                 row[:] = np.bincount(generator.integers(users, size=users), minlength=users)
             totals = counts @ columns
-            errors = totals[:, 1:].reshape(len(counts), len(sums), len(METRICS))
-            found[first : first + len(counts)] = _finish(totals[:, :1, None], errors)
+            parts = totals[:, 1:].reshape(len(counts), len(sums), len(metrics))
+            found[first : first + len(counts)] = _finish(totals[:, :1, None], parts, metrics)
             advance(len(counts))
     return found
 
@@ -119,7 +84,7 @@ def check_same_users(sums: Sequence[UserSums]) -> int:
     """The number of users, which are the same in all runs, with as many rows each.
 
     Raises:
-        ValueError: there are no runs, no users, or not the same in each.
+        ValueError: there are no runs, no users, or not the same users or metrics in each.
     """
     if not sums or not len(sums[0]):
         raise ValueError("no runs, or no rows, to take figures of")
@@ -128,11 +93,13 @@ def check_same_users(sums: Sequence[UserSums]) -> int:
         same = np.array_equal(one.users, first.users) and np.array_equal(one.n, first.n)
         if not same:
             raise ValueError("runs are not on the same users and rows")
+        if one.metrics != first.metrics:
+            raise ValueError(f"metrics differ: {first.metrics} and {one.metrics}")
     return len(first)
 
 
 def redraw_runs(samples: Floats, generator: np.random.Generator) -> Floats:
-    """The mean over a group's runs, which are redrawn too, float64 [draws, 3].
+    """The mean over a group's runs, which are redrawn too, float64 [draws, M].
 
     Users and runs are drawn apart from one another (Owen, "The pigeonhole bootstrap", Ann. Appl.
     Stat. 1(2), 2007). Of S runs S - 1 are drawn each time: of so few, drawing S would make the
@@ -140,7 +107,7 @@ def redraw_runs(samples: Floats, generator: np.random.Generator) -> Floats:
     survey data", J. Am. Stat. Assoc. 83(401), 1988).
 
     Args:
-        samples: float64 [draws, S, 3], as `bootstrap` gives them; of one run they stay as they are.
+        samples: float64 [draws, S, M], as `bootstrap` gives them; of one run they stay as they are.
         generator: of the draws of runs.
     """
     draws, runs = samples.shape[:2]
@@ -201,23 +168,27 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def effect_size(a: UserSums, b: UserSums) -> float | None:
-    """Cohen's d_z over users of the difference of their mean squared errors, a less b.
+    """Cohen's d_z over users of the difference of their first metric, a less b.
+
+    Of RMSE that is their mean squared error, without the root.
 
     The mean of the differences over their standard deviation (Lakens, "Calculating and reporting
     effect sizes", Front. Psychol. 4:863, 2013). None with one user, or where all users
     differ alike.
     """
-    left, right = a.squared / a.n, b.squared / b.n
+    left, right = a.sums[:, 0] / a.n, b.sums[:, 0] / b.n
     apart = difference(left, right)
     if len(apart) < 2 or np.ptp(apart) <= _ROUNDING * max(left.max(), right.max()):
         return None
     return float(apart.mean() / apart.std(ddof=1))
 
 
-def _finish(n: Any, errors: Floats) -> Floats:
-    """Sums of squared errors, absolute errors and hits, last axis, -> RMSE, MAE, accuracy."""
-    found: Floats = errors / n
-    found[..., 0] = np.sqrt(found[..., 0])
+def _finish(n: Any, sums: Floats, metrics: tuple[str, ...]) -> Floats:
+    """Sums, metrics along the last axis, -> figures."""
+    found: Floats = sums / n
+    for place, name in enumerate(metrics):
+        if name == "rmse":
+            found[..., place] = np.sqrt(found[..., place])
     return found
 
 

@@ -5,7 +5,7 @@ are like apart from that.
 """
 
 from dglrec.metrics.lists import ListSums, gini
-from dglrec.metrics.ranking import RANKING_METRICS, RankingSums, ranking_sums
+from dglrec.metrics.ranking import RANKING_METRICS, RankingSums, ranking_sums, ranking_values
 from dglrec.metrics.rating import (
     RATING_METRICS,
     RatingSums,
@@ -27,6 +27,7 @@ __all__ = [
     "gini",
     "level_of",
     "ranking_sums",
+    "ranking_values",
     "rating_sums",
     "rating_terms",
 ]

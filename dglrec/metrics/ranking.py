@@ -71,7 +71,28 @@ class RankingSums:
 def ranking_sums(
     relevant: npt.NDArray[np.bool_], totals: npt.NDArray[np.int64], ks: Sequence[int]
 ) -> RankingSums:
-    """Sums over the users that have a relevant item.
+    """Sums over the users that have a relevant item, of what `ranking_values` says of each.
+
+    Args:
+        relevant: bool [U, L], as there.
+        totals: int64 [U]; relevant items of each user in the whole catalogue.
+        ks: the lengths of lists to measure.
+
+    Raises:
+        ValueError: there is no K, or one is not positive.
+    """
+    zero = RankingSums.zero(ks)
+    counted = totals > 0
+    if not counted.any():
+        return zero
+    values = ranking_values(relevant[counted], totals[counted], ks)
+    return RankingSums(zero.ks, float(counted.sum()), values.sum(axis=2))
+
+
+def ranking_values(
+    relevant: npt.NDArray[np.bool_], totals: npt.NDArray[np.int64], ks: Sequence[int]
+) -> Floats:
+    """Metrics of each user's list, float64 [M, len(ks), U], in the order of `RANKING_METRICS`.
 
     Of a user with R relevant items, h of them in the first K places of the list:
 
@@ -85,17 +106,9 @@ def ranking_sums(
     Args:
         relevant: bool [U, L]; whether the item at each place is relevant, best place first. A list
             of fewer than K places is one that ends there.
-        totals: int64 [U]; relevant items of each user in the whole catalogue.
+        totals: int64 [U]; relevant items of each user in the whole catalogue, 1 or more.
         ks: the lengths of lists to measure.
-
-    Raises:
-        ValueError: there is no K, or one is not positive.
     """
-    zero = RankingSums.zero(ks)
-    counted = totals > 0
-    relevant, totals = relevant[counted], totals[counted]
-    if not len(totals):
-        return zero
     length = relevant.shape[1]
     places = np.arange(1, max(length, *ks) + 1)
     discounts = 1 / np.log2(places + 1)
@@ -104,7 +117,7 @@ def ranking_sums(
     precisions = np.cumsum(relevant * found / places[:length], axis=1)
     first_place = np.where(relevant.any(axis=1), relevant.argmax(axis=1) + 1.0, np.inf)
     best_gains = np.cumsum(discounts)
-    sums = np.empty_like(zero.sums)
+    values = np.empty((len(RANKING_METRICS), len(ks), len(totals)))
     for column, k in enumerate(ks):
         last = min(k, length) - 1
         reachable = np.minimum(totals, k)
@@ -116,5 +129,5 @@ def ranking_sums(
             "map": precisions[:, last] / reachable,
             "mrr": np.where(first_place <= k, 1 / first_place, 0.0),
         }
-        sums[:, column] = [of_users[name].sum() for name in RANKING_METRICS]
-    return RankingSums(zero.ks, float(len(totals)), sums)
+        values[:, column] = [of_users[name] for name in RANKING_METRICS]
+    return values

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from dglrec.baselines import predicts_ratings
 from dglrec.compare import SPLITS
 from dglrec.config import (
     SECTIONS,
@@ -29,7 +30,7 @@ from dglrec.schema import RatingScale
 from dglrec.train import Settings
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "studies"
-_KEYS = ("title", "reference", "seeds", "split", "common", "variants")
+_KEYS = ("title", "reference", "seeds", "split", "ranking", "common", "variants")
 _PREPARE = "prepare"
 _SEED = "train.seed"
 _CONFIG = "config"
@@ -127,6 +128,17 @@ class Variant:
     settings: Settings
     prepare: PrepareKeys
 
+    def rates(self, *, has_ratings: bool) -> bool:
+        """Whether its runs predict ratings; if not, they make lists alone.
+
+        Args:
+            has_ratings: whether its data set holds ratings.
+        """
+        model = self.settings.model
+        if model.kind == "graph":
+            return has_ratings and model.heads != "lists"
+        return predicts_ratings(model.kind, has_ratings=has_ratings)
+
     def with_seed(self, seed: int) -> Settings:
         """The settings of one run."""
         train = self.settings.train.model_copy(update={"seed": seed})
@@ -144,6 +156,8 @@ class Study:
         seeds: `train.seed` of each variant's runs.
         split: `test` or `valid`, which the figures are of.
         variants: by name, in the order of the table.
+        ranking: the length of lists that variants are held against each other by; None for
+            predicted ratings, where all variants have some, and else lists of 10.
     """
 
     name: str
@@ -152,6 +166,7 @@ class Study:
     seeds: tuple[int, ...]
     split: str
     variants: dict[str, Variant]
+    ranking: int | None = None
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -207,6 +222,7 @@ def read_study(
         seeds=check_seeds(found.get("seeds"), f"{file}: seeds"),
         split=_split(found, file),
         variants=variants,
+        ranking=None if "ranking" not in found else check_length(found["ranking"], file),
     )
 
 
@@ -246,6 +262,17 @@ def check_seeds(found: Any, where: str) -> tuple[int, ...]:
         if found.count(seed) > 1:
             raise UsageError(f"{where}: {seed} is there twice; name each seed once")
     return tuple(found)
+
+
+def check_length(found: Any, where: Path | str) -> int:
+    """Refuse what is no length of lists.
+
+    Raises:
+        UsageError: it is no number from 1 on.
+    """
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UsageError(f"{where}: ranking = {found!r}: write a length of lists, such as 10")
+    return found
 
 
 def _find(study: str) -> Path:

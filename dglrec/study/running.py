@@ -10,9 +10,11 @@ import torch
 
 from dglrec import __version__
 from dglrec.checkpoint import MODEL_FILE, load_checkpoint
+from dglrec.compare import metrics_of
 from dglrec.config import changed_keys, load_settings
 from dglrec.dataset import RatingDataset, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.evaluate.ranking import DEFAULT_K, check_ranking
 from dglrec.files import TEMPORARY, atomic_file, disk_errors, read_json, sweep, write_json
 from dglrec.ingest import open_source
 from dglrec.progress import log
@@ -44,6 +46,7 @@ def run_study(
     *,
     only: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
+    ranking: int | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Train what of a study is not there yet, and write its table.
@@ -57,6 +60,8 @@ def run_study(
         out: the study's folder.
         only: names of the variants to train; none for all.
         seeds: to train with, in place of the study's.
+        ranking: the length of lists to hold variants against each other by, in place of the
+            study's; runs that are there already serve for any.
         device: where to compute; None for the CPU.
 
     Returns:
@@ -82,6 +87,7 @@ def run_study(
         for variant in variants:
             work.dataset_of(variant)
         _check_features(work, variants)
+        work.ranking = _length_of_lists(work, variants, ranking)
         missing = [
             (variant, seed) for variant, seed in wanted if not work.is_finished(variant, seed)
         ]
@@ -142,7 +148,26 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
         )
 
 
-@dataclass(frozen=True)
+def _length_of_lists(work: "_Work", variants: Sequence[Variant], ranking: int | None) -> int | None:
+    """The length of lists that the table is of, or None where it is of predicted ratings.
+
+    Raises:
+        UsageError: data sets have fewer items, or no relevant row.
+    """
+    k = work.study.ranking if ranking is None else ranking
+    if k is None:
+        rates = (
+            variant.rates(has_ratings=work.dataset_of(variant).has_ratings) for variant in variants
+        )
+        k = None if all(rates) else DEFAULT_K
+    if k is not None:
+        for variant in variants:
+            with _named(f"variant {variant.name}"):
+                check_ranking(work.dataset_of(variant), work.study.split, [k], None)
+    return k
+
+
+@dataclass
 class _Work:
     """A study's folder, locked, and what is done in it."""
 
@@ -150,6 +175,7 @@ class _Work:
     source: Path
     out: Path
     device: torch.device
+    ranking: int | None = None
     datasets: dict[PrepareKeys, RatingDataset] = field(default_factory=dict)
 
     def dataset_of(self, variant: Variant) -> RatingDataset:
@@ -184,8 +210,9 @@ class _Work:
         with _named(*_of_run(variant, seed, run)):
             if not (run / CONFIG_FILE).is_file():
                 raise DataError(f"{run}: holds no {CONFIG_FILE}, so it is no run")
-            own, wanted = load_settings(file=run / CONFIG_FILE), variant.with_seed(seed)
-            changed = changed_keys(own, wanted.resolved(dataset.graph))
+            own, asked = load_settings(file=run / CONFIG_FILE), variant.with_seed(seed)
+            wanted = asked.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+            changed = changed_keys(own, wanted)
             if changed:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")
             if not (run / RESULTS_FILE).is_file():
@@ -236,10 +263,11 @@ class _Work:
         """A finished run's sums; predicts its rows where they are not there."""
         run = self._run(variant, seed)
         remove_checkpoints(run, keep_best=True)
-        path = self.out / _SUMS / variant.name / f"{_SEED}{seed}.parquet"
+        lists = "" if self.ranking is None else f"-lists-{self.ranking}"
+        path = self.out / _SUMS / variant.name / f"{_SEED}{seed}{lists}.parquet"
         if path.is_file():
             try:
-                found = load_sums(path)
+                found = load_sums(path, metrics_of(self.ranking))
             except DataError as error:
                 log(f"{error}; predicting again")
             else:
@@ -249,7 +277,7 @@ class _Work:
                 log(f"{path}: of another training; predicting again")
         dataset = self.dataset_of(variant)
         trained = open_predictor(run, dataset=dataset.path, device=self.device)
-        found = sums_of_run(trained, run, self.study.split)
+        found = sums_of_run(trained, run, self.study.split, self.ranking)
         save_sums(path, found)
         return found
 

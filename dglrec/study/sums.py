@@ -1,10 +1,10 @@
-"""A run's errors summed by user, on disk: the table needs no second prediction."""
+"""A run's figures summed by user, on disk: the table needs no second prediction."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,19 +12,30 @@ import pyarrow.parquet as pq
 import torch
 
 from dglrec import schema
-from dglrec.compare import UserSums, predict_held_out, user_sums
+from dglrec.baselines import Popularity
+from dglrec.compare import (
+    UserSums,
+    figures,
+    list_sums,
+    predict_rows,
+    rows_of_run,
+    user_sums,
+)
 from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.errors import DataError
+from dglrec.evaluate import RankingTargets, baselines
+from dglrec.evaluate.ranking import check_ranking
 from dglrec.files import atomic_file
 from dglrec.run import Predictor
 
-_PARTS = ("n", "squared", "absolute", "exact")
+_COUNT = "n"
 _NOTES = ("split", "rows", "weights")
+_BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
 class RunSums:
-    """Sums of a run's errors.
+    """Sums of a run's errors, or of the figures of its lists.
 
     Attributes:
         sums: by user; users are 0..U-1, in the order of their ids, of those that have rows.
@@ -32,6 +43,7 @@ class RunSums:
         split: whose rows these are.
         rows: names the rows, whatever data set they are in: SHA-256 of ids and ratings.
         weights: names the model: the checksum of its weights.
+        baseline: the first metric of the bias baseline, or of lists of the most popular items.
     """
 
     sums: UserSums
@@ -39,57 +51,86 @@ class RunSums:
     split: str
     rows: str
     weights: str
+    baseline: float
 
 
-def sums_of_run(trained: Predictor, run: Path, split: str) -> RunSums:
-    """Predict a run's held-out rows and sum its errors.
+def sums_of_run(trained: Predictor, run: Path, split: str, ranking: int | None = None) -> RunSums:
+    """Predict a run's held-out rows and sum its errors, or make its lists and sum their figures.
+
+    Args:
+        trained: the run's model.
+        run: its folder, for messages.
+        split: `test` or `valid`.
+        ranking: the length of lists; None for predicted ratings.
 
     Raises:
         DataError: there are no rows.
+        UsageError: the model predicts no ratings, or no row is relevant.
         DglrecError: a prediction is not finite.
     """
     dataset = trained.dataset
-    predictions, rows = predict_held_out(trained, run, split)
+    rows = rows_of_run(trained, run, split)
     # One order for all data sets that hold these rows, so that sums are equal to the last bit.
     order = np.lexsort((rows.ratings.numpy(), rows.items.numpy(), rows.users.numpy()))
     places = torch.from_numpy(order)
     rows = HeldOut(rows.users[places], rows.items[places], rows.ratings[places])
-    sums = user_sums(predictions[places], rows, dataset.scale, len(dataset.users))
+    name = _name_of(rows, dataset)
+    if ranking is None:
+        found = user_sums(predict_rows(trained, run, rows), rows, dataset.scale, len(dataset.users))
+        baseline = float(baselines(dataset, rows)["bias"]["rmse"])
+    else:
+        level = check_ranking(dataset, split, [ranking], None)
+        targets = RankingTargets.of(dataset, split, level)
+        found = list_sums(trained.best, targets, ranking, f"lists of {run}")
+        baseline = float(figures(list_sums(Popularity(dataset.graph).best, targets, ranking))[0])
+        # Not the same lists where another rating is relevant.
+        name = hashlib.sha256(f"{name} {level:g}".encode()).hexdigest()
     return RunSums(
-        sums=UserSums(np.arange(len(sums)), *(getattr(sums, part) for part in _PARTS)),
-        user_ids=dataset.users.decode(sums.users),
+        sums=replace(found, users=np.arange(len(found))),
+        user_ids=dataset.users.decode(found.users),
         split=split,
-        rows=_name_of(rows, dataset),
+        rows=name,
         weights=str(trained.identity["weights"]),
+        baseline=baseline,
     )
 
 
 def save_sums(path: Path, found: RunSums) -> None:
     """Write sums as Parquet, one row a user."""
-    columns: dict[str, Any] = {part: getattr(found.sums, part) for part in _PARTS}
-    table = pa.table({schema.USER_ID: found.user_ids, **columns})
+    sums = found.sums
+    columns = dict(zip(sums.metrics, sums.sums.T, strict=True))
+    table = pa.table({schema.USER_ID: found.user_ids, _COUNT: sums.n, **columns})
     notes = {name: str(getattr(found, name)) for name in _NOTES}
+    notes[_BASELINE] = repr(found.baseline)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
         pq.write_table(table.replace_schema_metadata(notes), temporary)
 
 
-def load_sums(path: Path) -> RunSums:
+def load_sums(path: Path, metrics: Sequence[str]) -> RunSums:
     """Read what `save_sums` wrote.
 
+    Args:
+        path: the file.
+        metrics: what it must hold.
+
     Raises:
-        DataError: it is missing or damaged.
+        DataError: it is missing, damaged, or holds other metrics.
     """
     try:
         table = pq.read_table(path)
         notes = {name: table.schema.metadata[name.encode()].decode() for name in _NOTES}
-        parts = [table.column(part).to_numpy() for part in _PARTS]
+        baseline = float(table.schema.metadata[_BASELINE.encode()])
+        count, *parts = (
+            table.column(name).to_numpy().astype(np.float64) for name in (_COUNT, *metrics)
+        )
         user_ids = table.column(schema.USER_ID).combine_chunks()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: damaged ({' '.join(str(error).split())})") from error
-    return RunSums(UserSums(np.arange(len(table)), *parts), user_ids, **notes)
+    sums = UserSums(np.arange(len(table)), count, tuple(metrics), np.column_stack(parts))
+    return RunSums(sums, user_ids, **notes, baseline=baseline)
 
 
 def _name_of(rows: HeldOut, dataset: RatingDataset) -> str:

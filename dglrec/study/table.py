@@ -5,15 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dglrec.compare import METRICS, Comparison, GroupFigures, compare, notes_on_seeds
+from dglrec.compare import Comparison, GroupFigures, compare, notes_on_seeds
 from dglrec.errors import DataError
 from dglrec.study.declaration import Study
 from dglrec.study.sums import RunSums
-
-_COLUMNS = (
-    *("variant", "runs", "RMSE", "MAE", "accuracy", "difference of RMSE, %", "p (Holm)"),
-    *("validation RMSE", "bias RMSE", "seconds"),
-)
 
 
 @dataclass(frozen=True)
@@ -22,16 +17,15 @@ class FinishedRun:
 
     Attributes:
         seed: its `train.seed`.
-        sums: its errors.
-        valid_rmse: of the epoch that it chose.
-        bias_rmse: the bias baseline's, on the rows of the sums.
+        sums: its errors, or the figures of its lists.
+        valid: the first metric on validation rows, of the epoch that it chose; None where the run
+            did not measure it.
         training_seconds: of training alone.
     """
 
     seed: int
     sums: RunSums
-    valid_rmse: float
-    bias_rmse: float
+    valid: float | None
     training_seconds: float
 
     @classmethod
@@ -41,15 +35,13 @@ class FinishedRun:
         Raises:
             DataError: the results are not those of a training.
         """
+        leading = sums.sums.metrics[0]
         try:
-            figures = (
-                float(results["valid"]["rmse"]),
-                float(results[sums.split]["baselines"]["bias"]["rmse"]),
-                float(results["training_seconds"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            valid = results["valid"].get(leading)
+            seconds = float(results["training_seconds"])
+            return cls(seed, sums, None if valid is None else float(valid), seconds)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"its results.json lacks what training writes ({error})") from error
-        return cls(seed, sums, *figures)
 
 
 def tabulate(
@@ -67,7 +59,8 @@ def tabulate(
         seed: of the draws.
 
     Returns:
-        `study`, `title`, `split`, `reference`, `level`, `draws`, `variants` and `notes`.
+        `study`, `title`, `split`, `metrics`, `baseline`, `reference`, `level`, `draws`, `variants`
+        and `notes`.
     """
     rows_of = {name: _rows(name, found) for name, found in runs.items()}
     shared = rows_of.get(study.reference)
@@ -98,16 +91,19 @@ def tabulate(
     elif apart:
         notes.append(
             f"{', '.join(apart)}: not on the {study.split} rows of {study.reference}, so there is "
-            "no paired difference; each stands beside the bias baseline on its own rows"
+            "no paired difference; each stands beside the baseline on its own rows"
         )
     missing = [name for name in study.variants if name not in runs]
     if missing:
         notes.append(f"no finished run of {', '.join(missing)}")
-    level = next(iter(comparisons.values())).level
+    first = next(iter(comparisons.values()))
+    level, metrics = first.level, first.metrics
     return {
         "study": study.name,
         "title": study.title,
         "split": study.split,
+        "metrics": list(metrics),
+        "baseline": "bias" if metrics[0] == "rmse" else "popularity",
         "reference": study.reference,
         "level": level,
         "draws": draws,
@@ -119,27 +115,33 @@ def tabulate(
 def as_markdown(result: Mapping[str, Any]) -> str:
     """A study's table, and what is to be known of it, as Markdown."""
     level = f"{100 * result['level']:g} %"
+    metrics = result["metrics"]
+    leading = _title_of(metrics[0])
+    columns = [
+        *("variant", "runs", *map(_title_of, metrics), f"difference of {leading}, %", "p (Holm)"),
+        *(f"validation {leading}", f"{result['baseline']} {leading}", "seconds"),
+    ]
     lines = [
         f"# {_plain(result['title'])}",
         "",
         f"Figures of {result['split']} rows, means over runs with different seeds, with {level} "
         "intervals from redrawn users and runs. Differences are to "
         f"`{result['reference']}`; p-values are Holm's over all of them. Choices are made by the "
-        "validation RMSE; test figures are only reported.",
+        "validation figures; test figures are only reported.",
         "",
-        "| " + " | ".join(_COLUMNS) + " |",
-        "| --- |" + " ---: |" * (len(_COLUMNS) - 1),
+        "| " + " | ".join(columns) + " |",
+        "| --- |" + " ---: |" * (len(columns) - 1),
     ]
     for row in result["variants"]:
         apart = row["difference"]
         cells = [
             row["name"],
             str(row["runs"]),
-            *(show(row[metric]) for metric in METRICS),
+            *(show(row[metric]) for metric in metrics),
             "" if apart is None else show_percent(apart),
             "" if apart is None or apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
-            f"{row['valid_rmse']:.4f}",
-            f"{row['bias_rmse']:.4f}",
+            "" if row["valid"] is None else f"{row['valid']:.4f}",
+            f"{row['baseline']:.4f}",
             f"{row['training_seconds']:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -149,6 +151,11 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     if result["notes"]:
         lines += ["", "Notes:", "", *(f"- {note}" for note in result["notes"])]
     return "\n".join(lines) + "\n"
+
+
+def _title_of(metric: str) -> str:
+    """A metric as tables call it."""
+    return {"rmse": "RMSE", "mae": "MAE"}.get(metric, metric)
 
 
 def show(estimate: Mapping[str, Any]) -> str:
@@ -193,28 +200,29 @@ def _row(study: Study, name: str, runs: Sequence[FinishedRun], found: Comparison
         "seeds": [run.seed for run in runs],
         "rows": found.rows,
         "users": found.users,
-        **{metric: asdict(getattr(figures, metric)) for metric in METRICS},
+        **{metric: asdict(estimate) for metric, estimate in figures.figures.items()},
         "difference": _difference(name, found),
-        "valid_rmse": _mean([run.valid_rmse for run in runs]),
-        "bias_rmse": _mean([run.bias_rmse for run in runs]),
+        "valid": _mean([run.valid for run in runs]),
+        "baseline": _mean([run.sums.baseline for run in runs]),
         "training_seconds": _mean([run.training_seconds for run in runs]),
     }
 
 
 def _difference(name: str, found: Comparison) -> dict[str, Any] | None:
-    """A variant's RMSE less the reference's; None where they are not compared."""
+    """A variant's first metric less the reference's; None where they are not compared."""
     for one in found.differences:
         if one.a == name:
-            low, high = one.rmse.low, one.rmse.high
+            first = next(iter(one.figures.values()))
+            low, high = first.low, first.high
             return {
-                "rmse": {"value": one.rmse.value, "low": low, "high": high},
+                "value": {"value": first.value, "low": low, "high": high},
                 "percent": {
-                    "value": one.rmse_percent,
-                    "low": one.rmse_percent_low,
-                    "high": one.rmse_percent_high,
+                    "value": one.percent,
+                    "low": one.percent_low,
+                    "high": one.percent_high,
                 },
-                "p": one.rmse.p,
-                "p_holm": one.rmse.p_holm,
+                "p": first.p,
+                "p_holm": first.p_holm,
                 "includes_0": None if low is None or high is None else low <= 0 <= high,
                 "d_z": one.d_z,
             }
@@ -236,8 +244,9 @@ def _twins(runs: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
     ]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
 def _plain(text: str) -> str:
