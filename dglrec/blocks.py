@@ -39,6 +39,9 @@ class Block(_OnDevice):
         degrees: float32 [D]; edges of each destination before sampling.
         source_degrees: float32 [S]; edges of each source before sampling; None where no layer asks
             for them.
+        turned: the same edges in the order of their sources: int64 [S + 1] where each source's
+            start, and int32 or int64 [K] their destinations; None where nobody has them at hand.
+            Gradients are read with them instead of added up.
     """
 
     offsets: Tensor
@@ -46,6 +49,7 @@ class Block(_OnDevice):
     residuals: Tensor
     degrees: Tensor
     source_degrees: Tensor | None = None
+    turned: tuple[Tensor, Tensor] | None = None
 
     @property
     def num_destinations(self) -> int:

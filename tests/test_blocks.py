@@ -14,6 +14,7 @@ def block(device: str) -> Block:
         residuals=torch.tensor([0.5, -0.5, 1.0], device=device),
         degrees=torch.tensor([2.0, 1.0], device=device),
         source_degrees=torch.tensor([1.0, 2.0], device=device),
+        turned=(torch.tensor([0, 1, 3], device=device), torch.tensor([0, 0, 1], device=device)),
     )
 
 
@@ -24,5 +25,6 @@ def test_a_block_counts_its_destinations() -> None:
 def test_every_tensor_of_nested_blocks_moves() -> None:
     moved = LayerBlocks(block("cpu"), block("cpu")).to(torch.device("meta"))
     for side in (moved.to_users, moved.to_items):
-        assert {getattr(side, field.name).device.type for field in fields(side)} == {"meta"}
+        tensors = [getattr(side, field.name) for field in fields(side) if field.name != "turned"]
+        assert {one.device.type for one in (*tensors, *side.turned)} == {"meta"}
         assert side.neighbours.shape == (3,)

@@ -173,6 +173,50 @@ def test_both_ways_to_the_gradient_are_taken_and_are_float32(shape, strategy_see
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
+def turned_edges(offsets, neighbours, sources):
+    """The same edges by source, with numpy."""
+    destinations = np.repeat(np.arange(len(offsets) - 1), offsets.diff().numpy())
+    order = np.argsort(neighbours.numpy(), kind="stable")
+    counts = np.bincount(neighbours.numpy(), minlength=sources)
+    starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+    return starts, torch.from_numpy(destinations[order]).to(neighbours.dtype)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("shape", [FEW_SOURCES, MANY_SOURCES, (12, 12)], ids=str)
+def test_turned_edges_give_the_same_gradient(shape, index, mean, strategy_seen):
+    offsets, neighbours = make_edges(*shape, 130, index)
+    sources = randn(shape[0], 7, seed=1)
+    turned = turned_edges(offsets, neighbours, shape[0])
+    found = gradients(
+        lambda s: sum_messages(offsets, neighbours, s, mean=mean, turned=turned), [sources]
+    )
+    assert not strategy_seen  # neither of the ways that do without
+    expected = gradients(lambda s: plain_sums(offsets, neighbours, s, None, mean=mean), [sources])
+    assert_same(found, expected, **EXACT)
+
+
+def test_turned_edges_that_are_others_are_refused():
+    offsets, neighbours = make_edges(6, 9, 40, torch.int32)
+    sources = randn(6, 2).requires_grad_()
+    starts, destinations = turned_edges(offsets, neighbours, 6)
+    beyond = destinations.clone()
+    beyond[3] = 9
+    short = starts.clone()
+    short[-1] = 39
+    for turned, error in [
+        ((starts, destinations[:-1]), ValueError),
+        ((starts[:-1], destinations), ValueError),
+        ((short, destinations), ValueError),
+        ((starts, beyond), (IndexError, RuntimeError)),
+    ]:
+        with pytest.raises(error):
+            sum_messages(offsets, neighbours, sources, turned=turned).sum().backward()
+    with pytest.raises(ValueError, match="no weights of their own"):
+        sum_messages(offsets, neighbours, sources, randn(40), turned=(starts, destinations))
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("shape", [FEW_SOURCES, MANY_SOURCES], ids=str)

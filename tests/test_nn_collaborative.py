@@ -100,11 +100,17 @@ def test_a_batch_is_encoded_without_its_targets(ratings, convolution, exclude):
         adjacency = dense(graph)
         if exclude:
             adjacency[batch.users, batch.items.long()] = 0.0
-        with torch.no_grad():
-            found = model.encode(batch).nodes
-            users, items = reference(model, adjacency, convolution, "mean", 2)
-        torch.testing.assert_close(found.users, users, rtol=0, atol=1e-5)
-        torch.testing.assert_close(found.items, items, rtol=0, atol=1e-5)
+        found = model.encode(batch).nodes
+        expected = reference(model, adjacency, convolution, "mean", 2)
+        tables = [model.inputs.user_vectors.weight, model.inputs.item_vectors.weight]
+        gradients = []
+        for users, items in (found, expected):
+            torch.testing.assert_close(users, expected[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(items, expected[1], rtol=0, atol=1e-5)
+            summed = torch.sin(users).sum() + torch.cos(3 * items).sum()
+            gradients.append(torch.autograd.grad(summed, tables))
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours.to_dense(), theirs.to_dense(), rtol=1e-5, atol=1e-5)
         owners = np.repeat(np.arange(graph.num_users), graph.by_user.degrees)
         assert batch.users.tolist() == owners[batch.edges].tolist()
         assert batch.items.tolist() == graph.by_user.neighbours[batch.edges].tolist()

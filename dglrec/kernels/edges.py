@@ -36,6 +36,7 @@ def sum_messages(
     weights: Tensor | None = None,
     *,
     mean: bool = False,
+    turned: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """For each destination the sum of its edges' sources: [S, H] -> [D, H].
 
@@ -45,16 +46,24 @@ def sum_messages(
         sources: [S, H]; of less than 32 bits, a CPU sums them as float32.
         weights: [K] factors of the edges; no gradient reaches them.
         mean: divide each sum by the number of edges; zeros stay where there is none.
+        turned: without weights: the same edges in the order of their sources, int64 [S + 1] and
+            [K] their destinations. Then a source's gradient is a sum as well, and nothing is
+            added to a table at random.
 
     Raises:
-        ValueError: offsets, neighbours and weights do not fit together.
+        ValueError: offsets, neighbours and weights do not fit together, or `turned` to them.
+        IndexError: `turned` names a destination that is not there.
     """
     sources = _widened(sources)
     if sources.device.type == "cpu":
         _check_edges(offsets, neighbours, weights)
+    if turned is not None:
+        _check_turned(*turned, len(neighbours), len(sources), weighted=weights is not None)
     weights = None if weights is None else weights.detach().to(sources.dtype)
     if sources.device.type == "cpu" and sources.requires_grad and torch.is_grad_enabled():
-        summed: Tensor = _SumMessages.apply(offsets, neighbours, sources, weights, mean)  # type: ignore[no-untyped-call]
+        summed: Tensor = _SumMessages.apply(  # type: ignore[no-untyped-call]
+            offsets, neighbours, sources, weights, mean, *(turned or (None, None))
+        )
         return summed
     return _bag(offsets, neighbours, sources, weights, mean)
 
@@ -125,6 +134,20 @@ def _check_edges(offsets: Tensor, neighbours: Tensor, weights: Tensor | None) ->
         )
 
 
+def _check_turned(
+    starts: Tensor, destinations: Tensor, edges: int, sources: int, *, weighted: bool
+) -> None:
+    if weighted:
+        raise ValueError("turned edges have no weights of their own")
+    if (len(starts), len(destinations)) != (sources + 1, edges):
+        raise ValueError(
+            f"turned edges: {len(destinations)} of {len(starts) - 1} sources; there are {edges} of "
+            f"{sources}"
+        )
+    if starts.device.type == "cpu":
+        _check_edges(starts, destinations, None)
+
+
 def _check_tables(users: Tensor, items: Tensor, tables: tuple[Tensor, ...]) -> None:
     a, c, w, p, q = tables
     widths = [table.shape[1] for table in (a, c, p, q)]
@@ -166,15 +189,23 @@ class _SumMessages(Function):
         sources: Tensor,
         weights: Tensor | None,
         mean: bool,
+        starts: Tensor | None,
+        destinations: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(offsets, neighbours, weights)
+        ctx.save_for_backward(offsets, neighbours, weights, starts, destinations)
         ctx.num_sources, ctx.mean = len(sources), mean
         return _bag(offsets, neighbours, sources, weights, mean)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, None, None]:
-        offsets, neighbours, weights = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        offsets, neighbours, weights, starts, destinations = ctx.saved_tensors
+        nothing = (None, None, None, None)
+        if starts is not None:
+            if ctx.mean:
+                gradient = gradient / offsets.diff().clamp(min=1).unsqueeze(1)
+            read = _bag(starts, destinations, gradient.contiguous(), None, False)
+            return None, None, read, *nothing
         arrays = (
             offsets.numpy(),
             neighbours.numpy(),
@@ -183,7 +214,7 @@ class _SumMessages(Function):
         # A table a thread is worth it where each of its rows gets several edges.
         out = _scatter if 2 * ctx.num_sources <= len(neighbours) else _gather
         result = out(*arrays, ctx.mean, gradient.contiguous().numpy(), ctx.num_sources)
-        return None, None, torch.from_numpy(result), None, None
+        return None, None, torch.from_numpy(result), *nothing
 
 
 class _ScoreEdges(Function):

@@ -42,7 +42,14 @@ def aggregate(
             mode="max",
             include_last_offset=True,
         )
-    return sum_messages(block.offsets, block.neighbours, sources, weights, mean=mode == "mean")
+    return sum_messages(
+        block.offsets,
+        block.neighbours,
+        sources,
+        weights,
+        mean=mode == "mean",
+        turned=None if weights is not None else block.turned,
+    )
 
 
 def map_and_aggregate(

@@ -107,19 +107,22 @@ class FullGraphLoader(UserBatchLoader):
             owners_by_item = owners_by_item[keep_by_item]
             of_items = of_items[keep_by_item]
             ratings_by_item = ratings_by_item[keep_by_item]
+        # Each direction's edges are the other's, turned.
+        by_user = offsets_of(user_counts), items
+        by_item = offsets_of(item_counts), owners_by_item
         to_users = Block(
-            offsets_of(user_counts),
-            items,
+            *by_user,
             ratings - biases.predict(users, items),
             biases.user_degrees,
             biases.item_degrees,
+            by_item,
         )
         to_items = Block(
-            offsets_of(item_counts),
-            owners_by_item,
+            *by_item,
             ratings_by_item - biases.predict(owners_by_item, of_items),
             biases.item_degrees,
             biases.user_degrees,
+            by_user,
         )
         return LayerBlocks(to_users, to_items)
 
