@@ -179,9 +179,31 @@ class TrainedBaseline(_Trained):
     baseline: Baseline
 
     @property
+    def kind(self) -> str:
+        """Which one, as in `model.kind`."""
+        return str(self.meta["model"]["kind"])
+
+    @property
     def rates(self) -> bool:
         """Whether it predicts ratings; if not, it only ranks."""
         return self.baseline.rates
+
+    @property
+    def orders_by_lists(self) -> bool:
+        """Whether lists are made by scores that are no ratings."""
+        return not self.rates
+
+    def ordered_by(self, order: Order) -> "TrainedBaseline":
+        """The same, its lists made by scores or by predicted ratings; it has one of them.
+
+        Raises:
+            UsageError: it predicts no ratings.
+        """
+        if order == "rating" and not self.rates:
+            raise UsageError(
+                f"--order rating: the {self.kind} baseline predicts no ratings; leave it out"
+            )
+        return self
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """The scores by which lists are ordered, of n pairs, float32 [n]."""
@@ -277,7 +299,7 @@ def open_run(
     kind = _described(ModelConfig, checkpoint.meta.get("model"), run).kind
     if kind != "graph":
         raise UsageError(
-            f"{run}: is a run of the {kind} baseline; score, recommend and export need a graph "
+            f"{run}: is a run of the {kind} baseline, which has no embeddings; this needs a graph "
             "model: train one with --set model.kind=graph"
         )
     return _open_model(run, checkpoint, dataset, None, device, world)

@@ -1010,14 +1010,12 @@ def test_baselines_go_through_the_same_verbs(world, tmp_path, dglrec_command, re
     measured = json.loads(outcome.out)
     assert measured["rmse"] == results["test"]["rmse"] and 0 < measured["ndcg@5"] < 1
     # What needs embeddings says what it needs, and leaves nothing.
-    for command in (
-        ["recommend", run, "--user", "1"],
-        ["score", run, tmp_path / "out", "--top-k", "3"],
-        ["export", run, tmp_path / "out"],
-    ):
-        message = refused(2, *command)
-        assert f"{run}: is a run of the item_knn baseline" in message
-        assert "need a graph model" in message
+    message = refused(2, "export", run, tmp_path / "out")
+    assert f"{run}: is a run of the item_knn baseline" in message
+    assert "needs a graph model" in message
+    for option in (["--explain"], ["--ratings", tmp_path / "mine.csv"]):
+        message = refused(2, "recommend", run, "--user", "1", *option)
+        assert f"{option[0]} needs a graph model" in message and "item_knn" in message
     message = refused(2, "train", world.dataset, run, "--resume", "--set", "model.kind=bias")
     assert "model.kind" in message
     assert_nothing_left(tmp_path, "run")

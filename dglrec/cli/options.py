@@ -113,12 +113,11 @@ def opened_predictor(
     order: "Order" = "lists",
 ) -> Iterator["Predictor"]:
     """A run's best model, whatever its kind, on all processes of the job."""
-    from dglrec.run import TrainedModel, open_predictor
+    from dglrec.run import open_predictor
 
     with _opened(open_predictor, run, dataset, device, timeout) as trained:
         with trained.world.together():
-            if isinstance(trained, TrainedModel):
-                trained = trained.ordered_by(order)
+            trained = trained.ordered_by(order)
         yield trained
 
 

@@ -8,6 +8,7 @@ import click
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
     opened,
+    opened_predictor,
     option_dataset,
     option_device,
     option_json,
@@ -60,7 +61,7 @@ def recommend(
 
     if user is None and ratings is None:
         raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
-    with opened(run, dataset, device, order=order) as trained:
+    with opened_predictor(run, dataset, device, order=order) as trained:
         found = run_recommend(trained, user, k, ratings=ratings, explain=explain)
     if as_json:
         print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
@@ -158,7 +159,7 @@ def score(
     if pairs is not None and (narrowed or not exclude_seen or explain):
         raise click.UsageError("--users, --items, --include-seen and --explain go with --top-k.")
     options["shard"] = _parse_shard(shard)
-    with opened(run, dataset, device, timeout, order=order) as trained:
+    with opened_predictor(run, dataset, device, timeout, order=order) as trained:
         if pairs is not None:
             summary = score_pairs(trained, out, pairs, ScoreOptions(**options))
         else:

@@ -24,8 +24,9 @@ from dglrec.ingest import Stretch, require_file, stream_columns
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.progress import Advance, progress
-from dglrec.run import TrainedModel
+from dglrec.run import Predictor, TrainedBaseline
 from dglrec.score.fill import Job, Part, fill
+from dglrec.score.fitted import BaselineRoster, BaselineScorer, refused
 from dglrec.score.listed import Unknown, cut, listed, refuse_unknown
 from dglrec.score.parts import PartsFolder
 from dglrec.score.recommend import check_k
@@ -90,7 +91,7 @@ class TopKOptions(ScoreOptions):
 
 
 def score_top_k(
-    trained: TrainedModel, out: Path, k: int, options: TopKOptions | None = None
+    trained: Predictor, out: Path, k: int, options: TopKOptions | None = None
 ) -> dict[str, Any]:
     """Write every user's best items: `user_id, item_id, rank, score`, and `rating`.
 
@@ -118,8 +119,7 @@ def score_top_k(
     with trained.world.together():
         options.check()
         check_k(k)
-        if options.explain:
-            check_explainable(trained.model)
+        _check_model(trained, options)
         if options.unknown == "null":
             raise UsageError("--unknown null goes with --pairs; choose error or skip")
         in_part = max(1, min(_PART_USERS, _PART_ROWS // k))
@@ -141,7 +141,7 @@ def score_top_k(
 
 
 def score_pairs(
-    trained: TrainedModel, out: Path, pairs: Path, options: ScoreOptions | None = None
+    trained: Predictor, out: Path, pairs: Path, options: ScoreOptions | None = None
 ) -> dict[str, Any]:
     """Write the predicted rating of each pair of a file, in its order: `user_id, item_id, score`.
 
@@ -166,6 +166,7 @@ def score_pairs(
     options = options or ScoreOptions()
     with trained.world.together():
         options.check()
+        _check_model(trained, options)
         described = {"pairs": _described(pairs)}
         folder = _folder(trained, out, "pairs", options, described, _PART_ROWS)
         roster = _read_roster(trained, options)
@@ -179,8 +180,8 @@ class _TopK:
 
     def __init__(
         self,
-        trained: TrainedModel,
-        roster: Roster,
+        trained: Predictor,
+        roster: Roster | BaselineRoster,
         users: Sequence[Tensor],
         catalogue: Tensor,
         k: int,
@@ -240,6 +241,7 @@ class _TopK:
                 ratings = self._ratings.pairs(rows[left], items[left])
             columns[schema.RATING] = clip(ratings, self._trained.dataset.scale).numpy()
         if self._options.explain:
+            assert isinstance(self._roster, Roster) and not isinstance(self._ranker, BaselineScorer)
             reasons = self._roster.reasons(self._ranker, users, items)
             because, contributions = (part[left.numpy()] for part in reasons)
             there = because >= 0
@@ -255,7 +257,9 @@ class _Pairs:
 
     count: int | None = None
 
-    def __init__(self, trained: TrainedModel, roster: Roster, file: Path, unknown: Unknown) -> None:
+    def __init__(
+        self, trained: Predictor, roster: Roster | BaselineRoster, file: Path, unknown: Unknown
+    ) -> None:
         self._trained, self._roster = trained, roster
         self._file, self._unknown = file, unknown
 
@@ -314,14 +318,36 @@ class _Pairs:
         return made.combine_chunks(), int((~known).sum())
 
 
+def _check_model(trained: Predictor, options: ScoreOptions) -> None:
+    """Refuse what a model is not made for, before a folder is begun.
+
+    Raises:
+        UsageError: it is asked for that.
+    """
+    explain = isinstance(options, TopKOptions) and options.explain
+    if not isinstance(trained, TrainedBaseline):
+        if explain:
+            check_explainable(trained.model)
+        return
+    given = {
+        "--ratings": options.ratings,
+        "--new-items": options.new_items,
+        "--items": options.items if isinstance(options, TopKOptions) else None,
+        "--explain": explain or None,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise refused(trained, name)
+
+
 def _filled(
-    trained: TrainedModel, folder: PartsFolder, job: Job, options: ScoreOptions
+    trained: Predictor, folder: PartsFolder, job: Job, options: ScoreOptions
 ) -> dict[str, Any]:
     return fill(trained.world, folder, job, options.shard, overwrite=options.overwrite)
 
 
 def _folder(
-    trained: TrainedModel,
+    trained: Predictor,
     out: Path,
     kind: str,
     options: ScoreOptions,
@@ -355,7 +381,9 @@ def _described(file: Path | None) -> dict[str, str] | None:
     return {"file": file.name, "sha256": sha256_of(file)}
 
 
-def _read_roster(trained: TrainedModel, options: ScoreOptions) -> Roster:
+def _read_roster(trained: Predictor, options: ScoreOptions) -> Roster | BaselineRoster:
+    if isinstance(trained, TrainedBaseline):
+        return BaselineRoster(trained)
     new_items = new_users = None
     if options.new_items is not None:
         new_items = read_items_to_add(trained, options.new_items)

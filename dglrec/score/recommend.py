@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from dglrec.dataset import RatingDataset
 from dglrec.errors import DataError, UsageError
 from dglrec.graph import Adjacency
 from dglrec.infer import ListScorer, Rated, Scorer, embed_new_users, find_reasons
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
-from dglrec.run import TrainedModel
+from dglrec.run import Predictor, TrainedBaseline, TrainedModel
+from dglrec.score.fitted import refused
 from dglrec.score.roster import read_users_to_add
 
 
@@ -55,7 +57,7 @@ class Recommendation:
 
 
 def recommend(
-    trained: TrainedModel,
+    trained: Predictor,
     user_id: str | None,
     k: int = 10,
     *,
@@ -75,18 +77,19 @@ def recommend(
         explain: whether to say which rated items each recommendation rests on.
 
     Raises:
-        UsageError: k is not positive.
+        UsageError: k is not positive, or a baseline is asked for reasons, or for the list of a user
+            that training never saw.
         DataError: the user is unknown, or the file is bad or rates no known item.
     """
     dataset, biases = trained.dataset, trained.dataset.biases
     check_k(k)
+    if isinstance(trained, TrainedBaseline):
+        if explain or ratings is not None:
+            raise refused(trained, "--explain" if explain else "--ratings")
+        return _by_baseline(trained, _known_user(dataset, user_id), k)
     index = dataset.users.encode_one(user_id) if user_id is not None else -1
-    if index < 0 and ratings is None:
-        shown = ", ".join(str(known) for known in dataset.users.nearest())
-        raise DataError(
-            f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "
-            "that training never saw give --ratings"
-        )
+    if ratings is None:
+        index = _known_user(dataset, user_id)
     own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
     rated = dataset.rated_items() if index >= 0 else None
     seen = [] if rated is None else [rated.items[rated.offsets[index] : rated.offsets[index + 1]]]
@@ -146,6 +149,39 @@ def recommend(
     ]
 
 
+def _known_user(dataset: RatingDataset, user_id: str | None) -> int:
+    """A user's index.
+
+    Raises:
+        DataError: the data set has no such user.
+    """
+    index = dataset.users.encode_one(user_id) if user_id is not None else -1
+    if index < 0:
+        shown = ", ".join(str(known) for known in dataset.users.nearest())
+        raise DataError(
+            f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "
+            "that training never saw give --ratings"
+        )
+    return index
+
+
+def _by_baseline(trained: TrainedBaseline, index: int, k: int) -> list[Recommendation]:
+    """A known user's list."""
+    dataset = trained.dataset
+    scores, items = trained.best(torch.tensor([index]), dataset.rated_items(), k)
+    left = torch.isfinite(scores[0])
+    best, values = items[0][left], scores[0][left]
+    ratings: list[float | None] = [None] * len(best)
+    if trained.rates:
+        ratings = clip(values, dataset.scale).tolist()
+    return [
+        Recommendation(rank, *_named(trained, item), score, rating)
+        for rank, (item, score, rating) in enumerate(
+            zip(best.tolist(), values.tolist(), ratings, strict=True), start=1
+        )
+    ]
+
+
 def _ranker(
     trained: TrainedModel, scorer: Scorer | None, terms: ListTerms | None, ratings: Adjacency
 ) -> Scorer | ListScorer:
@@ -158,7 +194,7 @@ def _ranker(
     return scorer
 
 
-def _named(trained: TrainedModel, item: int) -> tuple[Any, str]:
+def _named(trained: Predictor, item: int) -> tuple[Any, str]:
     """An item's id and title."""
     dataset = trained.dataset
     return dataset.items.ids[item].as_py(), dataset.titles[item].as_py()
