@@ -3,16 +3,21 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from runs import make_settings, planted, same_run
 
+from dglrec.dataset import PrepareOptions, prepare
 from dglrec.errors import UsageError
 from dglrec.evaluate import evaluate
 from dglrec.nn import score_lists
 from dglrec.run import ITEM_ITEMS, new_model, open_run
 from dglrec.sampling import UserBatchLoader
 from dglrec.train import RankingConfig, TrainingStep, train
+from dglrec.train.objectives.kinds import RankingObjective
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +95,45 @@ def test_lists_need_all_items_and_a_positive(dataset, tmp_path):
     settings = replace(settings, ranking=RankingConfig(positives_from=11.0))
     with pytest.raises(UsageError, match="no training rating is as high"):
         train(dataset, tmp_path / "run", settings)
+
+
+def test_positives_may_count_by_their_rating(dataset):
+    """The sum of each level's losses times its weight, 1 on average over the training ratings."""
+    torch.manual_seed(0)
+    model = new_model(settings_of("lists").model, dataset).eval()
+    settings = settings_of("lists").resolved(dataset.graph)
+    batch = next(iter(UserBatchLoader(dataset.graph, dataset.biases, settings.loader, seed=0)))
+    common = {"negatives": "catalogue", "positives_from": "all", "l2": 0.0}
+    equal, by_rating = (
+        RankingObjective(RankingConfig(positive_weights=how, **common), dataset, CPU)
+        for how in ("equal", "rating")
+    )
+    encoded = model.encode(batch)
+    expected, counted = 0.0, 0.0
+    scale = dataset.scale
+    codes = np.asarray(dataset.graph.by_user.codes)
+    mean = (codes + 1).mean()
+    for code in range(scale.levels):
+        chosen = batch.ratings == scale.minimum + code * scale.step
+        part = replace(
+            batch,
+            **{
+                name: getattr(batch, name)[chosen]
+                for name in ("users", "items", "ratings", "baselines", "edges")
+            },
+        )
+        expected += float(equal.costs(model, encoded, part).total.detach()) * (code + 1) / mean
+        counted += float(chosen.sum())
+    found = by_rating.costs(model, encoded, batch)
+    assert counted == len(batch.ratings)
+    assert float(found.total) == pytest.approx(expected, rel=1e-5)
+    assert float(found.total) != pytest.approx(float(equal.costs(model, encoded, batch).total))
+
+
+def test_interactions_have_no_rating_to_be_weighed_by(tmp_path):
+    planted(tmp_path / "rated", users=30, items=20, ratings=300)
+    options = PrepareOptions(text=False, interactions_from=6)
+    clicks = prepare(tmp_path / "rated" / "source", tmp_path / "clicks", options)
+    settings = replace(settings_of("lists"), ranking=RankingConfig(positive_weights="rating"))
+    with pytest.raises(UsageError, match="positive_weights = rating: the data set holds inter"):
+        train(clicks, tmp_path / "run", settings)

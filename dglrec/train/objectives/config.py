@@ -71,6 +71,11 @@ class RankingConfig(BaseModel):
         description="least rating of a positive target; all: every rating; auto: the mean rating, "
         "rounded up to the scale",
     )
+    positive_weights: Literal["equal", "rating"] = Field(
+        "equal",
+        description="what a positive target counts: equal; or rating, which grows evenly from the "
+        "least positive rating to the highest, and is 1 on average",
+    )
     weight: float = Field(
         1.0,
         gt=0,

@@ -114,13 +114,22 @@ class RankingObjective:
         device: where batches come from.
 
     Raises:
-        UsageError: no training rating is high enough for a positive.
+        UsageError: no training rating is high enough for a positive, or positives are to be weighed
+            by ratings that are not there.
     """
 
     def __init__(self, config: RankingConfig, dataset: RatingDataset, device: torch.device) -> None:
         graph = dataset.graph
         self._config = config
         self._from = positives_from(config, dataset)
+        self._by_rating = config.positive_weights == "rating"
+        if self._by_rating and not dataset.has_ratings:
+            raise UsageError(
+                "ranking.positive_weights = rating: the data set holds interactions, and no rating "
+                "to weigh them by; take equal"
+            )
+        self._unit = _mean_weight(dataset, self._from) if self._by_rating else 1.0
+        self._step = float(dataset.scale.step)
         self._penalty = config.penalty(graph.num_edges, graph.num_items)
         self._loss = RankingLoss(
             config,
@@ -168,6 +177,9 @@ class RankingObjective:
             disliked_items=batch.items.masked_select(disliked).long(),
         )
         losses = self._loss(of_users, of_items, targets)
+        if self._by_rating:
+            ratings = batch.ratings.masked_select(liked)
+            losses = losses * ((ratings - self._from + self._step) / self._unit)
         listed = losses.sum()
         total = listed
         if self._penalty:
@@ -255,6 +267,14 @@ def positives_from(config: RankingConfig, dataset: RatingDataset) -> float:
             f"positive; the scale is {dataset.scale}"
         )
     return float(least)
+
+
+def _mean_weight(dataset: RatingDataset, least: float) -> float:
+    """The mean over the training positives of how far, in ratings, each is above what is none."""
+    scale, counts = dataset.scale, dataset.graph.level_counts
+    above = scale.decode(np.arange(scale.levels)) - least + scale.step
+    positive = above > 0
+    return float((counts * above)[positive].sum() / counts[positive].sum())
 
 
 def _none(batch: EdgeBatch) -> Tensor:
