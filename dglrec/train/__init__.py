@@ -4,7 +4,8 @@ from dglrec.train.baseline import fit_baseline
 from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.describe import describe_environment
 from dglrec.train.folder import job_of
-from dglrec.train.loop import Loader, make_loader, train
+from dglrec.train.loaders import Loader, make_loader
+from dglrec.train.loop import train
 from dglrec.train.objectives import Loss, RankingConfig, RatingObjective, make_loss, make_objective
 from dglrec.train.state import remove_checkpoints
 from dglrec.train.step import TrainingStep, learning_rate_share

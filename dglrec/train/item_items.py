@@ -33,7 +33,7 @@ MOST_ITEMS = 10_000
 MOST_PAIRS = 4_000_000_000
 """Pairs of a user's items, over all users, up to which `auto` makes the graph of items."""
 
-_KEPT = 512  # weights that each item keeps, the largest
+_KEPT = {"ease": 512, "graph": 1024}  # weights that each item keeps, the largest
 _SHARES = (0.3, 0.0, 1.0)  # of a positive that counts for a rating which is none
 _SETTINGS = {"ease": (300.0, 100.0, 1000.0), "graph": (0.4, 0.5, 0.3)}
 _SCALES = (0.09, 0.18, 0.35, 0.7, 1.4, 2.8)  # times what makes both parts vary alike
@@ -166,8 +166,8 @@ def _weights(dataset: RatingDataset, candidate: _Candidate, positives_from: floa
     )
     rows.eliminate_zeros()
     if candidate.kind == "ease":
-        return sparse_weights(ease_weights(rows, candidate.setting), values, _KEPT)
-    return graph_weights(rows, candidate.setting, values, _KEPT)
+        return sparse_weights(ease_weights(rows, candidate.setting), values, _KEPT[candidate.kind])
+    return graph_weights(rows, candidate.setting, values, _KEPT[candidate.kind])
 
 
 def graph_weights(

@@ -11,44 +11,30 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 
-from dglrec.biases import Biases
-from dglrec.blocks import EdgeBatch
-from dglrec.checkpoint import pack_checkpoint, unpack_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
-from dglrec.evaluate import evaluate
 from dglrec.files import write_json
-from dglrec.graph import RatingGraph
 from dglrec.machine import give_back_memory
 from dglrec.progress import log, progress
 from dglrec.run import (
     ENVIRONMENT_FILE,
-    ITEM_ITEMS,
     METRICS_FILE,
     RESULTS_FILE,
     TrainedModel,
-    item_weights_of,
     locked,
     new_model,
-    save_item_weights,
 )
-from dglrec.sampling import (
-    FullGraphLoader,
-    LoaderConfig,
-    NeighborEdgeLoader,
-    UserBatchLoader,
-    seed_of,
-)
+from dglrec.sampling import seed_of
 from dglrec.train.baseline import fit_baseline
 from dglrec.train.config import Settings
 from dglrec.train.describe import describe_environment, describe_training
+from dglrec.train.finish import measured, with_item_weights
 from dglrec.train.folder import (
     append_line,
     check_run,
@@ -58,31 +44,18 @@ from dglrec.train.folder import (
     write_config,
 )
 from dglrec.train.interrupts import Interrupts
-from dglrec.train.item_items import fit_item_items, item_items_of
+from dglrec.train.loaders import Loader, make_loader
 from dglrec.train.memory import footprint, place_graph
-from dglrec.train.objectives import Objective, make_objective, positives_from
+from dglrec.train.objectives import make_objective
 from dglrec.train.spectral import start_vectors
-from dglrec.train.state import Checkpoints, Progress, remove_item_weights
+from dglrec.train.state import Checkpoints, Progress
 from dglrec.train.step import TrainingStep
-from dglrec.train.validation import Validation, relevant_users
+from dglrec.train.validation import Validation
 
 # Of the numbers that follow from the seed, those of dropout; the loaders' have fewer words.
 _DROPOUT = (0, 1)
 
 _TITLES = {"rmse": "RMSE", "train_rmse": "RMSE", "train_list_loss": "list loss"}
-
-
-class Loader(Protocol):
-    """What the training loop asks of a loader."""
-
-    def __len__(self) -> int:
-        """Batches in an epoch, the same on all processes."""
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration is, and the batch that it begins with."""
-
-    def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """Iterate over the epoch's batches; None where one holds no target for this process."""
 
 
 def train(
@@ -193,60 +166,18 @@ def train(
         del valid, step, loader, checkpoints  # evaluation takes their room
         give_back_memory()
         trained = TrainedModel(model=model.eval(), dataset=dataset, meta=meta, world=world)
-        trained = _with_item_weights(trained, settings, objective, run)
+        trained = with_item_weights(trained, settings, objective, run)
         results = {
             "epochs": done.epoch,
             "best_epoch": done.best_epoch,
             "training_seconds": round(done.seconds, 3),
-            "valid": _measured(trained, "valid", objective),
-            "test": _measured(trained, "test", objective),
+            "valid": measured(trained, "valid", objective),
+            "test": measured(trained, "test", objective),
         }
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
     return results
-
-
-def _with_item_weights(
-    trained: TrainedModel, settings: Settings, objective: Objective, run: Path
-) -> TrainedModel:
-    """The model with item-item weights beside its list head, where it gets some.
-
-    The first process fits and writes them, and the others read them.
-    """
-    dataset, world = trained.dataset, trained.world
-    with world.together():
-        if world.is_first:
-            remove_item_weights(run)
-    with world.together():
-        kind = item_items_of(settings.model, dataset)
-    if kind == "none":
-        return trained
-    trained.prepare()
-    with world.together():
-        if world.is_first:
-            level = positives_from(settings.ranking, dataset)
-            found = fit_item_items(trained, objective, level, kind)
-            if found is not None:
-                save_item_weights(run, *found, trained.meta)
-
-    def packed() -> bytes:
-        return pack_checkpoint(run / ITEM_ITEMS) if (run / ITEM_ITEMS).is_dir() else b""
-
-    data = world.from_first(packed)
-    if not data:
-        return trained
-    weights = item_weights_of(unpack_checkpoint(data)[0], run, trained.meta, dataset)
-    return replace(trained, item_weights=weights)
-
-
-def _measured(trained: TrainedModel, split: str, objective: Objective) -> dict[str, Any]:
-    """What `evaluate` reports: of ratings, and of lists where the model makes some."""
-    length = objective.list_length
-    listed = length is not None and relevant_users(trained.dataset, split, 1) is not None
-    if not listed and not trained.rates:
-        return {"split": split, "notes": [f"no {split} row is relevant: no lists to measure"]}
-    return evaluate(trained, split, ranking=length if listed else None)
 
 
 def _train_epoch(
@@ -395,31 +326,3 @@ def _is_out_of_memory(error: Exception) -> bool:
     # torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU.
     kinds = (MemoryError, torch.cuda.OutOfMemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
-
-
-def make_loader(
-    graph: RatingGraph,
-    biases: Biases,
-    config: LoaderConfig,
-    seed: int,
-    device: torch.device,
-    world: World = ALONE,
-    *,
-    layers: int = 2,
-) -> Loader:
-    """The loader that a configuration names.
-
-    Args:
-        graph: the training ratings.
-        biases: fitted to them.
-        config: the loader's.
-        seed: of order and samples.
-        device: where batches are wanted.
-        world: the processes that share each batch.
-        layers: of the model; the other loaders have a fan-out for each.
-    """
-    if config.kind == "full":
-        return FullGraphLoader(graph, biases, config, seed, device, world, layers)
-    if config.kind == "neighbor":
-        return NeighborEdgeLoader(graph, biases, config, seed, world)
-    return UserBatchLoader(graph, biases, config, seed, device, world)

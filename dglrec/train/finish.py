@@ -1,0 +1,56 @@
+"""What follows the last epoch: item-item weights beside the best model, and its figures."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dglrec.checkpoint import pack_checkpoint, unpack_checkpoint
+from dglrec.evaluate import evaluate
+from dglrec.run import ITEM_ITEMS, TrainedModel, item_weights_of, save_item_weights
+from dglrec.train.config import Settings
+from dglrec.train.item_items import fit_item_items, item_items_of
+from dglrec.train.objectives import Objective, positives_from
+from dglrec.train.state import remove_item_weights
+from dglrec.train.validation import relevant_users
+
+
+def with_item_weights(
+    trained: TrainedModel, settings: Settings, objective: Objective, run: Path
+) -> TrainedModel:
+    """The model with item-item weights beside its list head, where it gets some.
+
+    The first process fits and writes them, and the others read them.
+    """
+    dataset, world = trained.dataset, trained.world
+    with world.together():
+        if world.is_first:
+            remove_item_weights(run)
+    with world.together():
+        kind = item_items_of(settings.model, dataset)
+    if kind == "none":
+        return trained
+    trained.prepare()
+    with world.together():
+        if world.is_first:
+            level = positives_from(settings.ranking, dataset)
+            found = fit_item_items(trained, objective, level, kind)
+            if found is not None:
+                save_item_weights(run, *found, trained.meta)
+
+    def packed() -> bytes:
+        return pack_checkpoint(run / ITEM_ITEMS) if (run / ITEM_ITEMS).is_dir() else b""
+
+    data = world.from_first(packed)
+    if not data:
+        return trained
+    weights = item_weights_of(unpack_checkpoint(data)[0], run, trained.meta, dataset)
+    return replace(trained, item_weights=weights)
+
+
+def measured(trained: TrainedModel, split: str, objective: Objective) -> dict[str, Any]:
+    """What `evaluate` reports: of ratings, and of lists where the model makes some."""
+    length = objective.list_length
+    listed = length is not None and relevant_users(trained.dataset, split, 1) is not None
+    if not listed and not trained.rates:
+        return {"split": split, "notes": [f"no {split} row is relevant: no lists to measure"]}
+    return evaluate(trained, split, ranking=length if listed else None)

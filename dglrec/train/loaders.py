@@ -1,0 +1,53 @@
+"""The loaders by name, and what the training loop asks of one."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from dglrec.biases import Biases
+from dglrec.blocks import EdgeBatch
+from dglrec.distributed import ALONE, World
+from dglrec.graph import RatingGraph
+from dglrec.sampling import FullGraphLoader, LoaderConfig, NeighborEdgeLoader, UserBatchLoader
+
+
+class Loader(Protocol):
+    """What the training loop asks of a loader."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same on all processes."""
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iteration is, and the batch that it begins with."""
+
+    def __iter__(self) -> Iterator[EdgeBatch | None]:
+        """Iterate over the epoch's batches; None where one holds no target for this process."""
+
+
+def make_loader(
+    graph: RatingGraph,
+    biases: Biases,
+    config: LoaderConfig,
+    seed: int,
+    device: torch.device,
+    world: World = ALONE,
+    *,
+    layers: int = 2,
+) -> Loader:
+    """The loader that a configuration names.
+
+    Args:
+        graph: the training ratings.
+        biases: fitted to them.
+        config: the loader's.
+        seed: of order and samples.
+        device: where batches are wanted.
+        world: the processes that share each batch.
+        layers: of the model; the other loaders have a fan-out for each.
+    """
+    if config.kind == "full":
+        return FullGraphLoader(graph, biases, config, seed, device, world, layers)
+    if config.kind == "neighbor":
+        return NeighborEdgeLoader(graph, biases, config, seed, world)
+    return UserBatchLoader(graph, biases, config, seed, device, world)
