@@ -358,7 +358,8 @@ def test_settings_reach_the_model_and_come_back_with_it(dataset, tmp_path, runs)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_baseline_is_no_graph_model(kind, runs):
     run = runs[kind][0]
-    with pytest.raises(UsageError, match=f"is a run of the {kind} baseline; score, recommend and"):
+    message = f"is a run of the {kind} baseline, which has no embeddings"
+    with pytest.raises(UsageError, match=message):
         open_run(run)
 
 

@@ -35,6 +35,7 @@ from dglrec.config import resumed_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
 from dglrec.run import BEST, CONFIG_FILE, LAST, LOCK_FILE, RESULTS_FILE, locked
+from dglrec.train import finish as finish_module
 from dglrec.train import loop as loop_module
 from dglrec.train import memory, train
 from dglrec.train import state as state_module
@@ -205,8 +206,8 @@ def test_cut_off_again_and_again_it_still_comes_to_the_same_end(
         ((state_module.Checkpoints, "save_best"), 1, True),
         ((state_module.Checkpoints, "save_last"), 2, True),
         ((state_module.Checkpoints, "load_best"), 1, False),
-        ((loop_module, "evaluate"), 1, False),
-        ((loop_module, "evaluate"), 2, False),
+        ((finish_module, "evaluate"), 1, False),
+        ((finish_module, "evaluate"), 2, False),
         ((loop_module, "write_json"), 2, False),
     ],
     ids=str,
@@ -545,7 +546,7 @@ def test_a_signal_in_the_last_evaluation_stops_at_once(dataset, undisturbed, tmp
     run, settings = tmp_path / "run", settings_with()
 
     def stopped():
-        at_call(loop_module, "evaluate", {2: raising(signal.SIGTERM)})
+        at_call(finish_module, "evaluate", {2: raising(signal.SIGTERM)})
         train(dataset, run, settings)
 
     assert in_fork(stopped) == 130

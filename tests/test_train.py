@@ -36,7 +36,7 @@ from dglrec.nn import ModelConfig
 from dglrec.run import BEST, CONFIG_FILE, LAST, METRICS_FILE, RESULTS_FILE
 from dglrec.sampling import LoaderConfig
 from dglrec.train import Settings, TrainConfig, learning_rate_share, make_loss, train
-from dglrec.train import loop as train_module
+from dglrec.train import finish as finish_module
 from dglrec.train import state as state_module
 from dglrec.train import validation as validation_module
 from dglrec.train.objectives import kinds as kinds_module
@@ -229,7 +229,7 @@ def test_test_rows_choose_nothing(dataset, tmp_path, monkeypatch):
         return original(self, split, *stretch)
 
     monkeypatch.setattr(type(dataset), "held_out", held_out)
-    monkeypatch.setattr(train_module, "evaluate", lambda trained, split, **_: {})
+    monkeypatch.setattr(finish_module, "evaluate", lambda trained, split, **_: {})
     train(dataset, tmp_path / "run", make_settings(epochs=2))
     assert set(asked) == {"valid"}
 
