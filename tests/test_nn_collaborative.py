@@ -9,6 +9,7 @@ from dglrec.biases import fit_biases
 from dglrec.infer import embed_all
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.sampling import FullGraphLoader, LoaderConfig
+from dglrec.train.spectral import start_vectors
 
 ONLY_VECTORS = {
     "heads": "lists",
@@ -126,3 +127,26 @@ def test_combinations_and_starts_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             ModelConfig(**wrong)
+
+
+@pytest.mark.parametrize("std", [0.1, 0.5])
+def test_vectors_may_begin_at_the_spectrum(ratings, std):
+    """Their products are those of the largest singular vectors and values, with numpy."""
+    graph, width = ratings.graph, 3
+    config = {"embedding_size": width, "identity_start": "spectral", "spectral_std": std}
+    model = make_model(graph, convolution="lightgcn", combination="mean", layers=1, **config)
+    start_vectors(model, graph, seed=0)
+    adjacency = dense(graph).double().numpy()
+    roots = [np.maximum(adjacency.sum(axis), 1) ** -0.5 for axis in (1, 0)]
+    left, singular, right = np.linalg.svd(roots[0][:, None] * adjacency * roots[1])
+    users, items = (vectors[:, :width] * np.sqrt(singular[:width]) for vectors in (left, right.T))
+    tables = model.inputs.user_vectors, model.inputs.item_vectors
+    found = [table.weight.detach().double().numpy() for table in tables]
+    for ours, theirs, side in zip(
+        found, (users, items), (graph.by_user, graph.by_item), strict=True
+    ):
+        ours[side.degrees == 0] = 0  # a node without edges stays where chance has put it
+        assert ours.std(ddof=1) == pytest.approx(std, rel=1e-4)
+        # Signs are free, and rows of both are in proportion.
+        scale = np.linalg.norm(ours) / np.linalg.norm(theirs)
+        np.testing.assert_allclose(ours @ ours.T, scale**2 * theirs @ theirs.T, atol=1e-3)

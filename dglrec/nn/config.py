@@ -97,6 +97,13 @@ class ModelConfig(BaseModel):
         description="where the learned vectors of users and items begin: normal (by chance), or "
         "spectral (the largest singular vectors of the normalised adjacency)",
     )
+    spectral_std: float = Field(
+        0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="standard deviation of the vectors that identity_start spectral begins with: "
+        "with bpr large ones leave less of the spectrum to be learned again",
+    )
     list_maps: bool = Field(
         True,
         description="whether lists have maps and item vectors of their own; off takes the dot "

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dglrec.graph import RatingGraph
 from dglrec.nn import RatingModel
 
-_STD = 0.1  # of what the vectors are scaled to, as those that begin by chance
 _MORE, _ITERATIONS = 16, 3  # of the randomised decomposition
 
 
@@ -27,11 +26,13 @@ def start_vectors(model: RatingModel, graph: RatingGraph, seed: int) -> None:
     users, items = model.inputs.user_vectors, model.inputs.item_vectors
     if users is None or items is None:
         raise ValueError("a spectral start needs a vector for each user and each item")
-    start_spectral(users, items, graph, seed)
+    start_spectral(users, items, graph, seed, model.config.spectral_std)
 
 
 @torch.no_grad()
-def start_spectral(users: nn.Embedding, items: nn.Embedding, graph: RatingGraph, seed: int) -> None:
+def start_spectral(
+    users: nn.Embedding, items: nn.Embedding, graph: RatingGraph, seed: int, std: float
+) -> None:
     """Set a vector for each user and item to its row of the singular vectors, in place.
 
     Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 53(2), 2011,
@@ -43,6 +44,7 @@ def start_spectral(users: nn.Embedding, items: nn.Embedding, graph: RatingGraph,
         items: [I, H].
         graph: the training ratings.
         seed: of the random projection.
+        std: what each side's values are scaled to.
     """
     by_user = graph.by_user
     user_scale = _inverse_root(by_user.degrees)
@@ -70,7 +72,7 @@ def start_spectral(users: nn.Embedding, items: nn.Embedding, graph: RatingGraph,
         # Rows of an orthonormal matrix are as small as there are many.
         # A node without edges has no part in any vector, and stays where chance has put it.
         there = rows.any(1)
-        table.weight[there, :width] = (_STD * rows * _per_unit(rows))[there]
+        table.weight[there, :width] = (std * rows * _per_unit(rows))[there]
 
 
 def _inverse_root(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
