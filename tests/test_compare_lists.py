@@ -287,6 +287,19 @@ def test_a_study_of_rated_data_is_of_ratings_unless_lists_are_asked_for(runs, tm
     assert run_study(declared, source, tmp_path / "out") == listed
 
 
+def test_runs_of_variants_that_are_not_trained_now_decide_the_table_too(runs, tmp_path):
+    """A closed-form run that is there has no rating to stand in a table of ratings."""
+    (tmp_path / "study.toml").write_text(STUDY.replace("[0, 1]", "[0]"))
+    study = read_study(str(tmp_path / "study.toml"))
+    source = open_predictor(runs.both).dataset.path
+    run_study(study, source, tmp_path / "out", only=["popular"])
+    result = run_study(study, source, tmp_path / "out", only=["plain"])
+    assert result["metrics"][0] == "ndcg@10"
+    assert [row["name"] for row in result["variants"]] == ["plain", "popular"]
+    fresh = run_study(study, source, tmp_path / "fresh", only=["plain"])
+    assert fresh["metrics"][0] == "rmse"
+
+
 @pytest.mark.parametrize("ranking", ["0", "true", '"ten"', "2.5"])
 def test_a_declared_length_that_is_none(tmp_path, ranking):
     (tmp_path / "study.toml").write_text(f"ranking = {ranking}\n{STUDY}")

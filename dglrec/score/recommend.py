@@ -86,10 +86,8 @@ def recommend(
     if isinstance(trained, TrainedBaseline):
         if explain or ratings is not None:
             raise refused(trained, "--explain" if explain else "--ratings")
-        return _by_baseline(trained, _known_user(dataset, user_id), k)
-    index = dataset.users.encode_one(user_id) if user_id is not None else -1
-    if ratings is None:
-        index = _known_user(dataset, user_id)
+        return _by_baseline(trained, _index_of(dataset, user_id), k)
+    index = _index_of(dataset, user_id, anyone=ratings is not None)
     own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
     rated = dataset.rated_items() if index >= 0 else None
     seen = [] if rated is None else [rated.items[rated.offsets[index] : rated.offsets[index + 1]]]
@@ -149,14 +147,14 @@ def recommend(
     ]
 
 
-def _known_user(dataset: RatingDataset, user_id: str | None) -> int:
-    """A user's index.
+def _index_of(dataset: RatingDataset, user_id: str | None, *, anyone: bool = False) -> int:
+    """A user's index; -1 for one that the data set lacks, where it may be anyone.
 
     Raises:
         DataError: the data set has no such user.
     """
     index = dataset.users.encode_one(user_id) if user_id is not None else -1
-    if index < 0:
+    if index < 0 and not anyone:
         shown = ", ".join(str(known) for known in dataset.users.nearest())
         raise DataError(
             f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "

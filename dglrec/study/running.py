@@ -148,12 +148,22 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
         )
 
 
-def _length_of_lists(work: "_Work", variants: Sequence[Variant], ranking: int | None) -> int | None:
+def _length_of_lists(work: "_Work", chosen: Sequence[Variant], ranking: int | None) -> int | None:
     """The length of lists that the table is of, or None where it is of predicted ratings.
+
+    Args:
+        work: the study's folder; the table holds its finished runs as well as what is trained now.
+        chosen: the variants to train.
+        ranking: the length that is asked for.
 
     Raises:
         UsageError: data sets have fewer items, or no relevant row.
     """
+    variants = [
+        variant
+        for name, variant in work.study.variants.items()
+        if variant in chosen or work.has_runs(name)
+    ]
     k = work.study.ranking if ranking is None else ranking
     if k is None:
         rates = (
@@ -250,6 +260,10 @@ class _Work:
                         one = FinishedRun.of(seed, sums, read_json(run / RESULTS_FILE))
                     found.setdefault(name, []).append(one)
         return found
+
+    def has_runs(self, name: str) -> bool:
+        """Whether a variant has runs in the folder, finished or not."""
+        return bool(self._seeds(name))
 
     def _run(self, variant: Variant, seed: int) -> Path:
         return self.out / _RUNS / variant.name / f"{_SEED}{seed}"
