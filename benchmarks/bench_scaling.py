@@ -41,6 +41,7 @@ from common import (
     print_table,
     run_measured,
     say,
+    training_of,
     write_results,
 )
 
@@ -109,31 +110,26 @@ class Watch:
 
 def measure(dataset: str, batch: int, identity: str, seconds: float, device: str) -> Row:
     """In each process of a job: take steps for some seconds; the figures of all in the first."""
-    from functools import partial
-
     import torch
-    from torch.nn import functional
 
     from dglrec.distributed import joined
-    from dglrec.nn import ModelConfig, RatingModel
+    from dglrec.nn import ModelConfig
     from dglrec.sampling import LoaderConfig
-    from dglrec.train import RatingObjective, Settings, TrainConfig, TrainingStep, make_loader
+    from dglrec.train import Settings, TrainConfig
 
     with joined(device) as (world, place):
         workload = open_workload(dataset, None)
-        graph = workload.graph
         settings = Settings(
             ModelConfig(user_identity=identity != "none"),
             LoaderConfig(batch_size=batch),
             TrainConfig(),
-        ).resolved(graph)
-        torch.manual_seed(0)
-        model = RatingModel(settings.model, graph.num_users, workload.item_features).to(place)
-        if identity == "whole" and model.inputs.user_vectors is not None:
-            model.inputs.user_vectors.sparse = False
-        loader = make_loader(graph, workload.biases, settings.loader, 0, place, world)
-        loss = partial(functional.mse_loss, reduction="none")
-        step = TrainingStep(model, settings.train, RatingObjective(loss), 1_000_000, world)
+        )
+
+        def change(model: Any) -> None:
+            if identity == "whole":
+                model.inputs.user_vectors.sparse = False
+
+        loader, step = training_of(workload, settings, place, world, change)
         batches = _batches(loader)
         edges, taken = 0.0, []
         last = started = time.perf_counter()
@@ -180,9 +176,7 @@ def run_job(processes: int, threads: int, job: Row) -> Row:
     """One row, out of a job's first process."""
     command = [*torchrun(processes), __file__, CHILD, json.dumps({"do": "measure", **job})]
     done = run_measured(command, environment={"OMP_NUM_THREADS": str(threads)})
-    found: Row = {}
-    for line in done.out.splitlines():
-        found |= json.loads(line)
+    found: Row = json.loads(done.out)
     return found
 
 

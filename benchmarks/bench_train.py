@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from common import (
     print_table,
     run_child,
     say,
+    training_of,
     write_results,
     write_subset,
 )
@@ -83,16 +83,16 @@ def measure_dglrec(
         device: where graph, batches and model live.
     """
     import torch
-    from torch.nn import functional
 
-    from dglrec.nn import ModelConfig, RatingModel
+    from dglrec.nn import ModelConfig
     from dglrec.sampling import LoaderConfig
-    from dglrec.train import RatingObjective, Settings, TrainConfig, TrainingStep, make_loader
+    from dglrec.train import Settings, TrainConfig
 
     settings = Settings(ModelConfig(), LoaderConfig(batch_size=batch), TrainConfig())
     if model == "plain":
         settings = Settings(
             ModelConfig(
+                heads="rating",
                 rating_messages=False,
                 refinement=0,
                 spread=False,
@@ -110,14 +110,7 @@ def measure_dglrec(
             ),
             TrainConfig(optimizer="adam", learning_rate=1e-3, schedule="constant"),
         )
-    graph = workload.graph
-    settings = settings.resolved(graph)
-    torch.manual_seed(0)
-    place = torch.device(device)
-    rating_model = RatingModel(settings.model, graph.num_users, workload.item_features).to(place)
-    loader = make_loader(graph, workload.biases, settings.loader, 0, place)
-    loss = partial(functional.mse_loss, reduction="none")
-    step = TrainingStep(rating_model, settings.train, RatingObjective(loss), 1_000_000)
+    loader, step = training_of(workload, settings, torch.device(device))
     return DglrecLoop(loader, step, clock)
 
 

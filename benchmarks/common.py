@@ -23,10 +23,14 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
     from dglrec.biases import Biases
+    from dglrec.distributed import World
     from dglrec.graph import RatingGraph
+    from dglrec.nn import RatingModel
+    from dglrec.schema import RatingScale
+    from dglrec.train import Loader, Settings, TrainingStep
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -108,12 +112,16 @@ def run_child(
 
 
 def child_main(jobs: Mapping[str, Callable[..., Row]]) -> bool:
-    """Where this process is a child: do its job, print the JSON, and say so."""
+    """Where this process is a child: do its job, print the JSON, and say so.
+
+    An empty row is not printed: lines of processes that write to one pipe run into each other.
+    """
     if len(sys.argv) != 3 or sys.argv[1] != CHILD:
         return False
     job = json.loads(sys.argv[2])
     row = jobs[job.pop("do")](**job)
-    print(json.dumps(row), flush=True)
+    if row:
+        print(json.dumps(row), flush=True)
     return True
 
 
@@ -232,6 +240,46 @@ class Workload:
     graph: "RatingGraph"
     biases: "Biases"
     item_features: "Tensor"
+    has_ratings: bool = True
+
+    @property
+    def scale(self) -> "RatingScale":
+        """Of the ratings; with graph and biases all that an objective asks of a data set."""
+        return self.graph.scale
+
+
+def training_of(
+    workload: Workload,
+    settings: "Settings",
+    device: "device",
+    world: "World | None" = None,
+    change: "Callable[[RatingModel], None]" = lambda model: None,
+) -> "tuple[Loader, TrainingStep]":
+    """The loader and the step that `dglrec train` goes through, without what stands around them.
+
+    Args:
+        workload: what to train on.
+        settings: with `auto` in them.
+        device: where graph, batches and model live.
+        world: the processes that train together.
+        change: called with the model before there is a step.
+    """
+    import torch
+
+    from dglrec.distributed import ALONE
+    from dglrec.nn import RatingModel
+    from dglrec.train import TrainingStep, make_loader, make_objective
+
+    world, graph = world or ALONE, workload.graph
+    settings = settings.resolved(graph)
+    torch.manual_seed(0)
+    model = RatingModel(settings.model, graph.num_users, workload.item_features).to(device)
+    change(model)
+    heads, train = settings.model.heads, settings.train
+    objective = make_objective(heads, train.loss, settings.ranking, workload, device)  # type: ignore[arg-type]
+    layers = settings.model.layers
+    loader = make_loader(graph, workload.biases, settings.loader, 0, device, world, layers=layers)
+    return loader, TrainingStep(model, train, objective, 1_000_000, world)
 
 
 def subset(graph: "RatingGraph", share: float, seed: int = 0) -> "RatingGraph":

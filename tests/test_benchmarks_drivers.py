@@ -1,0 +1,119 @@
+"""Every driver of `benchmarks/` from its command line to its JSON, on a tiny data set.
+
+Those that train beside peers, score in batch or rank are in test_benchmarks.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dglrec.dataset import PrepareOptions, prepare
+from dglrec.synthetic import synthesize
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planted") / "source"
+    synthesize(folder, users=200, items=80, ratings=5_000, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(source: Path) -> Path:
+    prepare(source, source.parent / "data", PrepareOptions(text=False))
+    return source.parent / "data"
+
+
+def rows_of(driver: str, target: Path, *options: object) -> list[dict[str, Any]]:
+    """The rows that a driver writes."""
+    command = [sys.executable, str(FOLDER / f"{driver}.py"), *map(str, options)]
+    done = subprocess.run([*command, "--json", str(target)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(target.read_text(encoding="utf-8"))
+    assert report["machine"]["cores"] >= 1
+    assert report["command"].startswith(f"benchmarks/{driver}.py")
+    rows: list[dict[str, Any]] = report["rows"]
+    assert rows
+    return rows
+
+
+def test_bench_scaling(data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--processes", 1, 2, "--batch", 500, "--seconds", 0.2]
+    rows = rows_of("bench_scaling", tmp_path / "out.json", *options, "--identity", "--train")
+    trained = [row for row in rows if row.get("train")]
+    assert [row["processes"] for row in trained] == [1, 2]
+    assert all(row["valid_rmse"] > 0 and row["private_gb"] > 0 for row in trained)
+    measured = [row for row in rows if not row.get("train")]
+    assert {row["identity"] for row in measured} == {"none", "rows", "whole"}
+    assert all(row["edges_per_second"] > 0 for row in measured)
+
+
+def test_bench_infer(data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--scale", 0.5, 1.0, "--repeats", 1]
+    rows = rows_of("bench_infer", tmp_path / "out.json", *options)
+    assert [row["users"] for row in rows] == [100, 200]
+    assert all(row["edges_per_second"] > 0 for row in rows)
+
+
+def test_bench_prepare(source: Path, tmp_path: Path) -> None:
+    rows = rows_of("bench_prepare", tmp_path / "out.json", "--source", source, "--no-text")
+    assert [row["step"] for row in rows] == ["prepare", "read_csv", "open"]
+    assert all(row["seconds"] >= 0 for row in rows)
+    assert all(row["rows_per_second"] > 0 for row in rows[:2])
+
+
+def test_bench_kernels(tmp_path: Path) -> None:
+    rows = rows_of("bench_kernels", tmp_path / "out.json", "--repeats", 1)
+    assert {row["by"] for row in rows} > {"torch"}
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_ceiling(source: Path, data: Path, tmp_path: Path) -> None:
+    options = ["--source", source, "--data", data, "--users", 50]
+    rows = rows_of("ceiling", tmp_path / "out.json", *options)
+    assert rows[0]["by"] == "bias" and all(row["rmse"] > 0 for row in rows)
+
+
+def test_floor(data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--seconds", 0.1, "--repeats", 1]
+    rows = rows_of("floor", tmp_path / "out.json", *options)
+    assert {row["model"] for row in rows} == {"plain", "default"}
+    assert all(row["flop_per_edge"] > 0 and row["ns_per_edge"] > 0 for row in rows)
+
+
+def test_time_to_rmse_and_its_plot(data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--gap", 0.01, "--set", "train.epochs=1", "loader.batch_size=2000"]
+    rows = rows_of("time_to_rmse", tmp_path / "out.json", *options)
+    assert {row["loader"] for row in rows} == {"users", "neighbor"}
+    assert all(row["test_rmse"] > 0 for row in rows)
+
+
+def test_accuracy(tmp_path: Path, source: Path) -> None:
+    """On planted ratings in the place of one data set; the other is left out."""
+    sets = tmp_path / "sets"
+    shutil.copytree(source, sets / "anime-2020-sample")
+    (sets / "anime-2020-sample" / "anime_with_synopsis.csv").unlink()  # no texts to embed
+    rows = rows_of("accuracy", tmp_path / "out.json", sets, "--seeds", 1)
+    assert [row["data"] for row in rows] == ["anime-2020-sample"]
+    assert all(row["rmse"] > 0 for row in rows)
+
+
+def test_plot(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib draws the figure")
+    assert matplotlib
+    out = tmp_path / "figure"
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "plot.py"), "--out", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert out.with_suffix(".svg").stat().st_size > 1000
