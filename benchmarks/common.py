@@ -275,10 +275,15 @@ def training_of(
     torch.manual_seed(0)
     model = RatingModel(settings.model, graph.num_users, workload.item_features).to(device)
     change(model)
+    if settings.loader.items == "reached":
+        model.read_items_by_rows()
     heads, train = settings.model.heads, settings.train
     objective = make_objective(heads, train.loss, settings.ranking, workload, device)  # type: ignore[arg-type]
     layers = settings.model.layers
-    loader = make_loader(graph, workload.biases, settings.loader, 0, device, world, layers=layers)
+    draw = objective.sampler(device)
+    loader = make_loader(
+        graph, workload.biases, settings.loader, 0, device, world, draw, layers=layers
+    )
     return loader, TrainingStep(model, train, objective, 1_000_000, world)
 
 

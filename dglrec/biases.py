@@ -8,8 +8,10 @@ A rating is predicted as mean + user bias + item bias. The biases minimise
 Computer 42(8), 2009, equations 3 and 5 without factors), found by alternating exact half-steps.
 """
 
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,18 @@ _SWEEPS = 50
 _SPREAD_DAMPING = 10.0  # ratings of average spread that each node is thought to have on top
 _LEAST_VARIANCE = 1e-6  # where every rating is what the biases say
 _TOLERANCE = 1e-5  # of a rating step, root mean square of a sweep's change of the user biases
+
+
+class Ends(NamedTuple):
+    """One end of each of n ratings.
+
+    Attributes:
+        nodes: int64 [m] users, or items, each once.
+        places: int32 or int64 [n]; which of them each rating has.
+    """
+
+    nodes: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,52 @@ class Biases:
             self.variance,
             self.damping,
         )
+
+    def copied(self, device: torch.device) -> "Biases":
+        """The same on a device, with tensors of its own, for `leaving_out`."""
+        moved = self.to(device)
+        return replace(
+            moved,
+            users=moved.users.clone(),
+            items=moved.items.clone(),
+            user_degrees=moved.user_degrees.clone(),
+            item_degrees=moved.item_degrees.clone(),
+            user_squares=moved.user_squares.clone(),
+            item_squares=moved.item_squares.clone(),
+        )
+
+    @contextmanager
+    def leaving_out(self, users: Ends, items: Ends, ratings: Tensor) -> Iterator[None]:
+        """Make these, for a while, the biases without n of the training ratings; see `without`.
+
+        The rows of their users and items are changed in place and put back, so that the cost
+        follows from n and not from how many users and items there are.
+
+        Args:
+            users: of the ratings to take out; all of them in the training set.
+            items: theirs.
+            ratings: float32 [n].
+        """
+        of_users = (self.users, self.user_degrees, self.user_squares)
+        of_items = (self.items, self.item_degrees, self.item_squares)
+        before_users = tuple(table.index_select(0, users.nodes) for table in of_users)
+        before_items = tuple(table.index_select(0, items.nodes) for table in of_items)
+        centred = ratings - self.mean
+        by_item = centred - before_items[0].index_select(0, items.places)
+        by_user = centred - before_users[0].index_select(0, users.places)
+        _put(of_users, users.nodes, self._left(before_users, users.places, by_item, self.damping))
+        _put(of_items, items.nodes, self._left(before_items, items.places, by_user, self.damping))
+        try:
+            yield
+        finally:
+            _put(of_users, users.nodes, before_users)
+            _put(of_items, items.nodes, before_items)
+
+    def _left(
+        self, known: tuple[Tensor, ...], places: Tensor, residuals: Tensor, damping: float
+    ) -> tuple[Tensor, ...]:
+        """Biases, degrees and squares of m nodes without n of their ratings."""
+        return _leave_out(known, places, residuals, damping)
 
     def without(self, users: Tensor, items: Tensor, ratings: Tensor) -> "Biases":
         """The biases as they would be had n of the training ratings not been there.
@@ -229,6 +289,13 @@ class NoBiases(Biases):
             self.item_degrees.index_add(0, items, ones, alpha=-1),
         )
 
+    def _left(
+        self, known: tuple[Tensor, ...], places: Tensor, residuals: Tensor, damping: float
+    ) -> tuple[Tensor, ...]:
+        """The same of m nodes, whose degrees alone change."""
+        bias, degrees, squares = known
+        return bias, degrees.index_add(0, places, torch.ones_like(residuals), alpha=-1), squares
+
     def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor) -> Tensor:
         """float32 [n, 3]: zero, log(1 + degree), zero; see `Biases.inputs`."""
         zeros = torch.zeros_like(degrees)
@@ -307,8 +374,13 @@ def _float32(values: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
+def _put(tables: tuple[Tensor, ...], nodes: Tensor, rows: tuple[Tensor, ...]) -> None:
+    for table, of_nodes in zip(tables, rows, strict=True):
+        table.index_copy_(0, nodes, of_nodes)
+
+
 def _leave_out(
-    known: tuple[Tensor, Tensor, Tensor], nodes: Tensor, residuals: Tensor, damping: float
+    known: tuple[Tensor, ...], nodes: Tensor, residuals: Tensor, damping: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Biases, degrees and squares of all nodes without n ratings of some of them."""
     bias, degrees, squares = known

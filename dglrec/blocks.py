@@ -74,6 +74,22 @@ class LayerBlocks(_OnDevice):
 
 
 @dataclass(frozen=True)
+class Pool(_OnDevice):
+    """M items that a step drew, each once, to hold against its positives.
+
+    Attributes:
+        items: int64 [M] indices of the data set, ascending.
+        rows: int64 [M] the same as positions among the last layer's destinations.
+        log_weights: float32 [M]; log of how often each was drawn, over how often it is expected to
+            be drawn by one draw, where the loss corrects for it; else the log of how often alone.
+    """
+
+    items: Tensor
+    rows: Tensor
+    log_weights: Tensor
+
+
+@dataclass(frozen=True)
 class EdgeBatch(_OnDevice):
     """B target edges and the neighbourhoods that predict them.
 
@@ -95,6 +111,9 @@ class EdgeBatch(_OnDevice):
         items_are_shared: whether `item_nodes` are this process's share of all items, and blocks and
             targets name items by their number in the data set: processes exchange what they make
             of their shares.
+        every_item: whether the last layer's sources and destinations of type item are all items
+            there are, in their order (of all shares together, where they are shared).
+        pool: items that lists are learned from; None where none were asked for.
     """
 
     user_nodes: Tensor
@@ -109,3 +128,12 @@ class EdgeBatch(_OnDevice):
     edges: Tensor
     unseen: Tensor
     items_are_shared: bool = False
+    every_item: bool = False
+    pool: Pool | None = None
+
+    @property
+    def last_item_sources(self) -> Tensor:
+        """int64 [S]; the items that the last layer's users read, where none are shared."""
+        if len(self.layers) < 2:
+            return self.item_nodes
+        return self.item_nodes[: self.layers[-2].to_items.num_destinations]

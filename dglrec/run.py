@@ -460,6 +460,17 @@ def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
     return RatingModel(config, dataset.graph.num_users, dataset.item_features, widths)
 
 
+def sketched_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
+    """The same with shapes alone, which takes no memory and no random number.
+
+    Raises:
+        UsageError: the configuration names features that the data set lacks.
+    """
+    widths, features = dataset.meta["features"], dataset.item_features.to("meta")
+    with torch.device("meta"):
+        return RatingModel(config, dataset.graph.num_users, features, widths)
+
+
 def _described(kind: type[_Config], values: Any, run: Path) -> _Config:
     """The configuration that a checkpoint holds.
 

@@ -20,7 +20,20 @@ class UsersWithTargets(UserBatchLoader):
         return (batch for batch in super().__iter__() if batch is not None)
 
 
-LOADERS = {"neighbor": NeighborEdgeLoader, "users": UsersWithTargets}
+LOADERS = {
+    "neighbor": NeighborEdgeLoader,
+    "users": UsersWithTargets,  # all items in each step
+    "reached": UsersWithTargets,  # those in reach
+}
+
+
+def config_of(kind, **options):
+    """The configuration of a loader of `LOADERS`."""
+    if kind == "neighbor":
+        return LoaderConfig(kind="neighbor", **options)
+    return LoaderConfig(items="reached" if kind == "reached" else "all", **options)
+
+
 FANOUTS = [
     {"user_fanouts": (5,), "item_fanouts": (5,)},
     {"user_fanouts": (3, 5), "item_fanouts": (3, 5)},
@@ -98,7 +111,7 @@ class Ratings:
 
     def loader(self, kind="users", seed=0, **config):
         config = {"batch_size": 64, "folds": 2, "unseen_items": 0.1, **FANOUTS[1], **config}
-        return make_loader(kind, self.graph, self.biases, LoaderConfig(kind=kind, **config), seed)
+        return make_loader(kind, self.graph, self.biases, config_of(kind, **config), seed)
 
 
 def make_loader(kind, graph, biases, config, seed=0):
@@ -115,7 +128,7 @@ def small_loader(kind, users, items, codes, num_users, num_items, **config):
         scale=SCALE,
     )
     config = {"batch_size": 10, "folds": 2, "unseen_items": 0.1, **FANOUTS[3], **config}
-    return make_loader(kind, graph, fit_biases(graph), LoaderConfig(kind=kind, **config))
+    return make_loader(kind, graph, fit_biases(graph), config_of(kind, **config))
 
 
 def target_pairs(batch):

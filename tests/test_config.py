@@ -300,7 +300,7 @@ def test_layers_and_fanouts_must_agree():
 def test_fanouts_left_to_us_fit_any_number_of_layers(layers):
     assert settings_of(f"model.layers={layers}").model.layers == layers
     one_side = settings_of("loader.item_fanouts=" + str([7] * layers), f"model.layers={layers}")
-    assert one_side.loader.resolved(10, layers).fanouts == [(-1, 7)] * layers
+    assert one_side.loader.resolved(10, 5, layers).fanouts == [(-1, 7)] * layers
 
 
 @given(
@@ -466,6 +466,9 @@ OWN = settings_of(
     "loader.item_fanouts=10,10",
     "model.dropout=0.1",
     "model.heads=both",
+    "model.list_size=128",
+    "loader.items=all",
+    "ranking.negatives=catalogue",
 )
 
 
@@ -509,7 +512,8 @@ def test_repeating_a_runs_own_setting_is_no_change(run):
 
 def test_auto_goes_on_meaning_what_it_meant_when_the_run_began(run):
     autos = ["model.dropout=auto", "loader.batch_size=auto", "train.learning_rate=auto"]
-    autos += ["model.heads=auto"]
+    autos += ["model.heads=auto", "model.list_size=auto", "loader.items=auto"]
+    autos += ["ranking.negatives=auto"]
     autos += ["loader.folds=auto", "loader.user_fanouts=auto", "loader.item_fanouts=auto"]
     assert resumed_settings(run, None, autos, {}) == OWN
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch._dynamo  # as DistributedDataParallel does: here once, there in each rank anew
-from batches import LOADERS, Ratings
+from batches import LOADERS, Ratings, config_of
 from ranks import in_ranks, outcomes_of
 from test_score import read_all
 from test_train import make_settings, planted
@@ -32,7 +32,7 @@ from dglrec.evaluate import evaluate
 from dglrec.infer import embed_all
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.run import LAST, METRICS_FILE, open_run
-from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader
+from dglrec.sampling import NeighborEdgeLoader, UserBatchLoader
 from dglrec.score import MANIFEST_FILE, ScoreOptions, TopKOptions, score_pairs, score_top_k
 from dglrec.score import batch as score_module
 from dglrec.score.parts import SUCCESS_FILE, PartsFolder
@@ -336,15 +336,15 @@ def make_model(ratings, **config):
 
 def whole_batches(ratings, kind="neighbor", batch_size=100, world=ALONE, item_fanout=-1):
     """Batches whose targets' predictions do not depend on what else is in the batch."""
-    config = LoaderConfig(
-        kind=kind,
+    config = config_of(
+        kind,
         batch_size=batch_size,
         folds=2,
         user_fanouts=(-1,),
         item_fanouts=(item_fanout,),
         exclude_targets=False,
     )
-    make = {"neighbor": NeighborEdgeLoader, "users": UserBatchLoader}[kind]
+    make = NeighborEdgeLoader if kind == "neighbor" else UserBatchLoader
     return list(make(ratings.graph, ratings.biases, config, world=world))
 
 
@@ -731,9 +731,14 @@ def trained_by(size, dataset, run, settings):
     return in_ranks(size, work) if size > 1 else [trains(ALONE, dataset.path, run, settings)]
 
 
+def loader_of(kind, **options):
+    """The settings of a loader of `LOADERS`, without its defaults."""
+    return config_of(kind, **options).model_dump(exclude_unset=True)
+
+
 @pytest.mark.parametrize("kind", sorted(LOADERS))
 def test_training_on_awkward_data_comes_to_an_end_on_any_number_of_ranks(awkward, tmp_path, kind):
-    settings = make_settings({"user_identity": True}, {"kind": kind, "batch_size": 23}, epochs=1)
+    settings = make_settings({"user_identity": True}, loader_of(kind, batch_size=23), epochs=1)
     counts = []
     for size in (1, 2, 3):
         run = tmp_path / str(size)
@@ -762,6 +767,8 @@ def dataset(tmp_path_factory):
         (True, 3, "adamw", "users"),
         (False, 3, "adam", "neighbor"),
         (True, 3, "adam", "neighbor"),
+        (True, 3, "adamw", "reached"),
+        (False, 1, "adam", "reached"),
         (False, 1, "adamw", "users"),
     ],
 )
@@ -770,7 +777,7 @@ def test_all_ranks_end_with_the_same_weights_to_the_bit(
 ):
     settings = make_settings(
         {"user_identity": identity, "dropout": 0.2},
-        {"batch_size": 30, "kind": kind},
+        loader_of(kind, batch_size=30),
         epochs=1,
         accumulation_steps=accumulated,
         optimizer=optimizer,

@@ -63,7 +63,7 @@ def test_an_opened_run_is_the_best_model_ready_to_predict(trained):
     assert opened.meta == stored.meta
     assert opened.dataset.path == (trained / "data").resolve()
     assert opened.model.config == ModelConfig(
-        heads="both", embedding_size=4, decoder_size=4, layers=1, dropout=0.1
+        heads="both", embedding_size=4, decoder_size=4, layers=1, dropout=0.1, list_size=128
     )
     assert torch.equal(opened.model.inputs.features, opened.dataset.item_features)
 

@@ -20,6 +20,7 @@ from batches import (
     SCALE,
     Ratings,
     all_message_pairs,
+    config_of,
     directions,
     leaked,
     make_loader,
@@ -90,7 +91,7 @@ def test_a_node_gets_its_fan_out(kind, data, fanouts, exclude):
             assert block.degrees.tolist() == left.tolist()
             counts = block.offsets.diff().numpy()
             most = left if fanout == -1 else np.minimum(left, fanout)
-            if exclude and fanout != -1 and not (to_users and kind == "users"):
+            if exclude and fanout != -1 and not (to_users and kind != "neighbor"):
                 assert np.all(counts <= most)  # some of those sampled may have been targets
                 assert np.all(counts >= np.minimum(wanted, fanout) - np.array(taken))
             else:
@@ -170,9 +171,9 @@ def test_destinations_are_the_first_of_the_sources(kind, data):
         last_items = set(batch.item_nodes[: sizes[-1][1]].tolist())
         if kind == "neighbor":
             assert (last_users, last_items) == (set(users), set(items))
-        else:  # whole users, be there a target of theirs or not, and all items
+        else:  # whole users, be there a target of theirs or not
             assert last_users >= set(users)
-            assert last_items == set(range(data.num_items))
+            assert last_items == (set(range(data.num_items)) if kind == "users" else set(items))
 
 
 # --- targets -------------------------------------------------------------------------------------
@@ -550,29 +551,48 @@ SMALL = 2_000_000  # ratings; up to here all the sampling that helps is cheap
 def test_what_is_left_to_us_follows_the_ratings_and_the_layers(
     layers, num_edges, folds, before_the_last, of_items, kind
 ):
-    found = LoaderConfig(kind=kind).resolved(num_edges, layers)
+    found = config_of(kind).resolved(num_edges, 100, layers)
     assert found.folds == folds
     of_users = [before_the_last] * (layers - 1) + [-1] * (layers > 0)
     of_items = [of_items[0]] * (layers - 1) + [of_items[1]] * (layers > 0)
     assert found.fanouts == list(zip(of_users, of_items, strict=True))
-    assert found.batch_size == LoaderConfig(kind=kind).edges_a_batch(num_edges)
-    assert found.resolved(7, 9) == found  # nothing is left to us any more
+    assert found.batch_size == config_of(kind).edges_a_batch(num_edges)
+    assert found.resolved(7, 8, 9) == found  # nothing is left to us any more
     assert LoaderConfig.model_validate(found.model_dump()) == found
 
 
+@pytest.mark.parametrize(
+    ("num_edges", "num_items", "items"),
+    [
+        (46_000_000, 16_872, "all"),  # the anime
+        (100_000, 1_682, "all"),
+        (226_095, 105_096, "reached"),  # Ciao
+        (20_000_000, 1_000_000, "reached"),
+    ],
+)
+def test_items_in_reach_are_encoded_where_a_step_has_fewer_ratings(num_edges, num_items, items):
+    found = LoaderConfig().resolved(num_edges, num_items)
+    assert found.items == items
+    assert (found.batch_size * found.folds < num_items) == (items == "reached")
+    for kind in ("neighbor", "full"):
+        assert LoaderConfig(kind=kind).resolved(num_edges, num_items).items == "all"
+
+
 def test_what_is_given_is_not_resolved():
-    given = LoaderConfig(folds=3, user_fanouts=(5, 6), item_fanouts=(7, 8), batch_size=9)
-    assert given.resolved(10) == given
-    half = LoaderConfig(user_fanouts=(5, 6)).resolved(SMALL + 1)
+    given = LoaderConfig(
+        folds=3, user_fanouts=(5, 6), item_fanouts=(7, 8), batch_size=9, items="all"
+    )
+    assert given.resolved(10, 1_000) == given
+    half = LoaderConfig(user_fanouts=(5, 6)).resolved(SMALL + 1, 100)
     assert half.fanouts == [(5, 3), (6, 1)]
     with pytest.raises(ValueError, match="resolved"):
         LoaderConfig(user_fanouts=(5, 6)).fanouts  # noqa: B018
 
 
 def test_a_loader_resolves_what_is_left_to_it(kind, data):
-    config = LoaderConfig(kind=kind, exclude_targets=False)
+    config = config_of(kind, exclude_targets=False)
     loader = make_loader(kind, data.graph, data.biases, config)
-    assert loader.config == config.resolved(650)
+    assert loader.config == config.resolved(650, data.num_items)
     batch = next(iter(loader))
     assert len(batch.layers) == 2
     counts = batch.layers[0].to_items.offsets.diff()
@@ -581,8 +601,8 @@ def test_a_loader_resolves_what_is_left_to_it(kind, data):
 
 def test_a_batch_size_left_to_us_is_one_and_one_that_is_given_stays(kind, data):
     for num_edges in (1, 650, 10**5, 10**7, 10**10):
-        assert LoaderConfig(kind=kind, batch_size=77).edges_a_batch(num_edges) == 77
-        assert 1 <= LoaderConfig(kind=kind).edges_a_batch(num_edges) <= 1 << 20
+        assert config_of(kind, batch_size=77).edges_a_batch(num_edges) == 77
+        assert 1 <= config_of(kind).edges_a_batch(num_edges) <= 1 << 20
     batches = list(data.loader(kind, batch_size="auto"))
     assert sorted(torch.cat([batch.edges for batch in batches]).tolist()) == list(range(650))
 
@@ -631,7 +651,7 @@ def loader_of(kind, users, items, num_users, num_items, *, world=ALONE, seed=0, 
     users, items = np.asarray(users), np.asarray(items)
     codes = (3 * users + 5 * items) % 10
     graph = build_graph(users, items, codes, num_users=num_users, num_items=num_items, scale=SCALE)
-    config = LoaderConfig(kind=kind, **{**FANOUTS[0], "folds": 2, **config})
+    config = config_of(kind, **{**FANOUTS[0], "folds": 2, **config})
     biases = fit_biases(graph)
     if kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
@@ -737,17 +757,10 @@ def test_ranks_share_each_step_of_a_single_process(loader, ratings, size, batch_
         assert all(itertools.starmap(same_or_both_none, zip(tail, batches[start:], strict=True)))
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "neighbor",
-        "users",
-    ],
-)
 def test_an_epoch_begun_at_its_end_has_no_batch(kind, data):
-    config = LoaderConfig(kind=kind, batch_size=100, **FANOUTS[0])
-    makes = {"neighbor": NeighborEdgeLoader, "users": UserBatchLoader}
-    loader = makes[kind](data.graph, data.biases, config)
+    config = config_of(kind, batch_size=100, **FANOUTS[0])
+    make = NeighborEdgeLoader if kind == "neighbor" else UserBatchLoader
+    loader = make(data.graph, data.biases, config)
     loader.set_epoch(0, len(loader))
     assert list(loader) == []
     loader.set_epoch(1)

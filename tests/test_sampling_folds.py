@@ -24,7 +24,7 @@ def murmur(key: int) -> int:
 
 
 def fold_of(fold: Fold, user: int, item: int) -> int:
-    key = (seed_of(fold.seed, fold.epoch, 0x464F4C44) << 31) + user * fold.num_items + item
+    key = (seed_of("folds", fold.seed, fold.epoch) << 31) + user * fold.num_items + item
     return (murmur(key & MASK) >> 40) * fold.count >> 24
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from batches import FANOUTS, LOADERS, Ratings, target_pairs, tensors
+from batches import FANOUTS, LOADERS, Ratings, config_of, target_pairs, tensors
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +13,8 @@ from dglrec.distributed import World
 from dglrec.graph import build_graph
 from dglrec.infer import embed_new_items
 from dglrec.nn import ModelConfig, NodeValues, RatingModel
-from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader, seed_of
-from dglrec.sampling.unseen import UNSEEN, Targets, hide_items
+from dglrec.sampling import NeighborEdgeLoader, UserBatchLoader, seed_of
+from dglrec.sampling.unseen import Targets, hide_items
 
 ALL = FANOUTS[3]
 SMALL = Ratings(num_users=8, num_items=10, edges=20)
@@ -64,8 +64,8 @@ def replaced(batch, **changes):
     st.sampled_from([torch.int32, torch.int64]),
 )
 def test_each_item_is_hidden_for_all_of_its_targets_or_for_none(items, share, seed, dtype):
-    biases = replace(SMALL.biases, items=torch.arange(10) + 0.5)
     items = torch.tensor(items, dtype=dtype)
+    biases = items + 0.5
     places = torch.arange(len(items)).to(dtype) % 4  # as some loader numbers them
     baselines = torch.linspace(1, 9, len(items))
     before = Targets(places, baselines, torch.empty(0, dtype=torch.int64))
@@ -76,7 +76,7 @@ def test_each_item_is_hidden_for_all_of_its_targets_or_for_none(items, share, se
     for place, item in enumerate(items.tolist()):
         if item in unseen:
             assert int(found.items[place]) == 4 + unseen.index(item)
-            expected = float(baselines[place]) - float(biases.items[item])
+            expected = float(baselines[place]) - float(biases[place])
         else:
             assert int(found.items[place]) == int(places[place])
             expected = float(baselines[place])
@@ -84,7 +84,7 @@ def test_each_item_is_hidden_for_all_of_its_targets_or_for_none(items, share, se
     # The choice is of the item alone, so no matter what else there is to predict.
     for item in set(items.tolist()):
         alone = Targets(places[:1], baselines[:1], before.unseen)
-        of_one = hide_items(alone, torch.tensor([item], dtype=dtype), 4, biases, share, seed)
+        of_one = hide_items(alone, torch.tensor([item], dtype=dtype), 4, biases[:1], share, seed)
         assert of_one.unseen.tolist() == [item] * (item in unseen)
 
 
@@ -93,7 +93,7 @@ def test_a_share_of_none_changes_nothing(kind, data):
         assert not len(batch.unseen) and batch.unseen.dtype == torch.int64
         assert int(batch.items.max()) < positions(batch)
     before = Targets(torch.tensor([1]), torch.tensor([2.0]), torch.empty(0, dtype=torch.int64))
-    assert hide_items(before, torch.tensor([3]), 9, data.biases, 0.0, 1) is before
+    assert hide_items(before, torch.tensor([3]), 9, torch.ones(1), 0.0, 1) is before
 
 
 def test_all_else_of_a_batch_is_what_it_is_without_unseen_items(kind, data):
@@ -126,15 +126,19 @@ def test_so_many_items_are_hidden_in_a_step_and_others_in_the_next(kind):
     assert np.mean(shares) == pytest.approx(0.2, abs=5 * deviation)
 
 
-def test_the_numbers_of_unseen_items_are_nobody_elses():
-    """`SeedSequence` pads with zeros: words that only end in them would be the same seed."""
-    assert len({seed_of(1, 2, 3), seed_of(1, 2, 3, 0), seed_of(1, 2, 3, *UNSEEN)}) == 2
-    assert UNSEEN[-1] != 0
+def test_seeds_of_different_purposes_or_numbers_differ():
+    """`SeedSequence` pads with zeros: purposes that came last would be confused with none."""
+    streams = ["order", "samples", "folds", "unseen", "pool", "dropout"]
+    words = [(), (0,), (0, 0), (1, 2, 3), (1, 2), (3, 2, 1), (1, 2, 4)]
+    seeds = [seed_of(stream, *some) for stream in streams for some in words]
+    # Zeros at the end are padding, so that (), (0,) and (0, 0) are one.
+    assert len(set(seeds)) == len(streams) * (len(words) - 2)
+    assert all(0 <= seed < 2**31 for seed in seeds)
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_hide_the_same_items(kind, data, size):
-    config = LoaderConfig(kind=kind, batch_size=100, folds=2, unseen_items=0.3, **FANOUTS[0])
+    config = config_of(kind, batch_size=100, folds=2, unseen_items=0.3, **FANOUTS[0])
 
     def loader(world):
         if kind == "neighbor":
@@ -157,7 +161,7 @@ def test_ranks_hide_the_same_items(kind, data, size):
                 share.edges.tolist(), share.baselines.tolist(), share.items.tolist(), strict=True
             ):
                 assert (item >= first) == known[edge][1]
-                if kind == "users":  # of DGL's loader each rank knows its own targets only
+                if kind == "users":  # of the others each rank knows its own targets only
                     assert baseline == pytest.approx(known[edge][0], abs=1e-5)
         assert unseen == set(step.unseen.tolist())
 
@@ -260,7 +264,7 @@ def test_other_ratings_of_an_unseen_item_do_not_move_its_targets(kind):
     graph = build_graph(
         data.users, data.items, codes, num_users=30, num_items=20, scale=data.graph.scale
     )
-    config = LoaderConfig(kind=kind, folds=2, unseen_items=0.3, batch_size=30, **FANOUTS[0])
+    config = config_of(kind, folds=2, unseen_items=0.3, batch_size=30, **FANOUTS[0])
     changed = next(
         one
         for one in LOADERS[kind](graph, data.biases, config, 0)

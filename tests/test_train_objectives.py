@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_biases import Ratings
 
+from dglrec.blocks import Pool
 from dglrec.nn import ListTerms
 from dglrec.train import RankingConfig
 from dglrec.train.objectives.kinds import Metric
@@ -43,18 +44,23 @@ class Case:
     def known(self, user):
         return set(self.graph.by_user.neighbours[self.graph.by_user.of(user)].tolist())
 
-    def loss(self, **config):
-        config = RankingConfig(**config)
+    def loss(self, given=None, **config):
+        """Of the targets, with a pool that is given, or else drawn as the configuration says."""
         graph = self.graph
-        kind = config.drawn(graph.num_users, graph.num_items)
-        loss = RankingLoss(
-            config,
-            KnownItems(graph, CPU),
-            PoolSampler(config, graph, CPU),
-            catalogue=kind == "catalogue",
-        )
+        config = RankingConfig(**config).resolved(graph.num_users, graph.num_items, every_item=True)
+        pool = given
+        if pool is None and config.negatives != "catalogue":
+            draw = PoolSampler(config, graph, CPU, least=0.0)
+            ones = torch.ones(len(self.targets))
+            pool = draw(self.targets, ones, torch.Generator().manual_seed(0))
         every = torch.arange(graph.num_users)
-        return loss(self.users, self.items, Targets(every, self.owners, self.targets, NONE, NONE))
+        targets = Targets(every, self.owners, self.targets, NONE, NONE)
+        return RankingLoss(config, KnownItems(graph, CPU))(self.users, self.items, targets, pool)
+
+    def whole_pool(self):
+        """Every item once, so that a target's negatives are all items it does not know."""
+        every = torch.arange(self.graph.num_items)
+        return Pool(every, every, torch.zeros(len(every)))
 
     def scores(self):
         factors, base = self.items
@@ -76,26 +82,15 @@ def test_a_disliked_target_is_a_negative():
     user = int(case.owners[0])
     liked, disliked = sorted(case.known(user))[:2]
     config = RankingConfig(negatives="catalogue")
-    sampler = PoolSampler(config, case.graph, CPU)
-    loss = RankingLoss(config, KnownItems(case.graph, CPU), sampler, catalogue=True)
+    loss = RankingLoss(config, KnownItems(case.graph, CPU))
     one = torch.tensor([user])
     every = torch.arange(case.graph.num_users)
     targets = Targets(every, one, torch.tensor([liked]), one, torch.tensor([disliked]))
     scores = case.scores()[user]
     others = [i for i in range(case.graph.num_items) if i not in case.known(user)]
     total = np.logaddexp.reduce(scores[[*others, liked, disliked]])
-    assert float(loss(case.users, case.items, targets)) == pytest.approx(
+    assert float(loss(case.users, case.items, targets, None)) == pytest.approx(
         total - scores[liked], 1e-5
-    )
-
-
-def whole_pool(case, monkeypatch):
-    """Draws every item once, so that a target's negatives are all items it does not know."""
-    from dglrec.train.objectives.negatives import Pool
-
-    count = case.graph.num_items
-    monkeypatch.setattr(
-        PoolSampler, "draw", lambda self, targets: Pool(torch.arange(count), torch.zeros(count))
     )
 
 
@@ -125,26 +120,28 @@ def by_formula(case, loss, margin, hardest=None):
 
 
 @pytest.mark.parametrize("loss", ["bpr", "bce", "cosine"])
-def test_losses_of_few_negatives_are_numpys(loss, monkeypatch):
+def test_losses_of_few_negatives_are_numpys(loss):
     """With the hardest k of all items, which leave nothing to chance."""
     case, count = Case(seed=1), 4
-    whole_pool(case, monkeypatch)
     config = {"loss": loss, "normalised": loss == "cosine", "margin": 0.3}
-    found = case.loss(negatives="hard", negatives_a_target=count, **config).numpy()
+    found = case.loss(
+        case.whole_pool(), negatives="hard", negatives_a_target=count, **config
+    ).numpy()
     expected = by_formula(case, loss, 0.3, hardest=count)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["bpr", "bce", "cosine"])
-def test_random_negatives_give_the_formula_on_average(loss, monkeypatch):
+def test_random_negatives_give_the_formula_on_average(loss):
     """Each draw is as likely as any other item that the user does not know: within 5 errors."""
     case, repeats = Case(seed=2), 400
-    whole_pool(case, monkeypatch)
     config = {"loss": loss, "normalised": loss == "cosine", "margin": 0.1}
     torch.manual_seed(0)
     found = np.array(
         [
-            case.loss(negatives="uniform", negatives_a_target=30, **config).numpy()
+            case.loss(
+                case.whole_pool(), negatives="uniform", negatives_a_target=30, **config
+            ).numpy()
             for _ in range(repeats)
         ]
     )
@@ -159,13 +156,12 @@ def test_the_corrected_pool_estimates_the_catalogues_sum(negatives, alpha):
     """Mean over many pools of the sum of exp(score) / expected draws, within 4 standard errors."""
     case = Case(seed=2, edges=150)
     config = RankingConfig(negatives=negatives, alpha=alpha, pool=64)
-    sampler = PoolSampler(config, case.graph, CPU)
-    scores = case.scores()[0]
-    torch.manual_seed(1)
+    draw = PoolSampler(config, case.graph, CPU, least=0.0)
+    scores, generator = case.scores()[0], torch.Generator().manual_seed(1)
     drawn = case.graph.by_item.degrees > 0 if alpha else np.ones(len(scores), dtype=bool)
     sums = []
     for _ in range(2000):
-        pool = sampler.draw(NONE)
+        pool = draw(NONE, torch.ones(0), generator)
         weights = pool.log_weights.double().numpy()
         sums.append(np.exp(scores[pool.items.numpy()] + weights).sum())
     error = np.std(sums) / math.sqrt(len(sums))

@@ -97,8 +97,8 @@ def embed_all(
         if model.list_head is not None:
             users_terms = _list_terms(model, of_users, nodes.users, world)
             inputs = biases.item_inputs(slice(None)).to(device)
-            every = torch.arange(len(nodes.items), device=device)
-            lists = users_terms, model.list_head.of_items(nodes.items, inputs, every)
+            own = model.list_head.every_row().own
+            lists = users_terms, model.list_head.of_items(nodes.items, inputs, own)
     return Embeddings(nodes, tuple(item_layers), lists)
 
 
@@ -216,9 +216,10 @@ def _list_terms(model: RatingModel, given: _Given, users: Tensor, world: World) 
     head = model.list_head
     assert head is not None
     factors = users.new_empty(len(users), head.width)
+    rows = head.every_row()
 
     def update(block: Block, sources: Tensor, own: Tensor) -> Tensor:
-        return head.of_users(own, block if head.reads_items else None, None).factors
+        return head.of_users(own, block if head.reads_items else None, rows).factors
 
     _update(update, given, users, users, world, lambda count: None, factors)
     return ListTerms(factors, factors.new_zeros(len(factors)))

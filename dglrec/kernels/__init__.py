@@ -3,17 +3,20 @@
 `edges.py` sums over edges and scores them, `ridge.py` fits a regression to each node's edges,
 `damping.py` lets few ratings count less, `segments.py` sums over all edges in float64,
 `ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `softmax.py`
-sums over a catalogue's scores, `neighbours.py` compares items by who rated them, `parallel.py` cuts
-work into a stretch a thread.
+sums over a catalogue's scores, `neighbours.py` compares items by who rated them, `sampling.py`
+samples a node's edges, `numbering.py` numbers a step's nodes, `parallel.py` cuts work into a
+stretch a thread.
 """
 
 from dglrec.kernels.damping import damp_means
 from dglrec.kernels.edges import score_edges, sum_messages
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
+from dglrec.kernels.numbering import number_rows
 from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side
 from dglrec.kernels.ranking import Terms, Tiles, rank_items
 from dglrec.kernels.ridge import fit_ridge
+from dglrec.kernels.sampling import sample_stretches
 from dglrec.kernels.segments import segment_squares, segment_sums
 from dglrec.kernels.softmax import catalogue_log_sum_exp
 
@@ -29,11 +32,13 @@ __all__ = [
     "even_parts",
     "fit_ridge",
     "merge_lists",
+    "number_rows",
     "parts_of",
     "pick_largest",
     "predict_residuals",
     "rank_items",
     "run_side_by_side",
+    "sample_stretches",
     "score_edges",
     "segment_squares",
     "segment_sums",

@@ -13,8 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-# Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
-compiled: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+# Sums may be reordered, so that they vectorise; NaN and infinity stay what they are, and a division
+# by zero gives one of them, as torch's does.
+compiled: Any = numba.njit(
+    nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
 
 SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
 

@@ -12,7 +12,7 @@ from dglrec.nn.convolutions import (
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroEncoder, SAGELayer
 from dglrec.nn.inputs import NodeInputs
-from dglrec.nn.lists import ListHead, ListTerms, score_lists
+from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
 from dglrec.nn.values import Layer, NodeValues
 
@@ -25,6 +25,7 @@ __all__ = [
     "HeteroEncoder",
     "Layer",
     "ListHead",
+    "ListRows",
     "ListTerms",
     "ModelConfig",
     "NodeInputs",

@@ -11,6 +11,9 @@ Aggregator = Literal["mean", "sum", "pool", "attention"]
 # it, small real ones, of 11 and 43 ratings an item, do better.
 _DROPOUT, _RATINGS_WITHOUT_DROPOUT = 0.1, 200
 
+# The list head has three tables of items, each with two moments: 64 MiB a table.
+_LIST_SIZE, _LEAST_LIST_SIZE, _LIST_NUMBERS = 128, 16, 1 << 24
+
 
 class ModelConfig(BaseModel):
     """What the model is made of."""
@@ -109,12 +112,16 @@ class ModelConfig(BaseModel):
         description="whether lists have maps and item vectors of their own; off takes the dot "
         "product of the embeddings as they are",
     )
-    list_size: int = Field(128, ge=1, description="width of the vectors that lists are made with")
+    list_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="width of the vectors that lists are made with; auto: 128 up to 131,072 items, "
+        "fewer above, and 16 from a million on",
+    )
     item_items: Literal["auto", "none", "ease", "graph"] = Field(
         "auto",
         description="item-item weights that are added to the lists' scores after training, as "
         "validation says: ease, or the normalised graph of items that users share; auto: ease up "
-        "to 10,000 items, else graph where it takes minutes at most",
+        "to 10,000 items, else graph where it takes minutes, and half a GB, at most",
     )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = Field(
         "auto",
@@ -159,6 +166,12 @@ class ModelConfig(BaseModel):
     def lists(self) -> bool:
         """Whether there is a list head."""
         return self.heads in ("lists", "both")
+
+    def list_width(self, num_items: int) -> int:
+        """What `list_size` means for so many items."""
+        if self.list_size != "auto":
+            return self.list_size
+        return min(_LIST_SIZE, max(_LEAST_LIST_SIZE, _LIST_NUMBERS // max(num_items, 1)))
 
     def missing_features(self, there: Collection[str]) -> list[str]:
         """Which features of items are named, and are not among those of a data set."""

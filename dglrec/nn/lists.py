@@ -29,6 +29,20 @@ class ListTerms(NamedTuple):
         return ListTerms(self.factors.index_select(0, nodes), self.base.index_select(0, nodes))
 
 
+class ListRows(NamedTuple):
+    """The vectors of items that a batch reads, one a row; None where the head has none of a kind.
+
+    Attributes:
+        rated: [S, F] p, of the items that users are known by.
+        weighed: [S, F] q, likewise.
+        own: [D, F] y, of the items that are listed.
+    """
+
+    rated: Tensor | None
+    weighed: Tensor | None
+    own: Tensor | None
+
+
 class ListHead(nn.Module):
     """Scores pairs for lists: z_u . v_i + b_i.
 
@@ -57,7 +71,7 @@ class ListHead(nn.Module):
 
     def __init__(self, config: ModelConfig, num_items: int) -> None:
         super().__init__()
-        size, width = config.encoded_size, config.list_size
+        size, width = config.encoded_size, config.list_width(num_items)
         self.maps, self.reads_items = config.list_maps, config.list_maps and config.layers > 0
         self.width = width if self.maps else size
         if not self.maps:
@@ -75,27 +89,51 @@ class ListHead(nn.Module):
             # Lists begin as those of popularity.
             self.base.weight.zero_()
 
-    def tables(self) -> list[nn.Parameter]:
+    def tables(self) -> list[nn.Embedding]:
         """The vectors of items, one a row."""
         tables = (self.rated, self.weighed, self.item_vectors)
-        return [weight for table in tables if table is not None for weight in table.parameters()]
+        return [table for table in tables if table is not None]
 
-    def of_users(self, users: Tensor, block: Block | None, items: Tensor | None) -> ListTerms:
+    def every_row(self) -> ListRows:
+        """The vectors of all items, in their order."""
+        return ListRows(*(self._all_of(t) for t in (self.rated, self.weighed, self.item_vectors)))
+
+    def rows(self, sources: Tensor, listed: Tensor) -> ListRows:
+        """The vectors of some items.
+
+        Args:
+            sources: int64 [S] that users are known by, each once.
+            listed: int64 [D] that are listed, each once.
+        """
+        tables = ((self.rated, sources), (self.weighed, sources), (self.item_vectors, listed))
+        return ListRows(*(None if table is None else table(items) for table, items in tables))
+
+    @staticmethod
+    def _all_of(table: nn.Embedding | None) -> Tensor | None:
+        if table is None:
+            return None
+        weight: Tensor = table.weight
+        if not (table.sparse and weight.requires_grad and torch.is_grad_enabled()):
+            return weight
+        # Its gradient is to be one of rows.
+        rows: Tensor = table(torch.arange(len(weight), device=weight.device))
+        return rows
+
+    def of_users(self, users: Tensor, block: Block | None, rows: ListRows) -> ListTerms:
         """What users are to any item.
 
         Args:
             users: [n, H] embeddings.
             block: the edges of these users that they are known by, the last layer's; None where the
                 model has no layer.
-            items: int64 [S] which items the block's sources are; None where they are all items.
+            rows: the vectors of the block's sources.
         """
         factors: Tensor = self.from_user(users) if self.maps else users
-        if self.rated is not None and block is not None:
+        if rows.rated is not None and block is not None:
             counts = block.offsets.diff().clamp(min=1).to(factors.dtype)
-            summed = aggregate(block, _rows(self.rated, items), "sum")
-            if self.weighed is not None:
-                rows = _rows(self.weighed, items)
-                summed = summed + aggregate(block, rows, "sum", block.residuals)
+            summed = aggregate(block, rows.rated, "sum")
+            if rows.weighed is not None:
+                summed = summed + aggregate(block, rows.weighed, "sum", block.residuals)
             factors = factors + summed * counts.rsqrt().unsqueeze(1)
         return ListTerms(factors, factors.new_zeros(len(factors)))
 
@@ -124,20 +162,20 @@ class ListHead(nn.Module):
             factors = factors + summed * left.rsqrt().unsqueeze(1)
         return ListTerms(factors, factors.new_zeros(len(factors)))
 
-    def of_items(self, items: Tensor, inputs: Tensor, nodes: Tensor | None) -> ListTerms:
+    def of_items(self, items: Tensor, inputs: Tensor, own: Tensor | None) -> ListTerms:
         """What items are to any user.
 
         Args:
             items: [m, H] embeddings.
             inputs: float32 [m, 3] their `Biases.inputs`.
-            nodes: int64 [m] which items they are; None for items that training never saw, which
-                have no vector of their own.
+            own: [m, F] their vectors; None where there are none, as of items that training never
+                saw.
         """
         if not self.maps:
             return ListTerms(items, items.new_zeros(len(items)))
         factors: Tensor = self.from_item(items)
-        if self.item_vectors is not None and nodes is not None:
-            factors = factors + self.item_vectors(nodes)
+        if own is not None:
+            factors = factors + own
         base = self.base(items).squeeze(1) + self.popularity * inputs[:, _DEGREE]
         return ListTerms(factors, base)
 
@@ -152,8 +190,3 @@ def _table(count: int, width: int) -> nn.Embedding:
     table = nn.Embedding(count, width)
     nn.init.normal_(table.weight, std=_IDENTITY_STD)
     return table
-
-
-def _rows(table: nn.Embedding, items: Tensor | None) -> Tensor:
-    rows: Tensor = table.weight if items is None else table(items)
-    return rows

@@ -11,7 +11,7 @@ from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroEncoder
 from dglrec.nn.inputs import NodeInputs
-from dglrec.nn.lists import ListHead, ListTerms
+from dglrec.nn.lists import ListHead, ListRows, ListTerms
 from dglrec.nn.values import NodeValues
 
 
@@ -22,11 +22,13 @@ class Encoded(NamedTuple):
         nodes: [N, H] embeddings of the last layer's destinations; unseen items follow the others.
         users: of the destination users, what the list head makes of them; None without one.
         items: of the items likewise.
+        list_rows: the vectors of items that it read for that; None without one.
     """
 
     nodes: NodeValues
     users: ListTerms | None
     items: ListTerms | None
+    list_rows: ListRows | None
 
 
 class RatingModel(nn.Module):
@@ -86,26 +88,28 @@ class RatingModel(nn.Module):
         )
         exchange = all_items if batch.items_are_shared else None
         nodes = self.encoder(batch.layers, nodes, exchange)
-        users, items = self._list_terms(batch, nodes, exchange)
+        users, items, rows = self._list_terms(batch, nodes, exchange)
         if len(batch.unseen):
             unseen = self.new_items(self.inputs.features.index_select(0, batch.unseen))
             nodes = NodeValues(nodes.users, torch.cat((nodes.items, unseen)))
-        return Encoded(nodes, users, items)
+        return Encoded(nodes, users, items, rows)
 
     def _list_terms(
         self, batch: EdgeBatch, nodes: NodeValues, exchange: Exchange | None
-    ) -> tuple[ListTerms | None, ListTerms | None]:
-        """What the list head makes of a batch's destinations."""
-        if self.list_head is None:
-            return None, None
+    ) -> tuple[ListTerms | None, ListTerms | None, ListRows | None]:
+        """What the list head makes of a batch's destinations, and the vectors that takes."""
+        head = self.list_head
+        if head is None:
+            return None, None, None
         count = len(nodes.items)
-        items, inputs = batch.item_nodes, batch.item_inputs
-        if exchange is not None:
-            inputs = exchange(inputs)
-            items = torch.arange(count, device=inputs.device)
+        inputs = batch.item_inputs if exchange is None else exchange(batch.item_inputs)
+        if batch.every_item:
+            rows = head.every_row()
+        else:
+            rows = head.rows(batch.last_item_sources, batch.item_nodes[:count])
         block = batch.layers[-1].to_users if batch.layers else None
-        of_users = self.list_head.of_users(nodes.users, block, items)
-        return of_users, self.list_head.of_items(nodes.items, inputs[:count], items[:count])
+        of_users = head.of_users(nodes.users, block, rows)
+        return of_users, head.of_items(nodes.items, inputs[:count], rows.own), rows
 
     def new_items(self, features: Tensor) -> Tensor:
         """float32 [m, F] chosen features of items that nobody has rated -> [m, H] embeddings."""
@@ -117,6 +121,7 @@ class RatingModel(nn.Module):
             neighbours=torch.zeros(0, dtype=torch.int64, device=items.device),
             residuals=none,
             degrees=items.new_zeros(len(items)),
+            source_degrees=items.new_zeros(1),
         )
         for layer in self.encoder.hops:
             items = layer.update_items(block, nobody, items)
@@ -133,9 +138,14 @@ class RatingModel(nn.Module):
             raise ValueError("the model has no rating head")
         return self.decoder
 
-    def list_tables(self) -> list[nn.Parameter]:
-        """The vectors of items that the list head learns, one a row."""
-        return [] if self.list_head is None else self.list_head.tables()
+    def read_items_by_rows(self) -> None:
+        """From now on a batch reads few of the items' vectors: their gradients are sparse."""
+        tables: list[nn.Embedding | None] = [self.inputs.item_vectors]
+        if self.list_head is not None:
+            tables += self.list_head.tables()
+        for table in tables:
+            if table is not None:
+                table.sparse = True
 
     def sparse_tables(self) -> list[nn.Parameter]:
         """The weights whose gradients are sparse: a batch reads few of their rows."""

@@ -9,9 +9,10 @@ those that would stand without them.
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.full import FullGraphLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
-from dglrec.sampling.users import UserBatchLoader
+from dglrec.sampling.users import Draw, UserBatchLoader
 
 __all__ = [
+    "Draw",
     "FullGraphLoader",
     "LoaderConfig",
     "NeighborEdgeLoader",

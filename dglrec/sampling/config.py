@@ -40,6 +40,12 @@ class LoaderConfig(BaseModel):
         description="raters sampled for each item, likewise; auto: 1 in the last layer, in those "
         "before it 3, or 10 in each up to 2 million training ratings",
     )
+    items: Literal["auto", "all", "reached"] = Field(
+        "auto",
+        description="with kind users, which items a step encodes: all, or those that its targets, "
+        "their negatives and their sampled neighbourhoods reach; auto: those reached where a "
+        "step's ratings are fewer than the items",
+    )
     unseen_items: float = Field(
         0.02,
         ge=0,
@@ -75,17 +81,21 @@ class LoaderConfig(BaseModel):
             raise ValueError("fan-outs must be numbers; see LoaderConfig.resolved")
         return list(zip(self.user_fanouts, self.item_fanouts, strict=True))
 
-    def resolved(self, num_edges: int, layers: int = 2) -> "LoaderConfig":
+    def resolved(self, num_edges: int, num_items: int, layers: int = 2) -> "LoaderConfig":
         """The same with each `auto` replaced by what it means for so many training edges.
 
         Args:
             num_edges: E.
+            num_items: I.
             layers: of the model; as many fan-outs are wanted.
         """
         small = num_edges <= _SMALL
         values: dict[str, Any] = {"batch_size": self.edges_a_batch(num_edges)}
-        if self.folds == "auto":
-            values["folds"] = 8 if small else 2
+        folds = (8 if small else 2) if self.folds == "auto" else self.folds
+        values["folds"] = folds
+        if self.items == "auto":
+            few = self.kind == "users" and values["batch_size"] * folds < num_items
+            values["items"] = "reached" if few else "all"
         if self.user_fanouts == "auto":
             values["user_fanouts"] = (-1 if small else 10,) * (layers - 1) + (-1,) * min(layers, 1)
         if self.item_fanouts == "auto":
@@ -119,6 +129,11 @@ class LoaderConfig(BaseModel):
             )
 
 
-def seed_of(*words: int) -> int:
-    """One seed from several numbers, of 31 bits: DGL reads its seed as a 32-bit signed number."""
-    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+Stream = Literal["order", "samples", "folds", "unseen", "pool", "dropout"]
+"""What a seed is for; no two of them share their numbers."""
+
+
+def seed_of(stream: Stream, *words: int) -> int:
+    """One seed from a purpose and several numbers, of 31 bits: DGL reads a 32-bit signed number."""
+    entropy = (int.from_bytes(stream.encode(), "little"), *words)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

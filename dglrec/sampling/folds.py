@@ -13,15 +13,9 @@ from torch import Tensor
 
 from dglrec.kernels import compiled, even_parts, run_side_by_side
 from dglrec.sampling.config import seed_of
+from dglrec.sampling.hashing import HASH_BITS, hash_of, hashes
 
-# The finalizer of MurmurHash3 (Appleby, 2016): every bit of the input moves every bit of the hash.
-_MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
-_SHIFT = 33
-_HASH_BITS = 24
-_SIGNED = tuple(multiplier - (1 << 64) for multiplier in _MULTIPLIERS)  # torch has no uint64
-_UNSIGNED = tuple(np.uint64(multiplier) for multiplier in _MULTIPLIERS)
-_ROTATED, _KEPT = np.uint64(_SHIFT), np.uint64(64 - _HASH_BITS)
-_SCALE = np.uint64(_HASH_BITS)
+_SCALE = np.uint64(HASH_BITS)
 
 _WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
 
@@ -66,7 +60,7 @@ class Fold:
     @property
     def key(self) -> int:
         """What moves the hash's input away from that of other seeds and epochs."""
-        return seed_of(self.seed, self.epoch, 0x464F4C44) << 31
+        return seed_of("folds", self.seed, self.epoch) << 31
 
     def holds(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether each of n ratings is a target; bool [n].
@@ -75,14 +69,8 @@ class Fold:
             users: int64 [n].
             items: int32 or int64 [n].
         """
-        low_bits = (1 << (64 - _SHIFT)) - 1
-        key = users * self.num_items + items
-        key += self.key
-        for multiplier in _SIGNED:
-            key ^= (key >> _SHIFT) & low_bits
-            key *= multiplier
-        high = (key >> (64 - _HASH_BITS)) & ((1 << _HASH_BITS) - 1)
-        return (high * self.count) >> _HASH_BITS == self.number
+        found = hashes(users * self.num_items + items, self.key)
+        return (found * self.count) >> HASH_BITS == self.number
 
     def split(self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor) -> Split:
         """Deal the ratings of N users into targets and support.
@@ -156,11 +144,7 @@ def ragged(starts: Tensor, counts: Tensor) -> Tensor:
 
 @compiled
 def _fold_of(key, count):  # type: ignore[no-untyped-def]
-    key ^= key >> _ROTATED
-    key *= _UNSIGNED[0]
-    key ^= key >> _ROTATED
-    key *= _UNSIGNED[1]
-    return ((key >> _KEPT) * count) >> _SCALE
+    return (hash_of(key) * count) >> _SCALE
 
 
 @compiled

@@ -13,7 +13,7 @@ from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.folds import Fold, Split, ragged
-from dglrec.sampling.users import UserBatchLoader, offsets_of, take
+from dglrec.sampling.users import Draw, UserBatchLoader, offsets_of, take
 
 
 class FullGraphLoader(UserBatchLoader):
@@ -28,6 +28,7 @@ class FullGraphLoader(UserBatchLoader):
         seed: with the epoch it decides the order of the users and the folds.
         device: where graph and batches live.
         world: the processes that share each step.
+        draw: draws the items that lists are learned from; None where none are wanted.
         layers: of the model.
     """
 
@@ -39,9 +40,11 @@ class FullGraphLoader(UserBatchLoader):
         seed: int = 0,
         device: torch.device | None = None,
         world: World = ALONE,
+        draw: Draw | None = None,
+        *,
         layers: int = 2,
     ) -> None:
-        super().__init__(graph, biases, config, seed, device, world)
+        super().__init__(graph, biases, config, seed, device, world, draw)
         self._layers = layers
         self._edges_by_item = torch.from_numpy(graph.edges_by_item).to(self.device)
         users = torch.arange(graph.num_users, dtype=torch.int32, device=self.device)
@@ -63,7 +66,8 @@ class FullGraphLoader(UserBatchLoader):
             biases = biases.without(owners, split.items, ratings)
         blocks = self._blocks(split, biases)
         own = self._own(split, bounds[self.world.rank], bounds[self.world.rank + 1])
-        owners, items = owners[own], split.items[own]
+        owners, items, ratings = owners[own], split.items[own], ratings[own]
+        place = number * self.world.size + self.world.rank
         every_user = torch.arange(len(lists.counts), device=self.device)
         every_item = torch.arange(self._num_items, device=self.device)
         return EdgeBatch(
@@ -74,10 +78,12 @@ class FullGraphLoader(UserBatchLoader):
             layers=(blocks,) * self._layers,
             users=owners,
             items=items,
-            ratings=ratings[own],
+            ratings=ratings,
             baselines=biases.predict(owners, items),
             edges=split.targets[own],
             unseen=torch.empty(0, dtype=torch.int64, device=self.device),
+            every_item=True,
+            pool=self._pool(items, ratings, place, fold),
         )
 
     def _own(self, split: Split, first: int, last: int) -> slice:

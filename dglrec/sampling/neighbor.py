@@ -15,7 +15,7 @@ from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
 from dglrec.sampling.config import LoaderConfig, seed_of
-from dglrec.sampling.unseen import UNSEEN, Targets, hide_items
+from dglrec.sampling.unseen import Targets, hide_items
 
 
 class NeighborEdgeLoader:
@@ -45,7 +45,7 @@ class NeighborEdgeLoader:
         world: World = ALONE,
     ) -> None:
         self.biases = biases
-        self.config = config = config.resolved(graph.num_edges)
+        self.config = config = config.resolved(graph.num_edges, graph.num_items)
         self.batch_size = config.edges_a_batch(graph.num_edges)
         self.seed = seed
         self.epoch = 0
@@ -72,7 +72,7 @@ class NeighborEdgeLoader:
         """The epoch's batches; None where one holds no target for this process."""
         if self.start >= len(self):
             return
-        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(seed_of("order", self.seed, self.epoch))
         # The order is drawn here: DGL's own shuffle draws it from numpy's global generator and
         # permutes the epoch before, so that the seed would not decide it.
         order = torch.randperm(len(self._ratings), generator=generator)
@@ -85,9 +85,9 @@ class NeighborEdgeLoader:
                 continue
             place = number * self.world.size + self.world.rank
             with _one_sampling_thread():
-                dgl.seed(seed_of(self.seed, self.epoch, place))
+                dgl.seed(seed_of("samples", self.seed, self.epoch, place))
                 input_nodes, targets, blocks = next(batches)
-            seed_of_unseen = seed_of(self.seed, self.epoch, number, *UNSEEN)
+            seed_of_unseen = seed_of("unseen", self.seed, self.epoch, number)
             yield self._to_batch(input_nodes, targets, blocks, seed_of_unseen)
 
     def _batches(self, shares: list[Tensor], generator: torch.Generator) -> Iterator[Any]:
@@ -129,7 +129,12 @@ class NeighborEdgeLoader:
         )
         share = self.config.unseen_items
         hidden = hide_items(
-            known, global_items, len(nodes[ITEM_TYPE]), biases, share, seed_of_unseen
+            known,
+            global_items,
+            len(nodes[ITEM_TYPE]),
+            biases.items[global_items],
+            share,
+            seed_of_unseen,
         )
         return EdgeBatch(
             user_nodes=input_nodes[USER_TYPE],

@@ -11,10 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dglrec.biases import Biases
-
-# Of the numbers that follow from the seed, those of unseen items; the others have fewer words.
-UNSEEN = (0, 0, 2)
+from dglrec.sampling.hashing import HASH_BITS, hashes
 
 
 class Targets(NamedTuple):
@@ -32,7 +29,12 @@ class Targets(NamedTuple):
 
 
 def hide_items(
-    targets: Targets, items: Tensor, num_positions: int, biases: Biases, share: float, seed: int
+    targets: Targets,
+    items: Tensor,
+    num_positions: int,
+    item_biases: Tensor,
+    share: float,
+    seed: int,
 ) -> Targets:
     """Choose items that count as unseen, and predict their targets without their biases.
 
@@ -40,17 +42,17 @@ def hide_items(
         targets: with nothing unseen yet.
         items: [B] the items as indices of the data set.
         num_positions: how many positions there are of items that are seen.
-        biases: that the baselines are made of.
+        item_biases: float32 [B] that of each target's item, which its baseline is made of.
         share: of all items that count as unseen.
         seed: of the choice; the same on all processes that share a step.
     """
     if not share:
         return targets
-    generator = torch.Generator(items.device).manual_seed(seed)
-    drawn = torch.rand(len(biases.items), generator=generator, device=items.device)
-    places = (drawn < share).index_select(0, items).nonzero().squeeze(1)
+    drawn = hashes(items.long(), seed << 31) < share * (1 << HASH_BITS)
+    places = drawn.nonzero().squeeze(1)
     hidden = items.index_select(0, places).long()
     unseen, order = torch.unique(hidden, return_inverse=True)
     positions = targets.items.index_copy(0, places, (order + num_positions).to(targets.items.dtype))
-    without = targets.baselines.index_add(0, places, biases.items.index_select(0, hidden), alpha=-1)
+    own = item_biases.index_select(0, places)
+    without = targets.baselines.index_add(0, places, own, alpha=-1)
     return Targets(positions, without, unseen)

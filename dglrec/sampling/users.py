@@ -1,25 +1,33 @@
 """The fast loader: steps made of whole users, each of a step's nodes encoded once.
 
 Data flow: users in a random order -> cut into steps of about equal edges -> each step's ratings
-split into targets and support by a hash -> sampled raters of every item, layer by layer from the
-targets outwards -> `EdgeBatch`. All of it is index arithmetic on tensors, on any device.
+split into targets and support by a hash -> the items to encode, all or those in reach -> sampled
+raters and ratings, layer by layer from the targets outwards -> `EdgeBatch`. All of it is index
+arithmetic on tensors, on any device.
 """
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dglrec.biases import Biases
-from dglrec.blocks import Block, EdgeBatch, LayerBlocks
+from dglrec.biases import Biases, Ends
+from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, RatingGraph
-from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.kernels import sample_stretches
+from dglrec.sampling.config import LoaderConfig, Stream, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
-from dglrec.sampling.unseen import UNSEEN, Targets, hide_items
+from dglrec.sampling.numbering import Every, Numbering, Reached
+from dglrec.sampling.unseen import Targets, hide_items
+
+Draw = Callable[[Tensor, Tensor, torch.Generator], Pool]
+"""Items [B] and ratings [B] of a step's targets, and a generator -> what lists are learned from,
+its rows yet the items themselves."""
 
 
 class UserBatchLoader:
@@ -31,22 +39,25 @@ class UserBatchLoader:
     a target of the step is computed where the edge stands, and a target never enters a block, in
     neither direction and at no hop; nothing is searched for.
 
-    Each user of a step is encoded once for all of its targets, and all items are encoded in each
-    step. Items read sampled raters, who read sampled ratings of theirs, as in any neighbour-sampled
-    GraphSAGE (Hamilton, Ying and Leskovec, 2017); a sample is taken without replacement, one from
-    each of as many equal stretches of the node's edges, the first of which starts anywhere.
+    Each user of a step is encoded once for all of its targets. Of the items either all are encoded
+    in each step, or those that its targets, its pool and their sampled neighbourhoods reach: as the
+    configuration says. Items read sampled raters, who read sampled ratings of theirs, as in any
+    neighbour-sampled GraphSAGE (Hamilton, Ying and Leskovec, 2017); see `sample_stretches`.
 
-    The users of a step are the same on any number of processes. Each process encodes a stretch of
-    them, about equal in edges, and an equal share of the items, which they exchange layer by layer
-    (`EdgeBatch.items_are_shared`): together they do the work of one process, and no more.
+    The users of a step are the same on any number of processes, each of which has a stretch of
+    them, about equal in edges. Where all items are encoded, each process encodes an equal share of
+    them, and they exchange them layer by layer (`EdgeBatch.items_are_shared`): together they do the
+    work of one process, and no more. Where those in reach are, each encodes what its own users
+    reach, and nothing is exchanged.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
-        config: batch size, folds and fan-outs.
+        config: batch size, folds, items and fan-outs.
         seed: with the epoch it decides the order of the users, the folds and every sample.
         device: where graph and batches live.
         world: the processes that share each step.
+        draw: draws the items that lists are learned from; None where none are wanted.
     """
 
     def __init__(
@@ -57,8 +68,9 @@ class UserBatchLoader:
         seed: int = 0,
         device: torch.device | None = None,
         world: World = ALONE,
+        draw: Draw | None = None,
     ) -> None:
-        self.config = config = config.resolved(graph.num_edges)
+        self.config = config = config.resolved(graph.num_edges, graph.num_items)
         self.batch_size = config.edges_a_batch(graph.num_edges)
         self._folds = int(config.folds)
         self.seed = seed
@@ -66,7 +78,8 @@ class UserBatchLoader:
         self.start = 0
         self.device = device or torch.device("cpu")
         self.world = world
-        self._biases = biases.to(self.device)
+        self._draw = draw
+        self._biases = biases.copied(self.device)  # a step changes rows of them, and puts them back
         self._by_user = _Lists.of(graph.by_user, self.device)
         self._by_item = _Lists.of(graph.by_item, self.device)
         levels = graph.scale.decode(np.arange(graph.scale.levels))
@@ -74,10 +87,13 @@ class UserBatchLoader:
         self._active = self._by_user.counts.nonzero().squeeze(1)
         self._num_items = graph.num_items
         self._num_edges = graph.num_edges
-        self._items = world.share_of(graph.num_items)
-        # Scratch: each user's place among the step's users, and among a layer's.
-        self._in_step = torch.full((graph.num_users,), -1, dtype=torch.int32, device=self.device)
-        self._place = torch.zeros(graph.num_users, dtype=torch.int32, device=self.device)
+        self._every_item = config.items != "reached"
+        # Scratch, -1 but for what a step writes and takes out again: each user's place among the
+        # step's users, and the numbers of the users and items that it reads.
+        self._in_step, self._user_numbers, self._item_numbers = (
+            torch.full((count,), -1, dtype=torch.int32, device=self.device)
+            for count in (graph.num_users, graph.num_users, graph.num_items)
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -111,7 +127,7 @@ class UserBatchLoader:
 
         Somebody with more ratings than a step takes the room of several, all but one then empty.
         """
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, fold))
+        generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch, fold))
         shuffled = torch.randperm(len(self._active), generator=generator).to(self.device)
         order = take(self._active, shuffled)
         steps = self._steps_a_pass()
@@ -124,61 +140,110 @@ class UserBatchLoader:
         step = self._step(users, fold)
         if not len(step.ratings):
             return None
-        world = self.world
-        generator = torch.Generator(self.device)
-        place = number * world.size + world.rank
-        generator.manual_seed(seed_of(self.seed, fold.epoch, self._folds, place))
-        self._in_step[users] = torch.arange(len(users), dtype=torch.int32, device=self.device)
-        layers = []
-        nodes = own = users[step.first : step.last]
-        for of_user, of_item in reversed(self.config.fanouts):
-            to_users = self._to_users(step, nodes, of_user, generator)
-            to_items, nodes = self._to_items(step, nodes, of_item, generator)
-            layers.append(LayerBlocks(to_users, to_items))
-        self._in_step[users] = -1
-        biases, mine = step.biases, step.own_targets
-        owners, items = step.split.owners[mine] - step.first, step.split.items[mine]
-        none = torch.empty(0, dtype=torch.int64, device=self.device)
-        targets = hide_items(
-            Targets(items, biases.predict(take(own, owners), items), none),
-            items,
-            self._num_items,
-            biases,
-            self.config.unseen_items,
-            seed_of(self.seed, fold.epoch, number, *UNSEEN),
+        users_read, items_read = Reached(self._user_numbers), self._items()
+        self._in_step[step.users] = torch.arange(
+            len(step.users), dtype=torch.int32, device=self.device
         )
+        try:
+            with self._leaving_out(step):
+                return self._encoded_from(step, number, users_read, items_read)
+        finally:
+            self._in_step[step.users] = -1
+            users_read.forget()
+            items_read.forget()
+
+    def _encoded_from(
+        self, step: "_Step", number: int, users_read: Reached, items_read: Numbering
+    ) -> EdgeBatch:
+        """The batch of a step, whose targets the biases are without."""
+        biases, world = self._biases, self.world
+        place = number * world.size + world.rank
+        own, mine = step.users[step.first : step.last], step.own_targets
+        users_read.number(own)
+        ratings, items = step.ratings[mine], step.split.items[mine]
+        positions, pool = items_read.number(items), self._pool(items, ratings, place, step.fold)
+        if pool is not None:
+            pool = replace(pool, rows=items_read.number(pool.items).long())
+        num_positions = self._num_items if self._every_item else len(items_read.nodes)
+        owners = step.split.owners[mine] - step.first
+        targets = hide_items(
+            Targets(
+                positions,
+                biases.predict(take(own, owners), items),
+                torch.empty(0, dtype=torch.int64, device=self.device),
+            ),
+            items,
+            num_positions,
+            take(biases.items, items),
+            self.config.unseen_items,
+            seed_of("unseen", self.seed, step.fold.epoch, number),
+        )
+        generator = self._generator("samples", step.fold, place)
+        layers = [
+            self._layer(step, fanouts, users_read, items_read, generator)
+            for fanouts in reversed(self.config.fanouts)
+        ]
         return EdgeBatch(
-            user_nodes=nodes,
-            item_nodes=torch.arange(*self._items, device=self.device),
-            user_inputs=biases.user_inputs(nodes),
-            item_inputs=biases.item_inputs(slice(*self._items)),
+            user_nodes=users_read.nodes,
+            item_nodes=items_read.nodes,
+            user_inputs=biases.user_inputs(users_read.nodes),
+            item_inputs=biases.item_inputs(items_read.nodes),
             layers=tuple(reversed(layers)),
             users=owners,
             items=targets.items,
-            ratings=step.ratings[mine],
+            ratings=ratings,
             baselines=targets.baselines,
             edges=step.split.targets[mine],
             unseen=targets.unseen,
-            items_are_shared=world.size > 1,
+            items_are_shared=self._every_item and world.size > 1,
+            every_item=self._every_item,
+            pool=pool,
         )
+
+    def _items(self) -> Numbering:
+        """The items that a step reads: this process's share of all, or as yet none."""
+        if self._every_item:
+            return Every(*self.world.share_of(self._num_items), self.device)
+        return Reached(self._item_numbers)
+
+    def _generator(self, stream: Stream, fold: Fold, place: int) -> torch.Generator:
+        seed = seed_of(stream, self.seed, fold.epoch, place)
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _pool(self, items: Tensor, ratings: Tensor, place: int, fold: Fold) -> Pool | None:
+        """The items that this process's targets are held against, if any are wanted."""
+        if self._draw is None or not len(items):
+            return None
+        return self._draw(items, ratings, self._generator("pool", fold, place))
 
     def _step(self, users: Tensor, fold: Fold) -> "_Step":
         """Deal the ratings of a step's users into targets and support.
 
-        That is done for the users of all processes: what one of them predicts must not reach it by
-        way of the items that another encodes.
+        Where processes exchange items that is done for the users of all of them: what one predicts
+        must not reach it by way of the items that another encodes. Else for its own alone.
         """
         lists, world = self._by_user, self.world
         starts, counts = take(lists.starts, users), take(lists.counts, users)
         bounds = world.cut(counts.cumsum(0))
-        own = bounds[world.rank], bounds[world.rank + 1]
+        first, last = bounds[world.rank], bounds[world.rank + 1]
+        if not self._every_item and world.size > 1:
+            users, starts, counts = users[first:last], starts[first:last], counts[first:last]
+            first, last = 0, len(users)
         split = fold.split(users, starts, counts, lists.neighbours)
         ratings = self._ratings(lists, split.targets)
         if not self.config.exclude_targets:
-            support = ragged(starts, counts)
-            return _Step(users, fold, split, ratings, self._biases, support, counts, *own)
-        biases = self._biases.without(take(users, split.owners), split.items, ratings)
-        return _Step(users, fold, split, ratings, biases, split.support, split.support_counts, *own)
+            return _Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
+        return _Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+
+    def _leaving_out(self, step: "_Step") -> AbstractContextManager[None]:
+        """The biases are without the step's targets meanwhile."""
+        if not self.config.exclude_targets:
+            return nullcontext()
+        items = Reached(self._item_numbers)
+        places = items.number(step.split.items)
+        ends = Ends(items.nodes, places)
+        items.forget()
+        return self._biases.leaving_out(Ends(step.users, step.split.owners), ends, step.ratings)
 
     def _ratings(self, lists: "_Lists", edges: Tensor) -> Tensor:
         """float32 [n]; the ratings of n edges."""
@@ -187,11 +252,58 @@ class UserBatchLoader:
             codes &= 0xFFFF
         return take(self._levels, codes)
 
-    def _to_users(
+    def _layer(
+        self,
+        step: "_Step",
+        fanouts: tuple[int, int],
+        users_read: Reached,
+        items_read: Numbering,
+        generator: torch.Generator,
+    ) -> LayerBlocks:
+        """What a layer's destinations read, who are the users and items that are read so far.
+
+        What they read is read from then on.
+        """
+        lists, biases = (self._by_user, self._by_item), self._biases
+        users, items = users_read.nodes, items_read.nodes
+        by_user, of_users = self._edges_of_users(step, users, fanouts[0], generator)
+        by_item, of_items, raters = self._edges_of_items(step, items, fanouts[1], generator)
+        rated = take(lists[0].neighbours, by_user)
+        places = items_read.number(rated), users_read.number(raters)
+        owners = torch.repeat_interleave(users, of_users, output_size=len(by_user))
+        residuals = self._ratings(lists[0], by_user)
+        residuals -= biases.predict(owners, rated)
+        to_users = Block(
+            offsets_of(of_users),
+            places[0],
+            residuals,
+            take(biases.user_degrees, users),
+            # Of shared items the sources are those of all processes.
+            biases.item_degrees.clone()
+            if self._every_item
+            else take(biases.item_degrees, items_read.nodes),
+        )
+        owners = torch.repeat_interleave(items, of_items, output_size=len(by_item))
+        residuals = self._ratings(lists[1], by_item)
+        residuals -= biases.predict(raters, owners)
+        to_items = Block(
+            offsets_of(of_items),
+            places[1],
+            residuals,
+            take(biases.item_degrees, items),
+            take(biases.user_degrees, users_read.nodes),
+        )
+        return LayerBlocks(to_users, to_items)
+
+    def _edges_of_users(
         self, step: "_Step", nodes: Tensor, fanout: int, generator: torch.Generator
-    ) -> Block:
-        """What users read: those of the step from their support, the others from all they rated."""
-        lists, biases = self._by_user, step.biases
+    ) -> tuple[Tensor, Tensor]:
+        """The edges that users read, and how many each does.
+
+        This process's users of the step, who come first, read of their support, the others of all
+        they rated. Among the others may be users of the step that are other processes', who read of
+        their support too.
+        """
         mine = slice(step.first, step.last)
         own_counts = step.counts[mine]
         if fanout < 0:
@@ -200,73 +312,41 @@ class UserBatchLoader:
             of_own, own_counts = _sample(step.starts[mine], own_counts, fanout, generator)
             own_edges = take(step.support, of_own)
         others = nodes[step.last - step.first :]
-        of_others, other_counts = self._edges_of_others(step, others, fanout, generator)
-        edges = torch.cat((own_edges, of_others))
-        counts = torch.cat((own_counts, other_counts))
-        neighbours = take(lists.neighbours, edges)
-        own = torch.repeat_interleave(take(biases.users, nodes), counts, output_size=len(edges))
-        residuals = self._ratings(lists, edges) - own
-        residuals -= take(biases.items, neighbours) + biases.mean
-        degrees = take(biases.user_degrees, nodes)
-        return Block(offsets_of(counts), neighbours, residuals, degrees, biases.item_degrees)
-
-    def _edges_of_others(
-        self, step: "_Step", users: Tensor, fanout: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Sampled edges of users that only feed items, and how many of each.
-
-        Among them may be users of the step that are other processes', which read their support.
-        """
-        starts, counts = take(self._by_user.starts, users), take(self._by_user.counts, users)
-        if self.world.size == 1:
-            return _sample(starts, counts, fanout, generator)
-        places = take(self._in_step, users)
+        starts, counts = take(self._by_user.starts, others), take(self._by_user.counts, others)
+        if not self._every_item or self.world.size == 1:
+            of_others, counts = _sample(starts, counts, fanout, generator)
+            return torch.cat((own_edges, of_others)), torch.cat((own_counts, counts))
+        places = take(self._in_step, others)
         inside = places >= 0
         places = places.clamp(min=0)
         # Positions in the step's support follow those in all edges.
         starts = torch.where(inside, take(step.starts, places) + self._num_edges, starts)
         counts = torch.where(inside, take(step.counts, places), counts)
-        edges, taken = _sample(starts, counts, fanout, generator)
-        supported = (edges >= self._num_edges).nonzero().squeeze(1)
-        edges[supported] = take(step.support, edges[supported] - self._num_edges)
-        return edges, taken
+        of_others, counts = _sample(starts, counts, fanout, generator)
+        supported = (of_others >= self._num_edges).nonzero().squeeze(1)
+        of_others[supported] = take(step.support, of_others[supported] - self._num_edges)
+        return torch.cat((own_edges, of_others)), torch.cat((own_counts, counts))
 
-    def _to_items(
+    def _edges_of_items(
         self, step: "_Step", nodes: Tensor, fanout: int, generator: torch.Generator
-    ) -> tuple[Block, Tensor]:
-        """What items read, and the users that they read it from: `nodes`, and more behind them."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The edges that items read, how many each does, and whose they are; no target's."""
         lists = self._by_item
-        own = slice(*self._items)
-        edges, counts = _sample(lists.starts[own], lists.counts[own], fanout, generator)
+        starts, counts = take(lists.starts, nodes), take(lists.counts, nodes)
+        edges, counts = _sample(starts, counts, fanout, generator)
         raters = take(lists.neighbours, edges)
-        items = torch.repeat_interleave(counts, output_size=len(edges)) + own.start
-        if self.config.exclude_targets:
-            suspects = (take(self._in_step, raters) >= 0).nonzero().squeeze(1)
-            rated = take(raters, suspects).long(), take(items, suspects)
-            targets = suspects.masked_select(step.fold.holds(*rated))
-            keep = torch.ones(len(edges), dtype=torch.bool, device=self.device)
-            keep[targets] = False
-            edges, raters = edges.masked_select(keep), raters.masked_select(keep)
-            lost = torch.bincount(take(items, targets) - own.start, minlength=len(counts))
-            counts = counts - lost
-            items = items.masked_select(keep)
-        self._place.fill_(-1)
-        self._place[raters] = 1
-        self._place[nodes] = 0
-        more = (self._place > 0).nonzero().squeeze(1)
-        nodes = torch.cat((nodes, more))
-        self._place[nodes] = torch.arange(len(nodes), dtype=torch.int32, device=self.device)
-        biases = step.biases
-        residuals = self._ratings(lists, edges) - biases.predict(raters, items)
-        places = take(self._place, raters)
-        block = Block(
-            offsets_of(counts),
-            places,
-            residuals,
-            biases.item_degrees[own],
-            take(biases.user_degrees, nodes),
-        )
-        return block, nodes
+        if not self.config.exclude_targets:
+            return edges, counts, raters
+        suspects = (take(self._in_step, raters) >= 0).nonzero().squeeze(1)
+        if not len(suspects):
+            return edges, counts, raters
+        owners = torch.repeat_interleave(counts, output_size=len(edges))
+        places = take(owners, suspects)
+        holds = step.fold.holds(take(raters, suspects).long(), take(nodes, places))
+        keep = torch.ones(len(edges), dtype=torch.bool, device=self.device)
+        keep[suspects.masked_select(holds)] = False
+        lost = torch.bincount(places.masked_select(holds), minlength=len(counts))
+        return edges.masked_select(keep), counts - lost, raters.masked_select(keep)
 
 
 @dataclass(frozen=True)
@@ -298,7 +378,6 @@ class _Step:
     fold: Fold
     split: Split
     ratings: Tensor  # float32 [B], the targets'
-    biases: Biases  # as they stand without the targets
     support: Tensor  # int64 edge ids, one user's after the other's
     counts: Tensor  # int64 [N] support of each user
     first: int  # of the users that are this process's
@@ -336,24 +415,10 @@ def _sample(
     """
     if fanout < 0:
         return ragged(starts, counts), counts
-    # No more columns than a node has edges: a fan-out may be meant as "all, up to very many".
-    fanout = min(fanout, max(1, int(counts.max()))) if len(counts) else fanout
-    taken = counts.clamp(max=fanout)
-    device = counts.device
-    sizes = (counts // fanout).unsqueeze(1)
-    shape = (len(counts), fanout)
-    first = torch.rand(len(counts), generator=generator, device=device, dtype=torch.float64)
-    places = torch.rand(shape, generator=generator, device=device)
-    places = places.mul_(sizes).long()
-    number = torch.arange(fanout, device=device)
-    places += number * sizes
-    places += (first * counts).long().unsqueeze(1)
-    places -= (places >= counts.unsqueeze(1)) * counts.unsqueeze(1)
-    few = (counts < fanout).unsqueeze(1)
-    places = torch.where(few, number, places).add_(starts.unsqueeze(1))
-    if not bool(few.any()):
-        return places.flatten(), taken
-    return places.masked_select(number < taken.unsqueeze(1)), taken
+    chances = torch.rand(
+        len(counts), generator=generator, device=counts.device, dtype=torch.float64
+    )
+    return sample_stretches(starts, counts, fanout, chances)
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:

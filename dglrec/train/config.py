@@ -127,7 +127,11 @@ class Settings:
             raise UsageError(
                 "model.layers = 0 leaves loader.kind=neighbor nothing to sample; take kind users"
             )
-        loader = self.loader.resolved(graph.num_edges, self.model.layers)
+        loader = self._loader(graph)
+        ranking = self.ranking
+        if heads != "rating":
+            every_item = loader.items != "reached"
+            ranking = ranking.resolved(graph.num_users, graph.num_items, every_item=every_item)
         dropout = self.model.dropout_share(graph.num_edges / graph.num_items)
         rate = self.train.learning_rate
         if rate == "auto":
@@ -135,7 +139,36 @@ class Settings:
             rate = _RATE * (targets / _BATCH_OF_RATE) ** (1 / _ROOT)
         return replace(
             self,
-            model=self.model.model_copy(update={"dropout": dropout, "heads": heads}),
+            model=self.model.model_copy(
+                update={
+                    "dropout": dropout,
+                    "heads": heads,
+                    "list_size": self.model.list_width(graph.num_items),
+                }
+            ),
             loader=loader,
+            ranking=ranking,
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
+
+    def _loader(self, graph: RatingGraph) -> LoaderConfig:
+        """The loader's configuration; negatives of the whole catalogue take steps of all items.
+
+        Raises:
+            UsageError: steps are to encode what they reach alone, and it is not to be.
+        """
+        loader = self.loader
+        catalogue = self.model.heads != "rating" and self.ranking.negatives == "catalogue"
+        if catalogue and loader.items == "reached":
+            raise UsageError(
+                "loader.items = reached: ranking.negatives = catalogue scores all items in each "
+                "step; take loader.items all, or a pool of negatives (uniform)"
+            )
+        if loader.items == "reached" and loader.kind != "users":
+            raise UsageError(
+                f"loader.items = reached goes with loader.kind=users; {loader.kind} says itself "
+                "which items it encodes"
+            )
+        if catalogue:
+            loader = loader.model_copy(update={"items": "all"})
+        return loader.resolved(graph.num_edges, graph.num_items, self.model.layers)

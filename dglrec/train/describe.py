@@ -40,6 +40,8 @@ def describe_training(
         parts.append(f"{loader.folds} folds")
     if samples and loader.kind != "full":
         parts.append(f"fan-outs of {samples}")
+    if loader.kind == "users":
+        parts.append("items in reach" if loader.items == "reached" else "all items in each step")
     parts.append(f"learning rate {settings.train.learning_rate:.4g}")
     parts.append(f"dropout {settings.model.dropout:g}")
     return (

@@ -33,6 +33,9 @@ MOST_ITEMS = 10_000
 MOST_PAIRS = 4_000_000_000
 """Pairs of a user's items, over all users, up to which `auto` makes the graph of items."""
 
+MOST_WEIGHTS = 64_000_000
+"""Weights that the graph of items may keep for `auto`, of 8 bytes each."""
+
 _KEPT = {"ease": 512, "graph": 1024}  # weights that each item keeps, the largest
 _SHARES = (0.3, 0.0, 1.0)  # of a positive that counts for a rating which is none
 _SETTINGS = {"ease": (300.0, 100.0, 1000.0), "graph": (0.4, 0.5, 0.3)}
@@ -81,7 +84,8 @@ def item_items_of(config: ModelConfig, dataset: RatingDataset) -> str:
     if count <= MOST_ITEMS and needed <= available:
         return "ease"
     pairs = int((dataset.graph.by_user.degrees.astype(np.float64) ** 2).sum())
-    return "graph" if pairs <= MOST_PAIRS else "none"
+    kept = min(pairs, count * _KEPT["graph"])
+    return "graph" if pairs <= MOST_PAIRS and kept <= MOST_WEIGHTS else "none"
 
 
 def fit_item_items(

@@ -9,7 +9,13 @@ from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
-from dglrec.sampling import FullGraphLoader, LoaderConfig, NeighborEdgeLoader, UserBatchLoader
+from dglrec.sampling import (
+    Draw,
+    FullGraphLoader,
+    LoaderConfig,
+    NeighborEdgeLoader,
+    UserBatchLoader,
+)
 
 
 class Loader(Protocol):
@@ -32,6 +38,7 @@ def make_loader(
     seed: int,
     device: torch.device,
     world: World = ALONE,
+    draw: Draw | None = None,
     *,
     layers: int = 2,
 ) -> Loader:
@@ -44,10 +51,11 @@ def make_loader(
         seed: of order and samples.
         device: where batches are wanted.
         world: the processes that share each batch.
+        draw: draws the items that lists are learned from; DGL's loader has no use for it.
         layers: of the model; the other loaders have a fan-out for each.
     """
     if config.kind == "full":
-        return FullGraphLoader(graph, biases, config, seed, device, world, layers)
+        return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
-    return UserBatchLoader(graph, biases, config, seed, device, world)
+    return UserBatchLoader(graph, biases, config, seed, device, world, draw)

@@ -29,6 +29,7 @@ from dglrec.run import (
     TrainedModel,
     locked,
     new_model,
+    sketched_model,
 )
 from dglrec.sampling import seed_of
 from dglrec.train.baseline import fit_baseline
@@ -51,9 +52,6 @@ from dglrec.train.spectral import start_vectors
 from dglrec.train.state import Checkpoints, Progress
 from dglrec.train.step import TrainingStep
 from dglrec.train.validation import Validation
-
-# Of the numbers that follow from the seed, those of dropout; the loaders' have fewer words.
-_DROPOUT = (0, 1)
 
 _TITLES = {"rmse": "RMSE", "train_rmse": "RMSE", "train_list_loss": "list loss"}
 
@@ -108,12 +106,14 @@ def train(
             if world.is_first:
                 check_run(run, resume, overwrite)
         with world.together():
+            needs = footprint(
+                dataset.graph, sketched_model(settings.model, dataset), settings, world
+            )
+            graph_device = place_graph(needs, device, world)
             torch.manual_seed(config.seed)
             model = new_model(settings.model, dataset)
             if settings.model.identity_start == "spectral" and not resume:
                 start_vectors(model, dataset.graph, config.seed)
-            needs = footprint(dataset.graph, model, settings, world)
-            graph_device = place_graph(needs, device, world)
         with world.together():
             if world.is_first:
                 until_done.enter_context(locked(run))
@@ -125,6 +125,11 @@ def train(
                 log(describe_training(dataset.graph, settings, device, world))
         with world.together(), _explained("before the first step", settings, device):
             model.to(device)
+            if settings.loader.items == "reached":
+                model.read_items_by_rows()
+            objective = make_objective(
+                settings.model.heads, config.loss, settings.ranking, dataset, device
+            )
             loader = make_loader(
                 dataset.graph,
                 dataset.biases,
@@ -132,13 +137,10 @@ def train(
                 config.seed,
                 graph_device,
                 world,
+                objective.sampler(graph_device),
                 layers=settings.model.layers,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
-        with world.together():
-            objective = make_objective(
-                settings.model.heads, config.loss, settings.ranking, dataset, device
-            )
         step = TrainingStep(model, config, objective, steps, world)
         checkpoints = Checkpoints(run, dataset, settings, step, world)
         done = checkpoints.restore() if resume else Progress()
@@ -211,7 +213,7 @@ def _train_epoch(
                 batch = next(batches)
                 # Dropout follows from the place in training, so a resumed run draws the same.
                 place = number * world.size + world.rank
-                torch.manual_seed(seed_of(config.seed, done.epoch, place, *_DROPOUT))
+                torch.manual_seed(seed_of("dropout", config.seed, done.epoch, place))
                 outcome = step(
                     batch if batch is None else batch.to(device),
                     update=update,

@@ -78,7 +78,12 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
     users, items = float(min(edges, graph.num_users)), float(min(edges, graph.num_items))
     if loader.kind == "users":
         edges = min(edges * int(loader.folds), graph.num_edges)
-        users, items = min(edges / user_degree, graph.num_users), graph.num_items / processes
+        users = min(edges / user_degree, graph.num_users)
+        if loader.items == "reached":
+            items = min(items + settings.ranking.pool, graph.num_items)
+        else:
+            items = graph.num_items / processes
+    listed = items if loader.items == "reached" else graph.num_items
     # The ridge regression of each of a step's users keeps a float64 square.
     squares = 8 * settings.model.refinement**2 * users
     messages = sampled = nodes = 0.0
@@ -104,7 +109,7 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
         + _SAMPLE_BYTES * sampled
         + row * nodes
         + squares
-        + tables * graph.num_items
+        + tables * listed
     )
 
 
@@ -159,6 +164,8 @@ def _check_fits(model: int, step: int, graph: int, free: int, where: str) -> Non
     parts = {"graph": graph, "model": model, "a step": step}
     named = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
     mends = ["a smaller loader.batch_size"] if step else []
+    if model > step:
+        mends.insert(0, "a smaller model.embedding_size and model.list_size")
     mends += ["loader.kind=users"] if graph else []
     raise UnusableEnvironmentError(
         f"training needs about {gib(model + step + graph)} ({named}) and {gib(free)} are free "

@@ -26,7 +26,8 @@ class RankingConfig(BaseModel):
         description="catalogue: every item that the user has not rated (softmax alone); or a pool "
         "that a step draws: uniform, by popularity to the power of alpha, in_batch (the other "
         "targets' items), hard (of a uniform pool those with the highest scores); auto: catalogue "
-        "with softmax while an epoch has up to 20 billion scores, else uniform",
+        "with softmax where steps encode all items and an epoch has up to 20 billion scores, else "
+        "uniform",
     )
     pool: int = Field(2048, ge=1, description="items that a step draws for all of its users")
     negatives_a_target: int = Field(
@@ -107,9 +108,16 @@ class RankingConfig(BaseModel):
         l2 = _L2 * num_items / num_edges if self.l2 == "auto" else self.l2
         return l2 / num_edges
 
-    def drawn(self, num_users: int, num_items: int) -> str:
-        """Which negatives `auto` means for so many users and items."""
+    def resolved(self, num_users: int, num_items: int, *, every_item: bool) -> "RankingConfig":
+        """The same with the negatives that `auto` means.
+
+        Args:
+            num_users: U.
+            num_items: I.
+            every_item: whether a step encodes all items, so that they can all be negatives.
+        """
         if self.negatives != "auto":
-            return self.negatives
+            return self
         few = num_users * num_items <= _CATALOGUE_SCORES
-        return "catalogue" if self.loss == "softmax" and few else "uniform"
+        kind = "catalogue" if self.loss == "softmax" and few and every_item else "uniform"
+        return self.model_copy(update={"negatives": kind})

@@ -12,6 +12,7 @@ from dglrec.dataset import RatingDataset
 from dglrec.errors import UsageError
 from dglrec.evaluate import next_level
 from dglrec.nn import Encoded, RatingModel
+from dglrec.sampling import Draw
 from dglrec.train.objectives.config import RankingConfig
 from dglrec.train.objectives.negatives import KnownItems, PoolSampler
 from dglrec.train.objectives.ranking import RankingLoss, Targets
@@ -73,6 +74,13 @@ class Objective(Protocol):
     def judge(self, figures: dict[str, float]) -> float:
         """The deciding figure of an epoch, from its validation figures by name."""
 
+    def sampler(self, device: torch.device) -> Draw | None:
+        """What draws the items that a batch's lists are learned from; None where none are wanted.
+
+        Args:
+            device: where batches are made.
+        """
+
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
         """What a batch costs."""
 
@@ -95,6 +103,9 @@ class RatingObjective:
         """RMSE."""
         return figures["rmse"]
 
+    def sampler(self, device: torch.device) -> None:
+        """No list is learned."""
+
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
         """The loss of each target's predicted rating."""
         predictions = model.rate(encoded, batch)
@@ -109,7 +120,7 @@ class RankingObjective:
     """Lists, judged by NDCG or recall.
 
     Args:
-        config: how lists are trained.
+        config: how lists are trained; its negatives resolved.
         dataset: whose training ratings are learned from.
         device: where batches come from.
 
@@ -131,12 +142,8 @@ class RankingObjective:
         self._unit = _mean_weight(dataset, self._from) if self._by_rating else 1.0
         self._step = float(dataset.scale.step)
         self._penalty = config.penalty(graph.num_edges, graph.num_items)
-        self._loss = RankingLoss(
-            config,
-            KnownItems(graph, device),
-            PoolSampler(config, graph, device),
-            catalogue=config.drawn(graph.num_users, graph.num_items) == "catalogue",
-        )
+        self._graph = graph
+        self._loss = RankingLoss(config, KnownItems(graph, device))
         self.list_length = min(config.at, graph.num_items)
         self.list_metric = f"{config.metric}@{self.list_length}"
         self.metric = Metric(self.list_metric, maximise=True)
@@ -154,11 +161,23 @@ class RankingObjective:
             )
         return figures[self.metric.name]
 
+    def sampler(self, device: torch.device) -> Draw | None:
+        """What draws pools; None where the catalogue is what lists are learned from."""
+        if self._config.negatives == "catalogue":
+            return None
+        return PoolSampler(self._config, self._graph, device, self._from)
+
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
         """The list loss of each target that is a positive."""
-        of_users, of_items = encoded.users, encoded.items
-        if of_users is None or of_items is None:
+        of_users, of_items, list_rows = encoded.users, encoded.items, encoded.list_rows
+        if of_users is None or of_items is None or list_rows is None:
             raise ValueError("the model has no list head")
+        wanted = self._config.negatives != "catalogue"
+        if wanted != (batch.pool is not None) or not (wanted or batch.every_item):
+            raise ValueError(
+                f"negatives {self._config.negatives} go with a loader that has "
+                f"{'drawn a pool' if wanted else 'all items in its batches, and drawn no pool'}"
+            )
         # Items that are predicted as unseen have no place among the others: they are left to the
         # rating head.
         ranked = batch.items < len(of_items.base)
@@ -176,15 +195,16 @@ class RankingObjective:
             disliked_users=batch.users.masked_select(disliked),
             disliked_items=batch.items.masked_select(disliked).long(),
         )
-        losses = self._loss(of_users, of_items, targets)
+        losses = self._loss(of_users, of_items, targets, batch.pool)
         if self._by_rating:
             ratings = batch.ratings.masked_select(liked)
             losses = losses * ((ratings - self._from + self._step) / self._unit)
         listed = losses.sum()
         total = listed
         if self._penalty:
-            for table in model.list_tables():
-                total = total + len(users) * self._penalty * table.square().sum()
+            for rows in list_rows:
+                if rows is not None:
+                    total = total + len(users) * self._penalty * rows.square().sum()
         if self._config.vector_l2:
             ends = of_users.factors.index_select(0, targets.users)
             others = of_items.factors.index_select(0, targets.items)
@@ -217,6 +237,10 @@ class BothObjective:
         listed = figures.get(self._ranking.metric.name, 1.0)
         rmse = max(self._rating.judge(figures), 1e-9)
         return listed / math.pow(rmse, _RMSE_POWER)
+
+    def sampler(self, device: torch.device) -> Draw | None:
+        """The lists'."""
+        return self._ranking.sampler(device)
 
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
         """Both costs, the lists' weighed."""

@@ -3,27 +3,13 @@
 Shapes: n users of a step, B targets, M items of a pool, K known items of the users.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from dglrec.blocks import Pool
 from dglrec.graph import RatingGraph
 from dglrec.train.objectives.config import RankingConfig
-
-
-class Pool(NamedTuple):
-    """Items that a step drew, each once.
-
-    Attributes:
-        items: int64 [M], ascending.
-        log_weights: float32 [M]; log of how often each was drawn, over how often it is expected to
-            be drawn by one draw, where the loss corrects for it; else the log of how often alone.
-    """
-
-    items: Tensor
-    log_weights: Tensor
 
 
 class KnownItems:
@@ -59,16 +45,24 @@ class KnownItems:
 
 
 class PoolSampler:
-    """Draws a step's pool, with the global generator of its device.
+    """Draws a step's pool.
 
     Args:
-        config: which items are drawn, and how many.
+        config: which items are drawn, and how many; resolved.
         graph: the training ratings.
         device: where pools are wanted.
+        least: rating of a positive target.
+
+    Raises:
+        ValueError: the negatives are yet to be resolved, or no pool.
     """
 
-    def __init__(self, config: RankingConfig, graph: RatingGraph, device: torch.device) -> None:
-        self._kind = config.drawn(graph.num_users, graph.num_items)
+    def __init__(
+        self, config: RankingConfig, graph: RatingGraph, device: torch.device, least: float
+    ) -> None:
+        self._kind, self._least = config.negatives, least
+        if self._kind in ("auto", "catalogue"):
+            raise ValueError(f"negatives {self._kind} are no pool; see RankingConfig.resolved")
         self._count, self._correction = config.pool, config.correction
         self._num_items = graph.num_items
         degrees = torch.from_numpy(graph.by_item.degrees.astype(np.float64)).to(device)
@@ -78,26 +72,32 @@ class PoolSampler:
         self._ends = (weights / weights.sum()).cumsum(0)
         self._log_shares = (weights / weights.sum()).log().float()
 
-    def draw(self, targets: Tensor) -> Pool:
-        """A pool for a step.
+    def __call__(self, items: Tensor, ratings: Tensor, generator: torch.Generator) -> Pool:
+        """A pool for a step; of a step without a positive there may be nothing in it.
 
         Args:
-            targets: int64 [B] items of the step's positive targets.
+            items: int32 or int64 [B] of the step's targets.
+            ratings: float32 [B] of the targets.
+            generator: of the pools' device.
         """
         device = self._ends.device
         if self._kind == "in_batch":
-            chosen = torch.randint(len(targets), (self._count,), device=device)
-            drawn = targets.index_select(0, chosen)
+            liked = items.masked_select(ratings >= self._least)
+            count = self._count if len(liked) else 0
+            chosen = torch.randint(max(len(liked), 1), (count,), generator=generator, device=device)
+            drawn = liked.index_select(0, chosen).long()
         else:
-            chance = torch.rand(self._count, device=device, dtype=torch.float64)
+            chance = torch.rand(
+                self._count, generator=generator, device=device, dtype=torch.float64
+            )
             drawn = torch.searchsorted(self._ends, chance, right=True)
             drawn.clamp_(max=self._num_items - 1)
-        items, counts = torch.unique(drawn, return_counts=True)
-        expected = self._log_shares.index_select(0, items) * self._correction
+        found, counts = torch.unique(drawn, return_counts=True)
+        expected = self._log_shares.index_select(0, found) * self._correction
         if self._correction:
             # Then the sum over the pool estimates the sum over the catalogue.
             expected = expected + np.log(self._count)
-        return Pool(items, counts.float().log() - expected)
+        return Pool(found, found, counts.float().log() - expected)
 
 
 def hide_known(scores: Tensor, pool: Tensor, offsets: Tensor, known: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dglrec.blocks import Pool
 from dglrec.kernels import catalogue_log_sum_exp
 from dglrec.nn import ListTerms, score_lists
 from dglrec.train.objectives.config import RankingConfig
-from dglrec.train.objectives.negatives import KnownItems, PoolSampler, hide_known
+from dglrec.train.objectives.negatives import KnownItems, hide_known
 
 
 class Targets(NamedTuple):
@@ -37,27 +38,24 @@ class RankingLoss:
     """The loss of each positive target of a batch.
 
     Args:
-        config: which loss, of which negatives.
+        config: which loss, of which negatives; resolved.
         known: what no user's negative may be.
-        sampler: draws pools.
-        catalogue: whether the negatives are the whole catalogue.
     """
 
-    def __init__(
-        self, config: RankingConfig, known: KnownItems, sampler: PoolSampler, *, catalogue: bool
-    ) -> None:
+    def __init__(self, config: RankingConfig, known: KnownItems) -> None:
         self.config = config
         self._known = known
-        self._sampler = sampler
-        self._catalogue = catalogue
 
-    def __call__(self, of_users: ListTerms, of_items: ListTerms, targets: Targets) -> Tensor:
+    def __call__(
+        self, of_users: ListTerms, of_items: ListTerms, targets: Targets, pool: Pool | None
+    ) -> Tensor:
         """[B]: the loss of each positive target.
 
         Args:
             of_users: of the batch's n users.
-            of_items: of all items of the data set, in their order.
+            of_items: of the batch's items; of all in their order where there is no pool.
             targets: what is to be ranked.
+            pool: the negatives; None for the catalogue.
         """
         config = self.config
         if config.normalised:
@@ -71,14 +69,13 @@ class RankingLoss:
         ranked = of_users.of(rows)
         offsets, known = self._known.of(targets.nodes.index_select(0, rows))
         positives = score_lists(ranked, of_items, users, targets.items)
-        if self._catalogue:
+        if pool is None:
             total = catalogue_log_sum_exp(
                 ranked.factors, of_items.factors, of_items.base, offsets, known
             )
             total = _with_disliked(total, ranked, of_items, targets, rows)
             return functional.softplus(total.index_select(0, users) - positives)
-        pool = self._sampler.draw(targets.items)
-        drawn = of_items.of(pool.items)
+        drawn = of_items.of(pool.rows)
         scores = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
         scores = hide_known(scores, pool.items, offsets, known)
         if config.loss == "softmax":

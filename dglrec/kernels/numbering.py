@@ -1,0 +1,50 @@
+"""Numbers for the nodes of a step, given in the order in which they are met."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.kernels.edges import check_rows
+from dglrec.kernels.parallel import compiled
+
+
+def number_rows(ids: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Give each id that has no number yet the next one; the cost follows from the ids alone.
+
+    Args:
+        ids: int32 or int64 [n], rows of `table`.
+        table: int32 [N], on the ids' device; each row's number, -1 where it has none. The new
+            numbers are written into it.
+        count: how many numbers are given.
+
+    Returns:
+        int32 [n] the number of each id, and int64 the ids that got one, in the order of their
+        numbers: on a CPU that in which they are met, elsewhere ascending.
+
+    Raises:
+        IndexError: an id is no row of the table.
+    """
+    if ids.device.type != "cpu":
+        fresh = torch.unique(ids[table.index_select(0, ids) < 0]).long()
+        numbers = torch.arange(count, count + len(fresh), dtype=table.dtype, device=table.device)
+        table[fresh] = numbers
+        return table.index_select(0, ids), fresh
+    check_rows(ids, len(table), "ids")
+    places = np.empty(len(ids), dtype=np.int32)
+    fresh_ids = np.empty(min(len(ids), len(table)), dtype=np.int64)
+    found = _number_rows(ids.contiguous().numpy(), table.numpy(), count, places, fresh_ids)
+    return torch.from_numpy(places), torch.from_numpy(fresh_ids[:found])
+
+
+@compiled
+def _number_rows(ids, table, count, places, fresh):  # type: ignore[no-untyped-def]
+    found = 0
+    for n in range(len(ids)):
+        number = table[ids[n]]
+        if number < 0:
+            number = count + found
+            table[ids[n]] = number
+            fresh[found] = ids[n]
+            found += 1
+        places[n] = number
+    return found

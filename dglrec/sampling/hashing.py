@@ -1,0 +1,46 @@
+"""Hashes of whole numbers: what chance decides of a node or an edge, computed where it stands.
+
+Nothing is stored and nothing is drawn in an order, so that every process and every place in the
+code that asks gets the same answer, at a cost that follows from what is asked.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from dglrec.kernels import compiled
+
+# The finalizer of MurmurHash3 (Appleby, 2016): every bit of the input moves every bit of the hash.
+_MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
+_SHIFT = 33
+_SIGNED = tuple(multiplier - (1 << 64) for multiplier in _MULTIPLIERS)  # torch has no uint64
+_UNSIGNED = tuple(np.uint64(multiplier) for multiplier in _MULTIPLIERS)
+
+HASH_BITS = 24
+"""A hash is 0 to 2^24 - 1."""
+
+_ROTATED, _DROPPED = np.uint64(_SHIFT), np.uint64(64 - HASH_BITS)
+
+
+def hashes(numbers: Tensor, key: int) -> Tensor:
+    """int64 [n] hashes of n whole numbers.
+
+    Args:
+        numbers: int64 [n].
+        key: moves the numbers away from those of other questions; below 2^63.
+    """
+    low_bits = (1 << (64 - _SHIFT)) - 1
+    mixed = numbers + key
+    for multiplier in _SIGNED:
+        mixed ^= (mixed >> _SHIFT) & low_bits
+        mixed *= multiplier
+    return (mixed >> (64 - HASH_BITS)) & ((1 << HASH_BITS) - 1)
+
+
+@compiled
+def hash_of(number):  # type: ignore[no-untyped-def]
+    """The same of one number, uint64, the key added to it; for compiled code."""
+    number ^= number >> _ROTATED
+    number *= _UNSIGNED[0]
+    number ^= number >> _ROTATED
+    number *= _UNSIGNED[1]
+    return number >> _DROPPED
