@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from dglrec.biases import fit_biases
+from dglrec.blocks import Block
 from dglrec.graph import Adjacency, build_graph
 from dglrec.infer import Rated, Scorer, embed_all, embed_new_users, find_reasons
+from dglrec.infer.explain import _refit
 from dglrec.kernels import pick_largest
 from dglrec.nn import ModelConfig, NodeValues, RatingModel
 from dglrec.schema import RatingScale
@@ -144,6 +146,35 @@ def test_contributions_are_what_is_lost_without_a_rating(config, edges, graph, m
             assert values == sorted(values, reverse=True)
             named += len(largest)
     assert named > USERS  # the comparison is of something
+
+
+def test_a_refit_over_nearly_equal_items_is_that_of_float64():
+    """Sums of q q^T of a million beside a damping of 0.1: their condition number is 10^8."""
+    rng, counts, width = np.random.default_rng(3), [1, 300, 2_000], 4
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    items = np.concatenate([rng.permutation(2_500)[:count] for count in counts])
+    sources = (20 + 0.01 * rng.normal(size=(2_500, width))).astype(np.float32)
+    guess = rng.normal(size=(len(items), width), scale=0.1).astype(np.float32)
+    residuals, shifts = rng.normal(size=(2, len(items))).astype(np.float32)
+    damping = np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)
+    expected = np.zeros(guess.shape)
+    for low, high in itertools.pairwise(offsets):
+        for edge in range(low, high):
+            others = np.r_[low:edge, edge + 1 : high]
+            q = sources[items[others]].astype(np.float64)
+            e = residuals[others].astype(np.float64) - shifts[edge]
+            squares = q.T @ q + np.diag(damping.astype(np.float64))
+            expected[edge] = np.linalg.solve(squares, q.T @ (e - q @ guess[edge]))
+    owners = np.repeat(np.arange(len(counts)), counts)
+    block = Block(
+        *(torch.from_numpy(array) for array in (offsets, items, residuals)),
+        degrees=torch.tensor(counts).float(),
+    )
+    found = _refit(
+        block, *(torch.from_numpy(array) for array in (sources, guess, owners, shifts, damping))
+    )
+    assert found.dtype == torch.float32 and np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_user_without_ratings_has_no_reasons(graph):

@@ -251,8 +251,12 @@ def _refit(
 ) -> Tensor:
     """`fit_ridge` without each edge; [K, W].
 
-    The sums of e q and of q q^T both lose one term.
+    The sums of e q and of q q^T both lose one term. As in `fit_ridge`, sums and what is solved with
+    them are float64: where sources are nearly alike the damping alone keeps the sums of q q^T from
+    being singular, and float32 would lose it.
     """
+    dtype = guess.dtype
+    sources, guess, damping = sources.double(), guess.double(), damping.double()
     of_edges = sources[block.neighbours]
     squares = sources.new_zeros(block.num_destinations, *of_edges.shape[1:], of_edges.shape[1])
     every = torch.arange(len(owners), device=owners.device)
@@ -265,7 +269,7 @@ def _refit(
         left = squares[owners[edges]] - rows.unsqueeze(2) * rows.unsqueeze(1)
         right = out[edges].unsqueeze(2) - left @ guess[edges].unsqueeze(2)
         out[edges] = torch.linalg.solve(left + torch.diag(damping), right).squeeze(2)
-    return out
+    return out.to(dtype)
 
 
 def _others_ratings(block: Block, sources: Tensor, owners: Tensor, shifts: Tensor) -> Tensor:
