@@ -891,6 +891,9 @@ def test_short_floats_are_summed_as_float32(dtype):
     out = sum_messages(offsets, neighbours, sources, weights)
     assert out.dtype == torch.float32
     assert torch.equal(out, sum_messages(offsets, neighbours, sources.detach().float(), weights))
+    # Nor does any other device round the weights to the sources' type.
+    elsewhere = (one.to("meta") for one in (offsets, neighbours, sources, weights))
+    assert sum_messages(*elsewhere).dtype == torch.float32
     out.sum().backward()
     assert sources.grad.dtype == dtype and sources.grad.isfinite().all() and sources.grad.any()
     users, items = make_pairs()

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import nn
 
 from dglrec.biases import fit_biases
 from dglrec.blocks import Block, LayerBlocks
@@ -20,6 +21,7 @@ from dglrec.infer import embed_new_items
 from dglrec.nn import (
     EdgeRegressor,
     HeteroEncoder,
+    ListHead,
     ModelConfig,
     NodeInputs,
     NodeValues,
@@ -157,6 +159,41 @@ def test_sage_conv_with_attention_is_a_mean_by_a_softmax_over_each_nodes_edges(g
         weights = torch.nn.functional.leaky_relu(scores, 0.2).softmax(0)
         rows.append(conv.own(destinations[d]) + weights @ mapped)
     torch.testing.assert_close(conv(block, sources, destinations), torch.stack(rows), **CLOSE)
+
+
+def test_attention_sums_what_is_bfloat16_in_float32():
+    block = random_block(30, 3, 6_000)
+    conv = SAGEConv(5, 4, "attention")
+    with torch.no_grad():
+        conv.own.weight.zero_(), conv.own.bias.zero_()
+        sources, destinations = torch.randn(30, 5) + 3, torch.randn(3, 5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = conv(block, sources, destinations)
+            mapped = conv.neighbour(sources)
+            of_sources, of_own = conv.attend(mapped), conv.attend_own(destinations)
+    assert mapped.dtype == of_sources.dtype == torch.bfloat16 and found.dtype == torch.float32
+    mapped, of_sources, of_own = mapped.double(), of_sources.double(), of_own.double()
+    for d in range(3):
+        rows = block.neighbours[block.offsets[d] : block.offsets[d + 1]]
+        scores = nn.functional.leaky_relu(of_sources[rows, 0] + of_own[d], 0.2)
+        expected = scores.softmax(0) @ mapped[rows]
+        torch.testing.assert_close(found[d].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_list_heads_mean_of_item_vectors_is_float32_beside_maps_in_bfloat16():
+    """Of 1,001 edges, of which bfloat16 would make 1,000."""
+    head = ListHead(ModelConfig(embedding_size=4, list_size=3), num_items=40)
+    block = random_block(40, 1, 1_001)
+    users = torch.randn(1, 4)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head.of_users(users, block, None).factors
+        mapped = head.from_user(users)
+    summed = head.rated.weight.double()[block.neighbours].sum(0)
+    weighed = head.weighed.weight.double()[block.neighbours]
+    summed = summed + (block.residuals.double().unsqueeze(1) * weighed).sum(0)
+    expected = mapped.double() + summed / 1_001**0.5
+    assert mapped.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_attention_of_large_scores_is_a_number():

@@ -43,7 +43,8 @@ def sum_messages(
     Args:
         offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
         neighbours: int32 or int64 [K]; each edge's source.
-        sources: [S, H]; of less than 32 bits, a CPU sums them as float32.
+        sources: [S, H]; of less than 32 bits, a CPU sums them as float32, and so does any device
+            where there are weights, which would be rounded to the sources' type otherwise.
         weights: [K] factors of the edges; no gradient reaches them.
         mean: divide each sum by the number of edges; zeros stay where there is none.
         turned: without weights: the same edges in the order of their sources, int64 [S + 1] and
@@ -54,7 +55,7 @@ def sum_messages(
         ValueError: offsets, neighbours and weights do not fit together, or `turned` to them.
         IndexError: `turned` names a destination that is not there.
     """
-    sources = _widened(sources)
+    sources = _widened(sources) if weights is None else _at_least_float32(sources)
     if sources.device.type == "cpu":
         _check_edges(offsets, neighbours, weights)
     if turned is not None:
@@ -105,7 +106,11 @@ def score_edges(
 
 def _widened(values: Tensor) -> Tensor:
     """There is no bfloat16 in numpy, and sums of many terms need more digits than it has."""
-    return values.float() if values.device.type == "cpu" and values.itemsize < 4 else values
+    return _at_least_float32(values) if values.device.type == "cpu" else values
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.itemsize < 4 else values
 
 
 def check_rows(rows: Tensor, count: int, name: str) -> None:

@@ -113,8 +113,13 @@ class SAGEConv(nn.Module):
 
 
 def _attend(block: Block, rows: Tensor, of_sources: Tensor, of_own: Tensor) -> Tensor:
-    """[S, H] rows -> [D, H], each edge's weighed by the softmax of its two ends' scores."""
+    """[S, H] rows -> [D, H], each edge's weighed by the softmax of its two ends' scores.
+
+    Weights and sums are float32 at least, whatever autocast makes of rows and scores.
+    """
     count = block.num_destinations
+    dtype = torch.promote_types(of_sources.dtype, torch.float32)
+    of_sources, of_own = of_sources.to(dtype), of_own.to(dtype)
     owners = torch.repeat_interleave(block.offsets.diff(), output_size=len(block.neighbours))
     scores = functional.leaky_relu(
         of_sources.index_select(0, block.neighbours) + of_own.index_select(0, owners), 0.2

@@ -51,8 +51,8 @@ class TrainConfig(BaseModel):
         BeforeValidator(lambda name: {"fp32": "float32", "bf16": "bfloat16"}.get(name, name)),
     ] = Field(
         "float32",
-        description="of messages and embeddings in training; weights, sums and loss stay float32. "
-        "bfloat16 (or bf16) saves a GPU memory traffic, and a CPU nothing",
+        description="of messages and embeddings in training; weights, sums, heads and loss stay "
+        "float32. bfloat16 (or bf16) saves a GPU memory traffic, and a CPU nothing",
     )
     accumulation_steps: int = Field(
         1, ge=1, description="batches whose gradients make one step; saves memory"

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dglrec.blocks import EdgeBatch
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError
-from dglrec.nn import RatingModel
+from dglrec.nn import Encoded, ListTerms, NodeValues, RatingModel
 from dglrec.train.config import TrainConfig
 from dglrec.train.objectives import Costs, Objective
 from dglrec.train.rows import SharedRows
@@ -194,11 +194,15 @@ class TrainingStep:
 class _SummedCosts(nn.Module):
     """A batch -> its `Costs`.
 
+    Low precision is for the encoder alone. What comes out of it is brought to float32 for the heads
+    and the objective: bfloat16 has 8 bits, so a residual of 1 would be off by up to 0.004, and so
+    would each of the terms of a sum over a catalogue.
+
     Args:
         model: what predicts.
         objective: what is minimised.
         weights: those that get a gradient in any case.
-        low_precision: whether to compute in bfloat16.
+        low_precision: whether to encode in bfloat16.
         world: the processes that exchange items where they share them.
     """
 
@@ -226,8 +230,18 @@ class _SummedCosts(nn.Module):
         device = batch.ratings.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.low_precision):
             encoded = self.model.encode(batch, self.all_items)
-            costs = self.objective.costs(self.model, encoded, batch)
-        return tuple(costs)
+        if self.low_precision:
+            encoded = _in_float32(encoded)
+        return tuple(self.objective.costs(self.model, encoded, batch))
+
+
+def _in_float32(encoded: Encoded) -> Encoded:
+    nodes, users, items = encoded
+    return Encoded(NodeValues(*(one.float() for one in nodes)), _terms(users), _terms(items))
+
+
+def _terms(terms: ListTerms | None) -> ListTerms | None:
+    return None if terms is None else ListTerms(*(one.float() for one in terms))
 
 
 def _distributed(summed: _SummedCosts, sparse: set[int]) -> DistributedDataParallel:
