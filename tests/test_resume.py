@@ -451,6 +451,69 @@ def test_a_checkpoint_that_does_not_say_its_threads_is_gone_on_from(
     assert same_run(run, undisturbed(settings))
 
 
+# ---------------------------------------------------------------- another number of epochs
+
+
+def told_of_the_rate(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if "learning rate goes" in line]
+
+
+def test_with_other_epochs_the_height_of_the_learning_rate_is_said_once(dataset, tmp_path, capsys):
+    """Cosine from 12 steps to 24: of step 12 (1 + cos(pi / 2)) / 2 in place of 0."""
+    run = tmp_path / "run"
+    train(dataset, run, settings_with(epochs=3))
+    assert told_of_the_rate(capsys) == []
+    train(dataset, run, settings_with(epochs=3), resume=True)
+    assert told_of_the_rate(capsys) == []
+    train(dataset, run, settings_with(epochs=6), resume=True)
+    assert told_of_the_rate(capsys) == [
+        f"{run}: train.epochs was 3 and is 6: the learning rate goes on at 50 % of its highest in "
+        "place of 0 %"
+    ]
+    meta = load_checkpoint(run / LAST).meta
+    assert (meta["epochs"], meta["steps"]) == (6, 6 * BATCHES)
+    train(dataset, run, settings_with(epochs=6), resume=True)
+    train(dataset, run, settings_with(epochs=2), resume=True)  # nothing is left to train
+    assert told_of_the_rate(capsys) == []
+
+
+def test_fewer_epochs_lower_the_rate_in_the_middle_of_an_epoch(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    """Linear, cut off before step 6 of 16, and 8 from there on; 6 / 9 of the warm-up."""
+    run, fitting = tmp_path / "run", {"schedule": "linear", "warmup_steps": 8}
+    settings = settings_with(epochs=4, checkpoint_steps=1, **fitting)
+    cut_run(dataset, run, settings, monkeypatch, 6)
+    train(dataset, run, settings_with(epochs=2, **fitting), resume=True)
+    assert told_of_the_rate(capsys) == [
+        f"{run}: train.epochs was 4 and is 2: the learning rate goes on at 25 % of its highest in "
+        "place of 46 %"  # 6 / 9 * 3 / 8 in place of 6 / 9 * 11 / 16
+    ]
+
+
+def test_a_constant_rate_stays_where_it_is_and_nothing_is_said(dataset, tmp_path, capsys):
+    train(dataset, tmp_path / "run", settings_with(epochs=1, schedule="constant"))
+    train(dataset, tmp_path / "run", settings_with(epochs=2, schedule="constant"), resume=True)
+    assert told_of_the_rate(capsys) == []
+
+
+def test_of_a_checkpoint_that_does_not_say_its_steps_nothing_is_said(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    """As those written before the number was kept."""
+    describe = state_module.Checkpoints._describe
+
+    def without_steps(*arguments):
+        return {key: value for key, value in describe(*arguments).items() if key != "steps"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_module.Checkpoints, "_describe", without_steps)
+        train(dataset, tmp_path / "run", settings_with(epochs=1))
+    train(dataset, tmp_path / "run", settings_with(epochs=2), resume=True)
+    assert told_of_the_rate(capsys) == []
+    assert lines_of(tmp_path / "run")[-1]["epoch"] == 2
+
+
 # ---------------------------------------------------------------- signals
 
 

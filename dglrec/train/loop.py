@@ -156,7 +156,7 @@ def train(
         give_back_memory()
 
         with interrupts.put_off():
-            while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
+            while done.goes_on(config):
                 _train_epoch(step, loader, device, settings, done, checkpoints, interrupts)
                 _end_epoch(step, valid, config.epochs, done, checkpoints)
                 if any(world.sum([interrupts.requested])):

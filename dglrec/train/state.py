@@ -25,8 +25,8 @@ from dglrec.errors import UsageError
 from dglrec.files import atomic_file
 from dglrec.progress import log
 from dglrec.run import BEST, ITEM_ITEMS, LAST, METRICS_FILE, check_same_dataset, describe_dataset
-from dglrec.train.config import Settings
-from dglrec.train.step import TrainingStep
+from dglrec.train.config import Settings, TrainConfig
+from dglrec.train.step import TrainingStep, learning_rate_share
 
 
 @dataclass
@@ -57,6 +57,10 @@ class Progress:
     best: float | None = None
     best_epoch: int = 0
     seconds: float = 0.0
+
+    def goes_on(self, config: TrainConfig) -> bool:
+        """Whether there is an epoch left to train."""
+        return self.epoch < config.epochs and self.epoch - self.best_epoch < config.patience
 
     def clear_sums(self) -> None:
         """Begin the sums anew."""
@@ -167,6 +171,8 @@ class Checkpoints:
                 f"{where if progress.batch else f'epoch {progress.epoch}'}"
             )
             self._compare_threads(checkpoint.meta)
+            if progress.goes_on(self.config):
+                self._compare_schedule(checkpoint.meta)
         else:
             progress.clear_sums()  # they are in the first process's
         miss_best = partial(self._miss_best, progress.best_epoch)
@@ -230,6 +236,28 @@ class Checkpoints:
                 f"no longer the same to the bit; set OMP_NUM_THREADS={before} to keep them the same"
             )
 
+    def _compare_schedule(self, meta: dict[str, Any]) -> None:
+        """Log where the learning rate goes on at another height than it was at.
+
+        A schedule falls over all steps, so with another number of them it is another schedule. A
+        checkpoint written before the number was kept says nothing of it, and nor does this.
+
+        Args:
+            meta: describes the checkpoint that training goes on from.
+        """
+        planned, epochs = meta.get("steps"), meta.get("epochs")
+        if planned is None or epochs is None:
+            return
+        step = self.step
+        before, now = (
+            learning_rate_share(step.number, steps, self.config) for steps in (planned, step.steps)
+        )
+        if before != now:
+            log(
+                f"{self.run}: train.epochs was {epochs} and is {self.config.epochs}: the learning "
+                f"rate goes on at {100 * now:.0f} % of its highest in place of {100 * before:.0f} %"
+            )
+
     def _read(self) -> bytes:
         folder = newest_whole(self.run / LAST)
         if folder is None:
@@ -243,6 +271,8 @@ class Checkpoints:
             **describe_dataset(self.dataset),
             "epoch": progress.epoch,
             "step": self.step.number,
+            "epochs": self.config.epochs,
+            "steps": self.step.steps,
             "threads": torch.get_num_threads(),
         }
         return described if valid is None else {**described, "valid": valid}
