@@ -5,15 +5,18 @@ import re
 
 import pytest
 import torch
+from ranks import in_ranks, outcomes_of
 
 from dglrec import machine
-from dglrec.dataset import PrepareOptions, prepare
+from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import UnusableEnvironmentError
 from dglrec.machine import GIB
 from dglrec.nn import ModelConfig, RatingModel
+from dglrec.run import new_model
 from dglrec.sampling import LoaderConfig
 from dglrec.synthetic import synthesize
 from dglrec.train import Settings, TrainConfig, memory, train
+from dglrec.train import loop as loop_module
 from dglrec.train.memory import Footprint, footprint, place_graph
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -148,6 +151,64 @@ def test_a_graph_that_does_not_fit_the_card_stays_with_the_host(monkeypatch, cap
         "training needs about 8.0 GiB (graph 8.0 GiB) and 4.0 GiB are free of the host's memory; "
         "try loader.kind=users"
     )
+
+
+def placed(world, free_of, needs=NEEDS):
+    """Where each rank's graph is to live, and what it said, with so much free on each card."""
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        free(patch, 64 * GIB)
+        patch.setattr(memory, "log", said.append)
+        card = (free_of[world.rank] * GIB, 96 * GIB)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: card)
+        device = place_graph(needs, torch.device("cuda", world.rank), world)
+    return [str(device), said]
+
+
+@pytest.mark.parametrize(("free_of", "tightest"), [((80, 10, 11), 1), ((9, 80, 80), 0)])
+def test_what_fits_one_card_but_not_another_stays_with_the_host_for_all(free_of, tightest):
+    expected = (
+        f"the graph takes 8.0 GiB and {free_of[tightest]}.0 GiB are free on the GPU of rank "
+        f"{tightest}: it stays in the host's memory, and batches are made there"
+    )
+    assert in_ranks(3, placed, free_of) == [["cpu", [expected]], ["cpu", []], ["cpu", []]]
+
+
+def test_what_fits_every_card_lives_on_each():
+    assert in_ranks(2, placed, (80, 20)) == [["cuda:0", []], ["cuda:1", []]]
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_where_one_rank_has_too_little_all_stop_and_none_hangs(short):
+    free_of = (2, 80) if short == 0 else (80, 2)
+    found = outcomes_of(2, placed, free_of, timeout=30)
+    words = f"2.0 GiB are free on cuda:{short}; try a smaller loader.batch_size"
+    assert found[short]["kind"] == "UnusableEnvironmentError"
+    assert words in found[short]["message"]
+    assert found[1 - short]["kind"] == "PeerError"
+    assert f"rank {short} failed" in found[1 - short]["message"]
+    assert words in found[1 - short]["message"]
+    assert [one["code"] for one in found] == [4, 4]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_fails_before_its_graph_is_placed_keeps_nobody_waiting(
+    dataset, tmp_path, failing
+):
+    def work(world):
+        def make_model(*arguments):
+            if world.rank == failing:
+                raise ValueError("no model")
+            return new_model(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop_module, "new_model", make_model)
+            train(RatingDataset.open(dataset.path), tmp_path / "run", make_settings(), world=world)
+
+    found = outcomes_of(2, work, timeout=30)
+    assert (found[failing]["kind"], found[failing]["message"]) == ("ValueError", "no model")
+    assert found[1 - failing]["kind"] == "PeerError"
+    assert found[1 - failing]["message"] == f"stopped, as rank {failing} failed: no model"
 
 
 def test_the_memory_that_is_asked_for_is_this_machines():

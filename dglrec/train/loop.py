@@ -109,7 +109,8 @@ def train(
             needs = footprint(
                 dataset.graph, sketched_model(settings.model, dataset), settings, world
             )
-            graph_device = place_graph(needs, device, world)
+        graph_device = place_graph(needs, device, world)
+        with world.together():
             torch.manual_seed(config.seed)
             model = new_model(settings.model, dataset)
             if settings.model.identity_start == "spectral" and not resume:

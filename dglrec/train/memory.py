@@ -123,6 +123,9 @@ def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
 def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) -> torch.device:
     """Where the graph that is sampled from is to live; says so where that is not with the model.
 
+    The same for all processes: with their models where it fits beside each of them. All of them
+    call this, outside of `World.together`.
+
     Args:
         needs: what the training takes of each process.
         device: where it computes.
@@ -130,6 +133,38 @@ def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) ->
 
     Raises:
         UnusableEnvironmentError: it does not fit; the message says what is needed and what is free.
+        PeerError: it does not fit on another process.
+    """
+    with world.together():
+        free = _check_memory(needs, device, world)
+    if device.type != "cuda":
+        return device
+    if not needs.graph_is_mapped:
+        return torch.device("cpu")  # DGL samples there
+    # Behind `together` all processes come here or none: none waits for figures that never come.
+    missing, free_of = [0.0] * world.size, [0.0] * world.size
+    missing[world.rank] = needs.model + needs.step + needs.graph - _FREE_SHARE * free
+    free_of[world.rank] = free
+    both = world.sum([*missing, *free_of])
+    missing, free_of = both[: world.size], both[world.size :]
+    if max(missing) <= 0:
+        return device
+    if world.is_first:
+        rank = missing.index(max(missing))
+        where = str(device) if world.size == 1 else f"the GPU of rank {rank}"
+        free = int(free_of[rank])
+        log(
+            f"the graph takes {gib(needs.graph)} and {gib(free)} are free on {where}: it stays in "
+            "the host's memory, and batches are made there"
+        )
+    return torch.device("cpu")
+
+
+def _check_memory(needs: Footprint, device: torch.device, world: World) -> int:
+    """Bytes that are free where this process computes.
+
+    Raises:
+        UnusableEnvironmentError: what has to be in memory does not fit.
     """
     here, says = world.local_size, world.local_rank == 0
     # DGL's, on the host in any case, and each process's own
@@ -142,20 +177,12 @@ def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) ->
                 f"the graph takes {gib(needs.graph)} and {gib(free)} of memory are free: it is "
                 "read from disk over and over, which is slow"
             )
-        return device
+        return free
     free = int(torch.cuda.mem_get_info(device)[0])
     _check_fits(needs.model, needs.step, 0, free, f"on {device}")
     if host_graph:
         _check_fits(0, 0, host_graph, available_memory(), "of the host's memory")
-        return torch.device("cpu")
-    if needs.model + needs.step + needs.graph <= _FREE_SHARE * free:
-        return device
-    if says:
-        log(
-            f"the graph takes {gib(needs.graph)} and {gib(free)} are free on {device}: it stays in "
-            "the host's memory, and batches are made there"
-        )
-    return torch.device("cpu")
+    return free
 
 
 def _check_fits(model: int, step: int, graph: int, free: int, where: str) -> None:

@@ -236,8 +236,8 @@ class _SummedCosts(nn.Module):
 
 
 def _in_float32(encoded: Encoded) -> Encoded:
-    nodes, users, items = encoded
-    return Encoded(NodeValues(*(one.float() for one in nodes)), _terms(users), _terms(items))
+    nodes = NodeValues(*(one.float() for one in encoded.nodes))
+    return encoded._replace(nodes=nodes, users=_terms(encoded.users), items=_terms(encoded.items))
 
 
 def _terms(terms: ListTerms | None) -> ListTerms | None:
