@@ -1,14 +1,22 @@
-"""One step, from a loader's batch to weights: in either precision."""
+"""One step, from a loader's batch to weights: in either precision, and of awkward graphs."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from batches import SCALE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from runs import planted
+from test_sampling_users import random_graphs, star
 
+from dglrec.biases import fit_biases
+from dglrec.graph import build_graph
 from dglrec.nn import ModelConfig
 from dglrec.run import new_model
-from dglrec.sampling import LoaderConfig
+from dglrec.sampling import LoaderConfig, UserBatchLoader
 from dglrec.train import RankingConfig, Settings, TrainConfig, TrainingStep
 from dglrec.train.loaders import make_loader
 from dglrec.train.objectives import make_objective
@@ -39,19 +47,19 @@ class Step:
     def __init__(self, dataset, model, precision, ranking=None):
         # Layers of collaborative filtering read the whole graph.
         loader = {"kind": "full" if "convolution" in model else "users", "batch_size": 1_000}
-        settings = Settings(
+        resolved = Settings(
             ModelConfig(embedding_size=16, decoder_size=8, dropout=0.0, **model),
             LoaderConfig(**loader),
             TrainConfig(learning_rate=0.01, warmup_steps=0, precision=precision),
             ranking=RankingConfig(**(ranking or {})),
         ).resolved(dataset.graph, has_ratings=dataset.has_ratings)
         torch.manual_seed(4)
-        self.model = new_model(settings.model, dataset)
-        self.objective = make_objective(settings.model.heads, "mse", settings.ranking, dataset, CPU)
+        self.model = new_model(resolved.model, dataset)
+        self.objective = make_objective(resolved.model.heads, "mse", resolved.ranking, dataset, CPU)
         self.batch = next(
-            iter(make_loader(dataset.graph, dataset.biases, settings.loader, 0, CPU, layers=2))
+            iter(make_loader(dataset.graph, dataset.biases, resolved.loader, 0, CPU, layers=2))
         )
-        self.step = TrainingStep(self.model, settings.train, self.objective, steps=10)
+        self.step = TrainingStep(self.model, resolved.train, self.objective, steps=10)
 
     def take(self):
         """The batch's costs by target, before the step; and every weight's change by it."""
@@ -95,3 +103,118 @@ def test_heads_and_losses_are_float32_beside_an_encoder_in_bfloat16(dataset, nam
     assert costs.total.dtype == torch.float32
     for found, wanted in zip(costs, expected, strict=True):
         assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+
+
+# --- graphs and batches at the edge of what there can be -----------------------------------------
+
+EVERY = {"user_fanouts": (-1, -1), "item_fanouts": (-1, -1)}
+LOSSES = {
+    "catalogue": {"negatives": "catalogue"},
+    "pool": {"negatives": "uniform", "pool": 4},
+    "in batch": {"negatives": "in_batch"},
+    "bpr": {"loss": "bpr", "negatives": "hard", "negatives_a_target": 3},
+}
+
+
+def take_epoch(graph, loader, model=None, ranking=None):
+    """Steps over an epoch's batches of a graph; each one's number of targets.
+
+    Of each step the squared errors are those of the predictions that the model makes before it, and
+    loss and weights are numbers.
+    """
+    users, items, codes, num_users, num_items = graph
+    graph = build_graph(
+        np.array(users),
+        np.array(items),
+        np.array(codes, dtype=np.uint8),
+        num_users=num_users,
+        num_items=num_items,
+        scale=SCALE,
+    )
+    dataset = SimpleNamespace(
+        graph=graph,
+        biases=fit_biases(graph),
+        scale=SCALE,
+        has_ratings=True,
+        item_features=torch.zeros(num_items, 0),
+        meta={"features": {}},
+    )
+    loader = LoaderConfig(**loader)
+    model = ModelConfig(
+        **{
+            "heads": "both",
+            "embedding_size": 4,
+            "decoder_size": 4,
+            "list_size": 4,
+            "dropout": 0.0,
+            "layers": len(loader.user_fanouts),
+            "user_identity": True,
+            **(model or {}),
+        }
+    )
+    torch.manual_seed(2)
+    step = TrainingStep(
+        new_model(model, dataset),
+        TrainConfig(learning_rate=0.01, warmup_steps=0),
+        make_objective("both", "mse", RankingConfig(**(ranking or {})), dataset, CPU),
+        steps=10**6,
+    )
+    counts = []
+    for batch in UserBatchLoader(graph, dataset.biases, loader):
+        if batch is not None:
+            with torch.no_grad():
+                squared = (step.model(batch) - batch.ratings).double().square().sum()
+        outcome = step(batch)
+        counts.append(outcome.count)
+        assert math.isfinite(float(outcome.costs.total))
+        assert math.isfinite(float(outcome.costs.listed))
+        assert all(weight.isfinite().all() for weight in step.model.state_dict().values())
+        if batch is not None:
+            assert float(outcome.costs.squared) == pytest.approx(float(squared), rel=1e-4, abs=1e-9)
+    assert step.number == len(counts)
+    return counts
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("unseen_items", [0.0, 0.9])
+def test_batches_of_a_single_target(loss, unseen_items):
+    graph = star([2] * 6, num_items=9)
+    loader = {"batch_size": 1, "folds": 2, "unseen_items": unseen_items, **EVERY}
+    counts = take_epoch(graph, loader, ranking=LOSSES[loss])
+    assert sum(counts) == 12 and counts.count(1) > len(counts) / 2
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("rating", [0, 9])
+def test_a_single_rating_is_all_there_is(loss, rating):
+    graph = ([0], [0], [rating], 1, 1)
+    counts = take_epoch(graph, {"batch_size": 1, "folds": 2, **EVERY}, ranking=LOSSES[loss])
+    assert sum(counts) == 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("batch_size", [3, 1000])
+def test_a_single_item(loss, batch_size):
+    graph = (np.arange(20), np.zeros(20, dtype=int), np.arange(20) % 10, 20, 1)
+    loader = {"batch_size": batch_size, "folds": 2, **EVERY}
+    assert sum(take_epoch(graph, loader, ranking=LOSSES[loss])) == 20
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "sum", "pool", "attention"])
+@pytest.mark.parametrize("batch_size", [1, 10, 1000])
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_node_with_half_of_all_edges(side, batch_size, aggregator):
+    users, items, codes, num_users, num_items = star([2] * 50 + [100])
+    if side == "item":
+        users, items, num_users, num_items = items, users, num_items, num_users
+    loader = {"batch_size": batch_size, "folds": 2, "unseen_items": 0.2, **EVERY}
+    graph = (users, items, codes, num_users, num_items)
+    assert sum(take_epoch(graph, loader, {"aggregator": aggregator})) == 200
+
+
+@given(random_graphs(), st.sampled_from(sorted(LOSSES)), st.sampled_from(["mean", "attention"]))
+@settings(max_examples=40, deadline=None)
+def test_an_epoch_of_any_graph_is_finite_and_has_each_edge_once(case, loss, aggregator):
+    graph, loader = case
+    counts = take_epoch(graph, loader, {"aggregator": aggregator}, LOSSES[loss])
+    assert sum(counts) == len(graph[0])
