@@ -6,16 +6,19 @@ number is the edge's id in both relations of the heterograph, so an edge and its
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dgl
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
 
+from dglrec.errors import UnusableEnvironmentError
 from dglrec.kernels import ItemLists
 from dglrec.schema import RatingScale
+
+if TYPE_CHECKING:
+    import dgl
 
 USER_TYPE = "user"
 ITEM_TYPE = "item"
@@ -177,13 +180,35 @@ def group_by_user(
     return Adjacency(offsets, items[order].astype(np.int32, copy=False), codes[order])
 
 
-def to_heterograph(graph: RatingGraph) -> dgl.DGLHeteroGraph:
+def import_dgl() -> Any:
+    """The module `dgl`, loaded at the first call: nothing but its samplers and graphs needs it.
+
+    Raises:
+        UnusableEnvironmentError: DGL is not installed, or does not load.
+    """
+    try:
+        import dgl
+    except (ImportError, OSError) as error:  # OSError: a native library of it is missing
+        why = " ".join(str(error).split())
+        raise UnusableEnvironmentError(
+            "loader.kind=neighbor and heterographs need DGL, which cannot be loaded here "
+            f'({type(error).__name__}: {why}): python -m pip install "dgl==1.1.3" packaging, '
+            "or train with loader.kind=users, the default, which does without"
+        ) from error
+    return dgl
+
+
+def to_heterograph(graph: RatingGraph) -> "dgl.DGLHeteroGraph":
     """The DGL heterograph ('user','rates','item') / ('item','rated_by','user') of all edges.
 
     Node and edge ids are int64: with int32, the fused CPU path of DGL 1.1.3's `NeighborSampler`
     keeps its node mapping in an int64 tensor that C++ reads as int32, which corrupts every batch
     after the first and ends in a crash.
+
+    Raises:
+        UnusableEnvironmentError: DGL is not installed, or does not load.
     """
+    dgl = import_dgl()
     by_user, by_item = graph.by_user, graph.by_item
     edge_ids = torch.arange(graph.num_edges)
     rates = (_int64(by_item.offsets), _int64(by_item.neighbours), _int64(graph.edges_by_item))

@@ -47,6 +47,9 @@ LEAVES = {"distributed", "checkpoint"}
 LEAF_IMPORTS = {"errors", "files", "progress"}
 
 WITHOUT_TESTS = {"__main__", "errors"}
+
+# They import DGL within a function. Others ask `graph.import_dgl`, which says what to do without.
+MAY_IMPORT_DGL = {"graph", "doctor"}
 MAY_PRINT = {"cli", "doctor", "progress"}
 CODE_RUNNERS = {
     "pickle",
@@ -138,6 +141,29 @@ def dangers_of_call(call: ast.Call) -> list[str]:
     return bad
 
 
+def imports_of_dgl(source: str) -> list[str]:
+    """Where a file imports DGL: "top" or "function"; what only type checkers see is left out."""
+    found: list[str] = []
+
+    def visit(node: ast.AST, place: str) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for other in node.orelse:
+                visit(other, place)
+            return
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            absolute = isinstance(node, ast.ImportFrom) and not node.level
+            names = [node.module or ""] if absolute and isinstance(node, ast.ImportFrom) else []
+        found.extend(place for name in names if name.split(".")[0] == "dgl")
+        inner = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, "function" if inner else place)
+
+    visit(ast.parse(source), "top")
+    return found
+
+
 def print_calls(source: str) -> list[int]:
     return [
         node.lineno
@@ -155,6 +181,12 @@ def test_imports_go_up_the_order(path: Path) -> None:
 @pytest.mark.parametrize("path", [*SOURCES, *BENCHMARKS], ids=name_of)
 def test_nothing_can_run_code_out_of_a_file(path: Path) -> None:
     assert dangers(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_dgl_is_imported_where_it_is_used(path: Path) -> None:
+    found = imports_of_dgl(path.read_text(encoding="utf-8"))
+    assert found == [] or (module_of(path) in MAY_IMPORT_DGL and set(found) == {"function"})
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -227,6 +259,25 @@ def test_import_rule_sees_violations(file: str, source: str, expected: list[str]
 )
 def test_danger_rule_sees_violations(source: str) -> None:
     assert len(dangers(source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import dgl", ["top"]),
+        ("import numpy, dgl.nn", ["top"]),
+        ("from dgl.dataloading import DataLoader", ["top"]),
+        ("class A:\n    import dgl", ["top"]),
+        ("try:\n    import dgl\nexcept ImportError:\n    pass", ["top"]),
+        ("def f():\n    import dgl", ["function"]),
+        ("if TYPE_CHECKING:\n    import dgl", []),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    import dgl", ["top"]),
+        ("from dglrec import graph\nimport dglrec", []),
+        ("from .dgl import x", []),
+    ],
+)
+def test_dgl_rule_sees_violations(source: str, expected: list[str]) -> None:
+    assert imports_of_dgl(source) == expected
 
 
 def test_rules_let_the_harmless_through() -> None:

@@ -3,9 +3,8 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dgl
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,9 +12,20 @@ from torch import Tensor
 from dglrec.biases import Biases
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
-from dglrec.graph import ITEM_TYPE, RATED_BY, RATES, USER_TYPE, RatingGraph, to_heterograph
+from dglrec.graph import (
+    ITEM_TYPE,
+    RATED_BY,
+    RATES,
+    USER_TYPE,
+    RatingGraph,
+    import_dgl,
+    to_heterograph,
+)
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.unseen import Targets, hide_items
+
+if TYPE_CHECKING:
+    import dgl
 
 
 class NeighborEdgeLoader:
@@ -34,6 +44,9 @@ class NeighborEdgeLoader:
         config: batch size and fan-outs.
         seed: with the epoch it decides the order of the edges and every sample.
         world: the processes that share each batch.
+
+    Raises:
+        UnusableEnvironmentError: DGL is not installed, or does not load.
     """
 
     def __init__(
@@ -44,6 +57,7 @@ class NeighborEdgeLoader:
         seed: int = 0,
         world: World = ALONE,
     ) -> None:
+        self._dgl = dgl = import_dgl()
         self.biases = biases
         self.config = config = config.resolved(graph.num_edges, graph.num_items)
         self.batch_size = config.edges_a_batch(graph.num_edges)
@@ -84,8 +98,8 @@ class NeighborEdgeLoader:
                 yield None
                 continue
             place = number * self.world.size + self.world.rank
-            with _one_sampling_thread():
-                dgl.seed(seed_of("samples", self.seed, self.epoch, place))
+            with _one_sampling_thread(self._dgl):
+                self._dgl.seed(seed_of("samples", self.seed, self.epoch, place))
                 input_nodes, targets, blocks = next(batches)
             seed_of_unseen = seed_of("unseen", self.seed, self.epoch, number)
             yield self._to_batch(input_nodes, targets, blocks, seed_of_unseen)
@@ -94,7 +108,7 @@ class NeighborEdgeLoader:
         """What DGL makes of each share that is not empty; but for the last all are as long."""
         if not len(shares[0]):
             return iter(())
-        loader = dgl.dataloading.DataLoader(
+        loader = self._dgl.dataloading.DataLoader(
             self._heterograph,
             {RATES: torch.cat(shares)},
             self._sampler,
@@ -112,10 +126,11 @@ class NeighborEdgeLoader:
     def _to_batch(
         self,
         input_nodes: dict[str, Tensor],
-        targets: dgl.DGLHeteroGraph,
+        targets: "dgl.DGLHeteroGraph",
         blocks: list[Any],
         seed_of_unseen: int,
     ) -> EdgeBatch:
+        dgl = self._dgl
         users, items = targets.edges(etype=RATES, order="eid")  # as .data is
         edges = targets.edges[RATES].data[dgl.EID]
         ratings = self._ratings[edges]
@@ -157,6 +172,7 @@ class NeighborEdgeLoader:
         )
 
     def _to_block(self, block: Any, relation: tuple[str, str, str], biases: Biases) -> Block:
+        dgl = self._dgl
         offsets, neighbours, order = block[relation].adj_tensors("csc")
         edges = block.edges[relation].data[dgl.EID]
         if len(order):
@@ -186,7 +202,7 @@ def _targets_and_reverses(targets: dict[tuple[str, str, str], Tensor]) -> dict[A
 
 
 @contextmanager
-def _one_sampling_thread() -> Iterator[None]:
+def _one_sampling_thread(dgl: Any) -> Iterator[None]:
     """Let DGL sample on one thread, or else the seed does not decide the samples.
 
     Each of its threads has a generator of its own, and which thread gets which nodes is not the

@@ -2,9 +2,9 @@
 
 import platform
 import sys
+from importlib import metadata
 from typing import Any
 
-import dgl
 import numpy as np
 import torch
 
@@ -54,7 +54,7 @@ def describe_environment(device: torch.device, world: World = ALONE) -> dict[str
     """Versions and machine that a run's figures belong to."""
     return {
         "dglrec": __version__,
-        "dgl": dgl.__version__,
+        "dgl": _installed("dgl"),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": sys.version.split()[0],
@@ -64,3 +64,11 @@ def describe_environment(device: torch.device, world: World = ALONE) -> dict[str
         "threads": torch.get_num_threads(),
         "processes": world.size,
     }
+
+
+def _installed(package: str) -> str | None:
+    """A package's version without loading the package; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -8,7 +8,7 @@ import torch
 from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
 from dglrec.distributed import ALONE, World
-from dglrec.graph import RatingGraph
+from dglrec.graph import RatingGraph, import_dgl
 from dglrec.sampling import (
     Draw,
     FullGraphLoader,
@@ -29,6 +29,16 @@ class Loader(Protocol):
 
     def __iter__(self) -> Iterator[EdgeBatch | None]:
         """Iterate over the epoch's batches; None where one holds no target for this process."""
+
+
+def check_loader(config: LoaderConfig) -> None:
+    """Find out whether a loader can be made here before anything is written or replaced.
+
+    Raises:
+        UnusableEnvironmentError: it is DGL's, and DGL is not installed or does not load.
+    """
+    if config.kind == "neighbor":
+        import_dgl()
 
 
 def make_loader(
@@ -53,6 +63,9 @@ def make_loader(
         world: the processes that share each batch.
         draw: draws the items that lists are learned from; DGL's loader has no use for it.
         layers: of the model; the other loaders have a fan-out for each.
+
+    Raises:
+        UnusableEnvironmentError: as `check_loader`.
     """
     if config.kind == "full":
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)

@@ -45,7 +45,7 @@ from dglrec.train.folder import (
     write_config,
 )
 from dglrec.train.interrupts import Interrupts
-from dglrec.train.loaders import Loader, make_loader
+from dglrec.train.loaders import Loader, check_loader, make_loader
 from dglrec.train.memory import footprint, place_graph
 from dglrec.train.objectives import make_objective
 from dglrec.train.spectral import start_vectors
@@ -90,7 +90,7 @@ def train(
         UsageError: the run exists and may not be replaced, cannot be resumed like this, or another
             process trains it.
         DataError: the checkpoint to resume from is bad, or the data set another one.
-        UnusableEnvironmentError: there is too little memory.
+        UnusableEnvironmentError: there is too little memory, or no DGL for its loader.
         DglrecError: the loss is no longer finite, or the disk is full.
     """
     run, device = Path(run), device or torch.device("cpu")
@@ -103,6 +103,7 @@ def train(
     with ExitStack() as until_done:
         interrupts = until_done.enter_context(Interrupts())
         with world.together():
+            check_loader(settings.loader)
             if world.is_first:
                 check_run(run, resume, overwrite)
         with world.together():
