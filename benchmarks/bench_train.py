@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import (
     ChildError,
@@ -36,6 +36,9 @@ from common import (
     write_results,
     write_subset,
 )
+
+if TYPE_CHECKING:
+    from dglrec.train import Settings
 
 # Up to 22 steps an epoch at full size. A batch of more than all edges is left out.
 BATCHES = {
@@ -68,48 +71,67 @@ COLUMNS = (
 )
 
 
+def loop_settings(model: str, batch: int, precision: str = "float32") -> "Settings":
+    """What the package's own loop is trained with.
+
+    Args:
+        model: `plain` for what the peers compute (64 wide, two layers, fan-outs 10 and 5, bare
+            messages, an MLP); `default` for the package's default configuration.
+        batch: target edges a step, about.
+        precision: `float32` or `bfloat16`.
+    """
+    from dglrec.nn import ModelConfig
+    from dglrec.sampling import LoaderConfig
+    from dglrec.train import Settings, TrainConfig
+
+    fitting: dict[str, Any] = {"precision": precision}
+    if model == "default":
+        return Settings(ModelConfig(), LoaderConfig(batch_size=batch), TrainConfig(**fitting))
+    return Settings(
+        ModelConfig(
+            heads="rating",
+            rating_messages=False,
+            refinement=0,
+            spread=False,
+            identity_damping=0.0,
+            item_features=False,
+            interaction=False,
+            dropout=0.0,
+        ),
+        LoaderConfig(
+            batch_size=batch,
+            folds=2,
+            user_fanouts=(10, 5),
+            item_fanouts=(10, 5),
+            unseen_items=0.0,
+        ),
+        TrainConfig(optimizer="adam", learning_rate=1e-3, schedule="constant", **fitting),
+    )
+
+
 def measure_dglrec(
-    workload: Workload, batch: int, model: str, clock: PartClock, device: str
+    workload: Workload,
+    batch: int,
+    model: str,
+    clock: PartClock,
+    device: str,
+    *,
+    precision: str = "float32",
 ) -> Loop:
     """The package's own loader, model and training step.
 
     Args:
         workload: what to train on; `plain` uses none of its item features.
         batch: target edges a step, about.
-        model: `plain` for what the peers compute (64 wide, two layers, fan-outs 10 and 5, bare
-            messages, an MLP); `default` for the package's default configuration.
+        model: as `loop_settings` takes it.
         clock: takes the time of the parts of a step; a step ends with a figure read from its
             device, so nothing is left to run on a GPU.
         device: where graph, batches and model live.
+        precision: as `loop_settings` takes it.
     """
     import torch
 
-    from dglrec.nn import ModelConfig
-    from dglrec.sampling import LoaderConfig
-    from dglrec.train import Settings, TrainConfig
-
-    settings = Settings(ModelConfig(), LoaderConfig(batch_size=batch), TrainConfig())
-    if model == "plain":
-        settings = Settings(
-            ModelConfig(
-                heads="rating",
-                rating_messages=False,
-                refinement=0,
-                spread=False,
-                identity_damping=0.0,
-                item_features=False,
-                interaction=False,
-                dropout=0.0,
-            ),
-            LoaderConfig(
-                batch_size=batch,
-                folds=2,
-                user_fanouts=(10, 5),
-                item_fanouts=(10, 5),
-                unseen_items=0.0,
-            ),
-            TrainConfig(optimizer="adam", learning_rate=1e-3, schedule="constant"),
-        )
+    settings = loop_settings(model, batch, precision)
     loader, step = training_of(workload, settings, torch.device(device))
     return DglrecLoop(loader, step, clock)
 

@@ -10,8 +10,10 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,31 +60,63 @@ class Finished:
     peak_memory_gb: float
 
 
-def run_measured(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Finished:
-    """Run a command to its end. Its stderr goes where this process's goes.
-
-    Raises:
-        ChildError: it did not exit with 0.
-    """
+def child_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a child: this process's, where to find the package, and some more."""
     paths = [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     # What `import dglrec` sets; here because some children import torch or DGL before it.
     defaults = {"DGLBACKEND": "pytorch", "OMP_WAIT_POLICY": "passive"}
     variables = {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**variables, **(environment or {})}
+
+
+def run_measured(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    limit: float | None = None,
+) -> Finished:
+    """Run a command to its end. Its stderr goes where this process's goes.
+
+    Args:
+        command: what to run.
+        environment: variables on top of this process's.
+        cwd: where to run it.
+        limit: seconds after which it is killed, with all that it has started.
+
+    Raises:
+        ChildError: it did not exit with 0, or not in time.
+    """
     started = time.monotonic()
     process = subprocess.Popen(
         list(command),
         stdout=subprocess.PIPE,
-        env={**variables, **(environment or {})},
+        env=child_environment(environment),
         cwd=cwd,
         text=True,
+        start_new_session=limit is not None,
     )
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        os.killpg(process.pid, signal.SIGKILL)  # there until it is waited for, below
+
+    timer = threading.Timer(limit, kill) if limit is not None else None
+    if timer:
+        timer.start()
     assert process.stdout is not None
     out = process.stdout.read()
+    # Not reaped yet, so that its number is nobody else's while it may still be killed.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    if timer:
+        timer.cancel()
+        timer.join()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - started
     process.returncode = code = os.waitstatus_to_exitcode(status)
+    if late.is_set():
+        raise ChildError(f"took longer than its {limit:.0f} s")
     if code:
         raise ChildError(f"killed by signal {-code}" if code < 0 else f"exited with {code}")
     unit = 1 if sys.platform == "darwin" else 1024
@@ -90,7 +124,11 @@ def run_measured(
 
 
 def run_child(
-    script: str | Path, job: Mapping[str, Any], *, environment: Mapping[str, str] | None = None
+    script: str | Path,
+    job: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    limit: float | None = None,
 ) -> Row:
     """Run one job of a benchmark script in a fresh process.
 
@@ -98,15 +136,16 @@ def run_child(
         script: a file of this folder whose `main` hands over to `child_main`.
         job: what the child is to do, as JSON.
         environment: variables on top of this process's.
+        limit: seconds after which it is killed.
 
     Returns:
         The child's JSON, with `peak_memory_gb` added.
 
     Raises:
-        ChildError: the child failed.
+        ChildError: the child failed, or did not end in time.
     """
     command = [sys.executable, str(script), CHILD, json.dumps(dict(job))]
-    done = run_measured(command, environment=environment)
+    done = run_measured(command, environment=environment, limit=limit)
     row: Row = json.loads(done.out.splitlines()[-1])
     return {**row, "peak_memory_gb": round(done.peak_memory_gb, 3)}
 

@@ -89,6 +89,49 @@ def test_floor(data: Path, tmp_path: Path) -> None:
     assert all(row["flop_per_edge"] > 0 and row["ns_per_edge"] > 0 for row in rows)
 
 
+@pytest.fixture
+def without_dgl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children find a DGL that cannot be imported."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "dgl.py").write_text("raise ModuleNotFoundError(name='dgl')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+
+
+@pytest.mark.usefixtures("without_dgl")
+def test_gpu_check_rehearses_without_a_card_and_without_dgl(data: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    options = ["--device", "cpu", "--data", data, "--batch", 500, 100_000, "--minutes", 20]
+    rows = rows_of("gpu_check", target, *options, "--seconds", 0.05)
+    report = json.loads(target.read_text(encoding="utf-8"))
+    assert report["rehearsal"] and report["card"] is None and report["cards"] == []
+    states = {part["part"]: part["state"] for part in report["parts"]}
+    assert {part for part, state in states.items() if state != "done"} == {"data", "torchrun"}
+    assert [states[part] for part in ("data", "torchrun")] == ["left out", "left out"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["part"], []).append(row)
+    assert [row["what"] for row in found["correctness"]] == ["step", "step", "exact"]
+    for row in found["correctness"]:  # it is the CPU that is held against the CPU
+        judged = {"ratings", "loss", "list_users", "list_items", "users", "items", "listed"}
+        assert {row[name] for name in judged & set(row)} == {0.0}
+    measured = [row for row in found["training"] if "left_out" not in row]
+    assert [(row["model"], row["precision"], row["batch"]) for row in measured] == [
+        (model, precision, 500)
+        for precision in ("float32", "bfloat16")
+        for model in ("plain", "default")
+    ]
+    assert all(row["edges_per_second"] > 0 and row["step_ms"] > 0 for row in measured)
+    left_out = [row for row in found["training"] if "left_out" in row]
+    assert len(left_out) == 4 and "more than all" in left_out[0]["left_out"]
+    (epoch,) = found["epoch"]
+    assert epoch["whole_job_seconds"] > epoch["epoch_seconds"] > epoch["validation_seconds"] > 0
+    assert found["inference"][0]["nodes"] == 280 and found["validation"][0]["seconds"] > 0
+    assert [row["what"] for row in found["scoring"]] == ["predicted rating", "list head"]
+    assert all(row["users_per_second"] > 0 for row in found["scoring"])
+    assert [row["what"] for row in found["profile"]] == ["sampling", "step"]
+    assert all(row["operations"] > 0 and row["top"] for row in found["profile"])
+
+
 def test_time_to_rmse_and_its_plot(data: Path, tmp_path: Path) -> None:
     options = ["--data", data, "--gap", 0.01, "--set", "train.epochs=1", "loader.batch_size=2000"]
     rows = rows_of("time_to_rmse", tmp_path / "out.json", *options)
