@@ -2,10 +2,14 @@
 
 A rating is predicted as mean + user bias + item bias. The biases minimise
 
-    sum over ratings (r - mean - b_u - b_i)^2 + damping * (sum_u b_u^2 + sum_i b_i^2)
+    sum over ratings (r - mean - b_u - b_i)^2 + users' damping * sum_u b_u^2
+                                              + items' damping * sum_i b_i^2
 
 (Koren, Bell and Volinsky, "Matrix factorization techniques for recommender systems", IEEE
 Computer 42(8), 2009, equations 3 and 5 without factors), found by alternating exact half-steps.
+
+The dampings are found from the same ratings: if biases and noise are normally distributed, the
+best damping is the variance of the noise over that of the biases; see `_dampings`.
 """
 
 from collections.abc import Iterator
@@ -23,8 +27,21 @@ from dglrec.kernels import segment_squares, segment_sums
 from dglrec.progress import progress
 from dglrec.schema import RatingScale
 
-DAMPING = 5.0
-"""Ratings of exactly average value that each user and each item is thought to have on top."""
+
+class Damping(NamedTuple):
+    """Ratings of exactly average value that each node is thought to have on top.
+
+    Attributes:
+        users: of each user.
+        items: of each item.
+    """
+
+    users: float
+    items: float
+
+
+DAMPING = Damping(5.0, 5.0)
+"""Where the search for the dampings starts, and where it stays if hardly any ratings decide."""
 
 INPUTS = 3
 """How many figures are known of a node beside its messages; see `Biases.inputs`."""
@@ -33,6 +50,10 @@ _SWEEPS = 50
 _SPREAD_DAMPING = 10.0  # ratings of average spread that each node is thought to have on top
 _LEAST_VARIANCE = 1e-6  # where every rating is what the biases say
 _TOLERANCE = 1e-5  # of a rating step, root mean square of a sweep's change of the user biases
+_LEAST_DAMPING, _MOST_DAMPING = 0.1, 1000.0
+_DAMPING_TOLERANCE = 1e-3  # relative change below which a damping stays as it is
+_PRIOR_NODES = 1.0  # well-determined biases that each side is thought to have on top
+_ROUNDING_VARIANCE = 1 / 12  # of rounding to whole steps, in squared steps: the least noise
 
 
 class Ends(NamedTuple):
@@ -60,7 +81,7 @@ class Biases:
         user_squares: float32 [U], sum over a user's ratings of (r - mean - item bias)^2.
         item_squares: float32 [I], sum over an item's ratings of (r - mean - user bias)^2.
         variance: mean of (r - mean - user bias - item bias)^2 over all ratings.
-        damping: what the biases were fitted with.
+        damping: what the biases of users and of items were fitted with.
     """
 
     mean: float
@@ -71,7 +92,7 @@ class Biases:
     user_squares: Tensor
     item_squares: Tensor
     variance: float
-    damping: float = DAMPING
+    damping: Damping = DAMPING
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
         """float32 [n]: mean + user bias + item bias of n pairs, not clipped to the scale."""
@@ -124,8 +145,11 @@ class Biases:
         centred = ratings - self.mean
         by_item = centred - before_items[0].index_select(0, items.places)
         by_user = centred - before_users[0].index_select(0, users.places)
-        _put(of_users, users.nodes, self._left(before_users, users.places, by_item, self.damping))
-        _put(of_items, items.nodes, self._left(before_items, items.places, by_user, self.damping))
+        dampings = self.damping
+        left = self._left(before_users, users.places, by_item, dampings.users)
+        _put(of_users, users.nodes, left)
+        left = self._left(before_items, items.places, by_user, dampings.items)
+        _put(of_items, items.nodes, left)
         try:
             yield
         finally:
@@ -156,13 +180,13 @@ class Biases:
             (self.users, self.user_degrees, self.user_squares),
             users,
             centred - self.items.index_select(0, items),
-            self.damping,
+            self.damping.users,
         )
         item_bias, item_degrees, item_squares = _leave_out(
             (self.items, self.item_degrees, self.item_squares),
             items,
             centred - self.users.index_select(0, users),
-            self.damping,
+            self.damping.items,
         )
         return Biases(
             self.mean,
@@ -178,13 +202,23 @@ class Biases:
 
     def user_inputs(self, users: Tensor | slice) -> Tensor:
         """float32 [n, 3]: what is known of users beside their messages; see `inputs`."""
-        return self.inputs(self.users[users], self.user_degrees[users], self.user_squares[users])
+        return self.inputs(
+            self.users[users],
+            self.user_degrees[users],
+            self.user_squares[users],
+            self.damping.users,
+        )
 
     def item_inputs(self, items: Tensor | slice) -> Tensor:
         """float32 [n, 3]: the same of items."""
-        return self.inputs(self.items[items], self.item_degrees[items], self.item_squares[items])
+        return self.inputs(
+            self.items[items],
+            self.item_degrees[items],
+            self.item_squares[items],
+            self.damping.items,
+        )
 
-    def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor) -> Tensor:
+    def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor, damping: float) -> Tensor:
         """Bias, log(1 + degree) and log spread of n nodes, float32 [n, 3].
 
         The spread is the standard deviation of what a node's ratings have beyond the biases, over
@@ -195,8 +229,9 @@ class Biases:
             bias: float32 [n].
             degrees: float32 [n].
             squares: float32 [n], as `user_squares`.
+            damping: what the n biases were fitted with.
         """
-        left = _beyond_own(squares, bias, degrees, self.damping)
+        left = _beyond_own(squares, bias, degrees, damping)
         damped = left.clamp(min=0) + _SPREAD_DAMPING * self.variance
         spread = torch.log(damped / ((degrees + _SPREAD_DAMPING) * self.variance)) / 2
         return torch.stack((bias, torch.log1p(degrees), spread), dim=1)
@@ -212,7 +247,7 @@ class Biases:
         explained = self.items.numpy().astype(np.float64)
         sums = segment_sums(ratings.offsets, levels, ratings.codes)
         sums -= segment_sums(ratings.offsets, explained, ratings.neighbours)
-        bias = sums / (ratings.degrees + self.damping)
+        bias = sums / (ratings.degrees + self.damping.users)
         return Biases(
             self.mean,
             _float32(bias),
@@ -226,12 +261,12 @@ class Biases:
         )
 
 
-def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:
+def fit_biases(graph: RatingGraph, damping: Damping | None = None) -> Biases:
     """Fit the biases to all edges of the graph, in float64.
 
     Args:
         graph: the training ratings, at least one.
-        damping: weight of the squared biases.
+        damping: weights of the squared biases; None finds them from the ratings.
     """
     by_user, by_item = graph.by_user, graph.by_item
     counts = graph.level_counts
@@ -244,19 +279,34 @@ def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:
     user_degrees, item_degrees = by_user.degrees, by_item.degrees
     user_bias = np.zeros(graph.num_users)
     item_bias = np.zeros(graph.num_items)
+    total = float(counts @ centred**2)
+    least_noise = _ROUNDING_VARIANCE * graph.scale.step**2
+    wanted = DAMPING if damping is None else damping
     with progress("fitting biases", None, "sweeps") as advance:
         for _ in range(_SWEEPS):
+            used = wanted
             explained = segment_sums(by_item.offsets, user_bias, by_item.neighbours)
-            item_bias = (item_sums - explained) / (item_degrees + damping)
+            item_bias = (item_sums - explained) / (item_degrees + used.items)
             explained = segment_sums(by_user.offsets, item_bias, by_user.neighbours)
-            updated = (user_sums - explained) / (user_degrees + damping)
+            beyond = user_sums - explained
+            updated = beyond / (user_degrees + used.users)
             change = float(np.sqrt(np.mean((updated - user_bias) ** 2)))
             user_bias = updated
             advance(1)
-            if change <= _TOLERANCE * graph.scale.step:
+            still = change <= _TOLERANCE * graph.scale.step
+            if damping is None:
+                # Sum over all ratings of (centred rating - item bias - user bias)^2, multiplied
+                # out: sums over a node's ratings are there already, so no rating is read again.
+                squares = total + np.sum(item_bias * (item_degrees * item_bias - 2 * item_sums))
+                squares += np.sum(user_bias * (user_degrees * user_bias - 2 * beyond))
+                sides = (user_bias, user_degrees), (item_bias, item_degrees)
+                found = _dampings(*sides, float(squares), least_noise, used)
+                if not np.allclose(found, used, rtol=_DAMPING_TOLERANCE, atol=0):
+                    wanted, still = found, False
+            if still:
                 break
     user_squares = _squares(by_user, centred, item_bias)
-    left = _beyond_own(user_squares, user_bias, user_degrees, damping)
+    left = _beyond_own(user_squares, user_bias, user_degrees, used.users)
     return Biases(
         mean,
         _float32(user_bias),
@@ -266,8 +316,48 @@ def fit_biases(graph: RatingGraph, damping: float = DAMPING) -> Biases:
         _float32(user_squares),
         _float32(_squares(by_item, centred, user_bias)),
         max(float(left.sum()) / len(by_user.neighbours), _LEAST_VARIANCE),
-        damping,
+        used,
     )
+
+
+_Side = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]  # a side's biases and degrees
+
+
+def _dampings(
+    users: _Side, items: _Side, squares: float, least_noise: float, used: Damping
+) -> Damping:
+    """The dampings that the evidence asks for, given biases fitted with those used so far.
+
+    One step of the fixed point of MacKay, "Bayesian interpolation", Neural Computation 4(3), 1992,
+    section 4.4, for two groups of parameters. Of n ratings and a damping d, n / (n + d) of a bias
+    is decided by its ratings and the rest by the damping: their sum over the nodes of a side is
+    gamma, its number of well-determined biases. Then
+
+        noise = squares / (ratings - gamma of users - gamma of items)
+        variance of a side's biases = sum of their squares / gamma
+        damping of a side = noise / variance of its biases
+
+    Each side has `_PRIOR_NODES` more well-determined biases, of the variance that `DAMPING` stands
+    for. Beside thousands of nodes they count for nothing; where there are hardly any they decide.
+
+    Args:
+        users: float64 [U] biases and int64 [U] degrees.
+        items: float64 [I] and int64 [I].
+        squares: sum over the ratings of (r - mean - b_u - b_i)^2.
+        least_noise: variance that the noise has at least.
+        used: what the biases were fitted with.
+    """
+    gammas = [
+        float((degrees / (degrees + damping)).sum())
+        for (_, degrees), damping in zip((users, items), used, strict=True)
+    ]
+    free = float(users[1].sum()) - sum(gammas)
+    noise = max(squares / max(free, 1.0), least_noise)
+    found = [
+        noise * (gamma + _PRIOR_NODES) / (float(np.sum(bias**2)) + _PRIOR_NODES * noise / expected)
+        for (bias, _), gamma, expected in zip((users, items), gammas, DAMPING, strict=True)
+    ]
+    return Damping(*(min(max(damping, _LEAST_DAMPING), _MOST_DAMPING) for damping in found))
 
 
 class NoBiases(Biases):
@@ -283,10 +373,9 @@ class NoBiases(Biases):
 
     def without(self, users: Tensor, items: Tensor, ratings: Tensor) -> "NoBiases":
         """The same without n of the training rows: their users and items have lower degrees."""
-        ones = torch.ones_like(ratings)
         return self._with_degrees(
-            self.user_degrees.index_add(0, users, ones, alpha=-1),
-            self.item_degrees.index_add(0, items, ones, alpha=-1),
+            _count_down(self.user_degrees, users).to(ratings.dtype),
+            _count_down(self.item_degrees, items).to(ratings.dtype),
         )
 
     def _left(
@@ -294,9 +383,9 @@ class NoBiases(Biases):
     ) -> tuple[Tensor, ...]:
         """The same of m nodes, whose degrees alone change."""
         bias, degrees, squares = known
-        return bias, degrees.index_add(0, places, torch.ones_like(residuals), alpha=-1), squares
+        return bias, _count_down(degrees, places).to(degrees.dtype), squares
 
-    def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor) -> Tensor:
+    def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor, damping: float) -> Tensor:
         """float32 [n, 3]: zero, log(1 + degree), zero; see `Biases.inputs`."""
         zeros = torch.zeros_like(degrees)
         return torch.stack((zeros, torch.log1p(degrees), zeros), dim=1)
@@ -384,7 +473,17 @@ def _leave_out(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Biases, degrees and squares of all nodes without n ratings of some of them."""
     bias, degrees, squares = known
-    sums = (bias * (degrees + damping)).index_add(0, nodes, residuals, alpha=-1)
-    left = degrees.index_add(0, nodes, torch.ones_like(residuals), alpha=-1)
-    squares = squares.index_add(0, nodes, residuals.square(), alpha=-1)
-    return sums / (left + damping), left, squares
+    remaining, residuals = _count_down(degrees, nodes), residuals.double()
+    sums = bias.double() * (degrees.double() + damping)
+    sums.index_add_(0, nodes, residuals, alpha=-1)
+    left = squares.double().index_add_(0, nodes, residuals.square(), alpha=-1)
+    return (
+        (sums / (remaining + damping)).to(bias.dtype),
+        remaining.to(degrees.dtype),
+        left.to(squares.dtype),
+    )
+
+
+def _count_down(degrees: Tensor, nodes: Tensor) -> Tensor:
+    """float64 degrees less one for each of n ratings; float32 takes no 1 off 2^24 and more."""
+    return degrees.double() - torch.bincount(nodes, minlength=len(degrees))

@@ -2,7 +2,7 @@
 
 users.parquet         user_id, embedding (H float32 numbers), bias
 items.parquet         item_id, embedding, bias
-decoder.safetensors   the decoder's weights by name; mean rating, damping, ends of the scale
+decoder.safetensors   the decoder's weights by name; mean rating, users' damping, ends of the scale
 user_lists.parquet    user_id, embedding, bias: of the list head, where there is one
 item_lists.parquet    item_id, embedding, bias
 item_weights.safetensors  item-item weights beside it, where there are some
@@ -60,7 +60,7 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
     scale = dataset.scale
     numbers = {
         "mean": biases.mean,
-        "damping": biases.damping,
+        "damping": biases.damping.users,
         "minimum": scale.minimum,
         "maximum": scale.maximum,
     }

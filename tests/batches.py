@@ -62,7 +62,7 @@ class Ratings:
         self.num_users, self.num_items = num_users, num_items
         self.set_ratings(SCALE.encode(np.clip(values, 1, 10)))
 
-    def set_ratings(self, codes):
+    def set_ratings(self, codes, damping=None):
         self.codes = codes
         self.graph = build_graph(
             self.users,
@@ -75,7 +75,7 @@ class Ratings:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(biases_module, "_TOLERANCE", 1e-9)
             patch.setattr(biases_module, "_SWEEPS", 5_000)
-            self.biases = fit_biases(self.graph)
+            self.biases = fit_biases(self.graph, damping)
         ratings = SCALE.decode(codes).tolist()
         self.rating_of = dict(
             zip(zip(self.users.tolist(), self.items.tolist(), strict=True), ratings, strict=True)
@@ -99,8 +99,8 @@ class Ratings:
                 item_squares[item] += (rating - fitted.mean - users[user]) ** 2
         return Biases(
             fitted.mean,
-            torch.from_numpy(user_sums / (user_degrees + fitted.damping)),
-            torch.from_numpy(item_sums / (item_degrees + fitted.damping)),
+            torch.from_numpy(user_sums / (user_degrees + fitted.damping.users)),
+            torch.from_numpy(item_sums / (item_degrees + fitted.damping.items)),
             torch.from_numpy(user_degrees),
             torch.from_numpy(item_degrees),
             torch.from_numpy(user_squares),

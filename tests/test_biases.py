@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dglrec import biases as biases_module
-from dglrec.biases import DAMPING, Biases, NoBiases, fit_biases, no_biases, residuals_of
+from dglrec.biases import (
+    DAMPING,
+    Biases,
+    Damping,
+    NoBiases,
+    fit_biases,
+    no_biases,
+    residuals_of,
+)
 from dglrec.graph import Adjacency, build_graph, group_by_user
 from dglrec.kernels import parallel
 from dglrec.schema import INTERACTION_SCALE, RatingScale
@@ -42,7 +50,7 @@ class Ratings:
         rows = np.zeros((edges + users + items, users + items))
         rows[np.arange(edges), self.users] = 1
         rows[np.arange(edges), users + self.items] = 1
-        rows[edges:] = np.sqrt(damping) * np.eye(users + items)
+        rows[edges:] = np.diag(np.sqrt(np.repeat(damping, (users, items))))
         centred = np.concatenate([self.ratings - self.ratings.mean(), np.zeros(users + items)])
         solution = np.linalg.lstsq(rows, centred, rcond=None)[0]
         return solution[:users], solution[users:]
@@ -99,23 +107,26 @@ def assert_close(found, expected, tolerance):
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("damping", [DAMPING, Damping(2.0, 9.0), Damping(9.0, 2.0), None])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_fit_is_the_ridge_solution(seed):
+def test_the_fit_is_the_ridge_solution(seed, damping):
     data = Ratings(seed=seed)
-    fitted = fit_biases(data.graph)
-    users, items = data.ridge(DAMPING)
-    assert fitted.damping == DAMPING
+    fitted = fit_biases(data.graph, damping)
+    users, items = data.ridge(fitted.damping)
+    assert (fitted.damping == damping) == (damping is not None)
     assert fitted.mean == pytest.approx(data.ratings.mean(), abs=1e-9)
     assert_close(fitted.users, users, 1e-4)
     assert_close(fitted.items, items, 1e-4)
 
 
-@pytest.mark.parametrize("damping", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize(
+    "damping", [Damping(0.1, 0.1), Damping(1.0, 1.0), Damping(30.0, 30.0), Damping(0.3, 30.0), None]
+)
 @pytest.mark.parametrize("scale", [RatingScale(0.5, 5, 0.5), RatingScale(0, 400)])
 def test_the_fit_converges_to_the_ridge_solution(converged, damping, scale):
     data = Ratings(scale=scale, seed=7)
     fitted = fit_biases(data.graph, damping)
-    users, items = data.ridge(damping)
+    users, items = data.ridge(fitted.damping)
     assert_close(fitted.users / scale.step, users / scale.step, 1e-5)
     assert_close(fitted.items / scale.step, items / scale.step, 1e-5)
 
@@ -124,7 +135,7 @@ def test_a_dense_larger_graph_stops_near_the_ridge_solution():
     # Many ratings a node make the sweeps converge slowly; the predictions must be right anyway.
     data = Ratings(num_users=100, num_items=60, edges=3000)
     fitted = fit_biases(data.graph)
-    users, items = data.ridge(DAMPING)
+    users, items = data.ridge(fitted.damping)
     expected = data.ratings.mean() + users[data.users] + items[data.items]
     found = fitted.predict(torch.from_numpy(data.users), torch.from_numpy(data.items))
     assert_close(found, expected, 1e-3)
@@ -152,7 +163,8 @@ def test_degrees_and_nodes_without_ratings():
 
 def test_more_damping_brings_biases_nearer_to_zero():
     data = Ratings()
-    sizes = [float(fit_biases(data.graph, damping).items.norm()) for damping in (0.5, 5.0, 500.0)]
+    dampings = [Damping(5.0, damping) for damping in (0.5, 5.0, 500.0)]
+    sizes = [float(fit_biases(data.graph, damping).items.norm()) for damping in dampings]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 0.05 * sizes[0]
 
@@ -176,16 +188,19 @@ def test_predict_is_the_sum_unclipped():
     assert fitted.predict(torch.tensor([0, 1]), torch.tensor([0, 1])).tolist() == [8.5, 14.0]
 
 
-@given(st.integers(0, 3), st.sets(st.integers(0, 89), max_size=90))
-def test_without_is_a_refit_of_each_node_given_the_others(seed, taken):
+_dampings = st.none() | st.builds(Damping, *[st.floats(1.0, 100.0)] * 2)
+
+
+@given(st.integers(0, 3), st.sets(st.integers(0, 89), max_size=90), _dampings)
+def test_without_is_a_refit_of_each_node_given_the_others(seed, taken, damping):
     data = Ratings(seed=seed)
-    fitted = fit_biases(data.graph)
+    fitted = fit_biases(data.graph, damping)
     rows = np.array(sorted(taken, key=lambda row: (row * 37) % 89), dtype=np.int64)
     keep = np.setdiff1d(np.arange(90), rows)
     left = fitted.without(*data.take(rows))
     # An item's bias stems from the user biases one sweep older than those reported.
-    users = data.damped_user_means(fitted.items.double().numpy(), DAMPING, keep)
-    items = data.damped_item_means(fitted.users.double().numpy(), DAMPING, keep)
+    users = data.damped_user_means(fitted.items.double().numpy(), fitted.damping.users, keep)
+    items = data.damped_item_means(fitted.users.double().numpy(), fitted.damping.items, keep)
     assert_close(left.users, users, 2e-5)
     assert_close(left.items, items, 2e-4)
     assert left.user_degrees.tolist() == np.bincount(data.users[keep], minlength=20).tolist()
@@ -243,9 +258,10 @@ def test_without_forgets_what_the_ratings_were():
     for shift in (0.0, 4.0, -30.0):
         # The biases as they would be had the ratings been others, given the other side's.
         beyond = ratings - fitted.mean - fitted.items[items]
+        weights = 1 / (fitted.user_degrees[users] + fitted.damping.users)
         changed = replace(
             fitted,
-            users=fitted.users.index_add(0, users, shift / (fitted.user_degrees[users] + DAMPING)),
+            users=fitted.users.index_add(0, users, shift * weights),
             user_squares=fitted.user_squares.index_add(0, users, (beyond + shift) ** 2 - beyond**2),
         )
         left = changed.without(users, items, ratings + shift)
@@ -300,7 +316,9 @@ def test_inputs_are_bias_log_degree_and_log_spread():
     assert_close(items[:, 2], data.spread(fitted)[1][2:6], 1e-4)
 
 
-@pytest.mark.parametrize("damping", [0.1, DAMPING, 30.0])
+@pytest.mark.parametrize(
+    "damping", [Damping(0.1, 0.1), DAMPING, Damping(30.0, 30.0), Damping(2.0, 30.0), None]
+)
 def test_the_spread_is_that_of_what_biases_leave(converged, damping):
     """By the definition, rating by rating, and not by way of sums of squares."""
     data = Ratings(seed=3, scale=RatingScale(0, 400))
@@ -312,10 +330,10 @@ def test_the_spread_is_that_of_what_biases_leave(converged, damping):
     assert of_users.std() > 0.05 and of_items.std() > 0.05
 
 
-@given(st.integers(0, 3), st.sets(st.integers(0, 89), max_size=90))
-def test_the_spread_without_some_ratings_is_that_of_the_others(seed, taken):
+@given(st.integers(0, 3), st.sets(st.integers(0, 89), max_size=90), _dampings)
+def test_the_spread_without_some_ratings_is_that_of_the_others(seed, taken, damping):
     data = Ratings(seed=seed)
-    fitted = fit_biases(data.graph)
+    fitted = fit_biases(data.graph, damping)
     rows = np.array(sorted(taken), dtype=np.int64)
     keep = np.setdiff1d(np.arange(90), rows)
     left = fitted.without(*data.take(rows))
@@ -376,14 +394,16 @@ def lists_of(rows):
     )
 
 
-def test_new_users_get_the_biases_that_training_on_them_would_give():
+@pytest.mark.parametrize("damping", [DAMPING, Damping(2.0, 9.0), None])
+def test_new_users_get_the_biases_that_training_on_them_would_give(damping):
     data = Ratings()
-    fitted = fit_biases(data.graph)
+    fitted = fit_biases(data.graph, damping)
     rows = [[(0, 8), (3, 9), (5, 3)], [], [(5, 0)]]
     found = fitted.of_new_users(lists_of(rows), SCALE)
     items = fitted.items.double().numpy()
     expected = [
-        sum(code + 1 - fitted.mean - items[item] for item, code in row) / (len(row) + DAMPING)
+        sum(code + 1 - fitted.mean - items[item] for item, code in row)
+        / (len(row) + fitted.damping.users)
         for row in rows
     ]
     assert_close(found.users, expected, 1e-6)
@@ -406,7 +426,7 @@ def test_new_users_get_the_biases_that_training_on_them_would_give():
     assert torch.equal(found.item_squares, fitted.item_squares)
 
 
-@pytest.mark.parametrize("damping", [0.5, DAMPING])
+@pytest.mark.parametrize("damping", [Damping(0.5, 0.5), DAMPING, Damping(0.5, 8.0), None])
 @pytest.mark.parametrize("scale", [SCALE, RatingScale(0.5, 5, 0.5), RatingScale(0, 400)])
 def test_users_of_training_given_as_new_ones_are_what_they_were(scale, damping):
     data = Ratings(scale=scale)
@@ -431,6 +451,162 @@ def test_new_users_leave_the_fitted_biases_alone():
     fitted.of_new_users(lists_of([[(0, 9)]]), SCALE)
     now = (fitted.users, fitted.items, fitted.user_degrees)
     assert all(torch.equal(one, other) for one, other in zip(before, now, strict=True))
+
+
+# --- finding the dampings ------------------------------------------------------------------------
+
+
+def planted(*, users, items, per_user, user_variance, item_variance, noise, seed):
+    """The graph of ratings whose biases and noise have known variances, on a scale of 0.01."""
+    generator = np.random.default_rng(seed)
+    scale = RatingScale(0, 100, 0.01)
+    # Popularity falls with an item's index, so that degrees differ as they do in catalogues.
+    popularity = 1 / (10 + np.arange(items))
+    rated = [
+        generator.choice(items, size, replace=False, p=popularity / popularity.sum())
+        for size in generator.integers(per_user // 2, 2 * per_user, users)
+    ]
+    at_users = np.repeat(np.arange(users), [len(part) for part in rated])
+    at_items = np.concatenate(rated)
+    values = 50 + generator.normal(0, np.sqrt(user_variance), users)[at_users]
+    values += generator.normal(0, np.sqrt(item_variance), items)[at_items]
+    values += generator.normal(0, np.sqrt(noise), len(values))
+    assert values.min() > 0 and values.max() < 100
+    codes = scale.encode(np.round(values, 2))
+    return build_graph(at_users, at_items, codes, num_users=users, num_items=items, scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("user_variance", "item_variance", "noise"),
+    [(1.0, 4.0, 12.0), (6.0, 0.5, 9.0), (4.0, 4.0, 4.0), (0.5, 0.25, 20.0)],
+)
+def test_the_dampings_are_noise_over_the_planted_variances(user_variance, item_variance, noise):
+    graph = planted(
+        users=3000,
+        items=1500,
+        per_user=30,
+        user_variance=user_variance,
+        item_variance=item_variance,
+        noise=noise,
+        seed=1,
+    )
+    found = fit_biases(graph).damping
+    assert found.users == pytest.approx(noise / user_variance, rel=0.15)
+    assert found.items == pytest.approx(noise / item_variance, rel=0.15)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_dampings_are_those_of_the_largest_evidence(converged, seed):
+    """Against the likelihood of the ratings with both sides' biases integrated out, densely."""
+    data = Ratings(num_users=60, num_items=40, edges=900, seed=seed)
+    found = fit_biases(data.graph).damping
+    centred = data.ratings - data.ratings.mean()
+    same_user = data.users[:, None] == data.users
+    same_item = data.items[:, None] == data.items
+
+    def evidence(users, items):
+        """Log likelihood, the noise's variance being the one that makes it largest."""
+        covariance = np.eye(900) + same_user / users + same_item / items
+        scaled = centred @ np.linalg.solve(covariance, centred)
+        return -0.5 * (900 * np.log(scaled) + np.linalg.slogdet(covariance)[1])
+
+    # The method takes the two sides' biases for independent, and adds a node to each: so it ends
+    # near the largest evidence, not at it.
+    best = evidence(*found)
+    for factor in (0.7, 1.4):
+        assert evidence(found.users * factor, found.items) < best
+        assert evidence(found.users, found.items * factor) < best
+
+
+def test_no_single_rating_tells_by_the_dampings_what_it_is(converged):
+    """They come of all ratings, like the mean: a thousandth of the ratings hardly moves them."""
+    data = Ratings(num_users=60, num_items=40, edges=1000)
+    before = fit_biases(data.graph).damping
+    codes = SCALE.encode(data.ratings).astype(int)
+    moved = []
+    for row in range(0, 1000, 25):
+        changed = codes.copy()
+        changed[row] = np.clip(codes[row] + (2 if codes[row] < 5 else -2), 0, 9)
+        ends = {"num_users": 60, "num_items": 40, "scale": SCALE}
+        now = fit_biases(build_graph(data.users, data.items, changed, **ends)).damping
+        moved.append(np.abs(np.log(now) - np.log(before)))
+    assert 0 < np.mean(moved) < 0.01
+    assert np.max(moved) < 0.05
+
+
+@pytest.mark.parametrize("scale", [RatingScale(1, 5), RatingScale(10, 50, 10)])
+def test_the_dampings_do_not_depend_on_the_unit_of_ratings(scale):
+    generator = np.random.default_rng(2)
+    pairs = generator.choice(2000, 900, replace=False)
+    codes = np.clip(pairs % 40 // 9 + generator.integers(-1, 2, 900), 0, 4)
+    ends = pairs // 40, pairs % 40
+    found, expected = (
+        fit_biases(build_graph(*ends, codes, num_users=50, num_items=40, scale=of)).damping
+        for of in (scale, RatingScale(0, 4))
+    )
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def of_codes(rows, scale=SCALE):
+    """The graph of a user's codes of items 0, 1, ... after the other's."""
+    rows = [np.atleast_1d(row) for row in rows]
+    users = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    items = np.concatenate([np.arange(len(row)) for row in rows])
+    sizes = {"num_users": len(rows), "num_items": int(items.max()) + 1}
+    return build_graph(users, items, np.concatenate(rows), **sizes, scale=scale)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[7]],
+        [[7, 7, 7]],
+        [[7], [7], [7]],
+        [[3, 7]],
+        [[2, 3], [4, 3]],
+        [[0, 9, 4, 5, 5]],
+        [[0], [9], [4], [5], [5]],
+    ],
+)
+def test_a_handful_of_ratings_hardly_moves_the_dampings(rows):
+    found = fit_biases(of_codes(rows)).damping
+    for damping in found:
+        assert 2 < damping < 12.5
+
+
+def test_items_that_one_user_alone_rated_are_damped_about_as_before():
+    """With one rating an item, nothing says what of it is the item's and what is noise."""
+    codes = np.random.default_rng(0).integers(0, 10, 300)
+    found = fit_biases(of_codes([codes])).damping
+    assert 4 < found.items < 7
+    assert 5 < found.users < 12.5
+
+
+def test_ratings_that_are_all_the_same_have_finite_dampings_and_no_biases():
+    fitted = fit_biases(of_codes([[7] * 60] * 90))
+    assert fitted.users.tolist() == [0] * 90
+    assert fitted.items.tolist() == [0] * 60
+    for damping in fitted.damping:
+        assert 5 < damping <= 1000
+
+
+def test_ratings_without_noise_are_damped_as_little_as_may_be():
+    """Users differ by four steps and items not at all."""
+    fitted = fit_biases(of_codes([[1] * 200, [9] * 200] * 100))
+    assert fitted.damping.users == 0.1
+    assert fitted.damping.items > 100
+    assert_close(fitted.users.abs(), np.full(200, 4.0), 0.01)
+
+
+def test_the_reported_dampings_fitted_the_biases_when_sweeps_run_out(monkeypatch):
+    monkeypatch.setattr(biases_module, "_SWEEPS", 2)
+    data = Ratings()
+    fitted = fit_biases(data.graph)
+    assert fitted.damping != DAMPING
+    everything = np.arange(len(data.ratings))
+    items = fitted.items.double().numpy()
+    users = data.damped_user_means(items, fitted.damping.users, everything)
+    assert_close(fitted.users, users, 1e-5)
 
 
 # --- interactions --------------------------------------------------------------------------------
@@ -496,3 +672,15 @@ def test_new_users_of_interactions_have_degrees_alone():
     )
     found = no_biases(graph).of_new_users(new, INTERACTION_SCALE)
     assert_nothing_but_degrees(found, [1, 2, 0], [1, 3, 1])
+
+
+@pytest.mark.parametrize("degree", [2**24 + 2, 2**25])
+@pytest.mark.parametrize("kind", [Biases, NoBiases])
+def test_degrees_beyond_the_whole_numbers_of_float32_are_counted_down(degree, kind):
+    """One at a time float32 would take nothing off 2^25, and too much off 2^24 + 2."""
+    zeros = torch.zeros(1)
+    many = torch.full((1,), float(degree))
+    given = kind(0.0, zeros, zeros, many, many, zeros, zeros, 1.0)
+    nodes = torch.zeros(8, dtype=torch.int64)
+    left = given.without(nodes, nodes, torch.ones(8))
+    assert left.user_degrees.tolist() == left.item_degrees.tolist() == [degree - 8]

@@ -1,5 +1,6 @@
 """Prepared data sets: every source rating is found again, nothing leaks, damage is noticed."""
 
+import hashlib
 import importlib
 import json
 import shutil
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from dglrec import dataset as dataset_module
-from dglrec.biases import fit_biases
+from dglrec.biases import Damping, fit_biases
 from dglrec.dataset import (
     DATASET_FILE,
     HeldOut,
@@ -369,6 +370,11 @@ def test_biases_are_those_of_the_training_rows_alone(planted):
     )
     biases = fit_biases(graph)
     assert dataset.biases.mean == pytest.approx(np.mean(list(pairs.values())))
+    assert dataset.biases.damping == biases.damping
+    assert dataset.meta["damping"] == {
+        "users": biases.damping.users,
+        "items": biases.damping.items,
+    }
     assert torch.allclose(dataset.biases.users, biases.users, atol=1e-6)
     assert torch.allclose(dataset.biases.items, biases.items, atol=1e-6)
     assert torch.allclose(dataset.biases.user_squares, biases.user_squares, rtol=1e-5)
@@ -941,6 +947,15 @@ def test_an_altered_description_is_refused(change, copy):
         RatingDataset.open(copy)
     file.write_text(json.dumps(meta))  # laid out otherwise, it says the same
     RatingDataset.open(copy)
+
+
+def test_the_single_damping_of_an_earlier_version_is_that_of_both_sides(copy):
+    file = copy / DATASET_FILE
+    meta = {**json.loads(file.read_text()), "damping": 5.0}
+    del meta["fingerprint"]
+    signed = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({**meta, "fingerprint": signed}))
+    assert RatingDataset.open(copy).biases.damping == Damping(users=5.0, items=5.0)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "{"])

@@ -151,7 +151,8 @@ def ridge_biases(dataset):
         design[number, user] = design[number, num_users + item] = 1
     ratings = np.array([rating for _, _, rating in rows])
     mean = ratings.mean()
-    damped = design.T @ design + dataset.biases.damping * np.eye(num_users + num_items)
+    damping = np.repeat(dataset.biases.damping, (num_users, num_items))
+    damped = design.T @ design + np.diag(damping)
     solved = np.linalg.solve(damped, design.T @ (ratings - mean))
     return mean, solved[:num_users], solved[num_users:]
 

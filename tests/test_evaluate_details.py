@@ -403,7 +403,9 @@ def test_new_users_are_predicted_from_what_is_given(fixture, count, request, mon
         part = rows[rows.user == user].copy()
         items = new.given.neighbours[new.given.of(place)]
         ratings = dataset.scale.decode(new.given.codes[new.given.of(place)])
-        own = (ratings - biases.mean - biases.items.numpy()[items]).sum() / (count + biases.damping)
+        own = (ratings - biases.mean - biases.items.numpy()[items]).sum() / (
+            count + biases.damping.users
+        )
         part["bias"] = clipped(biases.mean + own + biases.items.numpy()[part.item], dataset)
         # Each user alone, through the scorer that recommendations come from.
         sizes = {"num_users": 1, "num_items": dataset.graph.num_items}

@@ -346,7 +346,7 @@ def test_a_new_user_with_one_rating_of_an_item_nobody_rated(world):
     ratings = adjacency_of([[ITEMS - 1]], [[9]])
     user, bias = new_users(model, world.biases, embeddings, ratings)
     assert user.shape == (1, 8) and user.isfinite().all()
-    expected = (10 - world.biases.mean) / (1 + world.biases.damping)
+    expected = (10 - world.biases.mean) / (1 + world.biases.damping.users)
     assert float(bias[0]) == pytest.approx(expected, abs=1e-6)
 
 

@@ -35,7 +35,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dglrec.biases import fit_biases
+from dglrec.biases import Damping, fit_biases
 from dglrec.blocks import Block
 from dglrec.distributed import ALONE, World
 from dglrec.graph import build_graph
@@ -322,8 +322,13 @@ def test_a_bias_that_holds_its_target_leaks_too(kind):
 
 
 def moved_by_other_ratings(kind, exclude):
-    """How far a batch's tensors move when its targets' ratings are others, biases fitted anew."""
+    """How far a batch's tensors move when its targets' ratings are others, biases fitted anew.
+
+    The dampings are given: test_biases has by how little a rating moves those that are found.
+    """
     one, other = (Ratings(num_users=90, num_items=60, edges=2_000, seed=5) for _ in range(2))
+    damping = Damping(users=8.0, items=5.0)
+    one.set_ratings(one.codes, damping)
     config = {"batch_size": 20, "exclude_targets": exclude, **FANOUTS[3]}
     first = next(iter(one.loader(kind, **config)))
     changed = {one.pairs[edge] for edge in first.edges.tolist()}
@@ -334,7 +339,7 @@ def moved_by_other_ratings(kind, exclude):
     ]
     codes = one.codes.copy()
     codes[rows] = np.where(codes[rows] >= 5, 0, 9)
-    other.set_ratings(codes)
+    other.set_ratings(codes, damping)
     second = next(iter(other.loader(kind, **config)))
     assert torch.equal(first.edges, second.edges)  # the same batch
     assert torch.all(first.ratings != second.ratings)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.biases import Biases, NoBiases
+from dglrec.biases import Biases, Damping, NoBiases
 from dglrec.dataset.attributes import (
     AttributeOptions,
     ItemEncoder,
@@ -152,7 +152,7 @@ class RatingDataset:
             user_squares=torch.from_numpy(self._train("user_squares")),
             item_squares=torch.from_numpy(self._train("item_squares")),
             variance=self.meta["variance"],
-            damping=self.meta["damping"],
+            damping=self._damping(),
         )
 
     @cached_property
@@ -313,6 +313,11 @@ class RatingDataset:
             if rows != counts[key]:
                 raise DataError(f"{self.path / name}: {rows} rows where {counts[key]} belong")
 
+    def _damping(self) -> Damping:
+        """The dampings of the biases; earlier data sets name a single one, of both sides."""
+        damping = self.meta["damping"]
+        return Damping(**damping) if isinstance(damping, dict) else Damping(damping, damping)
+
     def _adjacency(self, side: str) -> Adjacency:
         parts = (self._train(f"{side}_{part}") for part in ("offsets", "neighbours", "codes"))
         return Adjacency(*parts)
@@ -428,7 +433,7 @@ def write_dataset(
         "scale": graph.scale.to_dict(),
         "mean_rating": biases.mean,
         "variance": biases.variance,
-        "damping": biases.damping,
+        "damping": biases.damping._asdict(),
         "level_counts": graph.level_counts.tolist(),
         "features": {name: array.shape[1] for name, array in features.items()},
     }

@@ -176,12 +176,12 @@ def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, T
     bias = biases.users[users]
     beyond = torch.from_numpy(rated.scale.decode(codes)) - biases.mean - biases.items[items]
     # A bias is a damped mean of what ratings have beyond the items' own.
-    sums = bias * (degrees + biases.damping)
+    sums = bias * (degrees + biases.damping.users)
     left = degrees[owners] - 1
-    other_bias = (sums[owners] - beyond) / (left + biases.damping)
+    other_bias = (sums[owners] - beyond) / (left + biases.damping.users)
     block = Block(offsets, items, beyond - bias[owners], degrees.float())
     squares = biases.user_squares[users][owners] - beyond.square()
-    inputs = biases.inputs(other_bias, left.float(), squares)
+    inputs = biases.inputs(other_bias, left.float(), squares, biases.damping.users)
     return block, inputs, other_bias - bias[owners], items
 
 
