@@ -362,8 +362,6 @@ def write_subset(dataset: str, share: float, seed: int, folder: str) -> Row:
 
     A process that cuts its own subset would touch, and so be charged with, much of the whole.
     """
-    import numpy as np
-
     from dglrec.biases import fit_biases
     from dglrec.dataset import RatingDataset
 
@@ -371,20 +369,28 @@ def write_subset(dataset: str, share: float, seed: int, folder: str) -> Row:
     graph = subset(opened.graph, share, seed)
     sizes = {"users": graph.num_users, "items": graph.num_items, "edges": graph.num_edges}
     if share < 1:
-        target = Path(folder)
-        target.mkdir(parents=True)
-        biases = fit_biases(graph, opened.biases.damping)
-        for side in _SIDES:
-            for part in _PARTS:
-                np.save(target / f"{side}_{part}.npy", getattr(getattr(graph, side), part))
-        np.save(target / "edges_by_item.npy", graph.edges_by_item)
-        np.save(target / "user_bias.npy", biases.users.numpy())
-        np.save(target / "item_bias.npy", biases.items.numpy())
-        np.save(target / "user_squares.npy", biases.user_squares.numpy())
-        np.save(target / "item_squares.npy", biases.item_squares.numpy())
-        fitted = json.dumps({"mean": biases.mean, "variance": biases.variance})
-        (target / "fitted.json").write_text(fitted, encoding="utf-8")
+        save_workload(graph, fit_biases(graph, opened.biases.damping), Path(folder))
     return sizes
+
+
+def save_workload(graph: "RatingGraph", biases: "Biases", folder: Path) -> None:
+    """Write a graph and its biases for children to map."""
+    import numpy as np
+
+    folder.mkdir(parents=True)
+    for side in _SIDES:
+        for part in _PARTS:
+            np.save(folder / f"{side}_{part}.npy", getattr(getattr(graph, side), part))
+    np.save(folder / "edges_by_item.npy", graph.edges_by_item)
+    for name in ("users", "items", "user_squares", "item_squares"):
+        np.save(folder / f"biases_{name}.npy", getattr(biases, name).numpy())
+    fitted = {
+        "mean": biases.mean,
+        "variance": biases.variance,
+        "damping": biases.damping,
+        "scale": graph.scale.to_dict(),
+    }
+    (folder / "fitted.json").write_text(json.dumps(fitted), encoding="utf-8")
 
 
 def make_subset(
@@ -402,17 +408,25 @@ def make_subset(
     return target, sizes
 
 
-def open_workload(dataset: str, folder: str | None) -> Workload:
-    """Map a written subset, or, without a folder, the whole prepared data set."""
+def open_workload(dataset: str | None, folder: str | None) -> Workload:
+    """Map what `save_workload` wrote, or, without a folder, the whole prepared data set.
+
+    Args:
+        dataset: where the item features are; None for no features.
+        folder: of graph and biases; None for those of the data set.
+    """
     import numpy as np
     import torch
 
-    from dglrec.biases import Biases
+    from dglrec.biases import Biases, Damping
     from dglrec.dataset import RatingDataset
     from dglrec.graph import Adjacency, RatingGraph
+    from dglrec.schema import RatingScale
 
-    opened = RatingDataset.open(Path(dataset))
+    opened = None if dataset is None else RatingDataset.open(Path(dataset))
     if folder is None:
+        if opened is None:
+            raise ValueError("a workload is a data set's, or a folder's")
         return Workload(opened.graph, opened.biases, opened.item_features)
 
     def mapped(name: str) -> Any:
@@ -421,20 +435,22 @@ def open_workload(dataset: str, folder: str | None) -> Workload:
     by_user, by_item = (
         Adjacency(*(mapped(f"{side}_{part}") for part in _PARTS)) for side in _SIDES
     )
-    graph = RatingGraph(by_user, by_item, mapped("edges_by_item"), opened.scale)
     fitted = json.loads((Path(folder) / "fitted.json").read_text(encoding="utf-8"))
+    scale = RatingScale(**fitted["scale"])
+    graph = RatingGraph(by_user, by_item, mapped("edges_by_item"), scale)
     biases = Biases(
         mean=fitted["mean"],
-        users=torch.from_numpy(mapped("user_bias")),
-        items=torch.from_numpy(mapped("item_bias")),
+        users=torch.from_numpy(mapped("biases_users")),
+        items=torch.from_numpy(mapped("biases_items")),
         user_degrees=torch.from_numpy(graph.by_user.degrees.astype(np.float32)),
         item_degrees=torch.from_numpy(graph.by_item.degrees.astype(np.float32)),
-        user_squares=torch.from_numpy(mapped("user_squares")),
-        item_squares=torch.from_numpy(mapped("item_squares")),
+        user_squares=torch.from_numpy(mapped("biases_user_squares")),
+        item_squares=torch.from_numpy(mapped("biases_item_squares")),
         variance=fitted["variance"],
-        damping=opened.biases.damping,
+        damping=Damping(*fitted["damping"]),
     )
-    return Workload(graph, biases, opened.item_features)
+    features = torch.zeros(graph.num_items, 0) if opened is None else opened.item_features
+    return Workload(graph, biases, features)
 
 
 def dglrec_command(*arguments: str) -> list[str]:
