@@ -306,9 +306,11 @@ def training_of(
     import torch
 
     from dglrec.distributed import ALONE
+    from dglrec.machine import keep_freed_memory
     from dglrec.nn import RatingModel
     from dglrec.train import TrainingStep, make_loader, make_objective
 
+    keep_freed_memory()  # as `train` does
     world, graph = world or ALONE, workload.graph
     settings = settings.resolved(graph)
     torch.manual_seed(0)

@@ -1,7 +1,8 @@
 """The inner loops, compiled, on as many threads as torch has.
 
 `edges.py` sums over edges and scores them, `ridge.py` fits a regression to each node's edges,
-`damping.py` lets few ratings count less, `segments.py` sums over all edges in float64,
+`damping.py` lets few ratings count less, `dropout.py` drops values, `rows.py` moves rows of a table
+as Adam does, `hashing.py` is where chance comes from, `segments.py` sums over all edges in float64,
 `ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `softmax.py`
 sums over a catalogue's scores, `neighbours.py` compares items by who rated them, `sampling.py`
 samples a node's edges, `numbering.py` numbers a step's nodes, `parallel.py` cuts work into a
@@ -9,18 +10,23 @@ stretch a thread.
 """
 
 from dglrec.kernels.damping import damp_means
+from dglrec.kernels.dropout import drop_units
 from dglrec.kernels.edges import score_edges, sum_messages
+from dglrec.kernels.hashing import HASH_BITS, hash_of, hashes
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
 from dglrec.kernels.numbering import number_rows
 from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side
 from dglrec.kernels.ranking import Terms, Tiles, rank_items
 from dglrec.kernels.ridge import fit_ridge
+from dglrec.kernels.rows import AdamStep, move_rows
 from dglrec.kernels.sampling import sample_stretches
 from dglrec.kernels.segments import segment_squares, segment_sums
 from dglrec.kernels.softmax import catalogue_log_sum_exp
 
 __all__ = [
+    "HASH_BITS",
+    "AdamStep",
     "ItemLists",
     "Terms",
     "Tiles",
@@ -29,9 +35,13 @@ __all__ = [
     "compiled",
     "count_pairs",
     "damp_means",
+    "drop_units",
     "even_parts",
     "fit_ridge",
+    "hash_of",
+    "hashes",
     "merge_lists",
+    "move_rows",
     "number_rows",
     "parts_of",
     "pick_largest",

@@ -16,6 +16,7 @@ from torch.nn import functional
 from dglrec.blocks import Block, LayerBlocks
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import aggregate
+from dglrec.nn.dropout import Dropout
 from dglrec.nn.values import NodeValues, both_ways
 
 _SLOPE = 0.2  # of LeakyReLU, as NGCF's authors have it
@@ -118,7 +119,7 @@ class NGCFLayer(nn.Module):
         size = config.embedding_size
         self.plain = nn.Linear(size, size)
         self.product = nn.Linear(size, size)
-        self.dropout = nn.Dropout(config.dropout_share())
+        self.dropout = Dropout(config.dropout_share())
         for linear in (self.plain, self.product):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)

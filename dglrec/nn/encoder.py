@@ -14,6 +14,7 @@ from dglrec.blocks import Block, LayerBlocks
 from dglrec.nn.collaborative import LightGCNLayer, LRGCCFLayer, NGCFLayer
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
+from dglrec.nn.dropout import Dropout
 from dglrec.nn.values import Layer, NodeValues, both_ways
 
 Exchange = Callable[[Tensor], Tensor]
@@ -37,7 +38,7 @@ class SAGELayer(nn.Module):
         super().__init__()
         self.to_users = RelationConv(config.embedding_size, config)
         self.to_items = RelationConv(config.embedding_size, config)
-        self.dropout = nn.Dropout(config.dropout_share())
+        self.dropout = Dropout(config.dropout_share())
         self.last = last
         self.refinement = None
         if last and config.rating_messages and config.refinement:

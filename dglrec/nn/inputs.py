@@ -10,6 +10,7 @@ from torch.nn import functional
 from dglrec.biases import INPUTS
 from dglrec.errors import UsageError
 from dglrec.nn.config import ModelConfig
+from dglrec.nn.dropout import Dropout
 
 _IDENTITY_STD = 0.1
 _DEGREE_SCALE = 0.1  # log degrees go up to 12; unscaled they drown what else is known of a node
@@ -59,7 +60,7 @@ class NodeInputs(nn.Module):
             _identity(num_users, size, sparse=True) if config.user_identity else None
         )
         self.item_vectors = _identity(len(item_features), size) if config.item_identity else None
-        self.dropout = nn.Dropout(config.dropout_share())
+        self.dropout = Dropout(config.dropout_share())
 
     def chosen(self, features: Tensor) -> Tensor:
         """The columns of [N, F] features that the configuration names."""

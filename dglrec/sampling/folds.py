@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dglrec.kernels import compiled, even_parts, run_side_by_side
+from dglrec.kernels import HASH_BITS, compiled, even_parts, hash_of, hashes, run_side_by_side
 from dglrec.sampling.config import seed_of
-from dglrec.sampling.hashing import HASH_BITS, hash_of, hashes
 
 _SCALE = np.uint64(HASH_BITS)
 

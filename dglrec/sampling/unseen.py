@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dglrec.sampling.hashing import HASH_BITS, hashes
+from dglrec.kernels import HASH_BITS, hashes
 
 
 class Targets(NamedTuple):

@@ -20,7 +20,7 @@ from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
 from dglrec.files import write_json
-from dglrec.machine import give_back_memory
+from dglrec.machine import give_back_memory, keep_freed_memory
 from dglrec.progress import log, progress
 from dglrec.run import (
     ENVIRONMENT_FILE,
@@ -156,6 +156,7 @@ def train(
         with world.together():
             valid = Validation(dataset, objective, settings.model, world)
         give_back_memory()
+        keep_freed_memory()
 
         with interrupts.put_off():
             while done.goes_on(config):

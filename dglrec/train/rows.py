@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dglrec.distributed import World
+from dglrec.kernels import AdamStep, move_rows
 from dglrec.train.config import TrainConfig
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # as in torch.optim.Adam
@@ -73,6 +74,19 @@ class SharedRows:
             return
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in _BETAS)
+        if self.parameter.device.type == "cpu" and self.parameter.dtype == torch.float32:
+            decay = self.weight_decay
+            step = AdamStep(
+                rate=learning_rate / first,
+                first=_BETAS[0],
+                second=_BETAS[1],
+                correction=second,
+                epsilon=_EPSILON,
+                kept=1 - learning_rate * decay if self.decoupled else 1.0,
+                penalty=0.0 if self.decoupled else decay,
+            )
+            move_rows(self.parameter.data, self.moments, self.rows, self.values, step)
+            return
         for rows, values in zip(
             self.rows.split(_ROWS_AT_ONCE), self.values.split(_ROWS_AT_ONCE), strict=True
         ):

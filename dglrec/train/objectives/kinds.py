@@ -204,7 +204,8 @@ class RankingObjective:
         if self._penalty:
             for rows in list_rows:
                 if rows is not None:
-                    total = total + len(users) * self._penalty * rows.square().sum()
+                    norm = torch.linalg.vector_norm(rows)
+                    total = total + len(users) * self._penalty * norm.square()
         if self._config.vector_l2:
             ends = of_users.factors.index_select(0, targets.users)
             others = of_items.factors.index_select(0, targets.items)

@@ -109,9 +109,24 @@ def hide_known(scores: Tensor, pool: Tensor, offsets: Tensor, known: Tensor) -> 
         offsets: int64 [n + 1], as `KnownItems.of` gives them.
         known: int64 [K].
     """
+    offsets, places = known_places(pool, offsets, known)
+    hidden = torch.zeros_like(scores, dtype=torch.bool)
+    hidden[torch.repeat_interleave(offsets.diff(), output_size=len(places)), places] = True
+    return scores.masked_fill(hidden, -torch.inf)
+
+
+def known_places(pool: Tensor, offsets: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in a pool the items stand that a user knows, one user's after the other's.
+
+    Args:
+        pool: int64 [M] items, ascending.
+        offsets: int64 [n + 1], as `KnownItems.of` gives them.
+        known: int64 [K].
+
+    Returns:
+        int64 [n + 1] where each user's places start, and int64 [P] places, 0..M-1.
+    """
     places = torch.searchsorted(pool, known).clamp_(max=len(pool) - 1)
     found = pool.index_select(0, places) == known
-    rows = torch.repeat_interleave(offsets.diff(), output_size=len(known))
-    hidden = torch.zeros_like(scores, dtype=torch.bool)
-    hidden[rows.masked_select(found), places.masked_select(found)] = True
-    return scores.masked_fill(hidden, -torch.inf)
+    before = torch.cat((offsets.new_zeros(1), found.cumsum(0)))
+    return before.index_select(0, offsets), places.masked_select(found)

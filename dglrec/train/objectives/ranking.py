@@ -13,7 +13,7 @@ from dglrec.blocks import Pool
 from dglrec.kernels import catalogue_log_sum_exp
 from dglrec.nn import ListTerms, score_lists
 from dglrec.train.objectives.config import RankingConfig
-from dglrec.train.objectives.negatives import KnownItems, hide_known
+from dglrec.train.objectives.negatives import KnownItems, hide_known, known_places
 
 
 class Targets(NamedTuple):
@@ -76,11 +76,13 @@ class RankingLoss:
             total = _with_disliked(total, ranked, of_items, targets, rows)
             return functional.softplus(total.index_select(0, users) - positives)
         drawn = of_items.of(pool.rows)
+        if config.loss == "softmax":
+            base = drawn.base + pool.log_weights
+            hidden = known_places(pool.items, offsets, known)
+            total = catalogue_log_sum_exp(ranked.factors, drawn.factors, base, *hidden)
+            return functional.softplus(total.index_select(0, users) - positives)
         scores = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
         scores = hide_known(scores, pool.items, offsets, known)
-        if config.loss == "softmax":
-            total = torch.logsumexp(scores + pool.log_weights, dim=1)
-            return functional.softplus(total.index_select(0, users) - positives)
         return self._of_few(scores, positives, users)
 
     def _of_few(self, scores: Tensor, positives: Tensor, users: Tensor) -> Tensor:

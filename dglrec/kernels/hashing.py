@@ -7,7 +7,7 @@ code that asks gets the same answer, at a cost that follows from what is asked.
 import numpy as np
 from torch import Tensor
 
-from dglrec.kernels import compiled
+from dglrec.kernels.parallel import compiled
 
 # The finalizer of MurmurHash3 (Appleby, 2016): every bit of the input moves every bit of the hash.
 _MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
@@ -37,10 +37,17 @@ def hashes(numbers: Tensor, key: int) -> Tensor:
 
 
 @compiled
-def hash_of(number):  # type: ignore[no-untyped-def]
-    """The same of one number, uint64, the key added to it; for compiled code."""
+def mixed(number):  # type: ignore[no-untyped-def]
+    """All 64 bits of the hash of a number, uint64; for compiled code."""
     number ^= number >> _ROTATED
     number *= _UNSIGNED[0]
     number ^= number >> _ROTATED
     number *= _UNSIGNED[1]
-    return number >> _DROPPED
+    return number ^ (number >> _ROTATED)
+
+
+@compiled
+def hash_of(number):  # type: ignore[no-untyped-def]
+    """`hashes` of one number, uint64, the key added to it; for compiled code."""
+    # The highest bits are what they are without the last shift.
+    return mixed(number) >> _DROPPED

@@ -1,0 +1,103 @@
+"""Adam's step for some rows of a table: each row is read, moved and written once.
+
+Torch's operations on a CPU gather three tables, pass over what they gathered a dozen times, and
+scatter it again, which takes four times as long (`benchmarks/bench_kernels.py`).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dglrec.kernels.edges import check_rows
+from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side
+
+_NUMBERS = 7  # read and written for each value of a row
+
+
+class AdamStep(NamedTuple):
+    """The numbers of one step.
+
+    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.
+
+    Attributes:
+        rate: alpha over (1 - beta_1^t).
+        first: beta_1.
+        second: beta_2.
+        correction: 1 - beta_2^t.
+        epsilon: added to the root.
+        kept: what is left of a value before it is moved, as weights decay (Loshchilov and Hutter,
+            "Decoupled weight decay regularization", ICLR 2019, algorithm 2).
+        penalty: times the value, added to its gradient.
+    """
+
+    rate: float
+    first: float
+    second: float
+    correction: float
+    epsilon: float
+    kept: float
+    penalty: float
+
+
+def move_rows(
+    table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, gradient: Tensor, step: AdamStep
+) -> None:
+    """Move some rows of a table, and their moments, in place.
+
+    Args:
+        table: float32 [N, H], on a CPU.
+        moments: float32 [N, H] each: of the gradients, and of their squares.
+        rows: int64 [n], each once.
+        gradient: float32 [n, H].
+        step: the numbers.
+
+    Raises:
+        IndexError: a row is not there.
+        ValueError: the arguments do not fit together.
+    """
+    shapes = [tuple(one.shape) for one in (table, *moments)]
+    if len(set(shapes)) > 1 or gradient.shape != (len(rows), table.shape[1]):
+        raise ValueError(f"table and moments {shapes}, gradient {tuple(gradient.shape)}")
+    if not all(one.is_contiguous() for one in (table, *moments)):
+        raise ValueError("table and moments must lie in order")
+    check_rows(rows, len(table), "rows")
+    arrays = [one.detach().numpy() for one in (table, *moments)]
+    given = rows.contiguous().numpy(), gradient.detach().contiguous().numpy()
+    numbers = [arrays[0].dtype.type(number) for number in step]
+    run_side_by_side(
+        [
+            partial(_move, *arrays, *given, *numbers, low, high)
+            for low, high in parts_of(len(rows), _NUMBERS * gradient.numel())
+        ]
+    )
+
+
+@compiled
+def _move(  # type: ignore[no-untyped-def]
+    table,
+    means,
+    squares,
+    rows,
+    gradient,
+    rate,
+    first,
+    second,
+    correction,
+    epsilon,
+    kept,
+    penalty,
+    low,
+    high,
+):
+    one = table.dtype.type(1)
+    for n in range(low, high):
+        values, mean, square = table[rows[n]], means[rows[n]], squares[rows[n]]
+        for h in range(gradient.shape[1]):
+            value = kept * values[h]
+            g = gradient[n, h] + penalty * value
+            m = mean[h] + (one - first) * (g - mean[h])
+            s = second * square[h] + (one - second) * g * g
+            mean[h] = m
+            square[h] = s
+            values[h] = value - rate * m / ((s / correction) ** 0.5 + epsilon)
