@@ -546,22 +546,26 @@ SMALL = 2_000_000  # ratings; up to here all the sampling that helps is cheap
 @pytest.mark.parametrize(
     ("num_edges", "folds", "before_the_last", "of_items"),
     [
-        (1, 8, -1, (10, 10)),
-        (SMALL, 8, -1, (10, 10)),
-        (SMALL + 1, 2, 10, (3, 1)),
-        (10**10, 2, 10, (3, 1)),
+        (1, (8, 4), (-1, 5), ((10, 10), (3, 3))),
+        (SMALL, (8, 4), (-1, 5), ((10, 10), (3, 3))),
+        (SMALL + 1, (2, 2), (10, 2), ((3, 1), (1, 1))),
+        (10**10, (2, 2), (10, 2), ((3, 1), (1, 1))),
     ],
 )
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_what_is_left_to_us_follows_the_ratings_and_the_layers(
     layers, num_edges, folds, before_the_last, of_items, kind
 ):
+    reached = kind == "reached"
+    folds, before_the_last, of_items = (
+        both[reached] for both in (folds, before_the_last, of_items)
+    )
     found = config_of(kind).resolved(num_edges, 100, layers)
     assert found.folds == folds
     of_users = [before_the_last] * (layers - 1) + [-1] * (layers > 0)
     of_items = [of_items[0]] * (layers - 1) + [of_items[1]] * (layers > 0)
     assert found.fanouts == list(zip(of_users, of_items, strict=True))
-    assert found.batch_size == config_of(kind).edges_a_batch(num_edges)
+    assert found.batch_size == config_of(kind).edges_a_batch(num_edges, reached=reached)
     assert found.resolved(7, 8, 9) == found  # nothing is left to us any more
     assert LoaderConfig.model_validate(found.model_dump()) == found
 
@@ -578,7 +582,8 @@ def test_what_is_left_to_us_follows_the_ratings_and_the_layers(
 def test_items_in_reach_are_encoded_where_a_step_has_fewer_ratings(num_edges, num_items, items):
     found = LoaderConfig().resolved(num_edges, num_items)
     assert found.items == items
-    assert (found.batch_size * found.folds < num_items) == (items == "reached")
+    plain = LoaderConfig(items="all").resolved(num_edges, num_items)
+    assert (plain.batch_size * plain.folds < num_items) == (items == "reached")
     for kind in ("neighbor", "full"):
         assert LoaderConfig(kind=kind).resolved(num_edges, num_items).items == "all"
 

@@ -13,6 +13,8 @@ _DROPOUT, _RATINGS_WITHOUT_DROPOUT = 0.1, 200
 
 # The list head has three tables of items, each with two moments: 64 MiB a table.
 _LIST_SIZE, _LEAST_LIST_SIZE, _LIST_NUMBERS = 128, 16, 1 << 24
+# Of a few ratings an item wide vectors learn nothing, and are most of what a step costs.
+_SPARSE_LIST_SIZE, _RATINGS_OF_WIDE_LISTS = 32, 5
 
 
 class ModelConfig(BaseModel):
@@ -115,7 +117,8 @@ class ModelConfig(BaseModel):
     list_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="width of the vectors that lists are made with; auto: 128 up to 131,072 items, "
-        "fewer above, and 16 from a million on",
+        "fewer above, and 16 from a million on; at most 32 where items have fewer than 5 training "
+        "ratings on average",
     )
     item_items: Literal["auto", "none", "ease", "graph"] = Field(
         "auto",
@@ -167,11 +170,18 @@ class ModelConfig(BaseModel):
         """Whether there is a list head."""
         return self.heads in ("lists", "both")
 
-    def list_width(self, num_items: int) -> int:
-        """What `list_size` means for so many items."""
+    def list_width(self, num_items: int, num_edges: int | None = None) -> int:
+        """What `list_size` means.
+
+        Args:
+            num_items: I.
+            num_edges: E; None where it is not known, and not few.
+        """
         if self.list_size != "auto":
             return self.list_size
-        return min(_LIST_SIZE, max(_LEAST_LIST_SIZE, _LIST_NUMBERS // max(num_items, 1)))
+        few = num_edges is not None and num_edges < _RATINGS_OF_WIDE_LISTS * num_items
+        most = _SPARSE_LIST_SIZE if few else _LIST_SIZE
+        return min(most, max(_LEAST_LIST_SIZE, _LIST_NUMBERS // max(num_items, 1)))
 
     def missing_features(self, there: Collection[str]) -> list[str]:
         """Which features of items are named, and are not among those of a data set."""

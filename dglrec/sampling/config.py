@@ -1,11 +1,29 @@
 """How target edges are batched."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _SMALL = 2_000_000  # edges; up to here all the sampling that helps is cheap
+
+
+class _Defaults(NamedTuple):
+    """What `auto` means for folds, and for fan-outs but for the users' in the last layer."""
+
+    folds: int
+    of_user: int
+    of_item: tuple[int, int]  # in the layers before the last, and in the last
+
+
+# By whether a step encodes the items in reach, and whether ratings are few. In reach a fan-out is
+# multiplied by those behind it.
+_DEFAULTS = {
+    (False, True): _Defaults(8, -1, (10, 10)),
+    (False, False): _Defaults(2, 10, (3, 1)),
+    (True, True): _Defaults(4, 5, (3, 3)),
+    (True, False): _Defaults(2, 2, (1, 1)),
+}
 
 
 class LoaderConfig(BaseModel):
@@ -21,24 +39,26 @@ class LoaderConfig(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="target edges in a batch (with kind users, about); auto: 1/150 of an epoch, "
-        "2,048 to 262,144, or 1,024 with kind neighbor, or 1/32 with kind full",
+        "2,048 to 262,144, with items reached from 16,384 (or 1/8 of an epoch) on; 1,024 with kind "
+        "neighbor; 1/32 with kind full",
     )
     folds: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         "auto",
         description="with kind users and full: parts of a user's ratings, each predicted from the "
-        "others; auto: 8 up to 2 million training ratings, else 2; 1 takes all, and is for "
-        "exclude_targets = false",
+        "others; auto: 8 up to 2 million training ratings (4 with items reached), else 2; 1 takes "
+        "all, and is for exclude_targets = false",
     )
     user_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
         "auto",
         description="rated items sampled for each user, one figure a layer, the layer that reads "
         "the inputs first; -1 takes all. auto: all in the last layer, in those before it 10, or "
-        "all up to 2 million training ratings",
+        "all up to 2 million training ratings; with items reached 2, or 5",
     )
     item_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
         "auto",
         description="raters sampled for each item, likewise; auto: 1 in the last layer, in those "
-        "before it 3, or 10 in each up to 2 million training ratings",
+        "before it 3, or 10 in each up to 2 million training ratings; with items reached 1 in "
+        "each, or 3",
     )
     items: Literal["auto", "all", "reached"] = Field(
         "auto",
@@ -60,15 +80,22 @@ class LoaderConfig(BaseModel):
         "there to show what one does",
     )
 
-    def edges_a_batch(self, num_edges: int) -> int:
-        """The batch size for a number of training edges, where it is left to us."""
+    def edges_a_batch(self, num_edges: int, *, reached: bool = False) -> int:
+        """The batch size for a number of training edges, where it is left to us.
+
+        Args:
+            num_edges: E.
+            reached: whether a step encodes the items in reach: then a larger one shares more of
+                them among its targets.
+        """
         if self.batch_size != "auto":
             return self.batch_size
         if self.kind == "neighbor":
             return 1024
         if self.kind == "full":
             return max(num_edges // 32, 1)
-        return min(max(num_edges // 150, 2048), 262_144)
+        least = max(2048, min(num_edges // 8, 16_384)) if reached else 2048
+        return min(max(num_edges // 150, least), 262_144)
 
     @property
     def fanouts(self) -> list[tuple[int, int]]:
@@ -90,16 +117,21 @@ class LoaderConfig(BaseModel):
             layers: of the model; as many fan-outs are wanted.
         """
         small = num_edges <= _SMALL
-        values: dict[str, Any] = {"batch_size": self.edges_a_batch(num_edges)}
-        folds = (8 if small else 2) if self.folds == "auto" else self.folds
-        values["folds"] = folds
-        if self.items == "auto":
-            few = self.kind == "users" and values["batch_size"] * folds < num_items
-            values["items"] = "reached" if few else "all"
+        items = self.items
+        if items == "auto":
+            folds = (8 if small else 2) if self.folds == "auto" else self.folds
+            few = self.kind == "users" and self.edges_a_batch(num_edges) * folds < num_items
+            items = "reached" if few else "all"
+        reached = items == "reached"
+        size = self.edges_a_batch(num_edges, reached=reached)
+        values: dict[str, Any] = {"items": items, "batch_size": size}
+        defaults = _DEFAULTS[reached, small]
+        if self.folds == "auto":
+            values["folds"] = defaults.folds
         if self.user_fanouts == "auto":
-            values["user_fanouts"] = (-1 if small else 10,) * (layers - 1) + (-1,) * min(layers, 1)
+            values["user_fanouts"] = (defaults.of_user,) * (layers - 1) + (-1,) * min(layers, 1)
         if self.item_fanouts == "auto":
-            first, last = (10, 10) if small else (3, 1)
+            first, last = defaults.of_item
             values["item_fanouts"] = (first,) * (layers - 1) + (last,) * min(layers, 1)
         return self.model_copy(update=values)
 

@@ -143,7 +143,7 @@ class Settings:
                 update={
                     "dropout": dropout,
                     "heads": heads,
-                    "list_size": self.model.list_width(graph.num_items),
+                    "list_size": self.model.list_width(graph.num_items, graph.num_edges),
                 }
             ),
             loader=loader,
