@@ -186,7 +186,7 @@ def test_a_list_heads_mean_of_item_vectors_is_float32_beside_maps_in_bfloat16():
     block = random_block(40, 1, 1_001)
     users = torch.randn(1, 4)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head.of_users(users, block, None).factors
+        found = head.of_users(users, block, head.every_row()).factors
         mapped = head.from_user(users)
     summed = head.rated.weight.double()[block.neighbours].sum(0)
     weighed = head.weighed.weight.double()[block.neighbours]

@@ -806,7 +806,7 @@ def test_with_complete_neighbourhoods_ranks_train_what_one_process_trains(
         found = load_checkpoint(tmp_path / str(size) / LAST).weights
         for name, value in alone.items():
             # A catalogue's softmax sums more terms, and so rounds a little more.
-            atol = 3e-6 if model.get("heads") == "both" else 1e-6
+            atol = 3e-6 if model.get("heads") == "both" else 2e-6
             torch.testing.assert_close(found[name], value, rtol=0, atol=atol)
 
 

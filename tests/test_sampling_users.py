@@ -497,8 +497,9 @@ def test_samples_are_without_replacement_of_the_right_size_and_even(to_users):
         if degree > FANOUT:  # chi-square over its degrees of freedom, about 1 where even
             chi = np.sum((counts - len(draws) * share) ** 2) / deviation**2 / degree
             assert chi < 1 + 5 * math.sqrt(2 / degree), degree
-            # Every start of an even step is met.
-            assert len(np.unique(of_node, axis=0)) >= degree // math.gcd(degree, FANOUT)
+            # Each start of its even steps is met.
+            starts = degree // math.gcd(degree, FANOUT)
+            assert len(np.unique(of_node, axis=0)) >= min(starts, len(draws) // 10)
 
 
 @pytest.mark.parametrize("to_users", [True, False])
