@@ -47,7 +47,9 @@ class Case:
     def loss(self, given=None, **config):
         """Of the targets, with a pool that is given, or else drawn as the configuration says."""
         graph = self.graph
-        config = RankingConfig(**config).resolved(graph.num_users, graph.num_items, every_item=True)
+        config = RankingConfig(**config).resolved(
+            graph.num_users, graph.num_items, graph.num_edges, every_item=True
+        )
         pool = given
         if pool is None and config.negatives != "catalogue":
             draw = PoolSampler(config, graph, CPU, least=0.0)
@@ -194,6 +196,23 @@ def test_who_knows_every_item_learns_nothing_from_a_pool(negatives, loss):
         np.testing.assert_allclose(losses.numpy(), np.log1p(np.exp(-scores)), atol=1e-5)
     else:
         assert (losses == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "edges", "negatives"),
+    [
+        (310_059, 16_872, 46_000_000, "catalogue"),  # the anime: 114 scores a rating
+        (31_668, 38_048, 1_237_259, "catalogue"),  # Yelp2018: few in all
+        (1_000_000, 16_872, 20_000_000, "uniform"),  # 844 a rating
+        (1_000_000, 30_000, 10**9, "uniform"),  # too many in all
+    ],
+)
+def test_the_catalogue_is_taken_where_it_can_be_paid_for(users, items, edges, negatives):
+    given = RankingConfig()
+    assert given.resolved(users, items, edges, every_item=True).negatives == negatives
+    assert given.resolved(users, items, edges, every_item=False).negatives == "uniform"
+    asked = RankingConfig(negatives="popularity")
+    assert asked.resolved(users, items, edges, every_item=True) is asked
 
 
 def test_catalogues_smaller_than_the_pool_are_fine():

@@ -145,7 +145,8 @@ def take_epoch(graph, loader, model=None, ranking=None):
     items = "all" if ranking.negatives == "catalogue" else "auto"
     loader = LoaderConfig(items=items, **loader).resolved(graph.num_edges, num_items)
     every_item = loader.items == "all"
-    ranking = ranking.resolved(num_users, num_items, every_item=every_item)
+    counts = num_users, num_items, graph.num_edges
+    ranking = ranking.resolved(*counts, every_item=every_item)
     model = ModelConfig(
         **{
             "heads": "both",

@@ -70,7 +70,7 @@ class NodeInputs(nn.Module):
         """int64 [N] users and their float32 [N, 3] `Biases.inputs` -> [N, H]."""
         out = self.new_users(inputs)
         if self.user_vectors is not None:
-            out = out + self._damped(self.user_vectors(nodes), inputs)
+            out = self._with_vectors(out, self.user_vectors(nodes), inputs)
         return out
 
     def new_users(self, inputs: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class NodeInputs(nn.Module):
         if self.from_features is not None:
             out = out + self._mapped_features(self.from_features, nodes)
         if self.item_vectors is not None:
-            out = out + self._damped(self.item_vectors(nodes), inputs)
+            out = self._with_vectors(out, self.item_vectors(nodes), inputs)
         dropped: Tensor = self.dropout(out)
         return dropped
 
@@ -100,13 +100,14 @@ class NodeInputs(nn.Module):
     def _of_item_inputs(self, inputs: Tensor) -> Tensor:
         if self.from_item_inputs is None:
             return inputs.new_zeros(len(inputs), self.size)
-        out: Tensor = self.from_item_inputs(inputs * self.input_scale)
-        return out
+        return _expand(self.from_item_inputs, inputs * self.input_scale)
 
-    def _damped(self, vectors: Tensor, inputs: Tensor) -> Tensor:
-        degrees = inputs[:, 1:2].expm1()
+    def _with_vectors(self, out: Tensor, vectors: Tensor, inputs: Tensor) -> Tensor:
         # A damping of 0 leaves each vector as it is, that of a node without ratings too.
-        return vectors * (degrees / (degrees + self.damping)) if self.damping else vectors
+        if not self.damping:
+            return out + vectors
+        degrees = inputs[:, 1:2].expm1()
+        return torch.addcmul(out, vectors, degrees / (degrees + self.damping))
 
     def _mapped_features(self, linear: nn.Linear, nodes: Tensor) -> Tensor:
         """[N, H]: features are wide, so of as many nodes as there are items, all are mapped."""

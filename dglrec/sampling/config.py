@@ -39,8 +39,8 @@ class LoaderConfig(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="target edges in a batch (with kind users, about); auto: 1/150 of an epoch, "
-        "2,048 to 262,144, with items reached from 16,384 (or 1/8 of an epoch) on; 1,024 with kind "
-        "neighbor; 1/32 with kind full",
+        "2,048 to 262,144, with items reached 1/200, from 16,384 (or 1/8 of an epoch) on; 1,024 "
+        "with kind neighbor; 1/32 with kind full",
     )
     folds: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         "auto",
@@ -94,8 +94,9 @@ class LoaderConfig(BaseModel):
             return 1024
         if self.kind == "full":
             return max(num_edges // 32, 1)
-        least = max(2048, min(num_edges // 8, 16_384)) if reached else 2048
-        return min(max(num_edges // 150, least), 262_144)
+        if reached:
+            return min(max(num_edges // 200, min(num_edges // 8, 16_384), 2048), 262_144)
+        return min(max(num_edges // 150, 2048), 262_144)
 
     @property
     def fanouts(self) -> list[tuple[int, int]]:

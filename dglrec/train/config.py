@@ -131,7 +131,8 @@ class Settings:
         ranking = self.ranking
         if heads != "rating":
             every_item = loader.items != "reached"
-            ranking = ranking.resolved(graph.num_users, graph.num_items, every_item=every_item)
+            counts = graph.num_users, graph.num_items, graph.num_edges
+            ranking = ranking.resolved(*counts, every_item=every_item)
         dropout = self.model.dropout_share(graph.num_edges / graph.num_items)
         rate = self.train.learning_rate
         if rate == "auto":

@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 # Found on real ratings, 48 and 11 an item, by validation.
 _L2 = 700.0
 
-# Above so many scores an epoch, the catalogue is sampled: some minutes of two cores.
-_CATALOGUE_SCORES = 20_000_000_000
+# Above so many scores an epoch the catalogue is sampled: some minutes of two cores; and above the
+# first figure also where a target would pay for more scores than the rest of its step costs.
+_FEW_SCORES, _CATALOGUE_SCORES, _SCORES_A_RATING = 2_000_000_000, 20_000_000_000, 200
 
 
 class RankingConfig(BaseModel):
@@ -26,8 +27,8 @@ class RankingConfig(BaseModel):
         description="catalogue: every item that the user has not rated (softmax alone); or a pool "
         "that a step draws: uniform, by popularity to the power of alpha, in_batch (the other "
         "targets' items), hard (of a uniform pool those with the highest scores); auto: catalogue "
-        "with softmax where steps encode all items and an epoch has up to 20 billion scores, else "
-        "uniform",
+        "with softmax where steps encode all items and an epoch has up to 2 billion scores, or up to "
+        "20 billion and 200 a training rating; else uniform",
     )
     pool: int = Field(2048, ge=1, description="items that a step draws for all of its users")
     negatives_a_target: int = Field(
@@ -108,16 +109,20 @@ class RankingConfig(BaseModel):
         l2 = _L2 * num_items / num_edges if self.l2 == "auto" else self.l2
         return l2 / num_edges
 
-    def resolved(self, num_users: int, num_items: int, *, every_item: bool) -> "RankingConfig":
+    def resolved(
+        self, num_users: int, num_items: int, num_edges: int, *, every_item: bool
+    ) -> "RankingConfig":
         """The same with the negatives that `auto` means.
 
         Args:
             num_users: U.
             num_items: I.
+            num_edges: E.
             every_item: whether a step encodes all items, so that they can all be negatives.
         """
         if self.negatives != "auto":
             return self
-        few = num_users * num_items <= _CATALOGUE_SCORES
+        scores = num_users * num_items
+        few = scores <= max(_FEW_SCORES, min(_CATALOGUE_SCORES, _SCORES_A_RATING * num_edges))
         kind = "catalogue" if self.loss == "softmax" and few and every_item else "uniform"
         return self.model_copy(update={"negatives": kind})
