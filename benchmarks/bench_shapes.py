@@ -203,9 +203,10 @@ def draw(rows: list[Row], target: Path) -> None:
         panel.plot([row[name] for row in points], costs, marker="o", color="#0b6e4f")
         panel.axhline(anime["ns_per_edge"] / 1000, linestyle="--", color="#777777", linewidth=1)
         panel.set_xscale("log")
-        panel.set_ylim(bottom=0)
         panel.set_xlabel(f"{name}, of 20 million ratings")
         panel.grid(alpha=0.3)
+    highest = max(row["ns_per_edge"] for row in (*by_items, *by_users)) / 1000
+    axes[0].set_ylim(0, 1.1 * highest)
     axes[0].set_ylabel("µs a target, default model")
     axes[1].annotate("the anime graph", (USERS[0], anime["ns_per_edge"] / 1000), va="bottom")
     for suffix in ("svg", "png"):

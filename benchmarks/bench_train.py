@@ -46,7 +46,7 @@ BATCHES = {
     "dgl": (1_024, 32_768, 131_072, 262_144, 524_288, 2_097_152),
     "pyg": (1_024, 32_768, 131_072, 262_144, 524_288, 2_097_152),
 }
-MODELS = {"dglrec": ("plain", "default"), "dgl": ("plain",), "pyg": ("plain",)}
+MODELS = {"dglrec": ("plain", "ratings", "default"), "dgl": ("plain",), "pyg": ("plain",)}
 LOOPS = tuple(BATCHES)
 
 # Each at its best. The peers leave many short parallel regions to OpenMP, between which spinning
@@ -76,7 +76,8 @@ def loop_settings(model: str, batch: int, precision: str = "float32") -> "Settin
 
     Args:
         model: `plain` for what the peers compute (64 wide, two layers, fan-outs 10 and 5, bare
-            messages, an MLP); `default` for the package's default configuration.
+            messages, an MLP); `default` for the package's default configuration, which learns
+            ratings and lists; `ratings` for the same with the rating head alone.
         batch: target edges a step, about.
         precision: `float32` or `bfloat16`.
     """
@@ -85,8 +86,9 @@ def loop_settings(model: str, batch: int, precision: str = "float32") -> "Settin
     from dglrec.train import Settings, TrainConfig
 
     fitting: dict[str, Any] = {"precision": precision}
-    if model == "default":
-        return Settings(ModelConfig(), LoaderConfig(batch_size=batch), TrainConfig(**fitting))
+    if model in ("default", "ratings"):
+        heads = ModelConfig() if model == "default" else ModelConfig(heads="rating")
+        return Settings(heads, LoaderConfig(batch_size=batch), TrainConfig(**fitting))
     return Settings(
         ModelConfig(
             heads="rating",

@@ -224,6 +224,7 @@ BATCHES = (262_144, 524_288, 2_097_152)
 SCALES = (0.01, 0.1, 1.0)
 FULL, TENTH = "time_to_rmse_full.json", "time_to_rmse_tenth.json"
 STOCK = "time_to_rmse_tenth_stock_1024.json"
+SHAPES = "shapes.json"
 SCORE, COMMANDS = "score.json", "score_commands.json"
 RANKING, SURPRISE, ACCURACY, FLOOR = "ranking.json", "surprise.json", "accuracy.json", "floor.json"
 SCALING, SCALING_MEMORY = "scaling.json", "scaling_memory.json"
@@ -234,7 +235,7 @@ def _peer(loop: str) -> list[Figure]:
 
 
 def _trained(model: str, batch: int, key: str = RATE, form: str = ",3") -> Figure:
-    return at(form, DEFAULT, key, model=model, batch=batch)
+    return at(form, DEFAULT, key, loop="dglrec", model=model, batch=batch)
 
 
 def _plain(scale: float, form: str, key: str = "ns_per_edge") -> Figure:
@@ -249,7 +250,15 @@ THROUGHPUT = [
             "| stock DGL | {} | {} | {} |": _peer("dgl"),
             "| PyG | {} | {} | {} |": _peer("pyg"),
             "| plain | {} | {} | {} |": [_trained("plain", batch) for batch in BATCHES],
-            "| default | {} | {} | {} |": [_trained("default", batch) for batch in BATCHES],
+            "| default, ratings alone | {} | {} | {} |": [
+                _trained("ratings", batch) for batch in BATCHES
+            ],
+            "| default, ratings and lists | {} | {} | {} |": [
+                _trained("default", batch) for batch in BATCHES
+            ],
+            "| stock DGL, plain | {} | {} | {} |": [
+                at(",3", DEFAULT, RATE, loop="dgl", batch=batch) for batch in BATCHES
+            ],
         },
     ),
     Quote(
@@ -271,7 +280,34 @@ THROUGHPUT = [
         BENCHMARKS,
         "(`train_default.json`): {} % of the plain one's target edges a second, {} % at 524,288, "
         "{} % at 2,097,152",
-        tuple(ratio("%", _trained("default", b), _trained("plain", b)) for b in BATCHES),
+        tuple(ratio("%", _trained("ratings", b), _trained("plain", b)) for b in BATCHES),
+    ),
+]
+
+
+def _shape(users: int, items: int, key: str, form: str) -> Figure:
+    return at(form, SHAPES, key, users=users, items=items)
+
+
+def _cost(users: int, items: int) -> Figure:
+    return times(".1f", 1e-3, _shape(users, items, "ns_per_edge", ""))
+
+
+ANIME, MILLION = (310_059, 16_872), (1_000_000, 1_000_000)
+
+COSTS_BY_SHAPE = [
+    Quote(
+        README,
+        "takes {} µs, where one of the anime graph takes {} µs; {} GB at most. Exact embeddings of "
+        "all its nodes take {} s, and lists are made for {} users a second, in {} GB.",
+        (
+            _cost(*MILLION),
+            _cost(*ANIME),
+            _shape(*MILLION, "peak_memory_gb", ".1f"),
+            _shape(*MILLION, "embed_seconds", ".0f"),
+            _shape(*MILLION, "lists_per_second", ",.0f"),
+            _shape(*MILLION, "infer_memory_gb", ".1f"),
+        ),
     ),
 ]
 
@@ -707,6 +743,7 @@ RATINGS = [
 
 QUOTES: list[Quote] = [
     *THROUGHPUT,
+    *COSTS_BY_SHAPE,
     *TIME_TO_ACCURACY,
     CEILING,
     *JOBS,

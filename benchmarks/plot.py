@@ -15,7 +15,8 @@ from common import RESULTS, Row, say
 
 LOOKS = {
     ("dglrec", "plain"): ("dglrec", "#0b6e4f", "o", "-"),
-    ("dglrec", "default"): ("dglrec, default model", "#0b6e4f", "s", "--"),
+    ("dglrec", "ratings"): ("dglrec, default model, ratings alone", "#0b6e4f", "s", "--"),
+    ("dglrec", "default"): ("dglrec, default model", "#0b6e4f", "D", ":"),
     ("dgl", "plain"): ("stock DGL", "#c1440e", "^", "-"),
     ("pyg", "plain"): ("PyG", "#3d5a99", "v", "-"),
 }

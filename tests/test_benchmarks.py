@@ -151,7 +151,8 @@ def test_bench_train_end_to_end(drivers: Any, tmp_path: Path, peer: str) -> None
     assert report["machine"]["cores"] >= 1 and report["machine"]["torch"]
     assert report["command"].startswith("benchmarks/bench_train.py --data data --scale 0.5 1.0")
     found = {(row["loop"], row["model"], row["scale"]) for row in report["rows"]}
-    loops = {("dglrec", "plain"), ("dglrec", "default"), (peer, "plain")}
+    loops = {("dglrec", model) for model in ("plain", "ratings", "default")}
+    loops.add((peer, "plain"))
     assert {(*loop, scale) for loop in loops for scale in (0.5, 1.0)} == found
     for row in report["rows"]:
         assert row["batch"] == 500 and row["best"]

@@ -56,6 +56,18 @@ def test_bench_scaling(data: Path, tmp_path: Path) -> None:
     assert all(row["edges_per_second"] > 0 for row in measured)
 
 
+def test_bench_shapes(tmp_path: Path) -> None:
+    """One shape whose steps encode all items, and one of items in reach."""
+    shapes = ["300,100,3000", "2000,40000,5000"]
+    options = ["--shape", *shapes, "--seconds", 0.1, "--listed", 20, "--scratch", tmp_path]
+    rows = rows_of("bench_shapes", tmp_path / "out.json", *options)
+    assert [row["reads"] for row in rows] == ["all", "reached"]
+    for row in rows:
+        assert row["ns_per_edge"] > 0 and row["lists_per_second"] > 0
+        assert row["peak_memory_gb"] > 0 and row["infer_memory_gb"] > 0
+        assert row["listed"] == 20 and row["embed_seconds"] >= 0
+
+
 def test_bench_infer(data: Path, tmp_path: Path) -> None:
     options = ["--data", data, "--scale", 0.5, 1.0, "--repeats", 1]
     rows = rows_of("bench_infer", tmp_path / "out.json", *options)

@@ -1,7 +1,7 @@
 """Adam's step for some rows of a table: each row is read, moved and written once.
 
 Torch's operations on a CPU gather three tables, pass over what they gathered a dozen times, and
-scatter it again, which takes four times as long (`benchmarks/bench_kernels.py`).
+scatter it again.
 """
 
 from functools import partial

@@ -27,8 +27,8 @@ class RankingConfig(BaseModel):
         description="catalogue: every item that the user has not rated (softmax alone); or a pool "
         "that a step draws: uniform, by popularity to the power of alpha, in_batch (the other "
         "targets' items), hard (of a uniform pool those with the highest scores); auto: catalogue "
-        "with softmax where steps encode all items and an epoch has up to 2 billion scores, or up to "
-        "20 billion and 200 a training rating; else uniform",
+        "with softmax where steps encode all items and an epoch has up to 2 billion scores, or up "
+        "to 20 billion and 200 a training rating; else uniform",
     )
     pool: int = Field(2048, ge=1, description="items that a step draws for all of its users")
     negatives_a_target: int = Field(
