@@ -546,8 +546,8 @@ SMALL = 2_000_000  # ratings; up to here all the sampling that helps is cheap
 @pytest.mark.parametrize(
     ("num_edges", "folds", "before_the_last", "of_items"),
     [
-        (1, (8, 4), (-1, 5), ((10, 10), (3, 3))),
-        (SMALL, (8, 4), (-1, 5), ((10, 10), (3, 3))),
+        (1, (8, 3), (-1, 5), ((10, 10), (3, 3))),
+        (SMALL, (8, 3), (-1, 5), ((10, 10), (3, 3))),
         (SMALL + 1, (2, 2), (10, 2), ((3, 1), (1, 1))),
         (10**10, (2, 2), (10, 2), ((3, 1), (1, 1))),
     ],

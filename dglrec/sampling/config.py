@@ -21,7 +21,7 @@ class _Defaults(NamedTuple):
 _DEFAULTS = {
     (False, True): _Defaults(8, -1, (10, 10)),
     (False, False): _Defaults(2, 10, (3, 1)),
-    (True, True): _Defaults(4, 5, (3, 3)),
+    (True, True): _Defaults(3, 5, (3, 3)),
     (True, False): _Defaults(2, 2, (1, 1)),
 }
 
@@ -45,7 +45,7 @@ class LoaderConfig(BaseModel):
     folds: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         "auto",
         description="with kind users and full: parts of a user's ratings, each predicted from the "
-        "others; auto: 8 up to 2 million training ratings (4 with items reached), else 2; 1 takes "
+        "others; auto: 8 up to 2 million training ratings (3 with items reached), else 2; 1 takes "
         "all, and is for exclude_targets = false",
     )
     user_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
