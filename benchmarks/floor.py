@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench_train import MODELS, measure_dglrec
+from bench_train import measure_dglrec
 from common import (
     PartClock,
     Row,
@@ -157,7 +157,7 @@ def main() -> None:
     machine = run_child(__file__, {"do": "rates", "repeats": arguments.repeats, **place})
     del machine["peak_memory_gb"]
     rows: list[Row] = []
-    for model in MODELS["dglrec"]:
+    for model in BATCHES:
         job = {"dataset": str(arguments.data), "model": model, "batch": BATCHES[model]}
         job |= {"seconds": arguments.seconds, **place}
         figures = run_child(__file__, {"do": "steps", **job})
