@@ -107,7 +107,11 @@ class UserBatchLoader:
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """The epoch's batches; None where a step holds no target, on all processes alike."""
+        """The epoch's batches; None where a step holds no target.
+
+        On all processes alike where they share the items; where each encodes those in reach, None
+        where it holds none for this one.
+        """
         return self._batches(self.epoch, self.start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
