@@ -56,6 +56,9 @@ _PRIOR_NODES = 1.0  # well-determined biases that each side is thought to have o
 _ROUNDING_VARIANCE = 1 / 12  # of rounding to whole steps, in squared steps: the least noise
 
 
+_Known = tuple[Tensor, Tensor, Tensor]  # biases, degrees and squares of nodes of one type
+
+
 class Ends(NamedTuple):
     """One end of each of n ratings.
 
@@ -138,29 +141,43 @@ class Biases:
             items: theirs.
             ratings: float32 [n].
         """
-        of_users = (self.users, self.user_degrees, self.user_squares)
-        of_items = (self.items, self.item_degrees, self.item_squares)
-        before_users = tuple(table.index_select(0, users.nodes) for table in of_users)
-        before_items = tuple(table.index_select(0, items.nodes) for table in of_items)
-        centred = ratings - self.mean
-        by_item = centred - before_items[0].index_select(0, items.places)
-        by_user = centred - before_users[0].index_select(0, users.places)
-        dampings = self.damping
-        left = self._left(before_users, users.places, by_item, dampings.users)
-        _put(of_users, users.nodes, left)
-        left = self._left(before_items, items.places, by_user, dampings.items)
-        _put(of_items, items.nodes, left)
+        of_users, of_items = self._tables
+        before = _rows(of_users, users.nodes), _rows(of_items, items.nodes)
+        left = self._left(before, (users.places, items.places), ratings)
+        _put(of_users, users.nodes, left[0])
+        _put(of_items, items.nodes, left[1])
         try:
             yield
         finally:
-            _put(of_users, users.nodes, before_users)
-            _put(of_items, items.nodes, before_items)
+            _put(of_users, users.nodes, before[0])
+            _put(of_items, items.nodes, before[1])
+
+    @property
+    def _tables(self) -> tuple[_Known, _Known]:
+        """Biases, degrees and squares of all users, and of all items."""
+        return (
+            (self.users, self.user_degrees, self.user_squares),
+            (self.items, self.item_degrees, self.item_squares),
+        )
 
     def _left(
-        self, known: tuple[Tensor, ...], places: Tensor, residuals: Tensor, damping: float
-    ) -> tuple[Tensor, ...]:
-        """Biases, degrees and squares of m nodes without n of their ratings."""
-        return _leave_out(known, places, residuals, damping)
+        self, known: tuple[_Known, _Known], places: tuple[Tensor, Tensor], ratings: Tensor
+    ) -> tuple[_Known, _Known]:
+        """What is known of some users and items, without n ratings among them.
+
+        Args:
+            known: of the users, and of the items.
+            places: int [n] each; the rows of both ends of the ratings.
+            ratings: float32 [n].
+        """
+        (of_users, of_items), (by_user, by_item) = known, places
+        centred = ratings - self.mean
+        beyond_items = centred - of_items[0].index_select(0, by_item)
+        beyond_users = centred - of_users[0].index_select(0, by_user)
+        return (
+            _leave_out(of_users, by_user, beyond_items, self.damping.users),
+            _leave_out(of_items, by_item, beyond_users, self.damping.items),
+        )
 
     def without(self, users: Tensor, items: Tensor, ratings: Tensor) -> "Biases":
         """The biases as they would be had n of the training ratings not been there.
@@ -175,29 +192,15 @@ class Biases:
             items: int64 [n] their items.
             ratings: float32 [n].
         """
-        centred = ratings - self.mean
-        user_bias, user_degrees, user_squares = _leave_out(
-            (self.users, self.user_degrees, self.user_squares),
-            users,
-            centred - self.items.index_select(0, items),
-            self.damping.users,
-        )
-        item_bias, item_degrees, item_squares = _leave_out(
-            (self.items, self.item_degrees, self.item_squares),
-            items,
-            centred - self.users.index_select(0, users),
-            self.damping.items,
-        )
-        return Biases(
-            self.mean,
-            user_bias,
-            item_bias,
-            user_degrees,
-            item_degrees,
-            user_squares,
-            item_squares,
-            self.variance,
-            self.damping,
+        of_users, of_items = self._left(self._tables, (users, items), ratings)
+        return replace(
+            self,
+            users=of_users[0],
+            items=of_items[0],
+            user_degrees=of_users[1],
+            item_degrees=of_items[1],
+            user_squares=of_users[2],
+            item_squares=of_items[2],
         )
 
     def user_inputs(self, users: Tensor | slice) -> Tensor:
@@ -371,19 +374,15 @@ class NoBiases(Biases):
         """The same on another device."""
         return self._with_degrees(self.user_degrees.to(device), self.item_degrees.to(device))
 
-    def without(self, users: Tensor, items: Tensor, ratings: Tensor) -> "NoBiases":
-        """The same without n of the training rows: their users and items have lower degrees."""
-        return self._with_degrees(
-            _count_down(self.user_degrees, users).to(ratings.dtype),
-            _count_down(self.item_degrees, items).to(ratings.dtype),
-        )
-
     def _left(
-        self, known: tuple[Tensor, ...], places: Tensor, residuals: Tensor, damping: float
-    ) -> tuple[Tensor, ...]:
-        """The same of m nodes, whose degrees alone change."""
-        bias, degrees, squares = known
-        return bias, _count_down(degrees, places).to(degrees.dtype), squares
+        self, known: tuple[_Known, _Known], places: tuple[Tensor, Tensor], ratings: Tensor
+    ) -> tuple[_Known, _Known]:
+        """The same, whose degrees alone change; see `Biases`."""
+        of_users, of_items = (
+            (bias, _count_down(degrees, rows).to(degrees.dtype), squares)
+            for (bias, degrees, squares), rows in zip(known, places, strict=True)
+        )
+        return of_users, of_items
 
     def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor, damping: float) -> Tensor:
         """float32 [n, 3]: zero, log(1 + degree), zero; see `Biases.inputs`."""
@@ -463,14 +462,17 @@ def _float32(values: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _put(tables: tuple[Tensor, ...], nodes: Tensor, rows: tuple[Tensor, ...]) -> None:
+def _rows(tables: _Known, nodes: Tensor) -> _Known:
+    bias, degrees, squares = (table.index_select(0, nodes) for table in tables)
+    return bias, degrees, squares
+
+
+def _put(tables: _Known, nodes: Tensor, rows: _Known) -> None:
     for table, of_nodes in zip(tables, rows, strict=True):
         table.index_copy_(0, nodes, of_nodes)
 
 
-def _leave_out(
-    known: tuple[Tensor, ...], nodes: Tensor, residuals: Tensor, damping: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _leave_out(known: _Known, nodes: Tensor, residuals: Tensor, damping: float) -> _Known:
     """Biases, degrees and squares of all nodes without n ratings of some of them."""
     bias, degrees, squares = known
     remaining, residuals = _count_down(degrees, nodes), residuals.double()

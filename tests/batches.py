@@ -118,8 +118,8 @@ def make_loader(kind, graph, biases, config, seed=0):
     return LOADERS[kind](graph, biases, config, seed)
 
 
-def small_loader(kind, users, items, codes, num_users, num_items, **config):
-    graph = build_graph(
+def graph_of(users, items, codes, num_users, num_items):
+    return build_graph(
         np.array(users),
         np.array(items),
         np.array(codes, dtype=np.uint8),
@@ -127,6 +127,10 @@ def small_loader(kind, users, items, codes, num_users, num_items, **config):
         num_items=num_items,
         scale=SCALE,
     )
+
+
+def small_loader(kind, users, items, codes, num_users, num_items, **config):
+    graph = graph_of(users, items, codes, num_users, num_items)
     config = {"batch_size": 10, "folds": 2, "unseen_items": 0.1, **FANOUTS[3], **config}
     return make_loader(kind, graph, fit_biases(graph), config_of(kind, **config))
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dglrec.kernels import AdamStep, drop_units, move_rows, parallel
+from dglrec.kernels.rows import _move_anywhere
 from dglrec.nn.dropout import Dropout
 
 STEP = AdamStep(0.01, 0.9, 0.999, 0.5, 1e-8, 1.0, 0.0)
@@ -19,9 +20,10 @@ def adam_step(number, rate, decay=0.0, penalty=0.0):
     return AdamStep(rate / first, 0.9, 0.999, second, 1e-8, 1 - rate * decay, penalty)
 
 
+@pytest.mark.parametrize("move", [move_rows, _move_anywhere], ids=["compiled", "anywhere"])
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_rows_move_as_torch_moves_a_table_of_them(kind, decay):
+def test_rows_move_as_torch_moves_a_table_of_them(kind, decay, move):
     """Over several steps, of which each touches all rows: then lazy Adam is Adam."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(7, 5, generator=generator)
@@ -35,7 +37,7 @@ def test_rows_move_as_torch_moves_a_table_of_them(kind, decay):
         expected.grad = torch.empty_like(gradient).index_copy_(0, rows, gradient)
         optimizer.step()
         decays = (decay, 0.0) if kind == "adamw" else (0.0, decay)
-        move_rows(table, moments, rows, gradient, adam_step(number, 0.03, *decays))
+        move(table, moments, rows, gradient, adam_step(number, 0.03, *decays))
     torch.testing.assert_close(table, expected.detach(), rtol=1e-5, atol=1e-6)
 
 

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from batches import SCALE
+from batches import SCALE, graph_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import planted
 from test_sampling_users import random_graphs, star
 
 from dglrec.biases import fit_biases
-from dglrec.graph import build_graph
 from dglrec.nn import ModelConfig
 from dglrec.run import new_model
 from dglrec.sampling import LoaderConfig, UserBatchLoader
@@ -124,28 +123,20 @@ def take_epoch(graph, loader, model=None, ranking=None):
     Of each step the squared errors are those of the predictions that the model makes before it, and
     loss and weights are numbers.
     """
-    users, items, codes, num_users, num_items = graph
-    graph = build_graph(
-        np.array(users),
-        np.array(items),
-        np.array(codes, dtype=np.uint8),
-        num_users=num_users,
-        num_items=num_items,
-        scale=SCALE,
-    )
+    graph = graph_of(*graph)
     dataset = SimpleNamespace(
         graph=graph,
         biases=fit_biases(graph),
         scale=SCALE,
         has_ratings=True,
-        item_features=torch.zeros(num_items, 0),
+        item_features=torch.zeros(graph.num_items, 0),
         meta={"features": {}},
     )
     ranking = RankingConfig(**(ranking or {}))
     items = "all" if ranking.negatives == "catalogue" else "auto"
-    loader = LoaderConfig(items=items, **loader).resolved(graph.num_edges, num_items)
+    loader = LoaderConfig(items=items, **loader).resolved(graph.num_edges, graph.num_items)
     every_item = loader.items == "all"
-    counts = num_users, num_items, graph.num_edges
+    counts = graph.num_users, graph.num_items, graph.num_edges
     ranking = ranking.resolved(*counts, every_item=every_item)
     model = ModelConfig(
         **{

@@ -1,7 +1,7 @@
 """Adam's step for some rows of a table: each row is read, moved and written once.
 
-Torch's operations on a CPU gather three tables, pass over what they gathered a dozen times, and
-scatter it again.
+Torch's operations gather three tables, pass over what they gathered a dozen times, and scatter it
+again; a CPU does without.
 """
 
 from functools import partial
@@ -46,7 +46,7 @@ def move_rows(
     """Move some rows of a table, and their moments, in place.
 
     Args:
-        table: float32 [N, H], on a CPU.
+        table: float32 [N, H].
         moments: float32 [N, H] each: of the gradients, and of their squares.
         rows: int64 [n], each once.
         gradient: float32 [n, H].
@@ -61,6 +61,9 @@ def move_rows(
         raise ValueError(f"table and moments {shapes}, gradient {tuple(gradient.shape)}")
     if not all(one.is_contiguous() for one in (table, *moments)):
         raise ValueError("table and moments must lie in order")
+    if table.device.type != "cpu":
+        _move_anywhere(table, moments, rows, gradient, step)
+        return
     check_rows(rows, len(table), "rows")
     arrays = [one.detach().numpy() for one in (table, *moments)]
     given = rows.contiguous().numpy(), gradient.detach().contiguous().numpy()
@@ -71,6 +74,20 @@ def move_rows(
             for low, high in parts_of(len(rows), _NUMBERS * gradient.numel())
         ]
     )
+
+
+def _move_anywhere(
+    table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, gradient: Tensor, step: AdamStep
+) -> None:
+    """The same in torch's operations."""
+    own = table.index_select(0, rows).mul_(step.kept)
+    gradient = gradient + step.penalty * own
+    mean, square = (moment.index_select(0, rows) for moment in moments)
+    mean.lerp_(gradient, 1 - step.first)
+    square.mul_(step.second).addcmul_(gradient, gradient, value=1 - step.second)
+    own.addcdiv_(mean, (square / step.correction).sqrt_().add_(step.epsilon), value=-step.rate)
+    for whole, part in zip((table, *moments), (own, mean, square), strict=True):
+        whole.index_copy_(0, rows, part)
 
 
 @compiled

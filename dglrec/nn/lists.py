@@ -96,7 +96,8 @@ class ListHead(nn.Module):
 
     def every_row(self) -> ListRows:
         """The vectors of all items, in their order."""
-        return ListRows(*(self._all_of(t) for t in (self.rated, self.weighed, self.item_vectors)))
+        tables = (self.rated, self.weighed, self.item_vectors)
+        return ListRows(*(None if table is None else table.weight for table in tables))
 
     def rows(self, sources: Tensor, listed: Tensor) -> ListRows:
         """The vectors of some items.
@@ -107,17 +108,6 @@ class ListHead(nn.Module):
         """
         tables = ((self.rated, sources), (self.weighed, sources), (self.item_vectors, listed))
         return ListRows(*(None if table is None else table(items) for table, items in tables))
-
-    @staticmethod
-    def _all_of(table: nn.Embedding | None) -> Tensor | None:
-        if table is None:
-            return None
-        weight: Tensor = table.weight
-        if not (table.sparse and weight.requires_grad and torch.is_grad_enabled()):
-            return weight
-        # Its gradient is to be one of rows.
-        rows: Tensor = table(torch.arange(len(weight), device=weight.device))
-        return rows
 
     def of_users(self, users: Tensor, block: Block | None, rows: ListRows) -> ListTerms:
         """What users are to any item.

@@ -67,7 +67,6 @@ class FullGraphLoader(UserBatchLoader):
         blocks = self._blocks(split, biases)
         own = self._own(split, bounds[self.world.rank], bounds[self.world.rank + 1])
         owners, items, ratings = owners[own], split.items[own], ratings[own]
-        place = number * self.world.size + self.world.rank
         every_user = torch.arange(len(lists.counts), device=self.device)
         every_item = torch.arange(self._num_items, device=self.device)
         return EdgeBatch(
@@ -83,7 +82,7 @@ class FullGraphLoader(UserBatchLoader):
             edges=split.targets[own],
             unseen=torch.empty(0, dtype=torch.int64, device=self.device),
             every_item=True,
-            pool=self._pool(items, ratings, place, fold),
+            pool=self._pool(items, ratings, number, fold),
         )
 
     def _own(self, split: Split, first: int, last: int) -> slice:

@@ -160,12 +160,11 @@ class UserBatchLoader:
         self, step: "_Step", number: int, users_read: Reached, items_read: Numbering
     ) -> EdgeBatch:
         """The batch of a step, whose targets the biases are without."""
-        biases, world = self._biases, self.world
-        place = number * world.size + world.rank
+        biases = self._biases
         own, mine = step.users[step.first : step.last], step.own_targets
         users_read.number(own)
         ratings, items = step.ratings[mine], step.split.items[mine]
-        positions, pool = items_read.number(items), self._pool(items, ratings, place, step.fold)
+        positions, pool = items_read.number(items), self._pool(items, ratings, number, step.fold)
         if pool is not None:
             pool = replace(pool, rows=items_read.number(pool.items).long())
         num_positions = self._num_items if self._every_item else len(items_read.nodes)
@@ -182,7 +181,7 @@ class UserBatchLoader:
             self.config.unseen_items,
             seed_of("unseen", self.seed, step.fold.epoch, number),
         )
-        generator = self._generator("samples", step.fold, place)
+        generator = self._generator("samples", step.fold, number)
         layers = [
             self._layer(step, fanouts, users_read, items_read, generator)
             for fanouts in reversed(self.config.fanouts)
@@ -199,7 +198,7 @@ class UserBatchLoader:
             baselines=targets.baselines,
             edges=step.split.targets[mine],
             unseen=targets.unseen,
-            items_are_shared=self._every_item and world.size > 1,
+            items_are_shared=self._every_item and self.world.size > 1,
             every_item=self._every_item,
             pool=pool,
         )
@@ -210,15 +209,17 @@ class UserBatchLoader:
             return Every(*self.world.share_of(self._num_items), self.device)
         return Reached(self._item_numbers)
 
-    def _generator(self, stream: Stream, fold: Fold, place: int) -> torch.Generator:
+    def _generator(self, stream: Stream, fold: Fold, number: int) -> torch.Generator:
+        """This process's, of a step."""
+        place = number * self.world.size + self.world.rank
         seed = seed_of(stream, self.seed, fold.epoch, place)
         return torch.Generator(self.device).manual_seed(seed)
 
-    def _pool(self, items: Tensor, ratings: Tensor, place: int, fold: Fold) -> Pool | None:
+    def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: Fold) -> Pool | None:
         """The items that this process's targets are held against, if any are wanted."""
         if self._draw is None or not len(items):
             return None
-        return self._draw(items, ratings, self._generator("pool", fold, place))
+        return self._draw(items, ratings, self._generator("pool", fold, number))
 
     def _step(self, users: Tensor, fold: Fold) -> "_Step":
         """Deal the ratings of a step's users into targets and support.
@@ -230,7 +231,7 @@ class UserBatchLoader:
         starts, counts = take(lists.starts, users), take(lists.counts, users)
         bounds = world.cut(counts.cumsum(0))
         first, last = bounds[world.rank], bounds[world.rank + 1]
-        if not self._every_item and world.size > 1:
+        if not self._every_item and self.world.size > 1:
             users, starts, counts = users[first:last], starts[first:last], counts[first:last]
             first, last = 0, len(users)
         split = fold.split(users, starts, counts, lists.neighbours)

@@ -10,7 +10,6 @@ from dglrec.kernels import AdamStep, move_rows
 from dglrec.train.config import TrainConfig
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # as in torch.optim.Adam
-_ROWS_AT_ONCE = 4096  # so that what is computed on the way stays in cache
 
 
 class SharedRows:
@@ -74,36 +73,17 @@ class SharedRows:
             return
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in _BETAS)
-        if self.parameter.device.type == "cpu" and self.parameter.dtype == torch.float32:
-            decay = self.weight_decay
-            step = AdamStep(
-                rate=learning_rate / first,
-                first=_BETAS[0],
-                second=_BETAS[1],
-                correction=second,
-                epsilon=_EPSILON,
-                kept=1 - learning_rate * decay if self.decoupled else 1.0,
-                penalty=0.0 if self.decoupled else decay,
-            )
-            move_rows(self.parameter.data, self.moments, self.rows, self.values, step)
-            return
-        for rows, values in zip(
-            self.rows.split(_ROWS_AT_ONCE), self.values.split(_ROWS_AT_ONCE), strict=True
-        ):
-            own = self.parameter.index_select(0, rows)
-            if self.decoupled:
-                own *= 1 - learning_rate * self.weight_decay
-            elif self.weight_decay:
-                values = values + self.weight_decay * own
-            mean, square = (moment.index_select(0, rows) for moment in self.moments)
-            mean.lerp_(values, 1 - _BETAS[0])
-            square.mul_(_BETAS[1]).addcmul_(values, values, value=1 - _BETAS[1])
-            for moment, part in zip(self.moments, (mean, square), strict=True):
-                moment.index_copy_(0, rows, part)
-            own.addcdiv_(
-                mean, (square / second).sqrt_().add_(_EPSILON), value=-learning_rate / first
-            )
-            self.parameter.data.index_copy_(0, rows, own)
+        decay = self.weight_decay
+        step = AdamStep(
+            rate=learning_rate / first,
+            first=_BETAS[0],
+            second=_BETAS[1],
+            correction=second,
+            epsilon=_EPSILON,
+            kept=1 - learning_rate * decay if self.decoupled else 1.0,
+            penalty=0.0 if self.decoupled else decay,
+        )
+        move_rows(self.parameter.data, self.moments, self.rows, self.values, step)
 
     def state_dict(self) -> dict[str, Any]:
         """What training goes on from, beside the table itself."""
