@@ -1,14 +1,9 @@
 """Drawing distinct items by weight for a few users at a time."""
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-# Sums stay in the order written: what is drawn must not depend on how a loop was vectorised.
-_in_order: Callable[[Any], Any] = numba.njit(nogil=True)
+from dglrec.kernels.parallel import compiled_as_written
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -63,7 +58,7 @@ def draw_distinct(
     return found
 
 
-@_in_order
+@compiled_as_written
 def _products(users, items, out):  # type: ignore[no-untyped-def]
     for u in range(len(users)):
         row = out[u]
@@ -73,7 +68,7 @@ def _products(users, items, out):  # type: ignore[no-untyped-def]
                 row[i] += own * column[i]
 
 
-@_in_order
+@compiled_as_written
 def _draw_distinct(popularity, tilt, offsets, uniforms, draws, items, reach, found):  # type: ignore[no-untyped-def]
     count = len(popularity)
     cumulated = np.empty(count, dtype=np.float64)
@@ -101,7 +96,7 @@ def _draw_distinct(popularity, tilt, offsets, uniforms, draws, items, reach, fou
         found[u] = have
 
 
-@_in_order
+@compiled_as_written
 def _first_above(ascending, value):  # type: ignore[no-untyped-def]
     """The first index whose number is above a value; the last where none is."""
     low, high = 0, len(ascending) - 1

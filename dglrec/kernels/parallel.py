@@ -19,6 +19,10 @@ compiled: Any = numba.njit(
     nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
 
+# Every operation as it is written: where what is drawn follows from the last bit of a number, it
+# must not depend on how a loop was vectorised.
+compiled_as_written: Any = numba.njit(nogil=True, error_model="numpy")
+
 SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
 
 

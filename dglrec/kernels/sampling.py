@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dglrec.kernels.parallel import compiled, even_parts, run_side_by_side
+from dglrec.kernels.parallel import compiled_as_written, even_parts, run_side_by_side
 
 _WORK_A_PLACE = 4  # numbers read and written, to judge whether a second thread is worth it
 
@@ -65,7 +65,7 @@ def _anywhere(
     return torch.minimum(places.long(), last) + starts.index_select(0, owners)
 
 
-@compiled
+@compiled_as_written
 def _sample(starts, counts, chances, offsets, fanout, out, low, high):  # type: ignore[no-untyped-def]
     for d in range(low, high):
         first, start, count = offsets[d], starts[d], counts[d]
