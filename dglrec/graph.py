@@ -4,7 +4,7 @@ An *edge* is one training rating. Edges are numbered by user and, within a user,
 number is the edge's id in both relations of the heterograph, so an edge and its reverse share it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from dglrec.errors import UnusableEnvironmentError
 from dglrec.kernels import ItemLists
@@ -77,6 +78,51 @@ class Adjacency:
 
 
 @dataclass(frozen=True)
+class EdgeTensors:
+    """An `Adjacency` as tensors on a device.
+
+    Attributes:
+        offsets: int64 [N + 1].
+        starts: int64 [N]; each node's first edge.
+        counts: int64 [N]; and how many they are.
+        neighbours: int32 [E].
+        codes: uint8 [E], or int16 that says uint16: torch picks none of uint16.
+        levels: float32 [levels]; the rating that each code stands for.
+    """
+
+    offsets: Tensor
+    starts: Tensor
+    counts: Tensor
+    neighbours: Tensor
+    codes: Tensor
+    levels: Tensor
+
+    @staticmethod
+    def of(adjacency: Adjacency, scale: RatingScale, device: torch.device) -> "EdgeTensors":
+        """The tensors of an adjacency; on a CPU they share its memory."""
+        offsets = torch.from_numpy(np.ascontiguousarray(adjacency.offsets)).to(device)
+        codes = torch.from_numpy(np.ascontiguousarray(adjacency.codes))
+        neighbours = torch.from_numpy(np.ascontiguousarray(adjacency.neighbours))
+        levels = torch.from_numpy(scale.decode(np.arange(scale.levels)))
+        return EdgeTensors(
+            offsets,
+            offsets[:-1],
+            offsets.diff(),
+            neighbours.to(device),
+            (codes.view(torch.int16) if codes.dtype == torch.uint16 else codes).to(device),
+            levels.to(device),
+        )
+
+    def ratings(self, edges: Tensor | slice) -> Tensor:
+        """float32 [n]: the ratings of n edges, int64 [n] or a stretch of them."""
+        codes = self.codes[edges] if isinstance(edges, slice) else self.codes.index_select(0, edges)
+        codes = codes.int()
+        if self.codes.dtype == torch.int16:
+            codes &= 0xFFFF
+        return self.levels.index_select(0, codes)
+
+
+@dataclass(frozen=True)
 class RatingGraph:
     """All training ratings, seen from both sides.
 
@@ -91,6 +137,18 @@ class RatingGraph:
     by_item: Adjacency
     edges_by_item: npt.NDArray[np.int64]
     scale: RatingScale
+    _on_devices: dict[torch.device, tuple[EdgeTensors, EdgeTensors]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def on(self, device: torch.device) -> tuple[EdgeTensors, EdgeTensors]:
+        """Both adjacencies, by user and by item, on a device; copied there once."""
+        if device not in self._on_devices:
+            self._on_devices[device] = (
+                EdgeTensors.of(self.by_user, self.scale, device),
+                EdgeTensors.of(self.by_item, self.scale, device),
+            )
+        return self._on_devices[device]
 
     @property
     def num_users(self) -> int:

@@ -12,7 +12,7 @@ stretch a thread.
 from dglrec.kernels.damping import damp_means
 from dglrec.kernels.dropout import drop_units
 from dglrec.kernels.edges import score_edges, sum_messages
-from dglrec.kernels.hashing import HASH_BITS, hash_of, hashes
+from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hashes
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
 from dglrec.kernels.numbering import number_rows
@@ -32,6 +32,7 @@ __all__ = [
     "Tiles",
     "add_similarities",
     "catalogue_log_sum_exp",
+    "chances",
     "compiled",
     "count_pairs",
     "damp_means",

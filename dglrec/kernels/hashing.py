@@ -21,7 +21,12 @@ HASH_BITS = 24
 _ROTATED, _DROPPED = np.uint64(_SHIFT), np.uint64(64 - HASH_BITS)
 
 
-def hashes(numbers: Tensor, key: int) -> Tensor:
+def chances(numbers: Tensor, key: int | Tensor) -> Tensor:
+    """float64 [n], at least 0 and below 1: the hashes of n whole numbers; see `hashes`."""
+    return hashes(numbers, key).double() / (1 << HASH_BITS)
+
+
+def hashes(numbers: Tensor, key: int | Tensor) -> Tensor:
     """int64 [n] hashes of n whole numbers.
 
     Args:

@@ -59,7 +59,7 @@ class FullGraphLoader(UserBatchLoader):
         split = fold.split(users, starts, counts, lists.neighbours)
         if not len(split.targets):
             return None
-        ratings = self._ratings(lists, split.targets)
+        ratings = lists.ratings(split.targets)
         owners = take(users, split.owners)
         biases = self._biases
         if self.config.exclude_targets:
@@ -135,5 +135,5 @@ class FullGraphLoader(UserBatchLoader):
     def _all_ratings(self) -> tuple[Tensor, Tensor]:
         """The ratings of all edges, in the order of users and in that of items."""
         every = ragged(self._by_user.starts, self._by_user.counts)
-        ratings = self._ratings(self._by_user, every)
+        ratings = self._by_user.ratings(every)
         return ratings, take(ratings, self._edges_by_item)

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool
 from dglrec.distributed import ALONE, World
-from dglrec.graph import Adjacency, RatingGraph
-from dglrec.kernels import sample_stretches
-from dglrec.sampling.config import LoaderConfig, Stream, seed_of
+from dglrec.graph import EdgeTensors, RatingGraph
+from dglrec.kernels import chances, sample_stretches
+from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
 from dglrec.sampling.unseen import Targets, hide_items
@@ -80,10 +79,7 @@ class UserBatchLoader:
         self.world = world
         self._draw = draw
         self._biases = biases.copied(self.device)  # a step changes rows of them, and puts them back
-        self._by_user = _Lists.of(graph.by_user, self.device)
-        self._by_item = _Lists.of(graph.by_item, self.device)
-        levels = graph.scale.decode(np.arange(graph.scale.levels))
-        self._levels = torch.from_numpy(levels).to(self.device)
+        self._by_user, self._by_item = graph.on(self.device)
         self._active = self._by_user.counts.nonzero().squeeze(1)
         self._num_items = graph.num_items
         self._num_edges = graph.num_edges
@@ -181,10 +177,11 @@ class UserBatchLoader:
             self.config.unseen_items,
             seed_of("unseen", self.seed, step.fold.epoch, number),
         )
-        generator = self._generator("samples", step.fold, number)
         layers = [
-            self._layer(step, fanouts, users_read, items_read, generator)
-            for fanouts in reversed(self.config.fanouts)
+            self._layer(step, fanouts, users_read, items_read, keys)
+            for fanouts, keys in zip(
+                reversed(self.config.fanouts), self._sample_keys(step.fold, number), strict=True
+            )
         ]
         return EdgeBatch(
             user_nodes=users_read.nodes,
@@ -209,17 +206,24 @@ class UserBatchLoader:
             return Every(*self.world.share_of(self._num_items), self.device)
         return Reached(self._item_numbers)
 
-    def _generator(self, stream: Stream, fold: Fold, number: int) -> torch.Generator:
-        """This process's, of a step."""
-        place = number * self.world.size + self.world.rank
-        seed = seed_of(stream, self.seed, fold.epoch, place)
-        return torch.Generator(self.device).manual_seed(seed)
+    def _sample_keys(self, fold: Fold, number: int) -> list[tuple[int, int]]:
+        """What decides a step's samples, last layer first: of users' edges, and of items'.
+
+        The same on all processes.
+        """
+        place = self.seed, fold.epoch, number
+        return [
+            (seed_of("samples", *place, layer, 0) << 31, seed_of("samples", *place, layer, 1) << 31)
+            for layer in reversed(range(len(self.config.fanouts)))
+        ]
 
     def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: Fold) -> Pool | None:
         """The items that this process's targets are held against, if any are wanted."""
         if self._draw is None or not len(items):
             return None
-        return self._draw(items, ratings, self._generator("pool", fold, number))
+        place = number * self.world.size + self.world.rank
+        seed = seed_of("pool", self.seed, fold.epoch, place)
+        return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
 
     def _step(self, users: Tensor, fold: Fold) -> "_Step":
         """Deal the ratings of a step's users into targets and support.
@@ -235,7 +239,7 @@ class UserBatchLoader:
             users, starts, counts = users[first:last], starts[first:last], counts[first:last]
             first, last = 0, len(users)
         split = fold.split(users, starts, counts, lists.neighbours)
-        ratings = self._ratings(lists, split.targets)
+        ratings = lists.ratings(split.targets)
         if not self.config.exclude_targets:
             return _Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
         return _Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
@@ -250,33 +254,33 @@ class UserBatchLoader:
         items.forget()
         return self._biases.leaving_out(Ends(step.users, step.split.owners), ends, step.ratings)
 
-    def _ratings(self, lists: "_Lists", edges: Tensor) -> Tensor:
-        """float32 [n]; the ratings of n edges."""
-        codes = take(lists.codes, edges).int()
-        if lists.codes.dtype == torch.int16:
-            codes &= 0xFFFF
-        return take(self._levels, codes)
-
     def _layer(
         self,
         step: "_Step",
         fanouts: tuple[int, int],
         users_read: Reached,
         items_read: Numbering,
-        generator: torch.Generator,
+        keys: tuple[int, int],
     ) -> LayerBlocks:
         """What a layer's destinations read, who are the users and items that are read so far.
 
         What they read is read from then on.
+
+        Args:
+            step: its users.
+            fanouts: of users and of items.
+            users_read: so far.
+            items_read: so far.
+            keys: what decides the samples of users and of items.
         """
         lists, biases = (self._by_user, self._by_item), self._biases
         users, items = users_read.nodes, items_read.nodes
-        by_user, of_users = self._edges_of_users(step, users, fanouts[0], generator)
-        by_item, of_items, raters = self._edges_of_items(step, items, fanouts[1], generator)
+        by_user, of_users = self._edges_of_users(step, users, fanouts[0], keys[0])
+        by_item, of_items, raters = self._edges_of_items(step, items, fanouts[1], keys[1])
         rated = take(lists[0].neighbours, by_user)
         places = items_read.number(rated), users_read.number(raters)
         owners = torch.repeat_interleave(users, of_users, output_size=len(by_user))
-        residuals = self._ratings(lists[0], by_user)
+        residuals = lists[0].ratings(by_user)
         residuals -= biases.predict(owners, rated)
         to_users = Block(
             offsets_of(of_users),
@@ -289,7 +293,7 @@ class UserBatchLoader:
             else take(biases.item_degrees, items_read.nodes),
         )
         owners = torch.repeat_interleave(items, of_items, output_size=len(by_item))
-        residuals = self._ratings(lists[1], by_item)
+        residuals = lists[1].ratings(by_item)
         residuals -= biases.predict(raters, owners)
         to_items = Block(
             offsets_of(of_items),
@@ -301,7 +305,7 @@ class UserBatchLoader:
         return LayerBlocks(to_users, to_items)
 
     def _edges_of_users(
-        self, step: "_Step", nodes: Tensor, fanout: int, generator: torch.Generator
+        self, step: "_Step", nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor]:
         """The edges that users read, and how many each does.
 
@@ -311,15 +315,17 @@ class UserBatchLoader:
         """
         mine = slice(step.first, step.last)
         own_counts = step.counts[mine]
+        num_own = step.last - step.first
         if fanout < 0:
             own_edges = step.own_support
         else:
-            of_own, own_counts = _sample(step.starts[mine], own_counts, fanout, generator)
+            own = nodes[:num_own]
+            of_own, own_counts = _sample(own, step.starts[mine], own_counts, fanout, key)
             own_edges = take(step.support, of_own)
-        others = nodes[step.last - step.first :]
+        others = nodes[num_own:]
         starts, counts = take(self._by_user.starts, others), take(self._by_user.counts, others)
         if not self._every_item or self.world.size == 1:
-            of_others, counts = _sample(starts, counts, fanout, generator)
+            of_others, counts = _sample(others, starts, counts, fanout, key)
             return torch.cat((own_edges, of_others)), torch.cat((own_counts, counts))
         places = take(self._in_step, others)
         inside = places >= 0
@@ -327,18 +333,18 @@ class UserBatchLoader:
         # Positions in the step's support follow those in all edges.
         starts = torch.where(inside, take(step.starts, places) + self._num_edges, starts)
         counts = torch.where(inside, take(step.counts, places), counts)
-        of_others, counts = _sample(starts, counts, fanout, generator)
+        of_others, counts = _sample(others, starts, counts, fanout, key)
         supported = (of_others >= self._num_edges).nonzero().squeeze(1)
         of_others[supported] = take(step.support, of_others[supported] - self._num_edges)
         return torch.cat((own_edges, of_others)), torch.cat((own_counts, counts))
 
     def _edges_of_items(
-        self, step: "_Step", nodes: Tensor, fanout: int, generator: torch.Generator
+        self, step: "_Step", nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The edges that items read, how many each does, and whose they are; no target's."""
         lists = self._by_item
         starts, counts = take(lists.starts, nodes), take(lists.counts, nodes)
-        edges, counts = _sample(starts, counts, fanout, generator)
+        edges, counts = _sample(nodes, starts, counts, fanout, key)
         raters = take(lists.neighbours, edges)
         if not self.config.exclude_targets:
             return edges, counts, raters
@@ -352,27 +358,6 @@ class UserBatchLoader:
         keep[suspects.masked_select(holds)] = False
         lost = torch.bincount(places.masked_select(holds), minlength=len(counts))
         return edges.masked_select(keep), counts - lost, raters.masked_select(keep)
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """An adjacency as tensors; S the first edge of each node."""
-
-    starts: Tensor  # int64 [N]
-    counts: Tensor  # int64 [N]
-    neighbours: Tensor  # int32 [E]
-    codes: Tensor  # uint8, or uint16 that says int16, [E]: torch picks none of uint16
-
-    @staticmethod
-    def of(adjacency: Adjacency, device: torch.device) -> "_Lists":
-        offsets = torch.from_numpy(adjacency.offsets).to(device)
-        codes = torch.from_numpy(adjacency.codes)
-        return _Lists(
-            offsets[:-1],
-            offsets.diff(),
-            torch.from_numpy(adjacency.neighbours).to(device),
-            (codes.view(torch.int16) if codes.dtype == torch.uint16 else codes).to(device),
-        )
 
 
 @dataclass(frozen=True)
@@ -408,22 +393,20 @@ class _Step:
 
 
 def _sample(
-    starts: Tensor, counts: Tensor, fanout: int, generator: torch.Generator
+    nodes: Tensor, starts: Tensor, counts: Tensor, fanout: int, key: int
 ) -> tuple[Tensor, Tensor]:
     """Positions sampled from D stretches, and how many from each: the fan-out, or all there are.
 
     Args:
+        nodes: int64 [D] whose edges they are; with the key they decide what is sampled.
         starts: int64 [D].
         counts: int64 [D].
         fanout: -1 takes all.
-        generator: of the positions' device.
+        key: below 2^63; another one for each layer of each step.
     """
     if fanout < 0:
         return ragged(starts, counts), counts
-    chances = torch.rand(
-        len(counts), generator=generator, device=counts.device, dtype=torch.float64
-    )
-    return sample_stretches(starts, counts, fanout, chances)
+    return sample_stretches(starts, counts, fanout, chances(nodes, key))
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ class KnownItems:
     """
 
     def __init__(self, graph: RatingGraph, device: torch.device) -> None:
-        offsets = torch.from_numpy(np.asarray(graph.by_user.offsets)).to(device)
-        self._starts, self._counts = offsets[:-1], offsets.diff()
-        self._items = torch.from_numpy(graph.by_user.neighbours).to(device)
+        by_user, _ = graph.on(device)
+        self._starts, self._counts = by_user.starts, by_user.counts
+        self._items = by_user.neighbours
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Those of n users, one user's after the other's.
