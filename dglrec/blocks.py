@@ -42,6 +42,9 @@ class Block(_OnDevice):
         turned: the same edges in the order of their sources: int64 [S + 1] where each source's
             start, and int32 or int64 [K] their destinations; None where nobody has them at hand.
             Gradients are read with them instead of added up.
+        present: float32 [K]; 1 for an edge, 0 for the room of one that is not there: padding of a
+            fixed shape, or a target. Its residual is 0. None where all are edges.
+        present_counts: float32 [D]; edges of each destination that are there; with `present`.
     """
 
     offsets: Tensor
@@ -50,6 +53,13 @@ class Block(_OnDevice):
     degrees: Tensor
     source_degrees: Tensor | None = None
     turned: tuple[Tensor, Tensor] | None = None
+    present: Tensor | None = None
+    present_counts: Tensor | None = None
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 or float32 [D]; edges of each destination."""
+        return self.offsets.diff() if self.present_counts is None else self.present_counts
 
     @property
     def num_destinations(self) -> int:
@@ -114,6 +124,10 @@ class EdgeBatch(_OnDevice):
         every_item: whether the last layer's sources and destinations of type item are all items
             there are, in their order (of all shares together, where they are shared).
         pool: items that lists are learned from; None where none were asked for.
+        present: float32 [B]; 1 for a target, 0 for padding of a fixed shape; None where all are
+            targets. A batch with it has the same shapes as all others of its epoch, and what reads
+            it must not make shapes of values: a device would have to be waited for.
+        num_present: how many targets there are; None where all are.
     """
 
     user_nodes: Tensor
@@ -130,6 +144,13 @@ class EdgeBatch(_OnDevice):
     items_are_shared: bool = False
     every_item: bool = False
     pool: Pool | None = None
+    present: Tensor | None = None
+    num_present: int | None = None
+
+    @property
+    def num_targets(self) -> int:
+        """How many targets it holds."""
+        return len(self.ratings) if self.num_present is None else self.num_present
 
     @property
     def last_item_sources(self) -> Tensor:

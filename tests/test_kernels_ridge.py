@@ -20,7 +20,8 @@ def route(request):
         if request.param == "anywhere":
             patch.setattr(ridge, "_fit_compiled", ridge._fit_anywhere)
             patch.setattr(ridge, "_back_compiled", ridge._back_anywhere)
-            patch.setattr(ridge, "_SQUARES_AT_ONCE", 7)  # edges of a node fall on both sides
+            patch.setattr(ridge, "_CHUNK", 3)  # edges of a node fall into several chunks,
+            patch.setattr(ridge, "_CHUNKS_AT_ONCE", 2)  # on both sides of a stretch
         yield request.param
 
 

@@ -36,6 +36,7 @@ def sum_messages(
     weights: Tensor | None = None,
     *,
     mean: bool = False,
+    counts: Tensor | None = None,
     turned: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """For each destination the sum of its edges' sources: [S, H] -> [D, H].
@@ -47,6 +48,7 @@ def sum_messages(
             where there are weights, which would be rounded to the sources' type otherwise.
         weights: [K] factors of the edges; no gradient reaches them.
         mean: divide each sum by the number of edges; zeros stay where there is none.
+        counts: [D]; with `mean` the number of edges, where some of the K are not there and weigh 0.
         turned: without weights: the same edges in the order of their sources, int64 [S + 1] and
             [K] their destinations. Then a source's gradient is a sum as well, and nothing is
             added to a table at random.
@@ -55,6 +57,9 @@ def sum_messages(
         ValueError: offsets, neighbours and weights do not fit together, or `turned` to them.
         IndexError: `turned` names a destination that is not there.
     """
+    if mean and counts is not None:
+        sums = sum_messages(offsets, neighbours, sources, weights, turned=turned)
+        return sums / counts.clamp(min=1).unsqueeze(1)
     sources = _widened(sources) if weights is None else _at_least_float32(sources)
     if sources.device.type == "cpu":
         _check_edges(offsets, neighbours, weights)
@@ -97,11 +102,14 @@ def score_edges(
         _check_tables(users, items, tables)
         scores: Tensor = _ScoreEdges.apply(users, items, *tables)  # type: ignore[no-untyped-call]
         return scores
-    rows = functional.embedding  # its gradient is summed in a fixed order
-    out = functional.relu(rows(users, hidden[0]) + rows(items, hidden[1])) @ weights
-    if factors is not None:
-        out = out + (rows(users, factors[0]) * rows(items, factors[1])).sum(1)
-    return out
+    # The gradient of `embedding` is summed in a fixed order, for which it sorts: once a side.
+    rows, width = functional.embedding, len(weights)
+    if factors is None:
+        return functional.relu(rows(users, hidden[0]) + rows(items, hidden[1])) @ weights
+    of_users = rows(users, torch.cat((hidden[0], factors[0]), dim=1))
+    of_items = rows(items, torch.cat((hidden[1], factors[1]), dim=1))
+    out = functional.relu(of_users[:, :width] + of_items[:, :width]) @ weights
+    return out + (of_users[:, width:] * of_items[:, width:]).sum(1)
 
 
 def _widened(values: Tensor) -> Tensor:

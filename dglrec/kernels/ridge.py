@@ -19,18 +19,19 @@ Shapes: S sources, D destinations, K edges, W columns.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from dglrec.kernels.parallel import arrays_of, compiled, even_parts, run_side_by_side, total_of
 
 _COLUMN = 64  # edges that compiled code turns into columns at a time: they stay in its cache
-_SQUARES_AT_ONCE = 1 << 16  # edges whose q q^T a GPU writes out
+_CHUNK, _CHUNKS_AT_ONCE = 32, 1 << 15  # edges of one destination that a GPU takes together
 
 
 def fit_ridge(
@@ -40,6 +41,7 @@ def fit_ridge(
     guess: Tensor,
     ratings: Tensor,
     damping: Tensor,
+    present: Tensor | None = None,
 ) -> Tensor:
     """What each destination's edges move its guess by: delta, [D, W]; zeros where it has none.
 
@@ -50,6 +52,7 @@ def fit_ridge(
         guess: p, [D, W].
         ratings: e, [K]; no gradient reaches them.
         damping: [W], above 0.
+        present: [K]; 1 for an edge, 0 for the room of one that is not there; None where all are.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -75,26 +78,41 @@ def fit_ridge(
             )
     dtype = torch.promote_types(sources.dtype, torch.float32)
     values = (one.to(dtype) for one in (sources, guess, ratings.detach(), damping))
-    fitted: Tensor = _FitRidge.apply(offsets, neighbours, *values)  # type: ignore[no-untyped-call]
+    fitted: Tensor = _FitRidge.apply(offsets, neighbours, *values, present)  # type: ignore[no-untyped-call]
     return fitted
 
 
 class _FitRidge(Function):
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
-        fit = _fit_compiled if tensors[2].device.type == "cpu" else _fit_anywhere
-        delta, factors = fit(*tensors)
-        ctx.save_for_backward(*tensors[:5], delta, factors)
+    def forward(
+        ctx: Any,
+        offsets: Tensor,
+        neighbours: Tensor,
+        sources: Tensor,
+        guess: Tensor,
+        ratings: Tensor,
+        damping: Tensor,
+        present: Tensor | None,
+    ) -> Tensor:
+        edges = (offsets, neighbours, sources, guess, ratings)
+        if sources.device.type == "cpu" and present is None:
+            delta, factors = _fit_compiled(*edges, damping)
+        else:
+            delta, factors = _fit_anywhere(*edges, damping, present)
+        ctx.save_for_backward(*edges, delta, factors, present)
         return delta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        offsets, neighbours, sources, guess, ratings, delta, factors = ctx.saved_tensors
-        add = _back_compiled if delta.device.type == "cpu" else _back_anywhere
+        offsets, neighbours, sources, guess, ratings, delta, factors, present = ctx.saved_tensors
         z = _solve(factors, gradient).to(delta.dtype)
-        of_sources, of_guess = add(offsets, neighbours, sources, guess + delta, ratings, z)
-        return None, None, of_sources, of_guess, None, -(z * delta).sum(0)
+        edges = (offsets, neighbours, sources, guess + delta, ratings, z)
+        if delta.device.type == "cpu" and present is None:
+            of_sources, of_guess = _back_compiled(*edges)
+        else:
+            of_sources, of_guess = _back_anywhere(*edges, present)
+        return None, None, of_sources, of_guess, None, -(z * delta).sum(0), None
 
 
 def _fit_compiled(*tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,15 +149,25 @@ def _fit_anywhere(
     guess: Tensor,
     ratings: Tensor,
     damping: Tensor,
+    present: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same by torch's operations: what a GPU does."""
-    sums = torch.zeros_like(guess, dtype=torch.float64)
-    squares = torch.diag(damping.double()).repeat(len(guess), 1, 1)
-    for owners, rows, rated in _edges(offsets, neighbours, sources, ratings):
+    """The same by torch's operations: what a GPU does.
+
+    The edges of a destination are cut into chunks, and each chunk's sums are one matrix product;
+    then a destination's chunks are summed up. Nothing is added to a table at random, and no shape
+    follows from a value, so that the device need not be waited for.
+    """
+    width = guess.shape[1]
+    totals = guess.new_zeros(len(guess), width * (width + 1), dtype=torch.float64)
+    for part in _chunks(offsets, len(neighbours)):
+        rows, rated = part.rows(neighbours, sources, ratings, present)
         rows = rows.double()
-        left = rated - (rows * guess[owners]).sum(1)
-        squares.index_add_(0, owners, rows.unsqueeze(2) * rows.unsqueeze(1))
-        sums.index_add_(0, owners, left.unsqueeze(1) * rows)
+        left = rated - (rows @ guess.index_select(0, part.owners).double().unsqueeze(2)).squeeze(2)
+        squares = (rows.transpose(1, 2) @ rows).flatten(1)
+        sums = (left.unsqueeze(1) @ rows).squeeze(1)
+        totals += part.summed(torch.cat((squares, sums), dim=1))
+    squares, sums = totals[:, : width * width], totals[:, width * width :]
+    squares = squares.unflatten(1, (width, width)) + torch.diag(damping.double())
     # Without a word where a number is not finite: training says of which batch it is.
     factors, failed = torch.linalg.cholesky_ex(squares)
     factors = factors.masked_fill((failed > 0).view(-1, 1, 1), torch.nan)
@@ -147,33 +175,76 @@ def _fit_anywhere(
 
 
 def _back_anywhere(
-    offsets: Tensor, neighbours: Tensor, sources: Tensor, w: Tensor, ratings: Tensor, z: Tensor
+    offsets: Tensor,
+    neighbours: Tensor,
+    sources: Tensor,
+    w: Tensor,
+    ratings: Tensor,
+    z: Tensor,
+    present: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    of_sources, of_guess, first = torch.zeros_like(sources), torch.zeros_like(w), 0
-    for owners, rows, rated in _edges(offsets, neighbours, sources, ratings):
-        near, along = w[owners], z[owners]
-        left = (rated - (rows * near).sum(1)).unsqueeze(1)
-        pull = (rows * along).sum(1, keepdim=True)
-        last = first + len(owners)
-        of_sources.index_add_(0, neighbours[first:last].long(), left * along - pull * near)
-        of_guess.index_add_(0, owners, -pull * rows)
-        first = last
-    return of_sources, of_guess
+    of_sources = torch.zeros_like(sources)
+    of_guess = torch.zeros_like(w, dtype=torch.float64)
+    for part in _chunks(offsets, len(neighbours)):
+        rows, rated = part.rows(neighbours, sources, ratings, present)
+        near, along = w.index_select(0, part.owners), z.index_select(0, part.owners)
+        # Of what is not there the row is 0, and both factors have to be.
+        both = rows @ torch.stack((near, along), dim=2)
+        left, pull = (rated - both[:, :, 0]) * part.there(present), both[:, :, 1]
+        of_rows = torch.stack((left, -pull), dim=2) @ torch.stack((along, near), dim=1)
+        to = neighbours.index_select(0, part.places.flatten())
+        of_sources.index_add_(0, to, of_rows.flatten(0, 1))
+        of_guess -= part.summed((pull.unsqueeze(1) @ rows).squeeze(1).double())
+    return of_sources, of_guess.to(w.dtype)
 
 
-def _edges(
-    offsets: Tensor, neighbours: Tensor, sources: Tensor, ratings: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Destinations, rows of the sources and ratings of some edges after the other."""
-    owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
-    for some, near, rated in zip(
-        owners.split(_SQUARES_AT_ONCE),
-        neighbours.split(_SQUARES_AT_ONCE),
-        ratings.split(_SQUARES_AT_ONCE),
-        strict=True,
-    ):
-        if len(some):
-            yield some, sources.index_select(0, near), rated
+class _Chunks(NamedTuple):
+    """C chunks of edges, each of one destination, with room for `_CHUNK` edges."""
+
+    owners: Tensor  # int64 [C], destinations
+    places: Tensor  # int64 [C, _CHUNK], edges; any where `inside` is False
+    inside: Tensor  # bool [C, _CHUNK]
+    bounds: Tensor  # int64 [D + 1], where each destination's chunks start
+
+    def there(self, present: Tensor | None) -> Tensor:
+        """[C, _CHUNK] bool or float32: what weighs an edge."""
+        if present is None:
+            return self.inside
+        return self.inside * present.take(self.places)
+
+    def rows(
+        self, neighbours: Tensor, sources: Tensor, ratings: Tensor, present: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """[C, _CHUNK, W] rows of the edges' sources, 0 where there is no edge, and ratings."""
+        near = neighbours.index_select(0, self.places.flatten())
+        rows = sources.index_select(0, near).unflatten(0, self.places.shape)
+        return rows * self.there(present).unsqueeze(2), ratings.take(self.places)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """[C, n] values of chunks -> [D, n], the sums over each destination's."""
+        every = torch.arange(len(values), device=values.device)
+        return functional.embedding_bag(
+            every, values, self.bounds, mode="sum", include_last_offset=True
+        )
+
+
+def _chunks(offsets: Tensor, edges: int) -> Iterator[_Chunks]:
+    """The edges of D destinations, cut into chunks; some thousands of those at a time."""
+    count, device = len(offsets) - 1, offsets.device
+    needed = (offsets.diff() + (_CHUNK - 1)) // _CHUNK
+    ends = needed.cumsum(0)
+    starts = torch.cat((ends.new_zeros(1), ends))
+    # As many as there can be: how many there are the device knows.
+    most = edges // _CHUNK + count if edges else 0
+    for low in range(0, most, _CHUNKS_AT_ONCE):
+        numbers = torch.arange(low, min(low + _CHUNKS_AT_ONCE, most), device=device)
+        owners = torch.searchsorted(ends, numbers, right=True).clamp_(max=count - 1)
+        first = numbers - starts.index_select(0, owners)
+        places = (offsets.index_select(0, owners) + first * _CHUNK).unsqueeze(1)
+        places = places + torch.arange(_CHUNK, device=device)
+        inside = places < offsets.index_select(0, owners + 1).unsqueeze(1)
+        bounds = (starts - low).clamp(0, len(numbers))
+        yield _Chunks(owners, places.clamp_(max=edges - 1), inside, bounds)
 
 
 def _solve(factors: Tensor, right: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ From a sample of a node's edges the sum is estimated by the sample's mean times 
 Shapes: S sources, D destinations, H embedding size.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -64,6 +65,10 @@ class LightGCNLayer(nn.Module):
         del items
         return normalised_sum(block, users)
 
+    def update_new_items(self, items: Tensor) -> Tensor:
+        """[D, H] items that nobody has rated -> [D, H] zeros."""
+        return torch.zeros_like(items)
+
     def forward(
         self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
     ) -> NodeValues:
@@ -94,6 +99,10 @@ class LRGCCFLayer(nn.Module):
     def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
         """[S, H] users, [D, H] items -> [D, H]."""
         return normalised_sum(block, users, own=1) + items / (block.degrees + 1).unsqueeze(1)
+
+    def update_new_items(self, items: Tensor) -> Tensor:
+        """[D, H] items that nobody has rated -> [D, H]: themselves."""
+        return items
 
     def forward(
         self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
@@ -131,6 +140,10 @@ class NGCFLayer(nn.Module):
     def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
         """[S, H] users, [D, H] items -> [D, H]."""
         return self._update(normalised_sum(block, users), items)
+
+    def update_new_items(self, items: Tensor) -> Tensor:
+        """[D, H] items that nobody has rated -> [D, H]."""
+        return self._update(torch.zeros_like(items), items)
 
     def forward(
         self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None

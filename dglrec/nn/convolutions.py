@@ -31,23 +31,30 @@ def aggregate(
     Args:
         block: the edges.
         sources: [S, H].
-        mode: what is taken over each destination's edges.
-        weights: [K] factors of the edges' messages; not with "max".
+        mode: what is taken over each destination's edges; "max" of values that are 0 or more.
+        weights: [K] factors of the edges' messages, 0 where there is no edge; not with "max".
     """
     if mode == "max":
+        neighbours = block.neighbours
+        if block.present is not None:
+            # What is not there reads a row of zeros, as a destination without edges gets.
+            neighbours = neighbours.masked_fill(block.present == 0, len(sources))
+            sources = functional.pad(sources, (0, 0, 0, 1))
         return functional.embedding_bag(
-            block.neighbours,
+            neighbours,
             sources,
             block.offsets.to(block.neighbours.dtype),
             mode="max",
             include_last_offset=True,
         )
+    weights = block.present if weights is None else weights
     return sum_messages(
         block.offsets,
         block.neighbours,
         sources,
         weights,
         mean=mode == "mean",
+        counts=block.present_counts,
         turned=None if weights is not None else block.turned,
     )
 
@@ -124,14 +131,19 @@ def _attend(block: Block, rows: Tensor, of_sources: Tensor, of_own: Tensor) -> T
     scores = functional.leaky_relu(
         of_sources.index_select(0, block.neighbours) + of_own.index_select(0, owners), 0.2
     )
+    if block.present is not None:
+        scores = scores.masked_fill(block.present == 0, -torch.inf)
     # Less each node's largest, so that nothing overflows.
     largest = (
         scores.detach()
         .new_zeros(count)
         .scatter_reduce(0, owners, scores.detach(), "amax", include_self=False)
     )
+    # Where no edge is there the largest is -inf, and -inf - -inf no number.
+    largest = largest.clamp(min=torch.finfo(dtype).min)
     weights = torch.exp(scores - largest[owners])
     totals = torch.zeros_like(largest).index_add(0, owners, weights)
+    totals = totals.clamp(min=torch.finfo(dtype).tiny)
     weighed = (weights / totals[owners]).unsqueeze(1) * functional.embedding(block.neighbours, rows)
     return weighed.new_zeros(count, rows.shape[1]).index_add(0, owners, weighed)
 
@@ -211,6 +223,7 @@ class RefinementConv(nn.Module):
             self.guess(destinations),
             block.residuals,
             self.damping,
+            block.present,
         )
         out: Tensor = self.out(delta)
         return out
@@ -235,4 +248,9 @@ class RelationConv(nn.Module):
         out: Tensor = self.bare(block, sources, destinations)
         if self.rated is not None:
             out = out + self.rated(block, sources)
+        return out
+
+    def without_edges(self, destinations: Tensor) -> Tensor:
+        """[D, H] destinations that have no edge -> [D, H]; what `forward` gives for them."""
+        out: Tensor = self.bare.own(destinations)
         return out

@@ -55,6 +55,10 @@ class SAGELayer(nn.Module):
         """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""
         return self._finish(self.to_items(block, users, items), items)
 
+    def update_new_items(self, items: Tensor) -> Tensor:
+        """[D, H] items that nobody has rated -> [D, H]."""
+        return self._finish(self.to_items.without_edges(items), items)
+
     def forward(
         self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
     ) -> NodeValues:

@@ -79,13 +79,17 @@ class NodeInputs(nn.Module):
             return inputs.new_zeros(len(inputs), self.size)
         return _expand(self.from_user_inputs, inputs * self.input_scale)
 
-    def items(self, nodes: Tensor, inputs: Tensor) -> Tensor:
-        """int64 [N] items and their float32 [N, 3] `Biases.inputs` -> [N, H]."""
+    def items(self, nodes: Tensor | None, inputs: Tensor) -> Tensor:
+        """int64 [N] items, None for all of them, and their float32 [N, 3] inputs -> [N, H].
+
+        The inputs are those of `Biases.inputs`.
+        """
         out = self._of_item_inputs(inputs)
         if self.from_features is not None:
             out = out + self._mapped_features(self.from_features, nodes)
         if self.item_vectors is not None:
-            out = self._with_vectors(out, self.item_vectors(nodes), inputs)
+            vectors = self.item_vectors.weight if nodes is None else self.item_vectors(nodes)
+            out = self._with_vectors(out, vectors, inputs)
         dropped: Tensor = self.dropout(out)
         return dropped
 
@@ -109,8 +113,11 @@ class NodeInputs(nn.Module):
         degrees = inputs[:, 1:2].expm1()
         return torch.addcmul(out, vectors, degrees / (degrees + self.damping))
 
-    def _mapped_features(self, linear: nn.Linear, nodes: Tensor) -> Tensor:
+    def _mapped_features(self, linear: nn.Linear, nodes: Tensor | None) -> Tensor:
         """[N, H]: features are wide, so of as many nodes as there are items, all are mapped."""
+        if nodes is None:
+            every: Tensor = linear(self.features)
+            return every
         if len(nodes) < len(self.features):
             few: Tensor = linear(self.features.index_select(0, nodes))
             return few

@@ -121,7 +121,7 @@ class ListHead(nn.Module):
         factors: Tensor = self.from_user(users) if self.maps else users
         if rows.rated is not None and block is not None:
             summed = aggregate(block, rows.rated, "sum")
-            counts = block.offsets.diff().clamp(min=1).to(summed.dtype)
+            counts = block.counts.clamp(min=1).to(summed.dtype)
             if rows.weighed is not None:
                 summed = summed + aggregate(block, rows.weighed, "sum", block.residuals)
             factors = factors + summed * counts.rsqrt().unsqueeze(1)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dglrec.blocks import Block, EdgeBatch
+from dglrec.blocks import EdgeBatch
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroEncoder
@@ -84,7 +84,10 @@ class RatingModel(nn.Module):
             raise ValueError("the batch holds a share of the items; say how to get the others")
         nodes = NodeValues(
             self.inputs.users(batch.user_nodes, batch.user_inputs),
-            self.inputs.items(batch.item_nodes, batch.item_inputs),
+            self.inputs.items(
+                None if batch.every_item and not batch.items_are_shared else batch.item_nodes,
+                batch.item_inputs,
+            ),
         )
         exchange = all_items if batch.items_are_shared else None
         nodes = self.encoder(batch.layers, nodes, exchange)
@@ -114,17 +117,8 @@ class RatingModel(nn.Module):
     def new_items(self, features: Tensor) -> Tensor:
         """float32 [m, F] chosen features of items that nobody has rated -> [m, H] embeddings."""
         items = self.inputs.new_items(features)
-        nobody = items.new_zeros(1, items.shape[1])
-        none = items.new_zeros(0)
-        block = Block(
-            offsets=torch.zeros(len(items) + 1, dtype=torch.int64, device=items.device),
-            neighbours=torch.zeros(0, dtype=torch.int64, device=items.device),
-            residuals=none,
-            degrees=items.new_zeros(len(items)),
-            source_degrees=items.new_zeros(1),
-        )
         for layer in self.encoder.hops:
-            items = layer.update_items(block, nobody, items)
+            items = layer.update_new_items(items)
         return items
 
     @property

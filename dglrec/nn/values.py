@@ -26,6 +26,9 @@ class Layer(Protocol):
     def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
         """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""
 
+    def update_new_items(self, items: Tensor) -> Tensor:
+        """[D, H] items that nobody has rated -> [D, H]; as `update_items` without edges."""
+
 
 def both_ways(
     update_users: Update,
