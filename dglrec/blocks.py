@@ -128,6 +128,8 @@ class EdgeBatch(_OnDevice):
             targets. A batch with it has the same shapes as all others of its epoch, and what reads
             it must not make shapes of values: a device would have to be waited for.
         num_present: how many targets there are; None where all are.
+        rated: int64 [D + 1] and [R]: what the last layer's destination users have rated, targets
+            included, one user's after the other's; None where it is to be looked up.
     """
 
     user_nodes: Tensor
@@ -146,6 +148,7 @@ class EdgeBatch(_OnDevice):
     pool: Pool | None = None
     present: Tensor | None = None
     num_present: int | None = None
+    rated: tuple[Tensor, Tensor] | None = None
 
     @property
     def num_targets(self) -> int:

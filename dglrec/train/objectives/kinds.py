@@ -11,11 +11,11 @@ from dglrec.blocks import EdgeBatch
 from dglrec.dataset import RatingDataset
 from dglrec.errors import UsageError
 from dglrec.evaluate import next_level
-from dglrec.nn import Encoded, RatingModel
+from dglrec.nn import Encoded, ListRows, RatingModel
 from dglrec.sampling import Draw
 from dglrec.train.objectives.config import RankingConfig
 from dglrec.train.objectives.negatives import KnownItems, PoolSampler
-from dglrec.train.objectives.ranking import RankingLoss, Targets
+from dglrec.train.objectives.ranking import FixedTargets, RankingLoss, Targets
 from dglrec.train.objectives.rating import Loss, make_loss
 
 # By how many percent a list's figure may fall for one percent of RMSE; see `BothObjective`.
@@ -112,7 +112,10 @@ class RatingObjective:
         losses = self._loss(predictions, batch.ratings)
         if losses.shape != batch.ratings.shape:
             raise ValueError("a loss is wanted for each target, not their mean or sum")
-        squared = ((predictions.detach() - batch.ratings) ** 2).sum().double()
+        squared = (predictions.detach() - batch.ratings) ** 2
+        if batch.present is not None:
+            losses, squared = losses * batch.present, squared * batch.present
+        squared = squared.sum().double()
         return Costs(losses.sum(), squared, torch.zeros_like(squared), _none(batch))
 
 
@@ -181,7 +184,11 @@ class RankingObjective:
         # Items that are predicted as unseen have no place among the others: they are left to the
         # rating head.
         ranked = batch.items < len(of_items.base)
+        if batch.present is not None:
+            ranked &= batch.present > 0
         liked = (batch.ratings >= self._from) & ranked
+        if batch.rated is not None:
+            return self._costs_of_fixed(encoded, batch, ranked, liked)
         disliked = ~liked & ranked
         users = batch.users.masked_select(liked)
         if not len(users):
@@ -200,18 +207,58 @@ class RankingObjective:
             ratings = batch.ratings.masked_select(liked)
             losses = losses * ((ratings - self._from + self._step) / self._unit)
         listed = losses.sum()
-        total = listed
-        if self._penalty:
-            for rows in list_rows:
-                if rows is not None:
-                    norm = torch.linalg.vector_norm(rows)
-                    total = total + len(users) * self._penalty * norm.square()
+        total = listed + len(users) * self._penalties(list_rows)
         if self._config.vector_l2:
             ends = of_users.factors.index_select(0, targets.users)
             others = of_items.factors.index_select(0, targets.items)
             total = total + self._config.vector_l2 * (ends.square().sum() + others.square().sum())
         positives = torch.tensor(len(users), device=listed.device)
         return Costs(total, _zero(listed), listed.detach().double(), positives)
+
+    def _costs_of_fixed(
+        self, encoded: Encoded, batch: EdgeBatch, ranked: Tensor, liked: Tensor
+    ) -> Costs:
+        """The same for a batch of fixed shape: each target counts or does not.
+
+        Args:
+            encoded: with list terms.
+            batch: with what its users have rated.
+            ranked: bool [B]; targets, and of items that are not predicted as unseen.
+            liked: bool [B]; positives among them.
+        """
+        of_users, of_items, list_rows, rated = (
+            encoded.users,
+            encoded.items,
+            encoded.list_rows,
+            batch.rated,
+        )
+        assert of_users is not None and of_items is not None
+        assert list_rows is not None and rated is not None
+        items = batch.items.clamp(max=len(of_items.base) - 1).long()
+        targets = FixedTargets(batch.users, items, ranked & ~liked, rated)
+        losses = self._loss.of_fixed(of_users, of_items, targets)
+        weights = liked.to(losses.dtype)
+        if self._by_rating:
+            weights = weights * ((batch.ratings - self._from + self._step) / self._unit)
+        # What is no positive may cost anything, infinity too.
+        listed = (losses.masked_fill(~liked, 0.0) * weights).sum()
+        positives = liked.sum()
+        total = listed + positives * self._penalties(list_rows)
+        if self._config.vector_l2:
+            ends = of_users.factors.index_select(0, batch.users)
+            others = of_items.factors.index_select(0, items)
+            squares = ends.square().sum(1) + others.square().sum(1)
+            total = total + self._config.vector_l2 * (squares * liked).sum()
+        return Costs(total, _zero(listed), listed.detach().double(), positives)
+
+    def _penalties(self, list_rows: ListRows) -> Tensor | float:
+        """What the squared list vectors of items cost each positive."""
+        total: Tensor | float = 0.0
+        if self._penalty:
+            for rows in list_rows:
+                if rows is not None:
+                    total = total + self._penalty * torch.linalg.vector_norm(rows).square()
+        return total
 
 
 class BothObjective:

@@ -34,6 +34,22 @@ class Targets(NamedTuple):
     disliked_items: Tensor
 
 
+class FixedTargets(NamedTuple):
+    """The same of a batch of fixed shape, where B targets are told apart by marks.
+
+    Attributes:
+        users: int64 [B] positions among the batch's users.
+        items: int64 [B] rows of the item terms; any where there is no mark.
+        disliked: bool [B]; rated, but no positive.
+        rated: int64 [n + 1] and [R]; see `EdgeBatch.rated`.
+    """
+
+    users: Tensor
+    items: Tensor
+    disliked: Tensor
+    rated: tuple[Tensor, Tensor]
+
+
 class RankingLoss:
     """The loss of each positive target of a batch.
 
@@ -58,12 +74,7 @@ class RankingLoss:
             pool: the negatives; None for the catalogue.
         """
         config = self.config
-        if config.normalised:
-            nothing = torch.zeros_like(of_items.base)
-            of_users = of_users._replace(factors=functional.normalize(of_users.factors))
-            of_items = ListTerms(functional.normalize(of_items.factors), nothing)
-        of_items = ListTerms(of_items.factors, of_items.base / config.temperature)
-        of_users = of_users._replace(factors=of_users.factors / config.temperature)
+        of_users, of_items = self._terms(of_users, of_items)
         # A batch names users that only feed messages, too: those with targets alone are ranked for.
         rows, users = torch.unique(targets.users, return_inverse=True)
         ranked = of_users.of(rows)
@@ -84,6 +95,29 @@ class RankingLoss:
         scores = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
         scores = hide_known(scores, pool.items, offsets, known)
         return self._of_few(scores, positives, users)
+
+    def of_fixed(self, of_users: ListTerms, of_items: ListTerms, targets: FixedTargets) -> Tensor:
+        """[B]: what each target of a fixed shape costs as a positive, against the catalogue.
+
+        The same as calling this with the positives alone, and of the others without a meaning.
+        """
+        of_users, of_items = self._terms(of_users, of_items)
+        scores = score_lists(of_users, of_items, targets.users, targets.items)
+        total = catalogue_log_sum_exp(
+            of_users.factors, of_items.factors, of_items.base, *targets.rated
+        )
+        total = _with_marked(total, scores, targets.users, targets.disliked)
+        return functional.softplus(total.index_select(0, targets.users) - scores)
+
+    def _terms(self, of_users: ListTerms, of_items: ListTerms) -> tuple[ListTerms, ListTerms]:
+        """Both sides as the loss takes them: perhaps of length 1, and over the temperature."""
+        config = self.config
+        if config.normalised:
+            nothing = torch.zeros_like(of_items.base)
+            of_users = of_users._replace(factors=functional.normalize(of_users.factors))
+            of_items = ListTerms(functional.normalize(of_items.factors), nothing)
+        of_items = ListTerms(of_items.factors, of_items.base / config.temperature)
+        return of_users._replace(factors=of_users.factors / config.temperature), of_items
 
     def _of_few(self, scores: Tensor, positives: Tensor, users: Tensor) -> Tensor:
         """Losses that take a few of the pool for each target.
@@ -137,3 +171,23 @@ def _with_disliked(
     sums = torch.exp(before - largest)
     sums = sums.index_add(0, users, torch.exp(scores - largest.index_select(0, users)))
     return total.index_copy(0, changed, sums.log() + largest)
+
+
+def _with_marked(total: Tensor, scores: Tensor, users: Tensor, marked: Tensor) -> Tensor:
+    """log(exp(total) + sum of exp(score) over each user's marked targets), [n].
+
+    `_with_disliked` for fixed shapes.
+
+    Args:
+        total: [n].
+        scores: [B], of the targets.
+        users: int64 [B], rows of `total`.
+        marked: bool [B].
+    """
+    counted = scores.masked_fill(~marked, -torch.inf)
+    largest = total.detach().scatter_reduce(0, users, counted.detach(), "amax")
+    smallest, least = torch.finfo(total.dtype).min, torch.finfo(total.dtype).tiny
+    largest = largest.clamp(min=smallest)  # of a user for whom nothing counts it is -inf
+    parts = torch.exp(counted - largest.index_select(0, users))
+    sums = torch.exp(total - largest).index_add(0, users, parts)
+    return sums.clamp(min=least).log() + largest
