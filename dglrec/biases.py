@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
 from dglrec.kernels import segment_squares, segment_sums
@@ -129,8 +130,19 @@ class Biases:
             item_squares=moved.item_squares.clone(),
         )
 
+    def with_nobody(self) -> "Biases":
+        """The same with one more user, who has rated nothing: padding of fixed shapes."""
+        return replace(
+            self,
+            users=functional.pad(self.users, (0, 1)),
+            user_degrees=functional.pad(self.user_degrees, (0, 1)),
+            user_squares=functional.pad(self.user_squares, (0, 1)),
+        )
+
     @contextmanager
-    def leaving_out(self, users: Ends, items: Ends, ratings: Tensor) -> Iterator[None]:
+    def leaving_out(
+        self, users: Ends, items: Ends, ratings: Tensor, present: Tensor | None = None
+    ) -> Iterator[None]:
         """Make these, for a while, the biases without n of the training ratings; see `without`.
 
         The rows of their users and items are changed in place and put back, so that the cost
@@ -140,10 +152,11 @@ class Biases:
             users: of the ratings to take out; all of them in the training set.
             items: theirs.
             ratings: float32 [n].
+            present: float32 [n]; 1 for a rating, 0 for padding; None where all are ratings.
         """
         of_users, of_items = self._tables
         before = _rows(of_users, users.nodes), _rows(of_items, items.nodes)
-        left = self._left(before, (users.places, items.places), ratings)
+        left = self._left(before, (users.places, items.places), ratings, present)
         _put(of_users, users.nodes, left[0])
         _put(of_items, items.nodes, left[1])
         try:
@@ -161,7 +174,11 @@ class Biases:
         )
 
     def _left(
-        self, known: tuple[_Known, _Known], places: tuple[Tensor, Tensor], ratings: Tensor
+        self,
+        known: tuple[_Known, _Known],
+        places: tuple[Tensor, Tensor],
+        ratings: Tensor,
+        present: Tensor | None = None,
     ) -> tuple[_Known, _Known]:
         """What is known of some users and items, without n ratings among them.
 
@@ -169,14 +186,15 @@ class Biases:
             known: of the users, and of the items.
             places: int [n] each; the rows of both ends of the ratings.
             ratings: float32 [n].
+            present: float32 [n]; see `leaving_out`.
         """
         (of_users, of_items), (by_user, by_item) = known, places
         centred = ratings - self.mean
         beyond_items = centred - of_items[0].index_select(0, by_item)
         beyond_users = centred - of_users[0].index_select(0, by_user)
         return (
-            _leave_out(of_users, by_user, beyond_items, self.damping.users),
-            _leave_out(of_items, by_item, beyond_users, self.damping.items),
+            _leave_out(of_users, by_user, beyond_items, self.damping.users, present),
+            _leave_out(of_items, by_item, beyond_users, self.damping.items, present),
         )
 
     def without(self, users: Tensor, items: Tensor, ratings: Tensor) -> "Biases":
@@ -375,11 +393,15 @@ class NoBiases(Biases):
         return self._with_degrees(self.user_degrees.to(device), self.item_degrees.to(device))
 
     def _left(
-        self, known: tuple[_Known, _Known], places: tuple[Tensor, Tensor], ratings: Tensor
+        self,
+        known: tuple[_Known, _Known],
+        places: tuple[Tensor, Tensor],
+        ratings: Tensor,
+        present: Tensor | None = None,
     ) -> tuple[_Known, _Known]:
         """The same, whose degrees alone change; see `Biases`."""
         of_users, of_items = (
-            (bias, _count_down(degrees, rows).to(degrees.dtype), squares)
+            (bias, _count_down(degrees, rows, present).to(degrees.dtype), squares)
             for (bias, degrees, squares), rows in zip(known, places, strict=True)
         )
         return of_users, of_items
@@ -472,10 +494,14 @@ def _put(tables: _Known, nodes: Tensor, rows: _Known) -> None:
         table.index_copy_(0, nodes, of_nodes)
 
 
-def _leave_out(known: _Known, nodes: Tensor, residuals: Tensor, damping: float) -> _Known:
+def _leave_out(
+    known: _Known, nodes: Tensor, residuals: Tensor, damping: float, present: Tensor | None
+) -> _Known:
     """Biases, degrees and squares of all nodes without n ratings of some of them."""
     bias, degrees, squares = known
-    remaining, residuals = _count_down(degrees, nodes), residuals.double()
+    remaining, residuals = _count_down(degrees, nodes, present), residuals.double()
+    if present is not None:
+        residuals = residuals * present
     sums = bias.double() * (degrees.double() + damping)
     sums.index_add_(0, nodes, residuals, alpha=-1)
     left = squares.double().index_add_(0, nodes, residuals.square(), alpha=-1)
@@ -486,6 +512,8 @@ def _leave_out(known: _Known, nodes: Tensor, residuals: Tensor, damping: float) 
     )
 
 
-def _count_down(degrees: Tensor, nodes: Tensor) -> Tensor:
+def _count_down(degrees: Tensor, nodes: Tensor, present: Tensor | None) -> Tensor:
     """float64 degrees less one for each of n ratings; float32 takes no 1 off 2^24 and more."""
+    if present is not None:
+        return degrees.double().index_add_(0, nodes, present.double(), alpha=-1)
     return degrees.double() - torch.bincount(nodes, minlength=len(degrees))

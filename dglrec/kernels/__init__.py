@@ -16,11 +16,11 @@ from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hashes
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
 from dglrec.kernels.numbering import number_rows
-from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side
+from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side, runs_compiled
 from dglrec.kernels.ranking import Terms, Tiles, rank_items
 from dglrec.kernels.ridge import fit_ridge
 from dglrec.kernels.rows import AdamStep, move_rows
-from dglrec.kernels.sampling import sample_stretches
+from dglrec.kernels.sampling import sample_fixed, sample_stretches
 from dglrec.kernels.segments import segment_squares, segment_sums
 from dglrec.kernels.softmax import catalogue_log_sum_exp
 
@@ -49,6 +49,8 @@ __all__ = [
     "predict_residuals",
     "rank_items",
     "run_side_by_side",
+    "runs_compiled",
+    "sample_fixed",
     "sample_stretches",
     "score_edges",
     "segment_squares",

@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from dglrec.kernels.parallel import arrays_of, compiled, parts_of, run_side_by_side, total_of
+from dglrec.kernels.parallel import (
+    arrays_of,
+    compiled,
+    parts_of,
+    run_side_by_side,
+    runs_compiled,
+    total_of,
+)
 
 
 def damp_means(means: Tensor, degrees: Tensor, damping: Tensor) -> Tensor:
@@ -35,7 +42,7 @@ def damp_means(means: Tensor, degrees: Tensor, damping: Tensor) -> Tensor:
             f"means {list(means.shape)}, {len(degrees)} degrees and {len(damping)} dampings do not "
             "fit"
         )
-    if means.device.type == "cpu":
+    if runs_compiled(means):
         damped: Tensor = _DampMeans.apply(means, degrees, damping)  # type: ignore[no-untyped-call]
         return damped
     degrees = degrees.unsqueeze(1)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from dglrec.kernels.hashing import mixed
-from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side
+from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side, runs_compiled
 
 _BITS = 16  # of a hash for each value
 _AT_ONCE = 64 // _BITS
@@ -32,7 +32,7 @@ def drop_units(values: Tensor, share: float) -> Tensor:
         values: of any shape; of less than 32 bits, or on other devices than a CPU, torch drops.
         share: from 0 to below 1; on a CPU to the nearest 65,536th.
     """
-    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+    if not runs_compiled(values) or values.dtype not in (torch.float32, torch.float64):
         return functional.dropout(values, share)
     dropped: Tensor = _Drop.apply(values, share, int(torch.randint(2**62, ())))  # type: ignore[no-untyped-call]
     return dropped

@@ -25,6 +25,7 @@ from dglrec.kernels.parallel import (
     even_parts,
     parts_of,
     run_side_by_side,
+    runs_compiled,
     total_of,
 )
 
@@ -61,12 +62,12 @@ def sum_messages(
         sums = sum_messages(offsets, neighbours, sources, weights, turned=turned)
         return sums / counts.clamp(min=1).unsqueeze(1)
     sources = _widened(sources) if weights is None else _at_least_float32(sources)
-    if sources.device.type == "cpu":
+    if runs_compiled(sources):
         _check_edges(offsets, neighbours, weights)
     if turned is not None:
         _check_turned(*turned, len(neighbours), len(sources), weighted=weights is not None)
     weights = None if weights is None else weights.detach().to(sources.dtype)
-    if sources.device.type == "cpu" and sources.requires_grad and torch.is_grad_enabled():
+    if runs_compiled(sources) and sources.requires_grad and torch.is_grad_enabled():
         summed: Tensor = _SumMessages.apply(  # type: ignore[no-untyped-call]
             offsets, neighbours, sources, weights, mean, *(turned or (None, None))
         )
@@ -94,7 +95,7 @@ def score_edges(
         IndexError: users or items name a row that a table lacks.
         ValueError: users and items, or the tables, differ in length, width or type.
     """
-    if weights.device.type == "cpu":
+    if runs_compiled(weights):
         check_rows(users, len(hidden[0]), "users")
         check_rows(items, len(hidden[1]), "items")
         of_edges = factors or (hidden[0][:, :0], hidden[1][:, :0])
@@ -114,7 +115,7 @@ def score_edges(
 
 def _widened(values: Tensor) -> Tensor:
     """There is no bfloat16 in numpy, and sums of many terms need more digits than it has."""
-    return _at_least_float32(values) if values.device.type == "cpu" else values
+    return _at_least_float32(values) if runs_compiled(values) else values
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def _check_turned(
             f"turned edges: {len(destinations)} of {len(starts) - 1} sources; there are {edges} of "
             f"{sources}"
         )
-    if starts.device.type == "cpu":
+    if runs_compiled(starts):
         _check_edges(starts, destinations, None)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dglrec.kernels.edges import check_rows
-from dglrec.kernels.parallel import compiled
+from dglrec.kernels.parallel import compiled, runs_compiled
 
 
 def number_rows(ids: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def number_rows(ids: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]
     Raises:
         IndexError: an id is no row of the table.
     """
-    if ids.device.type != "cpu":
+    if not runs_compiled(ids):
         fresh = torch.unique(ids[table.index_select(0, ids) < 0]).long()
         numbers = torch.arange(count, count + len(fresh), dtype=table.dtype, device=table.device)
         table[fresh] = numbers

@@ -26,6 +26,17 @@ compiled_as_written: Any = numba.njit(nogil=True, error_model="numpy")
 SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
 
 
+_COMPILED_FOR = "cpu"
+
+
+def runs_compiled(tensor: Tensor) -> bool:
+    """Whether compiled loops take a tensor; where not, torch's operations do the same.
+
+    Of a device without compiled loops nothing is asked that it would have to be waited for.
+    """
+    return tensor.device.type == _COMPILED_FOR
+
+
 def parts_of(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:
     """Cut `count` things into a stretch a thread.
 

@@ -28,7 +28,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dglrec.kernels.parallel import arrays_of, compiled, even_parts, run_side_by_side, total_of
+from dglrec.kernels.parallel import (
+    arrays_of,
+    compiled,
+    even_parts,
+    run_side_by_side,
+    runs_compiled,
+    total_of,
+)
 
 _COLUMN = 64  # edges that compiled code turns into columns at a time: they stay in its cache
 _CHUNK, _CHUNKS_AT_ONCE = 32, 1 << 15  # edges of one destination that a GPU takes together
@@ -68,7 +75,7 @@ def fit_ridge(
         raise ValueError(
             f"offsets, neighbours, sources, guess, ratings and damping do not fit: {shapes}"
         )
-    if sources.device.type == "cpu":
+    if runs_compiled(sources):
         # Compiled code would read, and in the gradient write, outside the table.
         low, high = (int(bound) for bound in neighbours.aminmax()) if len(neighbours) else (0, -1)
         if low < 0 or high >= len(sources) or int(offsets[-1]) != len(neighbours):
@@ -95,7 +102,7 @@ class _FitRidge(Function):
         present: Tensor | None,
     ) -> Tensor:
         edges = (offsets, neighbours, sources, guess, ratings)
-        if sources.device.type == "cpu" and present is None:
+        if runs_compiled(sources) and present is None:
             delta, factors = _fit_compiled(*edges, damping)
         else:
             delta, factors = _fit_anywhere(*edges, damping, present)
@@ -108,7 +115,7 @@ class _FitRidge(Function):
         offsets, neighbours, sources, guess, ratings, delta, factors, present = ctx.saved_tensors
         z = _solve(factors, gradient).to(delta.dtype)
         edges = (offsets, neighbours, sources, guess + delta, ratings, z)
-        if delta.device.type == "cpu" and present is None:
+        if runs_compiled(delta) and present is None:
             of_sources, of_guess = _back_compiled(*edges)
         else:
             of_sources, of_guess = _back_anywhere(*edges, present)

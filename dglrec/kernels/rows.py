@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dglrec.kernels.edges import check_rows
-from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side
+from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side, runs_compiled
 
 _NUMBERS = 7  # read and written for each value of a row
 
@@ -61,7 +61,7 @@ def move_rows(
         raise ValueError(f"table and moments {shapes}, gradient {tuple(gradient.shape)}")
     if not all(one.is_contiguous() for one in (table, *moments)):
         raise ValueError("table and moments must lie in order")
-    if table.device.type != "cpu":
+    if not runs_compiled(table):
         _move_anywhere(table, moments, rows, gradient, step)
         return
     check_rows(rows, len(table), "rows")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dglrec.kernels.parallel import compiled_as_written, even_parts, run_side_by_side
+from dglrec.kernels.parallel import compiled_as_written, even_parts, run_side_by_side, runs_compiled
 
 _WORK_A_PLACE = 4  # numbers read and written, to judge whether a second thread is worth it
 
@@ -38,7 +38,7 @@ def sample_stretches(
     taken = counts.clamp(max=fanout)
     ends = taken.cumsum(0)
     total = int(ends[-1]) if len(ends) else 0
-    if starts.device.type != "cpu":
+    if not runs_compiled(starts):
         return _anywhere(starts, counts, taken, ends, chances, total), taken
     out = np.empty(total, dtype=np.int64)
     offsets = np.concatenate(([0], ends.numpy()))
@@ -50,6 +50,26 @@ def sample_stretches(
         ]
     )
     return torch.from_numpy(out), taken
+
+
+def sample_fixed(
+    starts: Tensor, counts: Tensor, fanout: int, chances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same positions as `sample_stretches` in a shape that follows from D and f alone.
+
+    Arguments are those of `sample_stretches`, which says which positions are taken.
+
+    Returns:
+        int64 [D, f] positions, any of the stretch (or its start) where there are fewer; and
+        bool [D, f], whether a position is there.
+    """
+    number = torch.arange(fanout, device=starts.device)
+    # Short stretches are taken from their start on, one after the other.
+    steps = (counts.double() / fanout).clamp(min=1)
+    shifts = chances * (counts > fanout)
+    places = ((number + shifts.unsqueeze(1)) * steps.unsqueeze(1)).long()
+    last = (counts - 1).clamp(min=0).unsqueeze(1)
+    return torch.minimum(places, last) + starts.unsqueeze(1), number < counts.unsqueeze(1)
 
 
 def _anywhere(

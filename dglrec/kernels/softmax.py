@@ -19,6 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from dglrec.kernels.edges import check_rows
+from dglrec.kernels.parallel import runs_compiled
 
 _SCORES_AT_ONCE = 1 << 21  # 8 MiB of float32: a CPU's third-level cache
 _SCORES_ON_A_DEVICE = 1 << 28  # 1 GiB: few launches, and as a rule all at once
@@ -43,8 +44,8 @@ def catalogue_log_sum_exp(
         IndexError: an item that is left out is not in the catalogue.
         ValueError: the shapes do not fit together.
     """
-    on_cpu = users.device.type == "cpu"  # elsewhere a look at a value is a wait for the device
-    if len(offsets) != len(users) + 1 or (on_cpu and int(offsets[-1]) != len(left_out)):
+    compiled = runs_compiled(users)  # elsewhere a look at a value is a wait for the device
+    if len(offsets) != len(users) + 1 or (compiled and int(offsets[-1]) != len(left_out)):
         raise ValueError(
             f"offsets for {len(offsets) - 1} users, which have to end at {len(left_out)} items "
             f"left out; there are {len(users)} users"
@@ -54,7 +55,7 @@ def catalogue_log_sum_exp(
             f"users {list(users.shape)}, items {list(items.shape)} and base {list(base.shape)} do "
             "not fit together"
         )
-    if on_cpu:
+    if compiled:
         check_rows(left_out, len(items), "items left out")
     out: Tensor = _LogSumExp.apply(users, items, base, offsets, left_out)  # type: ignore[no-untyped-call]
     return out
@@ -95,7 +96,7 @@ def _scores(
     users: Tensor, items: Tensor, base: Tensor, offsets: Tensor, left_out: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
     """Stretches of users, and their scores [m, I]; -inf where an item is left out."""
-    most = _SCORES_AT_ONCE if users.device.type == "cpu" else _SCORES_ON_A_DEVICE
+    most = _SCORES_AT_ONCE if runs_compiled(users) else _SCORES_ON_A_DEVICE
     step = max(1, most // max(1, len(items)))
     rows = torch.repeat_interleave(offsets.diff(), output_size=len(left_out))
     # Where they all go into one stretch nothing has to be known of the offsets.

@@ -9,6 +9,7 @@ those that would stand without them.
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.full import FullGraphLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
+from dglrec.sampling.packed import PackedBatchLoader, can_pack
 from dglrec.sampling.users import Draw, UserBatchLoader
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "FullGraphLoader",
     "LoaderConfig",
     "NeighborEdgeLoader",
+    "PackedBatchLoader",
     "UserBatchLoader",
+    "can_pack",
     "seed_of",
 ]

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dglrec.kernels import HASH_BITS, compiled, even_parts, hash_of, hashes, run_side_by_side
+from dglrec.kernels import (
+    HASH_BITS,
+    compiled,
+    even_parts,
+    hash_of,
+    hashes,
+    run_side_by_side,
+    runs_compiled,
+)
 from dglrec.sampling.config import seed_of
 
 _SCALE = np.uint64(HASH_BITS)
@@ -61,14 +69,15 @@ class Fold:
         """What moves the hash's input away from that of other seeds and epochs."""
         return seed_of("folds", self.seed, self.epoch) << 31
 
-    def holds(self, users: Tensor, items: Tensor) -> Tensor:
+    def holds(self, users: Tensor, items: Tensor, key: Tensor | None = None) -> Tensor:
         """Whether each of n ratings is a target; bool [n].
 
         Args:
             users: int64 [n].
             items: int32 or int64 [n].
+            key: int64 scalar, the fold's key on the ratings' device; None takes it from here.
         """
-        found = hashes(users * self.num_items + items, self.key)
+        found = hashes(users * self.num_items + items, self.key if key is None else key)
         return (found * self.count) >> HASH_BITS == self.number
 
     def split(self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor) -> Split:
@@ -80,8 +89,7 @@ class Fold:
             counts: int64 [N]; and how many they are.
             neighbours: int32 [E]; the item of every edge.
         """
-        on_cpu = neighbours.device.type == "cpu"
-        split = self._split_compiled if on_cpu else self._split_anywhere
+        split = self._split_compiled if runs_compiled(neighbours) else self._split_anywhere
         return split(users, starts, counts, neighbours)
 
     def _split_anywhere(

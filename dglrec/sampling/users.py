@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool
 from dglrec.distributed import ALONE, World
-from dglrec.graph import EdgeTensors, RatingGraph
+from dglrec.graph import RatingGraph
 from dglrec.kernels import chances, sample_stretches
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
@@ -80,7 +81,7 @@ class UserBatchLoader:
         self._draw = draw
         self._biases = biases.copied(self.device)  # a step changes rows of them, and puts them back
         self._by_user, self._by_item = graph.on(self.device)
-        self._active = self._by_user.counts.nonzero().squeeze(1)
+        self._active = torch.from_numpy(np.flatnonzero(graph.by_user.degrees)).to(self.device)
         self._num_items = graph.num_items
         self._num_edges = graph.num_edges
         self._every_item = config.items != "reached"
@@ -123,9 +124,15 @@ class UserBatchLoader:
         return -(-self._num_edges // (self.batch_size * self._folds))
 
     def _schedule(self, epoch: int, fold: int) -> list[Tensor]:
-        """The users of each step of a pass: all of them once, the steps about equal in edges.
+        """The users of each step of a pass; see `_order`."""
+        order, cuts = self._order(epoch, fold)
+        return [order[first:last] for first, last in itertools.pairwise(cuts)]
 
-        Somebody with more ratings than a step takes the room of several, all but one then empty.
+    def _order(self, epoch: int, fold: int) -> tuple[Tensor, list[int]]:
+        """All users of a pass in their order, and where each step starts, and the last one ends.
+
+        Steps are about equal in edges. A user with more ratings than a step fills one step; the
+        steps it would have spilled into stay empty.
         """
         generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch, fold))
         shuffled = torch.randperm(len(self._active), generator=generator).to(self.device)
@@ -134,7 +141,7 @@ class UserBatchLoader:
         ends = take(self._by_user.counts, order).cumsum(0)
         bounds = torch.arange(1, steps, device=self.device) * self._num_edges // steps
         cuts = torch.searchsorted(ends, bounds, right=True).tolist()
-        return [order[first:last] for first, last in itertools.pairwise((0, *cuts, len(order)))]
+        return order, [0, *cuts, len(order)]
 
     def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
         step = self._step(users, fold)

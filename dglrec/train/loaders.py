@@ -14,7 +14,9 @@ from dglrec.sampling import (
     FullGraphLoader,
     LoaderConfig,
     NeighborEdgeLoader,
+    PackedBatchLoader,
     UserBatchLoader,
+    can_pack,
 )
 
 
@@ -71,4 +73,7 @@ def make_loader(
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
+    config = config.resolved(graph.num_edges, graph.num_items, layers)
+    if device.type != "cpu" and world.size == 1 and draw is None and can_pack(config):
+        return PackedBatchLoader(graph, biases, config, seed, device)
     return UserBatchLoader(graph, biases, config, seed, device, world, draw)

@@ -49,7 +49,7 @@ from dglrec.train.loaders import Loader, check_loader, make_loader
 from dglrec.train.memory import footprint, place_graph
 from dglrec.train.objectives import make_objective
 from dglrec.train.spectral import start_vectors
-from dglrec.train.state import Checkpoints, Progress
+from dglrec.train.state import Checkpoints, Progress, Tally
 from dglrec.train.step import TrainingStep
 from dglrec.train.validation import Validation
 
@@ -205,6 +205,7 @@ def _train_epoch(
     step.model.train()
     loader.set_epoch(done.epoch, done.batch)
     batches = iter(loader)
+    tally = Tally(done, device)
     left = len(loader) - done.batch
     with progress(title, left, "batches", shown=world.is_first) as advance:
         for number in range(done.batch, len(loader)):
@@ -222,10 +223,7 @@ def _train_epoch(
                     update=update,
                     notes=(interrupts.requested, due) if update else (),
                 )
-                costs = outcome.costs
-                done.squared += float(costs.squared)
-                done.listed += float(costs.listed)
-                done.positives += int(costs.positives)
+                tally.add(outcome.costs)
             done.count += outcome.count
             advance(1)
             if update:
@@ -234,6 +232,8 @@ def _train_epoch(
                 stop, save = outcome.notes
                 # Of one that came meanwhile only a process alone may act at once.
                 stop = stop or (world.size == 1 and interrupts.requested)
+                if last or stop or save or checkpoints.due_by_steps():
+                    tally.write(done)
                 if stop or save or checkpoints.due_by_steps():
                     checkpoints.save_last(done)
                 if stop:

@@ -26,6 +26,7 @@ from dglrec.files import atomic_file
 from dglrec.progress import log
 from dglrec.run import BEST, ITEM_ITEMS, LAST, METRICS_FILE, check_same_dataset, describe_dataset
 from dglrec.train.config import Settings, TrainConfig
+from dglrec.train.objectives import Costs
 from dglrec.train.step import TrainingStep, learning_rate_share
 
 
@@ -65,6 +66,30 @@ class Progress:
     def clear_sums(self) -> None:
         """Begin the sums anew."""
         self.squared, self.count, self.listed, self.positives = 0.0, 0, 0.0, 0
+
+
+class Tally:
+    """The sums of an epoch under way, kept where they are computed until somebody asks for them.
+
+    A look at a device's number is a wait for the device, so a step does not take one.
+
+    Args:
+        progress: what has been summed up so far.
+        device: where costs are computed.
+    """
+
+    def __init__(self, progress: Progress, device: torch.device) -> None:
+        so_far = [progress.squared, progress.listed, float(progress.positives)]
+        self._sums = torch.tensor(so_far, dtype=torch.float64).to(device)
+
+    def add(self, costs: Costs) -> None:
+        """Add a batch's costs."""
+        self._sums += torch.stack((costs.squared, costs.listed, costs.positives.double()))
+
+    def write(self, progress: Progress) -> None:
+        """Put the sums where a checkpoint, or the epoch's end, finds them."""
+        squared, listed, positives = self._sums.tolist()
+        progress.squared, progress.listed, progress.positives = squared, listed, round(positives)
 
 
 class Checkpoints:

@@ -103,7 +103,7 @@ class TrainingStep:
         Raises:
             DglrecError: loss or gradient is not finite; the weights are as before.
         """
-        count = 0 if batch is None else len(batch.ratings)
+        count = 0 if batch is None else batch.num_targets
         self._targets += count
         # Sums on their way while the batch computes.
         finish = self.world.start_sum((self._targets, *notes)) if update else None
@@ -158,12 +158,11 @@ class TrainingStep:
         gradients += [table.values for table in self._tables]
         # The processes' mean of sums is on hand, and what is wanted is the mean over all targets.
         share = self.world.size / targets
-        norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        norms = torch.stack(torch._foreach_norm(gradients))
         norm = share * torch.linalg.vector_norm(norms)
         self._check_finite(norm)
         factor = share * (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factor)
+        torch._foreach_mul_(gradients, factor)
         rate = self.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -227,11 +226,11 @@ class _SummedCosts(nn.Module):
             nothing = sum((weight.sum() * 0 for weight in self.weights), torch.zeros(()))
             zero = torch.zeros((), dtype=torch.float64, device=nothing.device)
             return nothing, zero, zero, zero.long()
-        device = batch.ratings.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.low_precision):
-            encoded = self.model.encode(batch, self.all_items)
         if self.low_precision:
-            encoded = _in_float32(encoded)
+            with torch.autocast(batch.ratings.device.type, dtype=torch.bfloat16):
+                encoded = _in_float32(self.model.encode(batch, self.all_items))
+        else:
+            encoded = self.model.encode(batch, self.all_items)
         return tuple(self.objective.costs(self.model, encoded, batch))
 
 
