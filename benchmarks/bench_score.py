@@ -58,7 +58,7 @@ FACTORS = 64  # of implicit, as many as dglrec's embeddings have
 # between parallel regions. dglrec runs as it is installed.
 PAIR_USERS = (1, 4, 16, 64, 256, 1_024)
 PAIRS_AT_ONCE = 1 << 20  # more of them take a gigabyte
-PAIR_UNITS = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 25)
+SCORES_AT_ONCE = (1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 ALS_USERS = (100, 1_000, 8_192)
 WAITING = {"torch_pairs": ("passive", "active"), "torch_split": ("passive", "active")}
 
@@ -330,11 +330,10 @@ def split_ways(scene: Scene) -> list[Way]:
     from dglrec.infer import predict
 
     loop = SplitLoop(scene)
-    of_user = len(scene.catalogue) * scene.model.config.decoder_size
     ways: dict[int, Way] = {}
-    for units in PAIR_UNITS:
-        users = max(1, units // of_user)
-        start = partial(setattr, predict, "_PAIR_UNITS", units)
+    for scores in SCORES_AT_ONCE:
+        users = max(1, scores // len(scene.catalogue))
+        start = partial(setattr, predict, "_SCORES_AT_ONCE", scores)
         # A call takes several steps of so many users.
         way = Way(users * max(1, 64 // users), partial(_score_with, loop), start)
         ways.setdefault(users, replace(way, settings={"users_a_step": users}))

@@ -45,6 +45,7 @@ class Block(_OnDevice):
         present: float32 [K]; 1 for an edge, 0 for the room of one that is not there: padding of a
             fixed shape, or a target. Its residual is 0. None where all are edges.
         present_counts: float32 [D]; edges of each destination that are there; with `present`.
+        fanout: how many edges each destination has room for, where that is the same for all.
     """
 
     offsets: Tensor
@@ -55,6 +56,7 @@ class Block(_OnDevice):
     turned: tuple[Tensor, Tensor] | None = None
     present: Tensor | None = None
     present_counts: Tensor | None = None
+    fanout: int | None = None
 
     @property
     def counts(self) -> Tensor:

@@ -150,6 +150,10 @@ class RatingGraph:
             )
         return self._on_devices[device]
 
+    def where(self, device: torch.device) -> torch.device:
+        """Where to read the edges for work on a device: there if they are, else on the host."""
+        return device if device in self._on_devices else torch.device("cpu")
+
     @property
     def num_users(self) -> int:
         """U, users without a training rating included."""

@@ -49,6 +49,7 @@ _FREE = {
 # batched factorisations, scans and reductions of two passes. Counted high rather than low.
 _SEVERAL = {
     "_embedding_bag": 2,
+    "_embedding_bag_backward": 8,
     "_embedding_bag_dense_backward": 8,
     "_embedding_bag_forward_only": 2,
     "_foreach_norm": 4,
@@ -65,8 +66,10 @@ _SEVERAL = {
     "sort": 8,
     "topk": 8,
 }
-# What the host cannot go past before the device has answered.
-_WAITS = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "masked_select", "bincount"}
+# What the host cannot go past before the device has answered, with a value or with a shape.
+_ASKS = {"_local_scalar_dense", "item", "is_nonzero"}  # those without a gradient come whole
+_COPIES = {"_to_copy", "to"}
+_WAITS = {*_ASKS, "nonzero", "_unique2", "unique_dim", "masked_select", "bincount"}
 
 
 class Launches(TorchDispatchMode):
@@ -87,22 +90,18 @@ class Launches(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__
-        devices = {
-            t.device.type
-            for t in torch.utils._pytree.tree_leaves((args, kwargs))
-            if isinstance(t, torch.Tensor)
-        }
-        target = kwargs.get("device")
-        on_device = DEVICE.type in devices or (
-            target is not None and torch.device(target).type == DEVICE.type
-        )
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        targets = {torch.device(leaf).type for leaf in leaves if isinstance(leaf, torch.device)}
+        on_device = DEVICE.type in devices | targets
         if not on_device:
-            return func(*args, **kwargs)
+            # The host's tensors are here, but have no values either.
+            return _value_like(args[0]) if name in _ASKS else func(*args, **kwargs)
         if name in _WAITS:
             self.waits[name] += 1
-            if name == "_local_scalar_dense":
+            if name in _ASKS:
                 return _value_like(args[0])
-        if name == "_to_copy" and target is not None and {torch.device(target).type} != devices:
+        if name in _COPIES and targets and targets != devices:
             self.crossings.append(args[0].numel())
         if name not in _FREE:
             self.kernels[name] += _SEVERAL.get(name, 1)

@@ -179,7 +179,7 @@ def test_sides_of_batch_scoring_agree(
         assert found["largest_difference"] <= 1e-4
     # Every way covers all users; what a way sets stays behind, so it is put back.
     predict = importlib.import_module("dglrec.infer.predict")
-    monkeypatch.setattr(predict, "_PAIR_UNITS", predict._PAIR_UNITS)
+    monkeypatch.setattr(predict, "_SCORES_AT_ONCE", predict._SCORES_AT_ONCE)
     for side in ("dglrec", "torch_pairs", "torch_split"):
         ways, users = module.ways_of(side, **place, catalogue=40, seed=0, threads=1)
         assert users == 60

@@ -129,6 +129,8 @@ class World:
         Returns:
             `size` + 1 bounds; process r has the rows from bound r to bound r + 1.
         """
+        if self.size == 1:
+            return [0, len(ends)]
         total = int(ends[-1]) if len(ends) else 0
         parts = torch.arange(1, self.size, device=ends.device)
         bounds = -(-2 * total * parts // self.size)

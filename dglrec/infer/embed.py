@@ -7,7 +7,7 @@ and no neighbourhood is ever expanded.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from torch import Tensor
 from dglrec.biases import INPUTS, Biases
 from dglrec.blocks import Block
 from dglrec.distributed import ALONE, World
-from dglrec.graph import Adjacency, RatingGraph, node_chunks
+from dglrec.graph import Adjacency, EdgeTensors, RatingGraph, node_chunks
 from dglrec.nn import HeteroEncoder, ListTerms, NodeValues, RatingModel
 from dglrec.progress import Advance, progress
 from dglrec.schema import RatingScale
@@ -76,15 +76,17 @@ def embed_all(
             biases.user_inputs(slice(None)).to(device),
         )
         items = model.inputs.items(
-            torch.arange(graph.num_items, device=device),
+            None,
             biases.item_inputs(slice(None)).to(device),
         )
         nodes = NodeValues(users, items)
         del users, items  # so that each layer's values go when the next one's are there
         item_layers = []
         results = _Results(model.encoder, nodes)
-        of_users = _Given(graph.by_user, graph.scale, biases, to_users=True)
-        of_items = _Given(graph.by_item, graph.scale, biases, to_users=False)
+        near = graph.where(device)
+        by_user, by_item = graph.on(near)
+        of_users = _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True)
+        of_items = _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False)
         for layer in model.encoder.hops:
             item_layers.append(nodes.items)
             nodes = NodeValues(
@@ -130,7 +132,8 @@ def embed_new_users(
     bar = progress("embedding new users", edges_read, "edges", shown=shown and world.is_first)
     with evaluating(model), bar as advance:
         users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device))
-        given = _Given(ratings, scale, biases, to_users=True)
+        edges = EdgeTensors.of(ratings, scale, torch.device("cpu"))
+        given = _Given(ratings.offsets, edges, biases, to_users=True)
         every_layer = [users]
         for layer, items in layers:
             users = _update(layer.update_users, given, users, items, world, advance)
@@ -188,26 +191,33 @@ class _Results:
 
 @dataclass(frozen=True)
 class _Given:
-    """The edges that end in the nodes of one type, and what of their ratings biases explain."""
+    """The edges that end in the nodes of one type, and what of their ratings biases explain.
 
-    adjacency: Adjacency
-    scale: RatingScale
+    Attributes:
+        offsets: int64 [N + 1], on the host.
+        edges: the same and all else, here or on the device.
+        biases: where the edges are.
+        to_users: whether the nodes are users.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    edges: EdgeTensors
     biases: Biases
     to_users: bool
 
     def block(self, first: int, last: int) -> Block:
         """All edges of the nodes first..last-1, their sources being all nodes of the other type."""
-        adjacency = self.adjacency
-        low, high = int(adjacency.offsets[first]), int(adjacency.offsets[last])
-        offsets = _tensor(adjacency.offsets[first : last + 1] - low)
-        neighbours = _tensor(adjacency.neighbours[low:high]).long()
-        levels = torch.from_numpy(self.scale.decode(np.arange(self.scale.levels)))
-        ratings = levels[_tensor(adjacency.codes[low:high]).long()]
-        degrees = offsets.diff()
-        own = torch.repeat_interleave(torch.arange(first, last), degrees)
+        edges, biases = self.edges, self.biases
+        low, high = int(self.offsets[first]), int(self.offsets[last])
+        offsets = edges.offsets[first : last + 1] - low
+        neighbours = edges.neighbours[low:high].long()
+        residuals = edges.ratings(slice(low, high))
+        degrees = edges.counts[first:last]
+        nodes = torch.arange(first, last, device=offsets.device)
+        own = torch.repeat_interleave(nodes, degrees, output_size=high - low)
         users, items = (own, neighbours) if self.to_users else (neighbours, own)
-        residuals = ratings - self.biases.predict(users, items)
-        others = self.biases.item_degrees if self.to_users else self.biases.user_degrees
+        residuals -= biases.predict(users, items)
+        others = biases.item_degrees if self.to_users else biases.user_degrees
         return Block(offsets, neighbours, residuals, degrees.float(), others)
 
 
@@ -235,7 +245,7 @@ def _update(
     out: Tensor | None = None,
 ) -> Tensor:
     """One layer's new values of all nodes of a type, from all their edges; into `out` if given."""
-    offsets = given.adjacency.offsets
+    offsets = given.offsets
     out = torch.empty_like(own) if out is None else out
     bounds = world.cut(torch.from_numpy(offsets[1:]))
     start, end = bounds[world.rank], bounds[world.rank + 1]
@@ -247,7 +257,3 @@ def _update(
         advance(len(block.neighbours))
     world.share_rows(out, bounds)
     return out
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))

@@ -10,11 +10,11 @@ from dglrec.errors import DglrecError
 from dglrec.infer.item_items import ItemItems
 from dglrec.infer.leave_out import LeftOut
 from dglrec.infer.predict import NOT_FINITE, entries_of
-from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
+from dglrec.kernels import ItemLists, Terms, Tiles, rank_items, runs_compiled
 from dglrec.nn import ListHead, ListTerms, score_lists
 
 _PAIRS_AT_ONCE = 1 << 18
-_SCORES_AT_ONCE = 1 << 24  # that a GPU keeps: 64 MiB
+_SCORES_AT_ONCE = 1 << 26  # that a GPU keeps: 256 MiB
 
 
 class ListScorer:
@@ -96,7 +96,7 @@ class ListScorer:
         Args and result as of `Scorer.best`.
         """
         k = min(k, self.catalogue_size)
-        if self._device.type != "cpu":
+        if not runs_compiled(self._items.base):
             return self.best_of_few(users, left_out, k)
         extra = None
         if self._item_items is not None:

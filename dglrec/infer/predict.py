@@ -11,12 +11,12 @@ from dglrec.biases import Biases
 from dglrec.errors import DglrecError
 from dglrec.infer.embed import Embeddings
 from dglrec.infer.leave_out import LeftOut
-from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
+from dglrec.kernels import ItemLists, Terms, Tiles, rank_items, runs_compiled
 from dglrec.nn import DecoderTerms, NodeValues, RatingModel
 
 _CHUNK_PAIRS = 1 << 16
 _PAIRS_AT_ONCE = 1 << 18  # of which a GPU writes each row of both ends
-_PAIR_UNITS = 1 << 25  # hidden units of the pairs that a GPU scores at once: 128 MiB
+_SCORES_AT_ONCE = 1 << 26  # that a GPU keeps: 256 MiB, and as much beside them
 NOT_FINITE = (
     "the model's predictions are no finite numbers; train it again, with a smaller "
     "train.learning_rate"
@@ -141,7 +141,7 @@ class Scorer:
             Predicted ratings [n, k], best first, not clipped, and items [n, k], on the CPU. Where
             fewer than k items are left, the rest is -inf, with any item.
         """
-        if self._device.type != "cpu":
+        if not runs_compiled(self._items.hidden):
             return self.best_of_few(users, left_out, k)
         scores, places = self._best_compiled(users, left_out, min(k, self.catalogue_size))
         return scores, self._items_at(places)
@@ -185,7 +185,7 @@ class Scorer:
         k = min(k, self.catalogue_size)
         of_items, device = self._chosen, self._device
         item_base = self._biases.items[self._catalogue].to(device)
-        step = max(1, _PAIR_UNITS // max(1, of_items.hidden.numel()))
+        step = max(1, _SCORES_AT_ONCE // max(1, self.catalogue_size))
         found = []
         for part in users.split(step):
             scores = self._decoder.all_pairs(self._users.of(part.to(device)), of_items)

@@ -55,6 +55,7 @@ def aggregate(
         weights,
         mean=mode == "mean",
         counts=block.present_counts,
+        fanout=block.fanout,
         turned=None if weights is not None else block.turned,
     )
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dglrec.kernels import score_edges
 from dglrec.nn.config import ModelConfig
@@ -86,8 +85,11 @@ class EdgeRegressor(nn.Module):
 
     def all_pairs(self, of_users: DecoderTerms, of_items: DecoderTerms) -> Tensor:
         """Residuals of every pair of n and m rows, [n, m]."""
-        hidden = of_users.hidden.unsqueeze(1) + of_items.hidden.unsqueeze(0)
-        out: Tensor = self.out(functional.relu(hidden)).squeeze(2)
+        # Unit by unit: all units of all pairs at once would be D times as many numbers.
+        out = self.out.bias.expand(len(of_users.hidden), len(of_items.hidden)).clone()
+        for unit, weight in enumerate(self.out.weight.squeeze(0)):
+            pairs = of_users.hidden[:, unit : unit + 1] + of_items.hidden[:, unit]
+            out = out.addcmul_(pairs.relu_(), weight)
         if of_users.factors is not None and of_items.factors is not None:
             out = out + of_users.factors @ of_items.factors.T
         return out

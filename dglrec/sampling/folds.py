@@ -46,6 +46,18 @@ class Split:
     support_counts: Tensor
 
 
+def is_target(pairs: Tensor, key: int | Tensor, count: int, number: int | Tensor) -> Tensor:
+    """Whether each of n ratings is of a fold, bool [n].
+
+    Args:
+        pairs: int64 [n], user * I + item.
+        key: `Fold.key`.
+        count: of folds.
+        number: of the fold.
+    """
+    return (hashes(pairs, key) * count) >> HASH_BITS == number
+
+
 @dataclass(frozen=True)
 class Fold:
     """The targets of one pass.
@@ -69,16 +81,14 @@ class Fold:
         """What moves the hash's input away from that of other seeds and epochs."""
         return seed_of("folds", self.seed, self.epoch) << 31
 
-    def holds(self, users: Tensor, items: Tensor, key: Tensor | None = None) -> Tensor:
+    def holds(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether each of n ratings is a target; bool [n].
 
         Args:
             users: int64 [n].
             items: int32 or int64 [n].
-            key: int64 scalar, the fold's key on the ratings' device; None takes it from here.
         """
-        found = hashes(users * self.num_items + items, self.key if key is None else key)
-        return (found * self.count) >> HASH_BITS == self.number
+        return is_target(users * self.num_items + items, self.key, self.count, self.number)
 
     def split(self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor) -> Split:
         """Deal the ratings of N users into targets and support.

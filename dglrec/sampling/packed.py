@@ -7,7 +7,7 @@ so the host never waits, and each step launches the same kernels on the same sha
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,10 +19,11 @@ from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.graph import RatingGraph, node_chunks
 from dglrec.kernels import HASH_BITS, chances, hashes, sample_fixed
 from dglrec.sampling.config import LoaderConfig, seed_of
-from dglrec.sampling.folds import Fold
+from dglrec.sampling.folds import Fold, is_target
 from dglrec.sampling.users import UserBatchLoader, take
 
-_FOLD, _UNSEEN, _SAMPLES = range(3)  # where a step's keys stand
+_SPARE = 64  # a step's room is larger by this part than the largest step so far
+_FOLD, _NUMBER, _UNSEEN, _SAMPLES = range(4)  # where a step's keys stand
 
 
 class PackedBatchLoader(UserBatchLoader):
@@ -44,6 +45,10 @@ class PackedBatchLoader(UserBatchLoader):
         config: batch size, folds and fan-outs.
         seed: with the epoch it decides the order of the users, the folds and every sample.
         device: where graph and batches live.
+        compile: whether `torch.compile` is to make fewer, larger kernels of what makes a batch.
+
+    Raises:
+        ValueError: the configuration's shapes cannot be fixed; see `can_pack`.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class PackedBatchLoader(UserBatchLoader):
         config: LoaderConfig,
         seed: int = 0,
         device: torch.device | None = None,
+        *,
+        compile: bool = False,
     ) -> None:
         super().__init__(graph, biases, config, seed, device)
         if not can_pack(self.config):
@@ -65,8 +72,11 @@ class PackedBatchLoader(UserBatchLoader):
         self._starts = torch.cat((self._by_user.starts, none))
         self._counts = torch.cat((self._by_user.counts, none))
         self._in_step = torch.full((graph.num_users + 1,), -1, device=self.device)
-        self._items = torch.arange(graph.num_items, device=self.device)
+        self._catalogue = torch.arange(graph.num_items, device=self.device)
         self._room = _Room(0, 0, 0, 0, 0)
+        self._make: Callable[[Tensor, Tensor], EdgeBatch] = self._packed
+        if compile:
+            self._make = torch.compile(self._packed, fullgraph=True, dynamic=False)
 
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
         folds, steps = self._folds, self._steps_a_pass()
@@ -79,7 +89,7 @@ class PackedBatchLoader(UserBatchLoader):
                 if not targets:
                     yield None
                     continue
-                batch = self._packed(layout.users[place], layout.keys[place], fold)
+                batch = self._make(layout.users[place], layout.keys[place])
                 yield replace(batch, num_present=targets)
 
     def _layout(self, fold: Fold) -> "_Layout":
@@ -99,13 +109,21 @@ class PackedBatchLoader(UserBatchLoader):
         )
         hidden = torch.stack([self._is_unseen(key[_UNSEEN]).sum() for key in keys])
         figures = torch.stack((edges, of_steps, edges - of_steps, hidden))
-        most, of_steps = figures.amax(1), of_steps.tolist()
-        users = max(last - first for first, last in itertools.pairwise(cuts))
-        self._room = _Room(*map(max, self._room, (users, *most.tolist())))
+        most = figures.amax(1)
+        most_users = max(last - first for first, last in itertools.pairwise(cuts))
+        needed = most_users, *most.tolist()
+        if any(map(int.__gt__, needed, self._room)):
+            # With room to spare, as other shapes are compiled anew.
+            self._room = _Room(
+                *(
+                    max(had, count + count // _SPARE, 1)
+                    for had, count in zip(self._room, needed, strict=True)
+                )
+            )
         places = bounds[:-1].unsqueeze(1) + torch.arange(self._room.users + 1, device=self.device)
         inside = places < bounds[1:].unsqueeze(1)
         users = order[places.clamp(max=len(order) - 1)].masked_fill(~inside, self._nobody)
-        return _Layout(users, of_steps, keys)
+        return _Layout(users, of_steps.tolist(), keys)
 
     def _targets_of_users(self, fold: Fold) -> Tensor:
         """int64 [U + 1]: how many targets each user has in a pass."""
@@ -122,30 +140,34 @@ class PackedBatchLoader(UserBatchLoader):
     def _keys(self, fold: Fold, number: int) -> list[int]:
         """What chance decides by in a step: the fold, unseen items, and each layer's samples."""
         unseen = seed_of("unseen", self.seed, fold.epoch, number) << 31
-        return [fold.key, unseen, *itertools.chain(*self._sample_keys(fold, number))]
+        return [fold.key, fold.number, unseen, *itertools.chain(*self._sample_keys(fold, number))]
+
+    def _is_target(self, users: Tensor, items: Tensor, keys: Tensor) -> Tensor:
+        """Whether each of n ratings is a target of a step, bool [n]; see `Fold.holds`."""
+        pairs = users * self._num_items + items
+        return is_target(pairs, keys[_FOLD], self._folds, keys[_NUMBER])
 
     def _is_unseen(self, key: Tensor) -> Tensor:
         """Whether each item counts as unseen in a step, bool [I]; see `hide_items`."""
-        return hashes(self._items, key) < self.config.unseen_items * (1 << HASH_BITS)
+        return hashes(self._catalogue, key) < self.config.unseen_items * (1 << HASH_BITS)
 
-    def _packed(self, users: Tensor, keys: Tensor, fold: Fold) -> EdgeBatch:
+    def _packed(self, users: Tensor, keys: Tensor) -> EdgeBatch:
         """The batch of a step.
 
         Args:
             users: int64 [N + 1].
-            keys: int64, see `_keys`; with the users all that differs between a pass's steps.
-            fold: of the pass.
+            keys: int64, see `_keys`; with the users all that differs between steps.
         """
-        step = self._deal(users, fold, keys[_FOLD])
+        step = self._deal(users, keys)
         self._in_step[users] = torch.arange(len(users), device=self.device)
-        ends = Ends(users, step.owners), Ends(self._items, step.items)
+        ends = Ends(users, step.owners), Ends(self._catalogue, step.items)
         try:
             with self._biases.leaving_out(*ends, step.ratings, step.present):
-                return self._encoded(step, fold, keys)
+                return self._encoded(step, keys)
         finally:
             self._in_step[users] = -1
 
-    def _deal(self, users: Tensor, fold: Fold, key: Tensor) -> "_PackedStep":
+    def _deal(self, users: Tensor, keys: Tensor) -> "_PackedStep":
         """The ratings of a step's users, dealt into targets and support."""
         lists, room = self._by_user, self._room
         starts = take(self._starts, users)
@@ -157,11 +179,11 @@ class PackedBatchLoader(UserBatchLoader):
         there = places < ends[-1]
         edges = (places + take(starts - offsets[:-1], owners)).masked_fill(~there, 0)
         items = take(lists.neighbours, edges).long()
-        is_target = fold.holds(take(users, owners), items, key) & there
-        before = torch.cat((ends.new_zeros(1), is_target.cumsum(0)))
+        of_fold = self._is_target(take(users, owners), items, keys) & there
+        before = torch.cat((ends.new_zeros(1), of_fold.cumsum(0)))
         targets_before, last = before[1:], before[-1]
         # Support goes to the front in its order, targets behind the room for support.
-        to = torch.where(is_target, room.support + targets_before - 1, places - targets_before)
+        to = torch.where(of_fold, room.support + targets_before - 1, places - targets_before)
         # Room that is not needed reads the last rating, and weighs 0. Of the room for edges more
         # may be left than support has room for: that has no reader.
         size = room.support + room.targets
@@ -189,7 +211,7 @@ class PackedBatchLoader(UserBatchLoader):
             rated=(offsets, items),
         )
 
-    def _encoded(self, step: "_PackedStep", fold: Fold, keys: Tensor) -> EdgeBatch:
+    def _encoded(self, step: "_PackedStep", keys: Tensor) -> EdgeBatch:
         """The batch of a step, whose targets the biases are without."""
         biases = self._biases
         owners = take(step.users, step.owners)
@@ -200,7 +222,7 @@ class PackedBatchLoader(UserBatchLoader):
             step.support_offsets[:-1] + self._num_edges,
             step.support_counts.long(),
         )
-        item_degrees = take(biases.item_degrees, self._items)
+        item_degrees = take(biases.item_degrees, self._catalogue)
         layers = []
         of_layers = keys[_SAMPLES:].view(-1, 2)
         for (of_user, of_item), (user_key, item_key) in zip(
@@ -210,9 +232,7 @@ class PackedBatchLoader(UserBatchLoader):
                 to_users = self._whole_support(step)
             else:
                 to_users = self._to_users(step, readers, of_user, user_key)
-            to_items, raters = self._to_items(
-                fold, keys[_FOLD], len(readers.nodes), of_item, item_key
-            )
+            to_items, raters = self._to_items(keys, len(readers.nodes), of_item, item_key)
             readers = readers.followed_by(self._readers(step, raters))
             degrees = take(biases.user_degrees, readers.nodes)
             layers.append(
@@ -224,7 +244,7 @@ class PackedBatchLoader(UserBatchLoader):
         nodes = readers.nodes
         return EdgeBatch(
             user_nodes=nodes.clamp(max=self._nobody - 1),
-            item_nodes=self._items,
+            item_nodes=self._catalogue,
             user_inputs=biases.user_inputs(nodes),
             item_inputs=biases.item_inputs(slice(None)),
             layers=tuple(reversed(layers)),
@@ -241,12 +261,14 @@ class PackedBatchLoader(UserBatchLoader):
 
     def _hide(self, items: Tensor, baselines: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Positions of items and baselines, where some count as unseen, and those: `hide_items`."""
-        if not self._room.unseen:
+        if not self.config.unseen_items:
             return items, baselines, items[:0]
         is_unseen = self._is_unseen(key)
         before = is_unseen.cumsum(0)
         slots = torch.where(is_unseen, before - 1, self._room.unseen)
-        unseen = self._items.new_zeros(self._room.unseen + 1).scatter_(0, slots, self._items)
+        unseen = self._catalogue.new_zeros(self._room.unseen + 1).scatter_(
+            0, slots, self._catalogue
+        )
         hidden = take(is_unseen, items)
         positions = torch.where(hidden, take(slots, items) + self._num_items, items)
         without = baselines - take(self._biases.items, items) * hidden
@@ -286,16 +308,18 @@ class PackedBatchLoader(UserBatchLoader):
         return _Edges.of_samples(items, residuals, there)
 
     def _to_items(
-        self, fold: Fold, fold_key: Tensor, first: int, fanout: int, key: Tensor
+        self, keys: Tensor, first: int, fanout: int, key: Tensor
     ) -> tuple["_Edges", Tensor]:
         """What items read of their raters, no target's; and those, as users from `first` on."""
         lists = self._by_item
-        samples, there = sample_fixed(lists.starts, lists.counts, fanout, chances(self._items, key))
+        samples, there = sample_fixed(
+            lists.starts, lists.counts, fanout, chances(self._catalogue, key)
+        )
         edges = samples.clamp(max=self._num_edges - 1).flatten()
         raters = take(lists.neighbours, edges).long()
-        items = self._items.unsqueeze(1).expand_as(samples).flatten()
+        items = self._catalogue.unsqueeze(1).expand_as(samples).flatten()
         if self.config.exclude_targets:
-            held = (take(self._in_step, raters) >= 0) & fold.holds(raters, items, fold_key)
+            held = (take(self._in_step, raters) >= 0) & self._is_target(raters, items, keys)
             there = there & ~held.view_as(there)
         residuals = lists.ratings(edges) - self._biases.predict(raters, items)
         slots = torch.arange(first, first + len(raters), device=self.device)
@@ -342,7 +366,7 @@ class _Layout:
 
     users: Tensor  # int64 [steps, N + 1]; nobody where there are fewer, and at the end
     targets: list[int]  # how many each step has
-    keys: Tensor  # int64 [steps, 2 + 2 L], see `_keys`
+    keys: Tensor  # int64 [steps, 3 + 2 L], see `_keys`
 
 
 @dataclass(frozen=True)
@@ -384,6 +408,7 @@ class _Edges(NamedTuple):
     residuals: Tensor
     present: Tensor
     counts: Tensor
+    fanout: int | None = None
 
     @staticmethod
     def of_samples(neighbours: Tensor, residuals: Tensor, there: Tensor) -> "_Edges":
@@ -391,7 +416,7 @@ class _Edges(NamedTuple):
         present = there.float()
         flat = present.flatten()
         ends = torch.arange(0, there.numel() + 1, there.shape[1], device=there.device)
-        return _Edges(ends, neighbours, residuals * flat, flat, present.sum(1))
+        return _Edges(ends, neighbours, residuals * flat, flat, present.sum(1), there.shape[1])
 
     @property
     def num_destinations(self) -> int:
@@ -407,4 +432,5 @@ class _Edges(NamedTuple):
             source_degrees=source_degrees,
             present=self.present,
             present_counts=self.counts,
+            fanout=self.fanout,
         )

@@ -54,6 +54,12 @@ class TrainConfig(BaseModel):
         description="of messages and embeddings in training; weights, sums, heads and loss stay "
         "float32. bfloat16 (or bf16) saves a GPU memory traffic, and a CPU nothing",
     )
+    compile: bool = Field(
+        False,
+        description="have torch.compile make fewer and larger kernels of a step, which takes it a "
+        "minute or two first; on a GPU, with one process and batches of fixed shapes "
+        "(loader.kind users, ranking.negatives catalogue, fan-outs that are numbers)",
+    )
     accumulation_steps: int = Field(
         1, ge=1, description="batches whose gradients make one step; saves memory"
     )

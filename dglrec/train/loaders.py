@@ -8,6 +8,7 @@ import torch
 from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
 from dglrec.distributed import ALONE, World
+from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph, import_dgl
 from dglrec.sampling import (
     Draw,
@@ -53,6 +54,7 @@ def make_loader(
     draw: Draw | None = None,
     *,
     layers: int = 2,
+    compile: bool = False,
 ) -> Loader:
     """The loader that a configuration names.
 
@@ -65,15 +67,25 @@ def make_loader(
         world: the processes that share each batch.
         draw: draws the items that lists are learned from; DGL's loader has no use for it.
         layers: of the model; the other loaders have a fan-out for each.
+        compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
 
     Raises:
         UnusableEnvironmentError: as `check_loader`.
+        UsageError: shapes cannot be fixed here, and `compile` wants them to be.
     """
+    if config.kind == "users":
+        config = config.resolved(graph.num_edges, graph.num_items, layers)
+        if device.type != "cpu" and world.size == 1 and draw is None and can_pack(config):
+            return PackedBatchLoader(graph, biases, config, seed, device, compile=compile)
+    if compile:
+        raise UsageError(
+            "train.compile = true takes batches of fixed shapes: a GPU that holds the graph, one "
+            "process, loader.kind users with items all, ranking.negatives catalogue (or no lists), "
+            "and fan-outs that are numbers (the last layer's of users may be all); see "
+            "loader.user_fanouts and loader.item_fanouts"
+        )
     if config.kind == "full":
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
-    config = config.resolved(graph.num_edges, graph.num_items, layers)
-    if device.type != "cpu" and world.size == 1 and draw is None and can_pack(config):
-        return PackedBatchLoader(graph, biases, config, seed, device)
     return UserBatchLoader(graph, biases, config, seed, device, world, draw)

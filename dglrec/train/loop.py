@@ -141,6 +141,7 @@ def train(
                 world,
                 objective.sampler(graph_device),
                 layers=settings.model.layers,
+                compile=config.compile,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
         step = TrainingStep(model, config, objective, steps, world)

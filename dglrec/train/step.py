@@ -82,6 +82,8 @@ class TrainingStep:
         )
         summed = _SummedCosts(model, objective, self._dense, config.precision == "bfloat16", world)
         self._summed: nn.Module = summed
+        if config.compile:
+            summed.compile(fullgraph=True, dynamic=False)
         if world.size > 1:
             self._summed = _distributed(summed, sparse)
 

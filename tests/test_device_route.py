@@ -1,0 +1,201 @@
+"""What a GPU would be asked to do, counted on tensors without values."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from batches import Ratings, tensors
+from devices import DEVICE, Launches, pretended
+
+from dglrec.infer import ListScorer, Scorer, embed_all
+from dglrec.kernels import parallel
+from dglrec.nn import ModelConfig, RatingModel
+from dglrec.sampling import LoaderConfig, PackedBatchLoader
+from dglrec.sampling.folds import Fold
+from dglrec.sampling.packed import _Layout
+from dglrec.train.config import TrainConfig
+from dglrec.train.loaders import make_loader
+from dglrec.train.objectives import RankingConfig, make_objective
+from dglrec.train.state import Progress, Tally
+from dglrec.train.step import TrainingStep
+
+# Of the default model on a large data set, as `Settings.resolved` makes it.
+LOADER = LoaderConfig(
+    batch_size=64, folds=2, items="all", user_fanouts=(10, -1), item_fanouts=(3, 1)
+)
+MOST_WAITS = 2
+# What they are, so that they do not grow unseen: operation by operation, and with train.compile.
+MOST_LAUNCHES = 1100
+MOST_COMPILED = 300
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    return Ratings()
+
+
+def dataset_of(ratings):
+    dataset = type("Dataset", (), {"has_ratings": True, "scale": ratings.graph.scale})()
+    dataset.graph, dataset.biases = ratings.graph, ratings.biases
+    return dataset
+
+
+def model_of(ratings, device):
+    """The default model, its dropout that of large data sets, with text and genres."""
+    config = ModelConfig(heads="both", dropout=0.0, list_size=128)
+    with device:
+        return RatingModel(config, ratings.num_users, torch.randn(ratings.num_items, 42))
+
+
+def objective_of(ratings, device):
+    ranking = RankingConfig(negatives="catalogue")
+    return make_objective("both", "mse", ranking, dataset_of(ratings), device)
+
+
+@pytest.fixture(scope="module")
+def layout(ratings):
+    """A real pass's layout and room, taken where tensors have values."""
+    real = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3)
+    return real._layout(Fold(3, 0, 0, 2, ratings.num_items)), real._room
+
+
+def pretended_loader(ratings, layout):
+    """A loader on the device, which starts a pass without asking the device."""
+    loader = make_loader(ratings.graph, ratings.biases, LOADER, 3, DEVICE)
+    assert isinstance(loader, PackedBatchLoader)
+    real, room = layout
+
+    def begin(fold):
+        loader._room = room
+        users, keys = (
+            torch.zeros(one.shape, dtype=one.dtype, device=DEVICE)
+            for one in (real.users, real.keys)
+        )
+        return _Layout(users, real.targets, keys)
+
+    loader._layout = begin
+    return loader
+
+
+def test_a_step_of_the_default_model_hardly_waits_and_crosses_nothing(ratings, layout):
+    """From a step's users to moved weights, with everything where it belongs."""
+    with pretended():
+        model, objective = model_of(ratings, DEVICE), objective_of(ratings, DEVICE)
+        step = TrainingStep(model, TrainConfig(learning_rate=0.01), objective, 10)
+        batches = iter(pretended_loader(ratings, layout))
+        done = Progress()
+        tally = Tally(done, DEVICE)
+
+        def train():
+            outcome = step(next(batches))
+            tally.add(outcome.costs)
+            done.count += outcome.count
+
+        with Launches():
+            train()  # makes the optimiser's state
+        with Launches() as counted:
+            train()
+        with Launches() as asked:
+            tally.write(done)
+    print(f"\n{counted.total} launches, waits {dict(counted.waits)}")
+    assert counted.waits.total() <= MOST_WAITS, counted.waits
+    assert counted.crossings == []
+    assert counted.total <= MOST_LAUNCHES, counted.kernels.most_common()
+    assert asked.waits.total() + len(asked.crossings) > 0  # asking for the loss is a wait
+    assert done.count > 0 and {p.device.type for p in model.parameters()} == {DEVICE.type}
+
+
+def test_a_wait_is_seen():
+    """The count above fails where somebody asks the device for a value."""
+    with pretended(), Launches() as counted:
+        values = torch.ones(3, device=DEVICE)
+        assert bool(values.sum() > 0)
+        values.to("cpu")
+    assert counted.waits == {"_local_scalar_dense": 1}
+    assert counted.crossings == [3]
+    with pretended(), pytest.raises(RuntimeError, match="device"):
+        torch.ones(3, device=DEVICE) + torch.ones(3)
+
+
+def test_embeddings_and_lists_stay_on_the_device(ratings, layout):
+    """Validation and scoring: nothing is mixed, and edges that are there are not sent again."""
+    graph, biases = ratings.graph, ratings.biases
+    with pretended():
+        model = model_of(ratings, DEVICE)
+        graph.on(DEVICE)
+        with Launches() as counted:
+            embeddings = embed_all(model, graph, biases)
+            users = torch.arange(5, device=DEVICE)
+            scorer = Scorer(model, embeddings.nodes, biases)
+            terms = scorer._users.of(users), scorer._items
+            assert model.rating_head.all_pairs(*terms).device.type == DEVICE.type
+            ListScorer(*embeddings.lists)
+        for one in tensors(embeddings):
+            assert one.device.type == DEVICE.type
+    del graph._on_devices[DEVICE]
+    # Biases: nothing of the edges.
+    assert max(counted.crossings) <= 3 * ratings.num_users
+
+
+@pytest.fixture
+def torchs_route(monkeypatch):
+    """What a GPU does, on a CPU, where it has values."""
+    monkeypatch.setattr(parallel, "_COMPILED_FOR", "none")
+
+
+def trained(ratings, compile_with=None):
+    """A batch, its costs and gradients by name; perhaps by what `torch.compile` makes of both."""
+    loader = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3)
+    torch.manual_seed(0)
+    model = model_of(ratings, torch.device("cpu"))
+    objective = objective_of(ratings, torch.device("cpu"))
+    summed = TrainingStep(model, TrainConfig(learning_rate=0.01), objective, 10)._summed
+    make = loader._packed
+    if compile_with:
+        options = {"fullgraph": True, "dynamic": False, "backend": compile_with}
+        make, summed = torch.compile(make, **options), torch.compile(summed, **options)
+    layout = loader._layout(Fold(3, 0, 0, 2, ratings.num_items))
+    batch = make(layout.users[0], layout.keys[0])
+    costs = summed(batch)
+    costs[0].backward()
+    return batch, costs, {name: p.grad for name, p in model.named_parameters()}, (make, summed)
+
+
+def assert_same(one, other):
+    for first, second in zip(tensors(one[0]), tensors(other[0]), strict=True):
+        torch.testing.assert_close(first, second)
+    torch.testing.assert_close(one[1], other[1], rtol=1e-5, atol=1e-5)
+    for name, gradient in one[2].items():
+        room = 1e-4 * float(gradient.abs().max()) + 1e-6
+        torch.testing.assert_close(gradient, other[2][name], rtol=0, atol=room)
+
+
+def test_a_step_is_one_graph(ratings, torchs_route):
+    """`torch.compile` finds nothing that it would have to leave to Python."""
+    assert_same(trained(ratings), trained(ratings, "aot_eager"))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_launches_few_kernels(ratings, torchs_route, capsys):
+    """Counted on what inductor makes for a CPU: its loops, and the operations it leaves to torch.
+
+    Triton's kernels are not these, but what is fused is decided by the same rules.
+    """
+    from torch._inductor import metrics
+
+    before = metrics.generated_kernel_count
+    batch, costs, gradients, (make, summed) = trained(ratings, "inductor")
+    loops = metrics.generated_kernel_count - before
+    assert_same(trained(ratings), (batch, costs, gradients))
+    loader = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3)
+    layout = loader._layout(Fold(3, 0, 0, 2, ratings.num_items))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        summed(make(layout.users[0], layout.keys[0]))[0].backward()
+    names = r"aten::(mm|addmm|bmm|mv|cumsum|index_put_|cholesky.*|_embedding_bag.*_backward|.*bag)"
+    left = {e.key: e.count for e in profile.key_averages() if re.fullmatch(names, e.key)}
+    left.pop("aten::_embedding_bag_backward", None)  # calls the dense one
+    with capsys.disabled():
+        print(f"\n{loops} fused loops, and {sum(left.values())} other operations: {left}")
+    assert 0 < loops + sum(left.values()) <= MOST_COMPILED
+    assert np.isfinite(float(costs[0]))
