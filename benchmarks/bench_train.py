@@ -71,7 +71,9 @@ COLUMNS = (
 )
 
 
-def loop_settings(model: str, batch: int, precision: str = "float32") -> "Settings":
+def loop_settings(
+    model: str, batch: int, precision: str = "float32", *, compile: bool = False
+) -> "Settings":
     """What the package's own loop is trained with.
 
     Args:
@@ -80,12 +82,13 @@ def loop_settings(model: str, batch: int, precision: str = "float32") -> "Settin
             ratings and lists; `ratings` for the same with the rating head alone.
         batch: target edges a step, about.
         precision: `float32` or `bfloat16`.
+        compile: `train.compile`.
     """
     from dglrec.nn import ModelConfig
     from dglrec.sampling import LoaderConfig
     from dglrec.train import Settings, TrainConfig
 
-    fitting: dict[str, Any] = {"precision": precision}
+    fitting: dict[str, Any] = {"precision": precision, "compile": compile}
     if model in ("default", "ratings"):
         heads = ModelConfig() if model == "default" else ModelConfig(heads="rating")
         return Settings(heads, LoaderConfig(batch_size=batch), TrainConfig(**fitting))
@@ -119,6 +122,7 @@ def measure_dglrec(
     device: str,
     *,
     precision: str = "float32",
+    compile: bool = False,
 ) -> Loop:
     """The package's own loader, model and training step.
 
@@ -130,10 +134,11 @@ def measure_dglrec(
             device, so nothing is left to run on a GPU.
         device: where graph, batches and model live.
         precision: as `loop_settings` takes it.
+        compile: likewise.
     """
     import torch
 
-    settings = loop_settings(model, batch, precision)
+    settings = loop_settings(model, batch, precision, compile=compile)
     loader, step = training_of(workload, settings, torch.device(device))
     return DglrecLoop(loader, step, clock)
 
@@ -151,7 +156,7 @@ class DglrecLoop:
         for batch in self.clock.batches(self.loader):
             with self.clock.part("step"):
                 float(self.step(batch).costs.squared)
-            yield len(batch.ratings)
+            yield batch.num_targets  # what a fixed shape has room for besides is no target
 
 
 def measure_dgl(workload: Any, batch: int, model: str, clock: PartClock, device: str) -> Loop:

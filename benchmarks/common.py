@@ -323,7 +323,15 @@ def training_of(
     layers = settings.model.layers
     draw = objective.sampler(device)
     loader = make_loader(
-        graph, workload.biases, settings.loader, 0, device, world, draw, layers=layers
+        graph,
+        workload.biases,
+        settings.loader,
+        0,
+        device,
+        world,
+        draw,
+        layers=layers,
+        compile=train.compile,
     )
     return loader, TrainingStep(model, train, objective, 1_000_000, world)
 

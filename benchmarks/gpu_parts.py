@@ -229,12 +229,17 @@ def correctness(bench: Bench, seconds: float) -> Iterator[Row]:
     for name in MODELS:
         settings = loop_settings(name, min(_BATCH_COMPARED, graph.num_edges))
         loader, here = training_of(workload, settings, cpu)
-        _, there = training_of(workload, settings, bench.device)
-        batch = next(made for made in loader if made is not None)
+        other_loader, there = training_of(workload, settings, bench.device)
         resolved = settings.resolved(graph)
+        # Each from a batch of its own making: the samples are the same, the shapes are not.
+        batch = next(made for made in loader if made is not None)
         expected, gradient = outputs(here.model, batch, resolved, workload)
-        found, other = outputs(there.model, batch.to(bench.device), resolved, workload)
-        row: Row = {"what": "step", "model": name, "targets": len(batch.ratings)}
+        batch = next(made for made in other_loader if made is not None)
+        found, other = outputs(there.model, batch, resolved, workload)
+        for key, values in expected.items():
+            if values.dim():
+                found[key] = found[key][: len(values)]
+        row: Row = {"what": "step", "model": name, "targets": batch.num_targets}
         # Sums of many terms in another order; not an output, so told and not judged.
         row["gradient"] = rounded(difference(other, gradient))
         yield judged(row, {key: difference(found[key], expected[key]) for key in expected})
@@ -289,8 +294,8 @@ def training(bench: Bench, seconds: float) -> Iterator[Row]:
     started = time.perf_counter()
     edges = bench.dataset.graph.num_edges
     jobs: list[Row] = [
-        {"model": model, "batch": batch, "precision": precision}
-        for precision in PRECISIONS
+        {"model": model, "batch": batch, "precision": precision, "compile": compiled}
+        for precision, compiled in (*((one, False) for one in PRECISIONS), ("float32", True))
         for batch in bench.batches
         for model in MODELS
     ]
@@ -299,6 +304,8 @@ def training(bench: Bench, seconds: float) -> Iterator[Row]:
         left = seconds - (time.perf_counter() - started)
         if job["batch"] > edges:
             row["left_out"] = f"more than all {edges:,} training ratings"
+        elif job["compile"] and not bench.on_card:
+            row["left_out"] = "train.compile is for a GPU"
         elif left <= 0:
             row["not_run"] = "no time was left"
         else:
@@ -323,6 +330,7 @@ def measure_training(bench: Bench, job: Row, seconds: float) -> Row:
         clock,
         str(bench.device),
         precision=job["precision"],
+        compile=job["compile"],
     )
     return measure_loop(loop, seconds, clock)
 
