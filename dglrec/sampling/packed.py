@@ -3,7 +3,7 @@
 Data flow: a pass's users and steps are laid out once -> each step's ratings, in room for as many as
 the largest step has -> split into targets and support by their hashes -> sampled raters and ratings
 in rows of a fan-out each -> `EdgeBatch` with marks of what is there. No shape follows from a value,
-so the host never waits, and each step launches the same kernels on the same shapes.
+so the host waits at the start of a pass alone, and each step launches the same kernels.
 """
 
 import itertools
@@ -93,7 +93,7 @@ class PackedBatchLoader(UserBatchLoader):
                 yield replace(batch, num_present=targets)
 
     def _layout(self, fold: Fold) -> "_Layout":
-        """Users and room of a pass's steps; waits for the device once."""
+        """Users and room of a pass's steps; the one place that waits for the device."""
         order, cuts = self._order(fold.epoch, fold.number)
         steps = len(cuts) - 1
         bounds = torch.tensor(cuts, device=self.device)
@@ -318,9 +318,8 @@ class PackedBatchLoader(UserBatchLoader):
         edges = samples.clamp(max=self._num_edges - 1).flatten()
         raters = take(lists.neighbours, edges).long()
         items = self._catalogue.unsqueeze(1).expand_as(samples).flatten()
-        if self.config.exclude_targets:
-            held = (take(self._in_step, raters) >= 0) & self._is_target(raters, items, keys)
-            there = there & ~held.view_as(there)
+        held = (take(self._in_step, raters) >= 0) & self._is_target(raters, items, keys)
+        there = there & ~held.view_as(there)
         residuals = lists.ratings(edges) - self._biases.predict(raters, items)
         slots = torch.arange(first, first + len(raters), device=self.device)
         return _Edges.of_samples(slots, residuals, there), raters
