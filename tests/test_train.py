@@ -30,7 +30,7 @@ from runs import (
 import dglrec
 from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import PrepareOptions, prepare
-from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.metrics import RatingSums
 from dglrec.nn import ModelConfig
 from dglrec.run import BEST, CONFIG_FILE, LAST, METRICS_FILE, RESULTS_FILE
@@ -40,6 +40,8 @@ from dglrec.train import finish as finish_module
 from dglrec.train import state as state_module
 from dglrec.train import validation as validation_module
 from dglrec.train.objectives import kinds as kinds_module
+from dglrec.train.step import TrainingStep
+from dglrec.train.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +410,29 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(dataset, undisturbed,
         train(dataset, run, settings, resume=True)
         assert [line["epoch"] for line in lines_of(run)] == [1, 2, 3, 4]
         assert same_run(run, undisturbed)
+
+
+@pytest.mark.parametrize("where", ["in a step", "in a validation"])
+def test_a_device_that_disappears_is_said_and_training_goes_on(
+    dataset, undisturbed, tmp_path, monkeypatch, where
+):
+    """What torch raises of a card that fell off the bus, from a step or after an epoch."""
+    lost = RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+    owner, name = (TrainingStep, "__call__") if where == "in a step" else (Validation, "figures")
+    real, calls = getattr(owner, name), []
+
+    def failing(*given, **named):
+        calls.append(given)
+        if len(calls) == (7 if where == "in a step" else 2):
+            raise lost
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing)
+        with pytest.raises(UnusableEnvironmentError, match=r"cpu failed \(CUDA error.*--resume"):
+            train(dataset, tmp_path / "run", make_settings())
+    train(dataset, tmp_path / "run", make_settings(), resume=True)
+    assert same_run(tmp_path / "run", undisturbed)
 
 
 def test_resuming_what_is_not_there(dataset, tmp_path):

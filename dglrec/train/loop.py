@@ -162,7 +162,8 @@ def train(
         with interrupts.put_off():
             while done.goes_on(config):
                 _train_epoch(step, loader, device, settings, done, checkpoints, interrupts)
-                _end_epoch(step, valid, config.epochs, done, checkpoints)
+                with _lost_device_said(f"after epoch {done.epoch + 1}", device):
+                    _end_epoch(step, valid, config.epochs, done, checkpoints)
                 if any(world.sum([interrupts.requested])):
                     _stop(f"epoch {done.epoch}", world)
         if any(world.sum([interrupts.requested])):
@@ -309,10 +310,11 @@ def _training_figures(done: Progress, world: World, valid: Validation) -> dict[s
 
 @contextmanager
 def _explained(where: str, settings: Settings, device: torch.device) -> Iterator[None]:
-    """Say where training failed, and of too little memory what to do."""
+    """Say where training failed, and of too little memory or a lost device what to do."""
     try:
-        yield
-    except PeerError:
+        with _lost_device_said(where, device):
+            yield
+    except (PeerError, LostDeviceError):
         raise
     except DglrecError as error:
         raise type(error)(f"{where}: {error}") from error
@@ -326,6 +328,34 @@ def _explained(where: str, settings: Settings, device: torch.device) -> Iterator
             f"{settings.train.accumulation_steps} the step stays as large), then smaller "
             "loader.item_fanouts or model.embedding_size"
         ) from error
+
+
+class LostDeviceError(UnusableEnvironmentError):
+    """A device that was there no longer answers."""
+
+
+@contextmanager
+def _lost_device_said(where: str, device: torch.device) -> Iterator[None]:
+    """Say of a device that no longer answers what to do.
+
+    Raises:
+        LostDeviceError: it does not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_lost_device(error) or _is_out_of_memory(error):
+            raise
+        raise LostDeviceError(
+            f"{where}: {device} failed ({str(error).splitlines()[0]}); what was saved last is as "
+            "it was: go on from there with --resume, and --device cpu where it stays away"
+        ) from error
+
+
+def _is_lost_device(error: Exception) -> bool:
+    # torch has a class for it from 2.8 on; running out of memory is another one.
+    kind = getattr(torch, "AcceleratorError", ())
+    return isinstance(error, kind) or str(error).startswith("CUDA error")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
