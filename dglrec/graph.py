@@ -144,10 +144,12 @@ class RatingGraph:
     def on(self, device: torch.device) -> tuple[EdgeTensors, EdgeTensors]:
         """Both adjacencies, by user and by item, on a device; copied there once."""
         if device not in self._on_devices:
-            self._on_devices[device] = (
-                EdgeTensors.of(self.by_user, self.scale, device),
-                EdgeTensors.of(self.by_item, self.scale, device),
-            )
+            # Whoever asks first may compute no gradients, and whoever asks next may.
+            with torch.inference_mode(False):
+                self._on_devices[device] = (
+                    EdgeTensors.of(self.by_user, self.scale, device),
+                    EdgeTensors.of(self.by_item, self.scale, device),
+                )
         return self._on_devices[device]
 
     def where(self, device: torch.device) -> torch.device:

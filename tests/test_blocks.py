@@ -15,6 +15,9 @@ def block(device: str) -> Block:
         degrees=torch.tensor([2.0, 1.0], device=device),
         source_degrees=torch.tensor([1.0, 2.0], device=device),
         turned=(torch.tensor([0, 1, 3], device=device), torch.tensor([0, 0, 1], device=device)),
+        present=torch.tensor([1.0, 0.0, 1.0], device=device),
+        present_counts=torch.tensor([1.0, 1.0], device=device),
+        fanout=None,
     )
 
 
@@ -25,6 +28,8 @@ def test_a_block_counts_its_destinations() -> None:
 def test_every_tensor_of_nested_blocks_moves() -> None:
     moved = LayerBlocks(block("cpu"), block("cpu")).to(torch.device("meta"))
     for side in (moved.to_users, moved.to_items):
-        tensors = [getattr(side, field.name) for field in fields(side) if field.name != "turned"]
+        tensors = [getattr(side, field.name) for field in fields(side)]
+        tensors = [one for one in tensors if isinstance(one, torch.Tensor)]
+        assert len(tensors) == 7
         assert {one.device.type for one in (*tensors, *side.turned)} == {"meta"}
         assert side.neighbours.shape == (3,)
