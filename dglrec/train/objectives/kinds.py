@@ -19,9 +19,16 @@ from dglrec.train.objectives.negatives import KnownItems, PoolSampler
 from dglrec.train.objectives.ranking import RankingLoss, Targets
 from dglrec.train.objectives.rating import Loss, make_loss
 
-# See `BothObjective`.
+# How many percent of the lists' figure one percent of RMSE is worth; see `BothObjective`.
 _WORTH_OF_RMSE = 5.0
-_SPREAD_OF_EPOCHS = 0.02
+
+# The t of `BothObjective`, chosen on validation rows of MovieLens 100K, the anime sample and Ciao,
+# three trainings of each. Half of the users, drawn 200 times, chose the epoch by their lists, and
+# the other half said what it was worth: NDCG / RMSE^5. What it gained over a training's mean epoch,
+# in percent, summed over the three sets: 26.3 with 0 (RMSE alone), 27.6 with 0.02, 28.2 with 0.04,
+# 28.3 with 0.08, 27.6 with 0.16, and 27.3 where all that is measured counts. Of the two best, 0.04
+# has the lower RMSE on each set.
+_SPREAD_OF_EPOCHS = 0.04
 
 
 Figures = Mapping[str, float]
