@@ -54,7 +54,8 @@ def similar(
         normalised: whether weights are divided by the matrix's largest eigenvalue.
 
     Returns:
-        N nodes, with symmetric weights and no edge from a node to itself.
+        N nodes, with symmetric weights and no edge from a node to itself. A node whose ratings are
+        all equal, as interactions are, has none.
 
     Raises:
         ValueError: an argument is out of range, or the ratings are too many and too fine for sums
