@@ -228,6 +228,7 @@ SHAPES = "shapes.json"
 SCORE, COMMANDS = "score.json", "score_commands.json"
 RANKING, SURPRISE, ACCURACY, FLOOR = "ranking.json", "surprise.json", "accuracy.json", "floor.json"
 SCALING, SCALING_MEMORY = "scaling.json", "scaling_memory.json"
+GSP = "gsp_movielens.json"
 
 
 def _peer(loop: str) -> list[Figure]:
@@ -741,6 +742,35 @@ RATINGS = [
     ),
 ]
 
+
+def _film(method: str) -> list[Figure]:
+    """RMSE and standard error of a method on both films."""
+    return [
+        at(".3f", GSP, key, method=method, target=target)
+        for target in (50, 258)
+        for key in ("rmse", "standard_error")
+    ]
+
+
+ONE_FILM = table(
+    FINDINGS,
+    {
+        f"| {line} | {{}} ± {{}} | {{}} ± {{}} |": _film(method)
+        for line, method in {
+            "the film's mean": "item mean",
+            "a straight line by the user's mean": "line by the user's mean",
+            "ridge regression on the other ratings, less each film's mean": (
+                "ridge on the other ratings"
+            ),
+            "ridge regression, 0 where not rated": "ridge, 0 where not rated",
+            "graph filters, 0 where not rated": "graph filters",
+            "graph filters, ratings less each film's mean": (
+                "graph filters, ratings less the film's mean"
+            ),
+        }.items()
+    },
+)
+
 QUOTES: list[Quote] = [
     *THROUGHPUT,
     *COSTS_BY_SHAPE,
@@ -752,10 +782,12 @@ QUOTES: list[Quote] = [
     *FLOORS,
     *SCALES_OF_PROCESSES,
     *RATINGS,
+    *ONE_FILM,
 ]
 
 # Sections of which each table row that is made of figures has to be quoted above.
 HELD: dict[str, tuple[str, ...]] = {
+    FINDINGS: ("## One film's ratings, from the graph of films",),
     README: ("## How fast it is",),
     BENCHMARKS: (
         "## The floor",

@@ -70,6 +70,26 @@ class Block(_OnDevice):
 
 
 @dataclass(frozen=True)
+class WeightedEdges(_OnDevice):
+    """The weighted in-edges of N nodes from nodes of the same type: a graph shift operator.
+
+    Attributes:
+        offsets: int64 [N + 1]; node v's edges stand at `offsets[v]:offsets[v + 1]`.
+        neighbours: int32 or int64 [E]; each edge's source.
+        weights: float32 [E].
+    """
+
+    offsets: Tensor
+    neighbours: Tensor
+    weights: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
 class LayerBlocks(_OnDevice):
     """What one layer reads: a block for each direction.
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dglrec.dataset import PrepareOptions, prepare
@@ -159,6 +160,24 @@ def test_accuracy(tmp_path: Path, source: Path) -> None:
     rows = rows_of("accuracy", tmp_path / "out.json", sets, "--seeds", 1)
     assert [row["data"] for row in rows] == ["anime-2020-sample"]
     assert all(row["rmse"] > 0 for row in rows)
+
+
+def test_gsp_movielens(tmp_path: Path) -> None:
+    """Film 1 is rated as films 2 and 3 are, and 4 to 9 are noise."""
+    generator = np.random.default_rng(0)
+    taste = generator.integers(1, 6, 60)
+    table = generator.integers(1, 6, (60, 9))
+    table[:, :3] = np.clip(taste[:, None] + generator.integers(-1, 2, (60, 3)), 1, 5)
+    there = generator.random(table.shape) < 0.8
+    lines = [f"{u + 1}\t{i + 1}\t{table[u, i]}\t0" for u, i in np.argwhere(there)]
+    (tmp_path / "u.data").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = [tmp_path, "--target", 1, 4, "--splits", 3, "--neighbours", 3, "--epochs", 6]
+    rows = rows_of("gsp_movielens", tmp_path / "out.json", *options)
+    assert [row["target"] for row in rows] == [1] * 6 + [4] * 6
+    assert all(len(row["rmse_of_splits"]) == 3 and row["sd"] > 0 for row in rows)
+    found = {(row["target"], row["method"]): row["rmse"] for row in rows}
+    for method in ("ridge on the other ratings", "graph filters"):
+        assert found[1, method] < 0.8 * found[1, "item mean"]
 
 
 def test_plot(tmp_path: Path) -> None:

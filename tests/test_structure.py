@@ -21,6 +21,7 @@ ORDER = [
         "graph",
         "biases",
         "blocks",
+        "derived",
         "dataset",
     ),
     *("distributed", "sampling", "nn", "metrics", "checkpoint"),

@@ -5,6 +5,9 @@ without a predicted rating: `popularity.py`, `ease.py`, `graph_filter.py`, and `
 similar items of interactions. `ranker.py` has what these share, `positives.py` the rows they read,
 `pairs.py` and `inverse.py` their arithmetic, `search.py` which settings are tried. `models.py`
 finds all of them by name; `dense.py` ranks a catalogue by predicted ratings.
+
+`session_neighbours.py` says what comes next in a session, which `sessions.py` cuts from timestamps;
+the command line does not know it yet.
 """
 
 from dglrec.baselines.config import BaselineConfig
@@ -16,6 +19,8 @@ from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
 from dglrec.baselines.positives import liked_from, positives_of
 from dglrec.baselines.ranker import Ranker
+from dglrec.baselines.session_neighbours import SessionNeighbours
+from dglrec.baselines.sessions import Sessions, cut_sessions, sessions_of
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
 
 __all__ = [
@@ -29,10 +34,14 @@ __all__ = [
     "ItemNeighbours",
     "Popularity",
     "Ranker",
+    "SessionNeighbours",
+    "Sessions",
+    "cut_sessions",
     "ease_weights",
     "fit_model",
     "liked_from",
     "load_model",
     "positives_of",
     "predicts_ratings",
+    "sessions_of",
 ]

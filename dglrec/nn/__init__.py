@@ -11,6 +11,7 @@ from dglrec.nn.convolutions import (
 )
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroEncoder, SAGELayer
+from dglrec.nn.graph_filter import GraphFilterConv, shifts
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
@@ -22,6 +23,7 @@ __all__ = [
     "EdgeRegressor",
     "Encoded",
     "Exchange",
+    "GraphFilterConv",
     "HeteroEncoder",
     "Layer",
     "ListHead",
@@ -39,4 +41,5 @@ __all__ = [
     "aggregate",
     "map_and_aggregate",
     "score_lists",
+    "shifts",
 ]

@@ -1,0 +1,100 @@
+"""The graph among users that GHRS starts from: users who gave the same ratings.
+
+Darban and Valipour, "GHRS: Graph-based hybrid recommendation system with application to movie
+recommendation", Expert Systems with Applications 200, 2022, section 3.2: two users are joined where
+the items that both rated alike are more than a share of all items.
+"""
+
+import math
+from functools import partial
+
+import numpy as np
+
+from dglrec.derived.adjacency import WeightedAdjacency, sides_of
+from dglrec.derived.pearson import pairs_before
+from dglrec.graph import RatingGraph
+from dglrec.kernels import even_parts, run_side_by_side
+from dglrec.kernels.parallel import compiled_as_written
+
+_NUMBERS = 2  # read for each two ratings of an item
+
+
+def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjacency:
+    """The graph of users who rated enough items alike; weights are the numbers of those items.
+
+    Memory follows from the number of edges, which may come near U^2 where ratings are dense. The
+    time follows from the sum of d^2 over the items' numbers of ratings d.
+
+    Args:
+        graph: the training ratings.
+        share: of all items, above 0 and at most 1: two users with equal ratings of so many items,
+            and of one at least, are joined. The paper's code has 0.005 for MovieLens 100K.
+
+    Returns:
+        U nodes, with symmetric weights and no edge from a user to itself.
+
+    Raises:
+        ValueError: the share is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share:g}: choose one above 0 and at most 1")
+    least = max(1, math.ceil(share * graph.num_items))
+    own, others = sides_of(graph, "users")
+    arrays = [
+        np.asarray(one)
+        for side in (own, others)
+        for one in (side.offsets, side.neighbours, side.codes)
+    ]
+    cuts = even_parts(pairs_before(own, others), _NUMBERS)
+    size = own.num_nodes
+    offsets = np.zeros(size + 1, dtype=np.int64)
+    neighbours, weights = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
+    for filled in (False, True):  # counted first, so that no more memory is taken than edges need
+        if filled:
+            offsets = np.cumsum(offsets)
+            neighbours = np.empty(offsets[-1], dtype=np.int32)
+            weights = np.empty(offsets[-1], dtype=np.float32)
+        run_side_by_side(
+            [
+                partial(_agree, *arrays, least, filled, offsets, neighbours, weights, low, high)
+                for low, high in cuts
+            ]
+        )
+    return WeightedAdjacency(offsets, neighbours, weights)
+
+
+@compiled_as_written
+def _agree(  # type: ignore[no-untyped-def]
+    starts,
+    rated,
+    codes,
+    offsets,
+    raters,
+    rater_codes,
+    least,
+    filled,
+    ends,
+    neighbours,
+    weights,
+    low,
+    high,
+):
+    """Count each user's edges into `ends`, or fill them in from there."""
+    size = len(starts) - 1
+    alike = np.zeros(size, dtype=np.int32)
+    for user in range(low, high):
+        for edge in range(starts[user], starts[user + 1]):
+            item, code = rated[edge], codes[edge]
+            for other in range(offsets[item], offsets[item + 1]):
+                if rater_codes[other] == code:
+                    alike[raters[other]] += 1
+        alike[user] = 0
+        at = ends[user] if filled else 0
+        for other in range(size):
+            if alike[other] >= least:
+                if filled:
+                    neighbours[at], weights[at] = other, alike[other]
+                at += 1
+            alike[other] = 0
+        if not filled:
+            ends[user + 1] = at
