@@ -8,14 +8,10 @@ features/*.npy                 one row an item
 planted/*.npy                  of generated data: what decides the best possible lists
 """
 
+from dglrec.dataset.layout import DATASET_FILE, SCHEMA_VERSION
 from dglrec.dataset.prepare import PrepareOptions, prepare
-from dglrec.dataset.stored import (
-    DATASET_FILE,
-    SCHEMA_VERSION,
-    HeldOut,
-    RatingDataset,
-    write_dataset,
-)
+from dglrec.dataset.stored import HeldOut, RatingDataset
+from dglrec.dataset.writing import write_dataset
 
 __all__ = [
     "DATASET_FILE",

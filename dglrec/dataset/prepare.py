@@ -18,9 +18,11 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.biases import fit_biases, no_biases
 from dglrec.dataset.attributes import AttributeOptions, ItemEncoder
+from dglrec.dataset.layout import DATASET_FILE
 from dglrec.dataset.planted import PLANTED, write_planted
 from dglrec.dataset.rows import Rows, complete_only, draw_users, read_rows
-from dglrec.dataset.stored import DATASET_FILE, RatingDataset, write_dataset
+from dglrec.dataset.stored import RatingDataset
+from dglrec.dataset.writing import write_dataset
 from dglrec.errors import DataError, UsageError
 from dglrec.features import TextCleaning
 from dglrec.files import atomic_folder, check_target_folder, sha256_of

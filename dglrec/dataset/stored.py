@@ -1,7 +1,5 @@
-"""Writing a prepared data set, and opening one by memory-mapping it."""
+"""Opening a prepared data set by memory-mapping it."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,30 +22,28 @@ from dglrec.dataset.attributes import (
     check_attributes,
     check_reproduced,
 )
+from dglrec.dataset.layout import (
+    DATASET_FILE,
+    FEATURES,
+    HELD_OUT,
+    ITEMS,
+    SCHEMA_VERSION,
+    TRAIN,
+    TRAIN_DTYPES,
+    USERS,
+    fingerprint_of,
+)
 from dglrec.dataset.planted import read_planted
 from dglrec.errors import DataError, UsageError
-from dglrec.files import read_json, save_array, write_json
+from dglrec.files import read_json
 from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
 from dglrec.schema import RatingScale
 from dglrec.synthetic import PlantedLists
 
-SCHEMA_VERSION = 3
-DATASET_FILE = "dataset.json"
-
-_USERS, _ITEMS = "users.parquet", "items.parquet"
-_TRAIN, _FEATURES = "train", "features"
-_HELD_OUT = ("valid", "test")
 _OF_RATINGS = ("scale", "mean_rating")  # what says nothing of interactions
 _ROWS_AT_ONCE = 1 << 18
-_TRAIN_DTYPES = {
-    "offsets": np.int64,
-    "neighbours": np.int32,
-    "edges": np.int64,
-    "bias": np.float32,
-    "squares": np.float32,
-}  # by the last word of a file's name; codes are of the scale's type
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class RatingDataset:
                 f"{path}: data set of schema version {version}; this program reads version "
                 f"{SCHEMA_VERSION}; prepare it again"
             )
-        if meta.get("fingerprint") != _fingerprint(meta):
+        if meta.get("fingerprint") != fingerprint_of(meta):
             raise DataError(
                 f"{path / DATASET_FILE}: altered since it was written; prepare it again"
             )
@@ -158,17 +154,17 @@ class RatingDataset:
     @cached_property
     def users(self) -> IdMap:
         """External user ids."""
-        return self._ids(_USERS, schema.USER_ID)
+        return self._ids(USERS, schema.USER_ID)
 
     @cached_property
     def items(self) -> IdMap:
         """External item ids."""
-        return self._ids(_ITEMS, schema.ITEM_ID)
+        return self._ids(ITEMS, schema.ITEM_ID)
 
     @cached_property
     def titles(self) -> pa.ChunkedArray:
         """[I] titles; an item that no table names has its id for a title."""
-        return self._table(_ITEMS, [schema.TITLE]).column(0)
+        return self._table(ITEMS, [schema.TITLE]).column(0)
 
     @cached_property
     def planted(self) -> PlantedLists | None:
@@ -197,7 +193,7 @@ class RatingDataset:
         if "numeric" not in self.meta:
             raise DataError(f"{self.path}: made by an earlier version; prepare it again")
         check_attributes(items, self.meta["numeric"])
-        catalogue = self._table(_ITEMS).to_pandas()
+        catalogue = self._table(ITEMS).to_pandas()
         catalogue[schema.GENRES] = [list(row) for row in catalogue[schema.GENRES]]
         trained = self.graph.by_item.degrees > 0
         encoder = ItemEncoder.fit(catalogue, trained, AttributeOptions.of(self.meta))
@@ -222,8 +218,8 @@ class RatingDataset:
         Raises:
             UsageError: there is no such split.
         """
-        if split not in _HELD_OUT:
-            raise UsageError(f"no split {split!r}; choose {' or '.join(_HELD_OUT)}")
+        if split not in HELD_OUT:
+            raise UsageError(f"no split {split!r}; choose {' or '.join(HELD_OUT)}")
         last = self.meta["counts"][split] if last is None else last
         path = self.path / f"{split}.parquet"
         with _parquet_faults(path):
@@ -258,7 +254,7 @@ class RatingDataset:
             num_items=self.meta["counts"]["items"],
         )
 
-    def rated_items(self, held_out: Sequence[str] = _HELD_OUT) -> ItemLists:
+    def rated_items(self, held_out: Sequence[str] = HELD_OUT) -> ItemLists:
         """What each user rated in training and in held-out rows: lists of U users.
 
         Args:
@@ -306,7 +302,7 @@ class RatingDataset:
                     f"{self.path}: {name} is {found}, and should be {expected}; the data set is "
                     "damaged, prepare it again"
                 )
-        files = {_USERS: "users", _ITEMS: "items", "valid.parquet": "valid", "test.parquet": "test"}
+        files = {USERS: "users", ITEMS: "items", "valid.parquet": "valid", "test.parquet": "test"}
         for name, key in files.items():
             with _parquet_faults(self.path / name):
                 rows = pq.ParquetFile(self.path / name).metadata.num_rows
@@ -324,11 +320,11 @@ class RatingDataset:
 
     def _train(self, name: str) -> npt.NDArray[Any]:
         part = name.rpartition("_")[2]
-        dtype = self.scale.code_dtype if part == "codes" else np.dtype(_TRAIN_DTYPES[part])
-        return self._array(_TRAIN, name, dtype, 1)
+        dtype = self.scale.code_dtype if part == "codes" else np.dtype(TRAIN_DTYPES[part])
+        return self._array(TRAIN, name, dtype, 1)
 
     def _features(self, name: str) -> npt.NDArray[Any]:
-        return self._array(_FEATURES, name, np.dtype(np.float32), 2)
+        return self._array(FEATURES, name, np.dtype(np.float32), 2)
 
     def _array(self, folder: str, name: str, dtype: np.dtype[Any], ndim: int) -> npt.NDArray[Any]:
         path = self.path / folder / f"{name}.npy"
@@ -371,76 +367,3 @@ class _parquet_faults:  # noqa: N801 - a context manager reads as a verb
             raise DataError(
                 f"{self.path}: damaged ({error}); prepare the data set again"
             ) from error
-
-
-def write_dataset(
-    folder: Path,
-    *,
-    graph: RatingGraph,
-    biases: Biases,
-    users: pa.Table,
-    items: pa.Table,
-    features: dict[str, npt.NDArray[np.float32]],
-    held_out: dict[str, pd.DataFrame],
-    meta: dict[str, Any],
-) -> None:
-    """Write all of a prepared data set into an existing folder.
-
-    Args:
-        folder: an empty folder; the caller renames it into place.
-        graph: the training ratings.
-        biases: fitted to them.
-        users: [U] rows, `user_id` first, ascending.
-        items: [I] rows, `item_id` first, ascending.
-        features: float32 [I, F] by name.
-        held_out: `valid` and `test`: columns user, item, rating and perhaps expected.
-        meta: what else `dataset.json` says, `feedback` among it; counts, scale and the like are
-            added.
-    """
-    for name in (_TRAIN, _FEATURES):
-        (folder / name).mkdir()
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "by_item_edges": graph.edges_by_item,
-        "user_bias": biases.users.numpy(),
-        "item_bias": biases.items.numpy(),
-        "user_squares": biases.user_squares.numpy(),
-        "item_squares": biases.item_squares.numpy(),
-    }
-    for side, adjacency in (("by_user", graph.by_user), ("by_item", graph.by_item)):
-        arrays[f"{side}_offsets"] = adjacency.offsets
-        arrays[f"{side}_neighbours"] = adjacency.neighbours
-        arrays[f"{side}_codes"] = adjacency.codes
-    for name, array in arrays.items():
-        save_array(folder / _TRAIN / f"{name}.npy", array)
-    for name, array in features.items():
-        save_array(folder / _FEATURES / f"{name}.npy", array)
-    pq.write_table(users, folder / _USERS)
-    pq.write_table(items, folder / _ITEMS)
-    for name in _HELD_OUT:
-        frame = held_out[name]
-        pq.write_table(
-            pa.Table.from_pandas(frame, preserve_index=False), folder / f"{name}.parquet"
-        )
-    whole = {
-        "schema_version": SCHEMA_VERSION,
-        **meta,
-        "counts": {
-            "users": graph.num_users,
-            "items": graph.num_items,
-            "train": graph.num_edges,
-            **{name: len(held_out[name]) for name in _HELD_OUT},
-        },
-        "scale": graph.scale.to_dict(),
-        "mean_rating": biases.mean,
-        "variance": biases.variance,
-        "damping": biases.damping._asdict(),
-        "level_counts": graph.level_counts.tolist(),
-        "features": {name: array.shape[1] for name, array in features.items()},
-    }
-    write_json(folder / DATASET_FILE, {**whole, "fingerprint": _fingerprint(whole)})
-
-
-def _fingerprint(meta: dict[str, Any]) -> str:
-    """Names a data set's content: source checksums, options and counts decide every array."""
-    rest = {key: value for key, value in meta.items() if key != "fingerprint"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

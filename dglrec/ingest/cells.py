@@ -1,5 +1,7 @@
 """The cells of small tables: read whole, and turned into ids, numbers, texts and genres."""
 
+import datetime
+import decimal
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from dglrec.ingest import stream
 
 UNKNOWN = "Unknown"
 _NO_SYNOPSIS = re.compile(r"\s*no synopsis\b.*\b(added|yet|available)\b", re.IGNORECASE | re.DOTALL)
+_LEADING_ZERO = re.compile(r"\s*-?0[0-9]")
 NO_GENRES = "(no genres listed)"
 
 
@@ -90,6 +93,37 @@ def numbers_or_texts(values: Sequence[Any]) -> pd.Series:
     if pd.api.types.is_bool_dtype(numbers) or np.isinf(numbers.astype(float)).any():
         return texts([text_of(value) or None for value in present])
     return numbers
+
+
+def attribute_values(values: list[Any]) -> pd.Series:
+    """A column of a table of attributes: lists of texts, numbers or texts."""
+    if any(isinstance(value, list) for value in values):
+        return texts([_listed(value) for value in values])
+    plain = [_plain(value) for value in values]
+    # A number would lose the zeros that it begins with.
+    if any(isinstance(value, str) and _LEADING_ZERO.match(value) for value in plain):
+        return texts([None if value in (None, "", UNKNOWN) else str(value) for value in plain])
+    return numbers_or_texts(plain)
+
+
+def _listed(value: Any) -> list[str] | None:
+    if not isinstance(value, list):
+        value = [] if value is None else [value]
+    names = (text_of(one) for one in value)
+    return [name for name in dict.fromkeys(names) if name and name != UNKNOWN] or None
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet that is no number and no text, as text; a NaN as missing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime.date | datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        value = float(value)
+    if isinstance(value, float) and np.isnan(value):
+        return None
+    return value.strip() if isinstance(value, str) else value
 
 
 def text_of(cell: Any) -> str | None:

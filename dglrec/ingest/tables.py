@@ -101,7 +101,12 @@ def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
             [cells.synopsis_of(cell) for cell in given[schema.SYNOPSIS] or missing]
         ),
     }
-    columns |= {name: cells.numbers_or_texts(values) for name, values in raw.items()}
+    columns |= {
+        name: cells.attribute_values(values)
+        if any(isinstance(value, list) for value in values)
+        else cells.numbers_or_texts(values)
+        for name, values in raw.items()
+    }
     years = _years(columns[schema.TITLE])
     if "year" not in columns and years.notna().any():
         columns["year"] = years
