@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dglrec.biases import Biases
+from dglrec.dataset.attributes import USER_FEATURES, Features
 from dglrec.dataset.layout import (
     DATASET_FILE,
     FEATURES,
@@ -31,7 +32,8 @@ def write_dataset(
     biases: Biases,
     users: pa.Table,
     items: pa.Table,
-    features: dict[str, npt.NDArray[np.float32]],
+    features: Features,
+    user_features: Features | None = None,
     held_out: dict[str, pd.DataFrame],
     meta: dict[str, Any],
 ) -> None:
@@ -44,6 +46,7 @@ def write_dataset(
         users: [U] rows, `user_id` first, ascending.
         items: [I] rows, `item_id` first, ascending.
         features: float32 [I, F] by name.
+        user_features: float32 [U, F] by name; nothing is written where there is none.
         held_out: `valid` and `test`: columns user, item, rating and perhaps expected.
         meta: what else `dataset.json` says, `feedback` among it; counts, scale and the like are
             added.
@@ -65,6 +68,9 @@ def write_dataset(
         save_array(folder / TRAIN / f"{name}.npy", array)
     for name, array in features.items():
         save_array(folder / FEATURES / f"{name}.npy", array)
+    if user_features:
+        whole_of_users = np.concatenate(list(user_features.values()), axis=1)
+        save_array(folder / f"{USER_FEATURES}.npy", whole_of_users)
     pq.write_table(users, folder / USERS)
     pq.write_table(items, folder / ITEMS)
     for name in HELD_OUT:
@@ -88,4 +94,6 @@ def write_dataset(
         "level_counts": graph.level_counts.tolist(),
         "features": {name: array.shape[1] for name, array in features.items()},
     }
+    if user_features:
+        whole[USER_FEATURES] = {name: array.shape[1] for name, array in user_features.items()}
     write_json(folder / DATASET_FILE, {**whole, "fingerprint": fingerprint_of(whole)})

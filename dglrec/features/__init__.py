@@ -7,7 +7,14 @@ embedded.
 
 from dglrec.features.cache import default_cache
 from dglrec.features.columns import GenresEncoder, IdentityEncoder
-from dglrec.features.kinds import Kind, infer_kind, read_labels, read_numbers, read_texts
+from dglrec.features.kinds import (
+    Kind,
+    infer_kind,
+    parse_kinds,
+    read_labels,
+    read_numbers,
+    read_texts,
+)
 from dglrec.features.text import SequenceEncoder, TextCleaning
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "TextCleaning",
     "default_cache",
     "infer_kind",
+    "parse_kinds",
     "read_labels",
     "read_numbers",
     "read_texts",

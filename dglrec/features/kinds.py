@@ -5,7 +5,8 @@ A column's kind, unless somebody says it, follows from all of its values that ar
 1. lists are labels, several in a cell (`categories`);
 2. numbers are numbers (`number`); but whole numbers of at most 32 values that on average stand in
    50 rows or more are codes, and so labels (`category`);
-3. days, `2001-12-31` (perhaps with a time) or `31-Dec-2001`, are dates (`date`);
+3. days, `2001-12-31` (perhaps with a time) or `31-Dec-2001`, are dates (`date`), where nine values
+   in ten or more are such; the others count as missing;
 4. a text whose cells, cut at bars, or where there are none at commas, give labels that on average
    stand in two rows or more is labels: `categories` where a cell has several, else `category`;
 5. other texts of three words or more on average are texts (`text`);
@@ -23,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dglrec.errors import DataError
+from dglrec.errors import DataError, UsageError
 
 _MOST_CODES = 32
 _ROWS_OF_A_CODE = 50
 _ROWS_OF_A_LABEL = 2
 _WORDS_OF_A_TEXT = 3
+_SHARE_OF_DAYS = 0.9
 
 _ISO_DAY = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ].*)?")
 _NAMED_DAY = re.compile(r"(\d{1,2})-([A-Za-z]{3})-(\d{4})")
@@ -52,6 +54,27 @@ class Kind(str, Enum):
         return self in (Kind.CATEGORY, Kind.CATEGORIES)
 
 
+def parse_kinds(texts: Sequence[str]) -> dict[str, Kind]:
+    """Read `NAME=KIND`, as on a command line.
+
+    >>> parse_kinds(["age=category"])
+    {'age': <Kind.CATEGORY: 'category'>}
+
+    Raises:
+        UsageError: a text has another form, there is no such kind, or a name is given twice.
+    """
+    kinds: dict[str, Kind] = {}
+    for text in texts:
+        name, _, kind = text.partition("=")
+        if not name or kind not in list(Kind):
+            known = ", ".join(one.value for one in Kind)
+            raise UsageError(f"--attribute {text!r}: write NAME=KIND, KIND being one of {known}")
+        if name in kinds:
+            raise UsageError(f"--attribute {name}: is given twice")
+        kinds[name] = Kind(kind)
+    return kinds
+
+
 def infer_kind(column: pd.Series) -> Kind:
     """The kind of a column of N cells, by the rule above.
 
@@ -66,7 +89,7 @@ def infer_kind(column: pd.Series) -> Kind:
     if any(_is_list(cell) for cell in present):
         return Kind.CATEGORIES
     texts = [str(cell) for cell in present]
-    if all(_day(text) is not None for text in texts):
+    if sum(_day(text) is not None for text in texts) >= _SHARE_OF_DAYS * len(texts):
         return Kind.DATE
     rows = [_cut(text) for text in texts]
     pieces = [piece for row in rows for piece in row]
@@ -89,7 +112,7 @@ def read_labels(column: pd.Series, kind: Kind) -> list[list[str]]:
 
 
 def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.float64]:
-    """[N] numbers, or days since 1970; NaN where missing.
+    """[N] numbers, or days since 1970; NaN where missing, or where a date is none.
 
     Args:
         column: N cells.
@@ -97,18 +120,22 @@ def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.flo
         name: the column's, for messages.
 
     Raises:
-        DataError: a value is no number, or no date.
+        DataError: a value is no number, or no value is a date.
     """
     if kind is Kind.NUMBER and pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(np.float64)
     numbers = np.full(len(column), np.nan)
+    bad = None
     for row, cell in enumerate(column):
         if _is_missing(cell):
             continue
         number = _day(str(cell)) if kind is Kind.DATE else _number(cell)
         if number is None:
-            raise DataError(f"column {name} holds what is no {kind.value} ({str(cell)[:40]!r})")
-        numbers[row] = number
+            bad = cell
+        else:
+            numbers[row] = number
+    if bad is not None and (kind is Kind.NUMBER or np.isnan(numbers).all()):
+        raise DataError(f"column {name} holds what is no {kind.value} ({str(bad)[:40]!r})")
     return numbers
 
 

@@ -95,12 +95,14 @@ def read_attributes(file: Path, id_name: str) -> AttributeTable:
         name: cells.texts([_READ_AS[name](cell) or None for cell in column])
         for name, column in given.items()
     }
+    # Of items `title` and `synopsis` are read above; of users they would be taken for the same.
+    reserved = (*_RESERVED, schema.TITLE, schema.SYNOPSIS)
     for column, values in raw.items():
         name = attribute_name(column)
-        if not schema.is_name(name) or name in _RESERVED:
+        if not schema.is_name(name) or name in reserved:
             raise DataError(
                 f"{file}: column {column[:40]!r} cannot name an attribute; rename it, with a "
-                f"letter first and none of {', '.join(_RESERVED)}"
+                f"letter first and none of {', '.join(reserved)}"
             )
         if name in columns:
             raise DataError(f"{file}: two columns give the attribute {name}; rename one")

@@ -5,7 +5,7 @@ a `Relation`, the same edges seen from either end.
 """
 
 from dglrec.relations.attributes import Attribute, label_attribute
-from dglrec.relations.reading import EdgeCounts, HeldOutPairs, read_relation
+from dglrec.relations.reading import EdgeCounts, HeldOutPairs, ReadRelation, read_relation
 from dglrec.relations.relation import (
     ITEM_TYPE,
     USER_TYPE,
@@ -23,6 +23,7 @@ __all__ = [
     "EdgeCounts",
     "Edges",
     "HeldOutPairs",
+    "ReadRelation",
     "Relation",
     "build_relation",
     "check_relation_name",

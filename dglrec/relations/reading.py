@@ -11,7 +11,6 @@ from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ids import IdMap
 from dglrec.ingest import EdgeColumns, find_edge_columns, last_of_each_pair, stream_edges
-from dglrec.progress import log
 from dglrec.relations.relation import (
     ITEM_TYPE,
     USER_TYPE,
@@ -65,6 +64,21 @@ class EdgeCounts:
 
 
 @dataclass(frozen=True)
+class ReadRelation:
+    """A relation and how its file became it.
+
+    Attributes:
+        relation: the edges that stay.
+        counts: what the file held, and what was left out.
+        said: lines that tell a person.
+    """
+
+    relation: Relation
+    counts: EdgeCounts
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class HeldOutPairs:
     """The pairs of user and item that validate or test.
 
@@ -93,7 +107,7 @@ def read_relation(
     *,
     held_out: HeldOutPairs,
     cut: int | None = None,
-) -> tuple[Relation, EdgeCounts]:
+) -> ReadRelation:
     """Read the edges of a relation.
 
     Edges of unknown nodes, from a node to itself, later than the cut, and those between a user and
@@ -161,15 +175,15 @@ def read_relation(
         weights=None if weights is None else weights[kept],
         times=None if times is None else times[kept],
     )
-    log(f"{file}: relation {name} ({ends}) has {len(kept):,} edges{counts.left_out()}")
+    said = [f"{file}: relation {name} ({ends}) has {len(kept):,} edges{counts.left_out()}"]
     if columns.unread:
-        log(f"{file}: not read: {', '.join(columns.unread[:20])}")
+        said.append(f"{file}: not read: {', '.join(columns.unread[:20])}")
     if cut is not None and times is None:
-        log(
+        said.append(
             f"{file}: no column {schema.TIMESTAMP}, so all edges are kept; edges of relation "
             f"{name} may be later than the cut of --split time"
         )
-    return relation, counts
+    return ReadRelation(relation, counts, tuple(said))
 
 
 def _id_names(node_type: str) -> Sequence[str]:
