@@ -219,6 +219,17 @@ def test_edges_between_items_and_an_attribute(tmp_path):
     assert opened.meta["relations"]["goes_with"]["counts"]["unknown"] == 1
 
 
+def test_a_relation_to_other_labels_than_the_tables_have_is_noticed(tmp_path):
+    file = write(tmp_path / "e.csv", "item_id,to_category\n100,B\n")
+    options = replace(NO_TEXT, item_table=item_table(tmp_path), relation={"like": file})
+    dataset = prepare(ratings(tmp_path), tmp_path / "data", options)
+    items = pq.read_table(dataset.path / "items.parquet").to_pandas()
+    items.loc[3, "category"] = "C"
+    items.to_parquet(dataset.path / "items.parquet")
+    with pytest.raises(DataError, match="like is about 2 labels of category, and there are 3"):
+        _ = RatingDataset.open(dataset.path).attributes
+
+
 def test_a_relation_that_is_not_there_is_refused_with_what_there_is(whole):
     with pytest.raises(UsageError, match="no relation knows; there is trusts, has_category, has_t"):
         whole.relation("knows")

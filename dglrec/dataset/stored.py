@@ -245,6 +245,9 @@ class RatingDataset:
 
         They are made of the tables when they are first asked for. Where an item's and a user's have
         the same name, the user's is called `user_<name>`.
+
+        Raises:
+            DataError: a relation is about other labels than those of the tables.
         """
         items, users = self._catalogue(), self._table(USERS).to_pandas()
         kinds = (
@@ -253,7 +256,19 @@ class RatingDataset:
         )
         trained = (self.graph.by_item.degrees > 0, self.graph.by_user.degrees > 0)
         both = zip((ITEM_TYPE, USER_TYPE), (items, users), trained, kinds, strict=True)
-        return find_attributes(*(KnownOf(*known) for known in both))
+        found = find_attributes(*(KnownOf(*known) for known in both))
+        for relation in self.relations.values():
+            for name, count in (
+                (relation.source_type, relation.num_sources),
+                (relation.destination_type, relation.num_destinations),
+            ):
+                labels = len(found[name].vocabulary) if name in found else 0
+                if name not in (USER_TYPE, ITEM_TYPE) and labels != count:
+                    raise DataError(
+                        f"{self.path}: relation {relation.name} is about {count:,} labels of "
+                        f"{name}, and there are {labels:,}; prepare the data set again"
+                    )
+        return found
 
     def relation(self, name: str) -> Relation:
         """One relation by name: of `relations`, or `has_<attribute>` of `attributes`.

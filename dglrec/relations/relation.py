@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from dglrec import schema
 from dglrec.errors import UsageError
@@ -148,26 +150,25 @@ def build_relation(
     >>> trusts.backward.offsets.tolist(), trusts.backward.neighbours.tolist()
     ([0, 1, 3, 3], [2, 0, 2])
     """
+    # A row's number as the value of its place in a sparse matrix: counting sorts order the places.
+    rows = np.arange(len(sources), dtype=np.int64)
+    shape = (num_sources, num_destinations)
+    by_source = sparse.coo_array((rows, (sources, destinations)), shape=shape).tocsr()
 
-    def edges(
-        nodes: npt.NDArray[np.int32], neighbours: npt.NDArray[np.int32], num_nodes: int
-    ) -> Edges:
-        order = np.lexsort((neighbours, nodes))  # by node, then by neighbour
-        offsets = np.zeros(num_nodes + 1, dtype=np.int64)
-        np.cumsum(np.bincount(nodes, minlength=num_nodes), out=offsets[1:])
+    def edges(matrix: Any) -> Edges:
         return Edges(
-            offsets,
-            neighbours[order].astype(np.int32, copy=False),
-            None if weights is None else weights[order].astype(np.float32, copy=False),
-            None if times is None else times[order].astype(np.int64, copy=False),
+            matrix.indptr.astype(np.int64, copy=False),
+            matrix.indices.astype(np.int32, copy=False),
+            None if weights is None else weights[matrix.data].astype(np.float32, copy=False),
+            None if times is None else times[matrix.data].astype(np.int64, copy=False),
         )
 
     return Relation(
         name,
         source_type,
         destination_type,
-        forward=edges(sources, destinations, num_sources),
-        backward=edges(destinations, sources, num_destinations),
+        forward=edges(by_source),
+        backward=edges(by_source.tocsc()),
     )
 
 
