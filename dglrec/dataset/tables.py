@@ -56,11 +56,6 @@ class GivenTables:
                     )
         return notes
 
-    def names(self) -> set[str]:
-        """The names of all attributes that they have."""
-        tables = (table for table in (self.items, self.users) if table is not None)
-        return {name for table in tables for name in table.columns}
-
 
 def item_table(
     items: pd.DataFrame, ids: IdMap, given: AttributeTable | None = None
