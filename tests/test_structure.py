@@ -18,6 +18,7 @@ ORDER = [
         "ingest",
         "features",
         "split",
+        "relations",
         "graph",
         "biases",
         "blocks",

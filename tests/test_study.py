@@ -145,6 +145,13 @@ def test_prepare_keys_are_the_options_of_prepare():
     assert (found.train_file, found.test_file) == (Path("a"), Path("b"))
     assert (found.scale.maximum, found.cleaning.per_sentence, found.users) == (5, True, 3)
     assert found.numeric == ("x", "y")
+    keys = PrepareKeys(
+        item_table="i", user_table="u", attribute=["age=date"], relation="trusts=t.csv"
+    )
+    found = keys.options()
+    assert (found.item_table, found.user_table) == (Path("i"), Path("u"))
+    assert found.relation == {"trusts": Path("t.csv")}
+    assert found.attribute == {"age": "date"}
 
 
 def test_names_of_data_sets_tell_options_apart():
@@ -161,6 +168,8 @@ def test_names_of_data_sets_tell_options_apart():
         PrepareKeys(text_model="x" * 300 + "1"),
         PrepareKeys(text_model="x" * 300 + "2"),
         PrepareKeys(train_file="../u1.base", test_file="u1.test"),
+        PrepareKeys(relation=("trusts=a.csv",)),
+        PrepareKeys(relation=("trusts=b.csv",)),
     ]
     names = [keys.name for keys in many]
     assert len({name.lower() for name in names}) == len(many)

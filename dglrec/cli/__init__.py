@@ -1,7 +1,8 @@
 """The command line: `verbs.py` up to a trained model, `scoring.py` what uses one.
 
-`comparing.py` holds several against one another, `studying.py` trains a grid of them. `options.py`
-holds what they share, `output.py` what they print.
+`preparing.py` makes data sets, `comparing.py` holds several models against one another,
+`studying.py` trains a grid of them. `options.py` holds what they share, `output.py` what they
+print.
 
 Whatever happens ends here, in an exit code and at most two lines on stderr.
 """
@@ -12,7 +13,7 @@ import traceback
 
 import click
 
-from dglrec.cli import comparing, scoring, studying  # noqa: F401 - they add their verbs
+from dglrec.cli import comparing, preparing, scoring, studying  # noqa: F401 - they add their verbs
 from dglrec.cli.verbs import cli
 from dglrec.errors import DataError, DglrecError
 

@@ -5,17 +5,17 @@ users.parquet, items.parquet   external ids, titles, attributes; row n is index 
 train/*.npy                    adjacency in both directions, rating codes, biases
 valid.parquet, test.parquet    held-out rows: user and item as indices, rating
 features/*.npy                 one row an item
+user_features.npy              one row a user, where attributes of users are known
+relations/<name>/*.npy         edges beside the ratings, from both ends, where files gave any
 planted/*.npy                  of generated data: what decides the best possible lists
 """
 
-from dglrec.dataset.prepare import PrepareOptions, prepare
-from dglrec.dataset.stored import (
-    DATASET_FILE,
-    SCHEMA_VERSION,
-    HeldOut,
-    RatingDataset,
-    write_dataset,
-)
+from dglrec.dataset.held_out import HeldOut
+from dglrec.dataset.layout import DATASET_FILE, SCHEMA_VERSION
+from dglrec.dataset.options import PrepareOptions
+from dglrec.dataset.prepare import prepare
+from dglrec.dataset.stored import RatingDataset
+from dglrec.dataset.writing import write_dataset
 
 __all__ = [
     "DATASET_FILE",

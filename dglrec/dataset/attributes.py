@@ -1,7 +1,7 @@
-"""Attributes of items -> features, by what was fitted to the items that training rates."""
+"""Attributes of items and users -> features, fitted to those that have a training row."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,28 @@ import numpy.typing as npt
 import pandas as pd
 
 from dglrec import schema
+from dglrec.dataset.tables import attribute_columns
 from dglrec.errors import DataError
-from dglrec.features import GenresEncoder, IdentityEncoder, SequenceEncoder, TextCleaning
+from dglrec.features import (
+    GenresEncoder,
+    IdentityEncoder,
+    Kind,
+    SequenceEncoder,
+    TextCleaning,
+    read_labels,
+    read_numbers,
+    read_texts,
+)
+
+ITEM_ATTRIBUTES = "item_attributes"
+USER_ATTRIBUTES = "user_attributes"
+"""Entries of `dataset.json`: the kinds of the attributes that tables gave, by name."""
+
+USER_FEATURES = "user_features"
+"""The file of users' features, and the entry of `dataset.json` with their widths by name."""
+
+MOST_LABELS = 256
+"""An attribute with more labels is no feature, which would have a column for each; only nodes."""
 
 _TOLERANCE = 1e-3  # of an embedding of unit length, on another machine
 
@@ -26,19 +46,96 @@ class AttributeOptions:
         text: whether synopses are used.
         text_model: a sentence-transformers name or folder; `auto` takes the packaged one.
         cleaning: what is done to a synopsis first.
+        kinds: kinds of further attributes, by name.
     """
 
     numeric: tuple[str, ...]
     text: bool
     text_model: str
     cleaning: TextCleaning
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> "AttributeOptions":
         """Those by which a data set was prepared, from its `dataset.json`."""
         cleaning = TextCleaning(**(meta["cleaning"] or {}))
         model = meta["text_model"] or "auto"
-        return cls(tuple(meta["numeric"]), "text" in meta["features"], model, cleaning)
+        kinds = used_kinds(meta.get(ITEM_ATTRIBUTES, {}), meta["features"])
+        return cls(tuple(meta["numeric"]), "text" in meta["features"], model, cleaning, kinds)
+
+
+def used_kinds(kinds: Mapping[str, str], features: Iterable[str]) -> dict[str, Kind]:
+    """The kinds of those attributes that became features, as `dataset.json` says."""
+    return {name: Kind(kinds[name]) for name in features if name in kinds}
+
+
+@dataclass(frozen=True)
+class AttributeEncoder:
+    """Encoders of attributes of any kind, by name: one feature each.
+
+    Left out are attributes without a use (`none`), without a label or with more than `MOST_LABELS`,
+    and texts where there is no model for them.
+    """
+
+    encoders: Mapping[str, tuple[Kind, IdentityEncoder | GenresEncoder | SequenceEncoder]]
+
+    @classmethod
+    def fit(
+        cls,
+        table: pd.DataFrame,
+        trained: npt.NDArray[np.bool_],
+        kinds: Mapping[str, Kind],
+        text: SequenceEncoder | None,
+    ) -> "AttributeEncoder":
+        """Fit to what is known of items or users.
+
+        Args:
+            table: N rows; see `tables.attribute_columns`.
+            trained: [N], whether an item or user has a training row.
+            kinds: of the attributes to be used, by name.
+            text: embeds texts; None leaves them out.
+
+        Raises:
+            DataError: a value is not of its column's kind.
+        """
+        columns = attribute_columns(table)
+        encoders: dict[str, tuple[Kind, IdentityEncoder | GenresEncoder | SequenceEncoder]] = {}
+        for name, kind in kinds.items():
+            column = table[columns[name]]
+            if kind in (Kind.NUMBER, Kind.DATE):
+                numbers = read_numbers(column, kind, name)
+                encoders[name] = kind, IdentityEncoder.fit(numbers, trained, standardize=True)
+            elif kind.has_labels:
+                labels = GenresEncoder.fit(read_labels(column, kind), trained)
+                if 0 < len(labels.vocabulary) <= MOST_LABELS:
+                    encoders[name] = kind, labels
+            elif kind is Kind.TEXT and text is not None:
+                encoders[name] = kind, text
+        return cls(encoders)
+
+    def encode(self, table: pd.DataFrame) -> Features:
+        """Features of n rows by name, float32 [n, F].
+
+        Args:
+            table: n rows with the columns that the encoders were fitted to.
+
+        Raises:
+            DataError: a column is missing, or a value is not of its kind.
+            UnusableEnvironmentError: the text model cannot be had.
+        """
+        columns = attribute_columns(table)
+        if missing := [name for name in self.encoders if name not in columns]:
+            raise DataError(f"no column {', '.join(missing)}, which the data set uses")
+        features: Features = {}
+        for name, (kind, encoder) in self.encoders.items():
+            column = table[columns[name]]
+            if isinstance(encoder, IdentityEncoder):
+                features[name] = encoder.encode(read_numbers(column, kind, name))
+            elif isinstance(encoder, GenresEncoder):
+                features[name] = encoder.encode(read_labels(column, kind))
+            else:
+                features[name] = encoder.encode(read_texts(column))
+        return features
 
 
 @dataclass(frozen=True)
@@ -48,6 +145,7 @@ class ItemEncoder:
     genres: GenresEncoder | None
     numeric: dict[str, IdentityEncoder]
     text: SequenceEncoder | None
+    further: AttributeEncoder
 
     @classmethod
     def fit(
@@ -62,13 +160,17 @@ class ItemEncoder:
         """
         genres = GenresEncoder.fit(catalogue[schema.GENRES].tolist(), trained)
         has_text = options.text and any(text is not None for text in _synopses(catalogue))
+        # One model, loaded once, for synopses and other texts.
+        needed = has_text or Kind.TEXT in options.kinds.values()
+        text = SequenceEncoder(options.text_model, options.cleaning) if needed else None
         return cls(
             genres if genres.vocabulary else None,
             {
                 name: IdentityEncoder.fit(_numbers(catalogue, name), trained, standardize=True)
                 for name in options.numeric
             },
-            SequenceEncoder(options.text_model, options.cleaning) if has_text else None,
+            text if has_text else None,
+            AttributeEncoder.fit(catalogue, trained, options.kinds, text),
         )
 
     def encode(self, items: pd.DataFrame) -> Features:
@@ -88,7 +190,27 @@ class ItemEncoder:
             features["numeric"] = np.concatenate(columns, axis=1)
         if self.text is not None:
             features["text"] = self.text.encode(_synopses(items))
-        return features
+        return features | self.further.encode(items)
+
+
+def fit_user_encoder(
+    users: pd.DataFrame,
+    trained: npt.NDArray[np.bool_],
+    kinds: Mapping[str, Kind],
+    text_model: str,
+    cleaning: TextCleaning,
+) -> AttributeEncoder:
+    """Encoders of users' attributes, fitted to the users that have a training row.
+
+    Args:
+        users: U rows.
+        trained: [U], whether a user has a training row.
+        kinds: of the attributes to be used, by name.
+        text_model: as for `AttributeOptions`.
+        cleaning: likewise.
+    """
+    text = SequenceEncoder(text_model, cleaning) if Kind.TEXT in kinds.values() else None
+    return AttributeEncoder.fit(users, trained, kinds, text)
 
 
 def check_attributes(items: pd.DataFrame, numeric: Sequence[str]) -> None:

@@ -4,104 +4,45 @@ Data flow: ratings files -> memory-mapped columns of indices (spool) -> rows tha
 adjacency and biases of the training rows -> features fitted on training items -> folder.
 """
 
-import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
 from dglrec import schema
 from dglrec.biases import fit_biases, no_biases
-from dglrec.dataset.attributes import AttributeOptions, ItemEncoder
+from dglrec.dataset.known import Known, connect_known, encode_known, say_what_is_known
+from dglrec.dataset.layout import DATASET_FILE
+from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.planted import PLANTED, write_planted
+from dglrec.dataset.relations import RELATIONS, write_relations
 from dglrec.dataset.rows import Rows, complete_only, draw_users, read_rows
-from dglrec.dataset.stored import DATASET_FILE, RatingDataset, write_dataset
-from dglrec.errors import DataError, UsageError
-from dglrec.features import TextCleaning
+from dglrec.dataset.stored import RatingDataset
+from dglrec.dataset.tables import (
+    IN_TABLE,
+    GivenTables,
+    check_numeric,
+    item_table,
+    user_table,
+    with_ids,
+)
+from dglrec.dataset.writing import write_dataset
+from dglrec.errors import DataError
 from dglrec.files import atomic_folder, check_target_folder, sha256_of
 from dglrec.graph import build_graph
-from dglrec.ids import IdMap
 from dglrec.ingest import (
     Source,
     open_source,
     read_items,
     read_users,
+    require_file,
 )
-from dglrec.schema import RatingScale
-from dglrec.split import Split, check_shares, split_given, split_rows
+from dglrec.split import Split, split_given, split_rows
 from dglrec.synthetic import TRUTH_FILE, PlantedLists, Truth
-
-_IN_TABLE = "in_item_table"
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """What `prepare` can be told.
-
-    Attributes:
-        format: layout of the source; `auto` finds out.
-        split: how held-out rows are chosen; see `split.SPLIT_METHODS`.
-        valid: share of rows that validate.
-        test: share of rows that test.
-        seed: of the split.
-        train_file: ratings to train and validate on, in place of the source's; needs `test_file`.
-        test_file: ratings to test on.
-        text: whether synopses become features.
-        text_model: a sentence-transformers name or folder; `auto` takes the packaged one.
-        cleaning: what is done to a synopsis first.
-        numeric: item columns to use as numbers.
-        complete_only: leave out ratings of items without genres or, with text, without a synopsis.
-        scale: the rating scale, where the source's layout does not say it.
-        interactions_from: the least rating that becomes an interaction; rows below it are left out.
-            None keeps ratings, where there are any.
-        users: how many users to draw, by the seed, and keep; None keeps all. Of one source and seed
-            each smaller draw is part of every larger one; rows fall to other parts of the split.
-        overwrite: whether an existing data set may be replaced.
-    """
-
-    format: str = "auto"
-    split: str = "random"
-    valid: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-    train_file: Path | None = None
-    test_file: Path | None = None
-    text: bool = True
-    text_model: str = "auto"
-    cleaning: TextCleaning = field(default_factory=TextCleaning)
-    numeric: tuple[str, ...] = ()
-    complete_only: bool = False
-    scale: RatingScale | None = None
-    interactions_from: float | None = None
-    users: int | None = None
-    overwrite: bool = False
-
-    def check(self) -> None:
-        """Refuse what no source can make good.
-
-        Raises:
-            UsageError: an option is out of range, or two do not fit together.
-        """
-        if (self.train_file is None) != (self.test_file is None):
-            raise UsageError("--train-file and --test-file come together")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: must be 0 or more")
-        if self.users is not None and self.users < 1:
-            raise UsageError(f"--users {self.users}: must be 1 or more")
-        if self.interactions_from is not None:
-            if not math.isfinite(self.interactions_from):
-                raise UsageError(f"--interactions-from {self.interactions_from:g}: give a rating")
-            if self.scale is not None:
-                raise UsageError(
-                    "--scale and --interactions-from: interactions have no scale; give one of the "
-                    "two"
-                )
-        check_shares(self.valid, None if self.test_file else self.test)
 
 
 def prepare(
@@ -127,7 +68,10 @@ def prepare(
     check_target_folder(target, marker=DATASET_FILE, overwrite=options.overwrite)
     source = open_source(Path(source_path), options.format)
     items = read_items(source)
-    _check_numeric(items, options.numeric)
+    users = read_users(source)
+    tables, relation_files = _given_files(source, options)
+    columns = {} if tables.items is None else tables.items.columns
+    check_numeric({**items, **columns}, options.numeric)
 
     with (
         atomic_folder(target, marker=DATASET_FILE, overwrite=options.overwrite) as folder,
@@ -141,17 +85,19 @@ def prepare(
             scale=options.scale,
             interactions_from=options.interactions_from,
         )
-        catalogue = _catalogue(items, rows.items)
-        rows.notes["items_without_table_row"] = int((~catalogue[_IN_TABLE]).sum())
+        catalogue = item_table(items, rows.items, tables.items)
+        rows.notes["items_without_table_row"] = int((~catalogue[IN_TABLE]).sum())
         if options.complete_only:
             rows = complete_only(rows, catalogue, options.text)
-            catalogue = _catalogue(items, rows.items)
+            catalogue = item_table(items, rows.items, tables.items)
         if options.users is not None:
             rows = draw_users(rows, options.users, options.seed)
-            catalogue = _catalogue(items, rows.items)
-            rows.notes["items_without_table_row"] = int((~catalogue[_IN_TABLE]).sum())
+            catalogue = item_table(items, rows.items, tables.items)
+            rows.notes["items_without_table_row"] = int((~catalogue[IN_TABLE]).sum())
+        rows.notes.update(tables.notes(rows.items, rows.users))
+        known = Known.of(catalogue, user_table(users, rows.users, tables.users), tables, options)
         split = _split(rows, options)
-        _write(folder, source, options, rows, split, catalogue)
+        _write(folder, source, options, rows, split, known, relation_files)
     return RatingDataset.open(target)
 
 
@@ -184,9 +130,11 @@ def _write(
     options: PrepareOptions,
     rows: Rows,
     split: Split,
-    catalogue: pd.DataFrame,
+    known: Known,
+    relation_files: Mapping[str, Path],
 ) -> None:
     columns, scale = rows.columns, rows.scale
+    catalogue = known.items
     graph = build_graph(
         columns.users[split.train],
         columns.items[split.train],
@@ -195,12 +143,11 @@ def _write(
         num_items=len(rows.items),
         scale=scale,
     )
-    trained = graph.by_item.degrees > 0
-    attributes = AttributeOptions(
-        options.numeric, options.text, options.text_model, options.cleaning
-    )
-    features = ItemEncoder.fit(catalogue, trained, attributes).encode(catalogue)
     degrees = graph.by_user.degrees
+    trained = graph.by_item.degrees > 0
+    features, user_features = encode_known(known, options, trained, degrees > 0)
+    relations = connect_known(rows, split, known, relation_files, options, trained, degrees > 0)
+    say_what_is_known(known, options, features, user_features, relations)
     notes = {
         **rows.notes,
         "items_without_synopsis": int(catalogue[schema.SYNOPSIS].isna().sum()),
@@ -224,21 +171,23 @@ def _write(
             f"Remove it to prepare without a planted truth"
         ) from error
     given = rows.is_test is not None
+    embeds = "text" in features or known.has_texts(features, user_features)
     planted_meta = {} if planted is None else {PLANTED: write_planted(folder, planted)}
     write_dataset(
         folder,
         graph=graph,
         biases=fit_biases(graph) if rows.feedback == schema.RATINGS else no_biases(graph),
-        users=_user_table(source, rows.users),
-        items=_with_ids(schema.ITEM_ID, rows.items, catalogue),
+        users=with_ids(schema.USER_ID, rows.users, known.users),
+        items=with_ids(schema.ITEM_ID, rows.items, catalogue),
         features=features,
+        user_features=user_features,
         held_out=held_out,
         meta={
             "format": source.format,
             schema.FEEDBACK: rows.feedback,
             "sources": [
-                {"file": file.name, "sha256": sha256_of(file)}
-                for file in _source_files(source, options)
+                {"file": file.name, "sha256": sha256_of(file), **role}
+                for file, role in _source_files(source, options, relation_files)
             ],
             "split": {
                 "method": "given files" if given else options.split,
@@ -246,8 +195,8 @@ def _write(
                 "test": None if given else options.test,
                 "seed": options.seed,
             },
-            "text_model": options.text_model if "text" in features else None,
-            "cleaning": asdict(options.cleaning) if "text" in features else None,
+            "text_model": options.text_model if embeds else None,
+            "cleaning": asdict(options.cleaning) if embeds else None,
             "numeric": list(options.numeric),
             "complete_only": options.complete_only,
             # Only where it is so: it names the content, and all users are what they always were.
@@ -259,50 +208,41 @@ def _write(
             ),
             "notes": notes,
             **planted_meta,
+            **known.described(),
+            **({RELATIONS: write_relations(folder, relations)} if relations else {}),
         },
     )
 
 
-def _source_files(source: Source, options: PrepareOptions) -> list[Path]:
+def _source_files(
+    source: Source, options: PrepareOptions, relation_files: Mapping[str, Path]
+) -> list[tuple[Path, dict[str, str]]]:
+    """All files that were read; those beside the source's own with what they were read as."""
     files = [source.ratings_file]
     if options.train_file is not None and options.test_file is not None:
         files = [source.resolve(options.train_file), source.resolve(options.test_file)]
-    return [*files, *source.item_files, *([source.user_file] if source.user_file else [])]
-
-
-def _catalogue(items: pd.DataFrame, ids: IdMap) -> pd.DataFrame:
-    """One row for each rated item, in the order of indices; rows no table has are filled in."""
-    external = ids.ids.to_pylist()
-    frame: pd.DataFrame = items.set_index(schema.ITEM_ID)
-    in_table = pd.Index(external).isin(frame.index)
-    frame = frame.reindex(external)
-    frame[_IN_TABLE] = in_table
-    names = [str(value) for value in external]
-    titles = frame[schema.TITLE].tolist()
-    frame[schema.TITLE] = [
-        title if isinstance(title, str) and title else name
-        for title, name in zip(titles, names, strict=True)
+    files += [*source.item_files, *([source.user_file] if source.user_file else [])]
+    given: dict[str, Path | None] = {
+        "item table": options.item_table,
+        "user table": options.user_table,
+        **{f"relation {name}": file for name, file in relation_files.items()},
+    }
+    return [
+        *((file, {}) for file in files),
+        *((source.resolve(file), {"as": role}) for role, file in given.items() if file is not None),
     ]
-    frame[schema.GENRES] = pd.Series(
-        [value if isinstance(value, list) else [] for value in frame[schema.GENRES]],
-        index=frame.index,
-        dtype=object,
+
+
+def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, dict[str, Path]]:
+    """The tables beside the source, read; and the files of relations, which are there."""
+    items, users = (
+        None if file is None else source.resolve(file)
+        for file in (options.item_table, options.user_table)
     )
-    return frame
-
-
-def _check_numeric(items: pd.DataFrame, names: Sequence[str]) -> None:
-    for name in names:
-        usable = [
-            column
-            for column in items.columns
-            if pd.api.types.is_numeric_dtype(items[column]) and column != schema.ITEM_ID
-        ]
-        if name not in usable:
-            raise UsageError(
-                f"--numeric {name}: the item tables have no such numeric column; found "
-                f"{', '.join(map(str, usable)) or 'none'}"
-            )
+    relation_files = {name: source.resolve(file) for name, file in options.relation.items()}
+    for file in relation_files.values():
+        require_file(file)
+    return GivenTables.read(items, users), relation_files
 
 
 def _held_out(rows: Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -> pd.DataFrame:
@@ -322,17 +262,3 @@ def _planted(rows: Rows, truth: Truth | None) -> PlantedLists | None:
         return None
     ids = (kind.ids.to_numpy(zero_copy_only=False) for kind in (rows.users, rows.items))
     return truth.planted_lists(*ids)
-
-
-def _user_table(source: Source, ids: IdMap) -> pa.Table:
-    users = read_users(source).set_index(schema.USER_ID).reindex(ids.ids.to_pylist())
-    return _with_ids(schema.USER_ID, ids, users)
-
-
-def _with_ids(name: str, ids: IdMap, attributes: pd.DataFrame) -> pa.Table:
-    """A table of ids and, row by row, their attributes, if there are any."""
-    table = pa.table({name: ids.ids})
-    for column in attributes.columns:
-        values = pa.array(attributes[column], from_pandas=True)
-        table = table.append_column(str(column), values)
-    return table

@@ -1,9 +1,6 @@
-"""Writing a prepared data set, and opening one by memory-mapping it."""
+"""Opening a prepared data set by memory-mapping it."""
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,55 +16,42 @@ from torch import Tensor
 from dglrec import schema
 from dglrec.biases import Biases, Damping, NoBiases
 from dglrec.dataset.attributes import (
+    ITEM_ATTRIBUTES,
+    USER_ATTRIBUTES,
+    USER_FEATURES,
     AttributeOptions,
     ItemEncoder,
     check_attributes,
     check_reproduced,
+    fit_user_encoder,
+    used_kinds,
 )
+from dglrec.dataset.held_out import HeldOut, parquet_faults, read_held_out
+from dglrec.dataset.layout import (
+    DATASET_FILE,
+    FEATURES,
+    HELD_OUT,
+    ITEMS,
+    SCHEMA_VERSION,
+    TRAIN,
+    TRAIN_DTYPES,
+    USERS,
+    fingerprint_of,
+)
+from dglrec.dataset.nodes import KnownOf, find_attributes
 from dglrec.dataset.planted import read_planted
+from dglrec.dataset.relations import RELATIONS, read_relations
 from dglrec.errors import DataError, UsageError
-from dglrec.files import read_json, save_array, write_json
+from dglrec.features import Kind, TextCleaning
+from dglrec.files import read_json
 from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Attribute, Relation
 from dglrec.schema import RatingScale
 from dglrec.synthetic import PlantedLists
 
-SCHEMA_VERSION = 3
-DATASET_FILE = "dataset.json"
-
-_USERS, _ITEMS = "users.parquet", "items.parquet"
-_TRAIN, _FEATURES = "train", "features"
-_HELD_OUT = ("valid", "test")
 _OF_RATINGS = ("scale", "mean_rating")  # what says nothing of interactions
-_ROWS_AT_ONCE = 1 << 18
-_TRAIN_DTYPES = {
-    "offsets": np.int64,
-    "neighbours": np.int32,
-    "edges": np.int64,
-    "bias": np.float32,
-    "squares": np.float32,
-}  # by the last word of a file's name; codes are of the scale's type
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """n rows that training does not see.
-
-    Attributes:
-        users: int64 [n] user indices.
-        items: int64 [n] item indices.
-        ratings: float32 [n]; of interactions all are 1.
-        expected: float32 [n], the planted expectation, where the data came with a truth.
-    """
-
-    users: Tensor
-    items: Tensor
-    ratings: Tensor
-    expected: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.users)
 
 
 class RatingDataset:
@@ -110,7 +94,7 @@ class RatingDataset:
                 f"{path}: data set of schema version {version}; this program reads version "
                 f"{SCHEMA_VERSION}; prepare it again"
             )
-        if meta.get("fingerprint") != _fingerprint(meta):
+        if meta.get("fingerprint") != fingerprint_of(meta):
             raise DataError(
                 f"{path / DATASET_FILE}: altered since it was written; prepare it again"
             )
@@ -158,17 +142,17 @@ class RatingDataset:
     @cached_property
     def users(self) -> IdMap:
         """External user ids."""
-        return self._ids(_USERS, schema.USER_ID)
+        return self._ids(USERS, schema.USER_ID)
 
     @cached_property
     def items(self) -> IdMap:
         """External item ids."""
-        return self._ids(_ITEMS, schema.ITEM_ID)
+        return self._ids(ITEMS, schema.ITEM_ID)
 
     @cached_property
     def titles(self) -> pa.ChunkedArray:
         """[I] titles; an item that no table names has its id for a title."""
-        return self._table(_ITEMS, [schema.TITLE]).column(0)
+        return self._table(ITEMS, [schema.TITLE]).column(0)
 
     @cached_property
     def planted(self) -> PlantedLists | None:
@@ -197,8 +181,7 @@ class RatingDataset:
         if "numeric" not in self.meta:
             raise DataError(f"{self.path}: made by an earlier version; prepare it again")
         check_attributes(items, self.meta["numeric"])
-        catalogue = self._table(_ITEMS).to_pandas()
-        catalogue[schema.GENRES] = [list(row) for row in catalogue[schema.GENRES]]
+        catalogue = self._catalogue()
         trained = self.graph.by_item.degrees > 0
         encoder = ItemEncoder.fit(catalogue, trained, AttributeOptions.of(self.meta))
         # One item that is known, and has a synopsis if any has, shows whether all is as it was.
@@ -211,6 +194,81 @@ class RatingDataset:
             np.concatenate([none, *(features[name] for name in before)], axis=1)
         )
 
+    @cached_property
+    def user_features(self) -> Tensor:
+        """float32 [U, F]: all features of the users side by side; F may be 0."""
+        if not self.user_feature_widths:
+            return torch.zeros(self.meta["counts"]["users"], 0)
+        return torch.from_numpy(self._array("", USER_FEATURES, np.dtype(np.float32), 2))
+
+    @property
+    def user_feature_widths(self) -> dict[str, int]:
+        """The columns of `user_features`: how many each attribute has, by name, in their order."""
+        return dict(self.meta.get(USER_FEATURES, {}))
+
+    def encode_users(self, users: pd.DataFrame) -> Tensor:
+        """Features of n users that the data set does not hold, float32 [n, F].
+
+        Args:
+            users: n rows with the attributes that the data set uses as columns.
+
+        Raises:
+            DataError: a column is missing or holds something else, or the text model is not the one
+                that embedded the data set's own texts.
+            UnusableEnvironmentError: the text model cannot be had.
+        """
+        widths = self.user_feature_widths
+        if not widths:
+            return torch.zeros(len(users), 0)
+        known = self._table(USERS).to_pandas()
+        encoder = fit_user_encoder(
+            known,
+            self.graph.by_user.degrees > 0,
+            used_kinds(self.meta[USER_ATTRIBUTES], widths),
+            self.meta["text_model"] or "auto",
+            TextCleaning(**(self.meta["cleaning"] or {})),
+        )
+        ends = np.cumsum(list(widths.values()))[:-1]
+        first = np.split(self.user_features[:1].numpy(), ends, axis=1)
+        check_reproduced(encoder.encode(known.iloc[:1]), dict(zip(widths, first, strict=True)))
+        features = encoder.encode(users)
+        return torch.from_numpy(np.concatenate([features[name] for name in widths], axis=1))
+
+    @cached_property
+    def relations(self) -> Mapping[str, Relation]:
+        """The relations that files gave, by name, memory-mapped; none where there were no files."""
+        return read_relations(self.path, self.meta, self._array)
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Attribute]:
+        """The attributes of items and users that have labels, by name, each with its nodes.
+
+        They are made of the tables when they are first asked for. Where an item's and a user's have
+        the same name, the user's is called `user_<name>`.
+        """
+        items, users = self._catalogue(), self._table(USERS).to_pandas()
+        kinds = (
+            {name: Kind(kind) for name, kind in self.meta.get(entry, {}).items()}
+            for entry in (ITEM_ATTRIBUTES, USER_ATTRIBUTES)
+        )
+        trained = (self.graph.by_item.degrees > 0, self.graph.by_user.degrees > 0)
+        both = zip((ITEM_TYPE, USER_TYPE), (items, users), trained, kinds, strict=True)
+        return find_attributes(*(KnownOf(*known) for known in both))
+
+    def relation(self, name: str) -> Relation:
+        """One relation by name: of `relations`, or `has_<attribute>` of `attributes`.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if name in self.relations:
+            return self.relations[name]
+        of_attributes = {one.relation.name: one.relation for one in self.attributes.values()}
+        if name not in of_attributes:
+            there = ", ".join([*self.relations, *of_attributes]) or "none"
+            raise UsageError(f"{self.path}: no relation {name}; there is {there}")
+        return of_attributes[name]
+
     def held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
         """The validation rows (`valid`) or the test rows (`test`), or a stretch of them.
 
@@ -222,30 +280,10 @@ class RatingDataset:
         Raises:
             UsageError: there is no such split.
         """
-        if split not in _HELD_OUT:
-            raise UsageError(f"no split {split!r}; choose {' or '.join(_HELD_OUT)}")
+        if split not in HELD_OUT:
+            raise UsageError(f"no split {split!r}; choose {' or '.join(HELD_OUT)}")
         last = self.meta["counts"][split] if last is None else last
-        path = self.path / f"{split}.parquet"
-        with _parquet_faults(path):
-            file = pq.ParquetFile(path, pre_buffer=False)  # which would keep all that was read
-            dtypes = {schema.USER: torch.int64, schema.ITEM: torch.int64}
-            wanted = [schema.USER, schema.ITEM, schema.RATING]
-            wanted += [schema.EXPECTED] if schema.EXPECTED in file.schema_arrow.names else []
-            columns = {
-                name: torch.empty(last - first, dtype=dtypes.get(name, torch.float32))
-                for name in wanted
-            }
-            # A little at a time: what a whole table leaves in memory is several times its rows.
-            start = 0
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
-                low, high = max(start, first), min(start + len(batch), last)
-                if low < high:
-                    part = batch.slice(low - start, high - low)
-                    for name, column in columns.items():
-                        values = part.column(name).to_numpy(zero_copy_only=False)
-                        column.numpy()[low - first : high - first] = values
-                start += len(batch)
-        return HeldOut(*columns.values())
+        return read_held_out(self.path / f"{split}.parquet", first, last)
 
     def held_out_by_user(self, split: str) -> Adjacency:
         """The rows of `valid` or `test`, one user's after the other's, by item."""
@@ -258,7 +296,7 @@ class RatingDataset:
             num_items=self.meta["counts"]["items"],
         )
 
-    def rated_items(self, held_out: Sequence[str] = _HELD_OUT) -> ItemLists:
+    def rated_items(self, held_out: Sequence[str] = HELD_OUT) -> ItemLists:
         """What each user rated in training and in held-out rows: lists of U users.
 
         Args:
@@ -268,12 +306,23 @@ class RatingDataset:
         return merge_lists([*lists, *(self.held_out_by_user(name).lists for name in held_out)])
 
     def describe(self) -> dict[str, Any]:
-        """What `prepare` reports: counts, split, features; of ratings their scale and mean, too."""
+        """What `prepare` reports: counts, split, features; of ratings their scale and mean, too.
+
+        Where there are any: widths of users' features, edges of relations, labels of attributes.
+        """
         keys = ["format", schema.FEEDBACK, "counts", "scale", "split", "mean_rating"]
         keys += ["features", "notes"]
         if not self.has_ratings:
             keys = [key for key in keys if key not in _OF_RATINGS]
-        return {"dataset": str(self.path), **{key: self.meta[key] for key in keys}}
+        described = {"dataset": str(self.path), **{key: self.meta[key] for key in keys}}
+        if self.user_feature_widths:
+            described[USER_FEATURES] = self.user_feature_widths
+        if self.relations:
+            described[RELATIONS] = {name: one.num_edges for name, one in self.relations.items()}
+        if self.attributes:
+            labels = {name: len(one.vocabulary) for name, one in self.attributes.items()}
+            described["attributes"] = labels
+        return described
 
     def _check(self) -> None:
         """Refuse a folder whose parts do not fit together."""
@@ -295,8 +344,16 @@ class RatingDataset:
             ascending = bool((adjacency.offsets[1:] >= adjacency.offsets[:-1]).all())
             wanted[f"whether {side} offsets ascend"] = (ascending, True)
             wanted[f"{side} last offset"] = (int(adjacency.offsets[-1]), counts["train"])
-        _ = self.planted  # which is checked where it is read
+        _ = self.planted, self.relations  # which are checked where they are read
+        widths = self.user_feature_widths
+        if self.user_features.shape != (counts["users"], sum(widths.values())):
+            raise DataError(
+                f"{self.path / USER_FEATURES}.npy: has shape {tuple(self.user_features.shape)}; "
+                "damaged, prepare the data set again"
+            )
         for name, width in self.meta["features"].items():
+            if not schema.is_name(name):
+                raise DataError(f"{self.path}: {name[:60]!r} cannot name a feature; damaged")
             shape = self._features(name).shape
             if shape != (counts["items"], width):
                 raise DataError(f"{self.path}: features/{name}.npy has shape {shape}; damaged")
@@ -306,12 +363,18 @@ class RatingDataset:
                     f"{self.path}: {name} is {found}, and should be {expected}; the data set is "
                     "damaged, prepare it again"
                 )
-        files = {_USERS: "users", _ITEMS: "items", "valid.parquet": "valid", "test.parquet": "test"}
+        files = {USERS: "users", ITEMS: "items", "valid.parquet": "valid", "test.parquet": "test"}
         for name, key in files.items():
-            with _parquet_faults(self.path / name):
+            with parquet_faults(self.path / name):
                 rows = pq.ParquetFile(self.path / name).metadata.num_rows
             if rows != counts[key]:
                 raise DataError(f"{self.path / name}: {rows} rows where {counts[key]} belong")
+
+    def _catalogue(self) -> pd.DataFrame:
+        """What is known of the items, as `prepare` knew it."""
+        catalogue: pd.DataFrame = self._table(ITEMS).to_pandas()
+        catalogue[schema.GENRES] = [list(row) for row in catalogue[schema.GENRES]]
+        return catalogue
 
     def _damping(self) -> Damping:
         """The dampings of the biases; earlier data sets name a single one, of both sides."""
@@ -324,11 +387,11 @@ class RatingDataset:
 
     def _train(self, name: str) -> npt.NDArray[Any]:
         part = name.rpartition("_")[2]
-        dtype = self.scale.code_dtype if part == "codes" else np.dtype(_TRAIN_DTYPES[part])
-        return self._array(_TRAIN, name, dtype, 1)
+        dtype = self.scale.code_dtype if part == "codes" else np.dtype(TRAIN_DTYPES[part])
+        return self._array(TRAIN, name, dtype, 1)
 
     def _features(self, name: str) -> npt.NDArray[Any]:
-        return self._array(_FEATURES, name, np.dtype(np.float32), 2)
+        return self._array(FEATURES, name, np.dtype(np.float32), 2)
 
     def _array(self, folder: str, name: str, dtype: np.dtype[Any], ndim: int) -> npt.NDArray[Any]:
         path = self.path / folder / f"{name}.npy"
@@ -348,99 +411,8 @@ class RatingDataset:
         return array
 
     def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        with _parquet_faults(self.path / name):
+        with parquet_faults(self.path / name):
             return pq.read_table(self.path / name, columns=columns)
 
     def _ids(self, name: str, column: str) -> IdMap:
         return IdMap(self._table(name, [column]).column(0).combine_chunks())
-
-
-class _parquet_faults:  # noqa: N801 - a context manager reads as a verb
-    """Turns what pyarrow raises over one file into a `DataError` that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"{self.path}: no such file; prepare the data set again") from error
-        if isinstance(error, (pa.ArrowException, OSError)):
-            raise DataError(
-                f"{self.path}: damaged ({error}); prepare the data set again"
-            ) from error
-
-
-def write_dataset(
-    folder: Path,
-    *,
-    graph: RatingGraph,
-    biases: Biases,
-    users: pa.Table,
-    items: pa.Table,
-    features: dict[str, npt.NDArray[np.float32]],
-    held_out: dict[str, pd.DataFrame],
-    meta: dict[str, Any],
-) -> None:
-    """Write all of a prepared data set into an existing folder.
-
-    Args:
-        folder: an empty folder; the caller renames it into place.
-        graph: the training ratings.
-        biases: fitted to them.
-        users: [U] rows, `user_id` first, ascending.
-        items: [I] rows, `item_id` first, ascending.
-        features: float32 [I, F] by name.
-        held_out: `valid` and `test`: columns user, item, rating and perhaps expected.
-        meta: what else `dataset.json` says, `feedback` among it; counts, scale and the like are
-            added.
-    """
-    for name in (_TRAIN, _FEATURES):
-        (folder / name).mkdir()
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "by_item_edges": graph.edges_by_item,
-        "user_bias": biases.users.numpy(),
-        "item_bias": biases.items.numpy(),
-        "user_squares": biases.user_squares.numpy(),
-        "item_squares": biases.item_squares.numpy(),
-    }
-    for side, adjacency in (("by_user", graph.by_user), ("by_item", graph.by_item)):
-        arrays[f"{side}_offsets"] = adjacency.offsets
-        arrays[f"{side}_neighbours"] = adjacency.neighbours
-        arrays[f"{side}_codes"] = adjacency.codes
-    for name, array in arrays.items():
-        save_array(folder / _TRAIN / f"{name}.npy", array)
-    for name, array in features.items():
-        save_array(folder / _FEATURES / f"{name}.npy", array)
-    pq.write_table(users, folder / _USERS)
-    pq.write_table(items, folder / _ITEMS)
-    for name in _HELD_OUT:
-        frame = held_out[name]
-        pq.write_table(
-            pa.Table.from_pandas(frame, preserve_index=False), folder / f"{name}.parquet"
-        )
-    whole = {
-        "schema_version": SCHEMA_VERSION,
-        **meta,
-        "counts": {
-            "users": graph.num_users,
-            "items": graph.num_items,
-            "train": graph.num_edges,
-            **{name: len(held_out[name]) for name in _HELD_OUT},
-        },
-        "scale": graph.scale.to_dict(),
-        "mean_rating": biases.mean,
-        "variance": biases.variance,
-        "damping": biases.damping._asdict(),
-        "level_counts": graph.level_counts.tolist(),
-        "features": {name: array.shape[1] for name, array in features.items()},
-    }
-    write_json(folder / DATASET_FILE, {**whole, "fingerprint": _fingerprint(whole)})
-
-
-def _fingerprint(meta: dict[str, Any]) -> str:
-    """Names a data set's content: source checksums, options and counts decide every array."""
-    rest = {key: value for key, value in meta.items() if key != "fingerprint"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

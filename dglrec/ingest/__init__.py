@@ -4,7 +4,9 @@
 and `read_users` read the tables beside them.
 """
 
+from dglrec.ingest.attributes import AttributeTable, attribute_name, read_attributes
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns
+from dglrec.ingest.edges import EdgeColumns, find_edge_columns, stream_edges
 from dglrec.ingest.lists import (
     NewRatings,
     read_new_interactions,
@@ -19,6 +21,8 @@ from dglrec.ingest.tables import read_items, read_new_items, read_users
 
 __all__ = [
     "FORMATS",
+    "AttributeTable",
+    "EdgeColumns",
     "FileCounts",
     "IngestCounts",
     "NewRatings",
@@ -27,9 +31,12 @@ __all__ = [
     "RatingReader",
     "Source",
     "Stretch",
+    "attribute_name",
     "drop_duplicates",
+    "find_edge_columns",
     "last_of_each_pair",
     "open_source",
+    "read_attributes",
     "read_items",
     "read_new_interactions",
     "read_new_items",
@@ -38,4 +45,5 @@ __all__ = [
     "require_file",
     "rows_of_each",
     "stream_columns",
+    "stream_edges",
 ]

@@ -276,7 +276,7 @@ class RatingReader:
             kinds[raw] = self._id_kinds[name]
         if schema.TIMESTAMP in of_schema:
             raw = of_schema[schema.TIMESTAMP]
-            kinds[raw] = _kind_of_timestamps(head.column(raw))
+            kinds[raw] = stream.kind_of_timestamps(head.column(raw))
         return kinds
 
     def _checked(self, file: Path, stretch: stream.Stretch) -> pa.Table:
@@ -344,12 +344,3 @@ def _kind_of_ids(head: pa.ChunkedArray, what: str) -> pa.DataType:
     if pc.any(pc.match_substring_regex(head, _LEADING_ZERO)).as_py():
         return pa.string()
     return pa.int64() if 2 * (pc.sum(whole).as_py() or 0) > len(head) else pa.string()
-
-
-def _kind_of_timestamps(head: pa.ChunkedArray) -> pa.DataType:
-    """What Arrow takes the head for; whole numbers where one that is none hides among them.
-
-    Then reading fails at that one, and can name its row.
-    """
-    first = head[0].as_py() if len(head) else None
-    return pa.int64() if isinstance(first, str | bytes) and first.strip().isdigit() else head.type

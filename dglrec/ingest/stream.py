@@ -228,6 +228,16 @@ def head_of_text(
             raise _explained(error, file, text, open_reader) from error
 
 
+def kind_of_timestamps(head: pa.ChunkedArray) -> pa.DataType:
+    """The type to read timestamps of a text file as: what Arrow takes its head for.
+
+    Whole numbers where one that is none hides among them: then reading fails at that one, and can
+    name its row.
+    """
+    first = head[0].as_py() if len(head) else None
+    return pa.int64() if isinstance(first, str | bytes) and first.strip().isdigit() else head.type
+
+
 def ends_in_open_quote(file: Path, last: str) -> bool:
     """Whether a small text file breaks off inside the quoted field that was read as `last`.
 

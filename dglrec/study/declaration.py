@@ -25,7 +25,8 @@ from dglrec.config import (
 )
 from dglrec.dataset import PrepareOptions
 from dglrec.errors import DataError, UsageError
-from dglrec.features import TextCleaning
+from dglrec.features import TextCleaning, parse_kinds
+from dglrec.relations import parse_relations
 from dglrec.schema import RatingScale
 from dglrec.train import Settings
 
@@ -60,8 +61,12 @@ class PrepareKeys(BaseModel):
     scale: str | None = None
     interactions_from: float | None = None
     users: int | None = None
+    item_table: str | None = None
+    user_table: str | None = None
+    attribute: tuple[str, ...] = Field((), strict=False)
+    relation: tuple[str, ...] = Field((), strict=False)
 
-    @field_validator("numeric", mode="before")
+    @field_validator("numeric", "attribute", "relation", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Names as `--set` gives them: text, with commas between."""
@@ -90,6 +95,10 @@ class PrepareKeys(BaseModel):
             scale=None if self.scale is None else RatingScale.parse(self.scale),
             interactions_from=self.interactions_from,
             users=self.users,
+            item_table=None if self.item_table is None else Path(self.item_table),
+            user_table=None if self.user_table is None else Path(self.user_table),
+            attribute=parse_kinds(self.attribute),
+            relation=parse_relations(self.relation),
         )
         options.check()
         return options

@@ -298,12 +298,19 @@ class _Work:
     def _check_sources(self, keys: PrepareKeys, dataset: RatingDataset) -> None:
         """Refuse data sets of files that changed from one to the next."""
         given = (keys.train_file, keys.test_file)
+        beside = (keys.item_table, keys.user_table, keys.relation)
         for others, other in self.datasets.items():
             if (others.train_file, others.test_file) != given:
                 continue
-            before = {one["file"]: one["sha256"] for one in other.meta["sources"]}
+            # Tables and relations of the same file name may be different files of two variants.
+            same = (others.item_table, others.user_table, others.relation) == beside
+            before = {
+                (one["file"], one.get("as")): one["sha256"]
+                for one in other.meta["sources"]
+                if same or "as" not in one
+            }
             for one in dataset.meta["sources"]:
-                if before.get(one["file"], one["sha256"]) != one["sha256"]:
+                if before.get((one["file"], one.get("as")), one["sha256"]) != one["sha256"]:
                     raise DataError(
                         f"{self.source}: {one['file']} changed after {other.path} or "
                         f"{dataset.path} was prepared; start the study anew in another folder"

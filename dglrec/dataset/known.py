@@ -1,0 +1,186 @@
+"""What is known of items and users beside their ratings: features and relations of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dglrec import schema
+from dglrec.dataset.attributes import (
+    ITEM_ATTRIBUTES,
+    MOST_LABELS,
+    USER_ATTRIBUTES,
+    AttributeOptions,
+    Features,
+    ItemEncoder,
+    fit_user_encoder,
+)
+from dglrec.dataset.nodes import KnownOf, find_attributes
+from dglrec.dataset.options import PrepareOptions
+from dglrec.dataset.rows import Rows
+from dglrec.dataset.tables import GivenTables, attribute_columns, attribute_kinds
+from dglrec.errors import UsageError
+from dglrec.features import Kind
+from dglrec.progress import log
+from dglrec.relations import (
+    ITEM_TYPE,
+    USER_TYPE,
+    HeldOutPairs,
+    ReadRelation,
+    read_relation,
+)
+from dglrec.split import Split
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of items and users, in the order of their indices.
+
+    Attributes:
+        items: [I] rows.
+        users: [U] rows.
+        item_kinds: kinds of the attributes that are to become features, by name.
+        user_kinds: the same of users.
+    """
+
+    items: pd.DataFrame
+    users: pd.DataFrame
+    item_kinds: dict[str, Kind]
+    user_kinds: dict[str, Kind]
+
+    @classmethod
+    def of(
+        cls,
+        items: pd.DataFrame,
+        users: pd.DataFrame,
+        tables: GivenTables,
+        options: PrepareOptions,
+    ) -> "Known":
+        """Find out the kinds of attributes.
+
+        Raises:
+            UsageError: a kind is given of an attribute that is not there.
+        """
+        of_items, of_users = attribute_columns(items), attribute_columns(users)
+        for name in options.attribute:
+            if name not in of_items and name not in of_users:
+                there = ", ".join(sorted({*of_items, *of_users})) or "none"
+                raise UsageError(f"--attribute {name}: no such attribute; there is {there}")
+        given = {} if tables.items is None else tables.items.columns
+        names = [
+            name
+            for name, column in of_items.items()
+            if (name in given or name in options.attribute)
+            and name != schema.GENRES
+            and column not in options.numeric
+        ]
+        return cls(
+            items,
+            users,
+            attribute_kinds(items, options.attribute, names),
+            attribute_kinds(users, options.attribute),
+        )
+
+    def described(self) -> dict[str, dict[str, str]]:
+        """What `dataset.json` says of it; nothing where there is nothing."""
+        kinds = {ITEM_ATTRIBUTES: self.item_kinds, USER_ATTRIBUTES: self.user_kinds}
+        return {
+            entry: {name: kind.value for name, kind in of_type.items()}
+            for entry, of_type in kinds.items()
+            if of_type
+        }
+
+    def has_texts(self, items: Features, users: Features) -> bool:
+        """Whether there are features of texts among those of items or of users."""
+        both = ((self.item_kinds, items), (self.user_kinds, users))
+        return any(kinds.get(name) is Kind.TEXT for kinds, found in both for name in found)
+
+
+def encode_known(
+    known: Known,
+    options: PrepareOptions,
+    trained_items: npt.NDArray[np.bool_],
+    trained_users: npt.NDArray[np.bool_],
+) -> tuple[Features, Features]:
+    """Features of items and of users, fitted to those that have a training row."""
+
+    def usable(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+        return {name: kind for name, kind in kinds.items() if options.text or kind != Kind.TEXT}
+
+    attributes = AttributeOptions(
+        options.numeric,
+        options.text,
+        options.text_model,
+        options.cleaning,
+        usable(known.item_kinds),
+    )
+    items = ItemEncoder.fit(known.items, trained_items, attributes).encode(known.items)
+    users = fit_user_encoder(
+        known.users,
+        trained_users,
+        usable(known.user_kinds),
+        options.text_model,
+        options.cleaning,
+    ).encode(known.users)
+    return items, users
+
+
+def say_what_is_known(
+    known: Known,
+    options: PrepareOptions,
+    items: Features,
+    users: Features,
+    relations: Mapping[str, ReadRelation],
+) -> None:
+    """Tell of each attribute what it is and whether it is a feature, and of each relation."""
+    for node_type, kinds, features in (
+        (ITEM_TYPE, known.item_kinds, items),
+        (USER_TYPE, known.user_kinds, users),
+    ):
+        for name, kind in kinds.items():
+            use = "" if name in features else f"; no feature{_why_not(kind, options.text)}"
+            log(f"{node_type} attribute {name}: {kind.value}{use}")
+    for read in relations.values():
+        for line in read.said:
+            log(line)
+
+
+def _why_not(kind: Kind, text: bool) -> str:
+    if kind is Kind.NONE:
+        return ": nearly every value is of one row alone, or there is none"
+    if kind is Kind.TEXT and not text:
+        return " with --no-text"
+    return f", which takes 1 to {MOST_LABELS} labels in training rows"
+
+
+def connect_known(
+    rows: Rows,
+    split: Split,
+    known: Known,
+    files: Mapping[str, Path],
+    options: PrepareOptions,
+    trained_items: npt.NDArray[np.bool_],
+    trained_users: npt.NDArray[np.bool_],
+) -> dict[str, ReadRelation]:
+    """The relations that files give, by name."""
+    if not files:
+        return {}
+    attributes = find_attributes(
+        KnownOf(ITEM_TYPE, known.items, trained_items, known.item_kinds),
+        KnownOf(USER_TYPE, known.users, trained_users, known.user_kinds),
+    )
+    nodes = {USER_TYPE: rows.users, ITEM_TYPE: rows.items}
+    nodes |= {name: attribute.ids for name, attribute in attributes.items()}
+    columns = rows.columns
+    held_out = np.concatenate((split.valid, split.test))
+    pairs = HeldOutPairs(columns.users[held_out], columns.items[held_out], len(rows.items))
+    cut = None
+    if options.split == "time" and rows.is_test is None and columns.timestamps is not None:
+        cut = int(columns.timestamps[split.train].max())
+    return {
+        name: read_relation(name, file, nodes, held_out=pairs, cut=cut)
+        for name, file in files.items()
+    }

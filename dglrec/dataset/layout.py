@@ -1,0 +1,27 @@
+"""Where what of a prepared data set lies, and what names its content."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 3
+DATASET_FILE = "dataset.json"
+
+USERS, ITEMS = "users.parquet", "items.parquet"
+TRAIN, FEATURES = "train", "features"
+HELD_OUT = ("valid", "test")
+TRAIN_DTYPES = {
+    "offsets": np.int64,
+    "neighbours": np.int32,
+    "edges": np.int64,
+    "bias": np.float32,
+    "squares": np.float32,
+}  # by the last word of a file's name; codes are of the scale's type
+
+
+def fingerprint_of(meta: dict[str, Any]) -> str:
+    """Names a data set's content: source checksums, options and counts decide every array."""
+    rest = {key: value for key, value in meta.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

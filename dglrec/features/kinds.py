@@ -1,0 +1,205 @@
+"""What a column of attributes is: numbers, labels, texts or dates; and its cells read as that.
+
+A column's kind, unless somebody says it, follows from all of its values that are there:
+
+1. lists are labels, several in a cell (`categories`);
+2. numbers are numbers (`number`); but whole numbers of at most 32 values that on average stand in
+   50 rows or more are codes, and so labels (`category`);
+3. days, `2001-12-31` (perhaps with a time) or `31-Dec-2001`, are dates (`date`), where nine values
+   in ten or more are such; the others count as missing;
+4. a text whose cells, cut at bars, or where there are none at commas, give labels that on average
+   stand in two rows or more is labels: `categories` where a cell has several, else `category`;
+5. other texts of three words or more on average are texts (`text`);
+6. what remains has a value of its own for nearly each row, as names and codes have, and tells
+   nothing of another row: it is not used (`none`), as is a column without any value.
+"""
+
+import datetime
+import re
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dglrec.errors import DataError, UsageError
+
+_MOST_CODES = 32
+_ROWS_OF_A_CODE = 50
+_ROWS_OF_A_LABEL = 2
+_WORDS_OF_A_TEXT = 3
+_SHARE_OF_DAYS = 0.9
+
+_ISO_DAY = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ].*)?")
+_NAMED_DAY = re.compile(r"(\d{1,2})-([A-Za-z]{3})-(\d{4})")
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
+
+
+class Kind(str, Enum):
+    """What a column of attributes is."""
+
+    NUMBER = "number"
+    CATEGORY = "category"
+    CATEGORIES = "categories"
+    TEXT = "text"
+    DATE = "date"
+    NONE = "none"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a cell is one label or several."""
+        return self in (Kind.CATEGORY, Kind.CATEGORIES)
+
+
+def parse_kinds(texts: Sequence[str]) -> dict[str, Kind]:
+    """Read `NAME=KIND`, as on a command line.
+
+    >>> parse_kinds(["age=category"])
+    {'age': <Kind.CATEGORY: 'category'>}
+
+    Raises:
+        UsageError: a text has another form, there is no such kind, or a name is given twice.
+    """
+    kinds: dict[str, Kind] = {}
+    for text in texts:
+        name, _, kind = text.partition("=")
+        if not name or kind not in list(Kind):
+            known = ", ".join(one.value for one in Kind)
+            raise UsageError(f"--attribute {text!r}: write NAME=KIND, KIND being one of {known}")
+        if name in kinds:
+            raise UsageError(f"--attribute {name}: is given twice")
+        kinds[name] = Kind(kind)
+    return kinds
+
+
+def infer_kind(column: pd.Series) -> Kind:
+    """The kind of a column of N cells, by the rule above.
+
+    >>> [infer_kind(pd.Series(cells)).value for cells in (["a|b", "b|a"], [1, 2], ["Jo", "Al"])]
+    ['categories', 'number', 'none']
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        return _kind_of_numbers(column.to_numpy(np.float64))
+    present = [cell for cell in column if not _is_missing(cell)]
+    if not present:
+        return Kind.NONE
+    if any(_is_list(cell) for cell in present):
+        return Kind.CATEGORIES
+    texts = [str(cell) for cell in present]
+    if sum(_day(text) is not None for text in texts) >= _SHARE_OF_DAYS * len(texts):
+        return Kind.DATE
+    rows = [_cut(text) for text in texts]
+    pieces = [piece for row in rows for piece in row]
+    if len(pieces) >= _ROWS_OF_A_LABEL * len(set(pieces)):
+        return Kind.CATEGORIES if any(len(row) > 1 for row in rows) else Kind.CATEGORY
+    words = sum(len(text.split()) for text in texts)
+    return Kind.TEXT if words >= _WORDS_OF_A_TEXT * len(texts) else Kind.NONE
+
+
+def read_labels(column: pd.Series, kind: Kind) -> list[list[str]]:
+    """[N] the labels of each cell, perhaps none, each once.
+
+    Args:
+        column: N cells.
+        kind: `category`, where a cell is a label, or `categories`.
+    """
+    if kind is Kind.CATEGORIES:
+        return [_cut(cell) for cell in column]
+    return [[] if _is_missing(cell) else [_label(cell)] for cell in column]
+
+
+def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.float64]:
+    """[N] numbers, or days since 1970; NaN where missing, or where a date is none.
+
+    Args:
+        column: N cells.
+        kind: `number` or `date`.
+        name: the column's, for messages.
+
+    Raises:
+        DataError: a value is no number, or no value is a date.
+    """
+    if kind is Kind.NUMBER and pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(np.float64)
+    numbers = np.full(len(column), np.nan)
+    bad = None
+    for row, cell in enumerate(column):
+        if _is_missing(cell):
+            continue
+        number = _day(str(cell)) if kind is Kind.DATE else _number(cell)
+        if number is None:
+            bad = cell
+        else:
+            numbers[row] = number
+    if bad is not None and (kind is Kind.NUMBER or np.isnan(numbers).all()):
+        raise DataError(f"column {name} holds what is no {kind.value} ({str(bad)[:40]!r})")
+    return numbers
+
+
+def read_texts(column: pd.Series) -> list[str | None]:
+    """[N] texts, None where missing."""
+    return [None if _is_missing(cell) else str(cell) for cell in column]
+
+
+def _kind_of_numbers(numbers: npt.NDArray[np.float64]) -> Kind:
+    present = numbers[~np.isnan(numbers)]
+    if not len(present):
+        return Kind.NONE
+    codes = len(np.unique(present))
+    few = codes <= _MOST_CODES and len(present) >= _ROWS_OF_A_CODE * codes
+    return Kind.CATEGORY if few and np.all(present == np.floor(present)) else Kind.NUMBER
+
+
+def _is_list(cell: Any) -> bool:
+    return isinstance(cell, list | tuple | np.ndarray)
+
+
+def _is_missing(cell: Any) -> bool:
+    if _is_list(cell):
+        return len(cell) == 0
+    return cell is None or cell == "" or (isinstance(cell, float) and np.isnan(cell))
+
+
+def _cut(cell: Any) -> list[str]:
+    """The labels of a list, or of a text with bars or commas."""
+    if _is_missing(cell):
+        return []
+    if _is_list(cell):
+        pieces: Sequence[str] = [_label(piece) for piece in cell if not _is_missing(piece)]
+    else:
+        text = _label(cell)
+        pieces = [piece.strip() for piece in text.split("|" if "|" in text else ",")]
+    return [piece for piece in dict.fromkeys(pieces) if piece]
+
+
+def _label(cell: Any) -> str:
+    """A cell as a label; a whole number is the same label with and without decimals."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return str(cell).strip()
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        number = float(cell)
+    except (ValueError, TypeError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _day(text: str) -> int | None:
+    """Days since 1970; None where a text is no day."""
+    try:
+        if found := _ISO_DAY.fullmatch(text):
+            day = datetime.date(int(found[1]), int(found[2]), int(found[3]))
+        elif found := _NAMED_DAY.fullmatch(text):
+            month = _MONTHS.index(found[2].lower()) + 1
+            day = datetime.date(int(found[3]), month, int(found[1]))
+        else:
+            return None
+    except ValueError:
+        return None
+    return day.toordinal() - _EPOCH

@@ -1,0 +1,136 @@
+"""Tables of attributes: what is known of items or users, by id."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from dglrec import schema
+from dglrec.errors import DataError
+from dglrec.ids import IdMap
+from dglrec.ingest import cells, stream
+from dglrec.ingest.tables import ITEM_NAMES
+
+_USER_NAMES = {schema.USER_ID: (schema.USER_ID, "userId")}
+_READ_AS = {
+    schema.TITLE: cells.text_of,
+    schema.GENRES: cells.any_genres,
+    schema.SYNOPSIS: cells.synopsis_of,
+}
+# Types of node beside attributes, columns of other tables, and groups of features.
+_RESERVED = (
+    *(schema.USER, schema.ITEM, schema.USER_ID, schema.ITEM_ID, schema.WEIGHT, schema.TIMESTAMP),
+    *("in_item_table", "numeric", "text"),
+)
+
+
+@dataclass(frozen=True)
+class AttributeTable:
+    """What a table says of n users or items.
+
+    Attributes:
+        file: the table.
+        ids: int64 or string [n].
+        columns: [n] each: by the attribute's name numbers, texts or lists of texts; None or NaN
+            where there is no value.
+    """
+
+    file: Path
+    ids: pa.Array
+    columns: dict[str, pd.Series]
+
+    def rows_of(self, known: IdMap) -> tuple[npt.NDArray[np.int64], int]:
+        """Where the table has what it says of each known id.
+
+        Returns:
+            [N] row numbers of the ids of the map, -1 where the table has no row; and how many rows
+            are of unknown ids.
+
+        Raises:
+            DataError: an id is there twice.
+        """
+        index = known.encode(self.ids)
+        of_known = np.flatnonzero(index >= 0)
+        counts = np.bincount(index[of_known], minlength=len(known))
+        if np.any(counts > 1):
+            twice = known.ids[int(np.argmax(counts > 1))].as_py()
+            raise DataError(f"{self.file}: id {twice} is there twice; keep one row")
+        rows = np.full(len(known), -1, dtype=np.int64)
+        rows[index[of_known]] = of_known
+        return rows, len(index) - len(of_known)
+
+
+def read_attributes(file: Path, id_name: str) -> AttributeTable:
+    """Read a CSV or Parquet table of attributes of items or users.
+
+    A column's name becomes the attribute's in lowercase letters, digits and `_`. A table of items
+    may have `title`, `genres` and `synopsis`, by any of their names in the layouts that we read.
+
+    Args:
+        file: the table.
+        id_name: `item_id` or `user_id`.
+
+    Raises:
+        DataError: the table is damaged, has no row or no column of ids, an id is missing, or a
+            column cannot name an attribute.
+    """
+    raw = cells.raw_table(file)
+    found = stream.shown_names(list(raw))
+    special = ITEM_NAMES if id_name == schema.ITEM_ID else _USER_NAMES
+    given = {}
+    for name, aliases in special.items():
+        alias = next((alias for alias in aliases if alias in raw), None)
+        if alias is not None:
+            given[name] = raw.pop(alias)
+    if id_name not in given:
+        schema.check_columns(found, (id_name,), str(file))
+        raise AssertionError("a column of that name would have been found")
+    ids = _ids(given.pop(id_name), id_name, file)
+    columns = {
+        name: cells.texts([_READ_AS[name](cell) or None for cell in column])
+        for name, column in given.items()
+    }
+    # Of items `title` and `synopsis` are read above; of users they would be taken for the same.
+    reserved = (*_RESERVED, schema.TITLE, schema.SYNOPSIS)
+    for column, values in raw.items():
+        name = attribute_name(column)
+        if not schema.is_name(name) or name in reserved:
+            raise DataError(
+                f"{file}: column {column[:40]!r} cannot name an attribute; rename it, with a "
+                f"letter first and none of {', '.join(reserved)}"
+            )
+        if name in columns:
+            raise DataError(f"{file}: two columns give the attribute {name}; rename one")
+        columns[name] = cells.attribute_values(values)
+    if not columns:
+        raise DataError(f"{file}: has ids and no other column; found {', '.join(found)}")
+    return AttributeTable(file, ids, columns)
+
+
+def attribute_name(column: str) -> str:
+    """What the attribute of a column is called; perhaps what `schema.is_name` refuses.
+
+    >>> attribute_name("Release date (JP)")
+    'release_date_jp'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
+
+
+def _ids(values: list[Any], name: str, file: Path) -> pa.Array:
+    """Ids as text, or as the whole numbers that a Parquet file has."""
+    if not values:
+        raise DataError(f"{file}: holds no row")
+    first_row = cells.first_row_of(file)
+    # Pandas makes such numbers of whole ones where one was missing once.
+    ids = [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
+    for row, value in enumerate(ids, start=first_row):
+        if value is None or str(value).strip() in ("", "nan"):
+            raise DataError(f"{file}: row {row}: {name} is missing")
+    if all(isinstance(value, int) and abs(value) < 2**63 for value in ids):
+        return pa.array(ids, type=pa.int64())
+    return pa.array([str(value).strip() for value in ids], type=pa.string())

@@ -1,0 +1,185 @@
+"""The cells of small tables: read whole, and turned into ids, numbers, texts and genres."""
+
+import datetime
+import decimal
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dglrec.errors import DataError
+from dglrec.ingest import stream
+
+UNKNOWN = "Unknown"
+_NO_SYNOPSIS = re.compile(r"\s*no synopsis\b.*\b(added|yet|available)\b", re.IGNORECASE | re.DOTALL)
+_LEADING_ZERO = re.compile(r"\s*-?0[0-9]")
+NO_GENRES = "(no genres listed)"
+
+
+def raw_table(file: Path) -> dict[str, list[Any]]:
+    """A small table's columns by name: text from CSV, Python values from Parquet."""
+    description = f"reading {file.name}"
+    if stream.is_parquet(file):
+        names = list(stream.parquet_schema(file).names)
+        stretches = stream.stream_parquet(file, names, description)
+    else:
+        text = stream.header_format(file, ())
+        names = list(text.names)
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"{file}: more than one column {', '.join(repeated)}")
+        kinds = dict.fromkeys(names, pa.string())
+        stretches = stream.stream_text(file, text, kinds, description, newlines_in_values=True)
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for stretch in stretches:
+        for name in names:
+            columns[name].extend(stretch.table.column(name).to_pylist())
+    last = columns[names[-1]]
+    if last and not stream.is_parquet(file) and stream.ends_in_open_quote(file, last[-1]):
+        raise DataError(
+            f"{file}: row {len(last) + 1}: the file ends inside quotes; fetch the file again"
+        )
+    return columns
+
+
+def whole_ids(
+    values: Sequence[Any], name: str, file: Path, first_row: int, *, distinct: bool = True
+) -> pd.Series:
+    """Whole numbers from 0, int64."""
+    seen: set[int] = set()
+    numbers = []
+    for row, value in enumerate(values, start=first_row):
+        text = str(value).strip()
+        if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+            raise DataError(f"{file}: row {row}: {name} is no whole number from 0 ({text[:40]!r})")
+        number = int(text)
+        if distinct and number in seen:
+            raise DataError(f"{file}: row {row}: {name} {number} is there twice; keep one row")
+        seen.add(number)
+        numbers.append(number)
+    return series_of(numbers, dtype=np.int64)
+
+
+def text_ids(values: Sequence[Any], name: str, file: Path, first_row: int) -> pd.Series:
+    """Texts that are not empty."""
+    seen: set[str] = set()
+    for row, value in enumerate(values, start=first_row):
+        text = text_of(value)
+        if not text:
+            raise DataError(f"{file}: row {row}: {name} is missing")
+        if text in seen:
+            raise DataError(f"{file}: row {row}: {name} {text[:40]} is there twice; keep one row")
+        seen.add(text)
+    return texts([str(value).strip() for value in values])
+
+
+def first_row_of(file: Path) -> int:
+    """The number of a table's first row of data, as messages give it."""
+    return 1 if stream.is_parquet(file) or file.name in ("u.item", "movies.dat") else 2
+
+
+def numbers_or_texts(values: Sequence[Any]) -> pd.Series:
+    """Numbers where every value that is there is a finite one, else text; `Unknown` is missing."""
+    present = [None if value in ("", UNKNOWN) else value for value in values]
+    if all(value is None for value in present):
+        return series_of([np.nan] * len(present), dtype=float)
+    try:
+        numbers: pd.Series = pd.to_numeric(pd.Series(present, dtype=object))
+    except (ValueError, TypeError):
+        return texts([text_of(value) or None for value in present])
+    if pd.api.types.is_bool_dtype(numbers) or np.isinf(numbers.astype(float)).any():
+        return texts([text_of(value) or None for value in present])
+    return numbers
+
+
+def attribute_values(values: list[Any]) -> pd.Series:
+    """A column of a table of attributes: lists of texts, numbers or texts."""
+    if any(isinstance(value, list) for value in values):
+        return texts([_listed(value) for value in values])
+    plain = [_plain(value) for value in values]
+    # A number would lose the zeros that it begins with.
+    if any(isinstance(value, str) and _LEADING_ZERO.match(value) for value in plain):
+        return texts([None if value in (None, "", UNKNOWN) else str(value) for value in plain])
+    return numbers_or_texts(plain)
+
+
+def _listed(value: Any) -> list[str] | None:
+    if not isinstance(value, list):
+        value = [] if value is None else [value]
+    names = (text_of(one) for one in value)
+    return [name for name in dict.fromkeys(names) if name and name != UNKNOWN] or None
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet that is no number and no text, as text; a NaN as missing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime.date | datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        value = float(value)
+    if isinstance(value, float) and np.isnan(value):
+        return None
+    return value.strip() if isinstance(value, str) else value
+
+
+def text_of(cell: Any) -> str | None:
+    """A cell as text without spaces around it; None where there is none."""
+    return None if cell is None else str(cell).strip()
+
+
+def comma_genres(cell: Any) -> list[str]:
+    """Genres of a list, or of a text with commas, each once."""
+    if isinstance(cell, list):
+        names = [str(name).strip() for name in cell if name is not None]
+    else:
+        names = [name.strip() for name in (text_of(cell) or "").split(",")]
+    return [name for name in dict.fromkeys(names) if name not in ("", UNKNOWN)]
+
+
+def any_genres(cell: Any) -> list[str]:
+    """Genres of a list, or of a text with commas or, as in MovieLens, bars."""
+    if isinstance(cell, str) and "|" in cell:
+        return bar_genres(cell)
+    return [name for name in comma_genres(cell) if name != NO_GENRES]
+
+
+def bar_genres(cell: str) -> list[str]:
+    """Genres of a text with bars, as in MovieLens, each once."""
+    names = dict.fromkeys(name.strip() for name in cell.split("|"))
+    return [name for name in names if name not in ("", NO_GENRES)]
+
+
+def synopsis_of(cell: Any) -> str | None:
+    """A synopsis; None where the cell says that there is none."""
+    text = text_of(cell)
+    if not text or text == UNKNOWN or _NO_SYNOPSIS.match(text):
+        return None
+    return text
+
+
+def texts(values: Sequence[Any]) -> pd.Series:
+    """A column of texts, or of lists, with None where there is none."""
+    # Left to itself pandas makes NaN of None.
+    return series_of(values, dtype=object)
+
+
+def series_of(values: Sequence[Any], **options: Any) -> pd.Series:
+    """A column, of a type that mypy knows."""
+    series: pd.Series = pd.Series(values, **options)
+    return series
+
+
+def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
+    """A table, of a type that mypy knows."""
+    frame: pd.DataFrame = pd.DataFrame(columns)
+    return frame
+
+
+def ordered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table's rows in ascending order of one column."""
+    ordered: pd.DataFrame = frame.sort_values(name, ignore_index=True)
+    return ordered

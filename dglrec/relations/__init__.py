@@ -1,0 +1,33 @@
+"""Edges beside the ratings: between users, between items, and to what they are labelled with.
+
+`read_relation` reads a file of edges, `label_attribute` makes nodes of a column's labels. Both give
+a `Relation`, the same edges seen from either end.
+"""
+
+from dglrec.relations.attributes import Attribute, label_attribute
+from dglrec.relations.reading import EdgeCounts, HeldOutPairs, ReadRelation, read_relation
+from dglrec.relations.relation import (
+    ITEM_TYPE,
+    USER_TYPE,
+    Edges,
+    Relation,
+    build_relation,
+    check_relation_name,
+    parse_relations,
+)
+
+__all__ = [
+    "ITEM_TYPE",
+    "USER_TYPE",
+    "Attribute",
+    "EdgeCounts",
+    "Edges",
+    "HeldOutPairs",
+    "ReadRelation",
+    "Relation",
+    "build_relation",
+    "check_relation_name",
+    "label_attribute",
+    "parse_relations",
+    "read_relation",
+]

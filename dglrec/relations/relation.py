@@ -1,0 +1,213 @@
+"""`Relation`: edges of one kind between two types of node, seen from both ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dglrec import schema
+from dglrec.errors import UsageError
+
+USER_TYPE = "user"
+ITEM_TYPE = "item"
+PREDICTED = "rates"
+ATTRIBUTE_PREFIX = "has_"
+REVERSE_PREFIX = "rev_"
+
+_RESERVED = (PREDICTED, "rated_by")
+_RESERVED_PREFIXES = (ATTRIBUTE_PREFIX, REVERSE_PREFIX)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The edges of N nodes, one node's after the other's (compressed sparse rows).
+
+    Attributes:
+        offsets: int64 [N + 1]; node v's edges stand at `offsets[v]:offsets[v + 1]`.
+        neighbours: int32 [E]; the node at an edge's other end, ascending within a node.
+        weights: float32 [E], 0 or more; None where edges have none.
+        times: int64 [E], in the unit of the file that they came from (times of day: microseconds);
+            None where edges have none.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32] | None = None
+    times: npt.NDArray[np.int64] | None = None
+
+    @property
+    def num_nodes(self) -> int:
+        """N, nodes without an edge included."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of edges."""
+        return len(self.neighbours)
+
+    @property
+    def degrees(self) -> npt.NDArray[np.int64]:
+        """int64 [N]: how many edges each node has."""
+        return np.diff(self.offsets)
+
+    def of(self, node: int) -> slice:
+        """Where one node's edges stand."""
+        return slice(int(self.offsets[node]), int(self.offsets[node + 1]))
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Directed edges of one kind, from nodes of one type to nodes of another or the same.
+
+    An edge is there once at most, and never leads from a node to itself.
+
+    Attributes:
+        name: what the relation is called; see `check_relation_name`.
+        source_type: `user`, `item` or the name of an attribute.
+        destination_type: likewise.
+        forward: the edges of each source; neighbours are destinations. An edge's id is its
+            position here.
+        backward: the same edges, of each destination; neighbours are sources.
+    """
+
+    name: str
+    source_type: str
+    destination_type: str
+    forward: Edges
+    backward: Edges
+
+    @property
+    def num_sources(self) -> int:
+        """How many nodes of the source's type there are, with edges or without."""
+        return self.forward.num_nodes
+
+    @property
+    def num_destinations(self) -> int:
+        """How many nodes of the destination's type there are, with edges or without."""
+        return self.backward.num_nodes
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of edges."""
+        return self.forward.num_edges
+
+    @property
+    def edge_type(self) -> tuple[str, str, str]:
+        """Source type, name, destination type: the relation's name in a heterograph."""
+        return self.source_type, self.name, self.destination_type
+
+    @property
+    def reverse_type(self) -> tuple[str, str, str]:
+        """The name, in a heterograph, of the same edges the other way round."""
+        return self.destination_type, f"{REVERSE_PREFIX}{self.name}", self.source_type
+
+    def ends(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """int64 [E] sources and int64 [E] destinations of the edges, in the order of their ids."""
+        sources = np.repeat(np.arange(self.num_sources), self.forward.degrees)
+        return sources, self.forward.neighbours.astype(np.int64)
+
+    def backward_ids(self) -> npt.NDArray[np.int64]:
+        """int64 [E]: the id of the edge at each position of `backward`."""
+        # Within a destination sources ascend there, and ids ascend with the source.
+        return np.argsort(self.forward.neighbours, kind="stable")
+
+
+def build_relation(
+    name: str,
+    *,
+    source_type: str,
+    destination_type: str,
+    sources: npt.NDArray[np.int32],
+    destinations: npt.NDArray[np.int32],
+    num_sources: int,
+    num_destinations: int,
+    weights: npt.NDArray[np.float32] | None = None,
+    times: npt.NDArray[np.int64] | None = None,
+) -> Relation:
+    """Compact adjacency, in both directions, of E edges.
+
+    Args:
+        name: what the relation is called.
+        source_type: the type of node that edges come from.
+        destination_type: the type of node that edges lead to.
+        sources: [E] indices in any order; a (source, destination) pair occurs once.
+        destinations: [E] indices.
+        num_sources: above every source.
+        num_destinations: above every destination.
+        weights: [E].
+        times: [E].
+
+    >>> trusts = build_relation(
+    ...     "trusts", source_type="user", destination_type="user", num_sources=3,
+    ...     num_destinations=3, sources=np.array([2, 0, 2], np.int32),
+    ...     destinations=np.array([1, 1, 0], np.int32))
+    >>> trusts.forward.offsets.tolist(), trusts.forward.neighbours.tolist()
+    ([0, 1, 1, 3], [1, 0, 1])
+    >>> trusts.backward.offsets.tolist(), trusts.backward.neighbours.tolist()
+    ([0, 1, 3, 3], [2, 0, 2])
+    """
+
+    def edges(
+        nodes: npt.NDArray[np.int32], neighbours: npt.NDArray[np.int32], num_nodes: int
+    ) -> Edges:
+        order = np.lexsort((neighbours, nodes))  # by node, then by neighbour
+        offsets = np.zeros(num_nodes + 1, dtype=np.int64)
+        np.cumsum(np.bincount(nodes, minlength=num_nodes), out=offsets[1:])
+        return Edges(
+            offsets,
+            neighbours[order].astype(np.int32, copy=False),
+            None if weights is None else weights[order].astype(np.float32, copy=False),
+            None if times is None else times[order].astype(np.int64, copy=False),
+        )
+
+    return Relation(
+        name,
+        source_type,
+        destination_type,
+        forward=edges(sources, destinations, num_sources),
+        backward=edges(destinations, sources, num_destinations),
+    )
+
+
+def check_relation_name(name: str) -> None:
+    """Refuse a name that a relation cannot have.
+
+    Raises:
+        UsageError: it is no name, or stands for something else.
+    """
+    if not schema.is_name(name):
+        raise UsageError(
+            f"--relation {name[:60]!r}: a relation's name has lowercase letters, digits and _, "
+            "from a letter on, and 60 characters at most"
+        )
+    if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
+        raise UsageError(
+            f"--relation {name}: {', '.join(_RESERVED)} and names that begin with "
+            f"{' or '.join(_RESERVED_PREFIXES)} are taken; choose another name"
+        )
+
+
+def parse_relations(texts: Sequence[str]) -> dict[str, Path]:
+    """Read `NAME=FILE`, as on a command line.
+
+    >>> parse_relations(["trusts=data/trust.csv"])
+    {'trusts': PosixPath('data/trust.csv')}
+
+    Raises:
+        UsageError: a text has another form, a name is not allowed or given twice.
+    """
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not (equals and file):
+            raise UsageError(f"--relation {text!r}: write NAME=FILE")
+        check_relation_name(name)
+        if name in files:
+            raise UsageError(
+                f"--relation {name}: two files, {files[name]} and {file}; join them, or choose "
+                "two names"
+            )
+        files[name] = Path(file)
+    return files
