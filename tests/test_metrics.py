@@ -240,8 +240,32 @@ def test_ranking_sums_of_parts_are_those_of_the_whole(given_rankings, cut):
         parts += ranking_sums(relevant[part], totals[part], ks)
     assert parts.users == whole.users
     assert parts.sums == pytest.approx(whole.sums, rel=1e-9)
+    assert parts.squares == pytest.approx(whole.squares, rel=1e-9)
     again = whole.over(World())
     assert (again.ks, again.users, again.sums.tolist()) == (ks, whole.users, whole.sums.tolist())
+    assert again.squares.tolist() == whole.squares.tolist()
+
+
+@given(rankings())
+def test_standard_errors_are_those_of_a_loop_over_users(given_rankings):
+    relevant, totals, ks = given_rankings
+    sums = ranking_sums(relevant, totals, ks)
+    if sums.users < 2:
+        return
+    expected = {
+        f"{name}@{k}": np.std(values, ddof=1) / math.sqrt(sums.users)
+        for k in ks
+        for name, values in ranking_by_loop(relevant, totals, k).items()
+    }
+    # Rounding leaves the root of a difference of sums where all users are alike.
+    assert sums.standard_errors() == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_single_user_is_as_uncertain_as_can_be():
+    sums = ranking_sums(np.array([[True, False]]), np.array([1]), (2,))
+    assert set(sums.standard_errors().values()) == {0.5}
+    with pytest.raises(ValueError, match="no user"):
+        RankingSums.zero((10,)).standard_errors()
 
 
 @given(rankings())

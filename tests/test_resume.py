@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,13 @@ from runs import (
 
 import dglrec
 from dglrec import cli
-from dglrec.checkpoint import load_checkpoint, newest_whole, older_checkpoints
+from dglrec.checkpoint import (
+    load_checkpoint,
+    newest_whole,
+    older_checkpoints,
+    pack_checkpoint,
+    unpack_checkpoint,
+)
 from dglrec.config import resumed_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
@@ -448,6 +455,63 @@ def test_a_checkpoint_that_does_not_say_its_threads_is_gone_on_from(
     train(dataset, run, settings, resume=True)
     (said,) = told_of_threads(capsys)
     assert said.startswith(f"{run}: its checkpoint does not say on how many threads")
+    assert same_run(run, undisturbed(settings))
+
+
+# ---------------------------------------------------------------- what judges an epoch
+
+
+def settings_of_both(**fitting):
+    """Of ratings and lists, so that an epoch is judged by two figures."""
+    settings = settings_with(checkpoint_steps=1, **fitting)
+    return replace(settings, model=settings.model.model_copy(update={"heads": "both"}))
+
+
+def as_saved_before(monkeypatch):
+    """Checkpoints that keep one figure of the best epoch and no record, as those before did."""
+    original = state_module.save_checkpoint
+
+    def save(path, weights, state, meta, **options):
+        if "progress" in state:
+            progress = dict(state["progress"])
+            del progress["records"], progress["progress_epoch"]
+            progress["best"] = None if progress["best"] is None else 0.5
+            state = {**state, "progress": progress}
+        original(path, weights, state, meta, **options)
+
+    monkeypatch.setattr(state_module, "save_checkpoint", save)
+
+
+@pytest.mark.parametrize("call", [3, 6, 11])
+def test_what_epochs_are_judged_by_is_gone_on_with(
+    dataset, undisturbed, tmp_path, monkeypatch, call
+):
+    run, settings = tmp_path / "run", settings_of_both()
+    whole = undisturbed(settings)
+    cut_run(dataset, run, settings, monkeypatch, call)
+    train(dataset, run, settings, resume=True)
+    assert same_run(run, whole)
+    progresses = [
+        unpack_checkpoint(pack_checkpoint(folder / LAST))[1]["progress"] for folder in (run, whole)
+    ]
+    for name in ("best", "best_epoch", "records", "progress_epoch"):
+        assert progresses[0][name] == progresses[1][name]
+    assert set(progresses[0]["records"]) == {"rmse", "ndcg@10"}
+    assert "ndcg@10_standard_error" in progresses[0]["best"]
+
+
+@pytest.mark.parametrize("call", [3, 6, 11])
+@pytest.mark.parametrize("heads", ["rating", "both"])
+def test_a_checkpoint_with_one_figure_of_the_best_epoch_is_gone_on_from(
+    dataset, undisturbed, tmp_path, monkeypatch, heads, call
+):
+    """As those written before records were kept; the best checkpoint has what they lack."""
+    run = tmp_path / "run"
+    settings = settings_of_both() if heads == "both" else settings_with(checkpoint_steps=1)
+    with monkeypatch.context() as patch:
+        as_saved_before(patch)
+        cut_run(dataset, run, settings, monkeypatch, call)
+    train(dataset, run, settings, resume=True)
     assert same_run(run, undisturbed(settings))
 
 

@@ -11,10 +11,12 @@ from test_biases import Ratings
 
 from dglrec.blocks import Pool
 from dglrec.nn import ListTerms
-from dglrec.train import RankingConfig
-from dglrec.train.objectives.kinds import Metric
+from dglrec.train import RankingConfig, TrainConfig
+from dglrec.train.objectives import Metric, kinds, standard_error_of
+from dglrec.train.objectives.kinds import BothObjective
 from dglrec.train.objectives.negatives import KnownItems, PoolSampler, hide_known
 from dglrec.train.objectives.ranking import RankingLoss, Targets
+from dglrec.train.state import Progress
 
 CPU = torch.device("cpu")
 NONE = torch.empty(0, dtype=torch.int64)
@@ -240,3 +242,94 @@ def test_metrics_know_their_direction():
     assert not lowest.is_better(0.5, 0.5) and not lowest.is_better(math.nan, 0.5)
     assert highest.is_better(0.6, 0.5) and not highest.is_better(0.5, 0.5)
     assert not highest.is_better(math.inf, None)
+
+
+# ---------------------------------------------------------------- ratings and lists at once
+
+
+class Lists:
+    """Stands for the lists' objective: what of it judges."""
+
+    list_length = 10
+    list_metric = "ndcg@10"
+    metrics = (Metric("ndcg@10", maximise=True),)
+
+
+BOTH = BothObjective(kinds.RatingObjective(torch.square), Lists(), 1.0)
+
+
+def figures_of(rmse, ndcg, error=0.0):
+    return {"rmse": rmse, "ndcg@10": ndcg, standard_error_of("ndcg@10"): error}
+
+
+@pytest.mark.parametrize(
+    ("rmse", "ndcg", "better"),
+    [
+        (0.9, 0.3, False),  # alike
+        (0.9, 0.301, True),
+        (0.899, 0.3, True),
+        (0.9 * 1.01, 0.3 * 1.06, True),  # a percent of RMSE is worth five of the lists
+        (0.9 * 1.01, 0.3 * 1.04, False),
+        (0.9 * 0.99, 0.3 * 0.96, True),
+        (0.9 * 0.99, 0.3 * 0.94, False),
+    ],
+)
+def test_of_certain_lists_five_percent_are_worth_one_of_rmse(rmse, ndcg, better):
+    assert BOTH.is_better(figures_of(rmse, ndcg), figures_of(0.9, 0.3)) is better
+
+
+def test_the_share_of_a_gain_that_counts_follows_from_its_error(monkeypatch):
+    """Gains with a spread of 3 %, measured with an error of 4 %: 9 / (9 + 16) of one is true."""
+    monkeypatch.setattr(kinds, "_SPREAD_OF_EPOCHS", 0.03)
+    error = 0.04 / math.sqrt(2)  # of each epoch's figure, whose mean is 1
+    best = figures_of(0.9, 0.95, error)
+    true = 0.1 * 9 / 25  # of the 10 % that are measured
+    for loss, better in ((0.99, True), (1.01, False)):
+        lost = loss * true / 5  # RMSE's share of its mean
+        rmse = 0.9 * (1 + lost / 2) / (1 - lost / 2)
+        assert BOTH.is_better(figures_of(rmse, 1.05, error), best) is better
+
+
+def test_uncertain_lists_leave_the_choice_to_rmse():
+    """As on Ciao: lists of one in fifty, known to 7 %, beside an RMSE that falls by 0.3 %."""
+    best = figures_of(0.9474, 0.0191, 0.0013)
+    assert BOTH.is_better(figures_of(0.9445, 0.0184, 0.0013), best)
+    assert not BOTH.is_better(figures_of(0.9445, 0.0184), figures_of(0.9474, 0.0191))  # if certain
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.5), st.floats(0.1, 2), st.floats(0.1, 2))
+def test_no_two_epochs_are_each_better_than_the_other(ndcg, other_ndcg, error, rmse, other_rmse):
+    one, other = figures_of(rmse, ndcg, error), figures_of(other_rmse, other_ndcg, error)
+    assert not (BOTH.is_better(one, other) and BOTH.is_better(other, one))
+    assert not BOTH.is_better(one, one)
+    if ndcg >= other_ndcg and rmse < other_rmse * (1 - 1e-9):
+        assert BOTH.is_better(one, other)
+
+
+def test_without_lists_to_judge_rmse_decides():
+    assert BOTH.is_better({"rmse": 1.0}, None)
+    assert BOTH.is_better({"rmse": 0.9}, {"rmse": 1.0})
+    assert not BOTH.is_better({"rmse": 1.0}, {"rmse": 1.0})
+    assert not BOTH.is_better({"rmse": math.nan}, None)
+
+
+def test_patience_counts_from_the_last_record_of_any_figure():
+    config = TrainConfig(epochs=99, patience=2)
+    epochs = [
+        # RMSE, NDCG, whether the epoch is the best, the last epoch with progress
+        (1.00, 0.200, True, 1),
+        (0.99, 0.180, False, 2),  # the lowest RMSE
+        (1.10, 0.201, False, 3),  # the highest NDCG
+        (0.995, 0.200, True, 4),  # no record, but the better of both together
+        (1.00, 0.190, False, 4),
+        (0.992, 0.195, False, 4),
+    ]
+    done = Progress()
+    for number, (rmse, ndcg, best, progress) in enumerate(epochs, 1):
+        assert done.goes_on(config)
+        done.epoch = number
+        assert done.judge_epoch(figures_of(rmse, ndcg), BOTH) is best
+        assert done.progress_epoch == progress
+    assert not done.goes_on(config)
+    assert done.best_epoch == 4 and done.best == figures_of(0.995, 0.200)
+    assert done.records == {"rmse": 0.99, "ndcg@10": 0.201}

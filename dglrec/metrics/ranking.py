@@ -25,11 +25,13 @@ class RankingSums:
         ks: the lengths of lists that are measured.
         users: how many users have a relevant item.
         sums: float64 [M, len(ks)]; each metric's sum over these users.
+        squares: float64 [M, len(ks)]; the sum of its squares over them.
     """
 
     ks: tuple[int, ...]
     users: float
     sums: Floats
+    squares: Floats
 
     @classmethod
     def zero(cls, ks: Sequence[int]) -> "RankingSums":
@@ -40,17 +42,25 @@ class RankingSums:
         """
         if not ks or min(ks) < 1:
             raise ValueError(f"lengths of lists must be 1 or more, not {tuple(ks)}")
-        return cls(tuple(ks), 0.0, np.zeros((len(RANKING_METRICS), len(ks))))
+        shape = (len(RANKING_METRICS), len(ks))
+        return cls(tuple(ks), 0.0, np.zeros(shape), np.zeros(shape))
 
     def __add__(self, other: "RankingSums") -> "RankingSums":
         if self.ks != other.ks:
             raise ValueError(f"sums at {self.ks} and at {other.ks} do not add up")
-        return RankingSums(self.ks, self.users + other.users, self.sums + other.sums)
+        return RankingSums(
+            self.ks,
+            self.users + other.users,
+            self.sums + other.sums,
+            self.squares + other.squares,
+        )
 
     def over(self, world: World) -> "RankingSums":
         """The sums over the users of all processes; for every process to call."""
-        users, *sums = world.sum([self.users, *self.sums.ravel().tolist()])
-        return RankingSums(self.ks, users, np.array(sums).reshape(self.sums.shape))
+        both = np.stack((self.sums, self.squares))
+        users, *totals = world.sum([self.users, *both.ravel().tolist()])
+        sums, squares = np.array(totals).reshape(both.shape)
+        return RankingSums(self.ks, users, sums, squares)
 
     def finish(self) -> dict[str, float | int]:
         """Means over users by name, such as `recall@10`, and `ranking_users`, their number.
@@ -58,14 +68,36 @@ class RankingSums:
         Raises:
             ValueError: there were no users with a relevant item.
         """
+        self._check_users()
+        return {**self._named(self.sums / self.users), "ranking_users": round(self.users)}
+
+    def standard_errors(self) -> dict[str, float]:
+        """The standard error of each of the means, by the name of the mean.
+
+        s / sqrt(U), where s^2 is the variance over the U users with divisor U - 1. A single user
+        has no such variance, and gets 0.5: no figure between 0 and 1 deviates by more.
+
+        Raises:
+            ValueError: there were no users with a relevant item.
+        """
+        self._check_users()
+        if self.users < 2:
+            return self._named(np.full_like(self.sums, 0.5))
+        # Rounding may leave less than nothing where all users have the same figure.
+        deviations = np.maximum(self.squares - self.sums**2 / self.users, 0.0)
+        return self._named(np.sqrt(deviations / (self.users - 1) / self.users))
+
+    def _named(self, values: Floats) -> dict[str, float]:
+        """Values [M, len(ks)] by name, such as `recall@10`."""
+        return {
+            f"{name}@{k}": float(value)
+            for k, column in zip(self.ks, values.T, strict=True)
+            for name, value in zip(RANKING_METRICS, column, strict=True)
+        }
+
+    def _check_users(self) -> None:
         if not self.users:
             raise ValueError("no user with a relevant item to rank")
-        means = {
-            f"{name}@{k}": float(total) / self.users
-            for k, totals in zip(self.ks, self.sums.T, strict=True)
-            for name, total in zip(RANKING_METRICS, totals, strict=True)
-        }
-        return {**means, "ranking_users": round(self.users)}
 
 
 def ranking_sums(
@@ -86,7 +118,9 @@ def ranking_sums(
     if not counted.any():
         return zero
     values = ranking_values(relevant[counted], totals[counted], ks)
-    return RankingSums(zero.ks, float(counted.sum()), values.sum(axis=2))
+    return RankingSums(
+        zero.ks, float(counted.sum()), values.sum(axis=2), np.square(values).sum(axis=2)
+    )
 
 
 def ranking_values(

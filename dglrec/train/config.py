@@ -25,8 +25,9 @@ class TrainConfig(BaseModel):
     patience: int = Field(
         3,
         ge=1,
-        description="epochs without a better validation figure before training stops: RMSE of "
-        "ratings, ranking.metric of lists, and of both a balance of the two",
+        description="epochs without progress on validation rows before training stops. Progress is "
+        "the lowest RMSE so far, the highest ranking.metric of lists, or, where there are both, an "
+        "epoch that is the best by the two together",
     )
     loss: Literal["mse", "smooth_l1", "weighted_mse"] = Field(
         "mse",

@@ -258,16 +258,15 @@ def _end_epoch(
     done.epoch += 1
     done.batch = 0
     done.clear_sums()
-    figure, name = valid.objective.judge(metrics), valid.objective.metric.name
     with world.together():
-        if not all(math.isfinite(value) for value in (figure, *metrics.values())):
+        for name, figure in metrics.items():
+            if math.isfinite(figure):
+                continue
             raise DglrecError(
                 f"epoch {done.epoch}: validation {_TITLES.get(name, name)} {figure:g}; the best "
                 "checkpoint is as before this epoch; try a lower train.learning_rate"
             )
-    better = valid.objective.metric.is_better(figure, done.best)
-    if better:
-        done.best, done.best_epoch = figure, done.epoch
+    better = done.judge_epoch(metrics, valid.objective)
     with world.together():
         if world.is_first:
             append_line(

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from dglrec.files import atomic_file
 from dglrec.progress import log
 from dglrec.run import BEST, ITEM_ITEMS, LAST, METRICS_FILE, check_same_dataset, describe_dataset
 from dglrec.train.config import Settings, TrainConfig
-from dglrec.train.objectives import Costs
+from dglrec.train.objectives import Costs, Figures, Objective
 from dglrec.train.step import TrainingStep, learning_rate_share
 
 
@@ -44,8 +44,11 @@ class Progress:
         count: targets in them, likewise.
         listed: sum of the list losses in them, likewise.
         positives: targets in them that lists are learned from, likewise.
-        best: the deciding validation figure of the best epoch; None before there is one.
+        best: the validation figures of the best epoch by name; None before there is one.
         best_epoch: its epoch, from 1.
+        records: the best value so far of each figure that epochs are judged by, by name.
+        progress_epoch: the last epoch, from 1, that was the best so far or set a record; patience
+            counts the epochs after it.
         seconds: of training, evaluation left out.
     """
 
@@ -55,13 +58,34 @@ class Progress:
     count: int = 0
     listed: float = 0.0
     positives: int = 0
-    best: float | None = None
+    best: dict[str, float] | None = None
     best_epoch: int = 0
+    records: dict[str, float] = field(default_factory=dict)
+    progress_epoch: int = 0
     seconds: float = 0.0
 
     def goes_on(self, config: TrainConfig) -> bool:
         """Whether there is an epoch left to train."""
-        return self.epoch < config.epochs and self.epoch - self.best_epoch < config.patience
+        return self.epoch < config.epochs and self.epoch - self.progress_epoch < config.patience
+
+    def judge_epoch(self, figures: Figures, objective: Objective) -> bool:
+        """Take in the validation figures of the epoch just done; whether it is the best so far.
+
+        Raises:
+            UsageError: lists are to be judged, and no validation row is relevant.
+        """
+        better = objective.is_better(figures, self.best)
+        if better:
+            self.best, self.best_epoch = dict(figures), self.epoch
+        goes_forward = better
+        for metric in objective.metrics:
+            value = figures.get(metric.name)
+            if value is not None and metric.is_better(value, self.records.get(metric.name)):
+                self.records[metric.name] = value
+                goes_forward = True
+        if goes_forward:
+            self.progress_epoch = self.epoch
+        return better
 
     def clear_sums(self) -> None:
         """Begin the sums anew."""
@@ -181,7 +205,8 @@ class Checkpoints:
             try:
                 self.step.model.load_state_dict(checkpoint.weights)
                 self.step.load_state_dict(state["step"])
-                progress = Progress(**state["progress"])
+                saved = state["progress"]
+                progress = Progress(**{"progress_epoch": saved["best_epoch"], **saved})
             except (RuntimeError, KeyError, TypeError, ValueError) as error:
                 raise UsageError(
                     f"{self.run / LAST}: does not fit the configuration; resume with the run's own"
@@ -203,6 +228,8 @@ class Checkpoints:
         miss_best = partial(self._miss_best, progress.best_epoch)
         if self.world.from_first(miss_best if progress.best_epoch else bytes):
             self._replace_best(progress, checkpoint.meta)
+        if "records" not in saved and progress.best is not None:
+            self._complete(progress)
         return progress
 
     def load_best(self) -> dict[str, Any]:
@@ -230,13 +257,27 @@ class Checkpoints:
 
     def _replace_best(self, progress: Progress, meta: dict[str, Any]) -> None:
         if progress.best_epoch == progress.epoch and not progress.batch:
+            progress.best = dict(meta["valid"])
             self.save_best(progress, meta["valid"])
             what = f"written again from {LAST}, which is of the same epoch"
         else:
             progress.best, progress.best_epoch = None, progress.epoch
+            progress.progress_epoch = progress.epoch
             what = "the next epoch's model will take its place"
         if self.world.is_first:
             log(f"{BEST}: {what}")
+
+    def _complete(self, progress: Progress) -> None:
+        """Fill in what checkpoints did not hold when they kept a single figure of the best epoch.
+
+        The best checkpoint has that epoch's figures. They stand for the records too: which figures
+        other epochs had is not known here.
+        """
+        data = self.world.from_first(lambda: pack_checkpoint(self.run / BEST))
+        best: dict[str, float] = dict(unpack_checkpoint(data)[0].meta["valid"])
+        names = [metric.name for metric in self.step.objective.metrics]
+        progress.best = best
+        progress.records = {name: best[name] for name in names if name in best}
 
     def _compare_threads(self, meta: dict[str, Any]) -> None:
         """Log where the results will differ from those of a run that was not interrupted.

@@ -66,6 +66,7 @@ class TrainingStep:
             raise ValueError("the learning rate must be a number; see Settings.resolved")
         self.model = model
         self.config = config
+        self.objective = objective
         self.steps = steps
         self.world = world
         self.number = 0

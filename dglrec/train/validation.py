@@ -8,7 +8,7 @@ from dglrec.distributed import ALONE, World
 from dglrec.evaluate import RankingTargets, measure, next_level, rank_lists, rows_of
 from dglrec.infer import ListScorer, embed_all
 from dglrec.nn import ModelConfig, RatingModel
-from dglrec.train.objectives import Objective
+from dglrec.train.objectives import Objective, standard_error_of
 
 LISTED_USERS = 20_000
 """Users whose lists are looked at after each epoch, at most; drawn by chance, always the same."""
@@ -39,10 +39,14 @@ class Validation:
         if self.lists and (found := relevant_users(dataset, "valid", LISTED_USERS)):
             self._targets = RankingTargets.of(dataset, "valid", *found)
         length = objective.list_length
-        self.shown = {"rmse", objective.metric.name, f"ndcg@{length}"}
+        self.shown = {"rmse", objective.list_metric, f"ndcg@{length}"}
 
     def figures(self, model: RatingModel) -> dict[str, float]:
-        """Metrics by name; the same on all processes, all of which call this."""
+        """Metrics by name; the same on all processes, all of which call this.
+
+        Beside the metric of lists that judges an epoch stands its standard error over the users,
+        under `standard_error_of` its name.
+        """
         dataset, world = self._dataset, self._world
         embeddings = embed_all(model, dataset.graph, dataset.biases, world)
         found: dict[str, float] = {}
@@ -51,7 +55,9 @@ class Validation:
         length = self.objective.list_length
         if self._targets is not None and length is not None and embeddings.lists is not None:
             scorer = ListScorer(*embeddings.lists)
-            found |= rank_lists(scorer.best, self._targets, [length], world).finish()
+            sums = rank_lists(scorer.best, self._targets, [length], world)
+            name = self.objective.list_metric
+            found |= {**sums.finish(), standard_error_of(name): sums.standard_errors()[name]}
         return found
 
 

@@ -1,22 +1,25 @@
 """What training minimises: of ratings, of lists, or of both at once.
 
 An objective knows what a batch's targets cost, which negatives that takes, and which validation
-figure says that one epoch is better than another. The loop knows none of it.
+figures say that one epoch is better than another. The loop knows none of it.
 """
 
 from dglrec.train.objectives.config import RankingConfig
 from dglrec.train.objectives.kinds import (
     Costs,
+    Figures,
     Metric,
     Objective,
     RatingObjective,
     make_objective,
     positives_from,
+    standard_error_of,
 )
 from dglrec.train.objectives.rating import Loss, make_loss
 
 __all__ = [
     "Costs",
+    "Figures",
     "Loss",
     "Metric",
     "Objective",
@@ -25,4 +28,5 @@ __all__ = [
     "make_loss",
     "make_objective",
     "positives_from",
+    "standard_error_of",
 ]
