@@ -456,8 +456,14 @@ def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
     Raises:
         UsageError: the configuration names features that the data set lacks.
     """
-    widths = dataset.meta["features"]
-    return RatingModel(config, dataset.graph.num_users, dataset.item_features, widths)
+    return RatingModel(
+        config,
+        dataset.graph.num_users,
+        dataset.item_features,
+        dataset.meta["features"],
+        user_features=dataset.user_features,
+        user_widths=dataset.user_feature_widths,
+    )
 
 
 def sketched_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
@@ -466,9 +472,16 @@ def sketched_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
     Raises:
         UsageError: the configuration names features that the data set lacks.
     """
-    widths, features = dataset.meta["features"], dataset.item_features.to("meta")
+    of_items, of_users = dataset.item_features.to("meta"), dataset.user_features.to("meta")
     with torch.device("meta"):
-        return RatingModel(config, dataset.graph.num_users, features, widths)
+        return RatingModel(
+            config,
+            dataset.graph.num_users,
+            of_items,
+            dataset.meta["features"],
+            user_features=of_users,
+            user_widths=dataset.user_feature_widths,
+        )
 
 
 def _described(kind: type[_Config], values: Any, run: Path) -> _Config:

@@ -113,6 +113,7 @@ def embed_new_users(
     biases: Biases,
     world: World = ALONE,
     *,
+    features: Tensor | None = None,
     shown: bool = True,
 ) -> EncodedNodes:
     """Encode n users that training never saw from their ratings, as training users are encoded.
@@ -124,6 +125,8 @@ def embed_new_users(
         scale: what the codes of the ratings stand for.
         biases: of these users, as `Biases.of_new_users` makes them.
         world: as in `embed_all`.
+        features: float32 [n, F] of these users, as `RatingDataset.user_features` has them; None
+            where nothing is known of them.
         shown: whether to show progress; not where this is a step of something that does.
     """
     device = embeddings.nodes.items.device
@@ -131,7 +134,9 @@ def embed_new_users(
     edges_read = len(layers) * len(ratings.neighbours) // world.size
     bar = progress("embedding new users", edges_read, "edges", shown=shown and world.is_first)
     with evaluating(model), bar as advance:
-        users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device))
+        if features is not None:
+            features = model.inputs.chosen_of_users(features.to(device))
+        users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device), features)
         edges = EdgeTensors.of(ratings, scale, torch.device("cpu"))
         given = _Given(ratings.offsets, edges, biases, to_users=True)
         every_layer = [users]

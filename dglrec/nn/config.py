@@ -1,6 +1,6 @@
 """What the model is made of."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -84,6 +84,10 @@ class ModelConfig(BaseModel):
     item_features: bool | Annotated[tuple[str, ...], Field(strict=False)] = Field(
         True,
         description="use all features of the items, none, or those named: genres, text, numeric",
+    )
+    user_features: bool | Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        True,
+        description="use all features of the users, none, or those named, like age or occupation",
     )
     refinement: int = Field(
         16,
@@ -185,11 +189,20 @@ class ModelConfig(BaseModel):
 
     def missing_features(self, there: Collection[str]) -> list[str]:
         """Which features of items are named, and are not among those of a data set."""
-        named = () if isinstance(self.item_features, bool) else self.item_features
-        return [name for name in named if name not in there]
+        return missing(self.item_features, there)
+
+    def missing_user_features(self, there: Collection[str]) -> list[str]:
+        """Which features of users are named, and are not among those of a data set."""
+        return missing(self.user_features, there)
 
     def dropout_share(self, ratings_an_item: float = 0.0) -> float:
         """What `dropout` means for so many training ratings an item."""
         if self.dropout != "auto":
             return self.dropout
         return 0.0 if ratings_an_item >= _RATINGS_WITHOUT_DROPOUT else _DROPOUT
+
+
+def missing(wanted: bool | Sequence[str], there: Collection[str]) -> list[str]:
+    """Which names are wanted and are not there; all or none are no names."""
+    names = () if isinstance(wanted, bool) else wanted
+    return [name for name in names if name not in there]

@@ -39,6 +39,8 @@ class RatingModel(nn.Module):
         num_users: U.
         item_features: float32 [I, F].
         widths: columns of `item_features` by name, where the configuration names some.
+        user_features: float32 [U, F']; None where nothing is known of users.
+        user_widths: columns of `user_features` by name, where the configuration names some.
 
     Raises:
         UsageError: the configuration names features that there are not.
@@ -50,10 +52,15 @@ class RatingModel(nn.Module):
         num_users: int,
         item_features: Tensor,
         widths: Mapping[str, int] | None = None,
+        *,
+        user_features: Tensor | None = None,
+        user_widths: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.inputs = NodeInputs(config, num_users, item_features, widths)
+        self.inputs = NodeInputs(
+            config, num_users, item_features, widths, user_features, user_widths
+        )
         self.encoder = HeteroEncoder(config)
         # The list head comes last, so that it leaves the others' initial weights as they are.
         self.decoder = EdgeRegressor(config) if config.heads != "lists" else None

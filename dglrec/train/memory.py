@@ -32,7 +32,7 @@ class Footprint:
 
     Attributes:
         graph: adjacency and ratings.
-        model: weights, gradients, moments, item features.
+        model: weights, gradients, moments, features.
         step: the largest that is alive during a step.
         graph_is_mapped: whether the graph can be read from disk piece by piece.
     """
@@ -57,7 +57,7 @@ def footprint(
     sides = (graph.by_user, graph.by_item)
     mapped = sum(s.neighbours.nbytes + s.codes.nbytes + s.offsets.nbytes for s in sides)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    features = model.inputs.features.nbytes
+    features = model.inputs.features.nbytes + model.inputs.user_features.nbytes
     by_users = settings.loader.kind != "neighbor"
     return Footprint(
         graph=mapped if by_users else mapped + _DGL_EDGE_BYTES * graph.num_edges,
