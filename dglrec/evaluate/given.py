@@ -135,6 +135,7 @@ class GivenRatings:
             dataset.scale,
             biases,
             features=dataset.user_features[indices],
+            told=[one[indices.to(one.device)] for one in embeddings.told_users],
             shown=False,
         )
         nodes = NodeValues(encoded.nodes, embeddings.nodes.items)

@@ -14,9 +14,11 @@ from dglrec.nn.encoder import Exchange, HeteroEncoder, SAGELayer
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
-from dglrec.nn.values import Layer, NodeValues
+from dglrec.nn.relations import RelationMaps
+from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues
 
 __all__ = [
+    "NO_MESSAGES",
     "Aggregator",
     "DecoderTerms",
     "EdgeRegressor",
@@ -27,6 +29,7 @@ __all__ = [
     "ListHead",
     "ListRows",
     "ListTerms",
+    "Messages",
     "ModelConfig",
     "NodeInputs",
     "NodeValues",
@@ -34,6 +37,7 @@ __all__ = [
     "RatingModel",
     "RefinementConv",
     "RelationConv",
+    "RelationMaps",
     "SAGEConv",
     "SAGELayer",
     "aggregate",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Aggregator = Literal["mean", "sum", "pool", "attention"]
 
@@ -89,6 +89,11 @@ class ModelConfig(BaseModel):
         True,
         description="use all features of the users, none, or those named, like age or occupation",
     )
+    relations: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="relations of the data set, beside the ratings, along which users and items "
+        "are told something: like trusts, or has_genres for genres as nodes",
+    )
     refinement: int = Field(
         16,
         ge=0,
@@ -136,8 +141,23 @@ class ModelConfig(BaseModel):
         "training ratings or more on average",
     )
 
+    @field_validator("relations", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        """Names between commas are several."""
+        return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
     def model_post_init(self, context: Any) -> None:
-        """Refuse a decoder that could say nothing."""
+        """Refuse a decoder that could say nothing, and parts that do not go together."""
+        if self.relations and self.convolution != "sage":
+            raise ValueError(
+                f"relations are read by convolution sage, and not by {self.convolution}; leave "
+                "relations out, or take sage"
+            )
+        if self.relations and not self.layers:
+            raise ValueError("relations are read by layers, and layers is 0; take 1 or more")
+        if len(set(self.relations)) < len(self.relations):
+            raise ValueError(f"relations {', '.join(self.relations)}: name each once")
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
         if not self.node_inputs and not (self.item_identity and self.user_identity):

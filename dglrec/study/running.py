@@ -126,19 +126,24 @@ def _check_source(source: Path, variants: Sequence[Variant]) -> None:
 
 
 def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
-    """Refuse variants that name features of items or users that their data set lacks.
+    """Refuse variants that name features or relations that their data set lacks.
 
     Raises:
         UsageError: there are some; the message says how to train the others.
     """
-    bad = {}
+    bad: dict[str, tuple[str, list[str]]] = {}
     for variant in variants:
         model, dataset = variant.settings.model, work.dataset_of(variant)
-        of_items = model.missing_features(dataset.meta["features"])
-        of_users = model.missing_user_features(dataset.user_feature_widths)
-        if of_items or of_users:
-            key = "model.item_features" if of_items else "model.user_features"
-            bad[variant.name] = key, of_items or of_users
+        lacked_by_key = {
+            "model.item_features": model.missing_features(dataset.meta["features"]),
+            "model.user_features": model.missing_user_features(dataset.user_feature_widths),
+            "model.relations": [
+                name for name in model.relations if name not in dataset.relation_names
+            ],
+        }
+        for key, lacked in lacked_by_key.items():
+            if lacked:
+                bad.setdefault(variant.name, (key, lacked))
     if bad:
         name, (key, lacked) = next(iter(bad.items()))
         others = [variant.name for variant in variants if variant.name not in bad]
