@@ -90,6 +90,25 @@ class WeightedEdges(_OnDevice):
 
 
 @dataclass(frozen=True)
+class RelationBlock(_OnDevice):
+    """The sampled in-edges of D users or items along one direction of a relation.
+
+    Attributes:
+        name: the direction's; see `relations.Direction`.
+        destination_type: `user` or `item`.
+        source_type: `user`, `item`, or the attribute whose labels the neighbours are.
+        block: the edges. Its neighbours are positions among the users or items that the layer
+            reads, or indices of labels; in place of residuals it has weights, whose mean over each
+            destination's edges is 1.
+    """
+
+    name: str
+    destination_type: str
+    source_type: str
+    block: Block
+
+
+@dataclass(frozen=True)
 class LayerBlocks(_OnDevice):
     """What one layer reads: a block for each direction.
 
@@ -99,10 +118,12 @@ class LayerBlocks(_OnDevice):
     Attributes:
         to_users: users as destinations, items as sources.
         to_items: items as destinations, users as sources.
+        others: the same destinations along other relations than that of ratings.
     """
 
     to_users: Block
     to_items: Block
+    others: tuple[RelationBlock, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +171,7 @@ class EdgeBatch(_OnDevice):
             targets. A batch with it has the same shapes as all others of its epoch, and what reads
             it must not make shapes of values: a device would have to be waited for.
         num_present: how many targets there are; None where all are.
+        unseen_others: what `unseen` items read of labels, the same in each layer.
         rated: int64 [D + 1] and [R]: what the last layer's destination users have rated, targets
             included, one user's after the other's; None where it is to be looked up.
     """
@@ -170,6 +192,7 @@ class EdgeBatch(_OnDevice):
     pool: Pool | None = None
     present: Tensor | None = None
     num_present: int | None = None
+    unseen_others: tuple[RelationBlock, ...] = ()
     rated: tuple[Tensor, Tensor] | None = None
 
     @property

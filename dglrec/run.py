@@ -22,11 +22,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import pandas as pd
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from dglrec.baselines import Baseline, BaselineConfig, load_model
+from dglrec.blocks import RelationBlock
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
@@ -39,12 +41,14 @@ from dglrec.infer import (
     ItemWeights,
     ListScorer,
     Scorer,
+    blocks_of_labels,
     embed_all,
     predict_pairs,
 )
 from dglrec.kernels import ItemLists
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
+from dglrec.relations import ITEM_TYPE, Direction, directions_of
 
 CONFIG_FILE = "config.toml"
 ENVIRONMENT_FILE = "environment.json"
@@ -102,7 +106,10 @@ class TrainedModel(_Trained):
     @cached_property
     def embeddings(self) -> Embeddings:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
-        return embed_all(self.model, self.dataset.graph, self.dataset.biases, self.world)
+        directions = read_directions(self.model.config, self.dataset)
+        return embed_all(
+            self.model, self.dataset.graph, self.dataset.biases, self.world, directions
+        )
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -454,21 +461,84 @@ def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
     """A graph model of a data set, with fresh weights.
 
     Raises:
-        UsageError: the configuration names features that the data set lacks.
+        UsageError: the configuration names features or relations that the data set lacks.
     """
-    widths = dataset.meta["features"]
-    return RatingModel(config, dataset.graph.num_users, dataset.item_features, widths)
+    return RatingModel(
+        config,
+        dataset.graph.num_users,
+        dataset.item_features,
+        dataset.meta["features"],
+        user_features=dataset.user_features,
+        user_widths=dataset.user_feature_widths,
+        directions=read_directions(config, dataset),
+    )
 
 
 def sketched_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
     """The same with shapes alone, which takes no memory and no random number.
 
     Raises:
-        UsageError: the configuration names features that the data set lacks.
+        UsageError: the configuration names features or relations that the data set lacks.
     """
-    widths, features = dataset.meta["features"], dataset.item_features.to("meta")
+    of_items, of_users = dataset.item_features.to("meta"), dataset.user_features.to("meta")
     with torch.device("meta"):
-        return RatingModel(config, dataset.graph.num_users, features, widths)
+        return RatingModel(
+            config,
+            dataset.graph.num_users,
+            of_items,
+            dataset.meta["features"],
+            user_features=of_users,
+            user_widths=dataset.user_feature_widths,
+            directions=read_directions(config, dataset),
+        )
+
+
+def read_directions(config: ModelConfig, dataset: RatingDataset) -> tuple[Direction, ...]:
+    """The directions of the relations that a model reads, in the order of the configuration.
+
+    Raises:
+        UsageError: the configuration names relations that the data set lacks, or that end in
+            neither users nor items.
+    """
+    found: list[Direction] = []
+    for name in config.relations:
+        try:
+            relation = dataset.relation(name)
+        except UsageError as error:
+            raise UsageError(f"model.relations: {error}") from error
+        directions = directions_of([relation])
+        if not directions:
+            raise UsageError(
+                f"model.relations: {name} leads from {relation.source_type} to "
+                f"{relation.destination_type}, and tells neither users nor items anything"
+            )
+        found += directions
+    return tuple(found)
+
+
+def blocks_of_new_items(
+    config: ModelConfig, dataset: RatingDataset, items: pd.DataFrame
+) -> tuple[RelationBlock, ...]:
+    """What items that a data set does not hold read of labels, along the relations of a model.
+
+    Args:
+        config: the model's.
+        dataset: what it was trained on.
+        items: rows with the attributes as columns.
+    """
+    names = read_attributes_of_items(config, dataset)
+    return blocks_of_labels(directions_of([dataset.label_items(items, name) for name in names]))
+
+
+def read_attributes_of_items(config: ModelConfig, dataset: RatingDataset) -> list[str]:
+    """The attributes whose labels are nodes that a model's items read."""
+    if not config.relations:
+        return []
+    return [
+        name
+        for name, one in dataset.attributes.items()
+        if one.node_type == ITEM_TYPE and one.relation.name in config.relations
+    ]
 
 
 def _described(kind: type[_Config], values: Any, run: Path) -> _Config:

@@ -34,6 +34,7 @@ def config_of(kind, **options):
     return LoaderConfig(items="reached" if kind == "reached" else "all", **options)
 
 
+ALL_FANOUTS = {"user_fanouts": (-1, -1), "item_fanouts": (-1, -1)}
 FANOUTS = [
     {"user_fanouts": (5,), "item_fanouts": (5,)},
     {"user_fanouts": (3, 5), "item_fanouts": (3, 5)},

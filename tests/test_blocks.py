@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import torch
 
-from dglrec.blocks import Block, LayerBlocks
+from dglrec.blocks import Block, LayerBlocks, RelationBlock
 
 
 def block(device: str) -> Block:
@@ -28,8 +28,14 @@ def test_a_block_counts_its_destinations() -> None:
 def test_every_tensor_of_nested_blocks_moves() -> None:
     moved = LayerBlocks(block("cpu"), block("cpu")).to(torch.device("meta"))
     for side in (moved.to_users, moved.to_items):
-        tensors = [getattr(side, field.name) for field in fields(side)]
-        tensors = [one for one in tensors if isinstance(one, torch.Tensor)]
-        assert len(tensors) == 7
-        assert {one.device.type for one in (*tensors, *side.turned)} == {"meta"}
+        values = [getattr(side, field.name) for field in fields(side) if field.name != "turned"]
+        tensors = [one for one in (*values, *side.turned) if isinstance(one, torch.Tensor)]
+        assert {one.device.type for one in tensors} == {"meta"} and len(tensors) == 9
         assert side.neighbours.shape == (3,)
+
+
+def test_blocks_of_relations_move_with_their_layer() -> None:
+    other = RelationBlock("trusts", "user", "user", block("cpu"))
+    moved = LayerBlocks(block("cpu"), block("cpu"), (other,)).to(torch.device("meta"))
+    assert moved.others[0].name == "trusts"
+    assert moved.others[0].block.neighbours.device.type == "meta"

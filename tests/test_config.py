@@ -204,6 +204,7 @@ def test_unknown_keys_of_a_file_are_refused(text, fragment, tmp_path):
         ("loader.user_fanouts=auto", "loader", "user_fanouts", "auto"),
         ("model.item_features=false", "model", "item_features", False),
         ('model.item_features=["genres"]', "model", "item_features", ("genres",)),
+        ('model.user_features=["age"]', "model", "user_features", ("age",)),
     ],
 )
 def test_values_are_read_as_toml(assignment, section, name, value):

@@ -205,7 +205,7 @@ def test_dropout_is_off_meanwhile_and_the_mode_comes_back(world, training):
 def test_an_error_on_the_way_leaves_the_mode_as_it_was(world, monkeypatch):
     model = make_model().train()
 
-    def fails(*_):
+    def fails(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(embed, "_update", fails)

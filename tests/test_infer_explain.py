@@ -79,7 +79,9 @@ class Setting:
             if inputs.user_vectors is not None:
                 vector, as_new = inputs.user_vectors.weight[user], inputs.new_users
                 counts = count / (count + inputs.damping)
-                patch.setattr(inputs, "new_users", lambda known: as_new(known) + counts * vector)
+                patch.setattr(
+                    inputs, "new_users", lambda known, features: as_new(known) + counts * vector
+                )
             user = embed_new_users(self.model, self.embeddings, ratings, SCALE, biases).nodes
         scorer = Scorer(self.model, NodeValues(user, self.embeddings.nodes.items), biases)
         return scorer.pairs(torch.zeros(ITEMS, dtype=torch.int64), torch.arange(ITEMS)).numpy()

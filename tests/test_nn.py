@@ -693,6 +693,53 @@ def test_features_that_there_are_not_are_refused():
         make(("genres",), {"genres": 2})
 
 
+OF_USERS = {"age": 2, "gender": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [(True, [0, 1, 2, 3]), (("gender",), [2, 3]), (False, []), ((), [])],
+)
+def test_features_of_users_are_their_columns_of_known_and_of_new_users(names, columns):
+    features = torch.randn(5, 4)
+    config = ModelConfig(embedding_size=SIZE, user_features=names)
+    inputs = NodeInputs(config, 5, torch.randn(3, 2), WIDTHS, features, OF_USERS).eval()
+    assert torch.equal(inputs.user_features, features[:, columns])
+    known, nodes = torch.randn(3, 3), torch.tensor([4, 1, 2])
+    found = inputs.users(nodes, known)
+    plain = inputs.new_users(known)
+    if columns:
+        plain = plain + inputs.from_user_features(features[nodes][:, columns])
+    torch.testing.assert_close(found, plain)
+    as_new = inputs.new_users(known, inputs.chosen_of_users(features[nodes]))
+    torch.testing.assert_close(as_new, found)
+    nothing = inputs.new_users(known, inputs.chosen_of_users(torch.zeros(3, 4)))
+    assert torch.equal(nothing, inputs.new_users(known))
+
+
+def test_features_of_users_change_nothing_where_there_are_none_or_none_are_used():
+    def weights(features, used=True):
+        torch.manual_seed(3)
+        config = ModelConfig(embedding_size=SIZE, heads="both", user_features=used)
+        model = RatingModel(config, 5, torch.ones(4, 3), user_features=features)
+        return model.state_dict()
+
+    plain = weights(None)
+    for other in (weights(torch.empty(5, 0)), weights(torch.ones(5, 2), used=False)):
+        assert other.keys() == plain.keys()
+        assert all(torch.equal(other[name], plain[name]) for name in plain)
+    used = weights(torch.ones(5, 2))
+    assert used.keys() - plain.keys() == {"inputs.from_user_features.weight"}
+
+
+def test_features_of_users_that_there_are_not_are_refused():
+    config = ModelConfig(embedding_size=SIZE, user_features=("age", "income"))
+    with pytest.raises(UsageError, match=r"user_features: .* no income; it has age, gender$"):
+        NodeInputs(config, 5, torch.randn(4, 1), None, torch.randn(5, 4), OF_USERS)
+    with pytest.raises(UsageError, match=r"has no age and no income; it has no features$"):
+        NodeInputs(config, 5, torch.randn(4, 1))
+
+
 def test_inputs_of_a_new_item_without_any_features():
     inputs = NodeInputs(ModelConfig(embedding_size=SIZE), 5, torch.empty(4, 0)).eval()
     assert inputs.new_items(torch.empty(2, 0)).shape == (2, SIZE)

@@ -1014,3 +1014,11 @@ def test_features_that_there_are_not_are_refused_before_any_training(done, tmp_p
         run_study(declared(tmp_path, text), done.source, tmp_path / "out")
     with pytest.raises(UsageError, match="--only default --only no_dot$"):
         run_study(declared(tmp_path, text), done.source, tmp_path / "out")
+    text = TINY + '[variants.social]\nmodel.relations = ["trusts"]\n'
+    with pytest.raises(UsageError, match=r"variant social: model.relations: .*no trusts; leave"):
+        run_study(declared(tmp_path, text), done.source, tmp_path / "social")
+    text = TINY + '[variants.ages]\nmodel.user_features = ["age"]\n'
+    with pytest.raises(
+        UsageError, match=r"variant ages: model.user_features: .*no age; leave ages"
+    ):
+        run_study(declared(tmp_path, text), done.source, tmp_path / "ages")

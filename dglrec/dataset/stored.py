@@ -41,13 +41,14 @@ from dglrec.dataset.layout import (
 from dglrec.dataset.nodes import KnownOf, find_attributes
 from dglrec.dataset.planted import read_planted
 from dglrec.dataset.relations import RELATIONS, read_relations
+from dglrec.dataset.tables import attribute_columns, attribute_kinds
 from dglrec.errors import DataError, UsageError
-from dglrec.features import Kind, TextCleaning
+from dglrec.features import Kind, TextCleaning, read_labels
 from dglrec.files import read_json
 from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
-from dglrec.relations import ITEM_TYPE, USER_TYPE, Attribute, Relation
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Attribute, Relation, relate_labels
 from dglrec.schema import RatingScale
 from dglrec.synthetic import PlantedLists
 
@@ -270,6 +271,19 @@ class RatingDataset:
                     )
         return found
 
+    def label_items(self, items: pd.DataFrame, name: str) -> Relation:
+        """The labels of n items that the data set does not hold, in one of its attributes.
+
+        Args:
+            items: n rows; those that lack the attribute's column have no labels.
+            name: of an attribute of items.
+        """
+        given = {key: Kind(kind) for key, kind in self.meta.get(ITEM_ATTRIBUTES, {}).items()}
+        kind = attribute_kinds(self._catalogue(), given, [name])[name]
+        column = attribute_columns(items).get(name)
+        labels = [[]] * len(items) if column is None else read_labels(items[column], kind)
+        return relate_labels(name, ITEM_TYPE, labels, self.attributes[name].vocabulary)
+
     def relation(self, name: str) -> Relation:
         """One relation by name: of `relations`, or `has_<attribute>` of `attributes`.
 
@@ -280,9 +294,14 @@ class RatingDataset:
             return self.relations[name]
         of_attributes = {one.relation.name: one.relation for one in self.attributes.values()}
         if name not in of_attributes:
-            there = ", ".join([*self.relations, *of_attributes]) or "none"
+            there = ", ".join(self.relation_names) or "none"
             raise UsageError(f"{self.path}: no relation {name}; there is {there}")
         return of_attributes[name]
+
+    @property
+    def relation_names(self) -> tuple[str, ...]:
+        """The names that `relation` takes."""
+        return (*self.relations, *(one.relation.name for one in self.attributes.values()))
 
     def held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
         """The validation rows (`valid`) or the test rows (`test`), or a stretch of them.

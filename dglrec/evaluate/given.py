@@ -126,8 +126,18 @@ class GivenRatings:
         """float32 [n]: what the model predicts for n pairs; users are indices of the data set."""
         given, biases, places = self._of(users)
         model, embeddings = self._trained.model, self._trained.embeddings
-        scale = self._trained.dataset.scale
-        encoded = embed_new_users(model, embeddings, given, scale, biases, shown=False)
+        dataset = self._trained.dataset
+        indices = torch.from_numpy(self._new.users[self._stretch(users)])
+        encoded = embed_new_users(
+            model,
+            embeddings,
+            given,
+            dataset.scale,
+            biases,
+            features=dataset.user_features[indices],
+            told=[one[indices.to(one.device)] for one in embeddings.told_users],
+            shown=False,
+        )
         nodes = NodeValues(encoded.nodes, embeddings.nodes.items)
         return predict_pairs(model, Embeddings(nodes, ()), biases, places, items)
 
@@ -151,8 +161,9 @@ class GivenRatings:
 
         Rows stand by user, so those of a stretch are few of all; and no rating is copied.
         """
+        stretch = self._stretch(users)
+        first, last = stretch.start, stretch.stop
         places = np.searchsorted(self._new.users, users.numpy())
-        first, last = int(places.min()), int(places.max()) + 1
         whole = self._new.given
         low, high = int(whole.offsets[first]), int(whole.offsets[last])
         given = Adjacency(
@@ -163,6 +174,12 @@ class GivenRatings:
         dataset = self._trained.dataset
         biases = dataset.biases.of_new_users(given, dataset.scale)
         return given, biases, torch.from_numpy(places - first)
+
+    def _stretch(self, users: Tensor) -> slice:
+        """Where some users, and those between them, stand among the new ones."""
+        ends = np.array([int(users.min()), int(users.max())])
+        first, last = np.searchsorted(self._new.users, ends).tolist()
+        return slice(first, last + 1)
 
 
 def item_means(dataset: RatingDataset) -> Tensor:

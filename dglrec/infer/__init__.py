@@ -3,7 +3,14 @@
 `embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on.
 """
 
-from dglrec.infer.embed import Embeddings, EncodedNodes, embed_all, embed_new_items, embed_new_users
+from dglrec.infer.embed import (
+    Embeddings,
+    EncodedNodes,
+    blocks_of_labels,
+    embed_all,
+    embed_new_items,
+    embed_new_users,
+)
 from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, find_reasons
 from dglrec.infer.item_items import ItemItems, ItemWeights
 from dglrec.infer.lists import ListScorer
@@ -19,6 +26,7 @@ __all__ = [
     "Rated",
     "Reasons",
     "Scorer",
+    "blocks_of_labels",
     "check_explainable",
     "embed_all",
     "embed_new_items",

@@ -4,7 +4,7 @@ A layer is computed for all nodes before the next one starts, so each edge is re
 and no neighbourhood is ever expanded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import INPUTS, Biases
-from dglrec.blocks import Block
+from dglrec.blocks import Block, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, EdgeTensors, RatingGraph, node_chunks
-from dglrec.nn import HeteroEncoder, ListTerms, NodeValues, RatingModel
+from dglrec.nn import (
+    NO_MESSAGES,
+    HeteroEncoder,
+    Layer,
+    ListTerms,
+    Messages,
+    NodeValues,
+    RatingModel,
+)
 from dglrec.progress import Advance, progress
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.schema import RatingScale
 
 _CHUNK_EDGES = 1 << 21
@@ -35,11 +44,14 @@ class Embeddings:
         item_layers: float32 [I, H] a layer, inputs first, the last layer's left out: what a user
             that training never saw is encoded from.
         lists: what the list head makes of all users, and of all items; None without one.
+        told_users: float32 [U, H] a layer, what users are told along relations beside that of
+            ratings; none where no such relation ends in users.
     """
 
     nodes: NodeValues
     item_layers: tuple[Tensor, ...]
     lists: tuple[ListTerms, ListTerms] | None = None
+    told_users: tuple[Tensor, ...] = ()
 
 
 class EncodedNodes(NamedTuple):
@@ -56,7 +68,11 @@ class EncodedNodes(NamedTuple):
 
 @torch.inference_mode()
 def embed_all(
-    model: RatingModel, graph: RatingGraph, biases: Biases, world: World = ALONE
+    model: RatingModel,
+    graph: RatingGraph,
+    biases: Biases,
+    world: World = ALONE,
+    directions: Sequence[Direction] = (),
 ) -> Embeddings:
     """Exact embeddings of all nodes, on the model's device.
 
@@ -66,6 +82,7 @@ def embed_all(
         biases: fitted to them.
         world: processes that each compute a share of the nodes, about equal in edges; all of them
             end up with all embeddings.
+        directions: of the relations that the model reads.
     """
     device = next(model.parameters()).device
     edges_read = 2 * model.config.layers * graph.num_edges // world.size
@@ -87,12 +104,19 @@ def embed_all(
         by_user, by_item = graph.on(near)
         of_users = _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True)
         of_items = _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False)
-        for layer in model.encoder.hops:
+        others = _Others(model, directions, near)
+        told_users = []
+        for number, layer in enumerate(model.encoder.hops):
             item_layers.append(nodes.items)
-            nodes = NodeValues(
-                _update(layer.update_users, of_users, nodes.users, nodes.items, world, advance),
-                _update(layer.update_items, of_items, nodes.items, nodes.users, world, advance),
-            )
+            of_layer = layer, of_users, of_items, world, advance
+            if others.is_empty:
+                nodes = _hop(nodes, *of_layer)
+            else:
+                told = Messages(
+                    *(others.told(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
+                )
+                nodes = _hop(nodes, *of_layer, told)
+                told_users += [] if told.users is None else [told.users]
             results.add(nodes)
         nodes = results.combined()
         lists = None
@@ -101,7 +125,7 @@ def embed_all(
             inputs = biases.item_inputs(slice(None)).to(device)
             own = model.list_head.every_row().own
             lists = users_terms, model.list_head.of_items(nodes.items, inputs, own)
-    return Embeddings(nodes, tuple(item_layers), lists)
+    return Embeddings(nodes, tuple(item_layers), lists, tuple(told_users))
 
 
 @torch.inference_mode()
@@ -113,6 +137,8 @@ def embed_new_users(
     biases: Biases,
     world: World = ALONE,
     *,
+    features: Tensor | None = None,
+    told: Sequence[Tensor] = (),
     shown: bool = True,
 ) -> EncodedNodes:
     """Encode n users that training never saw from their ratings, as training users are encoded.
@@ -124,6 +150,10 @@ def embed_new_users(
         scale: what the codes of the ratings stand for.
         biases: of these users, as `Biases.of_new_users` makes them.
         world: as in `embed_all`.
+        features: float32 [n, F] of these users, as `RatingDataset.user_features` has them; None
+            where nothing is known of them.
+        told: float32 [n, H] a layer, what these users are told along other relations; none for
+            nothing. `Embeddings.told_users` has it of the users of the data set.
         shown: whether to show progress; not where this is a step of something that does.
     """
     device = embeddings.nodes.items.device
@@ -131,12 +161,15 @@ def embed_new_users(
     edges_read = len(layers) * len(ratings.neighbours) // world.size
     bar = progress("embedding new users", edges_read, "edges", shown=shown and world.is_first)
     with evaluating(model), bar as advance:
-        users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device))
+        if features is not None:
+            features = model.inputs.chosen_of_users(features.to(device))
+        users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device), features)
         edges = EdgeTensors.of(ratings, scale, torch.device("cpu"))
         given = _Given(ratings.offsets, edges, biases, to_users=True)
         every_layer = [users]
-        for layer, items in layers:
-            users = _update(layer.update_users, given, users, items, world, advance)
+        for number, (layer, items) in enumerate(layers):
+            of_layer = told[number] if told else None
+            users = _update(layer.update_users, given, users, items, world, advance, told=of_layer)
             every_layer.append(users)
         users = model.encoder.combine(every_layer)
         lists = None
@@ -146,11 +179,20 @@ def embed_new_users(
 
 
 @torch.inference_mode()
-def embed_new_items(model: RatingModel, features: Tensor) -> EncodedNodes:
-    """Encode m items that nobody has rated from their features, [m, F]."""
+def embed_new_items(
+    model: RatingModel, features: Tensor, others: Sequence[RelationBlock] = ()
+) -> EncodedNodes:
+    """Encode m items that nobody has rated from what they are.
+
+    Args:
+        model: the model.
+        features: float32 [m, F].
+        others: their labels, along the relations that the model reads; see `blocks_of_labels`.
+    """
     device = next(model.parameters()).device
     with evaluating(model):
-        nodes = model.new_items(model.inputs.chosen(features.to(device)))
+        features = model.inputs.chosen(features.to(device))
+        nodes = model.new_items(features, [one.to(device) for one in others])
         lists = None
         if model.list_head is not None:
             lists = model.list_head.of_items(nodes, nodes.new_zeros(len(nodes), INPUTS), None)
@@ -166,6 +208,76 @@ def evaluating(model: RatingModel) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+class _Others:
+    """What users and items are told along relations beside that of ratings, of all edges.
+
+    Of several processes each computes all of it: such edges are few beside the ratings.
+
+    Args:
+        model: whose maps and labels.
+        directions: of the relations that it reads.
+        near: where the edges are read.
+
+    Raises:
+        ValueError: the model reads others.
+    """
+
+    def __init__(
+        self, model: RatingModel, directions: Sequence[Direction], near: torch.device
+    ) -> None:
+        self._maps = model.relations
+        names = () if self._maps is None else self._maps.names
+        given = tuple(one.name for one in directions)
+        if given != names:
+            raise ValueError(f"the model reads {names}, and not {given}")
+        self._tensors = [DirectionTensors.of(one, near) for one in directions]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no such relations."""
+        return not self._tensors
+
+    def told(self, layer: int, nodes: NodeValues, destination_type: str) -> Tensor | None:
+        """float32 [N, H] what all users or items are told in a layer; None where nothing is."""
+        assert self._maps is not None
+        total = None
+        for tensors in self._tensors:
+            kind = tensors.direction
+            if kind.destination_type != destination_type:
+                continue
+            sources = self._maps.sources_of(kind.source_type, nodes)
+            if total is None:
+                total = sources.new_zeros(kind.edges.num_nodes, self._maps.size)
+            for first, last in node_chunks(kind.edges.offsets, _CHUNK_EDGES):
+                block = _block_of(tensors, first, last).to(sources.device)
+                total[first:last] += self._maps.message(layer, kind.name, block, sources)
+        return total
+
+
+def _block_of(tensors: DirectionTensors, first: int, last: int) -> Block:
+    """All edges of the nodes first..last-1 along a direction."""
+    offsets = tensors.direction.edges.offsets
+    low, high = int(offsets[first]), int(offsets[last])
+    counts = tensors.counts[first:last]
+    edges = torch.arange(low, high, device=counts.device)
+    return Block(
+        torch.cat((counts.new_zeros(1), counts.cumsum(0))),
+        tensors.neighbours[low:high].long(),
+        tensors.shares(edges, counts),
+        counts.float(),
+    )
+
+
+def blocks_of_labels(directions: Sequence[Direction]) -> tuple[RelationBlock, ...]:
+    """The whole of directions from labels to items, as `embed_new_items` takes them."""
+    found = []
+    for one in directions:
+        tensors = DirectionTensors.of(one, torch.device("cpu"))
+        block = _block_of(tensors, 0, one.edges.num_nodes)
+        found.append(RelationBlock(one.name, one.destination_type, one.source_type, block))
+    return tuple(found)
 
 
 class _Results:
@@ -235,16 +347,40 @@ def _list_terms(model: RatingModel, given: _Given, users: Tensor, world: World) 
     return ListTerms(factors, factors.new_zeros(len(factors)))
 
 
+def _hop(
+    nodes: NodeValues,
+    layer: Layer,
+    of_users: _Given,
+    of_items: _Given,
+    world: World,
+    advance: Advance,
+    told: Messages = NO_MESSAGES,
+) -> NodeValues:
+    """What a layer makes of all nodes."""
+    return NodeValues(
+        _update(
+            layer.update_users, of_users, nodes.users, nodes.items, world, advance, told=told.users
+        ),
+        _update(
+            layer.update_items, of_items, nodes.items, nodes.users, world, advance, told=told.items
+        ),
+    )
+
+
 def _update(
-    update: Callable[[Block, Tensor, Tensor], Tensor],
+    update: Callable[..., Tensor],
     given: _Given,
     own: Tensor,
     sources: Tensor,
     world: World,
     advance: Advance,
     out: Tensor | None = None,
+    told: Tensor | None = None,
 ) -> Tensor:
-    """One layer's new values of all nodes of a type, from all their edges; into `out` if given."""
+    """One layer's new values of all nodes of a type, from all their edges; into `out` if given.
+
+    `told` is what comes to them along other relations, None for nothing.
+    """
     offsets = given.offsets
     out = torch.empty_like(own) if out is None else out
     bounds = world.cut(torch.from_numpy(offsets[1:]))
@@ -253,7 +389,11 @@ def _update(
     for first, last in node_chunks(offsets[start : end + 1], edges):
         first, last = start + first, start + last
         block = given.block(first, last).to(own.device)
-        out[first:last] = update(block, sources, own[first:last])
+        values = own[first:last]
+        if told is None:
+            out[first:last] = update(block, sources, values)
+        else:
+            out[first:last] = update(block, sources, values, told[first:last])
         advance(len(block.neighbours))
     world.share_rows(out, bounds)
     return out

@@ -140,8 +140,11 @@ def find_reasons(
             else:
                 values = model.inputs.users(rated.identities[users[part]][owners].to(device), near)
             on_device = block.to(device), owners.to(device), shifts.to(device)
-            for hop in hops:
-                values = hop.without_each(values, *on_device)
+            for number, hop in enumerate(hops):
+                told = None
+                if embeddings.told_users and rated.identities is not None:
+                    told = embeddings.told_users[number][rated.identities[users[part]].to(device)]
+                values = hop.without_each(values, *on_device, told)
             left = LeftOut(*on_device, inputs[:, 0], owners, rated.ratings, users[part])
             step = max(1, _PAIRS // len(rated_items))
             for column in range(0, items.shape[1], step):
@@ -196,7 +199,14 @@ class _Hop:
         self.sent = self.bare.neighbour(items) if pool is None else functional.relu(pool(items))
         self.weighed = None if self.rated is None else self.rated.rating(items)
 
-    def without_each(self, own: Tensor, block: Block, owners: Tensor, shifts: Tensor) -> Tensor:
+    def without_each(
+        self,
+        own: Tensor,
+        block: Block,
+        owners: Tensor,
+        shifts: Tensor,
+        told: Tensor | None = None,
+    ) -> Tensor:
         """Users without each of their ratings, float32 [K, H].
 
         Args:
@@ -204,10 +214,13 @@ class _Hop:
             block: the K ratings.
             owners: int64 [K] whose they are.
             shifts: float32 [K] by how much their biases would be higher.
+            told: float32 [n, H] what the users are told along other relations; None for nothing.
         """
         out: Tensor = self.bare.own(own) + self._bare(block, owners)
         if self.rated is not None and self.weighed is not None:
             out = out + _weighed(block, self.weighed, owners, shifts, self.rated.damping)
+        if told is not None:
+            out = out + told[owners]
         out = out + own if self.last else functional.relu(out) + own
         if self.refinement is not None and self.refining is not None:
             guess = self.refinement.guess(out)

@@ -15,9 +15,11 @@ from dglrec.nn.graph_filter import GraphFilterConv, shifts
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
-from dglrec.nn.values import Layer, NodeValues
+from dglrec.nn.relations import RelationMaps
+from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues
 
 __all__ = [
+    "NO_MESSAGES",
     "Aggregator",
     "DecoderTerms",
     "EdgeRegressor",
@@ -29,6 +31,7 @@ __all__ = [
     "ListHead",
     "ListRows",
     "ListTerms",
+    "Messages",
     "ModelConfig",
     "NodeInputs",
     "NodeValues",
@@ -36,6 +39,7 @@ __all__ = [
     "RatingModel",
     "RefinementConv",
     "RelationConv",
+    "RelationMaps",
     "SAGEConv",
     "SAGELayer",
     "aggregate",

@@ -1,9 +1,9 @@
 """What the model is made of."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Aggregator = Literal["mean", "sum", "pool", "attention"]
 
@@ -85,6 +85,15 @@ class ModelConfig(BaseModel):
         True,
         description="use all features of the items, none, or those named: genres, text, numeric",
     )
+    user_features: bool | Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        True,
+        description="use all features of the users, none, or those named, like age or occupation",
+    )
+    relations: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="relations of the data set, beside the ratings, along which users and items "
+        "are told something: like trusts, or has_genres for genres as nodes",
+    )
     refinement: int = Field(
         16,
         ge=0,
@@ -132,8 +141,23 @@ class ModelConfig(BaseModel):
         "training ratings or more on average",
     )
 
+    @field_validator("relations", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        """Names between commas are several."""
+        return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
     def model_post_init(self, context: Any) -> None:
-        """Refuse a decoder that could say nothing."""
+        """Refuse a decoder that could say nothing, and parts that do not go together."""
+        if self.relations and self.convolution != "sage":
+            raise ValueError(
+                f"relations are read by convolution sage, and not by {self.convolution}; leave "
+                "relations out, or take sage"
+            )
+        if self.relations and not self.layers:
+            raise ValueError("relations are read by layers, and layers is 0; take 1 or more")
+        if len(set(self.relations)) < len(self.relations):
+            raise ValueError(f"relations {', '.join(self.relations)}: name each once")
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
         if not self.node_inputs and not (self.item_identity and self.user_identity):
@@ -185,11 +209,20 @@ class ModelConfig(BaseModel):
 
     def missing_features(self, there: Collection[str]) -> list[str]:
         """Which features of items are named, and are not among those of a data set."""
-        named = () if isinstance(self.item_features, bool) else self.item_features
-        return [name for name in named if name not in there]
+        return missing(self.item_features, there)
+
+    def missing_user_features(self, there: Collection[str]) -> list[str]:
+        """Which features of users are named, and are not among those of a data set."""
+        return missing(self.user_features, there)
 
     def dropout_share(self, ratings_an_item: float = 0.0) -> float:
         """What `dropout` means for so many training ratings an item."""
         if self.dropout != "auto":
             return self.dropout
         return 0.0 if ratings_an_item >= _RATINGS_WITHOUT_DROPOUT else _DROPOUT
+
+
+def missing(wanted: bool | Sequence[str], there: Collection[str]) -> list[str]:
+    """Which names are wanted and are not there; all or none are no names."""
+    names = () if isinstance(wanted, bool) else wanted
+    return [name for name in names if name not in there]

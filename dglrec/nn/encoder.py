@@ -15,7 +15,8 @@ from dglrec.nn.collaborative import LightGCNLayer, LRGCCFLayer, NGCFLayer
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
 from dglrec.nn.dropout import Dropout
-from dglrec.nn.values import Layer, NodeValues, both_ways
+from dglrec.nn.relations import RelationMaps
+from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues
 
 Exchange = Callable[[Tensor], Tensor]
 
@@ -46,21 +47,43 @@ class SAGELayer(nn.Module):
                 config.embedding_size, config.refinement, by_column=config.column_damping
             )
 
-    def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
-        """[S, H] items that the block's users rated, [D, H] those users -> [D, H]."""
-        out = self._finish(self.to_users(block, items, users), users)
+    def update_users(
+        self, block: Block, items: Tensor, users: Tensor, told: Tensor | None = None
+    ) -> Tensor:
+        """[S, H] items that the block's users rated, [D, H] those users -> [D, H].
+
+        Args:
+            block: the ratings.
+            items: [S, H].
+            users: [D, H].
+            told: [D, H] what comes to the users along other relations; None for nothing.
+        """
+        out = self._finish(self.to_users(block, items, users), users, told)
         return out if self.refinement is None else out + self.refinement(block, items, out)
 
-    def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
-        """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""
-        return self._finish(self.to_items(block, users, items), items)
+    def update_items(
+        self, block: Block, users: Tensor, items: Tensor, told: Tensor | None = None
+    ) -> Tensor:
+        """[S, H] users that rated the block's items, [D, H] those items -> [D, H].
 
-    def update_new_items(self, items: Tensor) -> Tensor:
-        """[D, H] items that nobody has rated -> [D, H]."""
-        return self._finish(self.to_items.without_edges(items), items)
+        Args:
+            block: the ratings.
+            users: [S, H].
+            items: [D, H].
+            told: [D, H] what comes to the items along other relations; None for nothing.
+        """
+        return self._finish(self.to_items(block, users, items), items, told)
+
+    def update_new_items(self, items: Tensor, told: Tensor | None = None) -> Tensor:
+        """[D, H] items that nobody has rated -> [D, H]; `told` as in `update_items`."""
+        return self._finish(self.to_items.without_edges(items), items, told)
 
     def forward(
-        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
+        self,
+        blocks: LayerBlocks,
+        nodes: NodeValues,
+        own_items: Tensor | None = None,
+        told: Messages = NO_MESSAGES,
     ) -> NodeValues:
         """[S, H] source nodes of each type -> [D, H] destination nodes of each type.
 
@@ -69,10 +92,18 @@ class SAGELayer(nn.Module):
             nodes: [S, H] of each type.
             own_items: [D, H] the values of the items that are destinations, where these are not the
                 first of the sources.
+            told: what comes to the destinations along other relations.
         """
-        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
+        users = nodes.users[: blocks.to_users.num_destinations]
+        items = nodes.items[: blocks.to_items.num_destinations] if own_items is None else own_items
+        return NodeValues(
+            self.update_users(blocks.to_users, nodes.items, users, told.users),
+            self.update_items(blocks.to_items, nodes.users, items, told.items),
+        )
 
-    def _finish(self, out: Tensor, own: Tensor) -> Tensor:
+    def _finish(self, out: Tensor, own: Tensor, told: Tensor | None) -> Tensor:
+        if told is not None:
+            out = out + told
         if self.last:
             # Nor is there dropout here: noise on both sides of the decoder's product costs more
             # than it gives.
@@ -140,17 +171,23 @@ class HeteroEncoder(nn.Module):
         layers: tuple[LayerBlocks, ...],
         nodes: NodeValues,
         all_items: Exchange | None = None,
+        relations: RelationMaps | None = None,
     ) -> NodeValues:
         """[N, H] nodes that the first layer reads -> [D, H'] destinations of the last.
 
-        With `all_items`, the items among `nodes` are a share, and all of them come out.
+        With `all_items`, the items among `nodes` are a share, and all of them come out. With
+        `relations`, which take layers of GraphSAGE, blocks of other relations are read too.
         """
         users, items = [nodes.users], [nodes.items]
-        for layer, blocks in zip(self.layers, layers, strict=True):
-            if all_items is None:
-                nodes = layer(blocks, nodes)
+        for number, (layer, blocks) in enumerate(zip(self.layers, layers, strict=True)):
+            own_items = None if all_items is None else nodes.items
+            if all_items is not None:
+                nodes = NodeValues(nodes.users, all_items(nodes.items))
+            if relations is None:
+                nodes = layer(blocks, nodes, own_items)
             else:
-                nodes = layer(blocks, NodeValues(nodes.users, all_items(nodes.items)), nodes.items)
+                told = relations.messages(number, blocks.others, nodes)
+                nodes = layer(blocks, nodes, own_items, told)
             users.append(nodes.users)
             items.append(nodes.items)
         out = NodeValues(self.combine(users), self.combine(items))

@@ -1,6 +1,6 @@
 """What is known of a node before any message."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dglrec.biases import INPUTS
 from dglrec.errors import UsageError
-from dglrec.nn.config import ModelConfig
+from dglrec.nn.config import ModelConfig, missing
 from dglrec.nn.dropout import Dropout
 
 _IDENTITY_STD = 0.1
@@ -28,12 +28,15 @@ class NodeInputs(nn.Module):
         item_features: float32 [I, F]; F may be 0.
         widths: columns of `item_features` by name, in their order; None where the configuration
             names no features.
+        user_features: float32 [U, F']; None where nothing is known of users.
+        user_widths: columns of `user_features` by name, likewise.
 
     Raises:
         UsageError: the configuration names features that there are not.
     """
 
     features: Tensor
+    user_features: Tensor
     input_scale: Tensor
 
     def __init__(
@@ -42,13 +45,23 @@ class NodeInputs(nn.Module):
         num_users: int,
         item_features: Tensor,
         widths: Mapping[str, int] | None = None,
+        user_features: Tensor | None = None,
+        user_widths: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
+        if user_features is None:
+            user_features = item_features.new_zeros(num_users, 0)
         self.size = size = config.embedding_size
         self.damping = config.identity_damping
-        self._columns = _columns(config, item_features.shape[1], widths or {})
+        self._columns = _columns(
+            "item_features", config.item_features, item_features.shape[1], widths or {}
+        )
+        self._user_columns = _columns(
+            "user_features", config.user_features, user_features.shape[1], user_widths or {}
+        )
         # The data set's, so no part of a checkpoint.
         self.register_buffer("features", self.chosen(item_features), persistent=False)
+        self.register_buffer("user_features", self.chosen_of_users(user_features), persistent=False)
         scale = torch.tensor([1.0, _DEGREE_SCALE, float(config.spread)])
         self.register_buffer("input_scale", scale, persistent=False)
         self.from_user_inputs = nn.Linear(INPUTS, size) if config.node_inputs else None
@@ -60,21 +73,43 @@ class NodeInputs(nn.Module):
             _identity(num_users, size, sparse=True) if config.user_identity else None
         )
         self.item_vectors = _identity(len(item_features), size) if config.item_identity else None
+        # Behind the others, whose initial weights are what they are without.
+        width = self.user_features.shape[1]
+        self.from_user_features = nn.Linear(width, size, bias=False) if width else None
         self.dropout = Dropout(config.dropout_share())
 
     def chosen(self, features: Tensor) -> Tensor:
         """The columns of [N, F] features that the configuration names."""
-        return features if self._columns is None else features[:, self._columns.to(features.device)]
+        return _of_columns(features, self._columns)
+
+    def chosen_of_users(self, features: Tensor) -> Tensor:
+        """The columns of [N, F'] features of users that the configuration names."""
+        return _of_columns(features, self._user_columns)
 
     def users(self, nodes: Tensor, inputs: Tensor) -> Tensor:
         """int64 [N] users and their float32 [N, 3] `Biases.inputs` -> [N, H]."""
-        out = self.new_users(inputs)
+        out = self._of_user_inputs(inputs)
+        if self.from_user_features is not None:
+            out = out + _map_features(self.from_user_features, self.user_features, nodes)
         if self.user_vectors is not None:
             out = self._with_vectors(out, self.user_vectors(nodes), inputs)
         return out
 
-    def new_users(self, inputs: Tensor) -> Tensor:
-        """float32 [N, 3] `Biases.inputs` of users that training never saw -> [N, H]."""
+    def new_users(self, inputs: Tensor, features: Tensor | None = None) -> Tensor:
+        """What users that training never saw are -> [N, H].
+
+        Args:
+            inputs: float32 [N, 3], see `Biases.inputs`.
+            features: float32 [N, F] chosen features; None where nothing is known of them, which
+                counts as zeros: a number's mean, and no label.
+        """
+        out = self._of_user_inputs(inputs)
+        if self.from_user_features is None or features is None:
+            return out
+        known: Tensor = out + self.from_user_features(features)
+        return known
+
+    def _of_user_inputs(self, inputs: Tensor) -> Tensor:
         if self.from_user_inputs is None:
             return inputs.new_zeros(len(inputs), self.size)
         return _expand(self.from_user_inputs, inputs * self.input_scale)
@@ -86,7 +121,7 @@ class NodeInputs(nn.Module):
         """
         out = self._of_item_inputs(inputs)
         if self.from_features is not None:
-            out = out + self._mapped_features(self.from_features, nodes)
+            out = out + _map_features(self.from_features, self.features, nodes)
         if self.item_vectors is not None:
             vectors = self.item_vectors.weight if nodes is None else self.item_vectors(nodes)
             out = self._with_vectors(out, vectors, inputs)
@@ -113,25 +148,42 @@ class NodeInputs(nn.Module):
         degrees = inputs[:, 1:2].expm1()
         return torch.addcmul(out, vectors, degrees / (degrees + self.damping))
 
-    def _mapped_features(self, linear: nn.Linear, nodes: Tensor | None) -> Tensor:
-        """[N, H]: features are wide, so of as many nodes as there are items, all are mapped."""
-        if nodes is None:
-            every: Tensor = linear(self.features)
-            return every
-        if len(nodes) < len(self.features):
-            few: Tensor = linear(self.features.index_select(0, nodes))
-            return few
-        return functional.embedding(nodes, linear(self.features))
+
+def _map_features(linear: nn.Linear, features: Tensor, nodes: Tensor | None) -> Tensor:
+    """[N, H] of N nodes, None for all that there are.
+
+    Features are wide, so of as many nodes as there are, all are mapped.
+    """
+    if nodes is None:
+        every: Tensor = linear(features)
+        return every
+    if len(nodes) < len(features):
+        few: Tensor = linear(features.index_select(0, nodes))
+        return few
+    return functional.embedding(nodes, linear(features))
 
 
-def _columns(config: ModelConfig, count: int, widths: Mapping[str, int]) -> Tensor | None:
-    """Which of the columns of features to use; None for all of them."""
-    if config.item_features is True:
+def _of_columns(features: Tensor, columns: Tensor | None) -> Tensor:
+    return features if columns is None else features[:, columns.to(features.device)]
+
+
+def _columns(
+    key: str, wanted: bool | Sequence[str], count: int, widths: Mapping[str, int]
+) -> Tensor | None:
+    """Which of the columns of features to use; None for all of them.
+
+    Args:
+        key: the setting, for messages.
+        wanted: what it says.
+        count: columns that there are.
+        widths: of features by name, in their order.
+    """
+    if wanted is True:
         return None
-    names = config.item_features or ()
-    if unknown := config.missing_features(widths):
+    names = wanted or ()
+    if unknown := missing(wanted, widths):
         raise UsageError(
-            f"model.item_features: the data set has no {' and no '.join(unknown)}; it has "
+            f"model.{key}: the data set has no {' and no '.join(unknown)}; it has "
             f"{', '.join(widths) or 'no features'}"
         )
     if widths and sum(widths.values()) != count:

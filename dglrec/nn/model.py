@@ -1,18 +1,20 @@
 """The whole model: inputs, encoder, and a head for ratings, one for lists, or both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dglrec.blocks import EdgeBatch
+from dglrec.blocks import EdgeBatch, RelationBlock
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroEncoder
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms
+from dglrec.nn.relations import RelationMaps
 from dglrec.nn.values import NodeValues
+from dglrec.relations import Direction
 
 
 class Encoded(NamedTuple):
@@ -39,6 +41,9 @@ class RatingModel(nn.Module):
         num_users: U.
         item_features: float32 [I, F].
         widths: columns of `item_features` by name, where the configuration names some.
+        user_features: float32 [U, F']; None where nothing is known of users.
+        user_widths: columns of `user_features` by name, where the configuration names some.
+        directions: of the relations that the configuration names.
 
     Raises:
         UsageError: the configuration names features that there are not.
@@ -50,14 +55,24 @@ class RatingModel(nn.Module):
         num_users: int,
         item_features: Tensor,
         widths: Mapping[str, int] | None = None,
+        *,
+        user_features: Tensor | None = None,
+        user_widths: Mapping[str, int] | None = None,
+        directions: Sequence[Direction] = (),
     ) -> None:
         super().__init__()
         self.config = config
-        self.inputs = NodeInputs(config, num_users, item_features, widths)
+        self.inputs = NodeInputs(
+            config, num_users, item_features, widths, user_features, user_widths
+        )
         self.encoder = HeteroEncoder(config)
-        # The list head comes last, so that it leaves the others' initial weights as they are.
+        # The list head comes late, so that it leaves the others' initial weights as they are; and
+        # relations last, for the same reason.
         self.decoder = EdgeRegressor(config) if config.heads != "lists" else None
         self.list_head = ListHead(config, len(item_features)) if config.lists else None
+        self.relations = None
+        if directions:
+            self.relations = RelationMaps(config.embedding_size, config.layers, directions)
 
     def forward(self, batch: EdgeBatch, all_items: Exchange | None = None) -> Tensor:
         """Predicted ratings of a batch's targets; see `rate` and `encode`."""
@@ -90,10 +105,11 @@ class RatingModel(nn.Module):
             ),
         )
         exchange = all_items if batch.items_are_shared else None
-        nodes = self.encoder(batch.layers, nodes, exchange)
+        nodes = self.encoder(batch.layers, nodes, exchange, self.relations)
         users, items, rows = self._list_terms(batch, nodes, exchange)
         if len(batch.unseen):
-            unseen = self.new_items(self.inputs.features.index_select(0, batch.unseen))
+            features = self.inputs.features.index_select(0, batch.unseen)
+            unseen = self.new_items(features, batch.unseen_others)
             nodes = NodeValues(nodes.users, torch.cat((nodes.items, unseen)))
         return Encoded(nodes, users, items, rows)
 
@@ -114,11 +130,20 @@ class RatingModel(nn.Module):
         of_users = head.of_users(nodes.users, block, rows)
         return of_users, head.of_items(nodes.items, inputs[:count], rows.own), rows
 
-    def new_items(self, features: Tensor) -> Tensor:
-        """float32 [m, F] chosen features of items that nobody has rated -> [m, H] embeddings."""
+    def new_items(self, features: Tensor, others: Sequence[RelationBlock] = ()) -> Tensor:
+        """[m, H] embeddings of m items that nobody has rated.
+
+        Args:
+            features: float32 [m, F] chosen ones.
+            others: what these items read of labels.
+        """
         items = self.inputs.new_items(features)
-        for layer in self.encoder.hops:
-            items = layer.update_new_items(items)
+        if self.relations is None:
+            for layer in self.encoder.hops:
+                items = layer.update_new_items(items)
+            return items
+        for number, sage in enumerate(self.encoder.sage_layers):
+            items = sage.update_new_items(items, self.relations.of_labels(number, others))
         return items
 
     @property

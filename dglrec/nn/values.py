@@ -30,6 +30,21 @@ class Layer(Protocol):
         """[D, H] items that nobody has rated -> [D, H]; as `update_items` without edges."""
 
 
+class Messages(NamedTuple):
+    """What comes to a layer's destinations along other relations than that of ratings.
+
+    Attributes:
+        users: float32 [D, H]; None where no relation ends in users.
+        items: the same of items.
+    """
+
+    users: Tensor | None = None
+    items: Tensor | None = None
+
+
+NO_MESSAGES = Messages()
+
+
 def both_ways(
     update_users: Update,
     update_items: Update,

@@ -4,7 +4,8 @@
 a `Relation`, the same edges seen from either end.
 """
 
-from dglrec.relations.attributes import Attribute, label_attribute
+from dglrec.relations.attributes import Attribute, label_attribute, relate_labels
+from dglrec.relations.directions import Direction, DirectionTensors, directions_of
 from dglrec.relations.reading import EdgeCounts, HeldOutPairs, ReadRelation, read_relation
 from dglrec.relations.relation import (
     ITEM_TYPE,
@@ -20,6 +21,8 @@ __all__ = [
     "ITEM_TYPE",
     "USER_TYPE",
     "Attribute",
+    "Direction",
+    "DirectionTensors",
     "EdgeCounts",
     "Edges",
     "HeldOutPairs",
@@ -27,7 +30,9 @@ __all__ = [
     "Relation",
     "build_relation",
     "check_relation_name",
+    "directions_of",
     "label_attribute",
     "parse_relations",
     "read_relation",
+    "relate_labels",
 ]

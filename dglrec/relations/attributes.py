@@ -53,11 +53,27 @@ def label_attribute(
     (('OVA', 'TV'), 'has_type', [1, 0, 1])
     """
     vocabulary = GenresEncoder.fit(labels, training).vocabulary
+    return Attribute(
+        name, node_type, vocabulary, relate_labels(name, node_type, labels, vocabulary)
+    )
+
+
+def relate_labels(
+    name: str, node_type: str, labels: Sequence[Sequence[str]], vocabulary: Sequence[str]
+) -> Relation:
+    """Relate users or items to those of their labels that a vocabulary has.
+
+    Args:
+        name: what the attribute is called.
+        node_type: `user` or `item`.
+        labels: [N] for each user or item its labels, perhaps none.
+        vocabulary: a label's place is its node's index.
+    """
     place = {label: index for index, label in enumerate(vocabulary)}
     known = [[place[label] for label in dict.fromkeys(row) if label in place] for row in labels]
     sources = np.repeat(np.arange(len(labels), dtype=np.int32), [len(row) for row in known])
     destinations = np.array([label for row in known for label in row], dtype=np.int32)
-    relation = build_relation(
+    return build_relation(
         f"{ATTRIBUTE_PREFIX}{name}",
         source_type=node_type,
         destination_type=name,
@@ -66,4 +82,3 @@ def label_attribute(
         num_sources=len(labels),
         num_destinations=len(vocabulary),
     )
-    return Attribute(name, node_type, vocabulary, relation)

@@ -60,6 +60,12 @@ class LoaderConfig(BaseModel):
         "before it 3, or 10 in each up to 2 million training ratings; with items reached 1 in "
         "each, or 3",
     )
+    relation_fanout: int = Field(
+        10,
+        ge=-1,
+        description="with model.relations, neighbours sampled for each node along each direction "
+        "of each relation, in each layer; -1 takes all",
+    )
     items: Literal["auto", "all", "reached"] = Field(
         "auto",
         description="with kind users, which items a step encodes: all, or those that its targets, "
@@ -73,6 +79,14 @@ class LoaderConfig(BaseModel):
         allow_inf_nan=False,
         description="share of the items that a step treats as though nobody had rated them, so "
         "that new items are predicted from their features; 0 for none",
+    )
+    unseen_users: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="with kind users, share of the users that a step treats as though they had "
+        "rated nothing, so that new users are predicted from features and relations; 0 for none",
     )
     exclude_targets: bool = Field(
         True,
@@ -144,10 +158,17 @@ class LoaderConfig(BaseModel):
 
     def model_post_init(self, context: Any) -> None:
         """Refuse fan-outs that sample nothing, or that differ in the number of layers."""
+        if not self.relation_fanout:
+            raise ValueError("relation_fanout 0: must be 1 or more, or -1 for all")
         for name in ("user_fanouts", "item_fanouts"):
             fanouts = getattr(self, name)
             if fanouts != "auto" and any(fanout == 0 or fanout < -1 for fanout in fanouts):
                 raise ValueError(f"{name} {fanouts}: each must be 1 or more, or -1 for all")
+        if self.unseen_users and (self.kind != "users" or not self.exclude_targets):
+            raise ValueError(
+                f"unseen_users {self.unseen_users}: goes with kind users and exclude_targets; "
+                "leave it at 0"
+            )
         if self.folds == 1 and self.exclude_targets:
             raise ValueError(
                 "folds 1 leaves nothing to predict a user's targets from; take 2 or more, or "
@@ -162,7 +183,9 @@ class LoaderConfig(BaseModel):
             )
 
 
-Stream = Literal["order", "samples", "folds", "unseen", "pool", "dropout"]
+Stream = Literal[
+    "order", "samples", "folds", "unseen", "unseen users", "pool", "dropout", "relations"
+]
 """What a seed is for; no two of them share their numbers."""
 
 

@@ -7,7 +7,7 @@ arithmetic on tensors, on any device.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from dglrec.biases import Biases, Ends
-from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool
+from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
-from dglrec.kernels import chances, sample_stretches
+from dglrec.kernels import HASH_BITS, chances, hashes, sample_stretches
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
@@ -58,6 +59,8 @@ class UserBatchLoader:
         device: where graph and batches live.
         world: the processes that share each step.
         draw: draws the items that lists are learned from; None where none are wanted.
+        directions: of the relations that layers read beside the ratings. Of those between users and
+            items the pairs of a step's targets are left out, as its ratings are.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class UserBatchLoader:
         device: torch.device | None = None,
         world: World = ALONE,
         draw: Draw | None = None,
+        directions: Sequence[Direction] = (),
     ) -> None:
         self.config = config = config.resolved(graph.num_edges, graph.num_items)
         self.batch_size = config.edges_a_batch(graph.num_edges)
@@ -85,6 +89,7 @@ class UserBatchLoader:
         self._num_items = graph.num_items
         self._num_edges = graph.num_edges
         self._every_item = config.items != "reached"
+        self._directions = [DirectionTensors.of(one, self.device) for one in directions]
         # Scratch, -1 but for what a step writes and takes out again: each user's place among the
         # step's users, and the numbers of the users and items that it reads.
         self._in_step, self._user_numbers, self._item_numbers = (
@@ -144,7 +149,7 @@ class UserBatchLoader:
         return order, [0, *cuts, len(order)]
 
     def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
-        step = self._step(users, fold)
+        step = self._step(users, fold, number)
         if not len(step.ratings):
             return None
         users_read, items_read = Reached(self._user_numbers), self._items()
@@ -184,10 +189,14 @@ class UserBatchLoader:
             self.config.unseen_items,
             seed_of("unseen", self.seed, step.fold.epoch, number),
         )
+        relation_keys = self._relation_keys(step.fold, number)
         layers = [
-            self._layer(step, fanouts, users_read, items_read, keys)
-            for fanouts, keys in zip(
-                reversed(self.config.fanouts), self._sample_keys(step.fold, number), strict=True
+            self._layer(step, fanouts, users_read, items_read, keys, of_relations)
+            for fanouts, keys, of_relations in zip(
+                reversed(self.config.fanouts),
+                self._sample_keys(step.fold, number),
+                relation_keys,
+                strict=True,
             )
         ]
         return EdgeBatch(
@@ -205,6 +214,7 @@ class UserBatchLoader:
             items_are_shared=self._every_item and self.world.size > 1,
             every_item=self._every_item,
             pool=pool,
+            unseen_others=self._labels_of_unseen(step, targets.unseen, relation_keys),
         )
 
     def _items(self) -> Numbering:
@@ -224,6 +234,20 @@ class UserBatchLoader:
             for layer in reversed(range(len(self.config.fanouts)))
         ]
 
+    def _relation_keys(self, fold: Fold, number: int) -> list[list[int]]:
+        """What decides a step's samples of each direction of relations, last layer first.
+
+        The same on all processes.
+        """
+        place = self.seed, fold.epoch, number
+        return [
+            [
+                seed_of("relations", *place, layer, direction) << 31
+                for direction in range(len(self._directions))
+            ]
+            for layer in reversed(range(len(self.config.fanouts)))
+        ]
+
     def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: Fold) -> Pool | None:
         """The items that this process's targets are held against, if any are wanted."""
         if self._draw is None or not len(items):
@@ -232,7 +256,7 @@ class UserBatchLoader:
         seed = seed_of("pool", self.seed, fold.epoch, place)
         return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
 
-    def _step(self, users: Tensor, fold: Fold) -> "_Step":
+    def _step(self, users: Tensor, fold: Fold, number: int) -> "_Step":
         """Deal the ratings of a step's users into targets and support.
 
         Where processes exchange items that is done for the users of all of them: what one predicts
@@ -249,17 +273,30 @@ class UserBatchLoader:
         ratings = lists.ratings(split.targets)
         if not self.config.exclude_targets:
             return _Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
-        return _Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+        step = _Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+        if not self.config.unseen_users:
+            return step
+        key = seed_of("unseen users", self.seed, fold.epoch, number) << 31
+        unseen = hashes(users, key) < self.config.unseen_users * (1 << HASH_BITS)
+        return step.without_ratings_of(unseen)
 
     def _leaving_out(self, step: "_Step") -> AbstractContextManager[None]:
-        """The biases are without the step's targets meanwhile."""
+        """The biases are without the step's targets meanwhile, and all ratings of its unseen users.
+
+        Users that count as unseen are known by nothing, and items are as they are without them.
+        """
         if not self.config.exclude_targets:
             return nullcontext()
+        owners, rated, ratings = step.split.owners, step.split.items, step.ratings
+        if step.hidden is not None:
+            owners = torch.cat((owners, step.hidden.owners))
+            rated = torch.cat((rated, take(self._by_user.neighbours, step.hidden.edges)))
+            ratings = torch.cat((ratings, self._by_user.ratings(step.hidden.edges)))
         items = Reached(self._item_numbers)
-        places = items.number(step.split.items)
+        places = items.number(rated)
         ends = Ends(items.nodes, places)
         items.forget()
-        return self._biases.leaving_out(Ends(step.users, step.split.owners), ends, step.ratings)
+        return self._biases.leaving_out(Ends(step.users, owners), ends, ratings)
 
     def _layer(
         self,
@@ -268,6 +305,7 @@ class UserBatchLoader:
         users_read: Reached,
         items_read: Numbering,
         keys: tuple[int, int],
+        relation_keys: Sequence[int],
     ) -> LayerBlocks:
         """What a layer's destinations read, who are the users and items that are read so far.
 
@@ -279,6 +317,7 @@ class UserBatchLoader:
             users_read: so far.
             items_read: so far.
             keys: what decides the samples of users and of items.
+            relation_keys: what decides those of each direction of relations.
         """
         lists, biases = (self._by_user, self._by_item), self._biases
         users, items = users_read.nodes, items_read.nodes
@@ -286,6 +325,18 @@ class UserBatchLoader:
         by_item, of_items, raters = self._edges_of_items(step, items, fanouts[1], keys[1])
         rated = take(lists[0].neighbours, by_user)
         places = items_read.number(rated), users_read.number(raters)
+        numberings = {USER_TYPE: users_read, ITEM_TYPE: items_read}
+        destinations = {USER_TYPE: users, ITEM_TYPE: items}
+        others = tuple(
+            self._relation_block(
+                step,
+                tensors,
+                destinations[tensors.direction.destination_type],
+                numberings.get(tensors.direction.source_type),
+                key,
+            )
+            for tensors, key in zip(self._directions, relation_keys, strict=True)
+        )
         owners = torch.repeat_interleave(users, of_users, output_size=len(by_user))
         residuals = lists[0].ratings(by_user)
         residuals -= biases.predict(owners, rated)
@@ -309,7 +360,59 @@ class UserBatchLoader:
             take(biases.item_degrees, items),
             take(biases.user_degrees, users_read.nodes),
         )
-        return LayerBlocks(to_users, to_items)
+        return LayerBlocks(to_users, to_items, others)
+
+    def _relation_block(
+        self,
+        step: "_Step",
+        tensors: DirectionTensors,
+        nodes: Tensor,
+        sources: Numbering | None,
+        key: int,
+    ) -> RelationBlock:
+        """What users or items read along a direction of a relation.
+
+        Args:
+            step: whose targets are left out of relations between users and items.
+            tensors: the direction's edges.
+            nodes: int64 [D] destinations.
+            sources: numbers of the neighbours; None where they are labels, which have their own.
+            key: what decides the sample.
+        """
+        kind = tensors.direction
+        starts, degrees = take(tensors.starts, nodes), take(tensors.counts, nodes)
+        edges, counts = _sample(nodes, starts, degrees, self.config.relation_fanout, key)
+        neighbours = take(tensors.neighbours, edges)
+        if self.config.exclude_targets and {kind.source_type, kind.destination_type} == {
+            USER_TYPE,
+            ITEM_TYPE,
+        }:
+            owners = torch.repeat_interleave(counts, output_size=len(edges))
+            ends = take(nodes, owners), neighbours.long()
+            users, items = ends if kind.destination_type == USER_TYPE else ends[::-1]
+            # Whether or not it is a rating: so that a missing edge says nothing.
+            held = (take(self._in_step, users) >= 0) & step.fold.holds(users, items)
+            counts = counts - torch.bincount(owners[held], minlength=len(counts))
+            edges, neighbours = edges[~held], neighbours[~held]
+        block = Block(
+            offsets_of(counts),
+            neighbours if sources is None else sources.number(neighbours),
+            tensors.shares(edges, counts),
+            degrees.float(),
+        )
+        return RelationBlock(kind.name, kind.destination_type, kind.source_type, block)
+
+    def _labels_of_unseen(
+        self, step: "_Step", unseen: Tensor, relation_keys: Sequence[Sequence[int]]
+    ) -> tuple[RelationBlock, ...]:
+        """What items that count as unseen read of labels, in all layers what the last one reads."""
+        if not len(unseen) or not self._directions:
+            return ()
+        return tuple(
+            self._relation_block(step, tensors, unseen, None, key)
+            for tensors, key in zip(self._directions, relation_keys[0], strict=True)
+            if tensors.direction.reads_labels and tensors.direction.destination_type == ITEM_TYPE
+        )
 
     def _edges_of_users(
         self, step: "_Step", nodes: Tensor, fanout: int, key: int
@@ -361,6 +464,9 @@ class UserBatchLoader:
         owners = torch.repeat_interleave(counts, output_size=len(edges))
         places = take(owners, suspects)
         holds = step.fold.holds(take(raters, suspects).long(), take(nodes, places))
+        if step.hidden is not None:
+            in_step = take(self._in_step, take(raters, suspects))
+            holds |= take(step.hidden.users, in_step)
         keep = torch.ones(len(edges), dtype=torch.bool, device=self.device)
         keep[suspects.masked_select(holds)] = False
         lost = torch.bincount(places.masked_select(holds), minlength=len(counts))
@@ -379,10 +485,22 @@ class _Step:
     counts: Tensor  # int64 [N] support of each user
     first: int  # of the users that are this process's
     last: int  # one past them
+    hidden: "_Hidden | None" = None  # None where no user counts as unseen
     starts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "starts", self.counts.cumsum(0) - self.counts)
+
+    def without_ratings_of(self, unseen: Tensor) -> "_Step":
+        """The same, some of its users, bool [N], being known by no rating."""
+        owners = torch.repeat_interleave(self.counts, output_size=len(self.support))
+        lost = take(unseen, owners)
+        return replace(
+            self,
+            support=self.support[~lost],
+            counts=self.counts.masked_fill(unseen, 0),
+            hidden=_Hidden(unseen, self.support[lost], owners[lost]),
+        )
 
     @property
     def own_targets(self) -> slice:
@@ -397,6 +515,15 @@ class _Step:
         before, own = self.counts[: self.first], self.counts[self.first : self.last]
         start = int(before.sum())
         return self.support[start : start + int(own.sum())]
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """The users of a step that count as unseen, and what they are not known by."""
+
+    users: Tensor  # bool [N]
+    edges: Tensor  # int64 [R] edge ids of their support
+    owners: Tensor  # int64 [R] whose they are
 
 
 def _sample(

@@ -30,7 +30,7 @@ from dglrec.ingest import read_new_interactions, read_new_items, read_new_rating
 from dglrec.kernels import ItemLists
 from dglrec.nn import ListTerms, NodeValues
 from dglrec.progress import log
-from dglrec.run import TrainedModel
+from dglrec.run import TrainedModel, blocks_of_new_items, read_attributes_of_items
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class Roster:
             if lists is not None and new.lists is not None:
                 lists = _appended(lists[0], new.lists), lists[1]
         if self._new_items is not None:
-            added = embed_new_items(model, self._new_items.features)
+            table = self._new_items.table
+            others = blocks_of_new_items(model.config, self._trained.dataset, table)
+            added = embed_new_items(model, self._new_items.features, others)
             items = torch.cat((items, added.nodes))
             if lists is not None and added.lists is not None:
                 lists = lists[0], _appended(lists[1], added.lists)
@@ -208,7 +210,8 @@ def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
         DataError: the file is bad, or holds an item of the data set.
     """
     dataset = trained.dataset
-    if not trained.model.inputs.features.shape[1]:
+    labelled = bool(read_attributes_of_items(trained.model.config, dataset))
+    if not trained.model.inputs.features.shape[1] and not labelled:
         raise UsageError(
             f"--new-items {file}: the model uses no genres or text, and of a new item there is "
             "nothing else"
@@ -220,7 +223,8 @@ def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
         features = dataset.encode_items(table)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
-    if bare := int((~features.any(1)).sum()):
+    bare = int((~features.any(1)).sum())
+    if bare and not labelled:
         log(f"{file}: {bare} items have no genre or text that the model knows")
     return NewItems(table, features)
 

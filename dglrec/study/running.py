@@ -126,24 +126,30 @@ def _check_source(source: Path, variants: Sequence[Variant]) -> None:
 
 
 def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
-    """Refuse variants that name features of items that their data set lacks.
+    """Refuse variants that name features or relations that their data set lacks.
 
     Raises:
         UsageError: there are some; the message says how to train the others.
     """
-    missing = {
-        variant.name: variant.settings.model.missing_features(
-            work.dataset_of(variant).meta["features"]
-        )
-        for variant in variants
-    }
-    bad = {name: lacked for name, lacked in missing.items() if lacked}
+    bad: dict[str, tuple[str, list[str]]] = {}
+    for variant in variants:
+        model, dataset = variant.settings.model, work.dataset_of(variant)
+        lacked_by_key = {
+            "model.item_features": model.missing_features(dataset.meta["features"]),
+            "model.user_features": model.missing_user_features(dataset.user_feature_widths),
+            "model.relations": [
+                name for name in model.relations if name not in dataset.relation_names
+            ],
+        }
+        for key, lacked in lacked_by_key.items():
+            if lacked:
+                bad.setdefault(variant.name, (key, lacked))
     if bad:
-        name, lacked = next(iter(bad.items()))
-        others = [variant for variant in missing if variant not in bad]
+        name, (key, lacked) = next(iter(bad.items()))
+        others = [variant.name for variant in variants if variant.name not in bad]
         rest = f": {' '.join(f'--only {one}' for one in others)}" if others else ""
         raise UsageError(
-            f"variant {name}: model.item_features: the data set has no {' and no '.join(lacked)}; "
+            f"variant {name}: {key}: the data set has no {' and no '.join(lacked)}; "
             f"leave {' and '.join(bad)} out{rest}"
         )
 

@@ -109,8 +109,8 @@ class Settings:
             has_ratings: whether they are ratings; if not, interactions.
 
         Raises:
-            UsageError: DGL's loader is to sample for no layer or for lists, or ratings are to be
-                predicted where there are interactions alone.
+            UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
+                predicted where there are interactions alone, or the loader reads no relations.
         """
         if self.model.kind != "graph":
             return self
@@ -133,6 +133,11 @@ class Settings:
         if self.loader.kind == "neighbor" and not self.model.layers:
             raise UsageError(
                 "model.layers = 0 leaves loader.kind=neighbor nothing to sample; take kind users"
+            )
+        if self.model.relations and self.loader.kind != "users":
+            raise UsageError(
+                f"model.relations = {', '.join(self.model.relations)}: loader.kind="
+                f"{self.loader.kind} reads ratings alone; take kind users"
             )
         loader = self._loader(graph)
         ranking = self.ranking

@@ -42,6 +42,9 @@ def describe_training(
         parts.append(f"fan-outs of {samples}")
     if loader.kind == "users":
         parts.append("items in reach" if loader.items == "reached" else "all items in each step")
+    if settings.model.relations:
+        most = "all" if loader.relation_fanout < 0 else f"{loader.relation_fanout}"
+        parts.append(f"relations {' and '.join(settings.model.relations)}, {most} neighbours each")
     parts.append(f"learning rate {settings.train.learning_rate:.4g}")
     parts.append(f"dropout {settings.model.dropout:g}")
     return (

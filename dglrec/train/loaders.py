@@ -1,6 +1,6 @@
 """The loaders by name, and what the training loop asks of one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -10,6 +10,7 @@ from dglrec.blocks import EdgeBatch
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph, import_dgl
+from dglrec.relations import Direction
 from dglrec.sampling import (
     Draw,
     FullGraphLoader,
@@ -53,6 +54,7 @@ def make_loader(
     world: World = ALONE,
     draw: Draw | None = None,
     *,
+    directions: Sequence[Direction] = (),
     layers: int = 2,
     compile: bool = False,
 ) -> Loader:
@@ -66,6 +68,8 @@ def make_loader(
         device: where batches are wanted.
         world: the processes that share each batch.
         draw: draws the items that lists are learned from; DGL's loader has no use for it.
+        directions: of the relations that the model reads; the loader of kind users takes them, and
+            `Settings.resolved` refuses them of the others.
         layers: of the model; the other loaders have a fan-out for each.
         compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
 
@@ -75,17 +79,18 @@ def make_loader(
     """
     if config.kind == "users":
         config = config.resolved(graph.num_edges, graph.num_items, layers)
-        if device.type != "cpu" and world.size == 1 and draw is None and can_pack(config):
+        alone = device.type != "cpu" and world.size == 1
+        if alone and draw is None and not directions and can_pack(config):
             return PackedBatchLoader(graph, biases, config, seed, device, compile=compile)
     if compile:
         raise UsageError(
             "train.compile = true takes batches of fixed shapes: a GPU that holds the graph, one "
-            "process, loader.kind users with items all, ranking.negatives catalogue (or no lists), "
-            "and fan-outs that are numbers (the last layer's of users may be all); see "
-            "loader.user_fanouts and loader.item_fanouts"
+            "process, no model.relations, loader.kind users with items all, ranking.negatives "
+            "catalogue (or no lists), and fan-outs that are numbers (the last layer's of users may "
+            "be all); see loader.user_fanouts and loader.item_fanouts"
         )
     if config.kind == "full":
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
-    return UserBatchLoader(graph, biases, config, seed, device, world, draw)
+    return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions)

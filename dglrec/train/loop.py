@@ -29,6 +29,7 @@ from dglrec.run import (
     TrainedModel,
     locked,
     new_model,
+    read_directions,
     sketched_model,
 )
 from dglrec.sampling import seed_of
@@ -107,8 +108,13 @@ def train(
             if world.is_first:
                 check_run(run, resume, overwrite)
         with world.together():
+            directions = read_directions(settings.model, dataset)
             needs = footprint(
-                dataset.graph, sketched_model(settings.model, dataset), settings, world
+                dataset.graph,
+                sketched_model(settings.model, dataset),
+                settings,
+                world,
+                directions,
             )
         graph_device = place_graph(needs, device, world)
         with world.together():
@@ -140,6 +146,7 @@ def train(
                 graph_device,
                 world,
                 objective.sampler(graph_device),
+                directions=directions,
                 layers=settings.model.layers,
                 compile=config.compile,
             )

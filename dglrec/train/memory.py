@@ -1,5 +1,6 @@
 """How much memory a training takes, and whether it is there, before it starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from dglrec.graph import RatingGraph
 from dglrec.machine import available_memory, gib
 from dglrec.nn import RatingModel
 from dglrec.progress import log
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 from dglrec.train.config import Settings
 
 # Found by watching the resident memory of training at full size, for both loaders; what they
@@ -32,7 +34,7 @@ class Footprint:
 
     Attributes:
         graph: adjacency and ratings.
-        model: weights, gradients, moments, item features.
+        model: weights, gradients, moments, features.
         step: the largest that is alive during a step.
         graph_is_mapped: whether the graph can be read from disk piece by piece.
     """
@@ -44,7 +46,11 @@ class Footprint:
 
 
 def footprint(
-    graph: RatingGraph, model: RatingModel, settings: Settings, world: World = ALONE
+    graph: RatingGraph,
+    model: RatingModel,
+    settings: Settings,
+    world: World = ALONE,
+    directions: Sequence[Direction] = (),
 ) -> Footprint:
     """What training on a graph takes of each process.
 
@@ -53,21 +59,25 @@ def footprint(
         model: wherever it is.
         settings: resolved ones.
         world: the processes that share each batch.
+        directions: of the relations that the model reads.
     """
     sides = (graph.by_user, graph.by_item)
     mapped = sum(s.neighbours.nbytes + s.codes.nbytes + s.offsets.nbytes for s in sides)
+    mapped += sum(one.nbytes for one in directions)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    features = model.inputs.features.nbytes
+    features = model.inputs.features.nbytes + model.inputs.user_features.nbytes
     by_users = settings.loader.kind != "neighbor"
     return Footprint(
         graph=mapped if by_users else mapped + _DGL_EDGE_BYTES * graph.num_edges,
         model=_COPIES_OF_WEIGHTS * weights + features,
-        step=_step_bytes(graph, settings, world.size),
+        step=_step_bytes(graph, settings, world.size, directions),
         graph_is_mapped=by_users,
     )
 
 
-def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
+def _step_bytes(
+    graph: RatingGraph, settings: Settings, processes: int, directions: Sequence[Direction]
+) -> int:
     """Memory of a step: its edges, and layer by layer outwards its nodes and messages."""
     loader = settings.loader
     if loader.kind == "full":
@@ -93,8 +103,17 @@ def _step_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
         to_items = items * (item_degree if of_item < 0 else min(of_item, item_degree))
         messages += to_users + to_items
         sampled += users * max(0, min(of_user, most[0])) + items * max(0, min(of_item, most[1]))
-        users = min(users + to_items, graph.num_users)
-        items = min(items + to_users, graph.num_items)
+        of_users = of_items = 0.0
+        for one in directions:
+            readers = users if one.destination_type == USER_TYPE else items
+            degree, most_read = one.edges.num_edges / one.edges.num_nodes, loader.relation_fanout
+            read = readers * (degree if most_read < 0 else min(most_read, degree))
+            messages += read
+            sampled += readers * max(most_read, 0)
+            of_users += read if one.source_type == USER_TYPE else 0
+            of_items += read if one.source_type == ITEM_TYPE else 0
+        users = min(users + to_items + of_users, graph.num_users)
+        items = min(items + to_users + of_items, graph.num_items)
         nodes += users + items
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if settings.model.rating_messages else 0)
     row = 4 * settings.model.embedding_size * values

@@ -8,6 +8,7 @@ from dglrec.distributed import ALONE, World
 from dglrec.evaluate import RankingTargets, measure, next_level, rank_lists, rows_of
 from dglrec.infer import ListScorer, embed_all
 from dglrec.nn import ModelConfig, RatingModel
+from dglrec.run import read_directions
 from dglrec.train.objectives import Objective, standard_error_of
 
 LISTED_USERS = 20_000
@@ -34,6 +35,7 @@ class Validation:
         self.objective = objective
         self.rates, self.lists = model.rates, model.lists
         self._dataset, self._world = dataset, world
+        self._directions = read_directions(model, dataset)
         self._rows = rows_of(dataset, "valid", world) if self.rates else None
         self._targets = None
         if self.lists and (found := relevant_users(dataset, "valid", LISTED_USERS)):
@@ -48,7 +50,7 @@ class Validation:
         under `standard_error_of` its name.
         """
         dataset, world = self._dataset, self._world
-        embeddings = embed_all(model, dataset.graph, dataset.biases, world)
+        embeddings = embed_all(model, dataset.graph, dataset.biases, world, self._directions)
         found: dict[str, float] = {}
         if self._rows is not None:
             found |= measure(model, embeddings, dataset, self._rows, world).finish()

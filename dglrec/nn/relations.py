@@ -1,0 +1,113 @@
+"""What users and items are told along relations beside that of ratings.
+
+Shapes: S sources, D destinations, H embedding size, L labels of an attribute.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dglrec.blocks import Block, RelationBlock
+from dglrec.nn.convolutions import map_and_aggregate
+from dglrec.nn.values import Messages, NodeValues
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
+
+_LABEL_STD = 0.1  # as of items' vectors
+_INITIAL_GAIN = 0.1  # so that a relation begins by saying nearly nothing
+
+
+class RelationMaps(nn.Module):
+    """A linear map for each direction of each relation and each layer, and vectors of labels.
+
+    What comes along a direction is W mean(h_neighbours), the mean weighed by the edges' weights.
+    Labels are nodes that read nothing: each has a vector, which is the same in all layers.
+
+    Args:
+        size: H.
+        layers: of the encoder.
+        directions: those of the relations that are read.
+    """
+
+    def __init__(self, size: int, layers: int, directions: Sequence[Direction]) -> None:
+        super().__init__()
+        self.size = size
+        self.names = tuple(one.name for one in directions)
+        attributes = {one.source_type: one.num_sources for one in directions if one.reads_labels}
+        # Behind a prefix, as a module's parts must not be called as its methods are.
+        self.labels = nn.ModuleDict(
+            {f"of_{name}": _vectors(count, size) for name, count in attributes.items()}
+        )
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({f"by_{one.name}": _map(size) for one in directions})
+            for _ in range(layers)
+        )
+
+    def message(self, layer: int, name: str, block: Block, sources: Tensor) -> Tensor:
+        """[S, H] sources -> [D, H], what a block's destinations are told in a layer.
+
+        Args:
+            layer: its number, from 0.
+            name: of the direction.
+            block: of the direction, as in `RelationBlock`.
+            sources: [S, H].
+        """
+        maps = self.layers[layer]
+        assert isinstance(maps, nn.ModuleDict)
+        linear = maps[f"by_{name}"]
+        assert isinstance(linear, nn.Linear)
+        return map_and_aggregate(block, sources, linear, "mean", block.residuals)
+
+    def label_vectors(self, attribute: str) -> Tensor:
+        """float32 [L, H] the vectors of an attribute's labels."""
+        table = self.labels[f"of_{attribute}"]
+        assert isinstance(table, nn.Embedding)
+        return table.weight
+
+    def sources_of(self, source_type: str, nodes: NodeValues) -> Tensor:
+        """The values of a type: of users, of items, or the vectors of an attribute's labels."""
+        if source_type == USER_TYPE:
+            return nodes.users
+        return nodes.items if source_type == ITEM_TYPE else self.label_vectors(source_type)
+
+    def messages(self, layer: int, others: Sequence[RelationBlock], nodes: NodeValues) -> Messages:
+        """What a layer's destinations are told along all relations.
+
+        Args:
+            layer: its number, from 0.
+            others: its blocks.
+            nodes: [S, H] of the users and items that it reads.
+        """
+        sums: dict[str, Tensor] = {}
+        for one in others:
+            sources = self.sources_of(one.source_type, nodes)
+            told = self.message(layer, one.name, one.block, sources)
+            before = sums.get(one.destination_type)
+            sums[one.destination_type] = told if before is None else before + told
+        return Messages(sums.get(USER_TYPE), sums.get(ITEM_TYPE))
+
+    def of_labels(self, layer: int, others: Sequence[RelationBlock]) -> Tensor | None:
+        """[D, H] what items are told along relations from labels alone; None where there are none.
+
+        Args:
+            layer: its number, from 0.
+            others: blocks whose sources are labels and whose destinations are these items.
+        """
+        total = None
+        for one in others:
+            told = self.message(layer, one.name, one.block, self.label_vectors(one.source_type))
+            total = told if total is None else total + told
+        return total
+
+
+def _vectors(count: int, size: int) -> nn.Embedding:
+    table = nn.Embedding(count, size)
+    nn.init.normal_(table.weight, std=_LABEL_STD)
+    return table
+
+
+def _map(size: int) -> nn.Linear:
+    linear = nn.Linear(size, size, bias=False)
+    with torch.no_grad():
+        linear.weight.mul_(_INITIAL_GAIN)
+    return linear

@@ -1,0 +1,117 @@
+"""`Direction`: a relation seen by the nodes that read it, whichever end of its edges they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dglrec.relations.relation import ITEM_TYPE, REVERSE_PREFIX, USER_TYPE, Edges, Relation
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The edges of a relation that end in users or items, whose neighbours are what these read.
+
+    Attributes:
+        name: the relation's, behind `rev_` where its sources read its destinations.
+        source_type: the type of the neighbours: `user`, `item` or the name of an attribute.
+        destination_type: `user` or `item`.
+        num_sources: how many nodes there are of the source type.
+        edges: of each destination.
+    """
+
+    name: str
+    source_type: str
+    destination_type: str
+    num_sources: int
+    edges: Edges
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether its neighbours are an attribute's labels."""
+        return self.source_type not in (USER_TYPE, ITEM_TYPE)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        arrays = (self.edges.offsets, self.edges.neighbours, self.edges.weights)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
+def directions_of(relations: Sequence[Relation]) -> tuple[Direction, ...]:
+    """Both directions of relations, but for those that end in labels: these read nothing.
+
+    >>> from dglrec.relations import label_attribute
+    >>> kind = label_attribute("type", "item", [["TV"], ["OVA"]], np.array([True, True]))
+    >>> (one,) = directions_of([kind.relation])
+    >>> one.name, one.source_type, one.destination_type
+    ('rev_has_type', 'type', 'item')
+    """
+    found = []
+    for one in relations:
+        there = (one.name, one.source_type, one.destination_type, one.num_sources, one.backward)
+        back = (
+            f"{REVERSE_PREFIX}{one.name}",
+            one.destination_type,
+            one.source_type,
+            one.num_destinations,
+            one.forward,
+        )
+        found += [Direction(*parts) for parts in (there, back)]
+    return tuple(one for one in found if one.destination_type in (USER_TYPE, ITEM_TYPE))
+
+
+@dataclass(frozen=True)
+class DirectionTensors:
+    """The edges of a `Direction` as tensors on a device.
+
+    Attributes:
+        direction: whose edges they are.
+        starts: int64 [N]; each destination's first edge.
+        counts: int64 [N]; and how many they are.
+        neighbours: int32 [E].
+        weights: float32 [E]; None where edges have none.
+    """
+
+    direction: Direction
+    starts: Tensor
+    counts: Tensor
+    neighbours: Tensor
+    weights: Tensor | None
+
+    @staticmethod
+    def of(direction: Direction, device: torch.device) -> "DirectionTensors":
+        """The tensors of a direction; on a CPU they share its memory."""
+        edges = direction.edges
+        offsets = torch.from_numpy(np.ascontiguousarray(edges.offsets)).to(device)
+        weights = None
+        if edges.weights is not None:
+            weights = torch.from_numpy(np.ascontiguousarray(edges.weights)).to(device)
+        return DirectionTensors(
+            direction,
+            offsets[:-1],
+            offsets.diff(),
+            torch.from_numpy(np.ascontiguousarray(edges.neighbours)).to(device),
+            weights,
+        )
+
+    def shares(self, edges: Tensor, counts: Tensor) -> Tensor:
+        """float32 [K]: the weights of K edges, over the mean weight of each destination's edges.
+
+        So a mean of what neighbours say times these is their mean weighed by the weights. All are 1
+        where edges have no weights, and 0 where all of a destination's are.
+
+        Args:
+            edges: int64 [K] positions, one destination's after the other's.
+            counts: int64 [D] how many each destination has.
+        """
+        if self.weights is None:
+            return torch.ones(len(edges), device=edges.device)
+        weights = self.weights.index_select(0, edges)
+        owners = torch.repeat_interleave(counts, output_size=len(edges))
+        sums = weights.new_zeros(len(counts), dtype=torch.float64)
+        sums.index_add_(0, owners, weights.double())
+        means = (sums / counts.clamp(min=1)).clamp(min=torch.finfo(torch.float32).tiny)
+        return (weights / means.index_select(0, owners)).float()
