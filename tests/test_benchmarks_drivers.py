@@ -134,8 +134,14 @@ def test_gpu_check_rehearses_without_a_card_and_without_dgl(data: Path, tmp_path
         for model in ("plain", "default")
     ]
     assert all(row["edges_per_second"] > 0 and row["step_ms"] > 0 for row in measured)
-    left_out = [row for row in found["training"] if "left_out" in row]
-    assert len(left_out) == 4 and "more than all" in left_out[0]["left_out"]
+    left_out = {
+        (row["batch"], row["compile"]): row["left_out"]
+        for row in found["training"]
+        if "left_out" in row
+    }
+    assert set(left_out) == {(100_000, False), (100_000, True), (500, True)}
+    assert "more than all" in left_out[100_000, False]
+    assert left_out[500, True] == "train.compile is for a GPU"
     (epoch,) = found["epoch"]
     assert epoch["whole_job_seconds"] > epoch["epoch_seconds"] > epoch["validation_seconds"] > 0
     assert found["inference"][0]["nodes"] == 280 and found["validation"][0]["seconds"] > 0
