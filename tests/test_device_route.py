@@ -1,6 +1,8 @@
 """What a GPU would be asked to do, counted on tensors without values."""
 
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -177,6 +179,10 @@ def test_a_step_is_one_graph(ratings, torchs_route):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))),
+    reason="inductor needs a C++ compiler, and there is none",
+)
 def test_a_compiled_step_launches_few_kernels(ratings, torchs_route, capsys):
     """Counted on what inductor makes for a CPU: its loops, and the operations it leaves to torch.
 
