@@ -130,6 +130,8 @@ def take_epoch(graph, loader, model=None, ranking=None):
         scale=SCALE,
         has_ratings=True,
         item_features=torch.zeros(graph.num_items, 0),
+        user_features=torch.zeros(graph.num_users, 0),
+        user_feature_widths={},
         meta={"features": {}},
     )
     ranking = RankingConfig(**(ranking or {}))
