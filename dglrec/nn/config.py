@@ -1,5 +1,6 @@
 """What the model is made of."""
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
@@ -156,6 +157,11 @@ class ModelConfig(BaseModel):
             )
         if self.relations and not self.layers:
             raise ValueError("relations are read by layers, and layers is 0; take 1 or more")
+        for name in self.relations:
+            if not re.fullmatch("[a-z0-9_]+", name):
+                raise ValueError(
+                    f"relations: {name!r} is no name; names have lowercase letters, digits and _"
+                )
         if len(set(self.relations)) < len(self.relations):
             raise ValueError(f"relations {', '.join(self.relations)}: name each once")
         if not self.decoder_size and not self.interaction:
