@@ -4,6 +4,7 @@ Shapes: N nodes, S sources, D destinations, H embedding size.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,7 +17,7 @@ from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
 from dglrec.nn.dropout import Dropout
 from dglrec.nn.relations import RelationMaps
-from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues
+from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues, both_ways
 
 Exchange = Callable[[Tensor], Tensor]
 
@@ -94,11 +95,12 @@ class SAGELayer(nn.Module):
                 first of the sources.
             told: what comes to the destinations along other relations.
         """
-        users = nodes.users[: blocks.to_users.num_destinations]
-        items = nodes.items[: blocks.to_items.num_destinations] if own_items is None else own_items
-        return NodeValues(
-            self.update_users(blocks.to_users, nodes.items, users, told.users),
-            self.update_items(blocks.to_items, nodes.users, items, told.items),
+        return both_ways(
+            partial(self.update_users, told=told.users),
+            partial(self.update_items, told=told.items),
+            blocks,
+            nodes,
+            own_items,
         )
 
     def _finish(self, out: Tensor, own: Tensor, told: Tensor | None) -> Tensor:

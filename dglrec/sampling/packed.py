@@ -17,9 +17,10 @@ from torch import Tensor
 from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.graph import RatingGraph, node_chunks
-from dglrec.kernels import HASH_BITS, chances, hashes, sample_fixed
+from dglrec.kernels import chances, sample_fixed
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, is_target
+from dglrec.sampling.unseen import count_as_unseen
 from dglrec.sampling.users import UserBatchLoader, take
 
 _SPARE = 64  # a step's room is larger by this part than the largest step so far
@@ -149,7 +150,7 @@ class PackedBatchLoader(UserBatchLoader):
 
     def _is_unseen(self, key: Tensor) -> Tensor:
         """Whether each item counts as unseen in a step, bool [I]; see `hide_items`."""
-        return hashes(self._catalogue, key) < self.config.unseen_items * (1 << HASH_BITS)
+        return count_as_unseen(self._catalogue, self.config.unseen_items, key)
 
     def _packed(self, users: Tensor, keys: Tensor) -> EdgeBatch:
         """The batch of a step.

@@ -28,6 +28,17 @@ class Targets(NamedTuple):
     unseen: Tensor
 
 
+def count_as_unseen(nodes: Tensor, share: float, key: int | Tensor) -> Tensor:
+    """Whether each of n users or items counts as unseen, bool [n].
+
+    Args:
+        nodes: int64 [n] indices of the data set.
+        share: of all of them that do.
+        key: of the choice; see `hashes`.
+    """
+    return hashes(nodes, key) < share * (1 << HASH_BITS)
+
+
 def hide_items(
     targets: Targets,
     items: Tensor,
@@ -48,7 +59,7 @@ def hide_items(
     """
     if not share:
         return targets
-    drawn = hashes(items.long(), seed << 31) < share * (1 << HASH_BITS)
+    drawn = count_as_unseen(items.long(), share, seed << 31)
     places = drawn.nonzero().squeeze(1)
     hidden = items.index_select(0, places).long()
     unseen, order = torch.unique(hidden, return_inverse=True)

@@ -19,12 +19,12 @@ from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
-from dglrec.kernels import HASH_BITS, chances, hashes, sample_stretches
+from dglrec.kernels import chances, sample_stretches
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
-from dglrec.sampling.unseen import Targets, hide_items
+from dglrec.sampling.unseen import Targets, count_as_unseen, hide_items
 
 Draw = Callable[[Tensor, Tensor, torch.Generator], Pool]
 """Items [B] and ratings [B] of a step's targets, and a generator -> what lists are learned from,
@@ -277,7 +277,7 @@ class UserBatchLoader:
         if not self.config.unseen_users:
             return step
         key = seed_of("unseen users", self.seed, fold.epoch, number) << 31
-        unseen = hashes(users, key) < self.config.unseen_users * (1 << HASH_BITS)
+        unseen = count_as_unseen(users, self.config.unseen_users, key)
         return step.without_ratings_of(unseen)
 
     def _leaving_out(self, step: "_Step") -> AbstractContextManager[None]:
