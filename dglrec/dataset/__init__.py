@@ -15,6 +15,7 @@ from dglrec.dataset.layout import DATASET_FILE, SCHEMA_VERSION
 from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.prepare import prepare
 from dglrec.dataset.stored import RatingDataset
+from dglrec.dataset.tables import user_table
 from dglrec.dataset.writing import write_dataset
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "PrepareOptions",
     "RatingDataset",
     "prepare",
+    "user_table",
     "write_dataset",
 ]

@@ -9,6 +9,7 @@ from dglrec.relations.directions import Direction, DirectionTensors, directions_
 from dglrec.relations.reading import EdgeCounts, HeldOutPairs, ReadRelation, read_relation
 from dglrec.relations.relation import (
     ITEM_TYPE,
+    REVERSE_PREFIX,
     USER_TYPE,
     Edges,
     Relation,
@@ -19,6 +20,7 @@ from dglrec.relations.relation import (
 
 __all__ = [
     "ITEM_TYPE",
+    "REVERSE_PREFIX",
     "USER_TYPE",
     "Attribute",
     "Direction",
