@@ -339,7 +339,9 @@ TIME_TO_ACCURACY = [
         README,
         {
             "| an epoch of training, ratings and lists (the default) | {} s | {} GB |": [
-                ratio(".0f", at("", FULL, "edges", loader="users"), _trained("default", BATCHES[0])),
+                ratio(
+                    ".0f", at("", FULL, "edges", loader="users"), _trained("default", BATCHES[0])
+                ),
                 _trained("default", BATCHES[0], "peak_memory_gb", ".1f"),
             ],
             "| an epoch of `dglrec train`, ratings alone | {} s | {} GB |": [
@@ -401,7 +403,8 @@ TIME_TO_ACCURACY = [
     ),
     Quote(
         FINDINGS,
-        "The default model with the rating head alone closes {} % after ten epochs (validation rows;",
+        "The default model with the rating head alone closes {} % after ten epochs (validation "
+        "rows;",
         (times(".1f", 100, at("", FULL, "gap_closed", loader="users")),),
     ),
 ]
