@@ -32,6 +32,9 @@ TITLE = "title"
 GENRES = "genres"
 SYNOPSIS = "synopsis"
 
+# Features of users that are made from training ratings; a name that no attribute can have.
+OF_GRAPH = "graph features"
+
 # Columns of rows that already went through the door: indices 0..n-1 in place of external ids.
 USER = "user"
 ITEM = "item"

@@ -65,7 +65,12 @@ class RatingDataset:
     Args:
         path: the data set's folder.
         meta: what `dataset.json` says.
+
+    Attributes:
+        derived_digest: what names what was made from its training rows; None where nothing was.
     """
+
+    derived_digest: str | None = None
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
