@@ -15,13 +15,13 @@ from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.packed.parts import Edges, PackedStep, Readers
 from dglrec.sampling.packed.passes import PackedPasses
-from dglrec.sampling.users import take
+from dglrec.sampling.tensors import take
 
 
 class PackedEdges(PackedPasses):
     """Makes the edges of batches of fixed shapes; see `PackedBatchLoader`.
 
-    Arguments are those of `UserBatchLoader`.
+    Arguments are those of `UserSchedule`.
     """
 
     def __init__(

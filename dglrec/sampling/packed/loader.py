@@ -23,7 +23,7 @@ from dglrec.sampling.folds import Fold
 from dglrec.sampling.packed.edges import PackedEdges
 from dglrec.sampling.packed.parts import PackedStep, Room
 from dglrec.sampling.packed.passes import SAMPLES, UNSEEN
-from dglrec.sampling.users import take
+from dglrec.sampling.tensors import take
 
 
 class PackedBatchLoader(PackedEdges):

@@ -14,16 +14,17 @@ from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Fold, is_target
 from dglrec.sampling.packed.parts import LEAST_ROOM, Layout, Room
+from dglrec.sampling.schedule import UserSchedule
+from dglrec.sampling.tensors import take
 from dglrec.sampling.unseen import count_as_unseen
-from dglrec.sampling.users import UserBatchLoader, take
 
 FOLD, NUMBER, UNSEEN, SAMPLES = range(4)  # where a step's keys stand
 
 
-class PackedPasses(UserBatchLoader):
+class PackedPasses(UserSchedule):
     """Lays out passes for batches of fixed shapes; see `PackedBatchLoader`.
 
-    Arguments are those of `UserBatchLoader`.
+    Arguments are those of `UserSchedule`.
     """
 
     def __init__(
