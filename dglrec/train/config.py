@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dglrec.baselines import BaselineConfig
+from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
@@ -87,6 +88,7 @@ class Settings:
     train: TrainConfig
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     ranking: RankingConfig = field(default_factory=lambda: RankingConfig.model_validate({}))
+    derived: DerivedConfig = field(default_factory=lambda: DerivedConfig.model_validate({}))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and key, as in `config.toml`."""
@@ -96,6 +98,7 @@ class Settings:
             "train": self.train,
             "baseline": self.baseline,
             "ranking": self.ranking,
+            "derived": self.derived,
         }
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
@@ -110,7 +113,8 @@ class Settings:
 
         Raises:
             UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
-                predicted where there are interactions alone, or the loader reads no relations.
+                predicted where there are interactions alone, the loader reads no relations, or
+                users are to count as unseen of whom something made from their ratings is read.
         """
         if self.model.kind != "graph":
             return self
@@ -138,6 +142,14 @@ class Settings:
             raise UsageError(
                 f"model.relations = {', '.join(self.model.relations)}: loader.kind="
                 f"{self.loader.kind} reads ratings alone; take kind users"
+            )
+        of_ratings = [one for one in ("agreeing_users",) if one in self.model.relations]
+        of_ratings += ["graph_features"] if self.model.graph_features else []
+        if of_ratings and self.loader.unseen_users:
+            raise UsageError(
+                f"loader.unseen_users = {self.loader.unseen_users:g} treats users as though they "
+                f"had rated nothing, and {' and '.join(of_ratings)} would tell what they rated; "
+                "leave one of them out"
             )
         loader = self._loader(graph)
         ranking = self.ranking

@@ -35,6 +35,7 @@ from dglrec.run import (
 from dglrec.sampling import seed_of
 from dglrec.train.baseline import fit_baseline
 from dglrec.train.config import Settings
+from dglrec.train.derived import derive_for, keep_derived
 from dglrec.train.describe import describe_environment, describe_training
 from dglrec.train.finish import measured, with_item_weights
 from dglrec.train.folder import (
@@ -107,6 +108,7 @@ def train(
             check_loader(settings.loader)
             if world.is_first:
                 check_run(run, resume, overwrite)
+        dataset = derive_for(dataset, run, settings, world, resume=resume)
         with world.together():
             directions = read_directions(settings.model, dataset)
             needs = footprint(
@@ -129,6 +131,7 @@ def train(
                 sweep_run(run)
                 if not resume:
                     start_run(run, settings)
+                keep_derived(run, dataset)
                 world.mark_started(job_of(run))
                 log(describe_training(dataset.graph, settings, device, world))
         with world.together(), _explained("before the first step", settings, device):
