@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from dglrec.baselines import Baseline, BaselineConfig, load_model
+from dglrec.biases import Biases
 from dglrec.blocks import RelationBlock, WeightedEdges
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from dglrec.dataset import DerivedDataset, RatingDataset
@@ -37,21 +38,23 @@ from dglrec.derived import WeightedAdjacency
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
-from dglrec.graph import Adjacency
+from dglrec.graph import Adjacency, RatingGraph
 from dglrec.infer import (
     Embeddings,
+    EncodedNodes,
     ItemItems,
     ItemWeights,
     ListScorer,
     Scorer,
     blocks_of_labels,
     embed_all,
+    embed_without,
     predict_pairs,
 )
 from dglrec.kernels import ItemLists
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
-from dglrec.relations import DERIVED_NAMES, ITEM_TYPE, Direction, directions_of
+from dglrec.relations import DERIVED_NAMES, ITEM_TYPE, USER_TYPE, Direction, directions_of
 
 CONFIG_FILE = "config.toml"
 ENVIRONMENT_FILE = "environment.json"
@@ -110,10 +113,22 @@ class TrainedModel(_Trained):
     @cached_property
     def embeddings(self) -> Embeddings:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
-        directions = read_directions(self.model.config, self.dataset)
-        return embed_all(
-            self.model, self.dataset.graph, self.dataset.biases, self.world, directions
-        )
+        return embed_all(*self._embedded)
+
+    @cached_property
+    def without_relations(self) -> dict[str, EncodedNodes]:
+        """What users or items would be had a direction told them nothing; likewise."""
+        return embed_without(*self._embedded)
+
+    @cached_property
+    def directions(self) -> tuple[Direction, ...]:
+        """Those of the relations that it reads."""
+        return read_directions(self.model.config, self.dataset)
+
+    @property
+    def _embedded(self) -> tuple[RatingModel, RatingGraph, Biases, World, tuple[Direction, ...]]:
+        dataset = self.dataset
+        return self.model, dataset.graph, dataset.biases, self.world, self.directions
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -616,18 +631,26 @@ def blocks_of_new_items(
         dataset: what it was trained on.
         items: rows with the attributes as columns.
     """
-    names = read_attributes_of_items(config, dataset)
+    names = read_attributes_of(ITEM_TYPE, config, dataset)
     return blocks_of_labels(directions_of([dataset.label_items(items, name) for name in names]))
 
 
-def read_attributes_of_items(config: ModelConfig, dataset: RatingDataset) -> list[str]:
-    """The attributes whose labels are nodes that a model's items read."""
+def blocks_of_new_users(
+    config: ModelConfig, dataset: RatingDataset, users: pd.DataFrame
+) -> tuple[RelationBlock, ...]:
+    """The same of users that a data set does not hold."""
+    names = read_attributes_of(USER_TYPE, config, dataset)
+    return blocks_of_labels(directions_of([dataset.label_users(users, name) for name in names]))
+
+
+def read_attributes_of(node_type: str, config: ModelConfig, dataset: RatingDataset) -> list[str]:
+    """The attributes whose labels are nodes that a model's items, or its users, read."""
     if not config.relations:
         return []
     return [
         name
         for name, one in dataset.attributes.items()
-        if one.node_type == ITEM_TYPE and one.relation.name in config.relations
+        if one.node_type == node_type and one.relation.name in config.relations
     ]
 
 

@@ -49,6 +49,7 @@ RANK = "rank"
 SCORE = "score"
 BECAUSE = "because"
 CONTRIBUTION = "contribution"
+RELATIONS = "relations"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 _STEPS = (1.0, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01)

@@ -16,6 +16,7 @@ from dglrec.dataset.layout import DATASET_FILE, SCHEMA_VERSION
 from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.prepare import prepare
 from dglrec.dataset.stored import RatingDataset
+from dglrec.dataset.tables import user_table
 from dglrec.dataset.writing import write_dataset
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "RatingDataset",
     "derive",
     "prepare",
+    "user_table",
     "write_dataset",
 ]

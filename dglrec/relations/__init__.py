@@ -10,6 +10,7 @@ from dglrec.relations.reading import EdgeCounts, HeldOutPairs, ReadRelation, rea
 from dglrec.relations.relation import (
     DERIVED_NAMES,
     ITEM_TYPE,
+    REVERSE_PREFIX,
     USER_TYPE,
     Edges,
     Relation,
@@ -21,6 +22,7 @@ from dglrec.relations.relation import (
 __all__ = [
     "DERIVED_NAMES",
     "ITEM_TYPE",
+    "REVERSE_PREFIX",
     "USER_TYPE",
     "Attribute",
     "Direction",

@@ -151,6 +151,7 @@ def train(
                 objective.sampler(graph_device),
                 directions=directions,
                 layers=settings.model.layers,
+                by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
