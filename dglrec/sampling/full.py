@@ -14,7 +14,8 @@ from dglrec.graph import RatingGraph
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Fold, Split, ragged
-from dglrec.sampling.users import UserBatchLoader, offsets_of, take
+from dglrec.sampling.tensors import offsets_of, take
+from dglrec.sampling.users import UserBatchLoader
 
 
 class FullGraphLoader(UserBatchLoader):

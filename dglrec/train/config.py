@@ -60,7 +60,7 @@ class TrainConfig(BaseModel):
         False,
         description="have torch.compile make fewer and larger kernels of a step, which takes it a "
         "minute or two first; on a GPU, with one process and batches of fixed shapes "
-        "(loader.kind users, ranking.negatives catalogue, fan-outs that are numbers)",
+        "(loader.kind users, loader.items all; docs/benchmarks.md)",
     )
     accumulation_steps: int = Field(
         1, ge=1, description="batches whose gradients make one step; saves memory"
