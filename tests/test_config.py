@@ -367,7 +367,8 @@ def test_a_shipped_configuration_is_found_by_name(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind", ["item_knn", "bias", "global_mean", "popularity", "ease", "graph_filter"]
+    "kind",
+    ["item_knn", "bias", "global_mean", "popularity", "ease", "graph_filter", "session", "vsknn"],
 )
 def test_baselines_are_shipped_under_their_kinds(kind):
     assert load_settings(file=Path(kind)).model.kind == kind

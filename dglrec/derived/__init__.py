@@ -2,7 +2,9 @@
 
 `pearson.py` joins those that are rated alike, `walks.py` those that random walks visit together,
 `agreement.py` users who gave the same ratings; `centrality.py` says where a node stands in such a
-graph, and `clusters.py` groups nodes by that. `adjacency.py` is the form that all of them share.
+graph, and `clusters.py` groups nodes by that. `following.py` joins items that come right after each
+other in a session, which `sessions.py` cuts from timestamps. `adjacency.py` is the form that all of
+them share.
 
 Every function takes a `RatingGraph`, which holds training ratings and nothing else, so that no
 held-out rating can reach what is made here.
@@ -12,15 +14,21 @@ from dglrec.derived.adjacency import WeightedAdjacency
 from dglrec.derived.agreement import agreeing_users
 from dglrec.derived.centrality import GRAPH_FEATURES, graph_features
 from dglrec.derived.clusters import cluster_rows
+from dglrec.derived.following import next_items
 from dglrec.derived.pearson import similar
+from dglrec.derived.sessions import Sessions, cut_sessions, sessions_of
 from dglrec.derived.walks import visited_with
 
 __all__ = [
     "GRAPH_FEATURES",
+    "Sessions",
     "WeightedAdjacency",
     "agreeing_users",
     "cluster_rows",
+    "cut_sessions",
     "graph_features",
+    "next_items",
+    "sessions_of",
     "similar",
     "visited_with",
 ]

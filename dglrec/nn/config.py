@@ -31,11 +31,14 @@ class ModelConfig(BaseModel):
         "popularity",
         "ease",
         "graph_filter",
+        "session",
+        "vsknn",
     ] = Field(
         "graph",
         description="graph: GraphSAGE; or a baseline, which takes none of the settings below: "
         "item_knn (similar items), bias (mean and biases), global_mean; or one that only ranks: "
-        "popularity, ease, graph_filter",
+        "popularity, ease, graph_filter, session (what follows the last items), vsknn (similar "
+        "sessions)",
     )
     heads: Literal["auto", "rating", "lists", "both"] = Field(
         "auto",
