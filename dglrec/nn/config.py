@@ -98,6 +98,11 @@ class ModelConfig(BaseModel):
         description="relations of the data set, beside the ratings, along which users and items "
         "are told something: like trusts, or has_genres for genres as nodes",
     )
+    time_decay: bool = Field(
+        False,
+        description="older ratings of a user or an item weigh less in messages, the ridge and "
+        "lists, by half-lives that are learned; needs timestamps",
+    )
     refinement: int = Field(
         16,
         ge=0,
@@ -167,6 +172,13 @@ class ModelConfig(BaseModel):
                 )
         if len(set(self.relations)) < len(self.relations):
             raise ValueError(f"relations {', '.join(self.relations)}: name each once")
+        if self.time_decay and (self.convolution != "sage" or self.aggregator != "mean"):
+            raise ValueError(
+                "time_decay weighs means of messages: it goes with convolution sage and "
+                f"aggregator mean, and not with {self.convolution} and {self.aggregator}"
+            )
+        if self.time_decay and not self.layers:
+            raise ValueError("time_decay weighs messages, and layers is 0; take 1 or more")
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
         if not self.node_inputs and not (self.item_identity and self.user_identity):

@@ -12,7 +12,8 @@ from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
 from dglrec.sampling.config import LoaderConfig
-from dglrec.sampling.folds import Fold, Split, ragged
+from dglrec.sampling.folds import Split, ragged
+from dglrec.sampling.time_folds import AnyFold
 from dglrec.sampling.users import Draw, UserBatchLoader, offsets_of, take
 
 
@@ -52,7 +53,7 @@ class FullGraphLoader(UserBatchLoader):
             users, self._by_user.counts, output_size=graph.num_edges
         )
 
-    def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
+    def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         lists = self._by_user
         starts, counts = take(lists.starts, users), take(lists.counts, users)
         bounds = self.world.cut(counts.cumsum(0))

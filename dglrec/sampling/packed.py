@@ -346,6 +346,7 @@ def can_pack(config: LoaderConfig) -> bool:
         and config.items != "reached"
         and config.exclude_targets
         and not config.unseen_users
+        and config.folds_by != "time"
         and all(of_item > 0 for _, of_item in fanouts)
         and all(of_user > 0 for of_user, _ in fanouts[:-1])
     )

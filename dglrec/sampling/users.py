@@ -18,12 +18,14 @@ from torch import Tensor
 from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool, RelationBlock
 from dglrec.distributed import ALONE, World
+from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.kernels import chances, sample_stretches
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, Split, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
+from dglrec.sampling.time_folds import AnyFold, TimeFold
 from dglrec.sampling.unseen import Targets, count_as_unseen, hide_items
 
 Draw = Callable[[Tensor, Tensor, torch.Generator], Pool]
@@ -61,6 +63,10 @@ class UserBatchLoader:
         draw: draws the items that lists are learned from; None where none are wanted.
         directions: of the relations that layers read beside the ratings. Of those between users and
             items the pairs of a step's targets are left out, as its ratings are.
+        ages: whether layers ask for the ages of edges, which the graph must have times for.
+
+    Raises:
+        UsageError: folds are cut by time, and a relation is between users and items.
     """
 
     def __init__(
@@ -73,6 +79,8 @@ class UserBatchLoader:
         world: World = ALONE,
         draw: Draw | None = None,
         directions: Sequence[Direction] = (),
+        *,
+        ages: bool = False,
     ) -> None:
         self.config = config = config.resolved(graph.num_edges, graph.num_items)
         self.batch_size = config.edges_a_batch(graph.num_edges)
@@ -90,6 +98,13 @@ class UserBatchLoader:
         self._num_edges = graph.num_edges
         self._every_item = config.items != "reached"
         self._directions = [DirectionTensors.of(one, self.device) for one in directions]
+        self._times = graph.times_on(self.device) if ages else None
+        self._ranks: Tensor | None = None  # of edges in time, where that decides folds
+        if config.folds_by == "time":
+            _check_directions(directions)
+            self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
+            ids = torch.from_numpy(np.ascontiguousarray(graph.edges_by_item))
+            self._ids_by_item = ids.to(self.device)
         # Scratch, -1 but for what a step writes and takes out again: each user's place among the
         # step's users, and the numbers of the users and items that it reads.
         self._in_step, self._user_numbers, self._item_numbers = (
@@ -119,11 +134,17 @@ class UserBatchLoader:
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
         folds, steps = self._folds, self._steps_a_pass()
         for number_of_fold in range(start // steps, folds):
-            fold = Fold(self.seed, epoch, number_of_fold, folds, self._num_items)
+            fold = self._fold(epoch, number_of_fold)
             schedule = self._schedule(epoch, number_of_fold)
             for number in range(max(start, number_of_fold * steps), (number_of_fold + 1) * steps):
                 users = schedule[number % steps]
                 yield self._batch(users, fold, number) if len(users) else None
+
+    def _fold(self, epoch: int, number: int) -> AnyFold:
+        if self._ranks is None:
+            return Fold(self.seed, epoch, number, self._folds, self._num_items)
+        degrees = self._by_user.counts
+        return TimeFold(self.seed, epoch, number, self._folds, self._ranks, degrees)
 
     def _steps_a_pass(self) -> int:
         return -(-self._num_edges // (self.batch_size * self._folds))
@@ -148,7 +169,7 @@ class UserBatchLoader:
         cuts = torch.searchsorted(ends, bounds, right=True).tolist()
         return order, [0, *cuts, len(order)]
 
-    def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
+    def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         step = self._step(users, fold, number)
         if not len(step.ratings):
             return None
@@ -223,7 +244,7 @@ class UserBatchLoader:
             return Every(*self.world.share_of(self._num_items), self.device)
         return Reached(self._item_numbers)
 
-    def _sample_keys(self, fold: Fold, number: int) -> list[tuple[int, int]]:
+    def _sample_keys(self, fold: AnyFold, number: int) -> list[tuple[int, int]]:
         """What decides a step's samples, last layer first: of users' edges, and of items'.
 
         The same on all processes.
@@ -234,7 +255,7 @@ class UserBatchLoader:
             for layer in reversed(range(len(self.config.fanouts)))
         ]
 
-    def _relation_keys(self, fold: Fold, number: int) -> list[list[int]]:
+    def _relation_keys(self, fold: AnyFold, number: int) -> list[list[int]]:
         """What decides a step's samples of each direction of relations, last layer first.
 
         The same on all processes.
@@ -248,7 +269,7 @@ class UserBatchLoader:
             for layer in reversed(range(len(self.config.fanouts)))
         ]
 
-    def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: Fold) -> Pool | None:
+    def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: AnyFold) -> Pool | None:
         """The items that this process's targets are held against, if any are wanted."""
         if self._draw is None or not len(items):
             return None
@@ -256,7 +277,7 @@ class UserBatchLoader:
         seed = seed_of("pool", self.seed, fold.epoch, place)
         return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
 
-    def _step(self, users: Tensor, fold: Fold, number: int) -> "_Step":
+    def _step(self, users: Tensor, fold: AnyFold, number: int) -> "_Step":
         """Deal the ratings of a step's users into targets and support.
 
         Where processes exchange items that is done for the users of all of them: what one predicts
@@ -274,6 +295,10 @@ class UserBatchLoader:
         if not self.config.exclude_targets:
             return _Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
         step = _Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+        if split.later is not None:
+            nobody = torch.zeros(len(users), dtype=torch.bool, device=self.device)
+            hidden = _Hidden(nobody, split.later.edges, split.later.owners)
+            step = replace(step, hidden=hidden)
         if not self.config.unseen_users:
             return step
         key = seed_of("unseen users", self.seed, fold.epoch, number) << 31
@@ -281,9 +306,10 @@ class UserBatchLoader:
         return step.without_ratings_of(unseen)
 
     def _leaving_out(self, step: "_Step") -> AbstractContextManager[None]:
-        """The biases are without the step's targets meanwhile, and all ratings of its unseen users.
+        """The biases are without the step's targets meanwhile, and without what is hidden.
 
         Users that count as unseen are known by nothing, and items are as they are without them.
+        What is later than the targets of a fold in time is left out alike.
         """
         if not self.config.exclude_targets:
             return nullcontext()
@@ -349,6 +375,7 @@ class UserBatchLoader:
             biases.item_degrees.clone()
             if self._every_item
             else take(biases.item_degrees, items_read.nodes),
+            ages=None if self._times is None else self._times[0].ages(by_user, of_users),
         )
         owners = torch.repeat_interleave(items, of_items, output_size=len(by_item))
         residuals = lists[1].ratings(by_item)
@@ -359,6 +386,7 @@ class UserBatchLoader:
             residuals,
             take(biases.item_degrees, items),
             take(biases.user_degrees, users_read.nodes),
+            ages=None if self._times is None else self._times[1].ages(by_item, of_items),
         )
         return LayerBlocks(to_users, to_items, others)
 
@@ -391,6 +419,7 @@ class UserBatchLoader:
             ends = take(nodes, owners), neighbours.long()
             users, items = ends if kind.destination_type == USER_TYPE else ends[::-1]
             # Whether or not it is a rating: so that a missing edge says nothing.
+            assert isinstance(step.fold, Fold)  # see `_check_directions`
             held = (take(self._in_step, users) >= 0) & step.fold.holds(users, items)
             counts = counts - torch.bincount(owners[held], minlength=len(counts))
             edges, neighbours = edges[~held], neighbours[~held]
@@ -463,7 +492,11 @@ class UserBatchLoader:
             return edges, counts, raters
         owners = torch.repeat_interleave(counts, output_size=len(edges))
         places = take(owners, suspects)
-        holds = step.fold.holds(take(raters, suspects).long(), take(nodes, places))
+        of_suspects = take(raters, suspects).long()
+        if isinstance(step.fold, TimeFold):
+            holds = step.fold.hides(of_suspects, take(self._ids_by_item, take(edges, suspects)))
+        else:
+            holds = step.fold.holds(of_suspects, take(nodes, places))
         if step.hidden is not None:
             in_step = take(self._in_step, take(raters, suspects))
             holds |= take(step.hidden.users, in_step)
@@ -478,14 +511,14 @@ class _Step:
     """The users of a step, N of them, their B targets, and what they are predicted from."""
 
     users: Tensor  # int64 [N]
-    fold: Fold
+    fold: AnyFold
     split: Split
     ratings: Tensor  # float32 [B], the targets'
     support: Tensor  # int64 edge ids, one user's after the other's
     counts: Tensor  # int64 [N] support of each user
     first: int  # of the users that are this process's
     last: int  # one past them
-    hidden: "_Hidden | None" = None  # None where no user counts as unseen
+    hidden: "_Hidden | None" = None  # None where nothing is
     starts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -495,11 +528,14 @@ class _Step:
         """The same, some of its users, bool [N], being known by no rating."""
         owners = torch.repeat_interleave(self.counts, output_size=len(self.support))
         lost = take(unseen, owners)
+        hidden = _Hidden(unseen, self.support[lost], owners[lost])
+        if self.hidden is not None:
+            hidden = hidden.beside(self.hidden)
         return replace(
             self,
             support=self.support[~lost],
             counts=self.counts.masked_fill(unseen, 0),
-            hidden=_Hidden(unseen, self.support[lost], owners[lost]),
+            hidden=hidden,
         )
 
     @property
@@ -519,11 +555,37 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Hidden:
-    """The users of a step that count as unseen, and what they are not known by."""
+    """Ratings that are no targets and must not be read: of unseen users all, and what is later."""
 
-    users: Tensor  # bool [N]
-    edges: Tensor  # int64 [R] edge ids of their support
+    users: Tensor  # bool [N], those that count as unseen
+    edges: Tensor  # int64 [R] edge ids: the support of these, and what is later than targets
     owners: Tensor  # int64 [R] whose they are
+
+    def beside(self, other: "_Hidden") -> "_Hidden":
+        """What either of two hides, no edge being hidden by both."""
+        return _Hidden(
+            self.users | other.users,
+            torch.cat((self.edges, other.edges)),
+            torch.cat((self.owners, other.owners)),
+        )
+
+
+def _check_directions(directions: Sequence[Direction]) -> None:
+    """Refuse relations between users and items where folds are cut by time.
+
+    A pair that is no rating has no time, so it cannot be left out of such a relation as one that is
+    would be.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for one in directions:
+        if {one.source_type, one.destination_type} == {USER_TYPE, ITEM_TYPE}:
+            raise UsageError(
+                f"loader.folds_by = time: relation {one.name} is between users and items, and its "
+                "pairs have no place in time; leave it out of model.relations, or take folds_by "
+                "chance"
+            )
 
 
 def _sample(

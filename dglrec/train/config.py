@@ -110,7 +110,8 @@ class Settings:
 
         Raises:
             UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
-                predicted where there are interactions alone, or the loader reads no relations.
+                predicted where there are interactions alone, the loader reads no relations, or
+                there are no timestamps where they are needed.
         """
         if self.model.kind != "graph":
             return self
@@ -139,6 +140,7 @@ class Settings:
                 f"model.relations = {', '.join(self.model.relations)}: loader.kind="
                 f"{self.loader.kind} reads ratings alone; take kind users"
             )
+        self._check_times(graph)
         loader = self._loader(graph)
         ranking = self.ranking
         if heads != "rating":
@@ -164,6 +166,28 @@ class Settings:
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
 
+    def _check_times(self, graph: RatingGraph) -> None:
+        """Refuse what needs timestamps where there are none, and what does not read them.
+
+        Raises:
+            UsageError: it is asked for.
+        """
+        asked = {
+            "model.time_decay = true": self.model.time_decay,
+            "loader.folds_by = time": self.loader.folds_by == "time",
+        }
+        for setting in [name for name, is_asked in asked.items() if is_asked]:
+            if self.loader.kind != "users" or self.train.compile:
+                raise UsageError(
+                    f"{setting}: timestamps are read by loader.kind=users, without train.compile; "
+                    "leave these out, or the setting"
+                )
+            if graph.times is None:
+                raise UsageError(
+                    f"{setting}: the data set has no timestamps; leave it out, or prepare a source "
+                    "with timestamps (a data set of an earlier version: again)"
+                )
+
     def _loader(self, graph: RatingGraph) -> LoaderConfig:
         """The loader's configuration; negatives of the whole catalogue take steps of all items.
 
@@ -171,6 +195,9 @@ class Settings:
             UsageError: steps are to encode what they reach alone, and it is not to be.
         """
         loader = self.loader
+        if loader.folds_by == "auto":
+            by = "time" if self.model.time_decay else "chance"
+            loader = loader.model_copy(update={"folds_by": by})
         catalogue = self.model.heads != "rating" and self.ranking.negatives == "catalogue"
         if catalogue and loader.items == "reached":
             raise UsageError(

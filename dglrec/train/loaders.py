@@ -57,6 +57,7 @@ def make_loader(
     directions: Sequence[Direction] = (),
     layers: int = 2,
     compile: bool = False,
+    ages: bool = False,
 ) -> Loader:
     """The loader that a configuration names.
 
@@ -72,15 +73,17 @@ def make_loader(
             `Settings.resolved` refuses them of the others.
         layers: of the model; the other loaders have a fan-out for each.
         compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
+        ages: whether the model asks for the ages of ratings; the loader of kind users gives them.
 
     Raises:
         UnusableEnvironmentError: as `check_loader`.
-        UsageError: shapes cannot be fixed here, and `compile` wants them to be.
+        UsageError: shapes cannot be fixed here, and `compile` wants them to be; or folds in time do
+            not go with a relation.
     """
     if config.kind == "users":
         config = config.resolved(graph.num_edges, graph.num_items, layers)
         alone = device.type != "cpu" and world.size == 1
-        if alone and draw is None and not directions and can_pack(config):
+        if alone and draw is None and not directions and not ages and can_pack(config):
             return PackedBatchLoader(graph, biases, config, seed, device, compile=compile)
     if compile:
         raise UsageError(
@@ -93,4 +96,4 @@ def make_loader(
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
-    return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions)
+    return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions, ages=ages)

@@ -149,6 +149,7 @@ def train(
                 directions=directions,
                 layers=settings.model.layers,
                 compile=config.compile,
+                ages=settings.model.time_decay,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
         step = TrainingStep(model, config, objective, steps, world)
