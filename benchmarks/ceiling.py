@@ -7,7 +7,8 @@ planted item vectors, item biases and rating curve. Of each of some users it kno
 ratings, and fits bias and vector by penalised quasi-likelihood (Fisher scoring; McCullagh and
 Nelder, "Generalized linear models", 1989, chapter 9), the penalty being the planted spread of
 users. It predicts the validation rows by the expected rating under the normal approximation of what
-is left uncertain. A model that has to learn the items too cannot be expected to do better.
+is left uncertain. It reads ratings alone: who rates what follows from taste too, and a model that
+reads that can do better.
 """
 
 import argparse

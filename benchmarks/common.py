@@ -331,6 +331,7 @@ def training_of(
         world,
         draw,
         layers=layers,
+        by_rows=bool(model.sparse_tables()),
         compile=train.compile,
     )
     return loader, TrainingStep(model, train, objective, 1_000_000, world)

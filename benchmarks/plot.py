@@ -41,11 +41,13 @@ def best_rows(files: list[Path]) -> list[Row]:
 
 
 def describe(files: list[Path]) -> str:
-    """The machine and the versions under the figure."""
-    machine = json.loads(files[0].read_text(encoding="utf-8"))["machine"]
-    device = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
-    versions = [f"{name} {machine[name]}" for name in ("torch", "dgl", "pyg") if machine.get(name)]
-    return ", ".join([device, *versions])
+    """The machines and the versions under the figure."""
+    machines = [json.loads(file.read_text(encoding="utf-8"))["machine"] for file in files]
+    devices = [one["gpu"] or f"{one['cores']} cores of {one['cpu']}" for one in machines]
+    versions = [
+        f"{name} {machines[0][name]}" for name in ("torch", "dgl", "pyg") if machines[0].get(name)
+    ]
+    return ", ".join([" and ".join(dict.fromkeys(devices)), *versions])
 
 
 def draw(rows: list[Row], caption: str, target: Path) -> None:

@@ -133,16 +133,21 @@ class LayerBlocks(_OnDevice):
 class Pool(_OnDevice):
     """M items that a step drew, each once, to hold against its positives.
 
+    In a fixed shape the items that were drawn come first. What is behind them, one place or more,
+    is room: the items are as many as there are items, the rows any, the weights' logs -inf.
+
     Attributes:
         items: int64 [M] indices of the data set, ascending.
         rows: int64 [M] the same as positions among the last layer's destinations.
         log_weights: float32 [M]; log of how often each was drawn, over how often it is expected to
             be drawn by one draw, where the loss corrects for it; else the log of how often alone.
+        count: int64 scalar, how many of them are no room; None where all are.
     """
 
     items: Tensor
     rows: Tensor
     log_weights: Tensor
+    count: Tensor | None = None
 
 
 @dataclass(frozen=True)

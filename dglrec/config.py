@@ -2,7 +2,8 @@
 
 Each key stands beside what it configures: `model.*` in `nn.ModelConfig`, `loader.*` in
 `sampling.LoaderConfig`, `train.*` in `train.TrainConfig`, `baseline.*` in
-`baselines.BaselineConfig`. `configs/` holds files that `--config` finds by name.
+`baselines.BaselineConfig`, `derived.*` in `derived.DerivedConfig`. `configs/` holds files that
+`--config` finds by name.
 """
 
 import difflib
@@ -15,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dglrec.baselines import BaselineConfig
+from dglrec.derived import DerivedConfig
 from dglrec.distributed import World
 from dglrec.errors import DataError, UsageError
 from dglrec.nn import ModelConfig
@@ -33,6 +35,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     "baseline": BaselineConfig,
     "ranking": RankingConfig,
+    "derived": DerivedConfig,
 }
 SHIPPED = Path(__file__).parent / "configs"
 """Where the configurations are that `--config` finds by name."""
@@ -63,8 +66,8 @@ def load_settings(
     """Put a configuration together; later sources win over earlier ones.
 
     Args:
-        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`, or the
-            name of one that is shipped; beats the defaults.
+        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`,
+            `[derived]`, or the name of one that is shipped; beats the defaults.
         environment: variables like `DGLREC_TRAIN_EPOCHS`; beat the file.
         assignments: texts like `train.epochs=5`; beat all else. A value is TOML; what is no TOML
             is taken as text.
@@ -82,8 +85,8 @@ def read_config(file: Path) -> Values:
     """What a configuration sets, by section and key; values are checked by `build_settings`.
 
     Args:
-        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`, or the
-            name of one that is shipped.
+        file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`,
+            `[derived]`, or the name of one that is shipped.
 
     Raises:
         UsageError: an unknown section or key, with the nearest known one.

@@ -197,13 +197,18 @@ class RatingGraph:
             raise ValueError("the graph has no times")
         ids = torch.from_numpy(np.ascontiguousarray(self.edges_by_item)).to(device)
         times = torch.from_numpy(np.ascontiguousarray(self.times)).to(device)
-        units = self._time_units
+        units = self.time_units
         return EdgeTimes(times, None, units[0]), EdgeTimes(times, ids, units[1])
 
     @cached_property
-    def _time_units(self) -> tuple[float, float]:
-        """`EdgeTimes.unit` of users' and of items' edges."""
-        assert self.times is not None
+    def time_units(self) -> tuple[float, float]:
+        """`EdgeTimes.unit` of users' and of items' edges.
+
+        Raises:
+            ValueError: times are not known.
+        """
+        if self.times is None:
+            raise ValueError("the graph has no times")
         sums = [0.0, 0.0]
         for side, adjacency in enumerate((self.by_user, self.by_item)):
             for first, last in node_chunks(adjacency.offsets):

@@ -8,6 +8,7 @@ checkpoints/last/     what training goes on from
 checkpoints/step-N/   older ones, kept in case that one is damaged
 checkpoints/best/     the epoch with the best validation figure
 checkpoints/items/    item-item weights beside its list head, where it has some
+checkpoints/derived/  what the model reads that was made from training rows, where it does
 .lock                 held by the process that trains
 """
 
@@ -15,7 +16,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,27 +29,30 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from dglrec.baselines import Baseline, BaselineConfig, load_model
+from dglrec.biases import Biases
 from dglrec.blocks import RelationBlock
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from dglrec.dataset import RatingDataset
+from dglrec.dataset import DerivedDataset, RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
-from dglrec.graph import Adjacency
+from dglrec.graph import Adjacency, RatingGraph
 from dglrec.infer import (
     Embeddings,
+    EncodedNodes,
     ItemItems,
     ItemWeights,
     ListScorer,
     Scorer,
     blocks_of_labels,
     embed_all,
+    embed_without,
     predict_pairs,
 )
 from dglrec.kernels import ItemLists
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.progress import log
-from dglrec.relations import ITEM_TYPE, Direction, directions_of
+from dglrec.relations import DERIVED_NAMES, ITEM_TYPE, USER_TYPE, Direction, directions_of
 
 CONFIG_FILE = "config.toml"
 ENVIRONMENT_FILE = "environment.json"
@@ -58,6 +62,7 @@ LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
 ITEM_ITEMS = Path("checkpoints") / "items"
+DERIVED = Path("checkpoints") / "derived"
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -106,10 +111,22 @@ class TrainedModel(_Trained):
     @cached_property
     def embeddings(self) -> Embeddings:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
-        directions = read_directions(self.model.config, self.dataset)
-        return embed_all(
-            self.model, self.dataset.graph, self.dataset.biases, self.world, directions
-        )
+        return embed_all(*self._embedded)
+
+    @cached_property
+    def without_relations(self) -> dict[str, EncodedNodes]:
+        """What users or items would be had a direction told them nothing; likewise."""
+        return embed_without(*self._embedded)
+
+    @cached_property
+    def directions(self) -> tuple[Direction, ...]:
+        """Those of the relations that it reads."""
+        return read_directions(self.model.config, self.dataset)
+
+    @property
+    def _embedded(self) -> tuple[RatingModel, RatingGraph, Biases, World, tuple[Direction, ...]]:
+        dataset = self.dataset
+        return self.model, dataset.graph, dataset.biases, self.world, self.directions
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -355,6 +372,7 @@ def _open_model(
     world: World,
 ) -> TrainedModel:
     data = _open_dataset(run, checkpoint.meta, dataset, fallback)
+    data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
     try:
         model.load_state_dict(checkpoint.weights)
@@ -411,6 +429,63 @@ def item_weights_of(
         )
     except ValueError as error:
         raise DataError(f"{run / ITEM_ITEMS}: {error}; train the run again") from error
+
+
+def save_derived(run: Path, made: dict[str, Tensor]) -> None:
+    """Write what a run's model reads that was made from training rows; see `dataset.derive`."""
+    save_checkpoint(run / DERIVED, made, {}, {})
+
+
+def with_derived(
+    dataset: RatingDataset, names: Sequence[str], made: Mapping[str, Tensor], run: Path
+) -> DerivedDataset:
+    """A data set with what was made from its training rows.
+
+    Args:
+        dataset: what the run is trained on.
+        names: of what is to be there, as for `dataset.derive`.
+        made: what `save_derived` wrote.
+        run: the run's folder, for messages.
+
+    Raises:
+        DataError: it is damaged, or of another data set.
+    """
+    try:
+        return DerivedDataset(dataset, names, made)
+    except ValueError as error:
+        raise DataError(f"{run / DERIVED}: {error}; train the run again") from error
+
+
+def _with_derived(run: Path, meta: dict[str, Any], dataset: RatingDataset) -> RatingDataset:
+    """The data set with what a run's model reads of it; itself where nothing was made.
+
+    Raises:
+        DataError: what was made is missing, damaged, or of another model.
+    """
+    config = _described(ModelConfig, meta.get("model"), run)
+    names = config.derived_names(dataset.relations)
+    if not names:
+        return dataset
+    derived = with_derived(dataset, names, load_checkpoint(run / DERIVED).weights, run)
+    check_same_derived(meta, derived, run)
+    return derived
+
+
+def check_same_derived(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:
+    """Refuse edges that are not those that a checkpoint was trained with.
+
+    Args:
+        meta: what the checkpoint says.
+        dataset: with what is to be read.
+        run: the run's folder.
+
+    Raises:
+        DataError: they are others.
+    """
+    if meta.get("derived") != dataset.derived_digest:
+        raise DataError(
+            f"{run / DERIVED}: is not what the run's model was trained with; train the run again"
+        )
 
 
 def _best_checkpoint(run: Path) -> Checkpoint:
@@ -505,7 +580,10 @@ def read_directions(config: ModelConfig, dataset: RatingDataset) -> tuple[Direct
         try:
             relation = dataset.relation(name)
         except UsageError as error:
-            raise UsageError(f"model.relations: {error}") from error
+            made = ", ".join(DERIVED_NAMES)
+            raise UsageError(
+                f"model.relations: {error}, and of those made from training rows {made}"
+            ) from error
         directions = directions_of([relation])
         if not directions:
             raise UsageError(
@@ -526,18 +604,26 @@ def blocks_of_new_items(
         dataset: what it was trained on.
         items: rows with the attributes as columns.
     """
-    names = read_attributes_of_items(config, dataset)
+    names = read_attributes_of(ITEM_TYPE, config, dataset)
     return blocks_of_labels(directions_of([dataset.label_items(items, name) for name in names]))
 
 
-def read_attributes_of_items(config: ModelConfig, dataset: RatingDataset) -> list[str]:
-    """The attributes whose labels are nodes that a model's items read."""
+def blocks_of_new_users(
+    config: ModelConfig, dataset: RatingDataset, users: pd.DataFrame
+) -> tuple[RelationBlock, ...]:
+    """The same of users that a data set does not hold."""
+    names = read_attributes_of(USER_TYPE, config, dataset)
+    return blocks_of_labels(directions_of([dataset.label_users(users, name) for name in names]))
+
+
+def read_attributes_of(node_type: str, config: ModelConfig, dataset: RatingDataset) -> list[str]:
+    """The attributes whose labels are nodes that a model's items, or its users, read."""
     if not config.relations:
         return []
     return [
         name
         for name, one in dataset.attributes.items()
-        if one.node_type == ITEM_TYPE and one.relation.name in config.relations
+        if one.node_type == node_type and one.relation.name in config.relations
     ]
 
 
@@ -555,11 +641,13 @@ def _described(kind: type[_Config], values: Any, run: Path) -> _Config:
 
 def describe_dataset(dataset: RatingDataset) -> dict[str, Any]:
     """What a checkpoint says of the data set, for `check_same_dataset`."""
-    return {
+    described = {
         "dataset": str(dataset.path.resolve()),
         "data": dataset.meta,
         "fingerprint": dataset.fingerprint,
     }
+    derived = dataset.derived_digest
+    return described if derived is None else {**described, "derived": derived}
 
 
 def check_same_dataset(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:

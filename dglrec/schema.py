@@ -32,6 +32,9 @@ TITLE = "title"
 GENRES = "genres"
 SYNOPSIS = "synopsis"
 
+# Features of users that are made from training ratings; a name that no attribute can have.
+OF_GRAPH = "graph features"
+
 # Columns of rows that already went through the door: indices 0..n-1 in place of external ids.
 USER = "user"
 ITEM = "item"
@@ -46,6 +49,7 @@ RANK = "rank"
 SCORE = "score"
 BECAUSE = "because"
 CONTRIBUTION = "contribution"
+RELATIONS = "relations"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 _STEPS = (1.0, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01)

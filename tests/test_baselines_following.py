@@ -14,7 +14,7 @@ from scipy import sparse
 from dglrec.baselines import BaselineConfig, FollowingItems, SessionRanker, fit_model, load_model
 from dglrec.baselines.recent import recent_rows
 from dglrec.dataset import PrepareOptions, prepare
-from dglrec.derived import next_items
+from dglrec.derived import DERIVED, DerivedConfig, next_items
 from dglrec.errors import UsageError
 from dglrec.graph import build_graph
 from dglrec.schema import RatingScale
@@ -245,3 +245,15 @@ def test_users_whose_times_are_not_known_have_lists_too(world, kind):
 def test_data_without_timestamps_are_refused(world, kind):
     with pytest.raises(UsageError, match=f"kind = {kind} reads sessions, and .* no timestamps"):
         fit_model(kind, world.plain, BaselineConfig())
+
+
+@pytest.mark.parametrize("gap", [0, GAP])
+def test_a_model_may_read_the_same_edges_both_ways(world, gap):
+    kind, graph = DERIVED["next"], world.timed.graph
+    edges = kind.build(graph, DerivedConfig(session_gap=gap))
+    expected = next_items(graph, graph.times, gap or np.inf)
+    assert (edges.matrix() != expected.matrix()).nnz == 0
+    relation = kind.relation("next", edges)
+    assert not relation.one_way and relation.num_edges == len(expected.weights)
+    with pytest.raises(UsageError, match="relations = next: the data set has no timestamps"):
+        kind.build(world.plain.graph, DerivedConfig())

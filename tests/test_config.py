@@ -25,6 +25,7 @@ from dglrec.config import (
     shipped_names,
 )
 from dglrec.dataset import PrepareOptions, prepare
+from dglrec.derived import DerivedConfig
 from dglrec.errors import DataError, UsageError
 from dglrec.nn import ModelConfig
 from dglrec.sampling import LoaderConfig
@@ -145,6 +146,7 @@ def test_known_keys_are_all_fields_of_all_sections():
             ("train", TrainConfig),
             ("baseline", BaselineConfig),
             ("ranking", RankingConfig),
+            ("derived", DerivedConfig),
         )
         for field in kind.model_fields
     }

@@ -3,19 +3,26 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from batches import Ratings, tensors
 from devices import DEVICE, Launches, pretended
+from ranks import in_ranks
+from runs import make_settings, planted, weights_of
+from torch.nn.functional import pad
 
+from dglrec.dataset import RatingDataset
+from dglrec.distributed import ALONE, World
 from dglrec.infer import ListScorer, Scorer, embed_all
 from dglrec.kernels import parallel
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.sampling import LoaderConfig, PackedBatchLoader
 from dglrec.sampling.folds import Fold
-from dglrec.sampling.packed import _Layout
+from dglrec.train import loaders as loaders_module
+from dglrec.train import train
 from dglrec.train.config import TrainConfig
 from dglrec.train.loaders import make_loader
 from dglrec.train.objectives import RankingConfig, make_objective
@@ -28,7 +35,12 @@ LOADER = LoaderConfig(
 )
 MOST_WAITS = 2
 # What they are, so that they do not grow unseen: operation by operation, and with train.compile.
-MOST_LAUNCHES = 1100
+MOST_LAUNCHES = {
+    "alone": 1100,
+    "one of two processes": 1200,
+    "a pool": 1200,
+    "a pool of the targets' items": 1300,
+}
 MOST_COMPILED = 300
 
 
@@ -50,42 +62,63 @@ def model_of(ratings, device):
         return RatingModel(config, ratings.num_users, torch.randn(ratings.num_items, 42))
 
 
-def objective_of(ratings, device):
-    ranking = RankingConfig(negatives="catalogue")
+def objective_of(ratings, device, **ranking):
+    ranking = RankingConfig(**{"negatives": "catalogue", **ranking})
     return make_objective("both", "mse", ranking, dataset_of(ratings), device)
 
 
-@pytest.fixture(scope="module")
-def layout(ratings):
+def layout_of(ratings, **options):
     """A real pass's layout and room, taken where tensors have values."""
-    real = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3)
-    return real._layout(Fold(3, 0, 0, 2, ratings.num_items)), real._room
+    real = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3, **options)
+    return real._layout(Fold(3, 0, 0, 2, ratings.num_items)), real._rooms
 
 
-def pretended_loader(ratings, layout):
+def pretended_loader(ratings, layout, **options):
     """A loader on the device, which starts a pass without asking the device."""
-    loader = make_loader(ratings.graph, ratings.biases, LOADER, 3, DEVICE)
+    loader = make_loader(ratings.graph, ratings.biases, LOADER, 3, DEVICE, **options)
     assert isinstance(loader, PackedBatchLoader)
-    real, room = layout
+    real, rooms = layout
 
     def begin(fold):
-        loader._room = room
-        users, keys = (
-            torch.zeros(one.shape, dtype=one.dtype, device=DEVICE)
-            for one in (real.users, real.keys)
-        )
-        return _Layout(users, real.targets, keys)
+        loader._rooms = rooms
+        empty = {
+            name: torch.zeros(one.shape, dtype=one.dtype, device=DEVICE)
+            for name, one in vars(real).items()
+            if isinstance(one, torch.Tensor)
+        }
+        return replace(real, **empty)
 
     loader._layout = begin
     return loader
 
 
-def test_a_step_of_the_default_model_hardly_waits_and_crosses_nothing(ratings, layout):
-    """From a step's users to moved weights, with everything where it belongs."""
+CASES = {
+    "alone": {},
+    "one of two processes": {"world": World(1, 2)},
+    "a pool": {"negatives": "uniform"},
+    "a pool of the targets' items": {
+        **{"negatives": "in_batch", "loss": "bpr", "world": World(0, 3)},
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_of_the_default_model_hardly_waits_and_crosses_nothing(ratings, case):
+    """From a step's users to moved weights, with everything where it belongs.
+
+    What other processes would send is left out: rows of items that are zeros.
+    """
+    options, ranking = {}, dict(CASES[case])
+    if "world" in ranking:
+        options["world"] = ranking.pop("world")
+    draw = objective_of(ratings, torch.device("cpu"), **ranking).sampler(torch.device("cpu"))
+    layout = layout_of(ratings, draw=draw, **options)
     with pretended():
-        model, objective = model_of(ratings, DEVICE), objective_of(ratings, DEVICE)
+        model, objective = model_of(ratings, DEVICE), objective_of(ratings, DEVICE, **ranking)
+        options["draw"] = objective.sampler(DEVICE)
         step = TrainingStep(model, TrainConfig(learning_rate=0.01), objective, 10)
-        batches = iter(pretended_loader(ratings, layout))
+        step._summed.all_items = lambda rows: pad(rows, (0, 0, 0, ratings.num_items - len(rows)))
+        batches = iter(pretended_loader(ratings, layout, **options))
         done = Progress()
         tally = Tally(done, DEVICE)
 
@@ -100,10 +133,10 @@ def test_a_step_of_the_default_model_hardly_waits_and_crosses_nothing(ratings, l
             train()
         with Launches() as asked:
             tally.write(done)
-    print(f"\n{counted.total} launches, waits {dict(counted.waits)}")
+    print(f"\n{case}: {counted.total} launches, waits {dict(counted.waits)}")
     assert counted.waits.total() <= MOST_WAITS, counted.waits
     assert counted.crossings == []
-    assert counted.total <= MOST_LAUNCHES, counted.kernels.most_common()
+    assert counted.total <= MOST_LAUNCHES[case], counted.kernels.most_common()
     assert asked.waits.total() + len(asked.crossings) > 0  # asking for the loss is a wait
     assert done.count > 0 and {p.device.type for p in model.parameters()} == {DEVICE.type}
 
@@ -120,7 +153,7 @@ def test_a_wait_is_seen():
         torch.ones(3, device=DEVICE) + torch.ones(3)
 
 
-def test_embeddings_and_lists_stay_on_the_device(ratings, layout):
+def test_embeddings_and_lists_stay_on_the_device(ratings):
     """Validation and scoring: nothing is mixed, and edges that are there are not sent again."""
     graph, biases = ratings.graph, ratings.biases
     with pretended():
@@ -158,7 +191,7 @@ def trained(ratings, compile_with=None):
         options = {"fullgraph": True, "dynamic": False, "backend": compile_with}
         make, summed = torch.compile(make, **options), torch.compile(summed, **options)
     layout = loader._layout(Fold(3, 0, 0, 2, ratings.num_items))
-    batch = make(layout.users[0], layout.keys[0])
+    batch = make(*layout.arguments(0))
     costs = summed(batch)
     costs[0].backward()
     return batch, costs, {name: p.grad for name, p in model.named_parameters()}, (make, summed)
@@ -197,7 +230,7 @@ def test_a_compiled_step_launches_few_kernels(ratings, torchs_route, capsys):
     loader = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3)
     layout = loader._layout(Fold(3, 0, 0, 2, ratings.num_items))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        summed(make(layout.users[0], layout.keys[0]))[0].backward()
+        summed(make(*layout.arguments(0)))[0].backward()
     names = r"aten::(mm|addmm|bmm|mv|cumsum|index_put_|cholesky.*|_embedding_bag.*_backward|.*bag)"
     left = {e.key: e.count for e in profile.key_averages() if re.fullmatch(names, e.key)}
     left.pop("aten::_embedding_bag_backward", None)  # calls the dense one
@@ -205,3 +238,47 @@ def test_a_compiled_step_launches_few_kernels(ratings, torchs_route, capsys):
         print(f"\n{loops} fused loops, and {sum(left.values())} other operations: {left}")
     assert 0 < loops + sum(left.values()) <= MOST_COMPILED
     assert np.isfinite(float(costs[0]))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return planted(tmp_path_factory.mktemp("planted"), users=60, items=30, ratings=600)
+
+
+def trained_anywhere(world, dataset, run, settings, anywhere=True):
+    """Trains by the device's route, in each of several processes; the loaders that were made."""
+    before, made, original = parallel._COMPILED_FOR, [], loaders_module.PackedBatchLoader
+
+    def make(*arguments, **options):
+        made.append(arguments[5].size)
+        return original(*arguments, **options)
+
+    parallel._COMPILED_FOR = "none" if anywhere else "cpu"
+    loaders_module.PackedBatchLoader = make
+    try:
+        train(RatingDataset.open(dataset.path), run, settings, world=world)
+    finally:
+        parallel._COMPILED_FOR, loaders_module.PackedBatchLoader = before, original
+    return made
+
+
+@pytest.mark.parametrize(
+    ("size", "negatives"), [(1, "catalogue"), (2, "catalogue"), (2, "uniform")]
+)
+def test_training_by_the_devices_route_is_training_by_a_cpus(dataset, tmp_path, size, negatives):
+    """Weights and validation figures, after two epochs, of processes that exchange items."""
+    loader = {"user_fanouts": (3, -1), "item_fanouts": (3, 2), "batch_size": 60, "items": "all"}
+    settings = make_settings({"heads": "both", "dropout": 0.0}, loader, epochs=2)
+    settings = replace(settings, ranking=RankingConfig(negatives=negatives, pool=20))
+    for name, anywhere in (("cpu", False), ("device", True)):
+        arguments = dataset, tmp_path / name, settings, anywhere
+        if size == 1:
+            made = [trained_anywhere(ALONE, *arguments)]
+        else:
+            made = in_ranks(size, trained_anywhere, *arguments)
+        assert made == [[size] if anywhere else []] * size
+    found, expected = weights_of(tmp_path / "device"), weights_of(tmp_path / "cpu")
+    for name, value in expected.items():
+        # Adam moves weights of tiny gradients by their signs.
+        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-3)
+        assert float((found[name] - value).abs().mean()) < 1e-4

@@ -12,7 +12,7 @@ from dglrec.blocks import Block
 from dglrec.config import build_settings
 from dglrec.errors import UsageError
 from dglrec.infer import embed_all
-from dglrec.nn import ModelConfig, RatingModel
+from dglrec.nn import ModelConfig, RatingModel, half_lives
 from dglrec.nn.convolutions import RatingConv, RefinementConv, RelationConv
 from dglrec.nn.decay import TimeDecay, mean_of
 from dglrec.nn.lists import ListHead, ListRows
@@ -308,3 +308,30 @@ def test_folds_follow_time_where_older_ratings_weigh_less(data):
         return build_settings({"model": model}).resolved(data.graph).loader.folds_by
 
     assert folds_by(time_decay=True) == "time" and folds_by() == "chance"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"graph_features": True}, {"relations": ["agreeing_users"]}],
+    ids=["features", "users"],
+)
+def test_what_tells_of_later_ratings_of_a_user_is_refused(data, model):
+    for values in (
+        {"model": {**model, "time_decay": True}},
+        {"model": model, "loader": {"folds_by": "time"}},
+    ):
+        with pytest.raises(UsageError, match="would tell what users rated later"):
+            build_settings(values).resolved(data.graph)
+
+
+def test_half_lives_are_told_in_the_unit_of_the_timestamps(data):
+    model = data.model(True)
+    assert set(half_lives(model, (3.0, 5.0)).values()) == {None}
+    with torch.no_grad():
+        model.encoder.layers[0].to_items.decay.strength.fill_(math.log1p(math.log(2) / 7) / 4)
+        model.list_head.decay.strength.fill_(math.log1p(math.log(2) / 2) / 4)
+    found = half_lives(model, (3.0, 5.0))
+    assert found["encoder.layers.0.to_items"] == pytest.approx(35)
+    assert found["list_head"] == pytest.approx(6)
+    assert found["encoder.layers.1.refinement"] is None and len(found) == 6
+    assert half_lives(data.model(False), (3.0, 5.0)) == {}

@@ -1,16 +1,23 @@
 """Batches of fixed shapes say what those of the other loader say, whatever makes them."""
 
+from functools import partial
+from itertools import islice
+
 import pytest
 import torch
 from batches import Ratings, graph_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import in_ranks
 
 from dglrec.biases import fit_biases, no_biases
+from dglrec.blocks import Pool
+from dglrec.distributed import ALONE, World
 from dglrec.kernels import parallel
 from dglrec.nn import ModelConfig, RatingModel
-from dglrec.sampling import LoaderConfig, PackedBatchLoader, UserBatchLoader, can_pack
+from dglrec.sampling import LoaderConfig, PackedBatchLoader, UserBatchLoader, why_unpacked
 from dglrec.train.objectives import RankingConfig, make_objective
+from dglrec.train.objectives import ranking as ranking_module
 
 FANOUTS = [
     {"user_fanouts": (-1,), "item_fanouts": (3,)},
@@ -36,12 +43,13 @@ def route(request, monkeypatch):
     switch(False)
 
 
-def loaders(graph, biases, seed=3, **config):
+def loaders(graph, biases, seed=3, world=ALONE, draw=None, **config):
     config = LoaderConfig(
         **{"batch_size": 64, "folds": 2, "items": "all", "unseen_items": 0.1, **config}
     )
-    return UserBatchLoader(graph, biases, config, seed), PackedBatchLoader(
-        graph, biases, config, seed
+    return tuple(
+        make(graph, biases, config, seed, world=world, draw=draw)
+        for make in (UserBatchLoader, PackedBatchLoader)
     )
 
 
@@ -55,7 +63,7 @@ def model_of(ratings, layers, **config):
 def objective_of(ratings, **ranking):
     dataset = type("Dataset", (), {"has_ratings": True, "scale": ratings.graph.scale})()
     dataset.graph, dataset.biases = ratings.graph, ratings.biases
-    ranking = RankingConfig(negatives="catalogue", **ranking)
+    ranking = RankingConfig(**{"negatives": "catalogue", **ranking})
     return make_objective("both", "mse", ranking, dataset, torch.device("cpu"))
 
 
@@ -74,6 +82,48 @@ def message_pairs(batch):
         items = items[: layer.to_items.num_destinations]
 
 
+def figures(model, objective, batch, world=ALONE):
+    """A batch's costs, and the gradients of all weights that it reaches."""
+    all_items = partial(world.all_rows, total=len(model.inputs.features))
+    costs = objective.costs(model, model.encode(batch, all_items), batch)
+    weights = list(model.parameters())
+    gradients = torch.autograd.grad(costs.total, weights, allow_unused=True)
+    values = torch.stack([cost.detach().double() for cost in costs])
+    return values, [one for one in gradients if one is not None]
+
+
+def assert_same_figures(found, expected):
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    for one, other in zip(found[1], expected[1], strict=True):
+        room = 1e-4 * float(other.abs().max()) + 1e-5
+        torch.testing.assert_close(one, other, rtol=0, atol=room)
+
+
+def assert_same_batches(plain, packed, route, figures_of, epochs=(0, 1), steps=None):
+    """Compares the figures of both loaders' batches, step by step; returns how many there were."""
+    compared = 0
+    for epoch in epochs:
+        plain.set_epoch(epoch)
+        packed.set_epoch(epoch)
+        batches = iter(packed)
+        for batch in islice(plain, steps):
+            route(True)
+            fixed = next(batches)
+            route(False)
+            assert (batch is None) == (fixed is None)
+            if batch is None:
+                continue
+            expected = figures_of(batch)
+            route(True)
+            found = figures_of(fixed)
+            route(False)
+            assert_same_figures(found, expected)
+            compared += 1
+        if steps is None:
+            assert next(batches, "end") == "end"
+    return compared
+
+
 @pytest.mark.parametrize("aggregator", ["mean", "sum", "pool", "attention"])
 @pytest.mark.parametrize("fanouts", FANOUTS)
 def test_costs_and_gradients_are_those_of_the_other_loader(ratings, route, fanouts, aggregator):
@@ -81,37 +131,104 @@ def test_costs_and_gradients_are_those_of_the_other_loader(ratings, route, fanou
     plain, packed = loaders(ratings.graph, ratings.biases, **fanouts)
     model = model_of(ratings, len(fanouts["item_fanouts"]), aggregator=aggregator)
     objective = objective_of(ratings, vector_l2=0.01, positive_weights="rating")
-    weights = list(model.parameters())
+    assert assert_same_batches(plain, packed, route, partial(figures, model, objective)) > 15
 
-    def figures(batch, on):
-        route(on)
-        costs = objective.costs(model, model.encode(batch), batch)
-        gradients = torch.autograd.grad(costs.total, weights, allow_unused=True)
-        route(False)
-        values = [cost.detach().double() for cost in costs]
-        return torch.stack(values), [g for g in gradients if g is not None]
 
-    compared = 0
-    for epoch in (0, 1):
-        plain.set_epoch(epoch)
-        packed.set_epoch(epoch)
-        batches = iter(packed)
-        for batch in plain:
-            route(True)
-            fixed = next(batches)
-            route(False)
+POOLS = [
+    {"negatives": "uniform", "pool": 20},
+    {"negatives": "popularity", "pool": 200, "correction": 0.5, "temperature": 0.5},
+    {"negatives": "in_batch", "pool": 12, "positives_from": 8.0},
+    {"negatives": "hard", "loss": "bpr", "pool": 30, "negatives_a_target": 60},
+    {"negatives": "uniform", "loss": "bce", "pool": 15, "negatives_a_target": 4},
+    {
+        **{"negatives": "popularity", "loss": "cosine", "normalised": True},
+        **{"pool": 15, "negatives_a_target": 3, "vector_l2": 0.01},
+    },
+]
+
+
+@pytest.mark.parametrize("ranking", POOLS, ids=lambda one: one["negatives"])
+def test_pools_are_those_of_the_other_loader(ratings, route, ranking, monkeypatch):
+    """Each item once, the same ones with the same weights, and so the same costs."""
+
+    def first_ones(pool, shape):  # what is chosen of a pool is chance's, and differs
+        count = len(pool.items) if pool.count is None else pool.count
+        return (torch.arange(shape[1]) % count).expand(shape)
+
+    monkeypatch.setattr(ranking_module, "_choose", first_ones)
+    objective = objective_of(ratings, **ranking)
+    draw = objective.sampler(torch.device("cpu"))
+    both = loaders(ratings.graph, ratings.biases, draw=draw, **FANOUTS[1])
+    drawn = 0
+    for batch, fixed in zip(*both, strict=True):
+        if batch is None:
+            continue
+        count = int(fixed.pool.count)
+        if ranking["negatives"] != "in_batch" or len(batch.pool.items):
+            assert torch.equal(fixed.pool.items[:count], batch.pool.items)
+            assert torch.equal(fixed.pool.rows[:count], batch.pool.rows)
+            torch.testing.assert_close(fixed.pool.log_weights[:count], batch.pool.log_weights)
+        assert (fixed.pool.items[count:] == ratings.num_items).all()
+        assert fixed.pool.log_weights[count:].isneginf().all() and count < len(fixed.pool.items)
+        drawn += count
+    assert drawn > 50
+    model = model_of(ratings, 2)
+    assert assert_same_batches(*both, route, partial(figures, model, objective), steps=8) > 12
+
+
+def test_what_is_chosen_of_a_pool_is_in_it():
+    """And each of its items is, about as often."""
+    pool = Pool(torch.arange(9), torch.arange(9), torch.zeros(9), torch.tensor(5))
+    counts = torch.bincount(ranking_module._choose(pool, (1000, 10)).flatten(), minlength=9)
+    assert counts[5:].sum() == 0 and (counts[:5] / 2000 - 1).abs().max() < 0.15
+
+
+def switch(anywhere):
+    """As `route` does, in a process of its own."""
+    parallel._COMPILED_FOR = "none" if anywhere else "cpu"
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_so_they_are_in_each_of_several_processes(ratings, size):
+    """Which exchange items on the way, and gradients of them back."""
+
+    def compared(world):
+        count = 0
+        for number, fanouts in enumerate(FANOUTS[1:]):
+            objective = objective_of(ratings, **(POOLS[2] if number == 1 else {}))
+            draw = objective.sampler(torch.device("cpu"))
+            both = loaders(ratings.graph, ratings.biases, world=world, draw=draw, **fanouts)
+            model = model_of(ratings, len(fanouts["item_fanouts"]))
+            figures_of = partial(figures, model, objective, world=world)
+            count += assert_same_batches(*both, switch, figures_of, epochs=(0,), steps=4)
+        return count
+
+    assert in_ranks(size, compared) == [12] * size
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_processes_share_users_and_items_as_those_of_the_other_loader_do(ratings, size):
+    """Each has its stretch; one may have no target."""
+    predicted, without = [], 0
+    draw = objective_of(ratings, negatives="uniform", pool=5).sampler(torch.device("cpu"))
+    options = {"batch_size": 12, "draw": draw, **FANOUTS[1]}
+    for rank in range(size):
+        both = loaders(ratings.graph, ratings.biases, world=World(rank, size), **options)
+        for batch, fixed in zip(*both, strict=True):
             assert (batch is None) == (fixed is None)
             if batch is None:
                 continue
-            expected, expected_gradients = figures(batch, on=False)
-            found, gradients = figures(fixed, on=True)
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-            for one, other in zip(gradients, expected_gradients, strict=True):
-                room = 1e-4 * float(other.abs().max()) + 1e-5
-                torch.testing.assert_close(one, other, rtol=0, atol=room)
-            compared += 1
-        assert next(batches, "end") == "end"
-    assert compared > 15
+            count = fixed.num_targets
+            for name in ("edges", "ratings", "baselines"):
+                torch.testing.assert_close(getattr(fixed, name)[:count], getattr(batch, name))
+            assert torch.equal(fixed.item_nodes, batch.item_nodes)
+            assert fixed.items_are_shared and fixed.every_item
+            # Whose costs ask for one though nothing is held against it.
+            assert batch.pool is not None and fixed.pool is not None
+            predicted += fixed.edges[:count].tolist()
+            without += count == 0
+    assert sorted(predicted) == list(range(ratings.graph.num_edges))
+    assert without > 0
 
 
 @pytest.mark.parametrize("fanouts", FANOUTS)
@@ -189,19 +306,21 @@ def test_any_ratings_can_be_packed(pairs, seed, batch_size):
 
 
 @pytest.mark.parametrize(
-    ("config", "can"),
+    ("config", "why"),
     [
-        ({"user_fanouts": (3, -1), "item_fanouts": (3, 2)}, True),
-        ({"user_fanouts": (-1, -1), "item_fanouts": (3, 2)}, False),
-        ({"user_fanouts": (3, -1), "item_fanouts": (3, -1)}, False),
-        ({"user_fanouts": (3, -1), "item_fanouts": (3, 2), "items": "reached"}, False),
-        ({"user_fanouts": (3, -1), "item_fanouts": (3, 2), "exclude_targets": False}, False),
-        ({"user_fanouts": (3, -1), "item_fanouts": (3, 2), "kind": "full"}, False),
+        ({"user_fanouts": (3, -1), "item_fanouts": (3, 2)}, ""),
+        ({"user_fanouts": (-1, -1), "item_fanouts": (3, 2)}, "a fan-out is all"),
+        ({"user_fanouts": (3, -1), "item_fanouts": (3, -1)}, "a fan-out is all"),
+        ({"items": "reached"}, "loader.items"),
+        ({"exclude_targets": False}, "loader.exclude_targets"),
+        ({"unseen_users": 0.1}, "loader.unseen_users"),
+        ({"kind": "full"}, "loader.kind is full"),
     ],
 )
-def test_what_can_be_packed(ratings, config, can):
-    config = LoaderConfig(**{"items": "all", "batch_size": 64, "folds": 2, **config})
-    assert can_pack(config) is can
-    if not can and config.kind == "users":
-        with pytest.raises(ValueError, match="fixed shapes"):
+def test_what_can_be_packed(ratings, config, why):
+    fanouts = {"user_fanouts": (3, -1), "item_fanouts": (3, 2)}
+    config = LoaderConfig(**{"items": "all", "batch_size": 64, "folds": 2, **fanouts, **config})
+    assert why_unpacked(config).startswith(why) and bool(why_unpacked(config)) == bool(why)
+    if why and config.kind == "users":
+        with pytest.raises(ValueError, match="no fixed shapes"):
             PackedBatchLoader(ratings.graph, ratings.biases, config)

@@ -37,10 +37,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "session": {
         "positives": "all",
         "session_gap": 0.0,
-        "session_last": 20,
-        "session_hops": 1,
-        "session_exponent": 0.5,
-        "session_both_ways": False,
+        "session_last": 100,
+        "session_hops": 2,
+        "session_exponent": 1.0,
+        "session_both_ways": True,
     },
     "vsknn": {"positives": "all", "session_gap": 0.0, "session_last": 100, "neighbours": 100},
 }
@@ -50,7 +50,7 @@ _RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
 _EXPONENTS, _POWERS, _ORDERS = (0.3, 0.4, 0.5, 0.6), (0.5, 0.7, 1.0, 1.3), (2, 3)
 _WEIGHTS = (0.1, 0.3, 1.0)
 _NEIGHBOURS, _SHRINKAGES = (20, 50, 200, MOST_NEIGHBOURS), (0.0, 30.0, 100.0)
-_LAST_ITEMS, _FOLLOWED = (1, 5, 20, 100, 1000), (0.3, 0.7, 1.0)
+_LAST_ITEMS, _FOLLOWED = (1, 5, 20, 1000), (0.3, 0.5, 0.7, 1.0)
 _SESSION_NEIGHBOURS = (20, 50, 200, 500)
 _GAPS = (0.5, 0.9, 0.99)  # quantiles of the times between two rows of a user, but for 0
 _MOST_TO_MULTIPLY = 8_000  # items up to which a product of squares takes seconds
@@ -110,8 +110,8 @@ def _stages(kind: str, dataset: RatingDataset, config: BaselineConfig) -> list[S
 def _session_stages(kind: str, dataset: RatingDataset, levels: tuple[str, ...]) -> list[Stage]:
     gaps = [{"session_gap": gap} for gap in _gaps(dataset)]
     first: list[Stage] = [
-        lambda best: [{"positives": level} for level in levels],
         lambda best: [{"session_last": last} for last in _LAST_ITEMS],
+        lambda best: [{"positives": level} for level in levels],
     ]
     if kind == "vsknn":
         neighbours: Stage = lambda best: [{"neighbours": k} for k in _SESSION_NEIGHBOURS]  # noqa: E731
@@ -121,9 +121,9 @@ def _session_stages(kind: str, dataset: RatingDataset, levels: tuple[str, ...]) 
         lambda best: [
             {"session_both_ways": both, "session_exponent": exponent}
             for both in (False, True)
-            for exponent in (*_FOLLOWED, best.session_exponent)
+            for exponent in _FOLLOWED
         ],
-        lambda best: [{"session_hops": hops} for hops in (2, 3)],
+        lambda best: [{"session_hops": hops} for hops in (1, 3)],
         lambda best: gaps,
     ]
 

@@ -313,11 +313,12 @@ def print_recommendations(found: list[Any]) -> None:
     rated = any(one.rating is not None for one in found)
     if rated:
         table.add_column("rating", justify="right")
-    explained = any(one.because for one in found)
+    explained = any(one.because or one.relations for one in found)
     if explained:
         table.add_column("because of")
     for one in found:
-        reasons = (f"{reason.title} (+{reason.contribution:.2f})" for reason in one.because)
+        reasons = [f"{reason.title} (+{reason.contribution:.2f})" for reason in one.because]
+        reasons += [f"{told.text} (+{told.contribution:.2f})" for told in one.relations or ()]
         cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
         cells += [f"{one.rating:.2f}"] if one.rating is not None else []
         table.add_row(*cells, *(["\n".join(reasons)] if explained else []))

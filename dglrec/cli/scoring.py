@@ -31,6 +31,12 @@ from dglrec.errors import UsageError
     help="A file item_id,rating of a user that training never saw; item_id where the model was "
     "trained on interactions.",
 )
+@click.option(
+    "--user-table",
+    type=FOLDER_OR_FILE,
+    help="A file with what that user is: the columns of users that the data set has. With or "
+    "without --ratings; of several rows that of --user counts.",
+)
 @click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
 @option_order
 @option_dataset
@@ -41,6 +47,7 @@ def recommend(
     user: str | None,
     k: int,
     ratings: Path | None,
+    user_table: Path | None,
     explain: bool,
     order: Any,
     dataset: Path | None,
@@ -53,18 +60,26 @@ def recommend(
     Examples:
       dglrec recommend run --user 42
       dglrec recommend run --ratings mine.csv -k 20
+      dglrec recommend run --ratings mine.csv --user-table me.csv
       dglrec recommend run --user 42 --explain
     """
     from dataclasses import asdict
 
     from dglrec.score import recommend as run_recommend
 
-    if user is None and ratings is None:
-        raise click.UsageError("Give --user, or --ratings for a user that training never saw.")
+    if user is None and ratings is None and user_table is None:
+        raise click.UsageError(
+            "Give --user, or --ratings or --user-table for a user that training never saw."
+        )
     with opened_predictor(run, dataset, device, order=order) as trained:
-        found = run_recommend(trained, user, k, ratings=ratings, explain=explain)
+        options = {"ratings": ratings, "user_table": user_table}
+        found = run_recommend(trained, user, k, **options, explain=explain)
     if as_json:
-        print_json({"user_id": user, "recommendations": [asdict(one) for one in found]})
+        shown = [asdict(one) for one in found]
+        for one in shown:
+            if one["relations"] is None:  # the model reads none
+                del one["relations"]
+        print_json({"user_id": user, "recommendations": shown})
     else:
         print_recommendations(found)
 
@@ -87,6 +102,12 @@ def recommend(
     type=FOLDER_OR_FILE,
     help="A file user_id,item_id,rating of users that training never saw, without rating where "
     "the model was trained on interactions; scored too.",
+)
+@click.option(
+    "--user-table",
+    type=FOLDER_OR_FILE,
+    help="A file user_id and the columns of users that the data set has: what users are that "
+    "training never saw, with ratings in --ratings or without; scored too.",
 )
 @click.option(
     "--new-items",

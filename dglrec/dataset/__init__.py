@@ -10,19 +10,24 @@ relations/<name>/*.npy         edges beside the ratings, from both ends, where f
 planted/*.npy                  of generated data: what decides the best possible lists
 """
 
+from dglrec.dataset.derived import DerivedDataset, derive
 from dglrec.dataset.held_out import HeldOut
 from dglrec.dataset.layout import DATASET_FILE, SCHEMA_VERSION
 from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.prepare import prepare
 from dglrec.dataset.stored import RatingDataset
+from dglrec.dataset.tables import user_table
 from dglrec.dataset.writing import write_dataset
 
 __all__ = [
     "DATASET_FILE",
     "SCHEMA_VERSION",
+    "DerivedDataset",
     "HeldOut",
     "PrepareOptions",
     "RatingDataset",
+    "derive",
     "prepare",
+    "user_table",
     "write_dataset",
 ]

@@ -113,6 +113,20 @@ class AttributeEncoder:
                 encoders[name] = kind, text
         return cls(encoders)
 
+    def unseen(self, table: pd.DataFrame) -> dict[str, int]:
+        """How many labels of n rows training does not know, by name, where there are some.
+
+        Args:
+            table: n rows with the columns that the encoders were fitted to.
+        """
+        columns = attribute_columns(table)
+        counts = {
+            name: encoder.unseen(read_labels(table[columns[name]], kind))
+            for name, (kind, encoder) in self.encoders.items()
+            if isinstance(encoder, GenresEncoder)
+        }
+        return {name: count for name, count in counts.items() if count}
+
     def encode(self, table: pd.DataFrame) -> Features:
         """Features of n rows by name, float32 [n, F].
 

@@ -19,6 +19,7 @@ from dglrec.dataset.attributes import (
     ITEM_ATTRIBUTES,
     USER_ATTRIBUTES,
     USER_FEATURES,
+    AttributeEncoder,
     AttributeOptions,
     ItemEncoder,
     check_attributes,
@@ -65,7 +66,12 @@ class RatingDataset:
     Args:
         path: the data set's folder.
         meta: what `dataset.json` says.
+
+    Attributes:
+        derived_digest: what names what was made from its training rows; None where nothing was.
     """
+
+    derived_digest: str | None = None
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
@@ -214,6 +220,34 @@ class RatingDataset:
         """The columns of `user_features`: how many each attribute has, by name, in their order."""
         return dict(self.meta.get(USER_FEATURES, {}))
 
+    @property
+    def user_attributes(self) -> tuple[str, ...]:
+        """The names of what tables say of users, whether or not it is a feature."""
+        return tuple(attribute_columns(self._table(USERS).schema.empty_table().to_pandas()))
+
+    @cached_property
+    def user_encoder(self) -> AttributeEncoder:
+        """What makes `user_features` of attributes, fitted as it was when they were made.
+
+        Raises:
+            DataError: the text model is not the one that embedded the data set's own texts.
+            UnusableEnvironmentError: the text model cannot be had.
+        """
+        widths = self.user_feature_widths
+        known = self._table(USERS).to_pandas()
+        encoder = fit_user_encoder(
+            known,
+            self.graph.by_user.degrees > 0,
+            used_kinds(self.meta.get(USER_ATTRIBUTES, {}), widths),
+            self.meta["text_model"] or "auto",
+            TextCleaning(**(self.meta["cleaning"] or {})),
+        )
+        ends = np.cumsum(list(widths.values()))[:-1]
+        first = np.split(self.user_features[:1].numpy(), ends, axis=1)
+        before = dict(zip(widths, first, strict=False))  # without widths there is an empty one
+        check_reproduced(encoder.encode(known.iloc[:1]), before)
+        return encoder
+
     def encode_users(self, users: pd.DataFrame) -> Tensor:
         """Features of n users that the data set does not hold, float32 [n, F].
 
@@ -228,18 +262,7 @@ class RatingDataset:
         widths = self.user_feature_widths
         if not widths:
             return torch.zeros(len(users), 0)
-        known = self._table(USERS).to_pandas()
-        encoder = fit_user_encoder(
-            known,
-            self.graph.by_user.degrees > 0,
-            used_kinds(self.meta[USER_ATTRIBUTES], widths),
-            self.meta["text_model"] or "auto",
-            TextCleaning(**(self.meta["cleaning"] or {})),
-        )
-        ends = np.cumsum(list(widths.values()))[:-1]
-        first = np.split(self.user_features[:1].numpy(), ends, axis=1)
-        check_reproduced(encoder.encode(known.iloc[:1]), dict(zip(widths, first, strict=True)))
-        features = encoder.encode(users)
+        features = self.user_encoder.encode(users)
         return torch.from_numpy(np.concatenate([features[name] for name in widths], axis=1))
 
     @cached_property
@@ -285,11 +308,21 @@ class RatingDataset:
             items: n rows; those that lack the attribute's column have no labels.
             name: of an attribute of items.
         """
-        given = {key: Kind(kind) for key, kind in self.meta.get(ITEM_ATTRIBUTES, {}).items()}
-        kind = attribute_kinds(self._catalogue(), given, [name])[name]
-        column = attribute_columns(items).get(name)
-        labels = [[]] * len(items) if column is None else read_labels(items[column], kind)
-        return relate_labels(name, ITEM_TYPE, labels, self.attributes[name].vocabulary)
+        return self._label(items, name, self._catalogue(), ITEM_ATTRIBUTES)
+
+    def label_users(self, users: pd.DataFrame, name: str) -> Relation:
+        """The same of n users in one of the attributes of users."""
+        return self._label(users, name, self._table(USERS).to_pandas(), USER_ATTRIBUTES)
+
+    def _label(self, table: pd.DataFrame, name: str, known: pd.DataFrame, entry: str) -> Relation:
+        attribute, columns = self.attributes[name], attribute_columns(known)
+        # An attribute of users that is called as one of items has a prefix that its column lacks.
+        own = name if name in columns else name.removeprefix(f"{attribute.node_type}_")
+        given = {key: Kind(kind) for key, kind in self.meta.get(entry, {}).items()}
+        kind = attribute_kinds(known, given, [own])[own]
+        column = attribute_columns(table).get(own)
+        labels = [[]] * len(table) if column is None else read_labels(table[column], kind)
+        return relate_labels(name, attribute.node_type, labels, attribute.vocabulary)
 
     def relation(self, name: str) -> Relation:
         """One relation by name: of `relations`, or `has_<attribute>` of `attributes`.

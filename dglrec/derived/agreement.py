@@ -12,11 +12,17 @@ import numpy as np
 
 from dglrec.derived.adjacency import WeightedAdjacency, sides_of
 from dglrec.derived.pearson import pairs_before
-from dglrec.graph import RatingGraph
+from dglrec.errors import UnusableEnvironmentError
+from dglrec.graph import RatingGraph, node_chunks
 from dglrec.kernels import even_parts, run_side_by_side
 from dglrec.kernels.parallel import compiled_as_written
+from dglrec.machine import available_memory, gib
+from dglrec.progress import progress
 
 _NUMBERS = 2  # read for each two ratings of an item
+_STEPS = 200  # of the bar, at most
+_LEAST_PAIRS = 1 << 22  # in one of them, so that threads have something to share
+_EDGE_BYTES = 24  # of an edge, and of its reverse in a relation
 
 
 def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjacency:
@@ -35,6 +41,7 @@ def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjac
 
     Raises:
         ValueError: the share is out of range.
+        UnusableEnvironmentError: the edges do not fit in memory.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share {share:g}: choose one above 0 and at most 1")
@@ -45,22 +52,39 @@ def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjac
         for side in (own, others)
         for one in (side.offsets, side.neighbours, side.codes)
     ]
-    cuts = even_parts(pairs_before(own, others), _NUMBERS)
+    work = pairs_before(own, others)
+    at_once = max(int(work[-1]) // _STEPS, _LEAST_PAIRS)
     size = own.num_nodes
     offsets = np.zeros(size + 1, dtype=np.int64)
     neighbours, weights = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-    for filled in (False, True):  # counted first, so that no more memory is taken than edges need
-        if filled:
-            offsets = np.cumsum(offsets)
-            neighbours = np.empty(offsets[-1], dtype=np.int32)
-            weights = np.empty(offsets[-1], dtype=np.float32)
-        run_side_by_side(
-            [
-                partial(_agree, *arrays, least, filled, offsets, neighbours, weights, low, high)
-                for low, high in cuts
-            ]
-        )
+    with progress("comparing users", 2 * int(work[-1]), "pairs") as advance:
+        # Counted first, so that no more memory is taken than edges need.
+        for filled in (False, True):
+            if filled:
+                offsets = np.cumsum(offsets)
+                _check_fits(int(offsets[-1]), share)
+                neighbours = np.empty(offsets[-1], dtype=np.int32)
+                weights = np.empty(offsets[-1], dtype=np.float32)
+            out = least, filled, offsets, neighbours, weights
+            for first, last in node_chunks(work, at_once):
+                cuts = even_parts(work[first : last + 1] - work[first], _NUMBERS)
+                run_side_by_side(
+                    [
+                        partial(_agree, *arrays, *out, first + low, first + high)
+                        for low, high in cuts
+                    ]
+                )
+                advance(int(work[last] - work[first]))
     return WeightedAdjacency(offsets, neighbours, weights)
+
+
+def _check_fits(edges: int, share: float) -> None:
+    needed, available = _EDGE_BYTES * edges, available_memory()
+    if needed > available:
+        raise UnusableEnvironmentError(
+            f"agreeing_users: {edges:,} edges take {gib(needed)} of memory, and there are "
+            f"{gib(available)}; take a larger derived.agreement_share than {share:g}"
+        )
 
 
 @compiled_as_written

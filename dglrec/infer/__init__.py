@@ -6,15 +6,16 @@
 from dglrec.infer.embed import (
     Embeddings,
     EncodedNodes,
-    blocks_of_labels,
     embed_all,
     embed_new_items,
     embed_new_users,
+    embed_without,
 )
 from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, find_reasons
 from dglrec.infer.item_items import ItemItems, ItemWeights
 from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of, predict_pairs
+from dglrec.infer.told import blocks_of_labels, tell_new_users
 
 __all__ = [
     "REASONS",
@@ -31,7 +32,9 @@ __all__ = [
     "embed_all",
     "embed_new_items",
     "embed_new_users",
+    "embed_without",
     "entries_of",
     "find_reasons",
     "predict_pairs",
+    "tell_new_users",
 ]

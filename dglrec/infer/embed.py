@@ -18,6 +18,7 @@ from dglrec.biases import INPUTS, Biases
 from dglrec.blocks import Block, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, EdgeTensors, EdgeTimes, RatingGraph, node_chunks
+from dglrec.infer.told import Others
 from dglrec.nn import (
     NO_MESSAGES,
     HeteroEncoder,
@@ -28,7 +29,7 @@ from dglrec.nn import (
     RatingModel,
 )
 from dglrec.progress import Advance, progress
-from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 from dglrec.schema import RatingScale
 
 _CHUNK_EDGES = 1 << 21
@@ -84,32 +85,13 @@ def embed_all(
             end up with all embeddings.
         directions: of the relations that the model reads.
     """
-    device = next(model.parameters()).device
     edges_read = 2 * model.config.layers * graph.num_edges // world.size
     shown = progress("embedding all nodes", edges_read, "edges", shown=world.is_first)
     with evaluating(model), shown as advance:
-        users = model.inputs.users(
-            torch.arange(graph.num_users, device=device),
-            biases.user_inputs(slice(None)).to(device),
-        )
-        items = model.inputs.items(
-            None,
-            biases.item_inputs(slice(None)).to(device),
-        )
-        nodes = NodeValues(users, items)
-        del users, items  # so that each layer's values go when the next one's are there
+        nodes = _inputs(model, graph.num_users, biases)
         item_layers = []
         results = _Results(model.encoder, nodes)
-        near = graph.where(device)
-        by_user, by_item = graph.on(near)
-        times = graph.times_on(near) if model.config.time_decay else (None, None)
-        of_users = _Given(
-            graph.by_user.offsets, by_user, biases.to(near), to_users=True, times=times[0]
-        )
-        of_items = _Given(
-            graph.by_item.offsets, by_item, biases.to(near), to_users=False, times=times[1]
-        )
-        others = _Others(model, directions, near)
+        of_users, of_items, others = _edges(model, graph, biases, world, directions)
         told_users = []
         for number, layer in enumerate(model.encoder.hops):
             item_layers.append(nodes.items)
@@ -127,10 +109,61 @@ def embed_all(
         lists = None
         if model.list_head is not None:
             users_terms = _list_terms(model, of_users, nodes.users, world)
-            inputs = biases.item_inputs(slice(None)).to(device)
-            own = model.list_head.every_row().own
-            lists = users_terms, model.list_head.of_items(nodes.items, inputs, own)
+            lists = users_terms, _item_terms(model, biases, nodes.items)
     return Embeddings(nodes, tuple(item_layers), lists, tuple(told_users))
+
+
+@torch.inference_mode()
+def embed_without(
+    model: RatingModel,
+    graph: RatingGraph,
+    biases: Biases,
+    world: World = ALONE,
+    directions: Sequence[Direction] = (),
+) -> dict[str, EncodedNodes]:
+    """What users or items would be had a direction told them nothing, by its name.
+
+    Each has been told nothing along it in any layer; those whose values it reads are as they are.
+
+    Args:
+        model: as in `embed_all`, and the others likewise.
+        graph: all training ratings.
+        biases: fitted to them.
+        world: the processes.
+        directions: of the relations that the model reads.
+    """
+    kinds = {one.name: one.destination_type for one in directions}
+    edges_read = (2 + len(kinds)) * model.config.layers * graph.num_edges // world.size
+    shown = progress("leaving relations out", edges_read, "edges", shown=world.is_first)
+    with evaluating(model), shown as advance:
+        nodes = _inputs(model, graph.num_users, biases)
+        of_users, of_items, others = _edges(model, graph, biases, world, directions)
+        layers = {
+            name: [nodes.users if kind == USER_TYPE else nodes.items]
+            for name, kind in kinds.items()
+        }
+        for number, layer in enumerate(model.encoder.hops):
+            for name, kind in kinds.items():
+                told = others.told(number, nodes, kind, without=name)
+                to_users = kind == USER_TYPE
+                update = layer.update_users if to_users else layer.update_items
+                given, sources = (of_users, nodes.items) if to_users else (of_items, nodes.users)
+                before = layers[name][-1]
+                of_hop = update, given, before, sources, world, advance
+                layers[name].append(_update(*of_hop, told=told))
+            told_all = Messages(
+                *(others.told(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
+            )
+            nodes = _hop(nodes, layer, of_users, of_items, world, advance, told_all)
+        found = {}
+        for name, kind in kinds.items():
+            values, lists = model.encoder.combine(layers.pop(name)), None
+            if model.list_head is not None and kind == USER_TYPE:
+                lists = _list_terms(model, of_users, values, world)
+            elif model.list_head is not None:
+                lists = _item_terms(model, biases, values)
+            found[name] = EncodedNodes(values, lists)
+    return found
 
 
 @torch.inference_mode()
@@ -217,74 +250,38 @@ def evaluating(model: RatingModel) -> Iterator[None]:
         model.train(training)
 
 
-class _Others:
-    """What users and items are told along relations beside that of ratings, of all edges.
-
-    Of several processes each computes all of it: such edges are few beside the ratings.
-
-    Args:
-        model: whose maps and labels.
-        directions: of the relations that it reads.
-        near: where the edges are read.
-
-    Raises:
-        ValueError: the model reads others.
-    """
-
-    def __init__(
-        self, model: RatingModel, directions: Sequence[Direction], near: torch.device
-    ) -> None:
-        self._maps = model.relations
-        names = () if self._maps is None else self._maps.names
-        given = tuple(one.name for one in directions)
-        if given != names:
-            raise ValueError(f"the model reads {names}, and not {given}")
-        self._tensors = [DirectionTensors.of(one, near) for one in directions]
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there are no such relations."""
-        return not self._tensors
-
-    def told(self, layer: int, nodes: NodeValues, destination_type: str) -> Tensor | None:
-        """float32 [N, H] what all users or items are told in a layer; None where nothing is."""
-        assert self._maps is not None
-        total = None
-        for tensors in self._tensors:
-            kind = tensors.direction
-            if kind.destination_type != destination_type:
-                continue
-            sources = self._maps.sources_of(kind.source_type, nodes)
-            if total is None:
-                total = sources.new_zeros(kind.edges.num_nodes, self._maps.size)
-            for first, last in node_chunks(kind.edges.offsets, _CHUNK_EDGES):
-                block = _block_of(tensors, first, last).to(sources.device)
-                total[first:last] += self._maps.message(layer, kind.name, block, sources)
-        return total
+def _inputs(model: RatingModel, num_users: int, biases: Biases) -> NodeValues:
+    """What all nodes are before any message."""
+    device = next(model.parameters()).device
+    users = model.inputs.users(
+        torch.arange(num_users, device=device), biases.user_inputs(slice(None)).to(device)
+    )
+    return NodeValues(users, model.inputs.items(None, biases.item_inputs(slice(None)).to(device)))
 
 
-def _block_of(tensors: DirectionTensors, first: int, last: int) -> Block:
-    """All edges of the nodes first..last-1 along a direction."""
-    offsets = tensors.direction.edges.offsets
-    low, high = int(offsets[first]), int(offsets[last])
-    counts = tensors.counts[first:last]
-    edges = torch.arange(low, high, device=counts.device)
-    return Block(
-        torch.cat((counts.new_zeros(1), counts.cumsum(0))),
-        tensors.neighbours[low:high].long(),
-        tensors.shares(edges, counts),
-        counts.float(),
+def _edges(
+    model: RatingModel,
+    graph: RatingGraph,
+    biases: Biases,
+    world: World,
+    directions: Sequence[Direction],
+) -> tuple["_Given", "_Given", Others]:
+    """All edges that end in users, those that end in items, and those of other relations."""
+    near = graph.where(next(model.parameters()).device)
+    by_user, by_item = graph.on(near)
+    times = graph.times_on(near) if model.config.time_decay else (None, None)
+    return (
+        _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True, times=times[0]),
+        _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False, times=times[1]),
+        Others(model, directions, near, world),
     )
 
 
-def blocks_of_labels(directions: Sequence[Direction]) -> tuple[RelationBlock, ...]:
-    """The whole of directions from labels to items, as `embed_new_items` takes them."""
-    found = []
-    for one in directions:
-        tensors = DirectionTensors.of(one, torch.device("cpu"))
-        block = _block_of(tensors, 0, one.edges.num_nodes)
-        found.append(RelationBlock(one.name, one.destination_type, one.source_type, block))
-    return tuple(found)
+def _item_terms(model: RatingModel, biases: Biases, items: Tensor) -> ListTerms:
+    """What the list head makes of all items."""
+    assert model.list_head is not None
+    inputs = biases.item_inputs(slice(None)).to(items.device)
+    return model.list_head.of_items(items, inputs, model.list_head.every_row().own)
 
 
 class _Results:

@@ -61,12 +61,22 @@ class Rated:
         scale: what the codes of the ratings stand for.
         biases: of these users.
         identities: int64 [U] what the model knows each user as; None for users it never saw.
+        features: float32 [U, F] what is known of users that it never saw; None for nothing.
+        told: float32 [U, H] a layer, what their labels tell such users; none for nothing.
     """
 
     ratings: Adjacency
     scale: RatingScale
     biases: Biases
     identities: Tensor | None
+    features: Tensor | None = None
+    told: tuple[Tensor, ...] = ()
+
+    def of_new_users(self, model: RatingModel, users: Tensor) -> Tensor | None:
+        """float32 [n, F] what the model reads of n users that it never saw; None for nothing."""
+        if self.features is None:
+            return None
+        return model.inputs.chosen_of_users(self.features[users])
 
 
 def check_explainable(model: RatingModel) -> None:
@@ -142,12 +152,14 @@ def find_reasons(
             owners = torch.repeat_interleave(torch.arange(len(users[part])), block.offsets.diff())
             near = inputs.to(device)
             if rated.identities is None:
-                values = model.inputs.new_users(near)
+                known = rated.of_new_users(model, users[part])
+                known = None if known is None else known[owners].to(device)
+                values = model.inputs.new_users(near, known)
             else:
                 values = model.inputs.users(rated.identities[users[part]][owners].to(device), near)
             on_device = block.to(device), owners.to(device), shifts.to(device)
             for number, hop in enumerate(hops):
-                told = None
+                told = rated.told[number][users[part].to(device)] if rated.told else None
                 if embeddings.told_users and rated.identities is not None:
                     told = embeddings.told_users[number][rated.identities[users[part]].to(device)]
                 values = hop.without_each(values, *on_device, told)

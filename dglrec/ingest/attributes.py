@@ -65,7 +65,7 @@ class AttributeTable:
         return rows, len(index) - len(of_known)
 
 
-def read_attributes(file: Path, id_name: str) -> AttributeTable:
+def read_attributes(file: Path, id_name: str, *, one: bool = False) -> AttributeTable:
     """Read a CSV or Parquet table of attributes of items or users.
 
     A column's name becomes the attribute's in lowercase letters, digits and `_`. A table of items
@@ -74,6 +74,7 @@ def read_attributes(file: Path, id_name: str) -> AttributeTable:
     Args:
         file: the table.
         id_name: `item_id` or `user_id`.
+        one: whether a table of one row may do without ids; its id is then null.
 
     Raises:
         DataError: the table is damaged, has no row or no column of ids, an id is missing, or a
@@ -87,10 +88,11 @@ def read_attributes(file: Path, id_name: str) -> AttributeTable:
         alias = next((alias for alias in aliases if alias in raw), None)
         if alias is not None:
             given[name] = raw.pop(alias)
-    if id_name not in given:
+    nameless = one and id_name not in given and {len(cells) for cells in raw.values()} == {1}
+    if id_name not in given and not nameless:
         schema.check_columns(found, (id_name,), str(file))
         raise AssertionError("a column of that name would have been found")
-    ids = _ids(given.pop(id_name), id_name, file)
+    ids = pa.nulls(1, pa.int64()) if nameless else _ids(given.pop(id_name), id_name, file)
     columns = {
         name: cells.texts([_READ_AS[name](cell) or None for cell in column])
         for name, column in given.items()

@@ -16,7 +16,14 @@ from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hashes
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
 from dglrec.kernels.numbering import number_rows
-from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side, runs_compiled
+from dglrec.kernels.parallel import (
+    compiled,
+    compiles_for,
+    even_parts,
+    parts_of,
+    run_side_by_side,
+    runs_compiled,
+)
 from dglrec.kernels.ranking import Terms, Tiles, rank_items
 from dglrec.kernels.ridge import fit_ridge
 from dglrec.kernels.rows import AdamStep, move_rows
@@ -34,6 +41,7 @@ __all__ = [
     "catalogue_log_sum_exp",
     "chances",
     "compiled",
+    "compiles_for",
     "count_pairs",
     "damp_means",
     "drop_units",

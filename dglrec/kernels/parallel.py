@@ -29,12 +29,17 @@ SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
 _COMPILED_FOR = "cpu"
 
 
-def runs_compiled(tensor: Tensor) -> bool:
-    """Whether compiled loops take a tensor; where not, torch's operations do the same.
+def compiles_for(device: torch.device) -> bool:
+    """Whether a device has compiled loops; where not, torch's operations do the same.
 
-    Of a device without compiled loops nothing is asked that it would have to be waited for.
+    Of a device without them nothing is asked that it would have to be waited for.
     """
-    return tensor.device.type == _COMPILED_FOR
+    return device.type == _COMPILED_FOR
+
+
+def runs_compiled(tensor: Tensor) -> bool:
+    """Whether compiled loops take a tensor; see `compiles_for`."""
+    return compiles_for(tensor.device)
 
 
 def parts_of(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:

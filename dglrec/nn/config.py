@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from dglrec.relations import DERIVED_NAMES
+from dglrec.schema import OF_GRAPH
+
 Aggregator = Literal["mean", "sum", "pool", "attention"]
 
 # Without dropout the planted data sets close more of the gap (0.82 against 0.69 at full size); with
@@ -96,7 +99,13 @@ class ModelConfig(BaseModel):
     relations: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
         description="relations of the data set, beside the ratings, along which users and items "
-        "are told something: like trusts, or has_genres for genres as nodes",
+        "are told something: like trusts, or has_genres for genres as nodes; or of those made from "
+        "training rows: similar, visited_with, agreeing_users",
+    )
+    graph_features: bool = Field(
+        False,
+        description="features of users by their place among users who rated alike (PageRank, "
+        "degree, closeness, betweenness, clusters), made from training rows",
     )
     time_decay: bool = Field(
         False,
@@ -198,6 +207,24 @@ class ModelConfig(BaseModel):
                 f"combination {self.combination} goes with convolution lightgcn, lr_gccf or ngcf; "
                 "sage has its skip connections, and takes last"
             )
+
+    @property
+    def read_user_features(self) -> bool | tuple[str, ...]:
+        """`user_features`, and those of the graph where `graph_features` asks for them."""
+        if not self.graph_features or self.user_features is True:
+            return self.user_features
+        return (*(self.user_features or ()), OF_GRAPH)
+
+    def derived_names(self, relations: Collection[str]) -> list[str]:
+        """What has to be made from training rows for the model to read.
+
+        Args:
+            relations: names of those that files gave, which come before those that are made.
+        """
+        if self.kind != "graph":
+            return []
+        names = [one for one in self.relations if one in DERIVED_NAMES and one not in relations]
+        return [*names, OF_GRAPH] if self.graph_features else names
 
     @property
     def encoded_size(self) -> int:

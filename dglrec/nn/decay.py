@@ -90,6 +90,22 @@ class TimeDecay(nn.Module):
         return EdgeWeights(shares, slopes, rate - rate.detach(), effective)
 
 
+def half_lives(model: nn.Module, units: tuple[float, float]) -> dict[str, float | None]:
+    """The half-lives of a model by what has them; None for those that are infinite.
+
+    Args:
+        model: any.
+        units: of time, of users' and of items' edges; see `RatingGraph.time_units`.
+    """
+    found: dict[str, float | None] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, TimeDecay):
+            owner = name.rpartition(".")[0]
+            value = module.half_life * units[owner.endswith("to_items")]
+            found[owner] = value if math.isfinite(value) else None
+    return found
+
+
 def mean_of(
     block: Block, sources: Tensor, weights: EdgeWeights, factors: Tensor | None = None
 ) -> Tensor:

@@ -57,7 +57,7 @@ class NodeInputs(nn.Module):
             "item_features", config.item_features, item_features.shape[1], widths or {}
         )
         self._user_columns = _columns(
-            "user_features", config.user_features, user_features.shape[1], user_widths or {}
+            "user_features", config.read_user_features, user_features.shape[1], user_widths or {}
         )
         # The data set's, so no part of a checkpoint.
         self.register_buffer("features", self.chosen(item_features), persistent=False)

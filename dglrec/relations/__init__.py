@@ -8,7 +8,9 @@ from dglrec.relations.attributes import Attribute, label_attribute, relate_label
 from dglrec.relations.directions import Direction, DirectionTensors, directions_of
 from dglrec.relations.reading import EdgeCounts, HeldOutPairs, ReadRelation, read_relation
 from dglrec.relations.relation import (
+    DERIVED_NAMES,
     ITEM_TYPE,
+    REVERSE_PREFIX,
     USER_TYPE,
     Edges,
     Relation,
@@ -18,7 +20,9 @@ from dglrec.relations.relation import (
 )
 
 __all__ = [
+    "DERIVED_NAMES",
     "ITEM_TYPE",
+    "REVERSE_PREFIX",
     "USER_TYPE",
     "Attribute",
     "Direction",

@@ -43,6 +43,8 @@ class Direction:
 def directions_of(relations: Sequence[Relation]) -> tuple[Direction, ...]:
     """Both directions of relations, but for those that end in labels: these read nothing.
 
+    Of a relation that is `one_way`, that in which its destinations read.
+
     >>> from dglrec.relations import label_attribute
     >>> kind = label_attribute("type", "item", [["TV"], ["OVA"]], np.array([True, True]))
     >>> (one,) = directions_of([kind.relation])
@@ -59,7 +61,7 @@ def directions_of(relations: Sequence[Relation]) -> tuple[Direction, ...]:
             one.num_destinations,
             one.forward,
         )
-        found += [Direction(*parts) for parts in (there, back)]
+        found += [Direction(*parts) for parts in ((there,) if one.one_way else (there, back))]
     return tuple(one for one in found if one.destination_type in (USER_TYPE, ITEM_TYPE))
 
 

@@ -18,7 +18,10 @@ PREDICTED = "rates"
 ATTRIBUTE_PREFIX = "has_"
 REVERSE_PREFIX = "rev_"
 
-_RESERVED = (PREDICTED, "rated_by")
+DERIVED_NAMES = ("similar", "visited_with", "next", "agreeing_users")
+"""The relations that are made from training rows; see `dglrec.derived`."""
+
+_RESERVED = (PREDICTED, "rated_by", *DERIVED_NAMES)
 _RESERVED_PREFIXES = (ATTRIBUTE_PREFIX, REVERSE_PREFIX)
 
 
@@ -72,6 +75,8 @@ class Relation:
         forward: the edges of each source; neighbours are destinations. An edge's id is its
             position here.
         backward: the same edges, of each destination; neighbours are sources.
+        one_way: whether destinations alone are told something along it, as where an edge's reverse
+            is an edge too.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Relation:
     destination_type: str
     forward: Edges
     backward: Edges
+    one_way: bool = False
 
     @property
     def num_sources(self) -> int:

@@ -7,10 +7,11 @@ those that would stand without them.
 """
 
 from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.sampling.draws import Draw
 from dglrec.sampling.full import FullGraphLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
-from dglrec.sampling.packed import PackedBatchLoader, can_pack
-from dglrec.sampling.users import Draw, UserBatchLoader
+from dglrec.sampling.packed import PackedBatchLoader, why_unpacked
+from dglrec.sampling.users import UserBatchLoader
 
 __all__ = [
     "Draw",
@@ -19,6 +20,6 @@ __all__ = [
     "NeighborEdgeLoader",
     "PackedBatchLoader",
     "UserBatchLoader",
-    "can_pack",
     "seed_of",
+    "why_unpacked",
 ]

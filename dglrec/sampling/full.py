@@ -12,9 +12,10 @@ from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
 from dglrec.sampling.config import LoaderConfig
+from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Split, ragged
 from dglrec.sampling.time_folds import AnyFold
-from dglrec.sampling.users import Draw, UserBatchLoader, offsets_of, take
+from dglrec.sampling.users import UserBatchLoader, offsets_of, take
 
 
 class FullGraphLoader(UserBatchLoader):

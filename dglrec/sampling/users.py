@@ -7,7 +7,7 @@ arithmetic on tensors, on any device.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -23,14 +23,11 @@ from dglrec.graph import RatingGraph
 from dglrec.kernels import chances, sample_stretches
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Fold, Split, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
 from dglrec.sampling.time_folds import AnyFold, TimeFold
 from dglrec.sampling.unseen import Targets, count_as_unseen, hide_items
-
-Draw = Callable[[Tensor, Tensor, torch.Generator], Pool]
-"""Items [B] and ratings [B] of a step's targets, and a generator -> what lists are learned from,
-its rows yet the items themselves."""
 
 
 class UserBatchLoader:
@@ -271,11 +268,15 @@ class UserBatchLoader:
 
     def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: AnyFold) -> Pool | None:
         """The items that this process's targets are held against, if any are wanted."""
-        if self._draw is None or not len(items):
+        if self._draw is None:
             return None
-        place = number * self.world.size + self.world.rank
-        seed = seed_of("pool", self.seed, fold.epoch, place)
+        seed = self._pool_seed(number, fold)
         return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
+
+    def _pool_seed(self, number: int, fold: AnyFold) -> int:
+        """What decides this process's pool of a step."""
+        place = number * self.world.size + self.world.rank
+        return seed_of("pool", self.seed, fold.epoch, place)
 
     def _step(self, users: Tensor, fold: AnyFold, number: int) -> "_Step":
         """Deal the ratings of a step's users into targets and support.

@@ -5,7 +5,7 @@ there yet: indices -> scores -> ids -> file.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.progress import Advance, progress
 from dglrec.run import Predictor, TrainedBaseline
+from dglrec.score.described import read_described_users
 from dglrec.score.fill import Job, Part, fill
 from dglrec.score.fitted import BaselineRoster, BaselineScorer, refused
 from dglrec.score.listed import Unknown, cut, listed, refuse_unknown
@@ -35,6 +36,17 @@ from dglrec.score.roster import Roster, read_items_to_add, read_users_to_add
 _PART_USERS = 1 << 14
 _PART_ROWS = 1 << 20
 _USERS_AT_ONCE = 1 << 13
+_RELATIONS = pa.list_(
+    pa.struct(
+        [
+            ("kind", pa.string()),
+            ("of", pa.string()),
+            ("names", pa.list_(pa.string())),
+            ("count", pa.int64()),
+            ("contribution", pa.float32()),
+        ]
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class ScoreOptions:
 
     Attributes:
         ratings: a file with ratings of users that training never saw, who are scored as well.
+        user_table: a file with what is known of such users, with or without ratings.
         new_items: a file with items that training never saw, which are scored as well.
         unknown: what an unknown user or item in a list means: an error, a row to be left out, or,
             of pairs, a score that is missing.
@@ -51,6 +64,7 @@ class ScoreOptions:
     """
 
     ratings: Path | None = None
+    user_table: Path | None = None
     new_items: Path | None = None
     unknown: Unknown = "error"
     shard: tuple[int, int] = (0, 1)
@@ -98,7 +112,8 @@ def score_top_k(
     The score is what lists are ordered by; the rating is left out where the model predicts none.
 
     With `explain`, besides, lists of up to three of the user's rated items, `because`, and of their
-    `contribution` to the score, in ratings.
+    `contribution` to the score, in ratings; of a model with relations `relations`, too: lists of
+    `kind`, `of`, `names`, `count` and `contribution`, as `RelationReason` has them.
 
     Args:
         trained: a run's model; the processes of its world share the work.
@@ -199,6 +214,11 @@ class _TopK:
     def ready(self) -> None:
         """What the decoder makes of all nodes, and what each user has rated."""
         self._ranker = self._roster.ranker(self._catalogue)
+        self._relations = None
+        if self._options.explain:
+            assert isinstance(self._roster, Roster)
+            assert not isinstance(self._ranker, BaselineScorer)
+            self._relations = self._roster.relation_reasons(self._ranker)
         # Beside what lists are ordered by stands the predicted rating.
         self._ratings = None
         if self._trained.rates:
@@ -249,6 +269,17 @@ class _TopK:
             rated = self._roster.items.decode(because[there])
             columns[schema.BECAUSE] = pa.ListArray.from_arrays(ends, rated)
             columns[schema.CONTRIBUTION] = pa.ListArray.from_arrays(ends, contributions[there])
+            if self._relations is not None:
+                known = torch.where(users < len(self._trained.dataset.users), users, -1)
+                found = self._relations.find(users, items, known)
+                rows_of = zip(found, left.tolist(), strict=True)
+                wanted = [
+                    [asdict(reason) for reason in one]
+                    for of_user, there in rows_of
+                    for one, is_there in zip(of_user, there, strict=True)
+                    if is_there
+                ]
+                columns[schema.RELATIONS] = pa.array(wanted, _RELATIONS)
         return pa.table(columns)
 
 
@@ -331,6 +362,7 @@ def _check_model(trained: Predictor, options: ScoreOptions) -> None:
         return
     given = {
         "--ratings": options.ratings,
+        "--user-table": options.user_table,
         "--new-items": options.new_items,
         "--items": options.items if isinstance(options, TopKOptions) else None,
         "--explain": explain or None,
@@ -363,6 +395,7 @@ def _folder(
             **described,
             "ratings": _described(options.ratings),
             "new_items": _described(options.new_items),
+            **({"user_table": _described(options.user_table)} if options.user_table else {}),
         },
         "unknown": options.unknown,
         "in_part": in_part,
@@ -387,6 +420,10 @@ def _read_roster(trained: Predictor, options: ScoreOptions) -> Roster | Baseline
     new_items = new_users = None
     if options.new_items is not None:
         new_items = read_items_to_add(trained, options.new_items)
-    if options.ratings is not None:
-        new_users = read_users_to_add(trained, options.ratings, new_items)
-    return Roster(trained, new_users, new_items)
+    table = None
+    if options.user_table is not None:
+        table = read_described_users(trained, options.user_table)
+    if options.ratings is not None or (table is not None and len(table.ids)):
+        new_users = read_users_to_add(trained, options.ratings, new_items, table=table)
+    explains = isinstance(options, TopKOptions) and options.explain
+    return Roster(trained, new_users, new_items, explains=explains)

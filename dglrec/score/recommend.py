@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from dglrec.biases import Biases
 from dglrec.dataset import RatingDataset
 from dglrec.errors import DataError, UsageError
 from dglrec.graph import Adjacency
-from dglrec.infer import ListScorer, Rated, Scorer, embed_new_users, find_reasons
+from dglrec.infer import EncodedNodes, ListScorer, Rated, Scorer, embed_new_users, find_reasons
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
+from dglrec.relations import ITEM_TYPE
 from dglrec.run import Predictor, TrainedBaseline, TrainedModel
+from dglrec.score.described import read_described_user
 from dglrec.score.fitted import refused
+from dglrec.score.relation_reasons import Ranker, RelationReason, RelationReasons
 from dglrec.score.roster import read_users_to_add
 
 
@@ -46,6 +50,7 @@ class Recommendation:
         score: what the list is ordered by.
         rating: the predicted rating, clipped to the scale; None where the model predicts none.
         because: up to three rated items that it rests on, where they were asked for.
+        relations: up to three relations that it rests on, likewise; None of a model without any.
     """
 
     rank: int
@@ -54,6 +59,7 @@ class Recommendation:
     score: float
     rating: float | None = None
     because: tuple[Reason, ...] = ()
+    relations: tuple[RelationReason, ...] | None = None
 
 
 def recommend(
@@ -62,6 +68,7 @@ def recommend(
     k: int = 10,
     *,
     ratings: Path | None = None,
+    user_table: Path | None = None,
     explain: bool = False,
 ) -> list[Recommendation]:
     """The best items that a user has not rated, by what the model's lists are ordered by.
@@ -70,10 +77,11 @@ def recommend(
 
     Args:
         trained: a run's model.
-        user_id: a user of the data set, as text; with `ratings` it may be anyone, or None, and
-            what the data set has of that user is left out as well.
+        user_id: a user of the data set, as text; with `ratings` or `user_table` it may be anyone,
+            or None, and what the data set has of that user is left out as well.
         k: how many; fewer come back where fewer are left.
         ratings: a file with the ratings of a user that training never saw.
+        user_table: a file with what is known of such a user, with or without ratings.
         explain: whether to say which rated items each recommendation rests on.
 
     Raises:
@@ -84,22 +92,37 @@ def recommend(
     dataset, biases = trained.dataset, trained.dataset.biases
     check_k(k)
     if isinstance(trained, TrainedBaseline):
-        if explain or ratings is not None:
-            raise refused(trained, "--explain" if explain else "--ratings")
+        given = {"--explain": explain, "--ratings": ratings, "--user-table": user_table}
+        for option, value in given.items():
+            if value:
+                raise refused(trained, option)
         return _by_baseline(trained, _index_of(dataset, user_id), k)
-    index = _index_of(dataset, user_id, anyone=ratings is not None)
+    table = None
+    if user_table is not None:
+        table, user_id = read_described_user(trained, user_table, user_id)
+    is_new = ratings is not None or table is not None
+    index = _index_of(dataset, user_id, anyone=is_new)
     own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
     rated = dataset.rated_items() if index >= 0 else None
     seen = [] if rated is None else [rated.items[rated.offsets[index] : rated.offsets[index + 1]]]
-    if ratings is not None:
-        new = read_users_to_add(trained, ratings, one=True)
+    if is_new:
+        new = read_users_to_add(trained, ratings, table=table, one=True)
+        if user_table is not None and index >= 0:
+            told = tuple(one[own] for one in trained.embeddings.told_users)
+            new = replace(new, features=dataset.user_features[own], told=told)
         biases = biases.of_new_users(new.ratings, dataset.scale)
         encoded = embed_new_users(
-            trained.model, trained.embeddings, new.ratings, dataset.scale, biases
+            trained.model,
+            trained.embeddings,
+            new.ratings,
+            dataset.scale,
+            biases,
+            features=new.features,
+            told=new.told,
         )
         user, terms, of_user = encoded.nodes, encoded.lists, new.ratings
         seen.append(new.rated.items)
-        made_of = Rated(new.ratings, dataset.scale, biases, None)
+        made_of = Rated(new.ratings, dataset.scale, biases, None, new.features, new.told)
     else:
         known = torch.arange(dataset.graph.num_users)
         made_of = Rated(dataset.graph.by_user, dataset.scale, biases, known)
@@ -116,7 +139,8 @@ def recommend(
     left_out = np.unique(np.concatenate(seen))
     nodes = NodeValues(user, trained.embeddings.nodes.items)
     scorer = Scorer(trained.model, nodes, biases) if trained.rates else None
-    ranker = _ranker(trained, scorer, terms, of_user)
+    made = _Lists(trained, biases, of_user)
+    ranker = made.ranker(nodes, scorer, terms)
     scores, items = ranker.best_of_few(
         torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k
     )
@@ -128,8 +152,9 @@ def recommend(
         rows = torch.zeros_like(best[0])
         ratings_of = clip(scorer.pairs(rows, best[0]), dataset.scale).tolist()
     because: list[tuple[Reason, ...]] = [() for _ in values]
+    relations: list[tuple[RelationReason, ...] | None] = [None for _ in values]
     if explain:
-        row, alone = torch.tensor([max(index, 0) if ratings is None else 0]), torch.tensor([0])
+        row, alone = torch.tensor([0 if is_new else index]), torch.tensor([0])
         found = find_reasons(trained.model, trained.embeddings, ranker, made_of, row, alone, best)
         because = [
             tuple(
@@ -139,10 +164,22 @@ def recommend(
             )
             for one in zip(found.items[0].tolist(), found.contributions[0].tolist(), strict=True)
         ]
+    if explain and trained.directions:
+
+        def without(node_type: str, others: EncodedNodes) -> Ranker:
+            if node_type == ITEM_TYPE:
+                return made.ranker(nodes._replace(items=others.nodes), None, terms, others.lists)
+            if is_new:
+                return ranker
+            of_it = None if others.lists is None else others.lists.of(torch.tensor([index]))
+            return made.ranker(nodes._replace(users=others.nodes[own]), None, of_it)
+
+        indices = torch.tensor([-1 if is_new else index])
+        relations[:] = RelationReasons(trained, ranker, without).find(alone, best, indices)[0]
     return [
-        Recommendation(rank, *_named(trained, item), score, rating, reasons)
-        for rank, (item, score, rating, reasons) in enumerate(
-            zip(best[0].tolist(), values, ratings_of, because, strict=True), start=1
+        Recommendation(rank, *_named(trained, item), score, rating, reasons, others)
+        for rank, (item, score, rating, reasons, others) in enumerate(
+            zip(best[0].tolist(), values, ratings_of, because, relations, strict=True), start=1
         )
     ]
 
@@ -158,7 +195,7 @@ def _index_of(dataset: RatingDataset, user_id: str | None, *, anyone: bool = Fal
         shown = ", ".join(str(known) for known in dataset.users.nearest())
         raise DataError(
             f"no user {user_id} in {dataset.path}; users are like {shown}, ...; for a user "
-            "that training never saw give --ratings"
+            "that training never saw give --ratings, or --user-table"
         )
     return index
 
@@ -180,16 +217,40 @@ def _by_baseline(trained: TrainedBaseline, index: int, k: int) -> list[Recommend
     ]
 
 
-def _ranker(
-    trained: TrainedModel, scorer: Scorer | None, terms: ListTerms | None, ratings: Adjacency
-) -> Scorer | ListScorer:
-    """What the list of one user is made with."""
-    lists = trained.embeddings.lists
-    if terms is not None and lists is not None and trained.orders_by_lists:
-        added = trained.item_items(ratings)
-        return ListScorer(terms, lists[1], None, added, trained.model.list_head)
-    assert scorer is not None  # a model has one head at least
-    return scorer
+@dataclass(frozen=True)
+class _Lists:
+    """What the list of one user is made with.
+
+    Attributes:
+        trained: a run's model.
+        biases: of the user and all items.
+        rated: what the user has rated.
+    """
+
+    trained: TrainedModel
+    biases: Biases
+    rated: Adjacency
+
+    def ranker(
+        self,
+        nodes: NodeValues,
+        scorer: Scorer | None,
+        terms: ListTerms | None,
+        of_items: ListTerms | None = None,
+    ) -> Ranker:
+        """What orders items for the user.
+
+        Args:
+            nodes: the user, and all items.
+            scorer: made of these; None to make it.
+            terms: what the list head makes of the user; None without one.
+            of_items: what it makes of the items; None for what it makes of the data set's.
+        """
+        trained, lists = self.trained, self.trained.embeddings.lists
+        if terms is not None and lists is not None and trained.orders_by_lists:
+            added = trained.item_items(self.rated)
+            return ListScorer(terms, of_items or lists[1], None, added, trained.model.list_head)
+        return scorer or Scorer(trained.model, nodes, self.biases)
 
 
 def _named(trained: Predictor, item: int) -> tuple[Any, str]:

@@ -18,6 +18,7 @@ from dglrec.graph import Adjacency, group_by_user
 from dglrec.ids import IdMap
 from dglrec.infer import (
     REASONS,
+    EncodedNodes,
     ListScorer,
     Rated,
     Reasons,
@@ -26,11 +27,20 @@ from dglrec.infer import (
     embed_new_users,
     find_reasons,
 )
-from dglrec.ingest import read_new_interactions, read_new_items, read_new_ratings
+from dglrec.ingest import (
+    AttributeTable,
+    NewRatings,
+    read_new_interactions,
+    read_new_items,
+    read_new_ratings,
+)
 from dglrec.kernels import ItemLists
 from dglrec.nn import ListTerms, NodeValues
 from dglrec.progress import log
-from dglrec.run import TrainedModel, blocks_of_new_items, read_attributes_of_items
+from dglrec.relations import ITEM_TYPE, USER_TYPE
+from dglrec.run import TrainedModel, blocks_of_new_items, read_attributes_of
+from dglrec.score.described import describe_users
+from dglrec.score.relation_reasons import Ranker, RelationReasons, replaced
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,15 @@ class NewUsers:
         ids: [n] ascending.
         ratings: of the data set's items: what they are encoded from.
         rated: all items that they rated, new ones too.
+        features: float32 [n, F] what is known of them beside; None for nothing.
+        told: float32 [n, H] a layer, what their labels tell them; none for nothing.
     """
 
     ids: pa.Array
     ratings: Adjacency
     rated: ItemLists
+    features: Tensor | None = None
+    told: tuple[Tensor, ...] = ()
 
 
 class Roster:
@@ -68,6 +82,7 @@ class Roster:
         trained: a run's model.
         new_users: whom a file adds.
         new_items: what a file adds.
+        explains: whether `relation_reasons` will be asked for.
     """
 
     def __init__(
@@ -75,8 +90,10 @@ class Roster:
         trained: TrainedModel,
         new_users: NewUsers | None = None,
         new_items: NewItems | None = None,
+        *,
+        explains: bool = False,
     ) -> None:
-        self._trained = trained
+        self._trained, self._explains = trained, explains
         self._new_users, self._new_items = new_users, new_items
         dataset = trained.dataset
         self.items = with_new_items(dataset.items, new_items)
@@ -85,6 +102,8 @@ class Roster:
     def prepare(self) -> None:
         """Encode all users and items; for all processes to call together."""
         _ = self._encoded
+        if self._explains and self._trained.directions:
+            _ = self._trained.without_relations
 
     @property
     def nodes(self) -> NodeValues:
@@ -100,7 +119,16 @@ class Roster:
         if self._new_users is not None:
             ratings, scale = self._new_users.ratings, self._trained.dataset.scale
             world = self._trained.world
-            new = embed_new_users(model, embeddings, ratings, scale, self._new_biases, world)
+            new = embed_new_users(
+                model,
+                embeddings,
+                ratings,
+                scale,
+                self._new_biases,
+                world,
+                features=self._new_users.features,
+                told=self._new_users.told,
+            )
             users = torch.cat((users, new.nodes))
             if lists is not None and new.lists is not None:
                 lists = _appended(lists[0], new.lists), lists[1]
@@ -156,7 +184,14 @@ class Roster:
         old = Rated(graph.by_user, graph.scale, trained.dataset.biases, torch.arange(known))
         groups = [(old, users < known, 0)]
         if self._new_users is not None:
-            new = Rated(self._new_users.ratings, graph.scale, self._new_biases, None)
+            new = Rated(
+                self._new_users.ratings,
+                graph.scale,
+                self._new_biases,
+                None,
+                self._new_users.features,
+                self._new_users.told,
+            )
             groups.append((new, users >= known, known))
         shape = (*items.shape, REASONS)
         found = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
@@ -168,6 +203,27 @@ class Roster:
             found.items[mask.numpy()] = part.items
             found.contributions[mask.numpy()] = part.contributions
         return found
+
+    def relation_reasons(self, ranker: Ranker) -> RelationReasons | None:
+        """Finds which relations lists rest on; None of a model that reads none."""
+        if not self._trained.directions:
+            return None
+        return RelationReasons(self._trained, ranker, self._ranker_without)
+
+    def _ranker_without(self, node_type: str, without: EncodedNodes) -> Ranker:
+        """What lists are made with, of users or items of the data set that are as given."""
+        users, items = self.nodes
+        lists = self._encoded[1]
+        if node_type == USER_TYPE:
+            users = replaced(users, without.nodes)
+        else:
+            items = replaced(items, without.nodes)
+        if lists is not None and without.lists is not None:
+            place = 0 if node_type == USER_TYPE else 1
+            terms = map(replaced, lists[place], without.lists)
+            of_type = ListTerms(*terms)
+            lists = (of_type, lists[1]) if node_type == USER_TYPE else (lists[0], of_type)
+        return self._ranker_of(NodeValues(users, items), lists)
 
     @cached_property
     def rated(self) -> ItemLists:
@@ -185,11 +241,18 @@ class Roster:
         """Predicts ratings among them; see `Scorer`."""
         return Scorer(self._trained.model, self.nodes, self.biases, catalogue)
 
-    def ranker(self, catalogue: Tensor | None = None) -> Scorer | ListScorer:
+    def ranker(self, catalogue: Tensor | None = None) -> Ranker:
         """What lists of them are made with."""
+        return self._ranker_of(*self._encoded, catalogue)
+
+    def _ranker_of(
+        self,
+        nodes: NodeValues,
+        lists: tuple[ListTerms, ListTerms] | None,
+        catalogue: Tensor | None = None,
+    ) -> Ranker:
         if not self._trained.orders_by_lists:
-            return self.scorer(catalogue)
-        lists = self._encoded[1]
+            return Scorer(self._trained.model, nodes, self.biases, catalogue)
         assert lists is not None
         rated = self._trained.dataset.graph.by_user
         if self._new_users is not None:
@@ -210,7 +273,7 @@ def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
         DataError: the file is bad, or holds an item of the data set.
     """
     dataset = trained.dataset
-    labelled = bool(read_attributes_of_items(trained.model.config, dataset))
+    labelled = bool(read_attributes_of(ITEM_TYPE, trained.model.config, dataset))
     if not trained.model.inputs.features.shape[1] and not labelled:
         raise UsageError(
             f"--new-items {file}: the model uses no genres or text, and of a new item there is "
@@ -230,43 +293,73 @@ def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
 
 
 def read_users_to_add(
-    trained: TrainedModel, file: Path, new_items: NewItems | None = None, *, one: bool = False
+    trained: TrainedModel,
+    file: Path | None,
+    new_items: NewItems | None = None,
+    *,
+    table: AttributeTable | None = None,
+    one: bool = False,
 ) -> NewUsers:
-    """The users of `--ratings`.
+    """The users of `--ratings`, of `--user-table`, or of both.
 
     Args:
         trained: a run's model.
-        file: their ratings; where the data set holds interactions, theirs.
+        file: their ratings; where the data set holds interactions, theirs. None for none.
         new_items: items that they may have rated, too.
+        table: what they are, as `read_described_users` gives it; None where nothing is known.
         one: whether the rows are one user's, who need not be named, and who may be known.
 
     Raises:
-        DataError: the file is bad, names no known item, or holds rows of a known user.
+        DataError: a file is bad, names no known item, or holds ratings of a known user.
     """
     dataset, scale = trained.dataset, trained.dataset.scale
     known_users, known_items = dataset.users, dataset.items
     items = with_new_items(known_items, new_items)
-    user_type = None if one else known_users.ids.type
-    if dataset.has_ratings:
-        new = read_new_ratings(file, items, scale, user_type)
-        rate, rates, rows = "rate", "rates", "ratings"
+    if file is None:
+        assert table is not None
+        new, rate = _no_ratings(table.ids[:0]), "rate"
     else:
-        new = read_new_interactions(file, items, user_type, dataset.interactions_from)
-        rate, rates, rows = "have", "holds", "interactions"
-    if not one:
-        refusal = "--ratings takes users that training never saw"
-        _refuse_known(file, schema.USER_ID, new.user_ids, known_users, refusal)
-    if not len(new.items):
-        raise DataError(f"{file}: {rates} no item of {dataset.path}")
-    if new.unknown:
-        log(f"{file}: {new.unknown} {rows} are of unknown items and left out")
+        user_type = None if one else known_users.ids.type
+        if dataset.has_ratings:
+            new = read_new_ratings(file, items, scale, user_type)
+            rate, rates, rows = "rate", "rates", "ratings"
+        else:
+            new = read_new_interactions(file, items, user_type, dataset.interactions_from)
+            rate, rates, rows = "have", "holds", "interactions"
+        if not one:
+            refusal = "--ratings takes users that training never saw"
+            _refuse_known(file, schema.USER_ID, new.user_ids, known_users, refusal)
+        if not len(new.items):
+            raise DataError(f"{file}: {rates} no item of {dataset.path}")
+        if new.unknown:
+            log(f"{file}: {new.unknown} {rows} are of unknown items and left out")
+    ids, users, described = new.user_ids, new.users, None
+    if table is not None:
+        ids = pc.unique(pa.concat_arrays([ids, table.ids]))
+        ids = ids.take(pc.sort_indices(ids))
+        users = IdMap(ids).encode(new.user_ids)[users]
+        described = describe_users(trained, table, ids)
     codes, encoding = scale.encode(new.ratings), new.items < len(known_items)
-    sizes = {"num_users": len(new.user_ids), "num_items": len(items)}
-    rated = group_by_user(new.users, new.items, codes, **sizes)
-    ratings = group_by_user(new.users[encoding], new.items[encoding], codes[encoding], **sizes)
-    if bare := int(np.count_nonzero(ratings.degrees == 0)):
-        log(f"{file}: {bare} users {rate} no item that training saw; they are scored as nobody's")
-    return NewUsers(new.user_ids, ratings, rated.lists)
+    sizes = {"num_users": len(ids), "num_items": len(items)}
+    rated = group_by_user(users, new.items, codes, **sizes)
+    ratings = group_by_user(users[encoding], new.items[encoding], codes[encoding], **sizes)
+    bare = ratings.degrees == 0
+    if described is not None and table is not None:
+        if without := int(np.count_nonzero(~described.has_row)):
+            log(f"{file}: {without} users have no row in {table.file}; what they are is unknown")
+        bare &= ~described.has_row
+    if bare.any():
+        count = int(np.count_nonzero(bare))
+        log(f"{file}: {count} users {rate} no item that training saw; they are scored as nobody's")
+    if described is None:
+        return NewUsers(ids, ratings, rated.lists)
+    return NewUsers(ids, ratings, rated.lists, described.features, described.told)
+
+
+def _no_ratings(ids: pa.Array) -> NewRatings:
+    """The ratings of nobody; of ids their type counts."""
+    indices = np.empty(0, dtype=np.int32)
+    return NewRatings(ids, indices, indices, np.empty(0, dtype=np.float32), 0)
 
 
 def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:

@@ -18,6 +18,7 @@ from dglrec.evaluate.ranking import DEFAULT_K, check_ranking
 from dglrec.files import TEMPORARY, atomic_file, disk_errors, read_json, sweep, write_json
 from dglrec.ingest import open_source
 from dglrec.progress import log
+from dglrec.relations import DERIVED_NAMES
 from dglrec.run import (
     BEST,
     CONFIG_FILE,
@@ -138,7 +139,9 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
             "model.item_features": model.missing_features(dataset.meta["features"]),
             "model.user_features": model.missing_user_features(dataset.user_feature_widths),
             "model.relations": [
-                name for name in model.relations if name not in dataset.relation_names
+                name
+                for name in model.relations
+                if name not in (*dataset.relation_names, *DERIVED_NAMES)
             ],
         }
         for key, lacked in lacked_by_key.items():

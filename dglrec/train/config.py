@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dglrec.baselines import BaselineConfig
+from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
@@ -87,6 +88,7 @@ class Settings:
     train: TrainConfig
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     ranking: RankingConfig = field(default_factory=lambda: RankingConfig.model_validate({}))
+    derived: DerivedConfig = field(default_factory=lambda: DerivedConfig.model_validate({}))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and key, as in `config.toml`."""
@@ -96,6 +98,7 @@ class Settings:
             "train": self.train,
             "baseline": self.baseline,
             "ranking": self.ranking,
+            "derived": self.derived,
         }
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
@@ -111,6 +114,7 @@ class Settings:
         Raises:
             UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
                 predicted where there are interactions alone, the loader reads no relations, or
+                users are to count as unseen of whom something made from their ratings is read, or
                 there are no timestamps where they are needed.
         """
         if self.model.kind != "graph":
@@ -140,7 +144,15 @@ class Settings:
                 f"model.relations = {', '.join(self.model.relations)}: loader.kind="
                 f"{self.loader.kind} reads ratings alone; take kind users"
             )
-        self._check_times(graph)
+        of_ratings = [one for one in ("agreeing_users",) if one in self.model.relations]
+        of_ratings += ["graph_features"] if self.model.graph_features else []
+        if of_ratings and self.loader.unseen_users:
+            raise UsageError(
+                f"loader.unseen_users = {self.loader.unseen_users:g} treats users as though they "
+                f"had rated nothing, and {' and '.join(of_ratings)} would tell what they rated; "
+                "leave one of them out"
+            )
+        self._check_times(graph, of_ratings)
         loader = self._loader(graph)
         ranking = self.ranking
         if heads != "rating":
@@ -166,12 +178,25 @@ class Settings:
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
 
-    def _check_times(self, graph: RatingGraph) -> None:
+    def _check_times(self, graph: RatingGraph, of_ratings: list[str]) -> None:
         """Refuse what needs timestamps where there are none, and what does not read them.
+
+        Args:
+            graph: the training ratings.
+            of_ratings: what of users is made from all of their ratings.
 
         Raises:
             UsageError: it is asked for.
         """
+        by_time = self.loader.folds_by == "time" or (
+            self.model.time_decay and self.loader.folds_by == "auto"
+        )
+        if by_time and of_ratings:
+            raise UsageError(
+                "loader.folds_by = time predicts ratings from earlier ones, and "
+                f"{' and '.join(of_ratings)} would tell what users rated later; leave one of them "
+                "out"
+            )
         asked = {
             "model.time_decay = true": self.model.time_decay,
             "loader.folds_by = time": self.loader.folds_by == "time",

@@ -10,6 +10,8 @@ from dglrec.blocks import EdgeBatch
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph, import_dgl
+from dglrec.kernels import compiles_for
+from dglrec.progress import log
 from dglrec.relations import Direction
 from dglrec.sampling import (
     Draw,
@@ -18,7 +20,7 @@ from dglrec.sampling import (
     NeighborEdgeLoader,
     PackedBatchLoader,
     UserBatchLoader,
-    can_pack,
+    why_unpacked,
 )
 
 
@@ -56,10 +58,11 @@ def make_loader(
     *,
     directions: Sequence[Direction] = (),
     layers: int = 2,
+    by_rows: bool = False,
     compile: bool = False,
     ages: bool = False,
 ) -> Loader:
-    """The loader that a configuration names.
+    """The loader that a configuration names; on a device that has no compiled loops it says which.
 
     Args:
         graph: the training ratings.
@@ -72,6 +75,7 @@ def make_loader(
         directions: of the relations that the model reads; the loader of kind users takes them, and
             `Settings.resolved` refuses them of the others.
         layers: of the model; the other loaders have a fan-out for each.
+        by_rows: whether vectors of users are updated by rows, so that a batch may name each once.
         compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
         ages: whether the model asks for the ages of ratings; the loader of kind users gives them.
 
@@ -82,18 +86,43 @@ def make_loader(
     """
     if config.kind == "users":
         config = config.resolved(graph.num_edges, graph.num_items, layers)
-        alone = device.type != "cpu" and world.size == 1
-        if alone and draw is None and not directions and not ages and can_pack(config):
-            return PackedBatchLoader(graph, biases, config, seed, device, compile=compile)
-    if compile:
+    why = _why_not_fixed(config, device, directions, by_rows=by_rows, ages=ages)
+    if compile and (why or world.size > 1):
         raise UsageError(
-            "train.compile = true takes batches of fixed shapes: a GPU that holds the graph, one "
-            "process, no model.relations, loader.kind users with items all, ranking.negatives "
-            "catalogue (or no lists), and fan-outs that are numbers (the last layer's of users may "
-            "be all); see loader.user_fanouts and loader.item_fanouts"
+            "train.compile = true takes one process, and batches of fixed shapes: "
+            f"{why or f'there are {world.size} processes'}; leave it out"
         )
+    if not compiles_for(device) and world.is_first:
+        log(
+            f"batches on {device}: shapes follow from values, so each step waits for the device "
+            f"({why})"
+            if why
+            else f"batches on {device}: of fixed shapes, made without waiting for the device"
+        )
+    if not why:
+        return PackedBatchLoader(graph, biases, config, seed, device, world, draw, compile=compile)
     if config.kind == "full":
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
     return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions, ages=ages)
+
+
+def _why_not_fixed(
+    config: LoaderConfig,
+    device: torch.device,
+    directions: Sequence[Direction],
+    *,
+    by_rows: bool,
+    ages: bool,
+) -> str:
+    """Why batches are not of fixed shapes; empty where they are. Arguments as of `make_loader`."""
+    if compiles_for(device):
+        return f"batches are made on {device}, by compiled loops"
+    if why := why_unpacked(config):
+        return why
+    if by_rows:
+        return "model.user_identity updates rows, and such a batch may name a user twice"
+    if ages:
+        return "model.time_decay reads the ages of edges"
+    return "model.relations are read" if directions else ""

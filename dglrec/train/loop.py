@@ -21,6 +21,7 @@ from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
 from dglrec.files import write_json
 from dglrec.machine import give_back_memory, keep_freed_memory
+from dglrec.nn import half_lives
 from dglrec.progress import log, progress
 from dglrec.run import (
     ENVIRONMENT_FILE,
@@ -35,6 +36,7 @@ from dglrec.run import (
 from dglrec.sampling import seed_of
 from dglrec.train.baseline import fit_baseline
 from dglrec.train.config import Settings
+from dglrec.train.derived import derive_for, keep_derived
 from dglrec.train.describe import describe_environment, describe_training
 from dglrec.train.finish import measured, with_item_weights
 from dglrec.train.folder import (
@@ -85,7 +87,8 @@ def train(
 
     Returns:
         What `results.json` holds: epochs, seconds, and metrics of the best model on the
-        validation and the test rows; the same on all processes.
+        validation and the test rows, and where older ratings weigh less the half-lives in the
+        unit of the timestamps; the same on all processes.
 
     Raises:
         UsageError: the run exists and may not be replaced, cannot be resumed like this, or another
@@ -107,6 +110,7 @@ def train(
             check_loader(settings.loader)
             if world.is_first:
                 check_run(run, resume, overwrite)
+        dataset = derive_for(dataset, run, settings, world, resume=resume)
         with world.together():
             directions = read_directions(settings.model, dataset)
             needs = footprint(
@@ -129,6 +133,7 @@ def train(
                 sweep_run(run)
                 if not resume:
                     start_run(run, settings)
+                keep_derived(run, dataset)
                 world.mark_started(job_of(run))
                 log(describe_training(dataset.graph, settings, device, world))
         with world.together(), _explained("before the first step", settings, device):
@@ -148,6 +153,7 @@ def train(
                 objective.sampler(graph_device),
                 directions=directions,
                 layers=settings.model.layers,
+                by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
                 ages=settings.model.time_decay,
             )
@@ -189,6 +195,8 @@ def train(
             "valid": measured(trained, "valid", objective),
             "test": measured(trained, "test", objective),
         }
+        if settings.model.time_decay:
+            results["half_lives"] = half_lives(model, dataset.graph.time_units)
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)

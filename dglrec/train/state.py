@@ -24,7 +24,16 @@ from dglrec.distributed import World
 from dglrec.errors import UsageError
 from dglrec.files import atomic_file
 from dglrec.progress import log
-from dglrec.run import BEST, ITEM_ITEMS, LAST, METRICS_FILE, check_same_dataset, describe_dataset
+from dglrec.run import (
+    BEST,
+    DERIVED,
+    ITEM_ITEMS,
+    LAST,
+    METRICS_FILE,
+    check_same_dataset,
+    check_same_derived,
+    describe_dataset,
+)
 from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.objectives import Costs, Figures, Objective
 from dglrec.train.step import TrainingStep, learning_rate_share
@@ -328,7 +337,9 @@ class Checkpoints:
         folder = newest_whole(self.run / LAST)
         if folder is None:
             return b""
-        check_same_dataset(load_checkpoint(folder).meta, self.dataset, self.run)
+        meta = load_checkpoint(folder).meta
+        check_same_dataset(meta, self.dataset, self.run)
+        check_same_derived(meta, self.dataset, self.run)
         return pack_checkpoint(folder)
 
     def _describe(self, progress: Progress, valid: dict[str, Any] | None) -> dict[str, Any]:
@@ -353,7 +364,7 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
             cannot be resumed then.
     """
     damaged = (run / LAST).parent.glob(f"{DAMAGED}*")
-    best = () if keep_best else (run / BEST, run / ITEM_ITEMS)
+    best = () if keep_best else (run / BEST, run / ITEM_ITEMS, run / DERIVED)
     for folder in (run / LAST, *best, *older_checkpoints(run / LAST), *damaged):
         if folder.is_symlink():
             folder.unlink()  # what it leads to is not the run's

@@ -258,7 +258,7 @@ class RankingObjective:
         assert list_rows is not None and rated is not None
         items = batch.items.clamp(max=len(of_items.base) - 1).long()
         targets = FixedTargets(batch.users, items, ranked & ~liked, rated)
-        losses = self._loss.of_fixed(of_users, of_items, targets)
+        losses = self._loss.of_fixed(of_users, of_items, targets, batch.pool)
         weights = liked.to(losses.dtype)
         if self._by_rating:
             weights = weights * ((batch.ratings - self._from + self._step) / self._unit)

@@ -72,6 +72,11 @@ class PoolSampler:
         self._ends = (weights / weights.sum()).cumsum(0)
         self._log_shares = (weights / weights.sum()).log().float()
 
+    @property
+    def least(self) -> float | None:
+        """The least rating of a target whose item may be drawn; None where any item may be."""
+        return self._least if self._kind == "in_batch" else None
+
     def __call__(self, items: Tensor, ratings: Tensor, generator: torch.Generator) -> Pool:
         """A pool for a step; of a step without a positive there may be nothing in it.
 
@@ -80,24 +85,65 @@ class PoolSampler:
             ratings: float32 [B] of the targets.
             generator: of the pools' device.
         """
-        device = self._ends.device
         if self._kind == "in_batch":
             liked = items.masked_select(ratings >= self._least)
-            count = self._count if len(liked) else 0
-            chosen = torch.randint(max(len(liked), 1), (count,), generator=generator, device=device)
-            drawn = liked.index_select(0, chosen).long()
+            chosen = self.numbers(len(liked), generator)
+            drawn = liked.index_select(0, chosen if len(liked) else chosen[:0]).long()
         else:
-            chance = torch.rand(
-                self._count, generator=generator, device=device, dtype=torch.float64
-            )
-            drawn = torch.searchsorted(self._ends, chance, right=True)
-            drawn.clamp_(max=self._num_items - 1)
+            drawn = self._items_at(self.numbers(0, generator))
         found, counts = torch.unique(drawn, return_counts=True)
-        expected = self._log_shares.index_select(0, found) * self._correction
+        return Pool(found, found, self._log_weights(found, counts))
+
+    def numbers(self, liked: int, generator: torch.Generator) -> Tensor:
+        """Which items are drawn: [M] places among those of liked targets, or shares of the items.
+
+        Args:
+            liked: how many targets have a rating of `least` or more.
+            generator: on whose device the numbers are wanted.
+        """
+        shape, device = (self._count,), generator.device
+        if self._kind == "in_batch":
+            return torch.randint(max(liked, 1), shape, generator=generator, device=device)
+        return torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+
+    def fixed(self, numbers: Tensor, items: Tensor, ratings: Tensor, present: Tensor) -> Pool:
+        """The pool that `numbers` say, with room for as many items as may be drawn, and one more.
+
+        Args:
+            numbers: [M].
+            items: int64 [B] of the step's targets.
+            ratings: float32 [B] of the targets.
+            present: float32 [B]; 1 for a target, 0 for padding.
+        """
+        if self._kind == "in_batch":
+            until = ((ratings >= self._least) & (present > 0)).cumsum(0)
+            places = torch.searchsorted(until, numbers + 1).clamp_(max=len(items) - 1)
+            drawn = items.index_select(0, places)
+        else:
+            drawn = self._items_at(numbers)
+        drawn = drawn.sort().values
+        is_first = torch.ones_like(drawn, dtype=torch.bool)
+        is_first[1:] = drawn[1:] != drawn[:-1]
+        until = is_first.cumsum(0)
+        room = min(self._count, self._num_items) + 1
+        found = drawn.new_full((room,), self._num_items).scatter_(0, until - 1, drawn)
+        counts = torch.zeros_like(found).scatter_add_(0, until - 1, torch.ones_like(drawn))
+        rows = found.clamp(max=self._num_items - 1)
+        weights = self._log_weights(rows, counts).masked_fill(counts == 0, -torch.inf)
+        return Pool(found, rows, weights, until[-1])
+
+    def _items_at(self, shares: Tensor) -> Tensor:
+        """int64 [M] the item at each share of all the weights, 0 to 1."""
+        found = torch.searchsorted(self._ends, shares, right=True)
+        return found.clamp_(max=self._num_items - 1)
+
+    def _log_weights(self, items: Tensor, counts: Tensor) -> Tensor:
+        """float32 [n], see `Pool`: of items that were drawn so often."""
+        expected = self._log_shares.index_select(0, items) * self._correction
         if self._correction:
             # Then the sum over the pool estimates the sum over the catalogue.
             expected = expected + np.log(self._count)
-        return Pool(found, found, counts.float().log() - expected)
+        return counts.float().log() - expected
 
 
 def hide_known(scores: Tensor, pool: Tensor, offsets: Tensor, known: Tensor) -> Tensor:

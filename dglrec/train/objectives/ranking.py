@@ -94,20 +94,38 @@ class RankingLoss:
             return functional.softplus(total.index_select(0, users) - positives)
         scores = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
         scores = hide_known(scores, pool.items, offsets, known)
-        return self._of_few(scores, positives, users)
+        return self._of_few(scores, positives, users, pool)
 
-    def of_fixed(self, of_users: ListTerms, of_items: ListTerms, targets: FixedTargets) -> Tensor:
-        """[B]: what each target of a fixed shape costs as a positive, against the catalogue.
+    def of_fixed(
+        self, of_users: ListTerms, of_items: ListTerms, targets: FixedTargets, pool: Pool | None
+    ) -> Tensor:
+        """[B]: what each target of a fixed shape costs as a positive.
 
         The same as calling this with the positives alone, and of the others without a meaning.
+        Arguments are those of a call; a pool is one of a fixed shape.
         """
         of_users, of_items = self._terms(of_users, of_items)
         scores = score_lists(of_users, of_items, targets.users, targets.items)
-        total = catalogue_log_sum_exp(
-            of_users.factors, of_items.factors, of_items.base, *targets.rated
-        )
-        total = _with_marked(total, scores, targets.users, targets.disliked)
-        return functional.softplus(total.index_select(0, targets.users) - scores)
+        if pool is None:
+            total = catalogue_log_sum_exp(
+                of_users.factors, of_items.factors, of_items.base, *targets.rated
+            )
+            total = _with_marked(total, scores, targets.users, targets.disliked)
+            return functional.softplus(total.index_select(0, targets.users) - scores)
+        drawn = of_items.of(pool.rows)
+        offsets, known = targets.rated
+        places = torch.searchsorted(pool.items, known)
+        # What is not in the pool strikes its last place, which is room.
+        is_drawn = pool.items.index_select(0, places) == known
+        places = places.masked_fill(~is_drawn, len(pool.items) - 1)
+        if self.config.loss == "softmax":
+            base = drawn.base + pool.log_weights
+            total = catalogue_log_sum_exp(of_users.factors, drawn.factors, base, offsets, places)
+            return functional.softplus(total.index_select(0, targets.users) - scores)
+        every = torch.addmm(drawn.base, of_users.factors, drawn.factors.T)
+        hidden = pool.log_weights.isneginf().expand_as(every).clone()
+        hidden[torch.repeat_interleave(offsets.diff(), output_size=len(places)), places] = True
+        return self._of_few(every.masked_fill(hidden, -torch.inf), scores, targets.users, pool)
 
     def _terms(self, of_users: ListTerms, of_items: ListTerms) -> tuple[ListTerms, ListTerms]:
         """Both sides as the loss takes them: perhaps of length 1, and over the temperature."""
@@ -119,13 +137,14 @@ class RankingLoss:
         of_items = ListTerms(of_items.factors, of_items.base / config.temperature)
         return of_users._replace(factors=of_users.factors / config.temperature), of_items
 
-    def _of_few(self, scores: Tensor, positives: Tensor, users: Tensor) -> Tensor:
+    def _of_few(self, scores: Tensor, positives: Tensor, users: Tensor, pool: Pool) -> Tensor:
         """Losses that take a few of the pool for each target.
 
         Args:
             scores: [n, M], -inf for items that a user knows.
             positives: [B].
             users: int64 [B], rows of `scores`.
+            pool: whose scores they are.
         """
         config = self.config
         count = min(config.negatives_a_target, scores.shape[1])
@@ -133,7 +152,7 @@ class RankingLoss:
             negatives = scores.topk(count, dim=1).values.index_select(0, users)
         else:
             shape = (len(users), count)
-            columns = torch.randint(scores.shape[1], shape, device=scores.device)
+            columns = _choose(pool, shape)
             negatives = scores.flatten()[users.unsqueeze(1) * scores.shape[1] + columns]
         # Of a pool that the user knows whole nothing is learned.
         there = negatives.isfinite()
@@ -149,6 +168,14 @@ class RankingLoss:
         each = functional.relu(negatives * config.temperature - config.margin)
         near = 1 - positives * config.temperature
         return near + config.negative_weight * (each * there).sum(1) / number
+
+
+def _choose(pool: Pool, shape: tuple[int, int]) -> Tensor:
+    """Places in a pool at random, int64 of a shape."""
+    device = pool.items.device
+    if pool.count is None:
+        return torch.randint(len(pool.items), shape, device=device)
+    return (torch.rand(shape, device=device) * pool.count).long()
 
 
 def _with_disliked(

@@ -1,0 +1,157 @@
+"""A data set with what was made from its training rows, for a model that reads it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dglrec.dataset.stored import RatingDataset
+from dglrec.derived import DERIVED, DerivedConfig, WeightedAdjacency, user_graph_features
+from dglrec.errors import UsageError
+from dglrec.relations import USER_TYPE, Relation
+from dglrec.schema import OF_GRAPH
+
+_PARTS = {"offsets": torch.int64, "neighbours": torch.int32, "weights": torch.float32}
+
+
+def derive(
+    dataset: RatingDataset, names: Sequence[str], config: DerivedConfig
+) -> dict[str, Tensor]:
+    """Make relations of `derived.DERIVED`, and graph features of users, from training rows.
+
+    Args:
+        dataset: whose training rows; held-out rows are not looked at.
+        names: of the relations, and `OF_GRAPH`.
+        config: how.
+
+    Returns:
+        By name what `DerivedDataset` takes, and a file can hold.
+
+    Raises:
+        UsageError: a relation has no edge.
+        UnusableEnvironmentError: there is too little memory.
+    """
+    made = {}
+    for name in names:
+        if name == OF_GRAPH:
+            known = dataset.user_features.numpy()
+            made[name] = torch.from_numpy(user_graph_features(dataset.graph, known, config))
+            continue
+        edges = DERIVED[name].build(dataset.graph, config)
+        if not len(edges.neighbours):
+            raise UsageError(
+                f"model.relations: {name} has no edge among these training rows; leave it out"
+            )
+        made |= {f"{name}.{part}": torch.from_numpy(getattr(edges, part)) for part in _PARTS}
+    return made
+
+
+class DerivedDataset(RatingDataset):
+    """A data set with relations, and features of users, that were made from its training rows.
+
+    Args:
+        dataset: whose training rows.
+        names: of what is to be there, as for `derive`.
+        made: what `derive` made, perhaps by way of a file.
+
+    Attributes:
+        made: what `derive` made.
+        derived_digest: SHA-256 of what was made.
+
+    Raises:
+        ValueError: something is missing, of another form, or does not fit the data set.
+    """
+
+    def __init__(
+        self, dataset: RatingDataset, names: Sequence[str], made: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__(dataset.path, dataset.meta)
+        self._plain = dataset
+        counts = dataset.graph.num_users, dataset.graph.num_items
+        self.made = dict(made)
+        self.derived_digest = _digest(made)
+        # Not `relations`, which are those that files gave.
+        self._derived = {name: _relation(name, made, *counts) for name in names if name != OF_GRAPH}
+        self._graph_features = None
+        if OF_GRAPH in names:
+            self._graph_features = _checked(made, OF_GRAPH, torch.float32, 2)
+            if len(self._graph_features) != counts[0]:
+                raise ValueError(f"{len(self._graph_features)} rows of features of users")
+            if not bool(torch.isfinite(self._graph_features).all()):
+                raise ValueError("a feature of users is not finite")
+
+    def relation(self, name: str) -> Relation:
+        """One relation by name, as of any data set, or one that was made from training rows.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        return self._derived[name] if name in self._derived else super().relation(name)
+
+    @property
+    def relation_names(self) -> tuple[str, ...]:
+        """The names that `relation` takes."""
+        return (*super().relation_names, *self._derived)
+
+    @cached_property
+    def user_features(self) -> Tensor:
+        """float32 [U, F + G]: features of the users, and behind them those of the graph."""
+        features = self._plain.user_features
+        more = self._graph_features
+        return features if more is None else torch.cat((features, more), dim=1)
+
+    @property
+    def user_feature_widths(self) -> dict[str, int]:
+        """The columns of `user_features`: how many each attribute has, by name, in their order."""
+        more, widths = self._graph_features, self._plain.user_feature_widths
+        return widths if more is None else {**widths, OF_GRAPH: more.shape[1]}
+
+    def encode_users(self, users: pd.DataFrame) -> Tensor:
+        """Features of n users that the data set does not hold, who have zeros for the graph's.
+
+        Args:
+            users: as for `RatingDataset.encode_users`.
+
+        Raises:
+            DataError, UnusableEnvironmentError: as there.
+        """
+        features = self._plain.encode_users(users)
+        width = sum(self.user_feature_widths.values())
+        return functional.pad(features, (0, width - features.shape[1]))
+
+
+def _relation(name: str, made: Mapping[str, Tensor], num_users: int, num_items: int) -> Relation:
+    """A relation of `DERIVED`, checked.
+
+    Raises:
+        ValueError: it is not one among nodes of the data set.
+    """
+    kind = DERIVED[name]
+    arrays = [_checked(made, f"{name}.{part}", dtype, 1).numpy() for part, dtype in _PARTS.items()]
+    edges = WeightedAdjacency(*arrays)
+    nodes = num_users if kind.node_type == USER_TYPE else num_items
+    if len(edges.offsets) != nodes + 1 or edges.offsets[-1] != len(edges.neighbours):
+        raise ValueError(f"the edges of {name} are not those of {nodes:,} nodes")
+    if not (np.isfinite(edges.weights) & (edges.weights >= 0)).all():
+        raise ValueError(f"a weight of {name} is below 0 or not finite")
+    return kind.relation(name, edges)
+
+
+def _checked(made: Mapping[str, Tensor], name: str, dtype: torch.dtype, ndim: int) -> Tensor:
+    tensor = made.get(name)
+    if tensor is None or tensor.dtype != dtype or tensor.ndim != ndim:
+        raise ValueError(f"{name} is missing, or of another form")
+    return tensor
+
+
+def _digest(made: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(made.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""What a table says of users that training never saw: `read_described_users`, `Described`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.dataset import user_table
+from dglrec.errors import DataError, UsageError
+from dglrec.ids import IdMap, to_type
+from dglrec.infer import tell_new_users
+from dglrec.ingest import AttributeTable, read_attributes
+from dglrec.progress import log
+from dglrec.relations import USER_TYPE
+from dglrec.run import TrainedModel, blocks_of_new_users, read_attributes_of
+
+_NOBODY = pa.array([0], type=pa.int64())  # the id of a user who need not be named
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known of n users that the data set does not hold, beside their ratings.
+
+    Attributes:
+        features: float32 [n, F] as `RatingDataset.user_features` has them.
+        told: float32 [n, H] a layer, what their labels tell them; none for nothing.
+        has_row: bool [n] whether anything is known of a user.
+    """
+
+    features: Tensor
+    told: tuple[Tensor, ...]
+    has_row: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def read_described_users(trained: TrainedModel, file: Path) -> AttributeTable:
+    """The rows of `--user-table` of users that the data set does not hold; there may be none.
+
+    Raises:
+        UsageError: the model does not look at what users are.
+        DataError: the file is bad, or has a column that the data set knows nothing of.
+    """
+    table = _read(trained, file)
+    known = trained.dataset.users
+    ids = _ids_of_type(table, known)
+    new = np.flatnonzero(known.encode(ids) < 0)
+    if len(new) < len(ids):
+        log(f"{file}: {len(ids) - len(new)} users are known; what the data set says of them counts")
+    return _rows(table, ids.take(pa.array(new)), new)
+
+
+def read_described_user(
+    trained: TrainedModel, file: Path, user_id: str | None
+) -> tuple[AttributeTable | None, str | None]:
+    """The row of one user, under the id 0, and that user's id; None for one that is known.
+
+    Args:
+        trained: a run's model.
+        file: the table; of a user without a name it has one row, which needs no id.
+        user_id: the user, as text; None for the only one of the table.
+
+    Raises:
+        UsageError: the model does not look at what users are.
+        DataError: the file is bad, has a column that the data set knows nothing of, or no row of
+            that user, or several and no user is named.
+    """
+    table = _read(trained, file, one=True)
+    ids = [str(one) for one in table.ids.to_pylist()]
+    if user_id is None:
+        if len(ids) > 1:
+            raise DataError(f"{file}: holds {len(ids)} users; name one with --user")
+        known = -1 if table.ids.null_count else trained.dataset.users.encode_one(ids[0])
+        row, user_id = 0, ids[0] if known >= 0 else None
+    else:
+        known = trained.dataset.users.encode_one(user_id)
+        if known < 0 and ids.count(user_id) != 1:
+            times = "no row" if user_id not in ids else "several rows"
+            raise DataError(f"{file}: has {times} of user {user_id}, and needs one")
+        row = ids.index(user_id) if known < 0 else 0
+    if known >= 0:
+        log(f"{file}: user {user_id} is known; what the data set says of it counts")
+        return None, user_id
+    return _rows(table, _NOBODY, np.array([row])), user_id
+
+
+def describe_users(trained: TrainedModel, table: AttributeTable, ids: pa.Array) -> Described:
+    """What a table says of n users, in the order of their ids; what it lacks is unknown.
+
+    Args:
+        trained: a run's model.
+        table: as `read_described_users` gives it.
+        ids: [n] ascending.
+
+    Raises:
+        DataError: a user is there twice, or a value is not what its column holds.
+    """
+    dataset, config = trained.dataset, trained.model.config
+    everybody = IdMap(ids)
+    rows, _ = table.rows_of(everybody)
+    frame = user_table(pd.DataFrame({schema.USER_ID: []}), everybody, table)
+    for name in _read_by_model(trained):
+        if name not in frame:
+            log(f"{table.file}: no column {name}, which the model reads; it counts as unknown")
+    for name in dataset.user_feature_widths:
+        if name not in frame:
+            frame[name] = pd.Series([None] * len(frame), index=frame.index, dtype=object)
+    try:
+        features = dataset.encode_users(frame)
+    except DataError as error:
+        raise DataError(f"{table.file}: {error}") from error
+    if dataset.user_feature_widths:
+        unseen = dataset.user_encoder.unseen(frame)
+        shown = ", ".join(f"{name} {count}" for name, count in unseen.items())
+        if unseen:
+            log(f"{table.file}: labels that training did not see, which count as none: {shown}")
+    told = tell_new_users(trained.model, blocks_of_new_users(config, dataset, frame))
+    return Described(features, told, rows >= 0)
+
+
+def _read(trained: TrainedModel, file: Path, *, one: bool = False) -> AttributeTable:
+    used, there = _read_by_model(trained), trained.dataset.user_attributes
+    if not used:
+        raise UsageError(
+            f"--user-table {file}: the model reads no features of users; "
+            + (
+                f"the data set has {', '.join(there)}: train with model.user_features=true"
+                if trained.dataset.user_feature_widths
+                else "prepare the data set with --user-table, and train anew"
+            )
+        )
+    table = read_attributes(file, schema.USER_ID, one=one)
+    if unknown := [name for name in table.columns if name not in there]:
+        raise DataError(
+            f"{file}: the data set knows no {' and no '.join(unknown)} of users; it has "
+            f"{', '.join(there)}; leave the column out"
+        )
+    if unread := [name for name in table.columns if name not in used]:
+        log(f"{file}: column {', '.join(unread)} is not read by the model")
+    return table
+
+
+def _read_by_model(trained: TrainedModel) -> list[str]:
+    """The attributes of users that a model reads, as features or as nodes."""
+    dataset, config = trained.dataset, trained.model.config
+    wanted = config.user_features
+    names = [
+        name
+        for name in dataset.user_feature_widths
+        if wanted is True or (wanted and name in wanted)
+    ]
+    as_nodes = read_attributes_of(USER_TYPE, config, dataset)
+    there = dataset.user_attributes
+    # A user's attribute that is called as an item's has a prefix as a node.
+    own = (name if name in there else name.removeprefix(f"{USER_TYPE}_") for name in as_nodes)
+    return list(dict.fromkeys((*names, *own)))
+
+
+def _ids_of_type(table: AttributeTable, known: IdMap) -> pa.Array:
+    ids = to_type(table.ids, known.ids.type)
+    if ids.null_count:
+        raise DataError(
+            f"{table.file}: column {schema.USER_ID} must hold {known.ids.type}, as in the data set"
+        )
+    return ids
+
+
+def _rows(table: AttributeTable, ids: pa.Array, rows: np.ndarray[Any, Any]) -> AttributeTable:
+    columns = {name: column.iloc[rows] for name, column in table.columns.items()}
+    return AttributeTable(table.file, ids, columns)

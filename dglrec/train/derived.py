@@ -1,0 +1,51 @@
+"""What a model reads that is made from training rows: once for a run, by its first process."""
+
+from pathlib import Path
+
+import safetensors.torch
+
+from dglrec.checkpoint import load_checkpoint
+from dglrec.dataset import DerivedDataset, RatingDataset, derive
+from dglrec.distributed import World
+from dglrec.run import DERIVED, save_derived, with_derived
+from dglrec.train.config import Settings
+
+
+def derive_for(
+    dataset: RatingDataset, run: Path, settings: Settings, world: World, *, resume: bool
+) -> RatingDataset:
+    """The data set with what the model reads that is made of it; itself where nothing is.
+
+    The first process makes it, or reads what the run has of it, and tells the others. Nothing is
+    written yet: see `keep_derived`.
+
+    Args:
+        dataset: what is trained on.
+        run: the run's folder.
+        settings: the training's.
+        world: the processes that train together, all of which call this.
+        resume: whether to read what the run has, where it has something.
+
+    Raises:
+        UsageError: a relation has no edge.
+        DataError: what the run has is damaged.
+        UnusableEnvironmentError: there is too little memory.
+    """
+    names = settings.model.derived_names(dataset.relations)
+    if not names:
+        return dataset
+
+    def make() -> bytes:
+        if resume and (run / DERIVED).is_dir():
+            return safetensors.torch.save(load_checkpoint(run / DERIVED).weights)
+        return safetensors.torch.save(derive(dataset, names, settings.derived))
+
+    made = safetensors.torch.load(world.from_first(make))
+    with world.together():
+        return with_derived(dataset, names, made, run)
+
+
+def keep_derived(run: Path, dataset: RatingDataset) -> None:
+    """Write what was made into the run's folder, unless it is there already."""
+    if isinstance(dataset, DerivedDataset) and not (run / DERIVED).is_dir():
+        save_derived(run, dataset.made)
