@@ -471,6 +471,7 @@ OWN = settings_of(
     *GIVEN,
     "loader.batch_size=2048",
     "loader.folds=8",
+    "loader.folds_by=chance",
     "loader.item_fanouts=10,10",
     "model.dropout=0.1",
     "model.heads=both",
@@ -522,7 +523,12 @@ def test_auto_goes_on_meaning_what_it_meant_when_the_run_began(run):
     autos = ["model.dropout=auto", "loader.batch_size=auto", "train.learning_rate=auto"]
     autos += ["model.heads=auto", "model.list_size=auto", "loader.items=auto"]
     autos += ["ranking.negatives=auto"]
-    autos += ["loader.folds=auto", "loader.user_fanouts=auto", "loader.item_fanouts=auto"]
+    autos += [
+        "loader.folds=auto",
+        "loader.folds_by=auto",
+        "loader.user_fanouts=auto",
+        "loader.item_fanouts=auto",
+    ]
     assert resumed_settings(run, None, autos, {}) == OWN
 
 
