@@ -38,7 +38,7 @@ COLUMNS = (
     "share_of_floor",
     "sampling_share",
 )
-BATCHES = {"plain": 2_097_152, "default": 262_144}
+BATCHES = {"plain": 2_097_152, "ratings": 262_144, "default": 262_144}
 _EDGE_BYTES = 4 + 1  # neighbour, rating code
 _FLOAT = 4
 

@@ -350,7 +350,7 @@ def test_prepare_refuses_a_missing_train_file(tmp_path, refused):
         (["--interactions-from", "nan"], "--interactions-from nan: give a rating"),
         (["--interactions-from", "4", "--scale", "1:5"], "--scale and --interactions-from"),
         (["--relation", "trusts"], "--relation 'trusts': write NAME=FILE"),
-        (["--relation", "rates=x.csv"], "--relation rates: rates, rated_by and names that begin"),
+        (["--relation", "rates=x.csv"], "--relation rates: rates, rated_by, similar, "),
         (["--relation", "../x=x.csv"], "lowercase letters"),
         (
             ["--relation", "a=x.csv", "--relation", "a=y.csv"],

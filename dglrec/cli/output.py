@@ -287,7 +287,7 @@ def print_study(result: dict[str, Any]) -> None:
                 {True: "yes", False: "no", None: ""}[apart["includes_0"]],
                 "" if apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
             ]
-        cells += ["" if row["valid"] is None else f"{row['valid']:.4f}", f"{row['baseline']:.4f}"]
+        cells += ["" if row[key] is None else f"{row[key]:.4f}" for key in ("valid", "baseline")]
         table.add_row(row["name"], *cells, f"{row['training_seconds']:.1f}")
     _print_table(table)
     for note in result["notes"]:

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     metavar="K",
     help="A table of lists of K items, in place of predicted ratings; no run is trained anew.",
 )
+@click.option(
+    "--at-most",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="A table of users with at most N training ratings; no run is trained anew.",
+)
 @click.option("--list", "listed", is_flag=True, help="Print the variants of STUDY, and stop.")
 @option_device
 @option_json
@@ -45,16 +51,17 @@ def study(
     seeds: str | None,
     assignments: tuple[str, ...],
     ranking: int | None,
+    at_most: int | None,
     listed: bool,
     device: str,
     as_json: bool,
 ) -> None:
     """Train the variants of STUDY, each with several seeds, and leave one table in OUT.
 
-    STUDY is `ablation`, `scaling` or a TOML file. SOURCE is a prepared data set, or what `prepare`
-    takes. The same command, given again, goes on where it was stopped, and trains what was added.
-    Of the checkpoints of each run in OUT only `best` is kept. The table is of predicted ratings
-    where all variants have some, and else of lists of 10.
+    STUDY is `ablation`, `scaling`, `relations` or a TOML file. SOURCE is a prepared data set, or
+    what `prepare` takes. The same command, given again, goes on where it was stopped, and trains
+    what was added. Of the checkpoints of each run in OUT only `best` is kept. The table is of
+    predicted ratings where all variants have some, and else of lists of 10.
 
     \b
     Examples:
@@ -62,6 +69,7 @@ def study(
       dglrec study ablation data ablation-out
       dglrec study ablation data ablation-out --only default --only no_graph --seeds 0,1
       dglrec study ablation data ablation-out --ranking 10
+      dglrec study relations data relations-out --at-most 10
       dglrec study scaling ml-100k/ scaling-out --set prepare.seed=42
     """
     from dglrec.study import read_study, run_study, shipped_studies
@@ -86,6 +94,7 @@ def study(
         only=only,
         seeds=None if seeds is None else _parse_seeds(seeds),
         ranking=ranking,
+        at_most=at_most,
         device=choose_device(device),
     )
     if as_json:

@@ -85,22 +85,78 @@ def doctor(as_json: bool) -> None:
 @click.option("--items", type=int, default=600, show_default=True)
 @click.option("--ratings", type=int, default=400_000, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--trust", type=int, metavar="N", help="Write trust.csv: N edges within circles of users."
+)
+@click.option(
+    "--homophily",
+    type=float,
+    metavar="S",
+    help="Share of users' tastes and biases that a circle has in common; default: 0.5.",
+)
+@click.option("--user-attributes", is_flag=True, help="Write users.csv: age, gender, occupation.")
+@click.option(
+    "--attribute-effect",
+    type=float,
+    metavar="S",
+    help="Share of tastes and biases that follows from age and occupation; default: 0.5.",
+)
+@click.option("--studios", is_flag=True, help="Write items.csv: the studio of each item.")
+@click.option(
+    "--studio-effect",
+    type=float,
+    metavar="S",
+    help="Share of items' tastes and biases that follows from the studio; default: 0.5.",
+)
+@click.option("--timestamps", is_flag=True, help="Give ratings a column timestamp: five years.")
+@click.option(
+    "--drift",
+    type=float,
+    metavar="S",
+    help="Let tastes turn by S quarter turns in the five years; with timestamps.",
+)
+@click.option("--sessions", is_flag=True, help="Let ratings come in sessions; with timestamps.")
+@click.option(
+    "--transitions",
+    type=float,
+    metavar="S",
+    help="Probability that the last item of a session decides the next; default: 0.5.",
+)
 @option_overwrite
 @option_json
 def synth(
-    out: Path, users: int, items: int, ratings: int, seed: int, overwrite: bool, as_json: bool
+    out: Path,
+    users: int,
+    items: int,
+    ratings: int,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    **planting: Any,
 ) -> None:
     """Write a generated data set in the layout of the Anime Recommendation Database 2020.
 
     The ratings come from a planted model; truth.json says how well they can be predicted at best.
+    More can be planted: what users who trust each other have in common, what follows from age and
+    occupation or from an item's studio, tastes that move, items that follow each other. truth.json
+    says what each is worth. With a strength of 0 the file or the column is there, and says nothing.
 
     \b
-    Example:  dglrec synth source --users 5000 --items 1000 --ratings 500000
+    Examples:
+      dglrec synth source --users 5000 --items 1000 --ratings 500000
+      dglrec synth source --trust 30000 --homophily 0.8
+      dglrec synth source --drift 1
     """
-    from dglrec.synthetic import synthesize
+    from dglrec.synthetic import Planting, synthesize
 
     truth = synthesize(
-        out, users=users, items=items, ratings=ratings, seed=seed, overwrite=overwrite
+        out,
+        users=users,
+        items=items,
+        ratings=ratings,
+        seed=seed,
+        planting=Planting(**planting),
+        overwrite=overwrite,
     )
     report(
         {
@@ -110,6 +166,7 @@ def synth(
             "ratings": truth.ratings,
             "irreducible_rmse": truth.irreducible_rmse,
             "bias_rmse": truth.bias_rmse,
+            **({} if truth.planted is None else {"planted": truth.planted}),
         },
         as_json,
     )

@@ -247,15 +247,18 @@ def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, 
 
 
 def _held_out(rows: Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -> pd.DataFrame:
-    users, items = rows.columns.users[numbers], rows.columns.items[numbers]
+    columns = rows.columns
+    users, items = columns.users[numbers], columns.items[numbers]
     frame: pd.DataFrame = pd.DataFrame(
-        {schema.USER: users, schema.ITEM: items, schema.RATING: rows.columns.ratings[numbers]}
+        {schema.USER: users, schema.ITEM: items, schema.RATING: columns.ratings[numbers]}
     )
     if rows.columns.timestamps is not None:
         frame[schema.TIMESTAMP] = rows.columns.timestamps[numbers]
     if truth is not None:
         frame[schema.EXPECTED] = truth.expectation(
-            rows.users.decode(users).to_numpy(), rows.items.decode(items).to_numpy()
+            rows.users.decode(users).to_numpy(),
+            rows.items.decode(items).to_numpy(),
+            None if columns.timestamps is None else columns.timestamps[numbers],
         )
     return frame
 

@@ -75,7 +75,8 @@ class RatingLayout:
         return names if self.timestamp is None else (*names, self.timestamp)
 
 
-_ANIME_LAYOUT = RatingLayout("user_id", "anime_id", "rating")
+# The published files have no timestamps; generated ones may.
+_ANIME_LAYOUT = RatingLayout("user_id", "anime_id", "rating", "timestamp")
 _TABLE_LAYOUT = RatingLayout(
     schema.USER_ID,
     schema.ITEM_ID,

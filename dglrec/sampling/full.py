@@ -14,8 +14,9 @@ from dglrec.graph import RatingGraph
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Split, ragged
+from dglrec.sampling.tensors import offsets_of, take
 from dglrec.sampling.time_folds import AnyFold
-from dglrec.sampling.users import UserBatchLoader, offsets_of, take
+from dglrec.sampling.users import UserBatchLoader
 
 
 class FullGraphLoader(UserBatchLoader):

@@ -9,14 +9,14 @@ arithmetic on tensors, on any device.
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dglrec.biases import Biases, Ends
-from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool, RelationBlock
+from dglrec.blocks import Block, EdgeBatch, LayerBlocks, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
@@ -24,13 +24,16 @@ from dglrec.kernels import chances, sample_stretches
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
-from dglrec.sampling.folds import Fold, Split, ragged
+from dglrec.sampling.folds import Fold, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
+from dglrec.sampling.schedule import UserSchedule
+from dglrec.sampling.step import Hidden, Step
+from dglrec.sampling.tensors import offsets_of, take
 from dglrec.sampling.time_folds import AnyFold, TimeFold
 from dglrec.sampling.unseen import Targets, count_as_unseen, hide_items
 
 
-class UserBatchLoader:
+class UserBatchLoader(UserSchedule):
     """Batches of whole users, whose ratings are dealt into folds: one is predicted from the others.
 
     An epoch is as many passes over the users as there are folds. In pass f, a user's ratings of
@@ -79,25 +82,10 @@ class UserBatchLoader:
         *,
         ages: bool = False,
     ) -> None:
-        self.config = config = config.resolved(graph.num_edges, graph.num_items)
-        self.batch_size = config.edges_a_batch(graph.num_edges)
-        self._folds = int(config.folds)
-        self.seed = seed
-        self.epoch = 0
-        self.start = 0
-        self.device = device or torch.device("cpu")
-        self.world = world
-        self._draw = draw
-        self._biases = biases.copied(self.device)  # a step changes rows of them, and puts them back
-        self._by_user, self._by_item = graph.on(self.device)
-        self._active = torch.from_numpy(np.flatnonzero(graph.by_user.degrees)).to(self.device)
-        self._num_items = graph.num_items
-        self._num_edges = graph.num_edges
-        self._every_item = config.items != "reached"
-        self._directions = [DirectionTensors.of(one, self.device) for one in directions]
+        super().__init__(graph, biases, config, seed, device, world, draw, directions)
         self._times = graph.times_on(self.device) if ages else None
         self._ranks: Tensor | None = None  # of edges in time, where that decides folds
-        if config.folds_by == "time":
+        if self.config.folds_by == "time":
             _check_directions(directions)
             self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
             ids = torch.from_numpy(np.ascontiguousarray(graph.edges_by_item))
@@ -108,25 +96,6 @@ class UserBatchLoader:
             torch.full((count,), -1, dtype=torch.int32, device=self.device)
             for count in (graph.num_users, graph.num_users, graph.num_items)
         )
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self._folds * self._steps_a_pass()
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration is, and the batch that it begins with.
-
-        An iteration under way stays what it is.
-        """
-        self.epoch, self.start = epoch, start
-
-    def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """The epoch's batches; None where a step holds no target.
-
-        On all processes alike where they share the items; where each encodes those in reach, None
-        where it holds none for this one.
-        """
-        return self._batches(self.epoch, self.start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
         folds, steps = self._folds, self._steps_a_pass()
@@ -143,28 +112,10 @@ class UserBatchLoader:
         degrees = self._by_user.counts
         return TimeFold(self.seed, epoch, number, self._folds, self._ranks, degrees)
 
-    def _steps_a_pass(self) -> int:
-        return -(-self._num_edges // (self.batch_size * self._folds))
-
     def _schedule(self, epoch: int, fold: int) -> list[Tensor]:
         """The users of each step of a pass; see `_order`."""
         order, cuts = self._order(epoch, fold)
         return [order[first:last] for first, last in itertools.pairwise(cuts)]
-
-    def _order(self, epoch: int, fold: int) -> tuple[Tensor, list[int]]:
-        """All users of a pass in their order, and where each step starts, and the last one ends.
-
-        Steps are about equal in edges. A user with more ratings than a step fills one step; the
-        steps it would have spilled into stay empty.
-        """
-        generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch, fold))
-        shuffled = torch.randperm(len(self._active), generator=generator).to(self.device)
-        order = take(self._active, shuffled)
-        steps = self._steps_a_pass()
-        ends = take(self._by_user.counts, order).cumsum(0)
-        bounds = torch.arange(1, steps, device=self.device) * self._num_edges // steps
-        cuts = torch.searchsorted(ends, bounds, right=True).tolist()
-        return order, [0, *cuts, len(order)]
 
     def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         step = self._step(users, fold, number)
@@ -183,7 +134,7 @@ class UserBatchLoader:
             items_read.forget()
 
     def _encoded_from(
-        self, step: "_Step", number: int, users_read: Reached, items_read: Numbering
+        self, step: Step, number: int, users_read: Reached, items_read: Numbering
     ) -> EdgeBatch:
         """The batch of a step, whose targets the biases are without."""
         biases = self._biases
@@ -241,44 +192,7 @@ class UserBatchLoader:
             return Every(*self.world.share_of(self._num_items), self.device)
         return Reached(self._item_numbers)
 
-    def _sample_keys(self, fold: AnyFold, number: int) -> list[tuple[int, int]]:
-        """What decides a step's samples, last layer first: of users' edges, and of items'.
-
-        The same on all processes.
-        """
-        place = self.seed, fold.epoch, number
-        return [
-            (seed_of("samples", *place, layer, 0) << 31, seed_of("samples", *place, layer, 1) << 31)
-            for layer in reversed(range(len(self.config.fanouts)))
-        ]
-
-    def _relation_keys(self, fold: AnyFold, number: int) -> list[list[int]]:
-        """What decides a step's samples of each direction of relations, last layer first.
-
-        The same on all processes.
-        """
-        place = self.seed, fold.epoch, number
-        return [
-            [
-                seed_of("relations", *place, layer, direction) << 31
-                for direction in range(len(self._directions))
-            ]
-            for layer in reversed(range(len(self.config.fanouts)))
-        ]
-
-    def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: AnyFold) -> Pool | None:
-        """The items that this process's targets are held against, if any are wanted."""
-        if self._draw is None:
-            return None
-        seed = self._pool_seed(number, fold)
-        return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
-
-    def _pool_seed(self, number: int, fold: AnyFold) -> int:
-        """What decides this process's pool of a step."""
-        place = number * self.world.size + self.world.rank
-        return seed_of("pool", self.seed, fold.epoch, place)
-
-    def _step(self, users: Tensor, fold: AnyFold, number: int) -> "_Step":
+    def _step(self, users: Tensor, fold: AnyFold, number: int) -> Step:
         """Deal the ratings of a step's users into targets and support.
 
         Where processes exchange items that is done for the users of all of them: what one predicts
@@ -294,11 +208,11 @@ class UserBatchLoader:
         split = fold.split(users, starts, counts, lists.neighbours)
         ratings = lists.ratings(split.targets)
         if not self.config.exclude_targets:
-            return _Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
-        step = _Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+            return Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
+        step = Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
         if split.later is not None:
             nobody = torch.zeros(len(users), dtype=torch.bool, device=self.device)
-            hidden = _Hidden(nobody, split.later.edges, split.later.owners)
+            hidden = Hidden(nobody, split.later.edges, split.later.owners)
             step = replace(step, hidden=hidden)
         if not self.config.unseen_users:
             return step
@@ -306,7 +220,7 @@ class UserBatchLoader:
         unseen = count_as_unseen(users, self.config.unseen_users, key)
         return step.without_ratings_of(unseen)
 
-    def _leaving_out(self, step: "_Step") -> AbstractContextManager[None]:
+    def _leaving_out(self, step: Step) -> AbstractContextManager[None]:
         """The biases are without the step's targets meanwhile, and without what is hidden.
 
         Users that count as unseen are known by nothing, and items are as they are without them.
@@ -327,7 +241,7 @@ class UserBatchLoader:
 
     def _layer(
         self,
-        step: "_Step",
+        step: Step,
         fanouts: tuple[int, int],
         users_read: Reached,
         items_read: Numbering,
@@ -393,7 +307,7 @@ class UserBatchLoader:
 
     def _relation_block(
         self,
-        step: "_Step",
+        step: Step,
         tensors: DirectionTensors,
         nodes: Tensor,
         sources: Numbering | None,
@@ -433,7 +347,7 @@ class UserBatchLoader:
         return RelationBlock(kind.name, kind.destination_type, kind.source_type, block)
 
     def _labels_of_unseen(
-        self, step: "_Step", unseen: Tensor, relation_keys: Sequence[Sequence[int]]
+        self, step: Step, unseen: Tensor, relation_keys: Sequence[Sequence[int]]
     ) -> tuple[RelationBlock, ...]:
         """What items that count as unseen read of labels, in all layers what the last one reads."""
         if not len(unseen) or not self._directions:
@@ -445,7 +359,7 @@ class UserBatchLoader:
         )
 
     def _edges_of_users(
-        self, step: "_Step", nodes: Tensor, fanout: int, key: int
+        self, step: Step, nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor]:
         """The edges that users read, and how many each does.
 
@@ -479,7 +393,7 @@ class UserBatchLoader:
         return torch.cat((own_edges, of_others)), torch.cat((own_counts, counts))
 
     def _edges_of_items(
-        self, step: "_Step", nodes: Tensor, fanout: int, key: int
+        self, step: Step, nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The edges that items read, how many each does, and whose they are; no target's."""
         lists = self._by_item
@@ -505,70 +419,6 @@ class UserBatchLoader:
         keep[suspects.masked_select(holds)] = False
         lost = torch.bincount(places.masked_select(holds), minlength=len(counts))
         return edges.masked_select(keep), counts - lost, raters.masked_select(keep)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """The users of a step, N of them, their B targets, and what they are predicted from."""
-
-    users: Tensor  # int64 [N]
-    fold: AnyFold
-    split: Split
-    ratings: Tensor  # float32 [B], the targets'
-    support: Tensor  # int64 edge ids, one user's after the other's
-    counts: Tensor  # int64 [N] support of each user
-    first: int  # of the users that are this process's
-    last: int  # one past them
-    hidden: "_Hidden | None" = None  # None where nothing is
-    starts: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "starts", self.counts.cumsum(0) - self.counts)
-
-    def without_ratings_of(self, unseen: Tensor) -> "_Step":
-        """The same, some of its users, bool [N], being known by no rating."""
-        owners = torch.repeat_interleave(self.counts, output_size=len(self.support))
-        lost = take(unseen, owners)
-        hidden = _Hidden(unseen, self.support[lost], owners[lost])
-        if self.hidden is not None:
-            hidden = hidden.beside(self.hidden)
-        return replace(
-            self,
-            support=self.support[~lost],
-            counts=self.counts.masked_fill(unseen, 0),
-            hidden=hidden,
-        )
-
-    @property
-    def own_targets(self) -> slice:
-        """Where the targets of this process's users stand among all, which are in users' order."""
-        ends = torch.tensor([self.first, self.last], device=self.split.owners.device)
-        low, high = torch.searchsorted(self.split.owners, ends).tolist()
-        return slice(low, high)
-
-    @property
-    def own_support(self) -> Tensor:
-        """That of this process's users."""
-        before, own = self.counts[: self.first], self.counts[self.first : self.last]
-        start = int(before.sum())
-        return self.support[start : start + int(own.sum())]
-
-
-@dataclass(frozen=True)
-class _Hidden:
-    """Ratings that are no targets and must not be read: of unseen users all, and what is later."""
-
-    users: Tensor  # bool [N], those that count as unseen
-    edges: Tensor  # int64 [R] edge ids: the support of these, and what is later than targets
-    owners: Tensor  # int64 [R] whose they are
-
-    def beside(self, other: "_Hidden") -> "_Hidden":
-        """What either of two hides, no edge being hidden by both."""
-        return _Hidden(
-            self.users | other.users,
-            torch.cat((self.edges, other.edges)),
-            torch.cat((self.owners, other.owners)),
-        )
 
 
 def _check_directions(directions: Sequence[Direction]) -> None:
@@ -604,13 +454,3 @@ def _sample(
     if fanout < 0:
         return ragged(starts, counts), counts
     return sample_stretches(starts, counts, fanout, chances(nodes, key))
-
-
-def take(table: Tensor, index: Tensor) -> Tensor:
-    """`table[index]`, several times as fast on a CPU."""
-    return table.index_select(0, index)
-
-
-def offsets_of(counts: Tensor) -> Tensor:
-    """int64 [D] -> int64 [D + 1], where each stretch starts."""
-    return torch.cat((counts.new_zeros(1), counts.cumsum(0)))

@@ -6,7 +6,8 @@ runs/<variant>/seed-<n>/       runs; of checkpoints `best` alone
 sums/<variant>/seed-<n>.parquet  errors summed by user, of which the table is made
 results.json, results.md       the table
 
-`declaration.py` reads and checks a study, `record.py` holds it against what a folder was begun
+`declaration.py` reads and checks a study, `discovery.py` finds what of it a data set has,
+`record.py` holds it against what a folder was begun
 with, `sums.py` keeps sums of errors, `table.py` makes the table, `running.py` does the work.
 """
 
@@ -19,6 +20,7 @@ from dglrec.study.declaration import (
     select,
     shipped_studies,
 )
+from dglrec.study.discovery import discover
 from dglrec.study.running import run_study
 from dglrec.study.sums import RunSums, load_sums, save_sums, sums_of_run
 from dglrec.study.table import FinishedRun, as_markdown, tabulate
@@ -30,6 +32,7 @@ __all__ = [
     "Study",
     "Variant",
     "as_markdown",
+    "discover",
     "known_study_keys",
     "load_sums",
     "read_study",

@@ -37,6 +37,9 @@ _SEED = "train.seed"
 _CONFIG = "config"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LONGEST_NAME = 60
+_OF = "of"
+EACH_RELATION = "each_relation"
+_KINDS = ("item_features", "user_features", "item_attributes", "user_attributes", "relations")
 
 
 class PrepareKeys(BaseModel):
@@ -130,12 +133,16 @@ class Variant:
         description: what it is.
         settings: those of its runs, but for the seed.
         prepare: how its data set is prepared.
+        of: kinds of what a data set has that it is about, of which `discover` makes a plain
+            variant: features that there must be, attributes or relations that its model is to read,
+            or `each_relation`, which becomes a variant for each; none for a plain one.
     """
 
     name: str
     description: str
     settings: Settings
     prepare: PrepareKeys
+    of: tuple[str, ...] = ()
 
     def rates(self, *, has_ratings: bool) -> bool:
         """Whether its runs predict ratings; if not, they make lists alone.
@@ -176,6 +183,11 @@ class Study:
     split: str
     variants: dict[str, Variant]
     ranking: int | None = None
+
+    @property
+    def discovers(self) -> bool:
+        """Whether some variants depend on what a data set has."""
+        return any(variant.of for variant in self.variants.values())
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -318,6 +330,10 @@ def _reference(found: Mapping[str, Any], variants: Mapping[str, Variant], file: 
             f"{file}: reference {reference!r} is none of its variants"
             f"{nearest(str(reference), variants)}"
         )
+    if variants[reference].of:
+        raise UsageError(
+            f"{file}: reference {reference!r} has `of`; choose one that is always there"
+        )
     return str(reference)
 
 
@@ -336,7 +352,7 @@ def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Va
         )
     if not isinstance(table, dict):
         raise UsageError(f"{where} is no table; write [variants.{name}]")
-    own = {key: value for key, value in table.items() if key not in ("description", _CONFIG)}
+    own = {key: value for key, value in table.items() if key not in ("description", _CONFIG, _OF)}
     values = {**common, **_configured(table, where, file), **_flattened(own, where)}
     sections: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, _PREPARE)}
     for key, value in values.items():
@@ -351,7 +367,21 @@ def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Va
         raise UsageError(f"{where}: {explain(_PREPARE, error)}") from error
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
-    return Variant(name, _text(table, "description", where, ""), settings, prepare)
+    description = _text(table, "description", where, "")
+    return Variant(name, description, settings, prepare, _kinds(table, where))
+
+
+def _kinds(table: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """What of a data set a variant is about."""
+    found = table.get(_OF, [])
+    if found == [EACH_RELATION]:
+        return (EACH_RELATION,)
+    if not isinstance(found, list) or any(one not in _KINDS for one in found):
+        known = ", ".join(_KINDS)
+        raise UsageError(
+            f'{where}: of = {found!r}: write ["{EACH_RELATION}"], or a list of some of {known}'
+        )
+    return tuple(found)
 
 
 def _configured(table: Mapping[str, Any], where: str, file: Path) -> dict[str, Any]:
@@ -408,7 +438,8 @@ def _check_apart(variants: Mapping[str, Variant], file: Path) -> None:
     seen: list[Variant] = []
     for variant in variants.values():
         for other in seen:
-            if (variant.settings, variant.prepare) == (other.settings, other.prepare):
+            same = (variant.settings, variant.prepare) == (other.settings, other.prepare)
+            if same and variant.of == other.of:
                 raise UsageError(
                     f"{file}: variants {other.name} and {variant.name} have the same settings; "
                     "change one, or leave it out"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from dglrec.run import (
     open_predictor,
 )
 from dglrec.study.declaration import PrepareKeys, Study, Variant, select
-from dglrec.study.record import check_study_folder, is_prepared, record_study
+from dglrec.study.discovery import discover
+from dglrec.study.record import STUDY_FILE, check_study_folder, is_prepared, record_study
 from dglrec.study.sums import RunSums, load_sums, save_sums, sums_of_run
 from dglrec.study.table import FinishedRun, as_markdown, tabulate
 from dglrec.train import remove_checkpoints, train
@@ -48,6 +49,7 @@ def run_study(
     only: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     ranking: int | None = None,
+    at_most: int | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Train what of a study is not there yet, and write its table.
@@ -63,6 +65,7 @@ def run_study(
         seeds: to train with, in place of the study's.
         ranking: the length of lists to hold variants against each other by, in place of the
             study's; runs that are there already serve for any.
+        at_most: the table is of users with at most so many training ratings; None for all.
         device: where to compute; None for the CPU.
 
     Returns:
@@ -75,14 +78,25 @@ def run_study(
         DglrecError: a training failed. What is finished stays.
     """
     source, out = Path(source), Path(out)
-    variants, chosen = select(study, only, seeds)
+    variants, chosen = select(study, () if study.discovers else only, seeds)
     _check_source(source, variants)
+    if study.discovers and is_prepared(source):
+        dataset = RatingDataset.open(source)
+        study = discover(study, lambda variant: dataset)
+        variants, chosen = select(study, only, seeds)
     check_study_folder(out)
     with locked(out), disk_errors(out):
         for folder in (out, out / _DATA, *(out / _SUMS).glob("*")):
             sweep(folder)
-        begun = record_study(study, source, out)
         work = _Work(study, source, out, device or torch.device("cpu"))
+        if study.discovers:
+            # A folder is a study's before there is anything else in it.
+            if not (out / STUDY_FILE).is_file():
+                plain = {name: one for name, one in study.variants.items() if not one.of}
+                record_study(replace(study, variants=plain), source, out)
+            work.study = study = discover(study, work.dataset_of)
+            variants, chosen = select(study, only, seeds)
+        begun = record_study(study, source, out)
         wanted = [(variant, seed) for seed in chosen for variant in variants]
         # All of it before the first training: what is wrong shows at once.
         for variant in variants:
@@ -96,7 +110,10 @@ def run_study(
         for number, (variant, seed) in enumerate(missing, 1):
             log(f"run {number} of {len(missing)}: {variant.name}, seed {seed}")
             work.train(variant, seed)
-        result = tabulate(study, work.finished())
+        result = tabulate(study, work.finished(at_most))
+        if at_most is not None:
+            result["at_most"] = at_most
+            result["notes"].insert(0, f"of users with at most {at_most} training ratings alone")
         if begun != __version__:
             result["notes"].append(f"begun with dglrec {begun}, gone on with {__version__}")
         write_json(out / RESULTS_FILE, result)
@@ -257,8 +274,12 @@ class _Work:
                 raise
             self._sums(variant, seed)
 
-    def finished(self) -> dict[str, list[FinishedRun]]:
-        """All finished runs in the folder by variant, in the order of the study."""
+    def finished(self, at_most: int | None = None) -> dict[str, list[FinishedRun]]:
+        """All finished runs in the folder by variant, in the order of the study.
+
+        Args:
+            at_most: their figures are of users with at most so many training ratings.
+        """
         found: dict[str, list[FinishedRun]] = {}
         for name, variant in self.study.variants.items():
             for seed in self._seeds(name):
@@ -266,6 +287,8 @@ class _Work:
                     run = self._run(variant, seed)
                     with _named(*_of_run(variant, seed, run)):
                         sums = self._sums(variant, seed)
+                        if at_most is not None:
+                            sums = sums.of_few(self.dataset_of(variant), at_most)
                         one = FinishedRun.of(seed, sums, read_json(run / RESULTS_FILE))
                     found.setdefault(name, []).append(one)
         return found

@@ -43,7 +43,8 @@ class RunSums:
         split: whose rows these are.
         rows: names the rows, whatever data set they are in: SHA-256 of ids and ratings.
         weights: names the model: the checksum of its weights.
-        baseline: the first metric of the bias baseline, or of lists of the most popular items.
+        baseline: the first metric of the bias baseline, or of lists of the most popular items; None
+            where it is not known of these users.
     """
 
     sums: UserSums
@@ -51,7 +52,31 @@ class RunSums:
     split: str
     rows: str
     weights: str
-    baseline: float
+    baseline: float | None
+
+    def of_few(self, dataset: RatingDataset, at_most: int) -> "RunSums":
+        """Those of users with few training ratings.
+
+        Args:
+            dataset: the run's.
+            at_most: how many.
+
+        Raises:
+            DataError: there is no such user.
+        """
+        degrees = dataset.graph.by_user.degrees[dataset.users.encode(self.user_ids)]
+        few = np.flatnonzero(degrees <= at_most)
+        if not len(few):
+            raise DataError(f"no user of {self.split} has at most {at_most} training ratings")
+        return replace(
+            self,
+            sums=UserSums(
+                np.arange(len(few)), self.sums.n[few], self.sums.metrics, self.sums.sums[few]
+            ),
+            user_ids=self.user_ids.take(pa.array(few)),
+            rows=hashlib.sha256(f"{self.rows} at most {at_most}".encode()).hexdigest(),
+            baseline=None,
+        )
 
 
 def sums_of_run(trained: Predictor, run: Path, split: str, ranking: int | None = None) -> RunSums:

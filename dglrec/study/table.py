@@ -141,7 +141,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
             "" if apart is None else show_percent(apart),
             "" if apart is None or apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
             "" if row["valid"] is None else f"{row['valid']:.4f}",
-            f"{row['baseline']:.4f}",
+            "" if row["baseline"] is None else f"{row['baseline']:.4f}",
             f"{row['training_seconds']:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

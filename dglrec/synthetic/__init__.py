@@ -2,14 +2,15 @@
 
 `truth.py` holds the model and its expectation, `planted.py` draws and scales its parameters,
 `draw.py` says who rates what, `oracle.py` has the best lists that follow, `reference.py` measures
-them, `catalogue.py` and `vocabulary.py` make the items.
+them, `catalogue.py` and `vocabulary.py` make the items. What may be planted beside: `planting.py`
+says what and how strongly, `circles.py` who trusts whom, `attributes.py` what tables of users and
+items say, `drift.py` how tastes move, `sequence.py` when ratings come and what follows what, and
+`worth.py` and `next_items.py` what that is worth.
 """
 
 import csv
 import math
-from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, field, replace
-from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +22,38 @@ from dglrec.errors import UsageError
 from dglrec.files import atomic_folder
 from dglrec.kernels import ItemLists
 from dglrec.progress import progress
+from dglrec.synthetic.attributes import STUDIOS_FILE, USERS_FILE
 from dglrec.synthetic.catalogue import Catalogue, make_catalogue
+from dglrec.synthetic.circles import TRUST_FILE
 from dglrec.synthetic.draw import Drawn, Rates, activity, draw_items, popularity, user_chunks
+from dglrec.synthetic.drift import Drift, draw_turns
 from dglrec.synthetic.oracle import PlantedLists
 from dglrec.synthetic.planted import EXPOSURE_SPREAD, RANK, PlantedModel, draw_tastes, plant
+from dglrec.synthetic.planting import Planting
 from dglrec.synthetic.reference import USERS, reference_lists
+from dglrec.synthetic.relations import Relations
+from dglrec.synthetic.sequence import draw_sequence
+from dglrec.synthetic.streams import Stream, generator, generators
 from dglrec.synthetic.truth import (
     TRUTH_FILE,
     Exposure,
     ReferenceLists,
     Truth,
     latent_bias,
-    latent_taste,
 )
 from dglrec.synthetic.vocabulary import GENRES
+from dglrec.synthetic.worth import Drawn as DrawnRatings
 
 __all__ = [
     "ITEMS_FILE",
     "RATINGS_FILE",
+    "STUDIOS_FILE",
     "SYNOPSES_FILE",
+    "TRUST_FILE",
     "TRUTH_FILE",
+    "USERS_FILE",
     "PlantedLists",
+    "Planting",
     "Truth",
     "synthesize",
 ]
@@ -53,22 +65,15 @@ ITEMS_FILE = "anime.csv"
 _UNKNOWN = "Unknown"  # how the published files write a missing value
 
 
-class _Stream(IntEnum):
-    """What a stream of random numbers is for: one more stream changes none of the others."""
-
-    CATALOGUE = 0
-    ACTIVITY = 1
-    POPULARITY = 2
-    PAIRS = 3
-    MODEL = 4
-    NOISE = 5
-    MEMBERS = 6
-    TASTES = 7
-    REFERENCE = 8
-
-
 def synthesize(
-    out: Path, *, users: int, items: int, ratings: int, seed: int = 0, overwrite: bool = False
+    out: Path,
+    *,
+    users: int,
+    items: int,
+    ratings: int,
+    seed: int = 0,
+    planting: Planting | None = None,
+    overwrite: bool = False,
 ) -> Truth:
     """Write a generated data set: ratings, two item tables and `truth.json`.
 
@@ -79,8 +84,9 @@ def synthesize(
     the variance of an item's place in the taste space follows from its genres and from the themes
     of its synopsis.
 
-    Memory is 4 bytes a rating plus about 0.7 GB. The same arguments give the same bytes, on any
-    number of threads.
+    Memory is 4 bytes a rating plus about 0.7 GB; with timestamps 8 bytes a rating more, with edges
+    of trust about 100 bytes an edge. The same arguments give the same bytes, on any number of
+    threads.
 
     Args:
         out: the folder to be made; it appears whole or not at all.
@@ -88,35 +94,68 @@ def synthesize(
         items: how many items, at least 2; their ids ascend with gaps.
         ratings: how many rows, all of distinct (user, item) pairs; every user has one at least.
         seed: a whole number from 0.
+        planting: what there is beside; nothing if not given.
         overwrite: whether an existing generated data set may be replaced.
 
     Returns:
         The planted truth, as written.
 
     Raises:
-        UsageError: the counts or the seed are impossible, or `out` exists and may not be replaced.
+        UsageError: the counts, the seed or `planting` are impossible, or `out` exists and may not
+            be replaced.
         DglrecError: the disk is full, or the folder cannot be written.
     """
     _check_counts(users, items, ratings, seed)
+    planting = planting or Planting()
+    planting.check(users, items)
     with atomic_folder(Path(out), marker=TRUTH_FILE, overwrite=overwrite) as folder:
-        counts = activity(users, items, ratings, _generator(seed, _Stream.ACTIVITY))
-        weights = popularity(items, _generator(seed, _Stream.POPULARITY))
-        catalogue = make_catalogue(items, _generator(seed, _Stream.CATALOGUE))
-        tastes = draw_tastes(catalogue, counts, weights, _generator(seed, _Stream.TASTES))
+        counts = activity(users, items, ratings, generator(seed, Stream.ACTIVITY))
+        weights = popularity(items, generator(seed, Stream.POPULARITY))
+        catalogue = make_catalogue(items, generator(seed, Stream.CATALOGUE))
+        relations = Relations.draw(planting, users, items, weights, seed)
+        tastes = draw_tastes(
+            catalogue,
+            counts,
+            weights,
+            generator(seed, Stream.TASTES),
+            relations.user_parts,
+            relations.item_parts,
+        )
         strength = EXPOSURE_SPREAD * math.sqrt(RANK)  # a product of directions has sd 1 / sqrt K
         rates = Rates(weights, (strength * tastes.users).astype(np.float32), tastes.items)
         with progress("drawing who rates what", ratings, "ratings") as advance:
-            drawn = draw_items(counts, rates, _generators(seed, _Stream.PAIRS, counts), advance)
-        model = plant(tastes, counts, drawn.items, _generator(seed, _Stream.MODEL))
-        rng = _generator(seed, _Stream.REFERENCE)
+            drawn = draw_items(counts, rates, generators(seed, Stream.PAIRS, counts), advance)
+        drift = None
+        if planting.turns:
+            drift = Drift(planting.turns, draw_turns(tastes.users, generator(seed, Stream.TURNS)))
+        times = _draw_times(counts, drawn, rates, drift, relations, strength, seed)
+        model = plant(
+            tastes,
+            counts,
+            drawn.items,
+            generator(seed, Stream.MODEL),
+            relations.user_parts,
+            relations.item_parts,
+            drift,
+            times,
+        )
+        rng = generator(seed, Stream.REFERENCE)
         sums = _Sums(items, np.sort(rng.choice(users, min(USERS, users), replace=False)))
-        _write_ratings(folder / RATINGS_FILE, catalogue, model, counts, drawn.items, seed, sums)
+        drawn_ratings = DrawnRatings(
+            np.concatenate([[0], np.cumsum(counts)]),
+            drawn.items,
+            np.empty(ratings, dtype=np.int8),
+            times,
+        )
+        _write_ratings(folder / RATINGS_FILE, catalogue, model, counts, drawn_ratings, seed, sums)
         scores = [
             repr(round(total / n, 2)) if n else _UNKNOWN
             for total, n in zip(sums.of_item.tolist(), sums.item_counts.tolist(), strict=True)
         ]
-        members = _members(weights, users, _generator(seed, _Stream.MEMBERS))
+        members = _members(weights, users, generator(seed, Stream.MEMBERS))
         _write_items(folder, catalogue, scores, members)
+        relations.write(folder, catalogue.ids)
+        exposure = _exposure(model, strength, weights, drawn)
         truth = Truth(
             seed=seed,
             users=users,
@@ -132,11 +171,47 @@ def synthesize(
             item_ids=catalogue.ids,
             item_bias=model.item_bias,
             item_vectors=model.item_vectors,
-            exposure=_exposure(model, strength, weights, drawn),
+            exposure=None if relations.change_exposure else exposure,
+            planted=relations.figures(
+                model,
+                drawn_ratings,
+                content=tastes.content,
+                popularity=weights,
+                exposure_strength=exposure.strength,
+                seed=seed,
+            ),
+            drift=model.drift,
+            transitions=relations.transitions,
         )
-        truth = replace(truth, lists=_reference_lists(truth, counts, drawn, sums, rng))
+        truth = replace(truth, lists=_reference_lists(truth, drawn_ratings, sums, rng))
         truth.write(folder / TRUTH_FILE)
     return truth
+
+
+def _draw_times(
+    counts: npt.NDArray[np.int64],
+    drawn: Drawn,
+    rates: Rates,
+    drift: Drift | None,
+    relations: Relations,
+    strength: float,
+    seed: int,
+) -> npt.NDArray[np.int64] | None:
+    """Timestamps of all ratings; None where none are asked for. Sessions exchange items."""
+    if not relations.planting.timed:
+        return None
+    if drift is not None:
+        drift = replace(drift, turns=(strength * drift.turns).astype(np.float32))
+    with progress("drawing when", len(drawn.items), "ratings") as advance:
+        return draw_sequence(
+            counts,
+            drawn.items,
+            rates,
+            generators(seed, Stream.TIMES, counts),
+            advance,
+            drift=drift,
+            transitions=relations.transitions,
+        )
 
 
 def _check_counts(users: int, items: int, ratings: int, seed: int) -> None:
@@ -161,17 +236,6 @@ def _check_counts(users: int, items: int, ratings: int, seed: int) -> None:
         raise UsageError("--users and --items: at most 2,147,483,647")
 
 
-def _generator(seed: int, stream: _Stream, part: int = 0) -> np.random.Generator:
-    return np.random.default_rng([seed, stream, part])
-
-
-def _generators(
-    seed: int, stream: _Stream, counts: npt.NDArray[np.int64]
-) -> Iterator[np.random.Generator]:
-    """One generator for each chunk of users, so that what a chunk draws rests on no other one."""
-    return (_generator(seed, stream, part) for part in range(len(user_chunks(counts))))
-
-
 @dataclass
 class _Sums:
     """What is added up, and kept, while ratings are drawn."""
@@ -194,41 +258,48 @@ def _write_ratings(
     catalogue: Catalogue,
     model: PlantedModel,
     counts: npt.NDArray[np.int64],
-    drawn: npt.NDArray[np.int32],
+    drawn: DrawnRatings,
     seed: int,
     sums: _Sums,
 ) -> None:
-    """Draw the rating of every pair and write the rows, users ascending."""
+    """Draw the rating of every pair, and fill it in; and write the rows, users ascending."""
     is_chosen = np.zeros(len(counts), dtype=np.bool_)
     is_chosen[sums.chosen] = True
     curve, (nodes, values) = model.curve(), model.bias_curve()
-    schema = pa.schema([("user_id", pa.int64()), ("anime_id", pa.int64()), ("rating", pa.int8())])
+    columns = [("user_id", pa.int64()), ("anime_id", pa.int64()), ("rating", pa.int8())]
+    if drawn.times is not None:
+        columns.append(("timestamp", pa.int64()))
+    schema = pa.schema(columns)
     options = pa_csv.WriteOptions(include_header=False)  # pyarrow would put it in quotes
     position = 0
     with (
         path.open("wb") as file,
-        progress("drawing and writing ratings", len(drawn), "ratings") as advance,
+        progress("drawing and writing ratings", len(drawn.items), "ratings") as advance,
     ):
         file.write((",".join(schema.names) + "\n").encode("ascii"))
         with pa_csv.CSVWriter(file, schema, write_options=options) as writer:
             chunks = user_chunks(counts)
             for (start, stop), rng in zip(
-                chunks, _generators(seed, _Stream.NOISE, counts), strict=True
+                chunks, generators(seed, Stream.NOISE, counts), strict=True
             ):
                 user = np.repeat(np.arange(start, stop), counts[start:stop])
-                item = drawn[position : position + len(user)]
-                position += len(user)
+                part = slice(position, position + len(user))
+                position = part.stop
+                item = drawn.items[part]
+                times = None if drawn.times is None else drawn.times[part]
                 bias = latent_bias(model.user_bias, model.item_bias, user, item)
-                latent = bias + latent_taste(model.user_vectors, model.item_vectors, user, item)
+                latent = bias + model.taste(user, item, times)
                 reached = latent + model.noise_sd * rng.standard_normal(len(user))
                 rating = np.searchsorted(model.thresholds, reached, side="right") + 1
                 sums.error += float(np.sum((rating - curve(latent)) ** 2))
                 sums.bias_error += float(np.sum((rating - np.interp(bias, nodes, values)) ** 2))
                 sums.of_item += np.bincount(item, rating, minlength=len(catalogue.ids))
                 sums.item_counts += np.bincount(item, minlength=len(catalogue.ids))
-                sums.kept.append(rating[is_chosen[user]].astype(np.int8))
-                columns = (user, catalogue.ids[item], rating.astype(np.int8))
-                writer.write_table(pa.table([pa.array(c) for c in columns], schema=schema))
+                drawn.ratings[part] = rating
+                sums.kept.append(drawn.ratings[part][is_chosen[user]])
+                cells = [user, catalogue.ids[item], drawn.ratings[part]]
+                cells += [] if times is None else [times]
+                writer.write_table(pa.table([pa.array(c) for c in cells], schema=schema))
                 advance(len(user))
 
 
@@ -245,19 +316,15 @@ def _exposure(
 
 
 def _reference_lists(
-    truth: Truth,
-    counts: npt.NDArray[np.int64],
-    drawn: Drawn,
-    sums: _Sums,
-    rng: np.random.Generator,
+    truth: Truth, drawn: DrawnRatings, sums: _Sums, rng: np.random.Generator
 ) -> ReferenceLists | None:
     """What lists reach for the users whose ratings were kept."""
     planted = truth.planted_lists(sums.chosen, truth.item_ids)
-    assert planted is not None
-    ends = np.cumsum(counts)[sums.chosen]
-    starts = ends - counts[sums.chosen]
+    if planted is None:
+        return None
+    starts, ends = drawn.offsets[sums.chosen], drawn.offsets[sums.chosen + 1]
     rows = [drawn.items[start:end] for start, end in zip(starts, ends, strict=True)]
-    lists = ItemLists(np.cumsum(np.r_[0, counts[sums.chosen]]), np.concatenate(rows))
+    lists = ItemLists(np.cumsum(np.r_[0, ends - starts]), np.concatenate(rows))
     mean = float(sums.of_item.sum()) / truth.ratings
     ratings = np.concatenate(sums.kept)
     return reference_lists(planted, lists, ratings, sums.item_counts, math.ceil(mean), rng)

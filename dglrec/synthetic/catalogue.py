@@ -10,11 +10,11 @@ from dglrec.synthetic.vocabulary import (
     GENRE_COUNT_SHARES,
     GENRES,
     SENTENCES,
-    SYLLABLES,
     THEMES,
     TITLE_FORMS,
     TYPES,
     Theme,
+    made_up_names,
 )
 
 _MEAN_ID_STEP = 2.8  # 17,562 anime have ids up to 48,492
@@ -103,19 +103,8 @@ def _draw_words(theme: Theme, rng: np.random.Generator) -> dict[str, str]:
 def _titles(items: int, rng: np.random.Generator) -> list[str]:
     """Distinct titles, each around a made-up name of its own.
 
-    A name is a number written with syllables for digits, so distinct numbers give distinct names;
-    no form turns one name into another, since names have no space or colon.
+    No form turns one name into another, since names have no space or colon.
     """
-    base, length = len(SYLLABLES), 3
-    while base**length < 4 * items:
-        length += 1
-    codes = rng.choice(base**length, items, replace=False)
+    names = made_up_names(items, rng)
     forms = rng.integers(len(TITLE_FORMS), size=items)
-    titles = []
-    for code, form in zip(codes.tolist(), forms, strict=True):
-        name = ""
-        for _ in range(length):
-            code, digit = divmod(code, base)
-            name += SYLLABLES[digit]
-        titles.append(TITLE_FORMS[form].format(name=name.capitalize()))
-    return titles
+    return [TITLE_FORMS[form].format(name=name) for name, form in zip(names, forms, strict=True)]

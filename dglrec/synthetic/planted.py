@@ -1,11 +1,15 @@
 """The planted model: biases, tastes and noise, scaled so that each explains its planned share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dglrec.synthetic.catalogue import Catalogue
+from dglrec.synthetic.drift import Drift
+from dglrec.synthetic.planting import Part, mix
 from dglrec.synthetic.truth import RatingCurve, latent_bias, latent_taste
 
 RANK = 8
@@ -48,6 +52,19 @@ class PlantedModel:
     noise_sd: float
     tastes: F64  # quantiles of p_u . q_i over the drawn pairs
     taste_scale: float  # p_u . q_i of these vectors / that of the directions they come from
+    drift: Drift | None = None  # None: taste stays
+
+    def taste(
+        self,
+        users: npt.NDArray[Any],
+        items: npt.NDArray[Any],
+        timestamps: npt.NDArray[np.int64] | None,
+    ) -> F32:
+        """[N] latent tastes of pairs; timestamps are asked for where taste drifts."""
+        if self.drift is None:
+            return latent_taste(self.user_vectors, self.item_vectors, users, items)
+        assert timestamps is not None
+        return self.drift.taste(self.user_vectors, self.item_vectors, users, items, timestamps)
 
     def curve(self) -> RatingCurve:
         """E[rating | user, item] as a function of bias and taste together."""
@@ -72,6 +89,7 @@ class Tastes:
 
     users: F32  # [U, K]
     items: F32  # [I, K]
+    content: F64  # [I, K], of any scale: the part of items' that follows from genres and themes
 
 
 def draw_tastes(
@@ -79,6 +97,8 @@ def draw_tastes(
     counts: npt.NDArray[np.int64],
     popularity: F64,
     rng: np.random.Generator,
+    user_parts: Sequence[Part] = (),
+    item_parts: Sequence[Part] = (),
 ) -> Tastes:
     """Draw the directions, centred over ratings: what a mean taste would explain is a bias.
 
@@ -87,11 +107,17 @@ def draw_tastes(
         counts: [U] ratings of each user.
         popularity: [I] each item's share of the ratings, about.
         rng: where they come from.
+        user_parts: what else users' tastes follow from.
+        item_parts: likewise.
     """
     users = rng.standard_normal((len(counts), RANK))
+    users = mix(users, [(part.share, part.taste) for part in user_parts])
+    items, content = _item_vectors(catalogue, rng)
+    items = mix(items, [(part.share, part.taste) for part in item_parts])
     return Tastes(
         _directions(users, counts / counts.sum()),
-        _directions(_item_vectors(catalogue, rng), popularity / popularity.sum()),
+        _directions(items, popularity / popularity.sum()),
+        content,
     )
 
 
@@ -109,6 +135,10 @@ def plant(
     counts: npt.NDArray[np.int64],
     drawn: npt.NDArray[np.int32],
     rng: np.random.Generator,
+    user_parts: Sequence[Part] = (),
+    item_parts: Sequence[Part] = (),
+    drift: Drift | None = None,
+    timestamps: npt.NDArray[np.int64] | None = None,
 ) -> PlantedModel:
     """Draw the biases, and scale them and the tastes on a sample of the drawn pairs.
 
@@ -117,41 +147,57 @@ def plant(
         counts: [U] ratings of each user.
         drawn: [sum of counts] item indices, users in order.
         rng: where the biases come from.
+        user_parts: what else users' biases follow from.
+        item_parts: likewise.
+        drift: of directions of length 1; None where taste stays.
+        timestamps: [sum of counts], asked for where taste drifts.
     """
     items = len(tastes.items)
     item_weights = np.bincount(drawn, minlength=items) / len(drawn)
     user_weights = counts / len(drawn)
+    user_bias = rng.standard_normal(len(counts))
+    user_bias = mix(user_bias, [(part.share, part.bias) for part in user_parts])
+    item_bias = rng.standard_normal(items)
+    item_bias = mix(item_bias, [(part.share, part.bias) for part in item_parts])
     model = PlantedModel(
-        user_bias=_standard(rng.standard_normal(len(counts)), user_weights, _USER_PART),
+        user_bias=_standard(user_bias, user_weights, _USER_PART),
         user_vectors=tastes.users,
-        item_bias=_standard(rng.standard_normal(items), item_weights, 1.0 - _USER_PART),
+        item_bias=_standard(item_bias, item_weights, 1.0 - _USER_PART),
         item_vectors=tastes.items,
         thresholds=np.empty(0),
         noise_sd=1.0,
         tastes=np.empty(0),
         taste_scale=1.0,
+        drift=drift,
     )
     # With replacement: a data set of a handful of rows gets thresholds as well.
     rows = np.sort(rng.integers(len(drawn), size=_SAMPLE))
     users = np.searchsorted(np.cumsum(counts), rows, side="right")
     bias = latent_bias(model.user_bias, model.item_bias, users, drawn[rows]).astype(np.float64)
-    taste = latent_taste(model.user_vectors, model.item_vectors, users, drawn[rows])
+    taste = model.taste(users, drawn[rows], None if timestamps is None else timestamps[rows])
     return _calibrate(model, bias, taste.astype(np.float64), rng.standard_normal(_SAMPLE))
 
 
-def _item_vectors(catalogue: Catalogue, rng: np.random.Generator) -> F64:
-    """[I, K]: a quarter of the variance from genres, a quarter from themes, half the item's own."""
+def _item_vectors(catalogue: Catalogue, rng: np.random.Generator) -> tuple[F64, F64]:
+    """[I, K]: a quarter of the variance from genres, a quarter from themes, half the item's own.
+
+    Returns:
+        The whole, and the part of genres and themes.
+    """
     items = len(catalogue.ids)
     parts = (
         (_GENRE_PART, catalogue.genres @ rng.standard_normal((catalogue.genres.shape[1], RANK))),
         (_THEME_PART, catalogue.themes @ rng.standard_normal((catalogue.themes.shape[1], RANK))),
         (1.0 - _GENRE_PART - _THEME_PART, rng.standard_normal((items, RANK))),
     )
-    vectors = np.zeros((items, RANK))
+    vectors = content = np.zeros((items, RANK))
     for share, part in parts:
         part = part - part.mean(axis=0)
-        vectors += part * np.sqrt(share / max(float((part**2).mean()), 1e-12))
-    return vectors
+        content, vectors = (
+            vectors,
+            vectors + part * np.sqrt(share / max(float((part**2).mean()), 1e-12)),
+        )
+    return vectors, content
 
 
 def _calibrate(model: PlantedModel, bias: F64, taste: F64, noise: F64) -> PlantedModel:
@@ -195,6 +241,7 @@ def _calibrate(model: PlantedModel, bias: F64, taste: F64, noise: F64) -> Plante
         user_bias=(by_bias * model.user_bias).astype(np.float32),
         item_bias=(by_bias * model.item_bias).astype(np.float32),
         user_vectors=half * model.user_vectors,
+        drift=None if model.drift is None else replace(model.drift, turns=half * model.drift.turns),
         item_vectors=half * model.item_vectors,
         thresholds=thresholds,
         noise_sd=noise_sd,

@@ -5,8 +5,6 @@ is cut by nine thresholds into the ratings 1..10, so that the expected rating ha
 has the chance that a user rates an item (`Exposure`), which grows with p_u . q_i as well.
 """
 
-import base64
-import binascii
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,11 +16,15 @@ import numpy.typing as npt
 
 from dglrec.errors import DataError
 from dglrec.files import read_json, write_json
+from dglrec.synthetic.drift import Drift
 from dglrec.synthetic.oracle import PlantedLists
+from dglrec.synthetic.packing import finite, pack, unpack, whole
+from dglrec.synthetic.sequence import Transitions
 
 TRUTH_FILE = "truth.json"
 TRUTH_VERSION = 2
 _WITHOUT_EXPOSURE = 1  # the version before; everything else is the same
+_WITH_RELATIONS = 3  # where relations, attributes or times are planted
 LEVELS = 10  # ratings are 1..LEVELS
 
 _CHUNK = 1 << 20  # rows at a time: what a chunk takes stays below 200 MB
@@ -130,9 +132,16 @@ class Truth:
     item_bias: npt.NDArray[np.float32]  # [I]
     item_vectors: npt.NDArray[np.float32]  # [I, K]
     exposure: Exposure | None = None
-    """None in a file of before exposure followed taste: no best possible list is known."""
+    """None in a file of before exposure followed taste, where taste drifts, and where items follow
+    each other: no best possible list is known."""
     lists: ReferenceLists | None = None
     """None there too, and where no user drawn has a relevant held-out item."""
+    planted: dict[str, Any] | None = None
+    """What is planted beside ratings, by name, and what it is worth; None where nothing is."""
+    drift: Drift | None = None
+    """How tastes move; None where they stay."""
+    transitions: Transitions | None = None
+    """What follows what within sessions; None where there are no sessions."""
 
     @cached_property
     def curve(self) -> RatingCurve:
@@ -140,33 +149,51 @@ class Truth:
         return RatingCurve(self.thresholds, self.noise_sd)
 
     def expectation(
-        self, user_ids: npt.NDArray[Any], item_ids: npt.NDArray[Any]
+        self,
+        user_ids: npt.NDArray[Any],
+        item_ids: npt.NDArray[Any],
+        timestamps: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.float32]:
         """E[rating | user, item] of the planted model.
 
         Args:
             user_ids: [N] external user ids, whole numbers.
             item_ids: [N] external item ids, whole numbers.
+            timestamps: [N] seconds since 1970, asked for where taste drifts.
 
         Returns:
             [N] expected ratings, 1 to 10.
 
         Raises:
-            DataError: an id is not of this data set.
-            ValueError: the two are not of the same length.
+            DataError: an id is not of this data set, or taste drifts and there are no timestamps.
+            ValueError: the arrays are not of the same length.
         """
+        if self.drift is not None and timestamps is None:
+            raise DataError(f"{TRUTH_FILE}: tastes drift, and these ratings have no timestamps")
         users, wanted = np.asarray(user_ids), np.asarray(item_ids)
         if users.shape != wanted.shape or users.ndim != 1:
             raise ValueError(f"ids of shapes {users.shape} and {wanted.shape}; give two of [N]")
+        if timestamps is not None and timestamps.shape != users.shape:
+            raise ValueError(f"timestamps of shape {timestamps.shape}, and ids of {users.shape}")
         expected = np.empty(len(users), dtype=np.float32)
         for start in range(0, len(users), _CHUNK):
             part = slice(start, start + _CHUNK)
             user, item = self.user_indices(users[part]), self.item_indices(wanted[part])
             expected[part] = self.curve(
                 latent_bias(self.user_bias, self.item_bias, user, item)
-                + latent_taste(self.user_vectors, self.item_vectors, user, item)
+                + self._taste(user, item, None if timestamps is None else timestamps[part])
             )
         return expected
+
+    def _taste(
+        self,
+        users: npt.NDArray[np.int64],
+        items: npt.NDArray[np.int64],
+        timestamps: npt.NDArray[np.int64] | None,
+    ) -> npt.NDArray[np.float32]:
+        if self.drift is None or timestamps is None:
+            return latent_taste(self.user_vectors, self.item_vectors, users, items)
+        return self.drift.taste(self.user_vectors, self.item_vectors, users, items, timestamps)
 
     def planted_lists(
         self, user_ids: npt.NDArray[Any], item_ids: npt.NDArray[Any]
@@ -233,9 +260,19 @@ class Truth:
             value["exposure_strength"] = self.exposure.strength
             arrays |= {name: getattr(self.exposure, name) for name in _EXPOSURE_ARRAYS}
         value["lists"] = None if self.lists is None else asdict(self.lists)
+        if self.planted is not None:
+            value["version"] = _WITH_RELATIONS
+            value["planted"] = self.planted
+        if self.drift is not None:
+            value["drift_strength"] = self.drift.strength
+            arrays["user_turns"] = self.drift.turns
+        if self.transitions is not None:
+            value["transition_chance"] = self.transitions.strength
+            value["transition_weights"] = [float(one) for one in self.transitions.weights]
+            arrays["successors"] = self.transitions.successors
         value["thresholds"] = [float(threshold) for threshold in self.thresholds]
-        kinds = _ARRAYS | _EXPOSURE_ARRAYS
-        value["arrays"] = {name: _pack(array, kinds[name]) for name, array in arrays.items()}
+        kinds = _ARRAYS | _EXPOSURE_ARRAYS | _OTHER_ARRAYS
+        value["arrays"] = {name: pack(array, kinds[name]) for name, array in arrays.items()}
         write_json(path, value)
 
     @classmethod
@@ -250,10 +287,10 @@ class Truth:
         if path.is_dir():
             path = path / TRUTH_FILE
         value = read_json(path)
-        if value.get("version") not in (_WITHOUT_EXPOSURE, TRUTH_VERSION):
+        if value.get("version") not in (_WITHOUT_EXPOSURE, TRUTH_VERSION, _WITH_RELATIONS):
             raise DataError(
                 f"{path}: version {value.get('version')!r}; this package reads {_WITHOUT_EXPOSURE} "
-                f"and {TRUTH_VERSION}, so generate the data set again"
+                f"to {_WITH_RELATIONS}, so generate the data set again"
             )
         try:
             return cls._from_dict(value)
@@ -263,12 +300,19 @@ class Truth:
 
     @classmethod
     def _from_dict(cls, value: dict[str, Any]) -> "Truth":
-        counts = {name: _whole(value[name], name) for name in _COUNTS}
-        figures = {name: _finite(value[name], name) for name in _FIGURES}
-        has_exposure = value["version"] == TRUTH_VERSION
+        counts = {name: whole(value[name], name) for name in _COUNTS}
+        figures = {name: finite(value[name], name) for name in _FIGURES}
+        has_relations = value["version"] == _WITH_RELATIONS
+        has_exposure = value["version"] == TRUTH_VERSION or (
+            has_relations and "exposure_strength" in value
+        )
+        drifts = has_relations and "drift_strength" in value
+        has_transitions = has_relations and "transition_chance" in value
+        others = [("user_turns", drifts), ("successors", has_transitions)]
         kinds = _ARRAYS | (_EXPOSURE_ARRAYS if has_exposure else {})
-        arrays = {name: _unpack(value["arrays"][name], name, kind) for name, kind in kinds.items()}
-        thresholds = np.array([_finite(item, "thresholds") for item in value["thresholds"]])
+        kinds = kinds | {name: _OTHER_ARRAYS[name] for name, there in others if there}
+        arrays = {name: unpack(value["arrays"][name], name, kind) for name, kind in kinds.items()}
+        thresholds = np.array([finite(item, "thresholds") for item in value["thresholds"]])
         users, items = counts["users"], counts["items"]
         if min(users, items) < 1:
             raise ValueError("there are no users or no items")
@@ -281,6 +325,8 @@ class Truth:
             "item_vectors": (items, rank),
             "item_rate": (items,),
             "user_reach": (users,),
+            "user_turns": (users, rank),
+            "successors": (items, len(value.get("transition_weights", ()))),
         }
         for name in kinds:
             shape = shapes[name]
@@ -294,8 +340,18 @@ class Truth:
             raise ValueError("noise_sd is not above 0")
         exposure = None
         if has_exposure:
-            strength = _finite(value["exposure_strength"], "exposure_strength")
+            strength = finite(value["exposure_strength"], "exposure_strength")
             exposure = Exposure(strength, **{name: arrays.pop(name) for name in _EXPOSURE_ARRAYS})
+        drift = transitions = None
+        if drifts:
+            drift = Drift(
+                finite(value["drift_strength"], "drift_strength"), arrays.pop("user_turns")
+            )
+        if has_transitions:
+            chance = finite(value["transition_chance"], "transition_chance")
+            transitions = _transitions(chance, arrays.pop("successors"), value, items)
+        if has_relations and not isinstance(value["planted"], dict):
+            raise ValueError("planted is no table")
         lists = None if value.get("lists") is None else _reference_lists(value["lists"])
         return cls(
             **counts,  # type: ignore[arg-type]
@@ -304,18 +360,30 @@ class Truth:
             thresholds=thresholds,
             exposure=exposure,
             lists=lists,
+            planted=value["planted"] if has_relations else None,
+            drift=drift,
+            transitions=transitions,
         )
+
+
+def _transitions(
+    chance: float, successors: npt.NDArray[np.int32], value: dict[str, Any], items: int
+) -> Transitions:
+    weights = np.array([finite(one, "transition_weights") for one in value["transition_weights"]])
+    if successors.size and (successors.min() < 0 or successors.max() >= items):
+        raise ValueError(f"successors holds an item that is not from 0 to {items - 1}")
+    return Transitions(chance, successors, weights)
 
 
 def _reference_lists(value: dict[str, Any]) -> ReferenceLists:
     def reached(name: str) -> dict[str, float]:
-        return {metric: _finite(value[name][metric], metric) for metric in ("ndcg", "recall")}
+        return {metric: finite(value[name][metric], metric) for metric in ("ndcg", "recall")}
 
     return ReferenceLists(
-        k=_whole(value["k"], "k"),
-        users=_whole(value["users"], "users"),
-        held_out=_finite(value["held_out"], "held_out"),
-        relevant_from=_whole(value["relevant_from"], "relevant_from"),
+        k=whole(value["k"], "k"),
+        users=whole(value["users"], "users"),
+        held_out=finite(value["held_out"], "held_out"),
+        relevant_from=whole(value["relevant_from"], "relevant_from"),
         oracle=reached("oracle"),
         popularity=reached("popularity"),
     )
@@ -359,40 +427,4 @@ _ARRAYS = {
     "item_vectors": "<f4",
 }
 _EXPOSURE_ARRAYS = {"item_rate": "<f4", "user_reach": "<f4"}
-
-
-def _pack(array: npt.NDArray[Any], kind: str) -> dict[str, Any]:
-    data = np.ascontiguousarray(array, dtype=kind).tobytes()
-    return {
-        "dtype": kind,
-        "shape": list(array.shape),
-        "base64": base64.b64encode(data).decode("ascii"),
-    }
-
-
-def _unpack(value: Any, name: str, kind: str) -> npt.NDArray[Any]:
-    if value["dtype"] != kind:
-        raise ValueError(f"{name} is of type {value['dtype']!r}, not {kind!r}")
-    shape = tuple(_whole(size, f"{name}'s shape") for size in value["shape"])
-    try:
-        data = base64.b64decode(value["base64"], validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"{name} is not base64: {error}") from error
-    if not shape or len(data) != math.prod(shape) * np.dtype(kind).itemsize:
-        raise ValueError(f"{name} holds {len(data)} bytes, which do not fit the shape {shape}")
-    array = np.frombuffer(data, dtype=kind).reshape(shape).astype(np.dtype(kind).newbyteorder("="))
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name} holds a value that is not finite")
-    return array
-
-
-def _whole(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} is {value!r}, not a whole number from 0")
-    return value
-
-
-def _finite(value: Any, name: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, not a finite number")
-    return float(value)
+_OTHER_ARRAYS = {"user_turns": "<f4", "successors": "<i4"}

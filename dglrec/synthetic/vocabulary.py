@@ -5,6 +5,8 @@ Genre names are MyAnimeList's own; everything else is written for this package.
 
 from typing import NamedTuple
 
+import numpy as np
+
 GENRES: dict[str, float] = {
     "Action": 3.9,
     "Adventure": 3.0,
@@ -40,6 +42,23 @@ TYPES: dict[str, float] = {
     "ONA": 0.08,
 }
 """Each format's share of the items."""
+
+
+OCCUPATIONS: dict[str, float] = {
+    "artist": 0.05,
+    "clerk": 0.09,
+    "craftsman": 0.06,
+    "doctor": 0.03,
+    "driver": 0.04,
+    "engineer": 0.12,
+    "farmer": 0.02,
+    "homemaker": 0.04,
+    "programmer": 0.11,
+    "retired": 0.04,
+    "salesperson": 0.08,
+    "student": 0.32,
+}
+"""Each occupation's share of the users."""
 
 
 class Theme(NamedTuple):
@@ -210,3 +229,18 @@ TITLE_FORMS = (
     "Goodbye, {name}",
     "{name} Next",
 )
+
+
+def made_up_names(count: int, rng: np.random.Generator) -> list[str]:
+    """Distinct names: each is a number written with syllables for digits."""
+    base, length = len(SYLLABLES), 3
+    while base**length < 4 * count:
+        length += 1
+    names = []
+    for code in rng.choice(base**length, count, replace=False).tolist():
+        name = ""
+        for _ in range(length):
+            code, digit = divmod(code, base)
+            name += SYLLABLES[digit]
+        names.append(name.capitalize())
+    return names

@@ -60,7 +60,7 @@ class TrainConfig(BaseModel):
         False,
         description="have torch.compile make fewer and larger kernels of a step, which takes it a "
         "minute or two first; on a GPU, with one process and batches of fixed shapes "
-        "(loader.kind users, ranking.negatives catalogue, fan-outs that are numbers)",
+        "(loader.kind users, loader.items all; docs/benchmarks.md)",
     )
     accumulation_steps: int = Field(
         1, ge=1, description="batches whose gradients make one step; saves memory"
@@ -153,6 +153,12 @@ class Settings:
                 "leave one of them out"
             )
         self._check_times(graph, of_ratings)
+        signals = self.model.convolution == "graph_filter"
+        if signals and (self.loader.kind != "users" or self.loader.items == "reached"):
+            raise UsageError(
+                "model.convolution = graph_filter: a user's signal is over all items; take "
+                "loader.kind users and loader.items all"
+            )
         loader = self._loader(graph)
         ranking = self.ranking
         if heads != "rating":
@@ -170,6 +176,8 @@ class Settings:
                 update={
                     "dropout": dropout,
                     "heads": heads,
+                    # Of graph filters a user's vector is its value at each item.
+                    "embedding_size": graph.num_items if signals else self.model.embedding_size,
                     "list_size": self.model.list_width(graph.num_items, graph.num_edges),
                 }
             ),
@@ -234,6 +242,6 @@ class Settings:
                 f"loader.items = reached goes with loader.kind=users; {loader.kind} says itself "
                 "which items it encodes"
             )
-        if catalogue:
+        if catalogue or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
         return loader.resolved(graph.num_edges, graph.num_items, self.model.layers)

@@ -100,7 +100,9 @@ def make_loader(
             else f"batches on {device}: of fixed shapes, made without waiting for the device"
         )
     if not why:
-        return PackedBatchLoader(graph, biases, config, seed, device, world, draw, compile=compile)
+        return PackedBatchLoader(
+            graph, biases, config, seed, device, world, draw, directions, compile=compile
+        )
     if config.kind == "full":
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
@@ -119,10 +121,10 @@ def _why_not_fixed(
     """Why batches are not of fixed shapes; empty where they are. Arguments as of `make_loader`."""
     if compiles_for(device):
         return f"batches are made on {device}, by compiled loops"
-    if why := why_unpacked(config):
+    if why := why_unpacked(config, directions):
         return why
     if by_rows:
         return "model.user_identity updates rows, and such a batch may name a user twice"
     if ages:
         return "model.time_decay reads the ages of edges"
-    return "model.relations are read" if directions else ""
+    return ""
