@@ -90,7 +90,8 @@ def test_nodes_read_their_in_edges_and_those_alone(dataset, derived):
     for name in DERIVED_NAMES:
         edges = DERIVED[name].build(dataset.graph, CONFIG)
         relation = derived.relation(name)
-        (direction,) = directions_of([relation])
+        direction, *back = directions_of([relation])
+        assert [one.name for one in back] == (["rev_next"] if name == "next" else [])
         assert direction.name == name and direction.edges is relation.backward
         rows = edges.matrix().toarray()
         for node in range(len(rows)):
