@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dglrec.distributed import World
     from dglrec.graph import RatingGraph
     from dglrec.nn import RatingModel
+    from dglrec.relations import Direction
     from dglrec.schema import RatingScale
     from dglrec.train import Loader, Settings, TrainingStep
 
@@ -274,12 +275,14 @@ class Workload:
         graph: the training ratings of a share of the users, memory-mapped; all items.
         biases: fitted to them.
         item_features: float32 [I, F].
+        directions: of the relations that a model with them reads.
     """
 
     graph: "RatingGraph"
     biases: "Biases"
     item_features: "Tensor"
     has_ratings: bool = True
+    directions: "Sequence[Direction]" = ()
 
     @property
     def scale(self) -> "RatingScale":
@@ -314,7 +317,10 @@ def training_of(
     world, graph = world or ALONE, workload.graph
     settings = settings.resolved(graph)
     torch.manual_seed(0)
-    model = RatingModel(settings.model, graph.num_users, workload.item_features).to(device)
+    directions = workload.directions
+    features = workload.item_features
+    model = RatingModel(settings.model, graph.num_users, features, directions=directions)
+    model.to(device)
     change(model)
     if settings.loader.items == "reached":
         model.read_items_by_rows()
@@ -330,6 +336,7 @@ def training_of(
         device,
         world,
         draw,
+        directions=directions,
         layers=layers,
         by_rows=bool(model.sparse_tables()),
         compile=train.compile,

@@ -507,9 +507,8 @@ SCORING = [
                 _side("dglrec", ",2", catalogue=4_000),
                 _side("dglrec", ",3", catalogue=1_000),
             ],
-            "**The whole command takes {} to {} s**, {} GB": [
+            "**The whole command takes {} s**, {} GB": [
                 at(".0f", COMMANDS, "seconds", command="top 10"),
-                at(".0f", SCORE, "seconds", command="top 10"),
                 at(".1f", COMMANDS, "peak_memory_gb", command="top 10"),
             ],
             "50 million in {} s from start to files, {} million a second once it runs; {}, {} and "

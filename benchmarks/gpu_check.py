@@ -68,7 +68,17 @@ NO_CARD_CODE = 4
 _LAST_SECONDS = 10.0  # of a process that is ending by itself
 
 COLUMNS = {
-    "correctness": ("what", "model", "ratings", "loss", "users", "items", "rated", "gradient"),
+    "correctness": (
+        "what",
+        "model",
+        "kind",
+        "ratings",
+        "loss",
+        "users",
+        "items",
+        "rated",
+        "gradient",
+    ),
     "training": (
         *("model", "precision", "batch", "edges_per_second", "step_ms", "gpu_memory_gb"),
         *("left_out", "not_run", "error"),

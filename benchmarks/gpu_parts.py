@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -220,16 +220,25 @@ def correctness(bench: Bench, seconds: float) -> Iterator[Row]:
     import torch
 
     from dglrec.biases import fit_biases
+    from dglrec.relations import directions_of
+    from dglrec.train import RankingConfig
 
     del seconds
     whole = bench.dataset
     graph = subset(whole.graph, min(1.0, _USERS_COMPARED / whole.graph.num_users))
     workload = Workload(graph, fit_biases(graph, whole.biases.damping), whole.item_features)
     cpu = torch.device("cpu")
-    for name in MODELS:
+    pool = RankingConfig(negatives="uniform")
+    cases = [("plain", "ratings", workload, RankingConfig()), ("default", "pool", workload, pool)]
+    if "genres" in whole.attributes:
+        related = replace(workload, directions=directions_of([whole.relation("has_genres")]))
+        cases.append(("default", "pool, relation", related, pool))
+    cases.append(("default", "catalogue", workload, RankingConfig()))
+    for name, kind, trained, ranking in cases:
         settings = loop_settings(name, min(_BATCH_COMPARED, graph.num_edges))
-        loader, here = training_of(workload, settings, cpu)
-        other_loader, there = training_of(workload, settings, bench.device)
+        settings = replace(settings, ranking=ranking)
+        loader, here = training_of(trained, settings, cpu)
+        other_loader, there = training_of(trained, settings, bench.device)
         resolved = settings.resolved(graph)
         # Each from a batch of its own making: the samples are the same, the shapes are not.
         batch = next(made for made in loader if made is not None)
@@ -239,7 +248,7 @@ def correctness(bench: Bench, seconds: float) -> Iterator[Row]:
         for key, values in expected.items():
             if values.dim():
                 found[key] = found[key][: len(values)]
-        row: Row = {"what": "step", "model": name, "targets": batch.num_targets}
+        row: Row = {"what": "step", "model": name, "kind": kind, "targets": batch.num_targets}
         # Sums of many terms in another order; not an output, so told and not judged.
         row["gradient"] = rounded(difference(other, gradient))
         yield judged(row, {key: difference(found[key], expected[key]) for key in expected})

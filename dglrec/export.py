@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dglrec import schema
+from dglrec.errors import UsageError
 from dglrec.files import atomic_folder, check_target_folder, sha256_of, write_json
 from dglrec.ids import IdMap
 from dglrec.run import TrainedModel
@@ -52,9 +53,14 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
         Counts of users and items, and the embeddings' size.
 
     Raises:
-        UsageError: `out` may not be written.
+        UsageError: `out` may not be written, or the model has no vectors of nodes.
         DglrecError: the disk is full.
     """
+    if trained.model.config.convolution == "graph_filter":
+        raise UsageError(
+            "model.convolution = graph_filter: the model has no vectors of users and items to "
+            "export; score writes what it predicts"
+        )
     check_target_folder(out, marker=EXPORT_FILE, overwrite=overwrite)
     dataset, biases, nodes = trained.dataset, trained.dataset.biases, trained.embeddings.nodes
     scale = dataset.scale

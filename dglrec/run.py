@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ValidationError
@@ -30,9 +31,10 @@ from torch import Tensor
 
 from dglrec.baselines import Baseline, BaselineConfig, load_model
 from dglrec.biases import Biases
-from dglrec.blocks import RelationBlock
+from dglrec.blocks import RelationBlock, WeightedEdges
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from dglrec.dataset import DerivedDataset, RatingDataset
+from dglrec.derived import WeightedAdjacency
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
@@ -546,6 +548,7 @@ def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
         user_features=dataset.user_features,
         user_widths=dataset.user_feature_widths,
         directions=read_directions(config, dataset),
+        operator=read_operator(config, dataset),
     )
 
 
@@ -565,7 +568,31 @@ def sketched_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
             user_features=of_users,
             user_widths=dataset.user_feature_widths,
             directions=read_directions(config, dataset),
+            operator=read_operator(config, dataset),
         )
+
+
+def read_operator(config: ModelConfig, dataset: RatingDataset) -> WeightedEdges | None:
+    """The graph of items that a model's graph filters take, its largest eigenvalue 1.
+
+    Raises:
+        UsageError: there is none, or a file gave one that is not among items, or not symmetric.
+    """
+    if config.convolution != "graph_filter":
+        return None
+    relation = dataset.relation("similar")
+    edges = relation.backward
+    weights = np.ones(edges.num_edges, np.float32) if edges.weights is None else edges.weights
+    among = WeightedAdjacency(edges.offsets, edges.neighbours, weights)
+    try:
+        if {relation.source_type, relation.destination_type} != {ITEM_TYPE}:
+            raise ValueError(f"leads from {relation.source_type} to {relation.destination_type}")
+        return among.divided_by_largest_eigenvalue().edges()
+    except ValueError as error:
+        raise UsageError(
+            f"model.convolution = graph_filter: relation similar: {error}; it takes a symmetric "
+            "one among items, as is made where no file gives another"
+        ) from error
 
 
 def read_directions(config: ModelConfig, dataset: RatingDataset) -> tuple[Direction, ...]:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from batches import Ratings, tensors
 from devices import DEVICE, Launches, pretended
 from ranks import in_ranks
+from relations import NAMES, Related
 from runs import make_settings, planted, weights_of
 from torch.nn.functional import pad
 
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
+from dglrec.errors import UsageError
 from dglrec.infer import ListScorer, Scorer, embed_all
 from dglrec.kernels import parallel
 from dglrec.nn import ModelConfig, RatingModel
@@ -35,18 +38,13 @@ LOADER = LoaderConfig(
 )
 MOST_WAITS = 2
 # What they are, so that they do not grow unseen: operation by operation, and with train.compile.
-MOST_LAUNCHES = {
-    "alone": 1100,
-    "one of two processes": 1200,
-    "a pool": 1200,
-    "a pool of the targets' items": 1300,
-}
 MOST_COMPILED = 300
 
 
 @pytest.fixture(scope="module")
 def ratings():
-    return Ratings()
+    """Of more users than a step samples of the items' raters."""
+    return Ratings(num_users=300, edges=900)
 
 
 def dataset_of(ratings):
@@ -55,11 +53,12 @@ def dataset_of(ratings):
     return dataset
 
 
-def model_of(ratings, device):
+def model_of(ratings, device, directions=()):
     """The default model, its dropout that of large data sets, with text and genres."""
     config = ModelConfig(heads="both", dropout=0.0, list_size=128)
     with device:
-        return RatingModel(config, ratings.num_users, torch.randn(ratings.num_items, 42))
+        features = torch.randn(ratings.num_items, 42)
+        return RatingModel(config, ratings.num_users, features, directions=directions)
 
 
 def objective_of(ratings, device, **ranking):
@@ -67,15 +66,15 @@ def objective_of(ratings, device, **ranking):
     return make_objective("both", "mse", ranking, dataset_of(ratings), device)
 
 
-def layout_of(ratings, **options):
+def layout_of(ratings, config, **options):
     """A real pass's layout and room, taken where tensors have values."""
-    real = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3, **options)
+    real = PackedBatchLoader(ratings.graph, ratings.biases, config, 3, **options)
     return real._layout(Fold(3, 0, 0, 2, ratings.num_items)), real._rooms
 
 
-def pretended_loader(ratings, layout, **options):
+def pretended_loader(ratings, config, layout, **options):
     """A loader on the device, which starts a pass without asking the device."""
-    loader = make_loader(ratings.graph, ratings.biases, LOADER, 3, DEVICE, **options)
+    loader = make_loader(ratings.graph, ratings.biases, config, 3, DEVICE, **options)
     assert isinstance(loader, PackedBatchLoader)
     real, rooms = layout
 
@@ -92,33 +91,46 @@ def pretended_loader(ratings, layout, **options):
     return loader
 
 
+# What is trained, and the most launches of a step.
+Case = namedtuple("Case", "launches world ranking fanouts relations", defaults=(ALONE, {}, {}, ()))
+ALL = {"user_fanouts": (-1, -1), "item_fanouts": (10, -1)}
 CASES = {
-    "alone": {},
-    "one of two processes": {"world": World(1, 2)},
-    "a pool": {"negatives": "uniform"},
-    "a pool of the targets' items": {
-        **{"negatives": "in_batch", "loss": "bpr", "world": World(0, 3)},
-    },
+    "alone": Case(1100),
+    "one of two processes": Case(1200, World(1, 2)),
+    "a pool": Case(1150, ranking={"negatives": "uniform"}),
+    "a pool of targets' items": Case(1250, World(0, 3), {"negatives": "in_batch", "loss": "bpr"}),
+    "all is read": Case(1200, fanouts=ALL),
+    "relations": Case(2150, relations=NAMES),
+    "all in one of two processes": Case(2250, World(1, 2), {"negatives": "uniform"}, ALL, NAMES),
 }
 
 
+@pytest.fixture(scope="module")
+def related():
+    return Related()
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_of_the_default_model_hardly_waits_and_crosses_nothing(ratings, case):
+def test_a_step_of_the_default_model_hardly_waits_and_crosses_nothing(ratings, related, case):
     """From a step's users to moved weights, with everything where it belongs.
 
     What other processes would send is left out: rows of items that are zeros.
     """
-    options, ranking = {}, dict(CASES[case])
-    if "world" in ranking:
-        options["world"] = ranking.pop("world")
+    most, world, ranking, fanouts, names = CASES[case]
+    if names:
+        ratings = related
+    directions = related.directions(*names) if names else ()
+    config = LOADER.model_copy(update=fanouts)
+    options = {"world": world, "directions": directions}
     draw = objective_of(ratings, torch.device("cpu"), **ranking).sampler(torch.device("cpu"))
-    layout = layout_of(ratings, draw=draw, **options)
+    layout = layout_of(ratings, config, draw=draw, **options)
     with pretended():
-        model, objective = model_of(ratings, DEVICE), objective_of(ratings, DEVICE, **ranking)
+        model = model_of(ratings, DEVICE, directions)
+        objective = objective_of(ratings, DEVICE, **ranking)
         options["draw"] = objective.sampler(DEVICE)
         step = TrainingStep(model, TrainConfig(learning_rate=0.01), objective, 10)
         step._summed.all_items = lambda rows: pad(rows, (0, 0, 0, ratings.num_items - len(rows)))
-        batches = iter(pretended_loader(ratings, layout, **options))
+        batches = iter(pretended_loader(ratings, config, layout, **options))
         done = Progress()
         tally = Tally(done, DEVICE)
 
@@ -136,7 +148,7 @@ def test_a_step_of_the_default_model_hardly_waits_and_crosses_nothing(ratings, c
     print(f"\n{case}: {counted.total} launches, waits {dict(counted.waits)}")
     assert counted.waits.total() <= MOST_WAITS, counted.waits
     assert counted.crossings == []
-    assert counted.total <= MOST_LAUNCHES[case], counted.kernels.most_common()
+    assert counted.total <= most, counted.kernels.most_common()
     assert asked.waits.total() + len(asked.crossings) > 0  # asking for the loss is a wait
     assert done.count > 0 and {p.device.type for p in model.parameters()} == {DEVICE.type}
 
@@ -179,12 +191,15 @@ def torchs_route(monkeypatch):
     monkeypatch.setattr(parallel, "_COMPILED_FOR", "none")
 
 
-def trained(ratings, compile_with=None):
+def trained(ratings, compile_with=None, case="alone"):
     """A batch, its costs and gradients by name; perhaps by what `torch.compile` makes of both."""
-    loader = PackedBatchLoader(ratings.graph, ratings.biases, LOADER, 3)
+    _, _, ranking, fanouts, names = CASES[case]
+    directions, config = ratings.directions() if names else (), LOADER.model_copy(update=fanouts)
     torch.manual_seed(0)
-    model = model_of(ratings, torch.device("cpu"))
-    objective = objective_of(ratings, torch.device("cpu"))
+    host = torch.device("cpu")
+    model, objective = model_of(ratings, host, directions), objective_of(ratings, host, **ranking)
+    options = {"draw": objective.sampler(host), "directions": directions}
+    loader = PackedBatchLoader(ratings.graph, ratings.biases, config, 3, **options)
     summed = TrainingStep(model, TrainConfig(learning_rate=0.01), objective, 10)._summed
     make = loader._packed
     if compile_with:
@@ -209,6 +224,13 @@ def assert_same(one, other):
 def test_a_step_is_one_graph(ratings, torchs_route):
     """`torch.compile` finds nothing that it would have to leave to Python."""
     assert_same(trained(ratings), trained(ratings, "aot_eager"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["a pool", "all is read", "relations"])
+def test_other_steps_are_one_graph_too(ratings, related, torchs_route, case):
+    data = related if case == "relations" else ratings
+    assert_same(trained(data, case=case), trained(data, "aot_eager", case))
 
 
 @pytest.mark.slow
@@ -262,13 +284,13 @@ def trained_anywhere(world, dataset, run, settings, anywhere=True):
     return made
 
 
-@pytest.mark.parametrize(
-    ("size", "negatives"), [(1, "catalogue"), (2, "catalogue"), (2, "uniform")]
-)
+@pytest.mark.parametrize(("size", "negatives"), [(1, "catalogue"), (2, "uniform")])
 def test_training_by_the_devices_route_is_training_by_a_cpus(dataset, tmp_path, size, negatives):
     """Weights and validation figures, after two epochs, of processes that exchange items."""
     loader = {"user_fanouts": (3, -1), "item_fanouts": (3, 2), "batch_size": 60, "items": "all"}
-    settings = make_settings({"heads": "both", "dropout": 0.0}, loader, epochs=2)
+    settings = make_settings(
+        {"heads": "both", "dropout": 0.0, "item_items": "none"}, loader, epochs=2
+    )
     settings = replace(settings, ranking=RankingConfig(negatives=negatives, pool=20))
     for name, anywhere in (("cpu", False), ("device", True)):
         arguments = dataset, tmp_path / name, settings, anywhere
@@ -282,3 +304,40 @@ def test_training_by_the_devices_route_is_training_by_a_cpus(dataset, tmp_path, 
         # Adam moves weights of tiny gradients by their signs.
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-3)
         assert float((found[name] - value).abs().mean()) < 1e-4
+
+
+CHOICES = [
+    ({}, {}, "of fixed shapes"),
+    ({"user_fanouts": (-1, -1), "relation_fanout": -1}, {}, "of fixed shapes"),
+    ({"unseen_users": 0.1}, {}, "each step waits for the device (loader.unseen_users is set)"),
+    ({"kind": "full"}, {}, "(loader.kind is full)"),
+    ({"items": "reached"}, {}, "(loader.items is reached: "),
+    ({}, {"by_rows": True}, "(model.user_identity updates rows, "),
+    ({}, {"world": World(1, 2)}, ""),  # the first process says it
+]
+
+
+@pytest.mark.parametrize(("loader", "options", "said"), CHOICES)
+def test_which_batches_are_made_is_said(ratings, torchs_route, capsys, loader, options, said):
+    config = LOADER.model_copy(update=loader)
+    host = torch.device("cpu")
+    made = make_loader(ratings.graph, ratings.biases, config, 3, host, **options)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said) and all(said in line for line in lines)
+    assert isinstance(made, PackedBatchLoader) == (not said or "fixed" in said)
+
+
+def test_of_a_device_with_compiled_loops_nothing_is_said(ratings, capsys):
+    made = make_loader(ratings.graph, ratings.biases, LOADER, 3, torch.device("cpu"))
+    assert not isinstance(made, PackedBatchLoader) and capsys.readouterr().err == ""
+
+
+def test_a_step_that_cannot_be_compiled_is_refused_with_the_reason(ratings, monkeypatch):
+    arguments = ratings.graph, ratings.biases, LOADER, 3, torch.device("cpu")
+    with pytest.raises(UsageError, match="made on cpu, by compiled loops"):
+        make_loader(*arguments, compile=True)
+    monkeypatch.setattr(parallel, "_COMPILED_FOR", "none")
+    with pytest.raises(UsageError, match="there are 2 processes"):
+        make_loader(*arguments, World(0, 2), compile=True)
+    with pytest.raises(UsageError, match="user_identity"):
+        make_loader(*arguments, by_rows=True, compile=True)

@@ -48,8 +48,8 @@ def dataset(tmp_path_factory):
 def runs(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
-    def run(name, **model):
-        loader = {"unseen_users": 0.2, "unseen_items": 0.0, "batch_size": 100}
+    def run(name, unseen=0.2, **model):
+        loader = {"unseen_users": unseen, "unseen_items": 0.0, "batch_size": 100}
         train(dataset, folder / name, make_settings({"heads": "both", **model}, loader, epochs=2))
         return open_predictor(folder / name)
 
@@ -57,6 +57,7 @@ def runs(dataset, tmp_path_factory):
         "features": run("features"),
         "nodes": run("nodes", user_features=("age",), relations=("has_home",)),
         "neither": run("neither", user_features=False),
+        "derived": run("derived", 0.0, graph_features=True, relations=("visited_with",)),
     }
 
 
@@ -193,6 +194,18 @@ def test_what_is_unknown_is_counted_and_said(runs, tmp_path, capsys):
     mine = write(tmp_path / "mine.csv", [{"item_id": 1, "rating": 5}])
     found = recommend(runs["features"], None, 3, ratings=mine, user_table=blank)
     assert found == recommend(runs["features"], None, 3, ratings=mine)
+
+
+def test_what_was_made_from_training_rows_is_no_column_of_a_table(runs, tmp_path, capsys):
+    trained = runs["derived"]
+    table = write(tmp_path / "t.csv", [{"age": 40, "home": "west"}])
+    mine = write(tmp_path / "mine.csv", [{"item_id": 1, "rating": 5}, {"item_id": 2, "rating": 1}])
+    found = recommend(trained, None, ITEMS, ratings=mine, user_table=table, explain=True)
+    assert "no column" not in capsys.readouterr().err
+    plain = recommend(trained, None, ITEMS, ratings=mine)
+    assert [one.score for one in found] != [one.score for one in plain]
+    told = [reason for one in found for reason in one.relations]
+    assert told and all(reason.text.startswith("visited_with ") for reason in told)
 
 
 @pytest.mark.parametrize(

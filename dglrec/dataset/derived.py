@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dglrec.dataset.attributes import AttributeEncoder
 from dglrec.dataset.stored import RatingDataset
 from dglrec.derived import DERIVED, DerivedConfig, WeightedAdjacency, user_graph_features
 from dglrec.errors import UsageError
@@ -110,6 +111,11 @@ class DerivedDataset(RatingDataset):
         """The columns of `user_features`: how many each attribute has, by name, in their order."""
         more, widths = self._graph_features, self._plain.user_feature_widths
         return widths if more is None else {**widths, OF_GRAPH: more.shape[1]}
+
+    @cached_property
+    def user_encoder(self) -> AttributeEncoder:
+        """What makes features of attributes; none of the graph's."""
+        return self._plain.user_encoder
 
     def encode_users(self, users: pd.DataFrame) -> Tensor:
         """Features of n users that the data set does not hold, who have zeros for the graph's.

@@ -20,6 +20,21 @@ _LIST_SIZE, _LEAST_LIST_SIZE, _LIST_NUMBERS = 128, 16, 1 << 24
 # Of a few ratings an item wide vectors learn nothing, and are most of what a step costs.
 _SPARSE_LIST_SIZE, _RATINGS_OF_WIDE_LISTS = 32, 5
 
+# What convolution graph_filter takes: it has no vectors of nodes.
+_OF_SIGNALS: dict[str, Any] = {
+    "heads": "rating",
+    "layers": 1,
+    "node_inputs": False,
+    "item_identity": False,
+    "user_identity": False,
+    "item_features": False,
+    "user_features": False,
+    "graph_features": False,
+    "decoder_size": 0,
+    "interaction": True,
+    "dropout": 0.0,
+}
+
 
 class ModelConfig(BaseModel):
     """What the model is made of."""
@@ -34,11 +49,14 @@ class ModelConfig(BaseModel):
         "popularity",
         "ease",
         "graph_filter",
+        "session",
+        "vsknn",
     ] = Field(
         "graph",
         description="graph: GraphSAGE; or a baseline, which takes none of the settings below: "
         "item_knn (similar items), bias (mean and biases), global_mean; or one that only ranks: "
-        "popularity, ease, graph_filter",
+        "popularity, ease, graph_filter, session (what follows the last items), vsknn (similar "
+        "sessions)",
     )
     heads: Literal["auto", "rating", "lists", "both"] = Field(
         "auto",
@@ -46,10 +64,24 @@ class ModelConfig(BaseModel):
         "where there are ratings (rating with DGL's loader), lists where there are interactions",
     )
     embedding_size: int = Field(64, ge=1, description="width of every node embedding")
-    convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf"] = Field(
+    convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf", "graph_filter"] = Field(
         "sage",
         description="what a layer does: sage (GraphSAGE, with rated messages and the ridge), or a "
-        "layer of collaborative filtering on bare edges: lightgcn, lr_gccf, ngcf",
+        "layer of collaborative filtering on bare edges: lightgcn, lr_gccf, ngcf; or graph_filter: "
+        "a user's ratings as a signal on the graph of similar items, see --config gsp",
+    )
+    filter_features: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = (
+        Field(
+            (64, 32),
+            min_length=1,
+            description="with convolution graph_filter, features of each layer of graph filters",
+        )
+    )
+    filter_taps: int = Field(
+        5,
+        ge=1,
+        description="with convolution graph_filter, taps of each filter: it reads items up to so "
+        "many edges away, less one",
     )
     combination: Literal["last", "mean", "concat"] = Field(
         "last", description="what is made of all layers' results and the inputs"
@@ -103,6 +135,11 @@ class ModelConfig(BaseModel):
         False,
         description="features of users by their place among users who rated alike (PageRank, "
         "degree, closeness, betweenness, clusters), made from training rows",
+    )
+    time_decay: bool = Field(
+        False,
+        description="older ratings of a user or an item weigh less in messages, the ridge and "
+        "lists, by half-lives that are learned; needs timestamps",
     )
     refinement: int = Field(
         16,
@@ -173,9 +210,18 @@ class ModelConfig(BaseModel):
                 )
         if len(set(self.relations)) < len(self.relations):
             raise ValueError(f"relations {', '.join(self.relations)}: name each once")
+        if self.time_decay and (self.convolution != "sage" or self.aggregator != "mean"):
+            raise ValueError(
+                "time_decay weighs means of messages: it goes with convolution sage and "
+                f"aggregator mean, and not with {self.convolution} and {self.aggregator}"
+            )
+        if self.time_decay and not self.layers:
+            raise ValueError("time_decay weighs messages, and layers is 0; take 1 or more")
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
-        if not self.node_inputs and not (self.item_identity and self.user_identity):
+        if self.convolution == "graph_filter":
+            self._check_signals()
+        elif not self.node_inputs and not (self.item_identity and self.user_identity):
             raise ValueError(
                 "node_inputs off leaves nodes without an identity unknown: set user_identity and "
                 "item_identity"
@@ -193,6 +239,20 @@ class ModelConfig(BaseModel):
                 "sage has its skip connections, and takes last"
             )
 
+    def _check_signals(self) -> None:
+        """Refuse what goes with vectors of nodes, of which graph filters know nothing.
+
+        Raises:
+            ValueError: there is some.
+        """
+        wrong = [name for name, value in _OF_SIGNALS.items() if getattr(self, name) != value]
+        if wrong:
+            wanted = ", ".join(f"{name} {_OF_SIGNALS[name]}" for name in wrong)
+            raise ValueError(
+                f"convolution graph_filter reads ratings and the graph of items alone, and takes "
+                f"{wanted}; start from --config gsp"
+            )
+
     @property
     def read_user_features(self) -> bool | tuple[str, ...]:
         """`user_features`, and those of the graph where `graph_features` asks for them."""
@@ -208,7 +268,8 @@ class ModelConfig(BaseModel):
         """
         if self.kind != "graph":
             return []
-        names = [one for one in self.relations if one in DERIVED_NAMES and one not in relations]
+        wanted = ("similar",) if self.convolution == "graph_filter" else self.relations
+        names = [one for one in wanted if one in DERIVED_NAMES and one not in relations]
         return [*names, OF_GRAPH] if self.graph_features else names
 
     @property

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dglrec.blocks import Block, LayerBlocks
+from dglrec.blocks import Block, LayerBlocks, WeightedEdges
 from dglrec.nn.collaborative import LightGCNLayer, LRGCCFLayer, NGCFLayer
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
 from dglrec.nn.dropout import Dropout
 from dglrec.nn.relations import RelationMaps
+from dglrec.nn.signals import SignalLayer
 from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues, both_ways
 
 Exchange = Callable[[Tensor], Tensor]
@@ -45,7 +46,10 @@ class SAGELayer(nn.Module):
         self.refinement = None
         if last and config.rating_messages and config.refinement:
             self.refinement = RefinementConv(
-                config.embedding_size, config.refinement, by_column=config.column_damping
+                config.embedding_size,
+                config.refinement,
+                by_column=config.column_damping,
+                time_decay=config.time_decay,
             )
 
     def update_users(
@@ -114,11 +118,12 @@ class SAGELayer(nn.Module):
         return dropped
 
 
-_LAYERS: dict[str, type[SAGELayer] | type[LightGCNLayer] | type[LRGCCFLayer] | type[NGCFLayer]] = {
+_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "sage": SAGELayer,
     "lightgcn": LightGCNLayer,
     "lr_gccf": LRGCCFLayer,
     "ngcf": NGCFLayer,
+    "graph_filter": SignalLayer,
 }
 
 
@@ -127,14 +132,20 @@ class HeteroEncoder(nn.Module):
 
     `last` takes the last layer's result. `mean` and `concat` take those of all layers and the
     inputs (LightGCN's equation 4; NGCF's equation 9).
+
+    Args:
+        config: the model's.
+        operator: the graph of items that layers of graph filters take; None for the others.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operator: WeightedEdges | None = None) -> None:
         super().__init__()
         self.combination = config.combination
         layer = _LAYERS[config.convolution]
+        further = {} if operator is None else {"operator": operator}
         self.layers = nn.ModuleList(
-            layer(config, last=number == config.layers - 1) for number in range(config.layers)
+            layer(config, last=number == config.layers - 1, **further)
+            for number in range(config.layers)
         )
 
     @property

@@ -11,6 +11,7 @@ Shapes: N nodes, K taps, F features in, G features out.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dglrec.blocks import WeightedEdges
 from dglrec.kernels import sum_messages
@@ -43,7 +44,8 @@ class GraphFilterConv(nn.Module):
     """A bank of graph filters: sum over k of A^k X W_k + b.
 
     It is a linear map of `shifts`, so whoever has those at hand, or needs some nodes only, calls
-    `combine` and gets the same.
+    `combine` and gets the same. As shifts and maps commute, `forward` shifts on the side that has
+    fewer features.
 
     Args:
         size_in: F.
@@ -63,4 +65,15 @@ class GraphFilterConv(nn.Module):
 
     def forward(self, edges: WeightedEdges, values: Tensor) -> Tensor:
         """[N, ..., F] values -> [N, ..., G]."""
-        return self.combine(shifts(edges, values, self.taps))
+        size_in, size_out = values.shape[-1], self.weights.out_features
+        if size_in <= size_out:
+            return self.combine(shifts(edges, values, self.taps))
+        # Horner's scheme: X W_0 + A (X W_1 + A (X W_2 + ...)).
+        by_tap = self.weights.weight.view(size_out, self.taps, size_in).flip(1).unbind(1)
+        out = functional.linear(values, by_tap[0])
+        for weight in by_tap[1:]:
+            summed = sum_messages(
+                edges.offsets, edges.neighbours, out.reshape(len(out), -1), edges.weights
+            )
+            out = summed.view(out.shape) + functional.linear(values, weight)
+        return out + self.weights.bias

@@ -66,6 +66,8 @@ class NodeInputs(nn.Module):
         self.register_buffer("input_scale", scale, persistent=False)
         self.from_user_inputs = nn.Linear(INPUTS, size) if config.node_inputs else None
         self.from_item_inputs = nn.Linear(INPUTS, size) if config.node_inputs else None
+        # Of graph filters an item is the signal that is 1 at the item, and nothing learned.
+        self.basis = config.convolution == "graph_filter"
         width = self.features.shape[1]
         self.from_features = nn.Linear(width, size, bias=False) if width else None
         # Of users a step reads few; of items it reads all.
@@ -125,6 +127,9 @@ class NodeInputs(nn.Module):
         if self.item_vectors is not None:
             vectors = self.item_vectors.weight if nodes is None else self.item_vectors(nodes)
             out = self._with_vectors(out, vectors, inputs)
+        if self.basis:
+            places = torch.arange(len(out), device=out.device) if nodes is None else nodes
+            out = out.scatter(1, places.unsqueeze(1), 1.0)
         dropped: Tensor = self.dropout(out)
         return dropped
 

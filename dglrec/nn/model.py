@@ -6,13 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dglrec.blocks import EdgeBatch, RelationBlock
+from dglrec.blocks import EdgeBatch, RelationBlock, WeightedEdges
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroEncoder
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms
 from dglrec.nn.relations import RelationMaps
+from dglrec.nn.signals import LocalReadout
 from dglrec.nn.values import NodeValues
 from dglrec.relations import Direction
 
@@ -44,6 +45,7 @@ class RatingModel(nn.Module):
         user_features: float32 [U, F']; None where nothing is known of users.
         user_widths: columns of `user_features` by name, where the configuration names some.
         directions: of the relations that the configuration names.
+        operator: the graph of items that convolution graph_filter takes; None with the others.
 
     Raises:
         UsageError: the configuration names features that there are not.
@@ -59,16 +61,18 @@ class RatingModel(nn.Module):
         user_features: Tensor | None = None,
         user_widths: Mapping[str, int] | None = None,
         directions: Sequence[Direction] = (),
+        operator: WeightedEdges | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.inputs = NodeInputs(
             config, num_users, item_features, widths, user_features, user_widths
         )
-        self.encoder = HeteroEncoder(config)
+        self.encoder = HeteroEncoder(config, operator)
         # The list head comes late, so that it leaves the others' initial weights as they are; and
         # relations last, for the same reason.
-        self.decoder = EdgeRegressor(config) if config.heads != "lists" else None
+        decoder = LocalReadout if config.convolution == "graph_filter" else EdgeRegressor
+        self.decoder = decoder(config) if config.heads != "lists" else None
         self.list_head = ListHead(config, len(item_features)) if config.lists else None
         self.relations = None
         if directions:

@@ -117,3 +117,16 @@ class DirectionTensors:
         sums.index_add_(0, owners, weights.double())
         means = (sums / counts.clamp(min=1)).clamp(min=torch.finfo(torch.float32).tiny)
         return (weights / means.index_select(0, owners)).float()
+
+    def fixed_shares(self, edges: Tensor, there: Tensor) -> Tensor:
+        """float32 [D, f]: the same of f edges of each destination, 0 for those that are not there.
+
+        Args:
+            edges: int64 [D, f] positions.
+            there: bool [D, f].
+        """
+        if self.weights is None:
+            return there.float()
+        weights = self.weights.index_select(0, edges.flatten()).view_as(there) * there
+        means = weights.double().sum(1) / there.sum(1).clamp(min=1)
+        return (weights / means.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)).float()

@@ -9,26 +9,31 @@ arithmetic on tensors, on any device.
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dglrec.biases import Biases, Ends
-from dglrec.blocks import Block, EdgeBatch, LayerBlocks, Pool, RelationBlock
+from dglrec.blocks import Block, EdgeBatch, LayerBlocks, RelationBlock
 from dglrec.distributed import ALONE, World
+from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.kernels import chances, sample_stretches
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
-from dglrec.sampling.folds import Fold, Split, ragged
+from dglrec.sampling.folds import Fold, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
+from dglrec.sampling.schedule import UserSchedule
+from dglrec.sampling.step import Hidden, Step
+from dglrec.sampling.tensors import offsets_of, take
+from dglrec.sampling.time_folds import AnyFold, TimeFold
 from dglrec.sampling.unseen import Targets, count_as_unseen, hide_items
 
 
-class UserBatchLoader:
+class UserBatchLoader(UserSchedule):
     """Batches of whole users, whose ratings are dealt into folds: one is predicted from the others.
 
     An epoch is as many passes over the users as there are folds. In pass f, a user's ratings of
@@ -58,6 +63,10 @@ class UserBatchLoader:
         draw: draws the items that lists are learned from; None where none are wanted.
         directions: of the relations that layers read beside the ratings. Of those between users and
             items the pairs of a step's targets are left out, as its ratings are.
+        ages: whether layers ask for the ages of edges, which the graph must have times for.
+
+    Raises:
+        UsageError: folds are cut by time, and a relation is between users and items.
     """
 
     def __init__(
@@ -70,23 +79,17 @@ class UserBatchLoader:
         world: World = ALONE,
         draw: Draw | None = None,
         directions: Sequence[Direction] = (),
+        *,
+        ages: bool = False,
     ) -> None:
-        self.config = config = config.resolved(graph.num_edges, graph.num_items)
-        self.batch_size = config.edges_a_batch(graph.num_edges)
-        self._folds = int(config.folds)
-        self.seed = seed
-        self.epoch = 0
-        self.start = 0
-        self.device = device or torch.device("cpu")
-        self.world = world
-        self._draw = draw
-        self._biases = biases.copied(self.device)  # a step changes rows of them, and puts them back
-        self._by_user, self._by_item = graph.on(self.device)
-        self._active = torch.from_numpy(np.flatnonzero(graph.by_user.degrees)).to(self.device)
-        self._num_items = graph.num_items
-        self._num_edges = graph.num_edges
-        self._every_item = config.items != "reached"
-        self._directions = [DirectionTensors.of(one, self.device) for one in directions]
+        super().__init__(graph, biases, config, seed, device, world, draw, directions)
+        self._times = graph.times_on(self.device) if ages else None
+        self._ranks: Tensor | None = None  # of edges in time, where that decides folds
+        if self.config.folds_by == "time":
+            _check_directions(directions)
+            self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
+            ids = torch.from_numpy(np.ascontiguousarray(graph.edges_by_item))
+            self._ids_by_item = ids.to(self.device)
         # Scratch, -1 but for what a step writes and takes out again: each user's place among the
         # step's users, and the numbers of the users and items that it reads.
         self._in_step, self._user_numbers, self._item_numbers = (
@@ -94,58 +97,27 @@ class UserBatchLoader:
             for count in (graph.num_users, graph.num_users, graph.num_items)
         )
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self._folds * self._steps_a_pass()
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration is, and the batch that it begins with.
-
-        An iteration under way stays what it is.
-        """
-        self.epoch, self.start = epoch, start
-
-    def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """The epoch's batches; None where a step holds no target.
-
-        On all processes alike where they share the items; where each encodes those in reach, None
-        where it holds none for this one.
-        """
-        return self._batches(self.epoch, self.start)
-
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
         folds, steps = self._folds, self._steps_a_pass()
         for number_of_fold in range(start // steps, folds):
-            fold = Fold(self.seed, epoch, number_of_fold, folds, self._num_items)
+            fold = self._fold(epoch, number_of_fold)
             schedule = self._schedule(epoch, number_of_fold)
             for number in range(max(start, number_of_fold * steps), (number_of_fold + 1) * steps):
                 users = schedule[number % steps]
                 yield self._batch(users, fold, number) if len(users) else None
 
-    def _steps_a_pass(self) -> int:
-        return -(-self._num_edges // (self.batch_size * self._folds))
+    def _fold(self, epoch: int, number: int) -> AnyFold:
+        if self._ranks is None:
+            return Fold(self.seed, epoch, number, self._folds, self._num_items)
+        degrees = self._by_user.counts
+        return TimeFold(self.seed, epoch, number, self._folds, self._ranks, degrees)
 
     def _schedule(self, epoch: int, fold: int) -> list[Tensor]:
         """The users of each step of a pass; see `_order`."""
         order, cuts = self._order(epoch, fold)
         return [order[first:last] for first, last in itertools.pairwise(cuts)]
 
-    def _order(self, epoch: int, fold: int) -> tuple[Tensor, list[int]]:
-        """All users of a pass in their order, and where each step starts, and the last one ends.
-
-        Steps are about equal in edges. A user with more ratings than a step fills one step; the
-        steps it would have spilled into stay empty.
-        """
-        generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch, fold))
-        shuffled = torch.randperm(len(self._active), generator=generator).to(self.device)
-        order = take(self._active, shuffled)
-        steps = self._steps_a_pass()
-        ends = take(self._by_user.counts, order).cumsum(0)
-        bounds = torch.arange(1, steps, device=self.device) * self._num_edges // steps
-        cuts = torch.searchsorted(ends, bounds, right=True).tolist()
-        return order, [0, *cuts, len(order)]
-
-    def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
+    def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         step = self._step(users, fold, number)
         if not len(step.ratings):
             return None
@@ -162,7 +134,7 @@ class UserBatchLoader:
             items_read.forget()
 
     def _encoded_from(
-        self, step: "_Step", number: int, users_read: Reached, items_read: Numbering
+        self, step: Step, number: int, users_read: Reached, items_read: Numbering
     ) -> EdgeBatch:
         """The batch of a step, whose targets the biases are without."""
         biases = self._biases
@@ -220,44 +192,7 @@ class UserBatchLoader:
             return Every(*self.world.share_of(self._num_items), self.device)
         return Reached(self._item_numbers)
 
-    def _sample_keys(self, fold: Fold, number: int) -> list[tuple[int, int]]:
-        """What decides a step's samples, last layer first: of users' edges, and of items'.
-
-        The same on all processes.
-        """
-        place = self.seed, fold.epoch, number
-        return [
-            (seed_of("samples", *place, layer, 0) << 31, seed_of("samples", *place, layer, 1) << 31)
-            for layer in reversed(range(len(self.config.fanouts)))
-        ]
-
-    def _relation_keys(self, fold: Fold, number: int) -> list[list[int]]:
-        """What decides a step's samples of each direction of relations, last layer first.
-
-        The same on all processes.
-        """
-        place = self.seed, fold.epoch, number
-        return [
-            [
-                seed_of("relations", *place, layer, direction) << 31
-                for direction in range(len(self._directions))
-            ]
-            for layer in reversed(range(len(self.config.fanouts)))
-        ]
-
-    def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: Fold) -> Pool | None:
-        """The items that this process's targets are held against, if any are wanted."""
-        if self._draw is None:
-            return None
-        seed = self._pool_seed(number, fold)
-        return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
-
-    def _pool_seed(self, number: int, fold: Fold) -> int:
-        """What decides this process's pool of a step."""
-        place = number * self.world.size + self.world.rank
-        return seed_of("pool", self.seed, fold.epoch, place)
-
-    def _step(self, users: Tensor, fold: Fold, number: int) -> "_Step":
+    def _step(self, users: Tensor, fold: AnyFold, number: int) -> Step:
         """Deal the ratings of a step's users into targets and support.
 
         Where processes exchange items that is done for the users of all of them: what one predicts
@@ -273,18 +208,23 @@ class UserBatchLoader:
         split = fold.split(users, starts, counts, lists.neighbours)
         ratings = lists.ratings(split.targets)
         if not self.config.exclude_targets:
-            return _Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
-        step = _Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+            return Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
+        step = Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+        if split.later is not None:
+            nobody = torch.zeros(len(users), dtype=torch.bool, device=self.device)
+            hidden = Hidden(nobody, split.later.edges, split.later.owners)
+            step = replace(step, hidden=hidden)
         if not self.config.unseen_users:
             return step
         key = seed_of("unseen users", self.seed, fold.epoch, number) << 31
         unseen = count_as_unseen(users, self.config.unseen_users, key)
         return step.without_ratings_of(unseen)
 
-    def _leaving_out(self, step: "_Step") -> AbstractContextManager[None]:
-        """The biases are without the step's targets meanwhile, and all ratings of its unseen users.
+    def _leaving_out(self, step: Step) -> AbstractContextManager[None]:
+        """The biases are without the step's targets meanwhile, and without what is hidden.
 
         Users that count as unseen are known by nothing, and items are as they are without them.
+        What is later than the targets of a fold in time is left out alike.
         """
         if not self.config.exclude_targets:
             return nullcontext()
@@ -301,7 +241,7 @@ class UserBatchLoader:
 
     def _layer(
         self,
-        step: "_Step",
+        step: Step,
         fanouts: tuple[int, int],
         users_read: Reached,
         items_read: Numbering,
@@ -350,6 +290,7 @@ class UserBatchLoader:
             biases.item_degrees.clone()
             if self._every_item
             else take(biases.item_degrees, items_read.nodes),
+            ages=None if self._times is None else self._times[0].ages(by_user, of_users),
         )
         owners = torch.repeat_interleave(items, of_items, output_size=len(by_item))
         residuals = lists[1].ratings(by_item)
@@ -360,12 +301,13 @@ class UserBatchLoader:
             residuals,
             take(biases.item_degrees, items),
             take(biases.user_degrees, users_read.nodes),
+            ages=None if self._times is None else self._times[1].ages(by_item, of_items),
         )
         return LayerBlocks(to_users, to_items, others)
 
     def _relation_block(
         self,
-        step: "_Step",
+        step: Step,
         tensors: DirectionTensors,
         nodes: Tensor,
         sources: Numbering | None,
@@ -392,6 +334,7 @@ class UserBatchLoader:
             ends = take(nodes, owners), neighbours.long()
             users, items = ends if kind.destination_type == USER_TYPE else ends[::-1]
             # Whether or not it is a rating: so that a missing edge says nothing.
+            assert isinstance(step.fold, Fold)  # see `_check_directions`
             held = (take(self._in_step, users) >= 0) & step.fold.holds(users, items)
             counts = counts - torch.bincount(owners[held], minlength=len(counts))
             edges, neighbours = edges[~held], neighbours[~held]
@@ -404,7 +347,7 @@ class UserBatchLoader:
         return RelationBlock(kind.name, kind.destination_type, kind.source_type, block)
 
     def _labels_of_unseen(
-        self, step: "_Step", unseen: Tensor, relation_keys: Sequence[Sequence[int]]
+        self, step: Step, unseen: Tensor, relation_keys: Sequence[Sequence[int]]
     ) -> tuple[RelationBlock, ...]:
         """What items that count as unseen read of labels, in all layers what the last one reads."""
         if not len(unseen) or not self._directions:
@@ -416,7 +359,7 @@ class UserBatchLoader:
         )
 
     def _edges_of_users(
-        self, step: "_Step", nodes: Tensor, fanout: int, key: int
+        self, step: Step, nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor]:
         """The edges that users read, and how many each does.
 
@@ -450,7 +393,7 @@ class UserBatchLoader:
         return torch.cat((own_edges, of_others)), torch.cat((own_counts, counts))
 
     def _edges_of_items(
-        self, step: "_Step", nodes: Tensor, fanout: int, key: int
+        self, step: Step, nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The edges that items read, how many each does, and whose they are; no target's."""
         lists = self._by_item
@@ -464,7 +407,11 @@ class UserBatchLoader:
             return edges, counts, raters
         owners = torch.repeat_interleave(counts, output_size=len(edges))
         places = take(owners, suspects)
-        holds = step.fold.holds(take(raters, suspects).long(), take(nodes, places))
+        of_suspects = take(raters, suspects).long()
+        if isinstance(step.fold, TimeFold):
+            holds = step.fold.hides(of_suspects, take(self._ids_by_item, take(edges, suspects)))
+        else:
+            holds = step.fold.holds(of_suspects, take(nodes, places))
         if step.hidden is not None:
             in_step = take(self._in_step, take(raters, suspects))
             holds |= take(step.hidden.users, in_step)
@@ -474,57 +421,22 @@ class UserBatchLoader:
         return edges.masked_select(keep), counts - lost, raters.masked_select(keep)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The users of a step, N of them, their B targets, and what they are predicted from."""
+def _check_directions(directions: Sequence[Direction]) -> None:
+    """Refuse relations between users and items where folds are cut by time.
 
-    users: Tensor  # int64 [N]
-    fold: Fold
-    split: Split
-    ratings: Tensor  # float32 [B], the targets'
-    support: Tensor  # int64 edge ids, one user's after the other's
-    counts: Tensor  # int64 [N] support of each user
-    first: int  # of the users that are this process's
-    last: int  # one past them
-    hidden: "_Hidden | None" = None  # None where no user counts as unseen
-    starts: Tensor = field(init=False)
+    A pair that is no rating has no time, so it cannot be left out of such a relation as one that is
+    would be.
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "starts", self.counts.cumsum(0) - self.counts)
-
-    def without_ratings_of(self, unseen: Tensor) -> "_Step":
-        """The same, some of its users, bool [N], being known by no rating."""
-        owners = torch.repeat_interleave(self.counts, output_size=len(self.support))
-        lost = take(unseen, owners)
-        return replace(
-            self,
-            support=self.support[~lost],
-            counts=self.counts.masked_fill(unseen, 0),
-            hidden=_Hidden(unseen, self.support[lost], owners[lost]),
-        )
-
-    @property
-    def own_targets(self) -> slice:
-        """Where the targets of this process's users stand among all, which are in users' order."""
-        ends = torch.tensor([self.first, self.last], device=self.split.owners.device)
-        low, high = torch.searchsorted(self.split.owners, ends).tolist()
-        return slice(low, high)
-
-    @property
-    def own_support(self) -> Tensor:
-        """That of this process's users."""
-        before, own = self.counts[: self.first], self.counts[self.first : self.last]
-        start = int(before.sum())
-        return self.support[start : start + int(own.sum())]
-
-
-@dataclass(frozen=True)
-class _Hidden:
-    """The users of a step that count as unseen, and what they are not known by."""
-
-    users: Tensor  # bool [N]
-    edges: Tensor  # int64 [R] edge ids of their support
-    owners: Tensor  # int64 [R] whose they are
+    Raises:
+        UsageError: there is one.
+    """
+    for one in directions:
+        if {one.source_type, one.destination_type} == {USER_TYPE, ITEM_TYPE}:
+            raise UsageError(
+                f"loader.folds_by = time: relation {one.name} is between users and items, and its "
+                "pairs have no place in time; leave it out of model.relations, or take folds_by "
+                "chance"
+            )
 
 
 def _sample(
@@ -542,13 +454,3 @@ def _sample(
     if fanout < 0:
         return ragged(starts, counts), counts
     return sample_stretches(starts, counts, fanout, chances(nodes, key))
-
-
-def take(table: Tensor, index: Tensor) -> Tensor:
-    """`table[index]`, several times as fast on a CPU."""
-    return table.index_select(0, index)
-
-
-def offsets_of(counts: Tensor) -> Tensor:
-    """int64 [D] -> int64 [D + 1], where each stretch starts."""
-    return torch.cat((counts.new_zeros(1), counts.cumsum(0)))

@@ -147,13 +147,13 @@ def _read_by_model(trained: TrainedModel) -> list[str]:
     """The attributes of users that a model reads, as features or as nodes."""
     dataset, config = trained.dataset, trained.model.config
     wanted = config.user_features
+    there = dataset.user_attributes  # features that are made from training rows are no attributes
     names = [
         name
         for name in dataset.user_feature_widths
-        if wanted is True or (wanted and name in wanted)
+        if name in there and (wanted is True or (wanted and name in wanted))
     ]
     as_nodes = read_attributes_of(USER_TYPE, config, dataset)
-    there = dataset.user_attributes
     # A user's attribute that is called as an item's has a prefix as a node.
     own = (name if name in there else name.removeprefix(f"{USER_TYPE}_") for name in as_nodes)
     return list(dict.fromkeys((*names, *own)))

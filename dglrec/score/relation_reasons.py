@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dglrec.infer import REASONS, EncodedNodes, ListScorer, Scorer
-from dglrec.relations import ITEM_TYPE, REVERSE_PREFIX, USER_TYPE, Direction
+from dglrec.relations import DERIVED_NAMES, ITEM_TYPE, REVERSE_PREFIX, USER_TYPE, Direction
 from dglrec.run import TrainedModel
 
 _ROUNDING = 1e-5  # of a rating: what is less says nothing
@@ -54,7 +54,7 @@ class RelationReason:
         """
         name = self.kind.removeprefix(REVERSE_PREFIX)
         way = " to" if self.kind.startswith(REVERSE_PREFIX) else " from"
-        if name.startswith("has_"):
+        if name.startswith("has_") or name in DERIVED_NAMES:  # these have no other way
             name, way = name.removeprefix("has_"), ""
         more = self.count - len(self.names)
         rest = f" and {more} more" if more else ""

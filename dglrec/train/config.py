@@ -60,7 +60,7 @@ class TrainConfig(BaseModel):
         False,
         description="have torch.compile make fewer and larger kernels of a step, which takes it a "
         "minute or two first; on a GPU, with one process and batches of fixed shapes "
-        "(loader.kind users, ranking.negatives catalogue, fan-outs that are numbers)",
+        "(loader.kind users, loader.items all; docs/benchmarks.md)",
     )
     accumulation_steps: int = Field(
         1, ge=1, description="batches whose gradients make one step; saves memory"
@@ -114,7 +114,8 @@ class Settings:
         Raises:
             UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
                 predicted where there are interactions alone, the loader reads no relations, or
-                users are to count as unseen of whom something made from their ratings is read.
+                users are to count as unseen of whom something made from their ratings is read, or
+                there are no timestamps where they are needed.
         """
         if self.model.kind != "graph":
             return self
@@ -151,6 +152,13 @@ class Settings:
                 f"had rated nothing, and {' and '.join(of_ratings)} would tell what they rated; "
                 "leave one of them out"
             )
+        self._check_times(graph, of_ratings)
+        signals = self.model.convolution == "graph_filter"
+        if signals and (self.loader.kind != "users" or self.loader.items == "reached"):
+            raise UsageError(
+                "model.convolution = graph_filter: a user's signal is over all items; take "
+                "loader.kind users and loader.items all"
+            )
         loader = self._loader(graph)
         ranking = self.ranking
         if heads != "rating":
@@ -168,6 +176,8 @@ class Settings:
                 update={
                     "dropout": dropout,
                     "heads": heads,
+                    # Of graph filters a user's vector is its value at each item.
+                    "embedding_size": graph.num_items if signals else self.model.embedding_size,
                     "list_size": self.model.list_width(graph.num_items, graph.num_edges),
                 }
             ),
@@ -176,6 +186,41 @@ class Settings:
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
 
+    def _check_times(self, graph: RatingGraph, of_ratings: list[str]) -> None:
+        """Refuse what needs timestamps where there are none, and what does not read them.
+
+        Args:
+            graph: the training ratings.
+            of_ratings: what of users is made from all of their ratings.
+
+        Raises:
+            UsageError: it is asked for.
+        """
+        by_time = self.loader.folds_by == "time" or (
+            self.model.time_decay and self.loader.folds_by == "auto"
+        )
+        if by_time and of_ratings:
+            raise UsageError(
+                "loader.folds_by = time predicts ratings from earlier ones, and "
+                f"{' and '.join(of_ratings)} would tell what users rated later; leave one of them "
+                "out"
+            )
+        asked = {
+            "model.time_decay = true": self.model.time_decay,
+            "loader.folds_by = time": self.loader.folds_by == "time",
+        }
+        for setting in [name for name, is_asked in asked.items() if is_asked]:
+            if self.loader.kind != "users" or self.train.compile:
+                raise UsageError(
+                    f"{setting}: timestamps are read by loader.kind=users, without train.compile; "
+                    "leave these out, or the setting"
+                )
+            if graph.times is None:
+                raise UsageError(
+                    f"{setting}: the data set has no timestamps; leave it out, or prepare a source "
+                    "with timestamps (a data set of an earlier version: again)"
+                )
+
     def _loader(self, graph: RatingGraph) -> LoaderConfig:
         """The loader's configuration; negatives of the whole catalogue take steps of all items.
 
@@ -183,6 +228,9 @@ class Settings:
             UsageError: steps are to encode what they reach alone, and it is not to be.
         """
         loader = self.loader
+        if loader.folds_by == "auto":
+            by = "time" if self.model.time_decay else "chance"
+            loader = loader.model_copy(update={"folds_by": by})
         catalogue = self.model.heads != "rating" and self.ranking.negatives == "catalogue"
         if catalogue and loader.items == "reached":
             raise UsageError(
@@ -194,6 +242,6 @@ class Settings:
                 f"loader.items = reached goes with loader.kind=users; {loader.kind} says itself "
                 "which items it encodes"
             )
-        if catalogue:
+        if catalogue or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
         return loader.resolved(graph.num_edges, graph.num_items, self.model.layers)

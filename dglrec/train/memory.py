@@ -22,6 +22,7 @@ _STEP_EDGE_BYTES = 100
 _MESSAGE_BYTES, _DGL_MESSAGE_BYTES = 16, 32
 _SAMPLE_BYTES = 28  # of each place in nodes x fan-out, filled or not
 _VALUES_A_NODE, _VALUES_OF_RATED = 5, 5
+_VALUES_OF_FILTERS, _COPIES_OF_SIGNALS = 6, 3  # of a user at an item, for each feature
 # DGL keeps both relations as int64, builds more beside them, and shuffles all edge ids.
 _DGL_EDGE_BYTES = 110
 _COPIES_OF_WEIGHTS = 5  # with gradient, two moments, and what a checkpoint is written from
@@ -82,6 +83,8 @@ def _step_bytes(
     loader = settings.loader
     if loader.kind == "full":
         return _whole_graph_bytes(graph, settings)
+    if settings.model.convolution == "graph_filter":
+        return _signal_bytes(graph, settings, processes)
     edges = -(-loader.edges_a_batch(graph.num_edges) // processes)
     user_degree = max(1.0, graph.num_edges / graph.num_users)
     item_degree = max(1.0, graph.num_edges / graph.num_items)
@@ -137,6 +140,22 @@ def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
     row = 4 * settings.model.embedding_size * _VALUES_A_NODE
     nodes = (graph.num_users + graph.num_items) * (settings.model.layers + 1)
     return int(2 * _STEP_EDGE_BYTES * graph.num_edges + row * nodes)
+
+
+def _signal_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
+    """Memory of graph filters: of each of a step's users some values at each item.
+
+    A layer has the values that it reads and makes, before and behind ReLU, those of a tap and their
+    gradients. Beside them are the users and the items of a step and, after an epoch,
+    of all users.
+    """
+    loader, model = settings.loader, settings.model
+    user_degree = max(1.0, graph.num_edges / graph.num_users)
+    edges = loader.edges_a_batch(graph.num_edges) * int(loader.folds) / processes
+    users = min(edges / user_degree, graph.num_users)
+    values = sum(model.filter_taps + _VALUES_OF_FILTERS * width for width in model.filter_features)
+    nodes = graph.num_users + graph.num_items
+    return int(4 * graph.num_items * (values * users + _COPIES_OF_SIGNALS * nodes))
 
 
 def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) -> torch.device:

@@ -6,7 +6,7 @@ in rows of a fan-out each -> `EdgeBatch` with marks of what is there. No shape f
 so the host waits at the start of a pass alone, and each step launches the same kernels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,30 +16,33 @@ from dglrec.biases import Biases, Ends
 from dglrec.blocks import EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
-from dglrec.kernels import chances, sample_fixed
+from dglrec.relations import Direction
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Fold
-from dglrec.sampling.packed.parts import Edges, PackedStep, Readers, Room
-from dglrec.sampling.packed.passes import SAMPLES, UNSEEN, PackedPasses
-from dglrec.sampling.users import take
+from dglrec.sampling.packed.edges import PackedEdges
+from dglrec.sampling.packed.parts import PackedStep, Room
+from dglrec.sampling.packed.passes import SAMPLES, UNSEEN
+from dglrec.sampling.tensors import take
 
 
-class PackedBatchLoader(PackedPasses):
+class PackedBatchLoader(PackedEdges):
     """The batches of `UserBatchLoader`, in fixed shapes.
 
     Each batch has the same targets, samples and biases as that loader's of the same number. What
     differs is how they stand: a step has room for as many users, ratings and targets as the largest
     step of the epoch so far; room that is not needed is a user who has rated nothing, and ratings
-    and targets that weigh 0. Raters are not numbered: each sampled rating of an item is a user of
-    the batch, and one who was sampled twice is encoded twice. A sampled rating that is a target
-    weighs 0 instead of being taken out.
+    and targets that weigh 0. A sampled rating that is a target weighs 0 instead of being taken out.
+
+    Raters are not numbered. Where items have fewer samples of them, in all layers, than there are
+    users, each sampled rating is a user of the batch, and one who was sampled twice is encoded
+    twice. Else all users are in the batch, behind those of the step; and where users before the
+    last layer or items read all their ratings, or users are read along a relation.
 
     Several processes deal the ratings of all of a step's users, as that loader does, and then those
     of their own users once more, which are what their batch holds.
 
-    For steps that encode all items, where users' fan-outs before the last layer and items' fan-outs
-    are numbers; see `why_unpacked`.
+    For steps that encode all items; see `why_unpacked`.
 
     Args:
         graph: the training ratings.
@@ -49,6 +52,7 @@ class PackedBatchLoader(PackedPasses):
         device: where graph and batches live.
         world: the processes that share each step.
         draw: draws the items that lists are learned from; None where none are wanted.
+        directions: of the relations that layers read beside the ratings.
         compile: whether `torch.compile` is to make fewer, larger kernels of what makes a batch.
 
     Raises:
@@ -64,15 +68,13 @@ class PackedBatchLoader(PackedPasses):
         device: torch.device | None = None,
         world: World = ALONE,
         draw: Draw | None = None,
+        directions: Sequence[Direction] = (),
         *,
         compile: bool = False,
     ) -> None:
-        super().__init__(graph, biases, config, seed, device, world, draw)
-        if why := why_unpacked(self.config):
+        super().__init__(graph, biases, config, seed, device, world, draw, directions)
+        if why := why_unpacked(self.config, directions):
             raise ValueError(f"no fixed shapes: {why}")
-        self._in_step = torch.full((graph.num_users + 1,), -1, device=self.device)
-        self._share = slice(*world.share_of(graph.num_items))
-        self._own_items = self._catalogue[self._share]
         self._make: Callable[..., EdgeBatch] = self._packed
         if compile:
             self._make = torch.compile(self._packed, fullgraph=True, dynamic=False)
@@ -176,23 +178,28 @@ class PackedBatchLoader(PackedPasses):
         baselines = biases.predict(owners, mine.items)
         items, baselines, unseen = self._hide(mine.items, baselines, keys[UNSEEN])
         readers = self._readers(step, mine.users)
+        num_own = len(mine.users)
         item_degrees = take(biases.item_degrees, self._catalogue)
         layers = []
-        of_layers = keys[SAMPLES:].view(-1, 2)
-        for (of_user, of_item), (user_key, item_key) in zip(
+        of_layers = [
+            of_layer.unbind()
+            for of_layer in keys[SAMPLES:].view(-1, 2 + len(self._directions)).unbind()
+        ]
+        labels = self._labels_of(unseen, of_layers[0][2:], keys) if of_layers else ()
+        for (of_user, of_item), (user_key, item_key, *others) in zip(
             reversed(self.config.fanouts), of_layers, strict=True
         ):
-            if of_user < 0:
-                to_users = self._whole_support(mine)
-            else:
-                to_users = self._to_users(step, readers, of_user, user_key)
-            to_items, raters = self._to_items(keys, len(readers.nodes), of_item, item_key)
-            readers = readers.followed_by(self._readers(step, raters))
+            told = self._others(readers.nodes, others, keys, num_own)
+            to_users = self._read_by_users(step, mine, readers, of_user, user_key, keys)
+            to_items = self._read_by_items(of_item, item_key, keys)
+            readers, numbers = self._among(readers, to_items.neighbours, step, num_own)
+            to_items = to_items._replace(neighbours=numbers)
             degrees = take(biases.user_degrees, readers.nodes)
             layers.append(
                 LayerBlocks(
                     to_users.given(degrees[: to_users.num_destinations], item_degrees),
                     to_items.given(item_degrees[self._share], degrees),
+                    told,
                 )
             )
         nodes = readers.nodes
@@ -208,6 +215,7 @@ class PackedBatchLoader(PackedPasses):
             baselines=baselines,
             edges=mine.edges,
             unseen=unseen,
+            unseen_others=labels,
             items_are_shared=self.world.size > 1,
             every_item=True,
             present=mine.present,
@@ -228,67 +236,14 @@ class PackedBatchLoader(PackedPasses):
         without = baselines - take(self._biases.items, items) * hidden
         return positions, without, unseen[:-1]
 
-    def _whole_support(self, step: PackedStep) -> Edges:
-        """All that the step's users are known by."""
-        residuals = self._by_user.ratings(step.support)
-        residuals -= self._biases.predict(take(step.users, step.support_owners), step.support_items)
-        return Edges(
-            step.support_offsets,
-            step.support_items,
-            residuals * step.support_present,
-            step.support_present,
-            step.support_counts,
-        )
 
-    def _to_users(self, step: PackedStep, readers: Readers, fanout: int, key: Tensor) -> Edges:
-        """What users read of what they rated; those of the step of their support."""
-        samples, there = sample_fixed(
-            readers.starts, readers.counts, fanout, chances(readers.nodes, key)
-        )
-        of_support = samples - self._num_edges
-        edges = torch.where(
-            of_support >= 0,
-            take(step.support, of_support.clamp(0, len(step.support) - 1).flatten()).view_as(
-                samples
-            ),
-            samples,
-        )
-        edges = edges.clamp(max=self._num_edges - 1).flatten()
-        items = take(self._by_user.neighbours, edges)
-        owners = readers.nodes.unsqueeze(1).expand_as(samples).flatten()
-        residuals = self._by_user.ratings(edges) - self._biases.predict(owners, items)
-        return Edges.of_samples(items, residuals, there)
+def why_unpacked(config: LoaderConfig, directions: Sequence[Direction] = ()) -> str:
+    """Why a resolved configuration's shapes cannot be fixed; empty where they can be.
 
-    def _to_items(self, keys: Tensor, first: int, fanout: int, key: Tensor) -> tuple[Edges, Tensor]:
-        """What items read of their raters, no target's; and those, as users from `first` on."""
-        lists, nodes = self._by_item, self._own_items
-        starts, counts = lists.starts[self._share], lists.counts[self._share]
-        samples, there = sample_fixed(starts, counts, fanout, chances(nodes, key))
-        edges = samples.clamp(max=self._num_edges - 1).flatten()
-        raters = take(lists.neighbours, edges).long()
-        items = nodes.unsqueeze(1).expand_as(samples).flatten()
-        held = (take(self._in_step, raters) >= 0) & self._is_target(raters, items, keys)
-        there = there & ~held.view_as(there)
-        residuals = lists.ratings(edges) - self._biases.predict(raters, items)
-        slots = torch.arange(first, first + len(raters), device=self.device)
-        return Edges.of_samples(slots, residuals, there), raters
-
-    def _readers(self, step: PackedStep, raters: Tensor) -> Readers:
-        """Where raters' ratings stand: of those who are users of the step, in its support."""
-        places = take(self._in_step, raters)
-        inside, places = places >= 0, places.clamp(min=0)
-        starts = take(step.support_offsets, places) + self._num_edges
-        counts = take(step.support_counts, places).long()
-        return Readers(
-            raters,
-            torch.where(inside, starts, take(self._starts, raters)),
-            torch.where(inside, counts, take(self._counts, raters)),
-        )
-
-
-def why_unpacked(config: LoaderConfig) -> str:
-    """Why a resolved configuration's shapes cannot be fixed; empty where they can be."""
-    fanouts = config.fanouts
+    Args:
+        config: of the loader.
+        directions: of the relations that are read.
+    """
     if config.kind != "users":
         return f"loader.kind is {config.kind}"
     if config.items == "reached":
@@ -297,8 +252,10 @@ def why_unpacked(config: LoaderConfig) -> str:
         return "loader.exclude_targets is off"
     if config.unseen_users:
         return "loader.unseen_users is set"
-    if any(of_item < 0 for _, of_item in fanouts) or any(
-        of_user < 0 for of_user, _ in fanouts[:-1]
-    ):
-        return "a fan-out is all, other than the last layer's of users"
+    if config.folds_by == "time":
+        return "loader.folds_by is time"
+    if directions and config.relation_fanout < 0:
+        return "loader.relation_fanout is all"
+    if not all(one.edges.num_edges for one in directions):
+        return "a relation has no edge"
     return ""

@@ -111,6 +111,25 @@ class Edges(NamedTuple):
         ends = torch.arange(0, there.numel() + 1, there.shape[1], device=there.device)
         return Edges(ends, neighbours, residuals * flat, flat, present.sum(1), there.shape[1])
 
+    @staticmethod
+    def unless(held: Tensor, offsets: Tensor, neighbours: Tensor, residuals: Tensor) -> "Edges":
+        """Those of K edges that are not held back, bool [K]."""
+        there = ~held
+        before = torch.cat((offsets.new_zeros(1), there.cumsum(0)))
+        counts = before.index_select(0, offsets).diff()
+        present = there.float()
+        return Edges(offsets, neighbours, residuals * present, present, counts.float())
+
+    def followed_by(self, other: "Edges") -> "Edges":
+        """These and, behind them, those of other destinations that have no fan-out either."""
+        return Edges(
+            torch.cat((self.offsets, other.offsets[1:] + len(self.neighbours))),
+            torch.cat((self.neighbours, other.neighbours)),
+            torch.cat((self.residuals, other.residuals)),
+            torch.cat((self.present, other.present)),
+            torch.cat((self.counts, other.counts)),
+        )
+
     @property
     def num_destinations(self) -> int:
         """D."""

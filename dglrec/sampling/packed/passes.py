@@ -1,6 +1,7 @@
 """The steps of a pass, laid out at once: their users, what chance decides by, and their room."""
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,20 +9,22 @@ from torch import Tensor
 from dglrec.biases import Biases
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph, node_chunks
+from dglrec.relations import Direction
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Fold, is_target
 from dglrec.sampling.packed.parts import LEAST_ROOM, Layout, Room
+from dglrec.sampling.schedule import UserSchedule
+from dglrec.sampling.tensors import take
 from dglrec.sampling.unseen import count_as_unseen
-from dglrec.sampling.users import UserBatchLoader, take
 
 FOLD, NUMBER, UNSEEN, SAMPLES = range(4)  # where a step's keys stand
 
 
-class PackedPasses(UserBatchLoader):
+class PackedPasses(UserSchedule):
     """Lays out passes for batches of fixed shapes; see `PackedBatchLoader`.
 
-    Arguments are those of `UserBatchLoader`.
+    Arguments are those of `UserSchedule`.
     """
 
     def __init__(
@@ -33,8 +36,9 @@ class PackedPasses(UserBatchLoader):
         device: torch.device | None = None,
         world: World = ALONE,
         draw: Draw | None = None,
+        directions: Sequence[Direction] = (),
     ) -> None:
-        super().__init__(graph, biases, config, seed, device, world, draw)
+        super().__init__(graph, biases, config, seed, device, world, draw, directions)
         self._biases = self._biases.with_nobody()
         self._nobody = graph.num_users
         self._chunks = node_chunks(graph.by_user.offsets)
@@ -126,9 +130,15 @@ class PackedPasses(UserBatchLoader):
         return found
 
     def _keys(self, fold: Fold, number: int) -> list[int]:
-        """What chance decides by in a step: the fold, unseen items, and each layer's samples."""
+        """What chance decides by in a step: the fold, unseen items, and each layer's samples.
+
+        These are of users, of items, and of each direction of relations.
+        """
         unseen = seed_of("unseen", self.seed, fold.epoch, number) << 31
-        return [fold.key, fold.number, unseen, *itertools.chain(*self._sample_keys(fold, number))]
+        of_ratings = self._sample_keys(fold, number)
+        of_layers = zip(of_ratings, self._relation_keys(fold, number), strict=True)
+        samples = itertools.chain(*((*keys, *others) for keys, others in of_layers))
+        return [fold.key, fold.number, unseen, *samples]
 
     def _is_target(self, users: Tensor, items: Tensor, keys: Tensor) -> Tensor:
         """Whether each of n ratings is a target of a step, bool [n]; see `Fold.holds`."""

@@ -1,0 +1,237 @@
+"""What users and items of a step read, in rows of a fan-out each or all there is."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dglrec.biases import Biases
+from dglrec.blocks import RelationBlock
+from dglrec.distributed import ALONE, World
+from dglrec.graph import RatingGraph
+from dglrec.kernels import chances, sample_fixed
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
+from dglrec.sampling.config import LoaderConfig
+from dglrec.sampling.draws import Draw
+from dglrec.sampling.packed.parts import Edges, PackedStep, Readers
+from dglrec.sampling.packed.passes import PackedPasses
+from dglrec.sampling.tensors import take
+
+
+class PackedEdges(PackedPasses):
+    """Makes the edges of batches of fixed shapes; see `PackedBatchLoader`.
+
+    Arguments are those of `UserSchedule`.
+    """
+
+    def __init__(
+        self,
+        graph: RatingGraph,
+        biases: Biases,
+        config: LoaderConfig,
+        seed: int = 0,
+        device: torch.device | None = None,
+        world: World = ALONE,
+        draw: Draw | None = None,
+        directions: Sequence[Direction] = (),
+    ) -> None:
+        super().__init__(graph, biases, config, seed, device, world, draw, directions)
+        self._in_step = torch.full((graph.num_users + 1,), -1, device=self.device)
+        self._share = slice(*world.share_of(graph.num_items))
+        self._own_items = self._catalogue[self._share]
+        self._everybody = torch.arange(graph.num_users, device=self.device)
+        ends = graph.by_item.offsets
+        self._stretch_of_items = slice(int(ends[self._share.start]), int(ends[self._share.stop]))
+        of_items = [of_item for _, of_item in self.config.fanouts]
+        before = [of_user for of_user, _ in self.config.fanouts[:-1]]
+        self._in_full = (
+            min(before + of_items, default=1) < 0
+            or any(one.source_type == USER_TYPE for one in directions)
+            or sum(of_items) * len(self._own_items) >= graph.num_users
+        )
+
+    def _read_by_users(
+        self,
+        step: PackedStep,
+        mine: PackedStep,
+        readers: Readers,
+        fanout: int,
+        key: Tensor,
+        keys: Tensor,
+    ) -> Edges:
+        """What a layer's users read of what they rated, but for targets.
+
+        Args:
+            step: the users of all processes.
+            mine: those of this one.
+            readers: these alone, or, where all is read, all users behind them.
+            fanout: of users.
+            key: what decides the sample.
+            keys: of the step.
+        """
+        if fanout > 0:
+            return self._to_users(step, readers, fanout, key)
+        support = self._whole_support(mine)
+        if len(readers.nodes) == len(mine.users):
+            return support
+        return support.followed_by(self._all_ratings(self._everybody, keys, by_user=True))
+
+    def _read_by_items(self, fanout: int, key: Tensor, keys: Tensor) -> Edges:
+        """What this process's items read of their raters; the neighbours are the users."""
+        if fanout > 0:
+            return self._to_items(keys, fanout, key)
+        return self._all_ratings(self._own_items, keys, by_user=False)
+
+    def _among(
+        self, readers: Readers, raters: Tensor, step: PackedStep, num_own: int
+    ) -> tuple[Readers, Tensor]:
+        """The readers, raters among them; and the numbers of the raters, int64 [K].
+
+        Args:
+            readers: so far; this process's users of the step come first.
+            raters: int64 [K].
+            step: the users of all processes.
+            num_own: how many users of the step come first.
+        """
+        first = len(readers.nodes)
+        if not self._in_full:
+            readers = readers.followed_by(self._readers(step, raters))
+            return readers, torch.arange(first, len(readers.nodes), device=self.device)
+        if first == num_own:
+            readers = readers.followed_by(self._readers(step, self._everybody))
+        return readers, raters + num_own
+
+    def _whole_support(self, step: PackedStep) -> Edges:
+        """All that the step's users are known by."""
+        residuals = self._by_user.ratings(step.support)
+        residuals -= self._biases.predict(take(step.users, step.support_owners), step.support_items)
+        return Edges(
+            step.support_offsets,
+            step.support_items,
+            residuals * step.support_present,
+            step.support_present,
+            step.support_counts,
+        )
+
+    def _to_users(self, step: PackedStep, readers: Readers, fanout: int, key: Tensor) -> Edges:
+        """What users read of what they rated; those of the step of their support."""
+        samples, there = sample_fixed(
+            readers.starts, readers.counts, fanout, chances(readers.nodes, key)
+        )
+        of_support = samples - self._num_edges
+        edges = torch.where(
+            of_support >= 0,
+            take(step.support, of_support.clamp(0, len(step.support) - 1).flatten()).view_as(
+                samples
+            ),
+            samples,
+        )
+        edges = edges.clamp(max=self._num_edges - 1).flatten()
+        items = take(self._by_user.neighbours, edges)
+        owners = readers.nodes.unsqueeze(1).expand_as(samples).flatten()
+        residuals = self._by_user.ratings(edges) - self._biases.predict(owners, items)
+        return Edges.of_samples(items, residuals, there)
+
+    def _to_items(self, keys: Tensor, fanout: int, key: Tensor) -> Edges:
+        """What items read of their raters, no target's; the neighbours are the users."""
+        lists, nodes = self._by_item, self._own_items
+        starts, counts = lists.starts[self._share], lists.counts[self._share]
+        samples, there = sample_fixed(starts, counts, fanout, chances(nodes, key))
+        edges = samples.clamp(max=self._num_edges - 1).flatten()
+        raters = take(lists.neighbours, edges).long()
+        items = nodes.unsqueeze(1).expand_as(samples).flatten()
+        there = there & ~self._is_held(raters, items, keys).view_as(there)
+        residuals = lists.ratings(edges) - self._biases.predict(raters, items)
+        return Edges.of_samples(raters, residuals, there)
+
+    def _all_ratings(self, nodes: Tensor, keys: Tensor, *, by_user: bool) -> Edges:
+        """All ratings of all users, or of this process's items, but for targets."""
+        lists = self._by_user if by_user else self._by_item
+        part = slice(None) if by_user else self._share
+        edges = slice(0, self._num_edges) if by_user else self._stretch_of_items
+        owners = nodes.repeat_interleave(lists.counts[part], output_size=edges.stop - edges.start)
+        others = lists.neighbours[edges].long()
+        users, items = (owners, others) if by_user else (others, owners)
+        residuals = lists.ratings(edges) - self._biases.predict(users, items)
+        ends = lists.starts[part] - edges.start, lists.offsets.new_full((1,), len(others))
+        return Edges.unless(self._is_held(users, items, keys), torch.cat(ends), others, residuals)
+
+    def _along(
+        self, tensors: DirectionTensors, nodes: Tensor, key: Tensor, keys: Tensor, before: int
+    ) -> RelationBlock:
+        """What users or items read along a direction of a relation.
+
+        Args:
+            tensors: the direction's edges.
+            nodes: int64 [D] destinations; nobody among users is somebody whom nobody reads.
+            key: what decides the sample.
+            keys: of the step, whose targets are left out of relations between users and items.
+            before: the readers ahead of all users, whose numbers these follow.
+        """
+        kind = tensors.direction
+        nodes = nodes.clamp(max=len(tensors.counts) - 1)
+        starts, counts = take(tensors.starts, nodes), take(tensors.counts, nodes)
+        samples, there = sample_fixed(
+            starts, counts, self.config.relation_fanout, chances(nodes, key)
+        )
+        samples = samples.clamp(max=len(tensors.neighbours) - 1)
+        neighbours = take(tensors.neighbours, samples.flatten()).long()
+        if {kind.source_type, kind.destination_type} == {USER_TYPE, ITEM_TYPE}:
+            ends = nodes.unsqueeze(1).expand_as(samples).flatten(), neighbours
+            users, items = ends if kind.destination_type == USER_TYPE else ends[::-1]
+            there = there & ~self._is_held(users, items, keys).view_as(there)
+        shares = tensors.fixed_shares(samples, there).flatten()
+        if kind.source_type == USER_TYPE:
+            neighbours = neighbours + before
+        block = Edges.of_samples(neighbours, shares, there).given(counts.float())
+        return RelationBlock(kind.name, kind.destination_type, kind.source_type, block)
+
+    def _others(
+        self, users: Tensor, of_layer: Sequence[Tensor], keys: Tensor, before: int
+    ) -> tuple[RelationBlock, ...]:
+        """What a layer's users, int64 [D], and items read along all directions.
+
+        Args:
+            users: its destinations.
+            of_layer: a key for each direction.
+            keys: of the step.
+            before: as for `_along`.
+        """
+        return tuple(
+            self._along(
+                one,
+                users if one.direction.destination_type == USER_TYPE else self._own_items,
+                key,
+                keys,
+                before,
+            )
+            for one, key in zip(self._directions, of_layer, strict=True)
+        )
+
+    def _labels_of(
+        self, unseen: Tensor, of_layer: Sequence[Tensor], keys: Tensor
+    ) -> tuple[RelationBlock, ...]:
+        """What items that count as unseen, int64 [C], read of labels: what the last layer reads."""
+        if not len(unseen):
+            return ()
+        return tuple(
+            self._along(one, unseen, key, keys, 0)
+            for one, key in zip(self._directions, of_layer, strict=True)
+            if one.direction.reads_labels and one.direction.destination_type == ITEM_TYPE
+        )
+
+    def _is_held(self, users: Tensor, items: Tensor, keys: Tensor) -> Tensor:
+        """Whether each of n pairs is a target of the step, bool [n], were it a rating."""
+        return (take(self._in_step, users) >= 0) & self._is_target(users, items, keys)
+
+    def _readers(self, step: PackedStep, raters: Tensor) -> Readers:
+        """Where raters' ratings stand: of those who are users of the step, in its support."""
+        places = take(self._in_step, raters)
+        inside, places = places >= 0, places.clamp(min=0)
+        starts = take(step.support_offsets, places) + self._num_edges
+        counts = take(step.support_counts, places).long()
+        return Readers(
+            raters,
+            torch.where(inside, starts, take(self._starts, raters)),
+            torch.where(inside, counts, take(self._counts, raters)),
+        )
