@@ -46,6 +46,8 @@ class Block(_OnDevice):
             fixed shape, or a target. Its residual is 0. None where all are edges.
         present_counts: float32 [D]; edges of each destination that are there; with `present`.
         fanout: how many edges each destination has room for, where that is the same for all.
+        ages: float32 [K]; how much earlier each edge is than its destination's latest one among
+            these, in `EdgeTimes.unit`; None where no layer asks for them.
     """
 
     offsets: Tensor
@@ -57,6 +59,7 @@ class Block(_OnDevice):
     present: Tensor | None = None
     present_counts: Tensor | None = None
     fanout: int | None = None
+    ages: Tensor | None = None
 
     @property
     def counts(self) -> Tensor:

@@ -125,6 +125,36 @@ class EdgeTensors:
 
 
 @dataclass(frozen=True)
+class EdgeTimes:
+    """When the E ratings of an `EdgeTensors` were given.
+
+    Attributes:
+        times: int64 [E], by edge id.
+        ids: int64 [E]; the edge at each position; None where a position is the edge's id.
+        unit: what ages are told in: the mean time between a rating and its node's latest one, so
+            that they are about 1 whatever the timestamps count.
+    """
+
+    times: Tensor
+    ids: Tensor | None
+    unit: float
+
+    def ages(self, edges: Tensor, counts: Tensor) -> Tensor:
+        """float32 [n]: how much earlier n edges are than the latest of their node's among them.
+
+        Args:
+            edges: int64 [n] positions, one node's after the other's.
+            counts: int64 [D] how many each node has.
+        """
+        ids = edges if self.ids is None else self.ids.index_select(0, edges)
+        times = self.times.index_select(0, ids)
+        owners = torch.repeat_interleave(counts, output_size=len(edges))
+        latest = times.new_zeros(len(counts))
+        latest.scatter_reduce_(0, owners, times, "amax", include_self=False)
+        return ((latest.index_select(0, owners) - times).double() / self.unit).float()
+
+
+@dataclass(frozen=True)
 class RatingGraph:
     """All training ratings, seen from both sides.
 
@@ -133,12 +163,15 @@ class RatingGraph:
         by_item: each item's ratings.
         edges_by_item: int64 [E]; the id of the edge at each position of `by_item`.
         scale: what the codes stand for.
+        times: int64 [E]; when each edge's rating was given, by edge id, in the unit of the source;
+            None where that is not known.
     """
 
     by_user: Adjacency
     by_item: Adjacency
     edges_by_item: npt.NDArray[np.int64]
     scale: RatingScale
+    times: npt.NDArray[np.int64] | None = None
     _on_devices: dict[torch.device, tuple[EdgeTensors, EdgeTensors]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -153,6 +186,76 @@ class RatingGraph:
                     EdgeTensors.of(self.by_item, self.scale, device),
                 )
         return self._on_devices[device]
+
+    def times_on(self, device: torch.device) -> tuple[EdgeTimes, EdgeTimes]:
+        """When the edges of both adjacencies were given, by user and by item, on a device.
+
+        Raises:
+            ValueError: that is not known.
+        """
+        if self.times is None:
+            raise ValueError("the graph has no times")
+        ids = torch.from_numpy(np.ascontiguousarray(self.edges_by_item)).to(device)
+        times = torch.from_numpy(np.ascontiguousarray(self.times)).to(device)
+        units = self.time_units
+        return EdgeTimes(times, None, units[0]), EdgeTimes(times, ids, units[1])
+
+    @cached_property
+    def time_units(self) -> tuple[float, float]:
+        """`EdgeTimes.unit` of users' and of items' edges.
+
+        Raises:
+            ValueError: times are not known.
+        """
+        if self.times is None:
+            raise ValueError("the graph has no times")
+        sums = [0.0, 0.0]
+        for side, adjacency in enumerate((self.by_user, self.by_item)):
+            for first, last in node_chunks(adjacency.offsets):
+                low, high = int(adjacency.offsets[first]), int(adjacency.offsets[last])
+                own = self.times[low:high] if not side else self.times[self.edges_by_item[low:high]]
+                counts = np.diff(adjacency.offsets[first : last + 1])
+                counts = counts[counts > 0]
+                if len(counts):
+                    latest = np.maximum.reduceat(own, np.cumsum(counts) - counts)
+                    sums[side] += float((np.repeat(latest, counts) - own).sum(dtype=np.float64))
+        of_users, of_items = (total / max(self.num_edges, 1) or 1.0 for total in sums)
+        return of_users, of_items
+
+    def last_times(self) -> npt.NDArray[np.int64]:
+        """int64 [U]: when each user's last rating was given; 0 of users without one.
+
+        Raises:
+            ValueError: times are not known.
+        """
+        if self.times is None:
+            raise ValueError("the graph has no times")
+        rated = np.flatnonzero(self.by_user.degrees)
+        latest = np.zeros(self.num_users, dtype=np.int64)
+        if len(rated):
+            latest[rated] = np.maximum.reduceat(self.times, self.by_user.offsets[rated])
+        return latest
+
+    def ranks_in_time(self) -> npt.NDArray[np.int32]:
+        """int32 [E]: each edge's place among its user's in the order of time, from 0.
+
+        Of edges of the same time the one with the lower id comes first.
+
+        Raises:
+            ValueError: times are not known.
+        """
+        if self.times is None:
+            raise ValueError("the graph has no times")
+        ranks = np.empty(self.num_edges, dtype=np.int32)
+        for first, last in node_chunks(self.by_user.offsets):
+            offsets = self.by_user.offsets[first : last + 1]
+            counts = np.diff(offsets)
+            owners = np.repeat(np.arange(len(counts)), counts)
+            order = np.lexsort((self.times[offsets[0] : offsets[-1]], owners))
+            # Owners ascend, so that what is sorted stays within its user's stretch.
+            of_user = np.arange(len(order)) - np.repeat(offsets[:-1] - offsets[0], counts)
+            ranks[offsets[0] + order] = of_user
+        return ranks
 
     def where(self, device: torch.device) -> torch.device:
         """Where to read the edges for work on a device: there if they are, else on the host."""
@@ -191,6 +294,7 @@ def build_graph(
     num_users: int,
     num_items: int,
     scale: RatingScale,
+    times: npt.NDArray[np.int64] | None = None,
 ) -> RatingGraph:
     """Compact adjacency of E ratings, in time linear in E once they are grouped by user.
 
@@ -201,10 +305,12 @@ def build_graph(
         num_users: U, above every user index.
         num_items: I, above every item index.
         scale: the rating scale.
+        times: [E] when they were given; None where that is not known.
     """
     if len(users) and np.any(users[1:] < users[:-1]):
         order = np.argsort(users, kind="stable")
         users, items, codes = users[order], items[order], codes[order]
+        times = None if times is None else times[order]
     offsets = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
 
@@ -215,6 +321,10 @@ def build_graph(
     edge_ids = np.arange(len(users), dtype=np.int64)
     by_item = sparse.csr_array((edge_ids, by_user.indices, by_user.indptr), shape=shape).tocsc()
     codes_by_user = by_user.data.astype(scale.code_dtype, copy=False)
+    if times is not None:
+        # The same two transpositions once more: they move one column of values at a time.
+        grouped = sparse.csr_array((times, grouped.indices, offsets), shape=shape)
+        times = grouped.tocsc().tocsr().data
     return RatingGraph(
         by_user=Adjacency(
             by_user.indptr.astype(np.int64),
@@ -228,6 +338,7 @@ def build_graph(
         ),
         edges_by_item=by_item.data,
         scale=scale,
+        times=times,
     )
 
 

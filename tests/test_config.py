@@ -369,7 +369,8 @@ def test_a_shipped_configuration_is_found_by_name(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind", ["item_knn", "bias", "global_mean", "popularity", "ease", "graph_filter"]
+    "kind",
+    ["item_knn", "bias", "global_mean", "popularity", "ease", "graph_filter", "session", "vsknn"],
 )
 def test_baselines_are_shipped_under_their_kinds(kind):
     assert load_settings(file=Path(kind)).model.kind == kind
@@ -470,6 +471,7 @@ OWN = settings_of(
     *GIVEN,
     "loader.batch_size=2048",
     "loader.folds=8",
+    "loader.folds_by=chance",
     "loader.item_fanouts=10,10",
     "model.dropout=0.1",
     "model.heads=both",
@@ -521,7 +523,12 @@ def test_auto_goes_on_meaning_what_it_meant_when_the_run_began(run):
     autos = ["model.dropout=auto", "loader.batch_size=auto", "train.learning_rate=auto"]
     autos += ["model.heads=auto", "model.list_size=auto", "loader.items=auto"]
     autos += ["ranking.negatives=auto"]
-    autos += ["loader.folds=auto", "loader.user_fanouts=auto", "loader.item_fanouts=auto"]
+    autos += [
+        "loader.folds=auto",
+        "loader.folds_by=auto",
+        "loader.user_fanouts=auto",
+        "loader.item_fanouts=auto",
+    ]
     assert resumed_settings(run, None, autos, {}) == OWN
 
 

@@ -22,6 +22,7 @@ def rows():
     ratings = rng.integers(1, 6, len(users))
     frame = pd.DataFrame({"user_id": users, "item_id": items, "rating": ratings})
     order = rng.permutation(len(frame))
+    frame["timestamp"] = rng.integers(0, 1000, len(frame))
     # The first user has test rows alone.
     test = np.isin(order, order[320:]) | (frame["user_id"].to_numpy()[order] == 0)
     return frame.iloc[order[~test]], frame.iloc[order[test]]

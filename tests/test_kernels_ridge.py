@@ -247,3 +247,69 @@ def test_what_does_not_fit_is_refused(change):
     assert fit_ridge(**arguments).shape == (2, 3)
     with pytest.raises(ValueError, match="do not fit"):
         fit_ridge(**{**arguments, **change})
+
+
+def with_weights(arguments, weights, function):
+    """The result, and what of a random gradient comes to sources, guess, damping and weights."""
+    offsets, neighbours, sources, guess, ratings, damping = arguments
+    leaves = [one.detach().clone().requires_grad_() for one in (sources, guess, damping, weights)]
+    out = function(offsets, neighbours, leaves[0], leaves[1], ratings, *leaves[2:])
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+
+def plain_weighed(offsets, neighbours, sources, guess, ratings, damping, weights):
+    out = []
+    for d, (first, last) in enumerate(itertools.pairwise(offsets.tolist())):
+        rows, of_edges = sources[neighbours[first:last].long()], weights[first:last]
+        left = of_edges * (ratings[first:last] - rows @ guess[d])
+        squares = rows.T @ (of_edges.unsqueeze(1) * rows) + damping.diag()
+        out.append(torch.linalg.solve(squares, rows.T @ left))
+    return torch.stack(out)
+
+
+def fit_weighed(*arguments):
+    return fit_ridge(*arguments[:6], weights=arguments[6])
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 1, 12, 40, 2], [0, 5], [70]])
+def test_weights_and_their_gradients_are_torchs(counts, route):
+    arguments = case(counts, 9, 4)
+    weights = torch.rand(sum(counts), generator=torch.Generator().manual_seed(1)).double()
+    weights[::5] = 0  # an edge that weighs nothing has a gradient all the same
+    expected = with_weights(arguments, weights, plain_weighed)
+    assert expected[4][::5].abs().max() > 1e-3
+    assert_same(with_weights(arguments, weights, fit_weighed), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_weights_of_one_are_none_to_the_bit(route):
+    arguments = case([3, 0, 17], 9, 4, dtype=torch.float32)
+    expected = with_gradients(fit_ridge, arguments)
+    found = with_weights(arguments, torch.ones(20), fit_weighed)
+    assert torch.equal(found[0], expected[0])
+
+
+def test_a_weight_of_two_is_an_edge_twice(route):
+    offsets, neighbours, sources, guess, ratings, damping = case([4], 9, 3)
+    once = fit_ridge(
+        offsets,
+        neighbours,
+        sources,
+        guess,
+        ratings,
+        damping,
+        weights=torch.tensor([1.0, 2.0, 1.0, 1.0]).double(),
+    )
+    twice = torch.tensor([0, 1, 1, 2, 3])
+    again = fit_ridge(
+        torch.tensor([0, 5]), neighbours[twice], sources, guess, ratings[twice], damping
+    )
+    torch.testing.assert_close(once, again)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    arguments = case([4], 9, 3)
+    with pytest.raises(ValueError, match="3 weights of 4 edges"):
+        fit_ridge(*arguments, weights=torch.ones(3))
+    with pytest.raises(ValueError, match="room"):
+        fit_ridge(*arguments, torch.ones(4), torch.ones(4))

@@ -75,6 +75,7 @@ def few_targets() -> Any:
     """A sample that takes no time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worth, "_TARGETS", 60)
+        patch.setattr(worth, "_SAMPLE", 1 << 13)
         yield
 
 
@@ -549,9 +550,7 @@ def test_what_cannot_be_planted_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("users", "items", "ratings"), [(2, 3, 2), (2, 3, 6), (40, 3, 40), (40, 3, 120), (7, 30, 210)]
-)
+@pytest.mark.parametrize(("users", "items", "ratings"), [(2, 3, 2), (40, 3, 120), (7, 30, 210)])
 def test_extreme_counts_work(tmp_path: Path, users: int, items: int, ratings: int) -> None:
     planting = replace(EVERYTHING, trust=users)
     synthesize(tmp_path / "out", users=users, items=items, ratings=ratings, planting=planting)

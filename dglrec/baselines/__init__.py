@@ -6,13 +6,15 @@ similar items of interactions. `ranker.py` has what these share, `positives.py` 
 `pairs.py` and `inverse.py` their arithmetic, `search.py` which settings are tried. `models.py`
 finds all of them by name; `dense.py` ranks a catalogue by predicted ratings.
 
-`session_neighbours.py` says what comes next in a session, which `sessions.py` cuts from timestamps;
-the command line does not know it yet.
+Of what comes next, by timestamps: `following.py`, hops over the graph of items that follow each
+other, and `session_neighbours.py`, V-SKNN, which `session_ranker.py` makes a model of lists of.
+`recent.py` has the last items of users.
 """
 
 from dglrec.baselines.config import BaselineConfig
 from dglrec.baselines.cosine import CosineNeighbours
 from dglrec.baselines.ease import Ease, ease_weights
+from dglrec.baselines.following import FollowingItems
 from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.models import Baseline, fit_model, load_model, predicts_ratings
 from dglrec.baselines.neighbours import ItemNeighbours
@@ -20,8 +22,9 @@ from dglrec.baselines.popularity import Popularity
 from dglrec.baselines.positives import liked_from, positives_of
 from dglrec.baselines.ranker import Ranker
 from dglrec.baselines.session_neighbours import SessionNeighbours
-from dglrec.baselines.sessions import Sessions, cut_sessions, sessions_of
+from dglrec.baselines.session_ranker import SessionRanker
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
+from dglrec.derived import Sessions, cut_sessions, sessions_of
 
 __all__ = [
     "Baseline",
@@ -29,12 +32,14 @@ __all__ = [
     "BiasBaseline",
     "CosineNeighbours",
     "Ease",
+    "FollowingItems",
     "GlobalMean",
     "GraphFilter",
     "ItemNeighbours",
     "Popularity",
     "Ranker",
     "SessionNeighbours",
+    "SessionRanker",
     "Sessions",
     "cut_sessions",
     "ease_weights",

@@ -24,8 +24,9 @@ class BaselineConfig(BaseModel):
 
     positives: Literal["all", "liked"] | Auto | _Level = Field(
         default="auto",
-        description="with ease, graph_filter: training items that make a user's list; all, liked "
-        "(rated at the first level not below the mean, or higher), a least rating, or auto",
+        description="with ease, graph_filter, session, vsknn: training items that make a user's "
+        "list; all, liked (rated at the first level not below the mean, or higher), a least "
+        "rating, or auto",
     )
     ridge: _AboveZero | Auto = Field(
         default="auto", description="with ease: the ridge regression's penalty, or auto"
@@ -55,12 +56,41 @@ class BaselineConfig(BaseModel):
     neighbours: Annotated[int, Field(ge=1)] | Auto = Field(
         default="auto",
         description="with item_knn: of ratings, rated items that a prediction rests on (auto: 40); "
-        "of interactions, similar items that each item has",
+        "of interactions, similar items that each item has; with vsknn: past sessions that count",
     )
     shrinkage: _NotNegative | Auto = Field(
         default="auto",
         description="with item_knn: of ratings, common raters at which a similarity counts half "
         "(auto: 100); of interactions, what is added to the denominator of the cosine",
+    )
+    session_gap: _NotNegative | Auto = Field(
+        default="auto",
+        description="with session, vsknn: time without a row after which a user's session ends, in "
+        "the unit of the timestamps; 0 for one session a user, or auto",
+    )
+    session_last: Annotated[int, Field(ge=1)] | Auto = Field(
+        default="auto",
+        description="with session, vsknn: the last items that stand for a user, the latest of "
+        "which weighs most (of vsknn, those of the last session), or auto",
+    )
+    session_hops: Annotated[int, Field(ge=1, le=3)] | Auto = Field(
+        default="auto",
+        description="with session: how far to follow what comes next, 1 to 3, or auto",
+    )
+    session_exponent: _Share | Auto = Field(
+        default="auto",
+        description="with session: power of what follows an item that divides its row; columns are "
+        "divided by the rest to 1; or auto",
+    )
+    session_both_ways: bool | Auto = Field(
+        default="auto",
+        description="with session: whether what comes right before an item counts as what comes "
+        "after it, or auto",
+    )
+    session_candidates: int = Field(
+        default=1000,
+        ge=1,
+        description="with vsknn: latest past sessions with an item of the user's that are compared",
     )
     min_support: int = Field(
         default=1, ge=1, description="with item_knn: fewest common users of similar items"

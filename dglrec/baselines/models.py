@@ -10,11 +10,13 @@ from torch import Tensor
 from dglrec.baselines.config import BaselineConfig
 from dglrec.baselines.cosine import CosineNeighbours
 from dglrec.baselines.ease import Ease
+from dglrec.baselines.following import FollowingItems
 from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
 from dglrec.baselines.ranker import Known, Ranker, check_fits
 from dglrec.baselines.search import stages_of, start_of
+from dglrec.baselines.session_ranker import SessionRanker
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
@@ -65,6 +67,8 @@ _RATING: dict[str, type[GlobalMean] | type[BiasBaseline] | type[ItemNeighbours]]
 _RANKING: dict[str, type[Ranker]] = {
     "ease": Ease,
     "graph_filter": GraphFilter,
+    "session": FollowingItems,
+    "vsknn": SessionRanker,
     "item_knn": CosineNeighbours,  # of interactions; ratings have the one above
 }
 _BROADCAST_AT_ONCE = 1 << 28  # numbers

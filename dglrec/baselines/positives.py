@@ -33,6 +33,15 @@ def positives_of(
     Raises:
         UsageError: there is no such item.
     """
+    return _rows(dataset.graph, kept_of(dataset, which))
+
+
+def kept_of(dataset: RatingDataset, which: Literal["all", "liked"] | float) -> Any:
+    """Which training rows are positive, bool [E] by edge id; arguments as in `positives_of`.
+
+    Raises:
+        UsageError: none is.
+    """
     graph = dataset.graph
     if which == "all" or not dataset.has_ratings:
         keep = np.ones(graph.num_edges, dtype=bool)
@@ -45,7 +54,7 @@ def positives_of(
             f"baseline.positives = {level:g}: no training rating is that high; the scale is "
             f"{dataset.scale}"
         )
-    return _rows(graph, keep)
+    return keep
 
 
 def _rows(graph: RatingGraph, keep: Any) -> sparse.csr_array:

@@ -9,6 +9,8 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from dglrec.baselines.config import BaselineConfig
 from dglrec.baselines.cosine import MOST_NEIGHBOURS
 from dglrec.baselines.graph_filter import MOST_DENSE
@@ -32,6 +34,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "filter_order": 1,
     },
     "item_knn": {"neighbours": 100, "shrinkage": 10.0},
+    "session": {
+        "positives": "all",
+        "session_gap": 0.0,
+        "session_last": 100,
+        "session_hops": 2,
+        "session_exponent": 1.0,
+        "session_both_ways": True,
+    },
+    "vsknn": {"positives": "all", "session_gap": 0.0, "session_last": 100, "neighbours": 100},
 }
 """Where a search begins, by kind, and what is taken where there is nothing to choose by."""
 
@@ -39,6 +50,9 @@ _RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
 _EXPONENTS, _POWERS, _ORDERS = (0.3, 0.4, 0.5, 0.6), (0.5, 0.7, 1.0, 1.3), (2, 3)
 _WEIGHTS = (0.1, 0.3, 1.0)
 _NEIGHBOURS, _SHRINKAGES = (20, 50, 200, MOST_NEIGHBOURS), (0.0, 30.0, 100.0)
+_LAST_ITEMS, _FOLLOWED = (1, 5, 20, 1000), (0.3, 0.5, 0.7, 1.0)
+_SESSION_NEIGHBOURS = (20, 50, 200, 500)
+_GAPS = (0.5, 0.9, 0.99)  # quantiles of the times between two rows of a user, but for 0
 _MOST_TO_MULTIPLY = 8_000  # items up to which a product of squares takes seconds
 
 
@@ -88,7 +102,46 @@ def _stages(kind: str, dataset: RatingDataset, config: BaselineConfig) -> list[S
             lambda best: [{"shrinkage": value} for value in _SHRINKAGES],
             lambda best: [{"neighbours": value} for value in _NEIGHBOURS],
         ]
+    if kind in ("session", "vsknn"):
+        return _session_stages(kind, dataset, levels)
     return []
+
+
+def _session_stages(kind: str, dataset: RatingDataset, levels: tuple[str, ...]) -> list[Stage]:
+    gaps = [{"session_gap": gap} for gap in _gaps(dataset)]
+    first: list[Stage] = [
+        lambda best: [{"session_last": last} for last in _LAST_ITEMS],
+        lambda best: [{"positives": level} for level in levels],
+    ]
+    if kind == "vsknn":
+        neighbours: Stage = lambda best: [{"neighbours": k} for k in _SESSION_NEIGHBOURS]  # noqa: E731
+        return [*first, lambda best: gaps, neighbours]
+    return [
+        *first,
+        lambda best: [
+            {"session_both_ways": both, "session_exponent": exponent}
+            for both in (False, True)
+            for exponent in _FOLLOWED
+        ],
+        lambda best: [{"session_hops": hops} for hops in (1, 3)],
+        lambda best: gaps,
+    ]
+
+
+def _gaps(dataset: RatingDataset) -> list[float]:
+    """Where sessions may end: few of the times above 0 between two rows of a user are longer."""
+    graph = dataset.graph
+    if graph.times is None:
+        return []
+    users = np.repeat(np.arange(graph.num_users), graph.by_user.degrees)
+    order = np.lexsort((graph.times, users))
+    users, times = users[order], graph.times[order]
+    between = np.diff(times)[users[1:] == users[:-1]]
+    between = between[between > 0]
+    if not len(between):
+        return []
+    found = np.quantile(between, _GAPS, method="higher").astype(float)
+    return list(dict.fromkeys(found.tolist()))
 
 
 def _ease_stages(dataset: RatingDataset, levels: tuple[str, ...]) -> list[Stage]:

@@ -7,14 +7,14 @@ past sessions with an item of the session, the k most similar ones count, the si
 sum of the weights of the items that both have; a candidate's score is the sum of the similarities
 of those of them that have it.
 
-It is a reference to be beaten, and not under the command line.
+It is a reference to be beaten; `session_ranker.py` makes a model of lists of it.
 """
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from dglrec.baselines.sessions import Sessions
+from dglrec.derived.sessions import Sessions
 
 Floats = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int64]

@@ -190,6 +190,18 @@ def _print_details(details: dict[str, Any]) -> None:
             for one in details["by_rating"]
         ],
     )
+    _print_rows(
+        "by time since the user's last training rating, as timestamps count it",
+        ("age", "ratings", *_FIGURES, "mean error"),
+        [
+            [
+                f"{one['from']:,} to {one['to']:,}",
+                *_figures(one),
+                f"{one['mean_error']:+.4f}",
+            ]
+            for one in details.get("by_age", [])
+        ],
+    )
 
 
 def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:

@@ -24,12 +24,14 @@ class HeldOut:
         items: int64 [n] item indices.
         ratings: float32 [n]; of interactions all are 1.
         expected: float32 [n], the planted expectation, where the data came with a truth.
+        times: int64 [n], timestamps in the unit of the source, where it has any.
     """
 
     users: Tensor
     items: Tensor
     ratings: Tensor
     expected: Tensor | None = None
+    times: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -43,9 +45,10 @@ def read_held_out(path: Path, first: int, last: int) -> HeldOut:
     """
     with parquet_faults(path):
         file = pq.ParquetFile(path, pre_buffer=False)  # which would keep all that was read
-        dtypes = {schema.USER: torch.int64, schema.ITEM: torch.int64}
+        dtypes = dict.fromkeys((schema.USER, schema.ITEM, schema.TIMESTAMP), torch.int64)
         wanted = [schema.USER, schema.ITEM, schema.RATING]
-        wanted += [schema.EXPECTED] if schema.EXPECTED in file.schema_arrow.names else []
+        there = file.schema_arrow.names
+        wanted += [name for name in (schema.EXPECTED, schema.TIMESTAMP) if name in there]
         columns = {
             name: torch.empty(last - first, dtype=dtypes.get(name, torch.float32))
             for name in wanted
@@ -60,7 +63,13 @@ def read_held_out(path: Path, first: int, last: int) -> HeldOut:
                     values = part.column(name).to_numpy(zero_copy_only=False)
                     column.numpy()[low - first : high - first] = values
             start += len(batch)
-    return HeldOut(*columns.values())
+    return HeldOut(
+        users=columns[schema.USER],
+        items=columns[schema.ITEM],
+        ratings=columns[schema.RATING],
+        expected=columns.get(schema.EXPECTED),
+        times=columns.get(schema.TIMESTAMP),
+    )
 
 
 class parquet_faults:  # noqa: N801 - a context manager reads as a verb

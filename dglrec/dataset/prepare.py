@@ -142,6 +142,7 @@ def _write(
         num_users=len(rows.users),
         num_items=len(rows.items),
         scale=scale,
+        times=None if columns.timestamps is None else columns.timestamps[split.train],
     )
     degrees = graph.by_user.degrees
     trained = graph.by_item.degrees > 0
@@ -251,6 +252,8 @@ def _held_out(rows: Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -
     frame: pd.DataFrame = pd.DataFrame(
         {schema.USER: users, schema.ITEM: items, schema.RATING: columns.ratings[numbers]}
     )
+    if rows.columns.timestamps is not None:
+        frame[schema.TIMESTAMP] = rows.columns.timestamps[numbers]
     if truth is not None:
         frame[schema.EXPECTED] = truth.expectation(
             rows.users.decode(users).to_numpy(),

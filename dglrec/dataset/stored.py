@@ -34,6 +34,7 @@ from dglrec.dataset.layout import (
     HELD_OUT,
     ITEMS,
     SCHEMA_VERSION,
+    TIMES,
     TRAIN,
     TRAIN_DTYPES,
     USERS,
@@ -120,6 +121,11 @@ class RatingDataset:
         """Whether its rows are ratings; else they are interactions."""
         return bool(self.meta[schema.FEEDBACK] == schema.RATINGS)
 
+    @property
+    def has_times(self) -> bool:
+        """Whether it knows when ratings were given; earlier versions kept no times."""
+        return bool(self.meta.get(TIMES))
+
     @cached_property
     def graph(self) -> RatingGraph:
         """The training ratings, memory-mapped."""
@@ -128,6 +134,7 @@ class RatingDataset:
             by_item=self._adjacency("by_item"),
             edges_by_item=self._train("by_item_edges"),
             scale=self.scale,
+            times=self._train("by_user_times") if self.has_times else None,
         )
 
     @cached_property
@@ -403,6 +410,8 @@ class RatingDataset:
             "item_squares": (len(self._train("item_squares")), counts["items"]),
             "by_item edges": (len(graph.edges_by_item), counts["train"]),
         }
+        if graph.times is not None:
+            wanted["by_user times"] = len(graph.times), counts["train"]
         for side in ("by_user", "by_item"):
             adjacency = getattr(graph, side)
             wanted[f"{side} neighbours"] = (len(adjacency.neighbours), counts["train"])

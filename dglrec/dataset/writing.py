@@ -17,6 +17,7 @@ from dglrec.dataset.layout import (
     HELD_OUT,
     ITEMS,
     SCHEMA_VERSION,
+    TIMES,
     TRAIN,
     USERS,
     fingerprint_of,
@@ -47,7 +48,8 @@ def write_dataset(
         items: [I] rows, `item_id` first, ascending.
         features: float32 [I, F] by name.
         user_features: float32 [U, F] by name; nothing is written where there is none.
-        held_out: `valid` and `test`: columns user, item, rating and perhaps expected.
+        held_out: `valid` and `test`: columns user, item, rating, and perhaps expected and
+            timestamp.
         meta: what else `dataset.json` says, `feedback` among it; counts, scale and the like are
             added.
     """
@@ -60,6 +62,8 @@ def write_dataset(
         "user_squares": biases.user_squares.numpy(),
         "item_squares": biases.item_squares.numpy(),
     }
+    if graph.times is not None:
+        arrays["by_user_times"] = graph.times
     for side, adjacency in (("by_user", graph.by_user), ("by_item", graph.by_item)):
         arrays[f"{side}_offsets"] = adjacency.offsets
         arrays[f"{side}_neighbours"] = adjacency.neighbours
@@ -94,6 +98,8 @@ def write_dataset(
         "level_counts": graph.level_counts.tolist(),
         "features": {name: array.shape[1] for name, array in features.items()},
     }
+    if graph.times is not None:
+        whole[TIMES] = True
     if user_features:
         whole[USER_FEATURES] = {name: array.shape[1] for name, array in user_features.items()}
     write_json(folder / DATASET_FILE, {**whole, "fingerprint": fingerprint_of(whole)})

@@ -2,8 +2,10 @@
 
 `pearson.py` joins those that are rated alike, `walks.py` those that random walks visit together,
 `agreement.py` users who gave the same ratings; `centrality.py` says where a node stands in such a
-graph, and `clusters.py` groups nodes by that. `adjacency.py` is the form that all of them share.
-`registry.py` says which of them a model reads, by name, and `config.py` how they are made then.
+graph, and `clusters.py` groups nodes by that. `following.py` joins items that come right after each
+other in a session, which `sessions.py` cuts from timestamps. `adjacency.py` is the form that all of
+them share. `registry.py` says which of them a model reads, by name, and `config.py` how they are
+made then.
 
 Every function takes a `RatingGraph`, which holds training ratings and nothing else, so that no
 held-out rating can reach what is made here.
@@ -14,8 +16,10 @@ from dglrec.derived.agreement import agreeing_users
 from dglrec.derived.centrality import GRAPH_FEATURES, graph_features
 from dglrec.derived.clusters import cluster_rows
 from dglrec.derived.config import DerivedConfig
+from dglrec.derived.following import next_items
 from dglrec.derived.pearson import similar
 from dglrec.derived.registry import DERIVED, Derivation, user_graph_features
+from dglrec.derived.sessions import Sessions, cut_sessions, sessions_of
 from dglrec.derived.walks import visited_with
 
 __all__ = [
@@ -23,10 +27,14 @@ __all__ = [
     "GRAPH_FEATURES",
     "Derivation",
     "DerivedConfig",
+    "Sessions",
     "WeightedAdjacency",
     "agreeing_users",
     "cluster_rows",
+    "cut_sessions",
     "graph_features",
+    "next_items",
+    "sessions_of",
     "similar",
     "user_graph_features",
     "visited_with",

@@ -36,6 +36,13 @@ class DerivedConfig(BaseModel):
         description="visited_with: how likely a walk returns to its start before a hop; 1 leaves "
         "walks of one hop: items that users share, by how often",
     )
+    session_gap: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="next: time without a rating after which a user's session ends, in the unit of "
+        "the timestamps; 0 for one session a user",
+    )
     agreement_share: float = Field(
         0.005,
         gt=0,

@@ -11,8 +11,10 @@ from dglrec.derived.agreement import agreeing_users
 from dglrec.derived.centrality import graph_features
 from dglrec.derived.clusters import cluster_rows
 from dglrec.derived.config import DerivedConfig
+from dglrec.derived.following import next_items
 from dglrec.derived.pearson import similar
 from dglrec.derived.walks import visited_with
+from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Edges, Relation
 
@@ -60,6 +62,15 @@ def _visited_with(graph: RatingGraph, config: DerivedConfig) -> WeightedAdjacenc
     )
 
 
+def _next(graph: RatingGraph, config: DerivedConfig) -> WeightedAdjacency:
+    if graph.times is None:
+        raise UsageError(
+            "model.relations = next: the data set has no timestamps; leave it out, or prepare a "
+            "source with timestamps (a data set of an earlier version: again)"
+        )
+    return next_items(graph, graph.times, config.session_gap or np.inf)
+
+
 def _agreeing_users(graph: RatingGraph, config: DerivedConfig) -> WeightedAdjacency:
     return agreeing_users(graph, share=config.agreement_share)
 
@@ -67,6 +78,7 @@ def _agreeing_users(graph: RatingGraph, config: DerivedConfig) -> WeightedAdjace
 DERIVED: Mapping[str, Derivation] = {
     "similar": Derivation(ITEM_TYPE, _similar),
     "visited_with": Derivation(ITEM_TYPE, _visited_with),
+    "next": Derivation(ITEM_TYPE, _next, one_way=False),
     "agreeing_users": Derivation(USER_TYPE, _agreeing_users),
 }
 """What makes each of `relations.DERIVED_NAMES`."""

@@ -102,6 +102,7 @@ def deal(dataset: RatingDataset, split: str, count: int, seed: int = 0) -> NewUs
             rows.items[rest],
             rows.ratings[rest],
             None if rows.expected is None else rows.expected[rest],
+            None if rows.times is None else rows.times[rest],
         ),
         left_out=int(np.count_nonzero(is_new & ~chosen)),
         known=int(np.count_nonzero((sizes > 0) & ~is_new)),

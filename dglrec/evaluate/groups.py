@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dglrec.dataset import HeldOut, RatingDataset
 from dglrec.distributed import World
+from dglrec.evaluate.ages import Ages, by_age
 from dglrec.evaluate.rows import Grouping, PredictRows, grouped_sums, stretches
 from dglrec.graph import RatingGraph
 from dglrec.metrics import RatingSums, clip, level_of
@@ -86,7 +87,7 @@ def details_of(
     world: World,
     notes: list[str],
 ) -> dict[str, Any]:
-    """What `--details` adds: calibration, and figures by activity, popularity and rating.
+    """What `--details` adds: calibration, and figures by activity, popularity, rating and age.
 
     Args:
         predictions: float32 [n] of this process's rows.
@@ -107,6 +108,7 @@ def details_of(
         predictions.__getitem__, rows, dataset, [by_user, by_item, by_level, deciles], world
     )
     _, (user_bias, item_bias) = grouped_sums(bias, rows, dataset, [by_user, by_item], world)
+    ages = by_age(rows, dataset, world)
     users, items = _present(rows.users, of_users, world), _present(rows.items, of_items, world)
     found: dict[str, Any] = {}
     calibration = _calibration(decile_sums, _ranges(predictions, deciles, rows, dataset, world))
@@ -133,6 +135,34 @@ def details_of(
             for level, sums in enumerate(level_sums)
             if sums.n
         ],
+        **({} if ages is None else _by_age_figures(ages, predictions, bias, rows, dataset, world)),
+    }
+
+
+def _by_age_figures(
+    ages: Ages,
+    predictions: Tensor,
+    bias: PredictRows,
+    rows: HeldOut,
+    dataset: RatingDataset,
+    world: World,
+) -> dict[str, Any]:
+    """`by_age`: figures of each group of rows that has an age."""
+    grouping = [ages.grouping]
+    _, (of_model,) = grouped_sums(predictions.__getitem__, rows, dataset, grouping, world)
+    _, (of_bias,) = grouped_sums(bias, rows, dataset, grouping, world)
+    # Behind the ranges come the rows without an age.
+    parts = zip(ages.ranges, of_model, of_bias, strict=False)
+    return {
+        "by_age": [
+            {
+                "from": first,
+                "to": last,
+                "mean_error": (model.predicted - model.rated) / model.n,
+                **_beside(model, other),
+            }
+            for (first, last), model, other in parts
+        ]
     }
 
 

@@ -188,7 +188,8 @@ def _newcomers(trained: Predictor, new: NewUsers) -> _Subject:
 def _share(rows: HeldOut, world: World) -> HeldOut:
     part = slice(*world.share_of(len(rows)))
     expected = None if rows.expected is None else rows.expected[part]
-    return HeldOut(rows.users[part], rows.items[part], rows.ratings[part], expected)
+    times = None if rows.times is None else rows.times[part]
+    return HeldOut(rows.users[part], rows.items[part], rows.ratings[part], expected, times)
 
 
 def _measured(trained: Predictor, subject: _Subject, *, details: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dglrec.biases import INPUTS, Biases
 from dglrec.blocks import Block, RelationBlock
 from dglrec.distributed import ALONE, World
-from dglrec.graph import Adjacency, EdgeTensors, RatingGraph, node_chunks
+from dglrec.graph import Adjacency, EdgeTensors, EdgeTimes, RatingGraph, node_chunks
 from dglrec.infer.told import Others
 from dglrec.nn import (
     NO_MESSAGES,
@@ -181,6 +181,8 @@ def embed_new_users(
 ) -> EncodedNodes:
     """Encode n users that training never saw from their ratings, as training users are encoded.
 
+    When they gave them is not known here: where older ratings weigh less, theirs weigh the same.
+
     Args:
         model: the model that made the embeddings.
         embeddings: exact ones.
@@ -267,9 +269,10 @@ def _edges(
     """All edges that end in users, those that end in items, and those of other relations."""
     near = graph.where(next(model.parameters()).device)
     by_user, by_item = graph.on(near)
+    times = graph.times_on(near) if model.config.time_decay else (None, None)
     return (
-        _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True),
-        _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False),
+        _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True, times=times[0]),
+        _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False, times=times[1]),
         Others(model, directions, near, world),
     )
 
@@ -311,12 +314,14 @@ class _Given:
         edges: the same and all else, here or on the device.
         biases: where the edges are.
         to_users: whether the nodes are users.
+        times: when the ratings were given; None where the model does not ask for that.
     """
 
     offsets: npt.NDArray[np.int64]
     edges: EdgeTensors
     biases: Biases
     to_users: bool
+    times: EdgeTimes | None = None
 
     def block(self, first: int, last: int) -> Block:
         """All edges of the nodes first..last-1, their sources being all nodes of the other type."""
@@ -331,7 +336,10 @@ class _Given:
         users, items = (own, neighbours) if self.to_users else (neighbours, own)
         residuals -= biases.predict(users, items)
         others = biases.item_degrees if self.to_users else biases.user_degrees
-        return Block(offsets, neighbours, residuals, degrees.float(), others)
+        ages = None
+        if self.times is not None:
+            ages = self.times.ages(torch.arange(low, high, device=degrees.device), degrees)
+        return Block(offsets, neighbours, residuals, degrees.float(), others, ages=ages)
 
 
 def _list_terms(model: RatingModel, given: _Given, users: Tensor, world: World) -> ListTerms:

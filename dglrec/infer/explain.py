@@ -83,12 +83,18 @@ def check_explainable(model: RatingModel) -> None:
     """Refuse a model whose ratings cannot be left out in closed form.
 
     Raises:
-        UsageError: it attends, so that each message depends on all others.
+        UsageError: it attends, or weighs ratings by their age, so that each message depends on all
+            others.
     """
     if model.config.convolution != "sage":
         raise UsageError(
             "explanations leave out each rating in closed form, which model.convolution="
             f"{model.config.convolution} has none of; train with sage"
+        )
+    if model.config.time_decay:
+        raise UsageError(
+            "explanations leave out each rating in closed form, which model.time_decay has none "
+            "of; train without it"
         )
     if model.config.aggregator == "attention":
         raise UsageError(

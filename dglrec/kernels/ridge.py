@@ -10,6 +10,9 @@ being the gradient of delta, and w = p + delta, the gradients are
     of q_k: (e_k - w . q_k) z - (z . q_k) w,   of p: -(A - diag(damping)) z,
     of the damping: -sum over d of z * delta.
 
+Edges may have weights, which multiply their terms in both sums and in the gradients of q and p; the
+gradient of an edge's weight is (e_k - w . q_k) (z . q_k).
+
 Sums of q q^T and what is solved with them are float64: where sources span fewer directions than W,
 the damping alone keeps A from being singular, and float32 would lose it among thousands of edges.
 Going back takes A's Cholesky factor, which is kept, and no sums of squares.
@@ -49,6 +52,7 @@ def fit_ridge(
     ratings: Tensor,
     damping: Tensor,
     present: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """What each destination's edges move its guess by: delta, [D, W]; zeros where it has none.
 
@@ -60,6 +64,7 @@ def fit_ridge(
         ratings: e, [K]; no gradient reaches them.
         damping: [W], above 0.
         present: [K]; 1 for an edge, 0 for the room of one that is not there; None where all are.
+        weights: [K] of the edges, 0 or more; None where all weigh 1. Not with `present`.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -75,6 +80,8 @@ def fit_ridge(
         raise ValueError(
             f"offsets, neighbours, sources, guess, ratings and damping do not fit: {shapes}"
         )
+    if weights is not None and (present is not None or len(weights) != len(neighbours)):
+        raise ValueError(f"{len(weights)} weights of {len(neighbours)} edges, or room for edges")
     if runs_compiled(sources):
         # Compiled code would read, and in the gradient write, outside the table.
         low, high = (int(bound) for bound in neighbours.aminmax()) if len(neighbours) else (0, -1)
@@ -85,7 +92,8 @@ def fit_ridge(
             )
     dtype = torch.promote_types(sources.dtype, torch.float32)
     values = (one.to(dtype) for one in (sources, guess, ratings.detach(), damping))
-    fitted: Tensor = _FitRidge.apply(offsets, neighbours, *values, present)  # type: ignore[no-untyped-call]
+    weights = None if weights is None else weights.to(dtype)
+    fitted: Tensor = _FitRidge.apply(offsets, neighbours, *values, present, weights)  # type: ignore[no-untyped-call]
     return fitted
 
 
@@ -100,49 +108,77 @@ class _FitRidge(Function):
         ratings: Tensor,
         damping: Tensor,
         present: Tensor | None,
+        weights: Tensor | None,
     ) -> Tensor:
         edges = (offsets, neighbours, sources, guess, ratings)
-        if runs_compiled(sources) and present is None:
-            delta, factors = _fit_compiled(*edges, damping)
-        else:
-            delta, factors = _fit_anywhere(*edges, damping, present)
-        ctx.save_for_backward(*edges, delta, factors, present)
+        compiled = runs_compiled(sources) and present is None
+        there = present if weights is None else weights.sqrt()
+        fit = _fit_compiled if compiled else _fit_anywhere
+        delta, factors = fit(*edges, damping, there)
+        ctx.save_for_backward(*edges, delta, factors, present, weights)
         return delta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        offsets, neighbours, sources, guess, ratings, delta, factors, present = ctx.saved_tensors
+        offsets, neighbours, sources, guess, ratings, delta, factors, *rest = ctx.saved_tensors
+        present, weights = rest
         z = _solve(factors, gradient).to(delta.dtype)
         edges = (offsets, neighbours, sources, guess + delta, ratings, z)
-        if runs_compiled(delta) and present is None:
-            of_sources, of_guess = _back_compiled(*edges)
-        else:
-            of_sources, of_guess = _back_anywhere(*edges, present)
-        return None, None, of_sources, of_guess, None, -(z * delta).sum(0), None
+        compiled = runs_compiled(delta) and present is None
+        there, weighed = (present, False) if weights is None else (weights, True)
+        back = _back_compiled if compiled else _back_anywhere
+        of_sources, of_guess, of_weights = back(*edges, there=there, weighed=weighed)
+        of_damping = -(z * delta).sum(0)
+        return None, None, of_sources, of_guess, None, of_damping, None, of_weights
 
 
-def _fit_compiled(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-    arrays = arrays_of(*tensors)
-    width = tensors[3].shape[1]
+def _fit_compiled(
+    offsets: Tensor,
+    neighbours: Tensor,
+    sources: Tensor,
+    guess: Tensor,
+    ratings: Tensor,
+    damping: Tensor,
+    roots: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    roots = sources.new_empty(0) if roots is None else roots  # compiled code takes no None
+    arrays = arrays_of(offsets, neighbours, sources, guess, ratings, damping, roots)
+    width = guess.shape[1]
     out, factors = np.empty_like(arrays[3]), np.zeros((len(arrays[3]), width, width))
     run_side_by_side([partial(_fit, *arrays, out, factors, *part) for part in _parts(*arrays[:3])])
     return torch.from_numpy(out), torch.from_numpy(factors)
 
 
-def _back_compiled(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-    arrays = arrays_of(*tensors)
-    sources, of_guess = arrays[2], np.empty_like(arrays[3])
+def _back_compiled(
+    offsets: Tensor,
+    neighbours: Tensor,
+    sources: Tensor,
+    w: Tensor,
+    ratings: Tensor,
+    z: Tensor,
+    there: Tensor | None = None,
+    *,
+    weighed: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    weights = sources.new_empty(0) if there is None else there
+    arrays = arrays_of(offsets, neighbours, sources, w, ratings, z, weights)
+    table, of_guess = arrays[2], np.empty_like(arrays[3])
+    of_weights = np.empty_like(arrays[6])
     parts = _parts(*arrays[:3])
     # Two threads may meet at a source, so each sums into a table of its own.
-    tables = [np.zeros_like(sources) for _ in parts]
+    tables = [np.zeros_like(table) for _ in parts]
     run_side_by_side(
         [
-            partial(_fit_back, *arrays, table, of_guess, *part)
+            partial(_fit_back, *arrays, table, of_guess, of_weights, *part)
             for part, table in zip(parts, tables, strict=True)
         ]
     )
-    return torch.from_numpy(total_of(tables)), torch.from_numpy(of_guess)
+    return (
+        torch.from_numpy(total_of(tables)),
+        torch.from_numpy(of_guess),
+        torch.from_numpy(of_weights) if weighed else None,
+    )
 
 
 def _parts(offsets: Any, neighbours: Any, sources: Any) -> list[tuple[int, int]]:
@@ -163,6 +199,15 @@ def _fit_anywhere(
     The edges of a destination are cut into chunks, and each chunk's sums are one matrix product;
     then a destination's chunks are summed up. Nothing is added to a table at random, and no shape
     follows from a value, so that the device need not be waited for.
+
+    Args:
+        offsets: as in `fit_ridge`, and so the others.
+        neighbours: likewise.
+        sources: likewise.
+        guess: likewise.
+        ratings: likewise.
+        damping: likewise.
+        present: likewise, or square roots of the edges' weights.
     """
     width = guess.shape[1]
     totals = guess.new_zeros(len(guess), width * (width + 1), dtype=torch.float64)
@@ -188,21 +233,28 @@ def _back_anywhere(
     w: Tensor,
     ratings: Tensor,
     z: Tensor,
-    present: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    there: Tensor | None = None,
+    *,
+    weighed: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     of_sources = torch.zeros_like(sources)
     of_guess = torch.zeros_like(w, dtype=torch.float64)
+    of_weights = torch.zeros_like(ratings) if weighed else None
     for part in _chunks(offsets, len(neighbours)):
-        rows, rated = part.rows(neighbours, sources, ratings, present)
+        rows, rated = part.rows(neighbours, sources, ratings, None)
         near, along = w.index_select(0, part.owners), z.index_select(0, part.owners)
-        # Of what is not there the row is 0, and both factors have to be.
         both = rows @ torch.stack((near, along), dim=2)
-        left, pull = (rated - both[:, :, 0]) * part.there(present), both[:, :, 1]
+        left, pull = rated - both[:, :, 0], both[:, :, 1]
+        if of_weights is not None:
+            of_places = (left * pull * part.inside).flatten()
+            of_weights.scatter_add_(0, part.places.flatten(), of_places)
+        factor = part.there(there)
+        left, pull = left * factor, pull * factor
         of_rows = torch.stack((left, -pull), dim=2) @ torch.stack((along, near), dim=1)
         to = neighbours.index_select(0, part.places.flatten())
         of_sources.index_add_(0, to, of_rows.flatten(0, 1))
         of_guess -= part.summed((pull.unsqueeze(1) @ rows).squeeze(1).double())
-    return of_sources, of_guess.to(w.dtype)
+    return of_sources, of_guess.to(w.dtype), of_weights
 
 
 class _Chunks(NamedTuple):
@@ -222,10 +274,11 @@ class _Chunks(NamedTuple):
     def rows(
         self, neighbours: Tensor, sources: Tensor, ratings: Tensor, present: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """[C, _CHUNK, W] rows of the edges' sources, 0 where there is no edge, and ratings."""
+        """[C, _CHUNK, W] rows of the edges' sources and ratings, both 0 where there is no edge."""
         near = neighbours.index_select(0, self.places.flatten())
         rows = sources.index_select(0, near).unflatten(0, self.places.shape)
-        return rows * self.there(present).unsqueeze(2), ratings.take(self.places)
+        there = self.there(present)
+        return rows * there.unsqueeze(2), ratings.take(self.places) * there
 
     def summed(self, values: Tensor) -> Tensor:
         """[C, n] values of chunks -> [D, n], the sums over each destination's."""
@@ -260,8 +313,12 @@ def _solve(factors: Tensor, right: Tensor) -> Tensor:
 
 
 @compiled
-def _sum_edges(neighbours, ratings, first, last, sources, guess, columns, left, squares, sums):  # type: ignore[no-untyped-def]
+def _sum_edges(  # type: ignore[no-untyped-def]
+    neighbours, ratings, roots, first, last, sources, guess, columns, left, squares, sums
+):
     """Add some edges' q q^T, its lower half, to squares, and their (e - p . q) q to sums.
+
+    With roots of weights, both q and e count times their edge's.
 
     Edges are turned into columns, some at a time, and each sum is a dot product of two of those:
     long loops that only read, instead of many short ones that write.
@@ -275,6 +332,12 @@ def _sum_edges(neighbours, ratings, first, last, sources, guess, columns, left, 
                 columns[c, k] = row[c]
         for k in range(count):
             left[k] = ratings[start + k]
+        if len(roots):
+            for k in range(count):
+                root = roots[start + k]
+                left[k] *= root
+                for c in range(width):
+                    columns[c, k] *= root
         for a in range(width):
             factor, one = guess[a], columns[a]
             for k in range(count):
@@ -319,7 +382,7 @@ def _substitute(lower, right, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _fit(offsets, neighbours, sources, guess, ratings, damping, out, factors, low, high):  # type: ignore[no-untyped-def]
+def _fit(offsets, neighbours, sources, guess, ratings, damping, roots, out, factors, low, high):  # type: ignore[no-untyped-def]
     width = guess.shape[1]
     columns, left = np.empty((width, _COLUMN)), np.empty(_COLUMN)
     squares, sums, solved = np.empty((width, width)), np.empty(width), np.empty(width)
@@ -329,7 +392,8 @@ def _fit(offsets, neighbours, sources, guess, ratings, damping, out, factors, lo
         for a in range(width):
             squares[a, a] = damping[a]
         edges = offsets[d], offsets[d + 1]
-        _sum_edges(neighbours, ratings, *edges, sources, guess[d], columns, left, squares, sums)
+        given = neighbours, ratings, roots
+        _sum_edges(*given, *edges, sources, guess[d], columns, left, squares, sums)
         _factorise(squares, factors[d])
         _substitute(factors[d], sums, solved)
         for c in range(width):
@@ -337,7 +401,20 @@ def _fit(offsets, neighbours, sources, guess, ratings, damping, out, factors, lo
 
 
 @compiled
-def _fit_back(offsets, neighbours, sources, w, ratings, z, of_sources, of_guess, low, high):  # type: ignore[no-untyped-def]
+def _fit_back(  # type: ignore[no-untyped-def]
+    offsets,
+    neighbours,
+    sources,
+    w,
+    ratings,
+    z,
+    weights,
+    of_sources,
+    of_guess,
+    of_weights,
+    low,
+    high,
+):
     zero = w.dtype.type(0)
     width = w.shape[1]
     for d in range(low, high):
@@ -351,6 +428,10 @@ def _fit_back(offsets, neighbours, sources, w, ratings, z, of_sources, of_guess,
             left = ratings[k] - left
             for c in range(width):
                 pull += row[c] * along[c]
+            if len(weights):
+                of_weights[k] = left * pull
+                left *= weights[k]
+                pull *= weights[k]
             for c in range(width):
                 to[c] += left * along[c] - pull * near[c]
             for c in range(width):

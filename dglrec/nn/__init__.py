@@ -9,6 +9,7 @@ from dglrec.nn.convolutions import (
     aggregate,
     map_and_aggregate,
 )
+from dglrec.nn.decay import EdgeWeights, TimeDecay, half_lives
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
 from dglrec.nn.encoder import Exchange, HeteroEncoder, SAGELayer
 from dglrec.nn.graph_filter import GraphFilterConv, shifts
@@ -23,6 +24,7 @@ __all__ = [
     "Aggregator",
     "DecoderTerms",
     "EdgeRegressor",
+    "EdgeWeights",
     "Encoded",
     "Exchange",
     "GraphFilterConv",
@@ -42,7 +44,9 @@ __all__ = [
     "RelationMaps",
     "SAGEConv",
     "SAGELayer",
+    "TimeDecay",
     "aggregate",
+    "half_lives",
     "map_and_aggregate",
     "score_lists",
     "shifts",

@@ -49,11 +49,14 @@ class ModelConfig(BaseModel):
         "popularity",
         "ease",
         "graph_filter",
+        "session",
+        "vsknn",
     ] = Field(
         "graph",
         description="graph: GraphSAGE; or a baseline, which takes none of the settings below: "
         "item_knn (similar items), bias (mean and biases), global_mean; or one that only ranks: "
-        "popularity, ease, graph_filter",
+        "popularity, ease, graph_filter, session (what follows the last items), vsknn (similar "
+        "sessions)",
     )
     heads: Literal["auto", "rating", "lists", "both"] = Field(
         "auto",
@@ -133,6 +136,11 @@ class ModelConfig(BaseModel):
         description="features of users by their place among users who rated alike (PageRank, "
         "degree, closeness, betweenness, clusters), made from training rows",
     )
+    time_decay: bool = Field(
+        False,
+        description="older ratings of a user or an item weigh less in messages, the ridge and "
+        "lists, by half-lives that are learned; needs timestamps",
+    )
     refinement: int = Field(
         16,
         ge=0,
@@ -202,6 +210,13 @@ class ModelConfig(BaseModel):
                 )
         if len(set(self.relations)) < len(self.relations):
             raise ValueError(f"relations {', '.join(self.relations)}: name each once")
+        if self.time_decay and (self.convolution != "sage" or self.aggregator != "mean"):
+            raise ValueError(
+                "time_decay weighs means of messages: it goes with convolution sage and "
+                f"aggregator mean, and not with {self.convolution} and {self.aggregator}"
+            )
+        if self.time_decay and not self.layers:
+            raise ValueError("time_decay weighs messages, and layers is 0; take 1 or more")
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
         if self.convolution == "graph_filter":

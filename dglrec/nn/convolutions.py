@@ -13,6 +13,7 @@ from torch.nn import functional
 from dglrec.blocks import Block
 from dglrec.kernels import damp_means, fit_ridge, sum_messages
 from dglrec.nn.config import Aggregator, ModelConfig
+from dglrec.nn.decay import EdgeWeights, TimeDecay, mean_of
 
 _INITIAL_DAMPING = 30.0  # ratings; learned from there
 _INITIAL_RATING_GAIN = 2.0
@@ -66,14 +67,22 @@ def map_and_aggregate(
     linear: nn.Linear,
     mode: Literal["sum", "mean"],
     weights: Tensor | None = None,
+    decay: EdgeWeights | None = None,
 ) -> Tensor:
     """[S, H] source values -> [D, H']: a linear map of what `aggregate` makes of them.
 
-    Sums and linear maps commute, so the map is applied on the side that has fewer nodes.
+    Sums and linear maps commute, so the map is applied on the side that has fewer nodes. With
+    `decay` means are weighed by it besides.
     """
+
+    def aggregated(rows: Tensor) -> Tensor:
+        if decay is not None:
+            return mean_of(block, rows, decay, weights)
+        return aggregate(block, rows, mode, weights)
+
     if len(sources) < block.num_destinations:
-        return aggregate(block, linear(sources), mode, weights)
-    out: Tensor = linear(aggregate(block, sources, mode, weights))
+        return aggregated(linear(sources))
+    out: Tensor = linear(aggregated(sources))
     return out
 
 
@@ -104,8 +113,17 @@ class SAGEConv(nn.Module):
         self.attend = nn.Linear(size_out, 1, bias=False) if attends else None
         self.attend_own = nn.Linear(size_in, 1, bias=False) if attends else None
 
-    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
-        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
+    def forward(
+        self,
+        block: Block,
+        sources: Tensor,
+        destinations: Tensor,
+        decay: EdgeWeights | None = None,
+    ) -> Tensor:
+        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out].
+
+        `decay` weighs the edges of the aggregator "mean".
+        """
         if self.pool is not None:
             messages = self.neighbour(aggregate(block, functional.relu(self.pool(sources)), "max"))
         elif self.attend is not None and self.attend_own is not None:
@@ -113,7 +131,7 @@ class SAGEConv(nn.Module):
             of_sources, of_own = self.attend(mapped), self.attend_own(destinations)
             messages = _attend(block, mapped, of_sources.squeeze(1), of_own.squeeze(1))
         else:
-            messages = map_and_aggregate(block, sources, self.neighbour, "mean")
+            messages = map_and_aggregate(block, sources, self.neighbour, "mean", decay=decay)
             if self.aggregator == "sum":
                 messages = messages * block.degrees.unsqueeze(1)
         out: Tensor = self.own(destinations) + messages
@@ -159,7 +177,8 @@ class RatingConv(nn.Module):
     degree before sampling, so that samples of any size stand for the same whole, and a node with
     few ratings moves little. The damping is learned, for each column of the result. With it left
     out the result is that of `dgl.nn.SAGEConv` with edge weights e and no weight on the node
-    itself.
+    itself. Where older ratings weigh less, the mean is weighed, and n is the number of equally
+    weighed ratings that it stands for.
     """
 
     def __init__(self, size_in: int, size_out: int, *, by_column: bool = True) -> None:
@@ -175,10 +194,14 @@ class RatingConv(nn.Module):
         """[size_out], above 0."""
         return self.log_damping.exp().expand(len(self.rating.weight))
 
-    def forward(self, block: Block, sources: Tensor) -> Tensor:
+    def forward(self, block: Block, sources: Tensor, decay: EdgeWeights | None = None) -> Tensor:
         """[S, size_in] sources -> [D, size_out]."""
-        messages = map_and_aggregate(block, sources, self.rating, "mean", block.residuals)
-        return damp_means(messages, block.degrees, self.damping)
+        messages = map_and_aggregate(block, sources, self.rating, "mean", block.residuals, decay)
+        if decay is None:
+            return damp_means(messages, block.degrees, self.damping)
+        # Written out, as the kernel gives the degrees no gradient.
+        degrees = (block.degrees * decay.effective).unsqueeze(1)
+        return messages * (degrees / (degrees + self.damping))
 
 
 class RefinementConv(nn.Module):
@@ -199,9 +222,12 @@ class RefinementConv(nn.Module):
         size: width of sources, destinations and the result.
         width: of the regression.
         by_column: whether the damping is learned for each of its columns.
+        time_decay: whether older ratings weigh less, at a rate that is learned.
     """
 
-    def __init__(self, size: int, width: int, *, by_column: bool = True) -> None:
+    def __init__(
+        self, size: int, width: int, *, by_column: bool = True, time_decay: bool = False
+    ) -> None:
         super().__init__()
         self.source = nn.Linear(size, width, bias=False)
         self.guess = nn.Linear(size, width, bias=False)
@@ -209,6 +235,7 @@ class RefinementConv(nn.Module):
         with torch.no_grad():
             self.guess.weight.mul_(_INITIAL_GUESS)
         self.log_damping = _log_damping(width if by_column else 1, _INITIAL_RIDGE)
+        self.decay = TimeDecay() if time_decay else None
 
     @property
     def damping(self) -> Tensor:
@@ -217,6 +244,7 @@ class RefinementConv(nn.Module):
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size] sources and [D, size] destinations -> [D, size]."""
+        decay = None if self.decay is None else self.decay(block)
         delta = fit_ridge(
             block.offsets,
             block.neighbours,
@@ -225,6 +253,7 @@ class RefinementConv(nn.Module):
             block.residuals,
             self.damping,
             block.present,
+            None if decay is None else decay.of_ridge(block),
         )
         out: Tensor = self.out(delta)
         return out
@@ -243,12 +272,14 @@ class RelationConv(nn.Module):
         self.rated = None
         if config.rating_messages:
             self.rated = RatingConv(size, size, by_column=config.column_damping)
+        self.decay = TimeDecay() if config.time_decay else None
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, H] sources and [D, H] destinations -> [D, H]."""
-        out: Tensor = self.bare(block, sources, destinations)
+        decay = None if self.decay is None else self.decay(block)
+        out: Tensor = self.bare(block, sources, destinations, decay)
         if self.rated is not None:
-            out = out + self.rated(block, sources)
+            out = out + self.rated(block, sources, decay)
         return out
 
     def without_edges(self, destinations: Tensor) -> Tensor:

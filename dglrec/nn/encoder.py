@@ -46,7 +46,10 @@ class SAGELayer(nn.Module):
         self.refinement = None
         if last and config.rating_messages and config.refinement:
             self.refinement = RefinementConv(
-                config.embedding_size, config.refinement, by_column=config.column_damping
+                config.embedding_size,
+                config.refinement,
+                by_column=config.column_damping,
+                time_decay=config.time_decay,
             )
 
     def update_users(

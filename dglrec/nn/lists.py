@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dglrec.blocks import Block
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import aggregate
+from dglrec.nn.decay import TimeDecay, mean_of
 
 _IDENTITY_STD = 0.05
 _DEGREE = 1  # the column of `Biases.inputs` that holds log(1 + degree)
@@ -58,6 +59,9 @@ class ListHead(nn.Module):
     by how they were rated, as in Koren's asymmetric SVD ("Factorization meets the neighborhood",
     KDD 2008, equation 12). Users stay inductive: a user is what it rated.
 
+    Where older ratings weigh less, n^-1/2 times the sums is n^1/2 times weighed means, n being the
+    number of equally weighed ratings that these stand for.
+
     Without maps z and v are the embeddings, and b is 0.
 
     Args:
@@ -76,6 +80,7 @@ class ListHead(nn.Module):
         self.width = width if self.maps else size
         if not self.maps:
             self.rated = self.weighed = self.item_vectors = None
+            self.decay = None
             return
         self.from_user = nn.Linear(size, width, bias=False)
         self.from_item = nn.Linear(size, width, bias=False)
@@ -85,6 +90,7 @@ class ListHead(nn.Module):
         weighed = self.reads_items and config.rating_messages
         self.weighed = _table(num_items, width) if weighed else None
         self.item_vectors = _table(num_items, width) if config.item_identity else None
+        self.decay = TimeDecay() if config.time_decay and self.reads_items else None
         with torch.no_grad():
             # Lists begin as those of popularity.
             self.base.weight.zero_()
@@ -120,12 +126,24 @@ class ListHead(nn.Module):
         """
         factors: Tensor = self.from_user(users) if self.maps else users
         if rows.rated is not None and block is not None:
-            summed = aggregate(block, rows.rated, "sum")
-            counts = block.counts.clamp(min=1).to(summed.dtype)
-            if rows.weighed is not None:
-                summed = summed + aggregate(block, rows.weighed, "sum", block.residuals)
-            factors = factors + summed * counts.rsqrt().unsqueeze(1)
+            factors = factors + self._profiles(block, rows.rated, rows.weighed)
         return ListTerms(factors, factors.new_zeros(len(factors)))
+
+    def _profiles(self, block: Block, rated: Tensor, weighed: Tensor | None) -> Tensor:
+        """[S, F] p and q of a block's sources -> [n, F] what users are by the items they rated."""
+        decay = None if self.decay is None else self.decay(block)
+        if decay is None:
+            summed = aggregate(block, rated, "sum")
+            counts = block.counts.clamp(min=1).to(summed.dtype)
+            if weighed is not None:
+                summed = summed + aggregate(block, weighed, "sum", block.residuals)
+            return summed * counts.rsqrt().unsqueeze(1)
+        mean = mean_of(block, rated, decay)
+        if weighed is not None:
+            mean = mean + mean_of(block, weighed, decay, block.residuals)
+        counts = block.counts.clamp(min=1).to(mean.dtype)
+        profiles: Tensor = mean * (counts * decay.effective).sqrt().unsqueeze(1)
+        return profiles
 
     def without_each(
         self, users: Tensor, block: Block, owners: Tensor, shifts: Tensor

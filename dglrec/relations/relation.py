@@ -18,7 +18,7 @@ PREDICTED = "rates"
 ATTRIBUTE_PREFIX = "has_"
 REVERSE_PREFIX = "rev_"
 
-DERIVED_NAMES = ("similar", "visited_with", "agreeing_users")
+DERIVED_NAMES = ("similar", "visited_with", "next", "agreeing_users")
 """The relations that are made from training rows; see `dglrec.derived`."""
 
 _RESERVED = (PREDICTED, "rated_by", *DERIVED_NAMES)

@@ -48,6 +48,12 @@ class LoaderConfig(BaseModel):
         "others; auto: 8 up to 2 million training ratings (3 with items reached), else 2; 1 takes "
         "all, and is for exclude_targets = false",
     )
+    folds_by: Literal["auto", "chance", "time"] = Field(
+        "auto",
+        description="with kind users: chance deals a user's ratings into folds anew each epoch; "
+        "time cuts them in the order of time, and predicts each fold from earlier ones alone; "
+        "auto: time with model.time_decay, else chance",
+    )
     user_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
         "auto",
         description="rated items sampled for each user, one figure a layer, the layer that reads "
@@ -140,6 +146,8 @@ class LoaderConfig(BaseModel):
         reached = items == "reached"
         size = self.edges_a_batch(num_edges, reached=reached)
         values: dict[str, Any] = {"items": items, "batch_size": size}
+        if self.folds_by == "auto":
+            values["folds_by"] = "chance"
         defaults = _DEFAULTS[reached, small]
         if self.folds == "auto":
             values["folds"] = defaults.folds
@@ -168,6 +176,10 @@ class LoaderConfig(BaseModel):
             raise ValueError(
                 f"unseen_users {self.unseen_users}: goes with kind users and exclude_targets; "
                 "leave it at 0"
+            )
+        if self.folds_by == "time" and (self.kind != "users" or not self.exclude_targets):
+            raise ValueError(
+                "folds_by time goes with kind users and exclude_targets; leave it at auto"
             )
         if self.folds == 1 and self.exclude_targets:
             raise ValueError(

@@ -37,6 +37,7 @@ class Split:
         items: int32 [B] what is rated.
         support: int64 [S] edge ids, one user's after the other's.
         support_counts: int64 [N] how many of them each user has.
+        later: ratings that are neither, and must not be read; None where there are no such.
     """
 
     targets: Tensor
@@ -44,6 +45,20 @@ class Split:
     items: Tensor
     support: Tensor
     support_counts: Tensor
+    later: "Later | None" = None
+
+
+@dataclass(frozen=True)
+class Later:
+    """Ratings of a step's users that are later than its targets; see `TimeFold`.
+
+    Attributes:
+        edges: int64 [R] edge ids.
+        owners: int64 [R] whose they are, as positions among the users.
+    """
+
+    edges: Tensor
+    owners: Tensor
 
 
 def is_target(pairs: Tensor, key: int | Tensor, count: int, number: int | Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
-from dglrec.sampling.folds import Fold, Split, ragged
+from dglrec.sampling.folds import Split, ragged
 from dglrec.sampling.tensors import offsets_of, take
+from dglrec.sampling.time_folds import AnyFold
 from dglrec.sampling.users import UserBatchLoader
 
 
@@ -54,7 +55,7 @@ class FullGraphLoader(UserBatchLoader):
             users, self._by_user.counts, output_size=graph.num_edges
         )
 
-    def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
+    def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         lists = self._by_user
         starts, counts = take(lists.starts, users), take(lists.counts, users)
         bounds = self.world.cut(counts.cumsum(0))

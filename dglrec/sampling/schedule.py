@@ -13,8 +13,8 @@ from dglrec.graph import RatingGraph
 from dglrec.relations import Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
-from dglrec.sampling.folds import Fold
 from dglrec.sampling.tensors import take
+from dglrec.sampling.time_folds import AnyFold
 
 
 class UserSchedule:
@@ -99,7 +99,7 @@ class UserSchedule:
         cuts = torch.searchsorted(ends, bounds, right=True).tolist()
         return order, [0, *cuts, len(order)]
 
-    def _sample_keys(self, fold: Fold, number: int) -> list[tuple[int, int]]:
+    def _sample_keys(self, fold: AnyFold, number: int) -> list[tuple[int, int]]:
         """What decides a step's samples, last layer first: of users' edges, and of items'.
 
         The same on all processes.
@@ -110,7 +110,7 @@ class UserSchedule:
             for layer in reversed(range(len(self.config.fanouts)))
         ]
 
-    def _relation_keys(self, fold: Fold, number: int) -> list[list[int]]:
+    def _relation_keys(self, fold: AnyFold, number: int) -> list[list[int]]:
         """What decides a step's samples of each direction of relations, last layer first.
 
         The same on all processes.
@@ -124,14 +124,14 @@ class UserSchedule:
             for layer in reversed(range(len(self.config.fanouts)))
         ]
 
-    def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: Fold) -> Pool | None:
+    def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: AnyFold) -> Pool | None:
         """The items that this process's targets are held against, if any are wanted."""
         if self._draw is None:
             return None
         seed = self._pool_seed(number, fold)
         return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
 
-    def _pool_seed(self, number: int, fold: Fold) -> int:
+    def _pool_seed(self, number: int, fold: AnyFold) -> int:
         """What decides this process's pool of a step."""
         place = number * self.world.size + self.world.rank
         return seed_of("pool", self.seed, fold.epoch, place)

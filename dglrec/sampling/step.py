@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dglrec.sampling.folds import Fold, Split
+from dglrec.sampling.folds import Split
 from dglrec.sampling.tensors import take
+from dglrec.sampling.time_folds import AnyFold
 
 
 @dataclass(frozen=True)
@@ -14,14 +15,14 @@ class Step:
     """The users of a step, N of them, their B targets, and what they are predicted from."""
 
     users: Tensor  # int64 [N]
-    fold: Fold
+    fold: AnyFold
     split: Split
     ratings: Tensor  # float32 [B], the targets'
     support: Tensor  # int64 edge ids, one user's after the other's
     counts: Tensor  # int64 [N] support of each user
     first: int  # of the users that are this process's
     last: int  # one past them
-    hidden: "Hidden | None" = None  # None where no user counts as unseen
+    hidden: "Hidden | None" = None  # None where nothing is
     starts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -31,11 +32,14 @@ class Step:
         """The same, some of its users, bool [N], being known by no rating."""
         owners = torch.repeat_interleave(self.counts, output_size=len(self.support))
         lost = take(unseen, owners)
+        hidden = Hidden(unseen, self.support[lost], owners[lost])
+        if self.hidden is not None:
+            hidden = hidden.beside(self.hidden)
         return replace(
             self,
             support=self.support[~lost],
             counts=self.counts.masked_fill(unseen, 0),
-            hidden=Hidden(unseen, self.support[lost], owners[lost]),
+            hidden=hidden,
         )
 
     @property
@@ -55,8 +59,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Hidden:
-    """The users of a step that count as unseen, and what they are not known by."""
+    """Ratings that are no targets and must not be read: of unseen users all, and what is later."""
 
-    users: Tensor  # bool [N]
-    edges: Tensor  # int64 [R] edge ids of their support
+    users: Tensor  # bool [N], those that count as unseen
+    edges: Tensor  # int64 [R] edge ids: the support of these, and what is later than targets
     owners: Tensor  # int64 [R] whose they are
+
+    def beside(self, other: "Hidden") -> "Hidden":
+        """What either of two hides, no edge being hidden by both."""
+        return Hidden(
+            self.users | other.users,
+            torch.cat((self.edges, other.edges)),
+            torch.cat((self.owners, other.owners)),
+        )

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks, RelationBlock
 from dglrec.distributed import ALONE, World
+from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.kernels import chances, sample_stretches
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
@@ -25,8 +27,9 @@ from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Fold, ragged
 from dglrec.sampling.numbering import Every, Numbering, Reached
 from dglrec.sampling.schedule import UserSchedule
-from dglrec.sampling.step import Step
+from dglrec.sampling.step import Hidden, Step
 from dglrec.sampling.tensors import offsets_of, take
+from dglrec.sampling.time_folds import AnyFold, TimeFold
 from dglrec.sampling.unseen import Targets, count_as_unseen, hide_items
 
 
@@ -60,6 +63,10 @@ class UserBatchLoader(UserSchedule):
         draw: draws the items that lists are learned from; None where none are wanted.
         directions: of the relations that layers read beside the ratings. Of those between users and
             items the pairs of a step's targets are left out, as its ratings are.
+        ages: whether layers ask for the ages of edges, which the graph must have times for.
+
+    Raises:
+        UsageError: folds are cut by time, and a relation is between users and items.
     """
 
     def __init__(
@@ -72,8 +79,17 @@ class UserBatchLoader(UserSchedule):
         world: World = ALONE,
         draw: Draw | None = None,
         directions: Sequence[Direction] = (),
+        *,
+        ages: bool = False,
     ) -> None:
         super().__init__(graph, biases, config, seed, device, world, draw, directions)
+        self._times = graph.times_on(self.device) if ages else None
+        self._ranks: Tensor | None = None  # of edges in time, where that decides folds
+        if self.config.folds_by == "time":
+            _check_directions(directions)
+            self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
+            ids = torch.from_numpy(np.ascontiguousarray(graph.edges_by_item))
+            self._ids_by_item = ids.to(self.device)
         # Scratch, -1 but for what a step writes and takes out again: each user's place among the
         # step's users, and the numbers of the users and items that it reads.
         self._in_step, self._user_numbers, self._item_numbers = (
@@ -84,18 +100,24 @@ class UserBatchLoader(UserSchedule):
     def _batches(self, epoch: int, start: int) -> Iterator[EdgeBatch | None]:
         folds, steps = self._folds, self._steps_a_pass()
         for number_of_fold in range(start // steps, folds):
-            fold = Fold(self.seed, epoch, number_of_fold, folds, self._num_items)
+            fold = self._fold(epoch, number_of_fold)
             schedule = self._schedule(epoch, number_of_fold)
             for number in range(max(start, number_of_fold * steps), (number_of_fold + 1) * steps):
                 users = schedule[number % steps]
                 yield self._batch(users, fold, number) if len(users) else None
+
+    def _fold(self, epoch: int, number: int) -> AnyFold:
+        if self._ranks is None:
+            return Fold(self.seed, epoch, number, self._folds, self._num_items)
+        degrees = self._by_user.counts
+        return TimeFold(self.seed, epoch, number, self._folds, self._ranks, degrees)
 
     def _schedule(self, epoch: int, fold: int) -> list[Tensor]:
         """The users of each step of a pass; see `_order`."""
         order, cuts = self._order(epoch, fold)
         return [order[first:last] for first, last in itertools.pairwise(cuts)]
 
-    def _batch(self, users: Tensor, fold: Fold, number: int) -> EdgeBatch | None:
+    def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         step = self._step(users, fold, number)
         if not len(step.ratings):
             return None
@@ -170,7 +192,7 @@ class UserBatchLoader(UserSchedule):
             return Every(*self.world.share_of(self._num_items), self.device)
         return Reached(self._item_numbers)
 
-    def _step(self, users: Tensor, fold: Fold, number: int) -> Step:
+    def _step(self, users: Tensor, fold: AnyFold, number: int) -> Step:
         """Deal the ratings of a step's users into targets and support.
 
         Where processes exchange items that is done for the users of all of them: what one predicts
@@ -188,6 +210,10 @@ class UserBatchLoader(UserSchedule):
         if not self.config.exclude_targets:
             return Step(users, fold, split, ratings, ragged(starts, counts), counts, first, last)
         step = Step(users, fold, split, ratings, split.support, split.support_counts, first, last)
+        if split.later is not None:
+            nobody = torch.zeros(len(users), dtype=torch.bool, device=self.device)
+            hidden = Hidden(nobody, split.later.edges, split.later.owners)
+            step = replace(step, hidden=hidden)
         if not self.config.unseen_users:
             return step
         key = seed_of("unseen users", self.seed, fold.epoch, number) << 31
@@ -195,9 +221,10 @@ class UserBatchLoader(UserSchedule):
         return step.without_ratings_of(unseen)
 
     def _leaving_out(self, step: Step) -> AbstractContextManager[None]:
-        """The biases are without the step's targets meanwhile, and all ratings of its unseen users.
+        """The biases are without the step's targets meanwhile, and without what is hidden.
 
         Users that count as unseen are known by nothing, and items are as they are without them.
+        What is later than the targets of a fold in time is left out alike.
         """
         if not self.config.exclude_targets:
             return nullcontext()
@@ -263,6 +290,7 @@ class UserBatchLoader(UserSchedule):
             biases.item_degrees.clone()
             if self._every_item
             else take(biases.item_degrees, items_read.nodes),
+            ages=None if self._times is None else self._times[0].ages(by_user, of_users),
         )
         owners = torch.repeat_interleave(items, of_items, output_size=len(by_item))
         residuals = lists[1].ratings(by_item)
@@ -273,6 +301,7 @@ class UserBatchLoader(UserSchedule):
             residuals,
             take(biases.item_degrees, items),
             take(biases.user_degrees, users_read.nodes),
+            ages=None if self._times is None else self._times[1].ages(by_item, of_items),
         )
         return LayerBlocks(to_users, to_items, others)
 
@@ -305,6 +334,7 @@ class UserBatchLoader(UserSchedule):
             ends = take(nodes, owners), neighbours.long()
             users, items = ends if kind.destination_type == USER_TYPE else ends[::-1]
             # Whether or not it is a rating: so that a missing edge says nothing.
+            assert isinstance(step.fold, Fold)  # see `_check_directions`
             held = (take(self._in_step, users) >= 0) & step.fold.holds(users, items)
             counts = counts - torch.bincount(owners[held], minlength=len(counts))
             edges, neighbours = edges[~held], neighbours[~held]
@@ -377,7 +407,11 @@ class UserBatchLoader(UserSchedule):
             return edges, counts, raters
         owners = torch.repeat_interleave(counts, output_size=len(edges))
         places = take(owners, suspects)
-        holds = step.fold.holds(take(raters, suspects).long(), take(nodes, places))
+        of_suspects = take(raters, suspects).long()
+        if isinstance(step.fold, TimeFold):
+            holds = step.fold.hides(of_suspects, take(self._ids_by_item, take(edges, suspects)))
+        else:
+            holds = step.fold.holds(of_suspects, take(nodes, places))
         if step.hidden is not None:
             in_step = take(self._in_step, take(raters, suspects))
             holds |= take(step.hidden.users, in_step)
@@ -385,6 +419,24 @@ class UserBatchLoader(UserSchedule):
         keep[suspects.masked_select(holds)] = False
         lost = torch.bincount(places.masked_select(holds), minlength=len(counts))
         return edges.masked_select(keep), counts - lost, raters.masked_select(keep)
+
+
+def _check_directions(directions: Sequence[Direction]) -> None:
+    """Refuse relations between users and items where folds are cut by time.
+
+    A pair that is no rating has no time, so it cannot be left out of such a relation as one that is
+    would be.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for one in directions:
+        if {one.source_type, one.destination_type} == {USER_TYPE, ITEM_TYPE}:
+            raise UsageError(
+                f"loader.folds_by = time: relation {one.name} is between users and items, and its "
+                "pairs have no place in time; leave it out of model.relations, or take folds_by "
+                "chance"
+            )
 
 
 def _sample(

@@ -114,7 +114,8 @@ class Settings:
         Raises:
             UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
                 predicted where there are interactions alone, the loader reads no relations, or
-                users are to count as unseen of whom something made from their ratings is read.
+                users are to count as unseen of whom something made from their ratings is read, or
+                there are no timestamps where they are needed.
         """
         if self.model.kind != "graph":
             return self
@@ -151,6 +152,7 @@ class Settings:
                 f"had rated nothing, and {' and '.join(of_ratings)} would tell what they rated; "
                 "leave one of them out"
             )
+        self._check_times(graph, of_ratings)
         signals = self.model.convolution == "graph_filter"
         if signals and (self.loader.kind != "users" or self.loader.items == "reached"):
             raise UsageError(
@@ -184,6 +186,41 @@ class Settings:
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
 
+    def _check_times(self, graph: RatingGraph, of_ratings: list[str]) -> None:
+        """Refuse what needs timestamps where there are none, and what does not read them.
+
+        Args:
+            graph: the training ratings.
+            of_ratings: what of users is made from all of their ratings.
+
+        Raises:
+            UsageError: it is asked for.
+        """
+        by_time = self.loader.folds_by == "time" or (
+            self.model.time_decay and self.loader.folds_by == "auto"
+        )
+        if by_time and of_ratings:
+            raise UsageError(
+                "loader.folds_by = time predicts ratings from earlier ones, and "
+                f"{' and '.join(of_ratings)} would tell what users rated later; leave one of them "
+                "out"
+            )
+        asked = {
+            "model.time_decay = true": self.model.time_decay,
+            "loader.folds_by = time": self.loader.folds_by == "time",
+        }
+        for setting in [name for name, is_asked in asked.items() if is_asked]:
+            if self.loader.kind != "users" or self.train.compile:
+                raise UsageError(
+                    f"{setting}: timestamps are read by loader.kind=users, without train.compile; "
+                    "leave these out, or the setting"
+                )
+            if graph.times is None:
+                raise UsageError(
+                    f"{setting}: the data set has no timestamps; leave it out, or prepare a source "
+                    "with timestamps (a data set of an earlier version: again)"
+                )
+
     def _loader(self, graph: RatingGraph) -> LoaderConfig:
         """The loader's configuration; negatives of the whole catalogue take steps of all items.
 
@@ -191,6 +228,9 @@ class Settings:
             UsageError: steps are to encode what they reach alone, and it is not to be.
         """
         loader = self.loader
+        if loader.folds_by == "auto":
+            by = "time" if self.model.time_decay else "chance"
+            loader = loader.model_copy(update={"folds_by": by})
         catalogue = self.model.heads != "rating" and self.ranking.negatives == "catalogue"
         if catalogue and loader.items == "reached":
             raise UsageError(

@@ -60,6 +60,7 @@ def make_loader(
     layers: int = 2,
     by_rows: bool = False,
     compile: bool = False,
+    ages: bool = False,
 ) -> Loader:
     """The loader that a configuration names; on a device that has no compiled loops it says which.
 
@@ -76,14 +77,16 @@ def make_loader(
         layers: of the model; the other loaders have a fan-out for each.
         by_rows: whether vectors of users are updated by rows, so that a batch may name each once.
         compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
+        ages: whether the model asks for the ages of ratings; the loader of kind users gives them.
 
     Raises:
         UnusableEnvironmentError: as `check_loader`.
-        UsageError: shapes cannot be fixed here, and `compile` wants them to be.
+        UsageError: shapes cannot be fixed here, and `compile` wants them to be; or folds in time do
+            not go with a relation.
     """
     if config.kind == "users":
         config = config.resolved(graph.num_edges, graph.num_items, layers)
-    why = _why_not_fixed(config, device, directions, by_rows=by_rows)
+    why = _why_not_fixed(config, device, directions, by_rows=by_rows, ages=ages)
     if compile and (why or world.size > 1):
         raise UsageError(
             "train.compile = true takes one process, and batches of fixed shapes: "
@@ -104,7 +107,7 @@ def make_loader(
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
-    return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions)
+    return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions, ages=ages)
 
 
 def _why_not_fixed(
@@ -113,6 +116,7 @@ def _why_not_fixed(
     directions: Sequence[Direction],
     *,
     by_rows: bool,
+    ages: bool,
 ) -> str:
     """Why batches are not of fixed shapes; empty where they are. Arguments as of `make_loader`."""
     if compiles_for(device):
@@ -121,4 +125,6 @@ def _why_not_fixed(
         return why
     if by_rows:
         return "model.user_identity updates rows, and such a batch may name a user twice"
+    if ages:
+        return "model.time_decay reads the ages of edges"
     return ""

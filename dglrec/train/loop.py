@@ -21,6 +21,7 @@ from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
 from dglrec.files import write_json
 from dglrec.machine import give_back_memory, keep_freed_memory
+from dglrec.nn import half_lives
 from dglrec.progress import log, progress
 from dglrec.run import (
     ENVIRONMENT_FILE,
@@ -86,7 +87,8 @@ def train(
 
     Returns:
         What `results.json` holds: epochs, seconds, and metrics of the best model on the
-        validation and the test rows; the same on all processes.
+        validation and the test rows, and where older ratings weigh less the half-lives in the
+        unit of the timestamps; the same on all processes.
 
     Raises:
         UsageError: the run exists and may not be replaced, cannot be resumed like this, or another
@@ -153,6 +155,7 @@ def train(
                 layers=settings.model.layers,
                 by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
+                ages=settings.model.time_decay,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
         step = TrainingStep(model, config, objective, steps, world)
@@ -192,6 +195,8 @@ def train(
             "valid": measured(trained, "valid", objective),
             "test": measured(trained, "test", objective),
         }
+        if settings.model.time_decay:
+            results["half_lives"] = half_lives(model, dataset.graph.time_units)
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)

@@ -252,6 +252,8 @@ def why_unpacked(config: LoaderConfig, directions: Sequence[Direction] = ()) -> 
         return "loader.exclude_targets is off"
     if config.unseen_users:
         return "loader.unseen_users is set"
+    if config.folds_by == "time":
+        return "loader.folds_by is time"
     if directions and config.relation_fanout < 0:
         return "loader.relation_fanout is all"
     if not all(one.edges.num_edges for one in directions):

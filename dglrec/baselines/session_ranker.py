@@ -1,0 +1,100 @@
+"""V-SKNN as a model that ranks: what comes after a user's last session, for the whole catalogue."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from dglrec.baselines.config import BaselineConfig, fixed
+from dglrec.baselines.following import check_degrees
+from dglrec.baselines.positives import kept_of
+from dglrec.baselines.ranker import Floats, Known, Ranker
+from dglrec.baselines.recent import gap_of, recent_rows, times_of
+from dglrec.baselines.session_neighbours import SessionNeighbours
+from dglrec.dataset import RatingDataset
+from dglrec.derived import cut_sessions
+
+_BYTES_AN_EDGE = 96
+
+
+class SessionRanker(Ranker):
+    """Ranks by past sessions that share the latest items of the user's last one.
+
+    That session is a past one too: it has nothing but items that the user has.
+
+    Args:
+        rows: float32 [U, I], the items of users' last sessions, which grow with time.
+        degrees: int64 [I] training rows of each item.
+        neighbours: the past sessions.
+    """
+
+    def __init__(
+        self,
+        rows: sparse.csr_array,
+        degrees: npt.NDArray[np.int64],
+        neighbours: SessionNeighbours,
+    ) -> None:
+        super().__init__(rows, degrees)
+        self.neighbours = neighbours
+        self._degrees = degrees
+
+    @classmethod
+    def fit(
+        cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
+    ) -> "SessionRanker":
+        """Cut the training rows into sessions.
+
+        Raises:
+            UsageError: the data set has no timestamps, or no item is positive.
+        """
+        graph, times = dataset.graph, times_of(dataset, "vsknn")
+        kept = kept_of(dataset, fixed(config.positives))
+        users = np.repeat(np.arange(graph.num_users), graph.by_user.degrees)[kept]
+        items = np.asarray(graph.by_user.neighbours)[kept]
+        sessions = cut_sessions(users, items, np.asarray(times)[kept], gap_of(config))
+        neighbours = SessionNeighbours(
+            sessions,
+            graph.num_items,
+            neighbours=fixed(config.neighbours),
+            candidates=config.session_candidates,
+        )
+        rows = recent_rows(dataset, config, "vsknn", whole_history=False)
+        return cls(rows, graph.by_item.degrees, neighbours)
+
+    @classmethod
+    def load(
+        cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
+    ) -> "SessionRanker":
+        """The one that `state` came from: the sessions are cut again, which takes seconds.
+
+        Raises:
+            ValueError: it came from another model.
+        """
+        check_degrees(state, dataset)
+        return cls.fit(dataset, config)
+
+    @classmethod
+    def footprint(
+        cls, dataset: RatingDataset, config: BaselineConfig, processes: int, searching: bool
+    ) -> int:
+        """See `Ranker.footprint`."""
+        return _BYTES_AN_EDGE * dataset.graph.num_edges * (processes + searching)
+
+    def state(self) -> dict[str, Tensor]:
+        """`degrees`, int64 [I]; all else is made of the training rows again."""
+        return {"degrees": torch.from_numpy(self._degrees)}
+
+    def score_rows(self, rows: sparse.csr_array) -> Floats:
+        """Scores by the neighbours of n sessions, float32 [n, I].
+
+        The items of a row are a session in the order of their values.
+        """
+        scores = np.zeros(rows.shape, dtype=np.float32)
+        for row in range(rows.shape[0]):
+            part = slice(rows.indptr[row], rows.indptr[row + 1])
+            session = rows.indices[part][np.argsort(rows.data[part], kind="stable")]
+            scores[row] = self.neighbours.scores(session)
+        return scores

@@ -1,0 +1,61 @@
+"""Rows by their age: how long after its user's last training rating a rating was given.
+
+What a model knows of a user is as old as that. Rows of users without a training rating have no age.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dglrec.dataset import HeldOut, RatingDataset
+from dglrec.distributed import World
+from dglrec.evaluate.rows import Grouping
+
+_GROUPS = 5
+
+
+class Ages(NamedTuple):
+    """Rows in up to five groups by age, equal in size but for ties, those without an age behind.
+
+    Attributes:
+        grouping: of this process's rows.
+        ranges: the lowest and the highest age of each group but the last, of all processes' rows,
+            in the unit of the timestamps.
+    """
+
+    grouping: Grouping
+    ranges: list[tuple[int, int]]
+
+
+def by_age(rows: HeldOut, dataset: RatingDataset, world: World) -> Ages | None:
+    """Rows by age; None where they have no timestamps, or none has an age.
+
+    Args:
+        rows: this process's share.
+        dataset: theirs.
+        world: processes whose rows count together, which all come to the same groups.
+    """
+    if dataset.graph.times is None or rows.times is None:
+        return None
+    users = rows.users.numpy()
+    is_known = (dataset.graph.by_user.degrees > 0)[users]
+    ages = rows.times.numpy() - dataset.graph.last_times()[users]
+    own = torch.from_numpy(ages[is_known])
+    every = np.sort(torch.cat(world.gather_parts(own)).numpy())
+    if not len(every):
+        return None
+    cuts = np.unique(every[np.arange(1, _GROUPS) * len(every) // _GROUPS])
+    cuts = cuts[cuts > every[0]]
+    starts = np.searchsorted(every, cuts)
+    firsts, lasts = np.concatenate(([0], starts)), np.concatenate((starts, [len(every)]))
+    ranges = [
+        (int(every[first]), int(every[last - 1])) for first, last in zip(firsts, lasts, strict=True)
+    ]
+
+    def group(part: slice) -> npt.NDArray[np.int64]:
+        groups = np.searchsorted(cuts, ages[part], side="right")
+        return np.where(is_known[part], groups, len(ranges))
+
+    return Ages(Grouping(len(ranges) + 1, group), ranges)

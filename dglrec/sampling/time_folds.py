@@ -1,0 +1,93 @@
+"""Folds of a user's ratings in the order of time: each is predicted from earlier ones alone.
+
+Dealt by chance, a rating is predicted from others before and after it, and nothing can be learned
+of how what is older counts for what comes next. Here a user's ratings are cut into stretches of
+time; the targets of pass f are those of stretch f, and the support is what is earlier. The ratings
+of the first stretch are predicted as those of a user without ratings. What is later is hidden: from
+the user, and from the items that it rated, at every hop.
+
+Other users' ratings count whenever they were given. To leave out those that are later than a
+target, each item would have to be encoded once for each time that a step asks about.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dglrec.kernels import chances
+from dglrec.sampling.config import seed_of
+from dglrec.sampling.folds import Fold, Later, Split, ragged
+
+
+@dataclass(frozen=True)
+class TimeFold:
+    """The targets of one pass.
+
+    Where a user's stretches begin is shifted by chance in each epoch, by less than a stretch; what
+    that leaves behind the last one is part of it.
+
+    Attributes:
+        seed: of the loader.
+        epoch: which epoch.
+        number: of the fold, 0..count-1, in the order of time.
+        count: of folds.
+        ranks: int32 [E]; see `RatingGraph.ranks_in_time`.
+        degrees: int64 [U] ratings of each user.
+    """
+
+    seed: int
+    epoch: int
+    number: int
+    count: int
+    ranks: Tensor
+    degrees: Tensor
+
+    def numbers(self, users: Tensor, edges: Tensor) -> Tensor:
+        """int64 [n]: the folds of n ratings.
+
+        Args:
+            users: int64 [n] whose they are.
+            edges: int64 [n] edge ids.
+        """
+        shifts = chances(users, seed_of("folds", self.seed, self.epoch) << 31)
+        ranks = self.ranks.index_select(0, edges).double()
+        places = ranks * self.count / self.degrees.index_select(0, users) + shifts
+        return places.long().clamp_(max=self.count - 1)
+
+    def hides(self, users: Tensor, edges: Tensor) -> Tensor:
+        """Whether n ratings are targets, or later than those of their user; bool [n].
+
+        Args:
+            users: int64 [n] whose they are.
+            edges: int64 [n] edge ids.
+        """
+        return self.numbers(users, edges) >= self.number
+
+    def split(self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor) -> Split:
+        """Deal the ratings of N users into targets, support, and what is later than both.
+
+        Args:
+            users: int64 [N].
+            starts: int64 [N]; where each user's edges start.
+            counts: int64 [N]; and how many they are.
+            neighbours: int32 [E]; the item of every edge.
+        """
+        edges = ragged(starts, counts)
+        owners = torch.repeat_interleave(counts, output_size=len(edges))
+        numbers = self.numbers(users.index_select(0, owners), edges)
+        is_target, is_later = numbers == self.number, numbers > self.number
+        is_support = numbers < self.number
+        targets = edges.masked_select(is_target)
+        return Split(
+            targets=targets,
+            owners=owners.masked_select(is_target),
+            items=neighbours.index_select(0, targets),
+            support=edges.masked_select(is_support),
+            support_counts=torch.bincount(owners.masked_select(is_support), minlength=len(users)),
+            later=Later(edges.masked_select(is_later), owners.masked_select(is_later)),
+        )
+
+
+AnyFold = Fold | TimeFold
+"""The targets of one pass, whatever deals them."""
