@@ -22,7 +22,12 @@ from dglrec.train import memory, train
 from dglrec.train.derived import derive_for
 
 SMALL = ("model.filter_features=6,4", "model.filter_taps=3", "loader.batch_size=200")
-QUICK = ("train.epochs=2", "derived.similar_neighbours=4")
+QUICK = (
+    "train.epochs=2",
+    "derived.similar_neighbours=4",
+    "derived.similar_shrinkage=10",
+    "derived.similar_min_support=2",
+)
 
 
 def settings_of(*assignments):
