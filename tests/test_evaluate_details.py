@@ -502,8 +502,9 @@ def test_ranks_come_to_the_figures_of_one(trained, planted):
     assert found[0] == found[1]
     assert_same(found[0][0], expected[0], rel=1e-9)
     for one, other in zip(found[0][1:], expected[1:], strict=True):
-        # Of users that each rank encodes some of, the last digits depend on how many it has.
-        assert_same(one, other)
+        # Of users that each rank encodes some of, the last digits depend on how many it has; the
+        # lowest prediction of a group is one float32 number, where the others are means.
+        assert_same(one, other, rel=1e-5)
 
 
 def test_all_of_it_is_printed(trained, planted, capsys):

@@ -805,8 +805,9 @@ def test_with_complete_neighbourhoods_ranks_train_what_one_process_trains(
         trained_by(size, dataset, tmp_path / str(size), settings)
         found = load_checkpoint(tmp_path / str(size) / LAST).weights
         for name, value in alone.items():
-            # Adam divides a gradient by its size, so that of a small one rounding is a larger part.
-            torch.testing.assert_close(found[name], value, rtol=0, atol=3e-6)
+            # Adam divides a gradient by its size, so that of a small one rounding is a larger part;
+            # how much of it is rounding differs between processors. A step moves a weight by 1e-2.
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
 
 
 def test_ranks_with_other_settings_or_data_stop_before_anything_is_written(dataset, tmp_path):

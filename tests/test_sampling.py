@@ -590,7 +590,12 @@ def test_items_in_reach_are_encoded_where_a_step_has_fewer_ratings(num_edges, nu
 
 def test_what_is_given_is_not_resolved():
     given = LoaderConfig(
-        folds=3, user_fanouts=(5, 6), item_fanouts=(7, 8), batch_size=9, items="all"
+        folds=3,
+        folds_by="chance",
+        user_fanouts=(5, 6),
+        item_fanouts=(7, 8),
+        batch_size=9,
+        items="all",
     )
     assert given.resolved(10, 1_000) == given
     half = LoaderConfig(user_fanouts=(5, 6)).resolved(SMALL + 1, 100)

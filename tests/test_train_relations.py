@@ -155,7 +155,7 @@ def test_an_explanation_leaves_out_a_rating_and_nothing_of_relations(social):
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (("trust",), {}, r"model.relations: .*no relation trust; there is trusts, has_kind$"),
+        (("trust",), {}, r"no relation trust; there is trusts, has_kind, .*training rows similar"),
         (("rates",), {}, r"model.relations: .*no relation rates"),
         (
             ("trusts",),
@@ -167,7 +167,6 @@ def test_an_explanation_leaves_out_a_rating_and_nothing_of_relations(social):
             {"loader": {"kind": "neighbor", "unseen_users": 0.0}},
             r"loader.kind=neighbor reads ratings alone",
         ),
-        (("trusts",), {"compile": True}, r"no model.relations"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(by_user, tmp_path, names, options, message):
