@@ -151,7 +151,9 @@ class EdgeTimes:
         owners = torch.repeat_interleave(counts, output_size=len(edges))
         latest = times.new_zeros(len(counts))
         latest.scatter_reduce_(0, owners, times, "amax", include_self=False)
-        return ((latest.index_select(0, owners) - times).double() / self.unit).float()
+        # In float64, as times that are far enough apart have no difference in int64.
+        ages = latest.index_select(0, owners).double() - times.double()
+        return (ages / self.unit).float()
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,8 @@ class RatingGraph:
                 counts = counts[counts > 0]
                 if len(counts):
                     latest = np.maximum.reduceat(own, np.cumsum(counts) - counts)
-                    sums[side] += float((np.repeat(latest, counts) - own).sum(dtype=np.float64))
+                    ages = np.repeat(latest, counts).astype(np.float64) - own
+                    sums[side] += float(ages.sum())
         of_users, of_items = (total / max(self.num_edges, 1) or 1.0 for total in sums)
         return of_users, of_items
 
@@ -239,7 +242,7 @@ class RatingGraph:
     def ranks_in_time(self) -> npt.NDArray[np.int32]:
         """int32 [E]: each edge's place among its user's in the order of time, from 0.
 
-        Of edges of the same time the one with the lower id comes first.
+        Edges of the same time are in an order by chance, the same at each call.
 
         Raises:
             ValueError: times are not known.
@@ -251,7 +254,9 @@ class RatingGraph:
             offsets = self.by_user.offsets[first : last + 1]
             counts = np.diff(offsets)
             owners = np.repeat(np.arange(len(counts)), counts)
-            order = np.lexsort((self.times[offsets[0] : offsets[-1]], owners))
+            # Ids follow items, so by them the same items would always count as the earlier ones.
+            ties = np.random.default_rng(first).random(len(owners))
+            order = np.lexsort((ties, self.times[offsets[0] : offsets[-1]], owners))
             # Owners ascend, so that what is sorted stays within its user's stretch.
             of_user = np.arange(len(order)) - np.repeat(offsets[:-1] - offsets[0], counts)
             ranks[offsets[0] + order] = of_user

@@ -376,6 +376,10 @@ def _open_model(
     data = _open_dataset(run, checkpoint.meta, dataset, fallback)
     data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
+    if model.config.time_decay and data.graph.times is None:
+        raise DataError(
+            f"{data.path}: has no timestamps, which {run} was trained with; prepare it again"
+        )
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:

@@ -123,7 +123,9 @@ def test_settings_decide_what_is_made(dataset):
 
 
 def test_a_relation_without_edges_is_refused(dataset):
-    with pytest.raises(UsageError, match=r"model.relations: similar has no edge"):
+    with pytest.raises(
+        UsageError, match=r"relation similar has no edge .* leave out what reads it"
+    ):
         derive(dataset, ["similar"], DerivedConfig(similar_min_support=1000))
 
 

@@ -16,6 +16,7 @@ from dglrec.nn import ModelConfig, RatingModel, half_lives
 from dglrec.nn.convolutions import RatingConv, RefinementConv, RelationConv
 from dglrec.nn.decay import TimeDecay, mean_of
 from dglrec.nn.lists import ListHead, ListRows
+from dglrec.relations import DERIVED_NAMES
 from dglrec.sampling import LoaderConfig, UserBatchLoader
 
 COUNTS = [4, 0, 1, 7]
@@ -310,10 +311,37 @@ def test_folds_follow_time_where_older_ratings_weigh_less(data):
     assert folds_by(time_decay=True) == "time" and folds_by() == "chance"
 
 
+def test_settings_that_a_run_keeps_can_be_read_again(data):
+    given = {"model": {"time_decay": True}, "loader": {"exclude_targets": False}}
+    resolved = build_settings(given).resolved(data.graph)
+    assert resolved.loader.folds_by == "chance"  # folds in time leave targets out
+    again = build_settings(resolved.to_dict()).resolved(data.graph)
+    assert again.to_dict() == resolved.to_dict()
+
+
+def test_of_items_more_than_one_rater_is_read_where_a_decay_is_to_be_learned(data):
+    def fanouts(**values):
+        return build_settings(values).resolved(data.graph).loader.item_fanouts
+
+    decay = {"model": {"time_decay": True}}
+    assert fanouts(**decay) == (10, 10)
+    assert fanouts(**decay, loader={"item_fanouts": [3, 2]}) == (3, 2)
+
+
+def test_times_as_far_apart_as_can_be_have_ages(data):
+    ends = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    count = data.graph.num_edges
+    graph = replace(data.graph, times=np.resize(np.array(ends, dtype=np.int64), count))
+    assert all(0 < unit < math.inf for unit in graph.time_units)
+    (times, _) = graph.times_on(torch.device("cpu"))
+    ages = times.ages(torch.arange(2), torch.tensor([2]))
+    assert ages[1] == 0 and ages[0] * times.unit == pytest.approx(2.0**64)
+
+
 @pytest.mark.parametrize(
     "model",
-    [{"graph_features": True}, {"relations": ["agreeing_users"]}],
-    ids=["features", "users"],
+    [{"graph_features": True}, *({"relations": [name]} for name in DERIVED_NAMES)],
+    ids=["features", *DERIVED_NAMES],
 )
 def test_what_tells_of_later_ratings_of_a_user_is_refused(data, model):
     for values in (

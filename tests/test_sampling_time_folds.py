@@ -25,9 +25,11 @@ class Timed(Ratings):
 
     def time(self, times):
         self.graph = replace(self.graph, times=np.asarray(times, dtype=np.int64))
-        # Of the same time the lower item counts as earlier.
+        # Of the same time chance decides which counts as earlier.
+        ranks = self.graph.ranks_in_time().tolist()
         self.when = {
-            pair: (int(time), pair[1]) for pair, time in zip(self.pairs, times, strict=True)
+            pair: (int(time), rank)
+            for pair, time, rank in zip(self.pairs, times, ranks, strict=True)
         }
 
 
@@ -196,13 +198,23 @@ def test_units_are_mean_ages(data):
         assert one.unit == pytest.approx(np.mean(ages))
 
 
-def test_ranks_follow_time_within_each_user(data):
-    expected = [0] * len(data.pairs)
+def test_ranks_follow_time_within_each_user_and_chance_where_times_are_equal(data):
+    ranks = data.graph.ranks_in_time()
+    ties = 0
     for user in range(data.num_users):
         mine = [edge for edge, pair in enumerate(data.pairs) if pair[0] == user]
-        for rank, edge in enumerate(sorted(mine, key=lambda edge: data.when[data.pairs[edge]])):
-            expected[edge] = rank
-    assert data.graph.ranks_in_time().tolist() == expected
+        mine.sort(key=lambda edge: ranks[edge])
+        assert [ranks[edge] for edge in mine] == list(range(len(mine)))
+        times = [data.graph.times[edge] for edge in mine]
+        assert times == sorted(times)
+        pairs = list(zip(mine, mine[1:], times, times[1:], strict=False))
+        ties += sum(time == later for *_, time, later in pairs)
+    assert ties
+    same = replace(data.graph, times=np.zeros_like(data.graph.times))
+    found = same.ranks_in_time()
+    assert found.tolist() == same.ranks_in_time().tolist()
+    by_item = np.concatenate([np.arange(count) for count in same.by_user.degrees])
+    assert sorted(found) == sorted(by_item) and (found != by_item).mean() > 0.5
 
 
 def test_without_ages_blocks_are_what_they_were(data):

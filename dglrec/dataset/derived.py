@@ -46,7 +46,8 @@ def derive(
         edges = DERIVED[name].build(dataset.graph, config)
         if not len(edges.neighbours):
             raise UsageError(
-                f"model.relations: {name} has no edge among these training rows; leave it out"
+                f"relation {name} has no edge among these training rows; leave out what reads it: "
+                "model.relations, or model.convolution graph_filter"
             )
         made |= {f"{name}.{part}": torch.from_numpy(getattr(edges, part)) for part in _PARTS}
     return made

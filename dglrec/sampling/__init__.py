@@ -11,7 +11,7 @@ from dglrec.sampling.draws import Draw
 from dglrec.sampling.full import FullGraphLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
 from dglrec.sampling.packed import PackedBatchLoader, why_unpacked
-from dglrec.sampling.users import UserBatchLoader
+from dglrec.sampling.users import UserBatchLoader, check_directions
 
 __all__ = [
     "Draw",
@@ -20,6 +20,7 @@ __all__ = [
     "NeighborEdgeLoader",
     "PackedBatchLoader",
     "UserBatchLoader",
+    "check_directions",
     "seed_of",
     "why_unpacked",
 ]

@@ -86,7 +86,7 @@ class UserBatchLoader(UserSchedule):
         self._times = graph.times_on(self.device) if ages else None
         self._ranks: Tensor | None = None  # of edges in time, where that decides folds
         if self.config.folds_by == "time":
-            _check_directions(directions)
+            check_directions(directions)
             self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
             ids = torch.from_numpy(np.ascontiguousarray(graph.edges_by_item))
             self._ids_by_item = ids.to(self.device)
@@ -334,7 +334,7 @@ class UserBatchLoader(UserSchedule):
             ends = take(nodes, owners), neighbours.long()
             users, items = ends if kind.destination_type == USER_TYPE else ends[::-1]
             # Whether or not it is a rating: so that a missing edge says nothing.
-            assert isinstance(step.fold, Fold)  # see `_check_directions`
+            assert isinstance(step.fold, Fold)  # see `check_directions`
             held = (take(self._in_step, users) >= 0) & step.fold.holds(users, items)
             counts = counts - torch.bincount(owners[held], minlength=len(counts))
             edges, neighbours = edges[~held], neighbours[~held]
@@ -421,7 +421,7 @@ class UserBatchLoader(UserSchedule):
         return edges.masked_select(keep), counts - lost, raters.masked_select(keep)
 
 
-def _check_directions(directions: Sequence[Direction]) -> None:
+def check_directions(directions: Sequence[Direction]) -> None:
     """Refuse relations between users and items where folds are cut by time.
 
     A pair that is no rating has no time, so it cannot be left out of such a relation as one that is

@@ -10,6 +10,7 @@ from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
+from dglrec.relations import DERIVED_NAMES
 from dglrec.sampling import LoaderConfig
 from dglrec.train.objectives.config import RankingConfig
 
@@ -77,6 +78,9 @@ class TrainConfig(BaseModel):
     keep_checkpoints: int = Field(
         2, ge=1, description="the last so many are kept, to go back to where one is damaged"
     )
+
+
+_FANOUT_OF_DECAY = 10
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,9 @@ class Settings:
                 f"had rated nothing, and {' and '.join(of_ratings)} would tell what they rated; "
                 "leave one of them out"
             )
-        self._check_times(graph, of_ratings)
+        made = [one for one in self.model.relations if one in DERIVED_NAMES]
+        made += ["graph_features"] if self.model.graph_features else []
+        self._check_times(graph, made)
         signals = self.model.convolution == "graph_filter"
         if signals and (self.loader.kind != "users" or self.loader.items == "reached"):
             raise UsageError(
@@ -186,24 +192,23 @@ class Settings:
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
 
-    def _check_times(self, graph: RatingGraph, of_ratings: list[str]) -> None:
+    def _check_times(self, graph: RatingGraph, made: list[str]) -> None:
         """Refuse what needs timestamps where there are none, and what does not read them.
 
         Args:
             graph: the training ratings.
-            of_ratings: what of users is made from all of their ratings.
+            made: what the model reads that is made from all training ratings.
 
         Raises:
             UsageError: it is asked for.
         """
         by_time = self.loader.folds_by == "time" or (
-            self.model.time_decay and self.loader.folds_by == "auto"
+            self.model.time_decay and self.loader.folds_by == "auto" and self.loader.exclude_targets
         )
-        if by_time and of_ratings:
+        if by_time and made:
             raise UsageError(
                 "loader.folds_by = time predicts ratings from earlier ones, and "
-                f"{' and '.join(of_ratings)} would tell what users rated later; leave one of them "
-                "out"
+                f"{' and '.join(made)} would tell what users rated later; leave one of them out"
             )
         asked = {
             "model.time_decay = true": self.model.time_decay,
@@ -229,8 +234,13 @@ class Settings:
         """
         loader = self.loader
         if loader.folds_by == "auto":
-            by = "time" if self.model.time_decay else "chance"
+            by = "time" if self.model.time_decay and loader.exclude_targets else "chance"
             loader = loader.model_copy(update={"folds_by": by})
+        if self.model.time_decay and loader.item_fanouts == "auto":
+            # Of one sampled rater, as large data have it otherwise, no decay is learned.
+            loader = loader.model_copy(
+                update={"item_fanouts": (_FANOUT_OF_DECAY,) * self.model.layers}
+            )
         catalogue = self.model.heads != "rating" and self.ranking.negatives == "catalogue"
         if catalogue and loader.items == "reached":
             raise UsageError(

@@ -33,7 +33,7 @@ from dglrec.run import (
     read_directions,
     sketched_model,
 )
-from dglrec.sampling import seed_of
+from dglrec.sampling import check_directions, seed_of
 from dglrec.train.baseline import fit_baseline
 from dglrec.train.config import Settings
 from dglrec.train.derived import derive_for, keep_derived
@@ -113,6 +113,8 @@ def train(
         dataset = derive_for(dataset, run, settings, world, resume=resume)
         with world.together():
             directions = read_directions(settings.model, dataset)
+            if settings.loader.folds_by == "time":  # before a run is replaced
+                check_directions(directions)
             needs = footprint(
                 dataset.graph,
                 sketched_model(settings.model, dataset),
