@@ -27,9 +27,23 @@ HEARTBEAT_SECONDS = 10.0
 Advance = Callable[[int], None]
 
 
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+
+
+def printable(text: str) -> str:
+    r"""A text with a mark for each control character but a new line.
+
+    Titles, labels and ids come from files, and could otherwise change what a terminal shows.
+
+    >>> printable("a\x1b[31mb") == "a\ufffd[31mb"
+    True
+    """
+    return text.translate(_CONTROLS)
+
+
 def log(message: str) -> None:
-    """Print one line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line on stderr, as `printable`."""
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -358,6 +358,8 @@ def open_predictor(
         return _open_model(run, checkpoint, dataset, fallback, device, world)
     data = _open_dataset(run, checkpoint.meta, dataset, fallback)
     config = _described(BaselineConfig, checkpoint.meta.get("baseline"), run)
+    if kind in ("session", "vsknn"):
+        _check_has_times(data, run)
     try:
         baseline = load_model(kind, checkpoint.weights, data, config)
     except ValueError as error:
@@ -376,10 +378,8 @@ def _open_model(
     data = _open_dataset(run, checkpoint.meta, dataset, fallback)
     data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
-    if model.config.time_decay and data.graph.times is None:
-        raise DataError(
-            f"{data.path}: has no timestamps, which {run} was trained with; prepare it again"
-        )
+    if model.config.time_decay:
+        _check_has_times(data, run)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -391,6 +391,20 @@ def _open_model(
     return TrainedModel(
         model=model, dataset=data, meta=checkpoint.meta, world=world, item_weights=weights
     )
+
+
+def _check_has_times(dataset: RatingDataset, run: Path) -> None:
+    """Refuse a data set without the timestamps that a run was trained with.
+
+    Timestamps are no part of a data set's fingerprint, and earlier versions did not keep them.
+
+    Raises:
+        DataError: it has none.
+    """
+    if dataset.graph.times is None:
+        raise DataError(
+            f"{dataset.path}: has no timestamps, which {run} was trained with; prepare it again"
+        )
 
 
 def save_item_weights(
@@ -458,7 +472,7 @@ def with_derived(
     """
     try:
         return DerivedDataset(dataset, names, made)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # a type of numbers that numpy lacks is a TypeError
         raise DataError(f"{run / DERIVED}: {error}; train the run again") from error
 
 

@@ -16,6 +16,7 @@ import click
 from dglrec.cli import comparing, preparing, scoring, studying  # noqa: F401 - they add their verbs
 from dglrec.cli.verbs import cli
 from dglrec.errors import DataError, DglrecError
+from dglrec.progress import printable
 
 INTERRUPTED = 130
 
@@ -63,8 +64,8 @@ def _usage_in_short(error: click.ClickException) -> str:
 
 def _in_short(error: Exception) -> str:
     if isinstance(error, DglrecError):
-        return str(error)
+        return printable(str(error))
     if isinstance(error, PermissionError):
         return f"{error.filename}: no permission to read or write it"
-    text = " ".join(str(error).split())[:300]
+    text = printable(" ".join(str(error).split())[:300])
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)"

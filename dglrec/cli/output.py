@@ -8,6 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from dglrec.progress import printable
+
 _FIGURES = ("rmse", "bias rmse", "mae", "accuracy")
 _SHARE = "share_of_the_way"
 _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
@@ -321,7 +323,8 @@ def print_recommendations(found: list[Any]) -> None:
         reasons += [f"{told.text} (+{told.contribution:.2f})" for told in one.relations or ()]
         cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
         cells += [f"{one.rating:.2f}"] if one.rating is not None else []
-        table.add_row(*cells, *(["\n".join(reasons)] if explained else []))
+        cells += ["\n".join(" ".join(one.split()) for one in reasons)] if explained else []
+        table.add_row(*map(printable, cells))
     _print_table(table)
 
 

@@ -59,4 +59,4 @@ class DerivedConfig(BaseModel):
         description="with model.graph_features, users that shortest paths start from; in a graph "
         "of more users closeness and betweenness are estimates",
     )
-    seed: int = Field(0, ge=0, description="of walks, pivots and clusters")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of walks, pivots and clusters")

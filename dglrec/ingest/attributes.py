@@ -133,6 +133,6 @@ def _ids(values: list[Any], name: str, file: Path) -> pa.Array:
     for row, value in enumerate(ids, start=first_row):
         if value is None or str(value).strip() in ("", "nan"):
             raise DataError(f"{file}: row {row}: {name} is missing")
-    if all(isinstance(value, int) and abs(value) < 2**63 for value in ids):
+    if all(type(value) is int and abs(value) < 2**63 for value in ids):  # True is an int, too
         return pa.array(ids, type=pa.int64())
     return pa.array([str(value).strip() for value in ids], type=pa.string())

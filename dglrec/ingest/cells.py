@@ -25,12 +25,12 @@ def raw_table(file: Path) -> dict[str, list[Any]]:
     description = f"reading {file.name}"
     if stream.is_parquet(file):
         names = list(stream.parquet_schema(file).names)
+        _refuse_repeated(names, file)
         stretches = stream.stream_parquet(file, names, description)
     else:
         text = stream.header_format(file, ())
         names = list(text.names)
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"{file}: more than one column {', '.join(repeated)}")
+        _refuse_repeated(names, file)
         kinds = dict.fromkeys(names, pa.string())
         stretches = stream.stream_text(file, text, kinds, description, newlines_in_values=True)
     columns: dict[str, list[Any]] = {name: [] for name in names}
@@ -43,6 +43,11 @@ def raw_table(file: Path) -> dict[str, list[Any]]:
             f"{file}: row {len(last) + 1}: the file ends inside quotes; fetch the file again"
         )
     return columns
+
+
+def _refuse_repeated(names: Sequence[str], file: Path) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{file}: more than one column {', '.join(repeated)}")
 
 
 def whole_ids(

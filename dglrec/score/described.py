@@ -127,8 +127,9 @@ def _read(trained: TrainedModel, file: Path, *, one: bool = False) -> AttributeT
         raise UsageError(
             f"--user-table {file}: the model reads no features of users; "
             + (
-                f"the data set has {', '.join(there)}: train with model.user_features=true"
-                if trained.dataset.user_feature_widths
+                f"the data set has {', '.join(there)}: train with model.user_features=true, or "
+                "name has_ATTRIBUTE in model.relations"
+                if there
                 else "prepare the data set with --user-table, and train anew"
             )
         )

@@ -349,9 +349,9 @@ def _difference(begun: dict[str, Any], plan: dict[str, Any]) -> str:
     before = {**begun["options"], "unknown": begun.get("unknown")}
     now = {**plan["options"], "unknown": plan["unknown"]}
     changed = [
-        f"{key} {_shown(before.get(key))}, now {_shown(value)}"
-        for key, value in now.items()
-        if _bare(before.get(key)) != _bare(value)
+        f"{key} {_shown(before.get(key))}, now {_shown(now.get(key))}"
+        for key in {**before, **now}
+        if _bare(before.get(key)) != _bare(now.get(key))
     ]
     return "; ".join(changed) or "another version of dglrec"
 

@@ -54,7 +54,8 @@ class RelationReason:
         """
         name = self.kind.removeprefix(REVERSE_PREFIX)
         way = " to" if self.kind.startswith(REVERSE_PREFIX) else " from"
-        if name.startswith("has_") or name in DERIVED_NAMES:  # these have no other way
+        # Neither labels nor what is made from training rows has another way, but for `next`.
+        if name.startswith("has_") or (name in DERIVED_NAMES and name != "next"):
             name, way = name.removeprefix("has_"), ""
         more = self.count - len(self.names)
         rest = f" and {more} more" if more else ""

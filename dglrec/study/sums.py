@@ -68,13 +68,16 @@ class RunSums:
         few = np.flatnonzero(degrees <= at_most)
         if not len(few):
             raise DataError(f"no user of {self.split} has at most {at_most} training ratings")
+        user_ids = self.user_ids.take(pa.array(few))
+        # By their ids: of runs with other training rows other users are the ones with few.
+        named = json.dumps([self.rows, at_most, user_ids.to_pylist()])
         return replace(
             self,
             sums=UserSums(
                 np.arange(len(few)), self.sums.n[few], self.sums.metrics, self.sums.sums[few]
             ),
-            user_ids=self.user_ids.take(pa.array(few)),
-            rows=hashlib.sha256(f"{self.rows} at most {at_most}".encode()).hexdigest(),
+            user_ids=user_ids,
+            rows=hashlib.sha256(named.encode()).hexdigest(),
             baseline=None,
         )
 

@@ -380,7 +380,8 @@ class Estimate:
             tastes = tastes + moments[:, 1:] * side.turns[nodes]
         vectors, _ = side.others(rows)
         design = np.c_[np.ones(len(rows)), tastes]
-        fitted, *_ = np.linalg.lstsq(design, vectors, rcond=None)
+        # Vectors are float32: what is smaller than their rounding is no direction.
+        fitted, *_ = np.linalg.lstsq(design, vectors, rcond=1e-6)
         rest = np.cov((vectors - design @ fitted).T, ddof=0)
         rest += np.eye(len(rest)) * max(1e-3 * float(np.trace(rest)), 1e-9)
         self._exposure = fitted[1:].T, fitted[0], rest
