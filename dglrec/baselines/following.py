@@ -11,27 +11,22 @@ x = 1 and a hop it is a Markov chain of the first order (Rendle, Freudenthaler a
 from several last items in place of one; smaller x take from what is popular.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
-from torch import Tensor
 
 from dglrec.baselines.config import BaselineConfig, fixed
-from dglrec.baselines.dense import check_state
 from dglrec.baselines.positives import kept_of
-from dglrec.baselines.ranker import Floats, Known, Ranker
+from dglrec.baselines.ranker import Floats, Known
 from dglrec.baselines.recent import gap_of, recent_rows, times_of
+from dglrec.baselines.refitted import RefittedRanker
 from dglrec.dataset import RatingDataset
 from dglrec.derived import next_items
 
 _EACH_HOP = np.float32(0.5)
-_BYTES_AN_EDGE = 64  # sorted columns, and counts of pairs twice
 
 
-class FollowingItems(Ranker):
+class FollowingItems(RefittedRanker):
     """Ranks by how items follow a user's last ones.
 
     Args:
@@ -40,6 +35,8 @@ class FollowingItems(Ranker):
         transitions: P, float32 [I, I].
         hops: how many terms there are, at least 1.
     """
+
+    bytes_an_edge = 64  # sorted columns, and counts of pairs twice
 
     def __init__(
         self,
@@ -51,7 +48,6 @@ class FollowingItems(Ranker):
         super().__init__(rows, degrees)
         transitions.check_format(full_check=True)
         self.transitions, self.hops = transitions, hops
-        self._degrees = degrees
 
     @classmethod
     def fit(
@@ -74,29 +70,6 @@ class FollowingItems(Ranker):
             normalised_counts(counts, fixed(config.session_exponent)),
             fixed(config.session_hops),
         )
-
-    @classmethod
-    def load(
-        cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
-    ) -> "FollowingItems":
-        """The one that `state` came from: fitted again, which takes seconds.
-
-        Raises:
-            ValueError: it came from another model.
-        """
-        check_degrees(state, dataset)
-        return cls.fit(dataset, config)
-
-    @classmethod
-    def footprint(
-        cls, dataset: RatingDataset, config: BaselineConfig, processes: int, searching: bool
-    ) -> int:
-        """See `Ranker.footprint`."""
-        return _BYTES_AN_EDGE * dataset.graph.num_edges * (processes + searching)
-
-    def state(self) -> dict[str, Tensor]:
-        """`degrees`, int64 [I]; all else is made of the training rows again."""
-        return {"degrees": torch.from_numpy(self._degrees)}
 
     def score_rows(self, rows: sparse.csr_array) -> Floats:
         """What follows the items of n rows, float32 [n, I]."""
@@ -127,15 +100,3 @@ def normalised_counts(counts: sparse.csr_array, exponent: float) -> sparse.csr_a
     return sparse.csr_array(
         (values.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape
     )
-
-
-def check_degrees(state: Mapping[str, Tensor], dataset: RatingDataset) -> None:
-    """Refuse a state that is not of these training rows.
-
-    Raises:
-        ValueError: it is of others, or of another model.
-    """
-    degrees = dataset.graph.by_item.degrees
-    check_state(state, {"degrees": (torch.int64, (len(degrees),))})
-    if not np.array_equal(state["degrees"].numpy(), degrees):
-        raise ValueError("degrees are those of other training rows")

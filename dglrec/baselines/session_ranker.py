@@ -1,26 +1,20 @@
 """V-SKNN as a model that ranks: what comes after a user's last session, for the whole catalogue."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
-from torch import Tensor
 
 from dglrec.baselines.config import BaselineConfig, fixed
-from dglrec.baselines.following import check_degrees
 from dglrec.baselines.positives import kept_of
-from dglrec.baselines.ranker import Floats, Known, Ranker
+from dglrec.baselines.ranker import Floats, Known
 from dglrec.baselines.recent import gap_of, recent_rows, times_of
+from dglrec.baselines.refitted import RefittedRanker
 from dglrec.baselines.session_neighbours import SessionNeighbours
 from dglrec.dataset import RatingDataset
 from dglrec.derived import cut_sessions
 
-_BYTES_AN_EDGE = 96
 
-
-class SessionRanker(Ranker):
+class SessionRanker(RefittedRanker):
     """Ranks by past sessions that share the latest items of the user's last one.
 
     That session is a past one too: it has nothing but items that the user has.
@@ -31,6 +25,8 @@ class SessionRanker(Ranker):
         neighbours: the past sessions.
     """
 
+    bytes_an_edge = 96
+
     def __init__(
         self,
         rows: sparse.csr_array,
@@ -39,7 +35,6 @@ class SessionRanker(Ranker):
     ) -> None:
         super().__init__(rows, degrees)
         self.neighbours = neighbours
-        self._degrees = degrees
 
     @classmethod
     def fit(
@@ -63,29 +58,6 @@ class SessionRanker(Ranker):
         )
         rows = recent_rows(dataset, config, "vsknn", whole_history=False)
         return cls(rows, graph.by_item.degrees, neighbours)
-
-    @classmethod
-    def load(
-        cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
-    ) -> "SessionRanker":
-        """The one that `state` came from: the sessions are cut again, which takes seconds.
-
-        Raises:
-            ValueError: it came from another model.
-        """
-        check_degrees(state, dataset)
-        return cls.fit(dataset, config)
-
-    @classmethod
-    def footprint(
-        cls, dataset: RatingDataset, config: BaselineConfig, processes: int, searching: bool
-    ) -> int:
-        """See `Ranker.footprint`."""
-        return _BYTES_AN_EDGE * dataset.graph.num_edges * (processes + searching)
-
-    def state(self) -> dict[str, Tensor]:
-        """`degrees`, int64 [I]; all else is made of the training rows again."""
-        return {"degrees": torch.from_numpy(self._degrees)}
 
     def score_rows(self, rows: sparse.csr_array) -> Floats:
         """Scores by the neighbours of n sessions, float32 [n, I].
