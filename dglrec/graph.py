@@ -139,6 +139,10 @@ class EdgeTimes:
     ids: Tensor | None
     unit: float
 
+    def edge_ids(self, positions: Tensor) -> Tensor:
+        """int64 [n]: the edges at n positions."""
+        return positions if self.ids is None else self.ids.index_select(0, positions)
+
     def ages(self, edges: Tensor, counts: Tensor) -> Tensor:
         """float32 [n]: how much earlier n edges are than the latest of their node's among them.
 
@@ -146,8 +150,7 @@ class EdgeTimes:
             edges: int64 [n] positions, one node's after the other's.
             counts: int64 [D] how many each node has.
         """
-        ids = edges if self.ids is None else self.ids.index_select(0, edges)
-        times = self.times.index_select(0, ids)
+        times = self.times.index_select(0, self.edge_ids(edges))
         owners = torch.repeat_interleave(counts, output_size=len(edges))
         latest = times.new_zeros(len(counts))
         latest.scatter_reduce_(0, owners, times, "amax", include_self=False)
@@ -177,6 +180,9 @@ class RatingGraph:
     _on_devices: dict[torch.device, tuple[EdgeTensors, EdgeTensors]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _times_on_devices: dict[torch.device, tuple[EdgeTimes, EdgeTimes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def on(self, device: torch.device) -> tuple[EdgeTensors, EdgeTensors]:
         """Both adjacencies, by user and by item, on a device; copied there once."""
@@ -190,17 +196,23 @@ class RatingGraph:
         return self._on_devices[device]
 
     def times_on(self, device: torch.device) -> tuple[EdgeTimes, EdgeTimes]:
-        """When the edges of both adjacencies were given, by user and by item, on a device.
+        """When the edges of both adjacencies were given, by user and by item; copied there once.
 
         Raises:
             ValueError: that is not known.
         """
         if self.times is None:
             raise ValueError("the graph has no times")
-        ids = torch.from_numpy(np.ascontiguousarray(self.edges_by_item)).to(device)
-        times = torch.from_numpy(np.ascontiguousarray(self.times)).to(device)
-        units = self.time_units
-        return EdgeTimes(times, None, units[0]), EdgeTimes(times, ids, units[1])
+        if device not in self._times_on_devices:
+            with torch.inference_mode(False):  # as for `on`
+                ids = torch.from_numpy(np.ascontiguousarray(self.edges_by_item)).to(device)
+                times = torch.from_numpy(np.ascontiguousarray(self.times)).to(device)
+                units = self.time_units
+                self._times_on_devices[device] = (
+                    EdgeTimes(times, None, units[0]),
+                    EdgeTimes(times, ids, units[1]),
+                )
+        return self._times_on_devices[device]
 
     @cached_property
     def time_units(self) -> tuple[float, float]:

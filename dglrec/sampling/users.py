@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,8 +87,7 @@ class UserBatchLoader(UserSchedule):
         if self.config.folds_by == "time":
             check_directions(directions)
             self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
-            ids = torch.from_numpy(np.ascontiguousarray(graph.edges_by_item))
-            self._ids_by_item = ids.to(self.device)
+            self._times_by_item = graph.times_on(self.device)[1]
         # Scratch, -1 but for what a step writes and takes out again: each user's place among the
         # step's users, and the numbers of the users and items that it reads.
         self._in_step, self._user_numbers, self._item_numbers = (
@@ -409,7 +407,8 @@ class UserBatchLoader(UserSchedule):
         places = take(owners, suspects)
         of_suspects = take(raters, suspects).long()
         if isinstance(step.fold, TimeFold):
-            holds = step.fold.hides(of_suspects, take(self._ids_by_item, take(edges, suspects)))
+            ids = self._times_by_item.edge_ids(take(edges, suspects))
+            holds = step.fold.hides(of_suspects, ids)
         else:
             holds = step.fold.holds(of_suspects, take(nodes, places))
         if step.hidden is not None:
