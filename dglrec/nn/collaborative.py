@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dglrec.blocks import Block, LayerBlocks
+from dglrec.blocks import Block
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.convolutions import aggregate
 from dglrec.nn.dropout import Dropout
-from dglrec.nn.values import NodeValues, both_ways
+from dglrec.nn.values import TwoWayLayer
 
 _SLOPE = 0.2  # of LeakyReLU, as NGCF's authors have it
 _SMALL = 1e-6  # of a squared length
@@ -43,7 +43,7 @@ def normalised_sum(block: Block, sources: Tensor, own: int = 0) -> Tensor:
     return mean * (degrees * (degrees + own).clamp(min=1).rsqrt()).unsqueeze(1)
 
 
-class LightGCNLayer(nn.Module):
+class LightGCNLayer(TwoWayLayer):
     """LightGCN: h_v = A h (He et al., SIGIR 2020, equation 7), without a map and without the node.
 
     Args:
@@ -69,14 +69,8 @@ class LightGCNLayer(nn.Module):
         """[D, H] items that nobody has rated -> [D, H] zeros."""
         return torch.zeros_like(items)
 
-    def forward(
-        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
-    ) -> NodeValues:
-        """As `SAGELayer.forward`."""
-        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
 
-
-class LRGCCFLayer(nn.Module):
+class LRGCCFLayer(TwoWayLayer):
     """LR-GCCF: h_v = (A h + h_v / (d_v + 1)), linear (Chen et al., AAAI 2020, equations 4-6).
 
     Each node counts as its own neighbour, so degrees are one higher. The linear maps between the
@@ -104,14 +98,8 @@ class LRGCCFLayer(nn.Module):
         """[D, H] items that nobody has rated -> [D, H]: themselves."""
         return items
 
-    def forward(
-        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
-    ) -> NodeValues:
-        """As `SAGELayer.forward`."""
-        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
 
-
-class NGCFLayer(nn.Module):
+class NGCFLayer(TwoWayLayer):
     """NGCF: LeakyReLU(W1 (h_v + A h) + W2 (A h * h_v)) (Wang et al., SIGIR 2019, equations 3-7).
 
     The products of a node with each neighbour sum up to the product with their sum. Each layer's
@@ -144,12 +132,6 @@ class NGCFLayer(nn.Module):
     def update_new_items(self, items: Tensor) -> Tensor:
         """[D, H] items that nobody has rated -> [D, H]."""
         return self._update(torch.zeros_like(items), items)
-
-    def forward(
-        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
-    ) -> NodeValues:
-        """As `SAGELayer.forward`."""
-        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
 
     def _update(self, summed: Tensor, own: Tensor) -> Tensor:
         mapped = self.plain(own + summed) + self.product(summed * own)

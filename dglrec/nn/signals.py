@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dglrec.blocks import Block, LayerBlocks, WeightedEdges
+from dglrec.blocks import Block, WeightedEdges
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
 from dglrec.nn.graph_filter import GraphFilterConv
-from dglrec.nn.values import NodeValues, both_ways
+from dglrec.nn.values import TwoWayLayer
 
 _USERS_AT_ONCE = 16  # where no gradient keeps all of them
 _INITIAL_OUTPUT = 0.1
 
 
-class SignalLayer(nn.Module):
+class SignalLayer(TwoWayLayer):
     """Layers of graph filters over a user's ratings, read out at each item.
 
     A user's signal is what its ratings have beyond mean and biases, at the items that it rated, and
@@ -99,12 +99,6 @@ class SignalLayer(nn.Module):
     def update_new_items(self, items: Tensor) -> Tensor:
         """[D, I] items outside the graph, of which nothing is said beyond the biases."""
         return torch.zeros_like(items)
-
-    def forward(
-        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
-    ) -> NodeValues:
-        """[S, I] users and items -> [D, I] of those that the blocks end in."""
-        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
 
 
 class LocalReadout(EdgeRegressor):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dglrec.blocks import Block, LayerBlocks
 
@@ -43,6 +43,24 @@ class Messages(NamedTuple):
 
 
 NO_MESSAGES = Messages()
+
+
+class TwoWayLayer(nn.Module):
+    """A layer that users and items read one another in, and nothing else."""
+
+    def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
+        """[S, H] items that the block's users rated, [D, H] those users -> [D, H]."""
+        raise NotImplementedError
+
+    def update_items(self, block: Block, users: Tensor, items: Tensor) -> Tensor:
+        """[S, H] users that rated the block's items, [D, H] those items -> [D, H]."""
+        raise NotImplementedError
+
+    def forward(
+        self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
+    ) -> NodeValues:
+        """As `SAGELayer.forward`."""
+        return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
 
 
 def both_ways(

@@ -58,6 +58,10 @@ class UserSchedule:
         self._num_edges = graph.num_edges
         self._every_item = config.items != "reached"
         self._directions = [DirectionTensors.of(one, self.device) for one in directions]
+        self._set_up(graph, directions)
+
+    def _set_up(self, graph: RatingGraph, directions: Sequence[Direction]) -> None:
+        """What a loader keeps beside, made when it is made; `__init__` calls it last."""
 
     def __len__(self) -> int:
         """Batches in an epoch."""

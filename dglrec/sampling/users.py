@@ -84,8 +84,8 @@ class UserBatchLoader(UserSchedule):
         super().__init__(graph, biases, config, seed, device, world, draw, directions)
         self._times = graph.times_on(self.device) if ages else None
         self._ranks: Tensor | None = None  # of edges in time, where that decides folds
+        check_directions(self.config, directions)
         if self.config.folds_by == "time":
-            check_directions(directions)
             self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
             self._times_by_item = graph.times_on(self.device)[1]
         # Scratch, -1 but for what a step writes and takes out again: each user's place among the
@@ -420,7 +420,7 @@ class UserBatchLoader(UserSchedule):
         return edges.masked_select(keep), counts - lost, raters.masked_select(keep)
 
 
-def check_directions(directions: Sequence[Direction]) -> None:
+def check_directions(config: LoaderConfig, directions: Sequence[Direction]) -> None:
     """Refuse relations between users and items where folds are cut by time.
 
     A pair that is no rating has no time, so it cannot be left out of such a relation as one that is
@@ -429,6 +429,8 @@ def check_directions(directions: Sequence[Direction]) -> None:
     Raises:
         UsageError: there is one.
     """
+    if config.folds_by != "time":
+        return
     for one in directions:
         if {one.source_type, one.destination_type} == {USER_TYPE, ITEM_TYPE}:
             raise UsageError(

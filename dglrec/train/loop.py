@@ -113,8 +113,7 @@ def train(
         dataset = derive_for(dataset, run, settings, world, resume=resume)
         with world.together():
             directions = read_directions(settings.model, dataset)
-            if settings.loader.folds_by == "time":  # before a run is replaced
-                check_directions(directions)
+            check_directions(settings.loader, directions)  # before a run is replaced
             needs = footprint(
                 dataset.graph,
                 sketched_model(settings.model, dataset),

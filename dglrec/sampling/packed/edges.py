@@ -5,14 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dglrec.biases import Biases
 from dglrec.blocks import RelationBlock
-from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
 from dglrec.kernels import chances, sample_fixed
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
-from dglrec.sampling.config import LoaderConfig
-from dglrec.sampling.draws import Draw
 from dglrec.sampling.packed.parts import Edges, PackedStep, Readers
 from dglrec.sampling.packed.passes import PackedPasses
 from dglrec.sampling.tensors import take
@@ -24,20 +20,10 @@ class PackedEdges(PackedPasses):
     Arguments are those of `UserSchedule`.
     """
 
-    def __init__(
-        self,
-        graph: RatingGraph,
-        biases: Biases,
-        config: LoaderConfig,
-        seed: int = 0,
-        device: torch.device | None = None,
-        world: World = ALONE,
-        draw: Draw | None = None,
-        directions: Sequence[Direction] = (),
-    ) -> None:
-        super().__init__(graph, biases, config, seed, device, world, draw, directions)
+    def _set_up(self, graph: RatingGraph, directions: Sequence[Direction]) -> None:
+        super()._set_up(graph, directions)
         self._in_step = torch.full((graph.num_users + 1,), -1, device=self.device)
-        self._share = slice(*world.share_of(graph.num_items))
+        self._share = slice(*self.world.share_of(graph.num_items))
         self._own_items = self._catalogue[self._share]
         self._everybody = torch.arange(graph.num_users, device=self.device)
         ends = graph.by_item.offsets

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dglrec.biases import Biases
-from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph, node_chunks
 from dglrec.relations import Direction
-from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.sampling.config import seed_of
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Fold, is_target
 from dglrec.sampling.packed.parts import LEAST_ROOM, Layout, Room
@@ -27,18 +25,8 @@ class PackedPasses(UserSchedule):
     Arguments are those of `UserSchedule`.
     """
 
-    def __init__(
-        self,
-        graph: RatingGraph,
-        biases: Biases,
-        config: LoaderConfig,
-        seed: int = 0,
-        device: torch.device | None = None,
-        world: World = ALONE,
-        draw: Draw | None = None,
-        directions: Sequence[Direction] = (),
-    ) -> None:
-        super().__init__(graph, biases, config, seed, device, world, draw, directions)
+    def _set_up(self, graph: RatingGraph, directions: Sequence[Direction]) -> None:
+        super()._set_up(graph, directions)
         self._biases = self._biases.with_nobody()
         self._nobody = graph.num_users
         self._chunks = node_chunks(graph.by_user.offsets)
