@@ -401,7 +401,7 @@ def _check_has_times(dataset: RatingDataset, run: Path) -> None:
     Raises:
         DataError: it has none.
     """
-    if dataset.graph.times is None:
+    if not dataset.has_times:
         raise DataError(
             f"{dataset.path}: has no timestamps, which {run} was trained with; prepare it again"
         )

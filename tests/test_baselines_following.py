@@ -1,5 +1,7 @@
 """What follows a user's last items: edges of training rows alone, scores against plain numpy."""
 
+import json
+import shutil
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -13,11 +15,14 @@ from scipy import sparse
 
 from dglrec.baselines import BaselineConfig, FollowingItems, SessionRanker, fit_model, load_model
 from dglrec.baselines.recent import recent_rows
+from dglrec.config import build_settings
 from dglrec.dataset import PrepareOptions, prepare
 from dglrec.derived import DERIVED, DerivedConfig, next_items
-from dglrec.errors import UsageError
+from dglrec.errors import DataError, UsageError
 from dglrec.graph import build_graph
+from dglrec.run import open_predictor
 from dglrec.schema import RatingScale
+from dglrec.train import train
 
 ITEMS, GAP = 7, 2000
 CONFIG = {
@@ -245,6 +250,27 @@ def test_users_whose_times_are_not_known_have_lists_too(world, kind):
 def test_data_without_timestamps_are_refused(world, kind):
     with pytest.raises(UsageError, match=f"kind = {kind} reads sessions, and .* no timestamps"):
         fit_model(kind, world.plain, BaselineConfig())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": {"kind": "session"}},
+        {"model": {"kind": "vsknn"}},
+        {"model": {"time_decay": True}, "train": {"epochs": 1}},
+    ],
+    ids=["session", "vsknn", "decay"],
+)
+def test_a_run_says_when_its_data_set_lost_its_timestamps(world, tmp_path, values):
+    train(world.timed, tmp_path / "run", build_settings(values))
+    assert open_predictor(tmp_path / "run") is not None
+    earlier = tmp_path / "earlier"  # as a version that kept no times would have prepared it
+    shutil.copytree(world.timed.path, earlier)
+    meta = json.loads((earlier / "dataset.json").read_text(encoding="utf-8"))
+    del meta["times"]
+    (earlier / "dataset.json").write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(DataError, match="no timestamps, which .*run was trained with"):
+        open_predictor(tmp_path / "run", dataset=earlier)
 
 
 @pytest.mark.parametrize("gap", [0, GAP])
