@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from dglrec import schema
+from dglrec.config import build_settings
 from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
-from dglrec.errors import DataError
+from dglrec.errors import DataError, UsageError
 from dglrec.graph import build_graph
 from dglrec.schema import RatingScale
+from dglrec.train import train
 
 TIMES_FILE = "train/by_user_times.npy"
 
@@ -129,3 +131,15 @@ def test_a_graph_of_rows_in_any_order_has_the_same_times():
         times=times,
     )
     assert np.array_equal(graph.times, times[order])
+
+
+def test_a_refusal_leaves_the_run_that_was_to_be_replaced(tmp_path):
+    pd.DataFrame({"user_id": [100, 101], "item_id": [7, 8]}).to_csv(tmp_path / "wants.csv")
+    data = prepared(tmp_path, ratings(), relation={"wants": tmp_path / "wants.csv"})
+    run, few = tmp_path / "run", {"train": {"epochs": 1}}
+    train(data, run, build_settings(few))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    asked = build_settings({**few, "model": {"relations": ["wants"], "time_decay": True}})
+    with pytest.raises(UsageError, match="relation wants is between users and items"):
+        train(data, run, asked, overwrite=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
