@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from dglrec.checkpoint import load_checkpoint
@@ -11,7 +12,8 @@ from dglrec.nn import ModelConfig
 from dglrec.run import BEST, LAST, METRICS_FILE, RESULTS_FILE
 from dglrec.sampling import LoaderConfig
 from dglrec.synthetic import synthesize
-from dglrec.train import Settings, TrainConfig
+from dglrec.train import Settings, TrainConfig, train
+from dglrec.train import loop as loop_module
 
 BATCHES = 4  # in an epoch of the small data set
 
@@ -37,6 +39,20 @@ def make_settings(model=None, loader=None, **fitting):
             **{"epochs": 4, "patience": 99, "learning_rate": 0.01, "warmup_steps": 2, **fitting}
         ),
     )
+
+
+def train_one_epoch(monkeypatch, dataset, run, settings):
+    """Train until the first epoch has ended, and be interrupted there."""
+    whole_epoch = loop_module._end_epoch
+
+    def stop(*arguments):
+        whole_epoch(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "_end_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, run, settings)
 
 
 def weights_of(run, which=LAST):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import planted, same_run
+from runs import planted, same_run, train_one_epoch
 
 from dglrec.config import load_settings
 from dglrec.derived import similar
@@ -17,7 +17,6 @@ from dglrec.infer import embed_new_users
 from dglrec.run import DERIVED, new_model, open_run, read_operator
 from dglrec.sampling import UserBatchLoader
 from dglrec.score import TopKOptions, recommend, score_top_k
-from dglrec.train import loop as loop_module
 from dglrec.train import memory, train
 from dglrec.train.derived import derive_for
 
@@ -149,16 +148,7 @@ def test_the_preset_trains_evaluates_scores_and_resumes(plain, run, tmp_path, mo
     with pytest.raises(UsageError, match="no vectors of users and items to export"):
         export(trained, tmp_path / "exported")
     assert len(recommend(trained, str(plain.users.ids[0]), 3)) == 3
-    whole_epoch = loop_module._end_epoch
-
-    def stop(*arguments):
-        whole_epoch(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "_end_epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(plain, tmp_path / "run", settings_of())
+    train_one_epoch(monkeypatch, plain, tmp_path / "run", settings_of())
     train(plain, tmp_path / "run", settings_of(), resume=True)
     assert same_run(run, tmp_path / "run")
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from ranks import in_ranks
-from runs import make_settings, planted, same_run, weights_of
+from runs import make_settings, planted, same_run, train_one_epoch, weights_of
 
 from dglrec.checkpoint import load_checkpoint, save_checkpoint
 from dglrec.config import load_settings
@@ -23,7 +23,6 @@ from dglrec.run import BEST, DERIVED, blocks_of_new_items, open_run, read_direct
 from dglrec.schema import OF_GRAPH
 from dglrec.score import TopKOptions, score_top_k
 from dglrec.train import derived as derived_module
-from dglrec.train import loop as loop_module
 from dglrec.train import train
 
 # Generated ratings have no timestamps here.
@@ -132,16 +131,7 @@ def test_edges_of_another_run_are_refused(dataset, run, tmp_path):
 
 def test_a_resumed_run_reads_its_edges_and_ends_the_same(dataset, run, tmp_path, monkeypatch):
     stopped = tmp_path / "run"
-    whole_epoch = loop_module._end_epoch
-
-    def stop(*arguments):
-        whole_epoch(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "_end_epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(dataset, stopped, settings_of())
+    train_one_epoch(monkeypatch, dataset, stopped, settings_of())
     monkeypatch.setattr(derived_module, "derive", None)
     train(dataset, stopped, settings_of(), resume=True)
     assert same_run(run, stopped)
