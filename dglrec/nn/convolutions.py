@@ -32,7 +32,8 @@ def aggregate(
     Args:
         block: the edges.
         sources: [S, H].
-        mode: what is taken over each destination's edges; "max" of values that are 0 or more.
+        mode: what is taken over each destination's edges; "max" of values that are 0 or more, and
+            of a block without weights.
         weights: [K] factors of the edges' messages, 0 where there is no edge; not with "max".
     """
     if mode == "max":
@@ -49,6 +50,10 @@ def aggregate(
             include_last_offset=True,
         )
     weights = block.present if weights is None else weights
+    if block.weights is not None:
+        weights = block.weights if weights is None else block.weights * weights
+        sums = sum_messages(block.offsets, block.neighbours, sources, weights)
+        return sums if mode == "sum" else sums / block.degrees.clamp(min=1).unsqueeze(1)
     return sum_messages(
         block.offsets,
         block.neighbours,
@@ -253,7 +258,7 @@ class RefinementConv(nn.Module):
             block.residuals,
             self.damping,
             block.present,
-            None if decay is None else decay.of_ridge(block),
+            block.weights if decay is None else decay.of_ridge(block),
         )
         out: Tensor = self.out(delta)
         return out
