@@ -27,18 +27,26 @@ HEARTBEAT_SECONDS = 10.0
 Advance = Callable[[int], None]
 
 
-_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+# Control characters but for a new line; what turns the direction of text; halves of characters,
+# which stand for bytes that are no text.
+_UNPRINTABLE = {
+    code: "\ufffd"
+    for codes in (range(32), range(127, 160), range(0x202A, 0x202F), range(0x2066, 0x206A))
+    for code in codes
+    if chr(code) != "\n"
+} | dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 
 
 def printable(text: str) -> str:
-    r"""A text with a mark for each control character but a new line.
+    r"""A text with a mark for each character that a terminal may act on, but for new lines.
 
-    Titles, labels and ids come from files, and could otherwise change what a terminal shows.
+    Titles, labels, ids and names of files come from elsewhere, and could otherwise change what a
+    terminal shows.
 
     >>> printable("a\x1b[31mb") == "a\ufffd[31mb"
     True
     """
-    return text.translate(_CONTROLS)
+    return text.translate(_UNPRINTABLE)
 
 
 def log(message: str) -> None:
@@ -73,7 +81,7 @@ def progress(
 @contextmanager
 def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(unit),
@@ -81,7 +89,7 @@ def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(printable(description), total=total)
         yield lambda count: bar.advance(task, count)
 
 

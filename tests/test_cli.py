@@ -911,6 +911,21 @@ def test_score_takes_new_users_and_new_items(world, tmp_path, dglrec_command):
     assert (table["user_id"], table["item_id"]) == ([3, 901], [800_001, 800_001])
 
 
+def test_a_zero_before_an_id_makes_another_id(world, tmp_path, refused):
+    """A user 7 is not shown what was asked for by 007."""
+    assert "no user 07 in" in refused(3, "recommend", world.run, "--user", "07")
+    assert "no user 0x7 in" in refused(3, "recommend", world.run, "--user", "0x7")
+    file = write(tmp_path / "p.csv", "user_id,item_id,rating\n7,1,5\n07,1,5\n")
+    options = {"--pairs": [], "--users": ["--top-k", 3], "--ratings": ["--top-k", 3]}
+    for option, more in options.items():
+        out = tmp_path / option.strip("-")
+        message = refused(3, "score", world.run, out, option, file, *more)
+        assert f"{file}: row 3: user_id begins with a zero ('07')" in message
+    pq.write_table(pa.table({"user_id": ["7", "07"], "item_id": [1, 1]}), tmp_path / "p.parquet")
+    message = refused(3, "score", world.run, tmp_path / "q", "--pairs", tmp_path / "p.parquet")
+    assert "user_id 07 unknown to the data set (1 rows)" in message
+
+
 def test_evaluate_refuses_impossible_rankings(world, refused):
     assert "60 items" in refused(2, "evaluate", world.run, "--ranking", 61)
     assert "choose test or valid" in refused(

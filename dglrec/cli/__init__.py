@@ -59,13 +59,14 @@ def _usage_in_short(error: click.ClickException) -> str:
     """What click found wrong with the command line, on one line, and where the help is."""
     text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{text}; see {context.command_path if context else 'dglrec'} --help"
+    return printable(f"{text}; see {context.command_path if context else 'dglrec'} --help")
 
 
 def _in_short(error: Exception) -> str:
     if isinstance(error, DglrecError):
-        return printable(str(error))
+        first, *more = printable(str(error)).splitlines() or [type(error).__name__]
+        return "\n".join([first, " ".join(more)] if more else [first])
     if isinstance(error, PermissionError):
-        return f"{error.filename}: no permission to read or write it"
+        return printable(f"{error.filename}: no permission to read or write it")
     text = printable(" ".join(str(error).split())[:300])
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dglrec.cli.options import FOLDER_OR_FILE, option_device, option_json
-from dglrec.cli.output import print_json, print_study
+from dglrec.cli.output import print_json, print_study, say
 from dglrec.cli.verbs import cli
 from dglrec.errors import UsageError
 
@@ -126,8 +126,8 @@ def _print_list(studies: list["Study"], as_json: bool) -> None:
         return
     for shown in found:
         seeds = ", ".join(map(str, shown["seeds"]))
-        click.echo(f"{shown['study']}: {shown['title']} (seeds {seeds})")
+        say(f"{shown['study']}: {shown['title']} (seeds {seeds})")
         width = max(map(len, shown["variants"]))
         for name, description in shown["variants"].items():
             mark = "; the reference" if name == shown["reference"] else ""
-            click.echo(f"  {name:{width}}  {description}{mark}")
+            say(f"  {name:{width}}  {description}{mark}")

@@ -29,6 +29,7 @@ from dglrec.cli.output import (
     print_recommendations,
     print_results,
     report,
+    say,
 )
 
 # What several processes can do together, or each for itself; the rest is for one.
@@ -72,9 +73,9 @@ def doctor(as_json: bool) -> None:
         print_json({"checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            click.echo(f"{check.level:8} {check.name}: {check.found}")
+            say(f"{check.level:8} {check.name}: {check.found}")
             if check.mend:
-                click.echo(f"{'':8} mend: {check.mend}")
+                say(f"{'':8} mend: {check.mend}")
     if not all(check.ok for check in checks):
         sys.exit(4)
 
@@ -380,6 +381,6 @@ def quickstart(
         print_json(asdict(shown))
         return
     print_results(shown.results)
-    click.echo(f"\nFor user {shown.user_id}:")
+    say(f"\nFor user {shown.user_id}:")
     print_recommendations(shown.recommendations)
-    click.echo(f"\nNext: dglrec recommend {out / 'run'} --user 42")
+    say(f"\nNext: dglrec recommend {out / 'run'} --user 42")

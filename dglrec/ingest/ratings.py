@@ -263,11 +263,12 @@ class RatingReader:
         """The types to read a text file's columns with, by their names in the file."""
         kinds = {name: pa.int64() for name in names}
         of_schema = {name: raw for raw, name in names.items()}
+        ids = [of_schema[schema.USER_ID], of_schema[schema.ITEM_ID]]
+        kinds |= dict.fromkeys(ids, stream.WHOLE_IDS)
         if schema.RATING in of_schema:
             kinds[of_schema[schema.RATING]] = pa.float32()
         if self._source.layout.whole_ids:
             return kinds
-        ids = [of_schema[schema.USER_ID], of_schema[schema.ITEM_ID]]
         head = stream.head_of_text(file, text, list(names), dict.fromkeys(ids, pa.string()))
         for raw in ids:
             name = names[raw]
@@ -333,7 +334,7 @@ class RatingReader:
 
 
 def _kind_of_ids(head: pa.ChunkedArray, what: str) -> pa.DataType:
-    """Whole numbers where most ids of a file's head are, else text.
+    """What ids are read as: whole numbers where most of a file's head are, else text.
 
     "007" is text: as a number it would lose its zeros.
     """
@@ -343,4 +344,5 @@ def _kind_of_ids(head: pa.ChunkedArray, what: str) -> pa.DataType:
         raise DataError(f"{what} holds decimal numbers; ids must be whole numbers or text")
     if pc.any(pc.match_substring_regex(head, _LEADING_ZERO)).as_py():
         return pa.string()
-    return pa.int64() if 2 * (pc.sum(whole).as_py() or 0) > len(head) else pa.string()
+    mostly_whole = 2 * (pc.sum(whole).as_py() or 0) > len(head)
+    return stream.WHOLE_IDS if mostly_whole else pa.string()

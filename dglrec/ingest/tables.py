@@ -86,13 +86,12 @@ def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
         raise DataError(f"{file}: holds no row")
     missing = [None] * len(ids)
     titles = [cells.text_of(cell) or None for cell in given[schema.TITLE] or missing]
-    # Pandas makes such numbers of whole ones where one was missing once.
-    ids = [int(one) if isinstance(one, float) and one.is_integer() else one for one in ids]
     of_ids = cells.whole_ids if id_type == pa.int64() else cells.text_ids
+    distinct = of_ids(ids, schema.ITEM_ID, file)
     columns: dict[str, Any] = {
-        schema.ITEM_ID: of_ids(ids, schema.ITEM_ID, file, cells.first_row_of(file)),
+        schema.ITEM_ID: distinct,
         schema.TITLE: cells.texts(
-            [title or str(item).strip() for title, item in zip(titles, ids, strict=True)]
+            [title or str(item) for title, item in zip(titles, distinct, strict=True)]
         ),
         schema.GENRES: cells.texts(
             [cells.any_genres(cell) for cell in given[schema.GENRES] or missing]
@@ -135,8 +134,8 @@ def read_users(source: Source) -> pd.DataFrame:
         order = (0, 2, 1, 3, 4)
     ids, ages, *texts = ([row[place] for row in rows] for place in order)
     columns: dict[str, Any] = {
-        schema.USER_ID: cells.whole_ids(ids, schema.USER_ID, file, 1),
-        "age": cells.whole_ids(ages, "age", file, 1, distinct=False),
+        schema.USER_ID: cells.whole_ids(ids, schema.USER_ID, file),
+        "age": cells.whole_ids(ages, "age", file, distinct=False),
     }
     for name, values in zip(("gender", "occupation", "zip_code"), texts, strict=True):
         columns[name] = pd.Series(values, dtype=object)
@@ -155,9 +154,7 @@ def _anime_items(file: Path) -> pd.DataFrame:
         )
     synopses = raw.pop(spelled) if spelled else [None] * len(raw["MAL_ID"])
     columns: dict[str, Any] = {
-        schema.ITEM_ID: cells.whole_ids(
-            raw.pop("MAL_ID"), "MAL_ID", file, cells.first_row_of(file)
-        ),
+        schema.ITEM_ID: cells.whole_ids(raw.pop("MAL_ID"), "MAL_ID", file),
         schema.TITLE: cells.texts([cells.text_of(name) or "" for name in raw.pop("Name")]),
         schema.GENRES: cells.texts([cells.comma_genres(cell) for cell in raw.pop("Genres")]),
         schema.SYNOPSIS: cells.texts([cells.synopsis_of(cell) for cell in synopses]),
@@ -224,7 +221,7 @@ def _movielens_items(file: Path) -> pd.DataFrame:
         genres = [cells.bar_genres(cells.text_of(cell) or "") for cell in raw.pop("genres")]
         more = {name: cells.numbers_or_texts(values) for name, values in raw.items()}
     columns: dict[str, Any] = {
-        schema.ITEM_ID: cells.whole_ids(ids, schema.ITEM_ID, file, cells.first_row_of(file)),
+        schema.ITEM_ID: cells.whole_ids(ids, schema.ITEM_ID, file),
         schema.TITLE: cells.texts(titles),
         schema.GENRES: cells.texts(genres),
         schema.SYNOPSIS: cells.texts([None] * len(titles)),

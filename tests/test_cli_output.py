@@ -1,0 +1,46 @@
+"""What the command line prints: nothing that changes a terminal, whatever the data hold."""
+
+import json
+
+import pytest
+
+from dglrec.cli import _in_short
+from dglrec.cli.output import print_evaluation, print_json, print_recommendations, report
+from dglrec.errors import DataError
+from dglrec.score.recommend import Reason, Recommendation
+
+HOSTILE = "A\x1b[2J\x9b31m\x07\u202eB"
+
+
+def assert_harmless(text):
+    assert "A\ufffd[2J\ufffd31m\ufffd\ufffdB" in text
+    assert not set(text) & set("\x1b\x9b\x07\u202e")
+
+
+def test_lists_show_titles_and_ids_without_what_a_terminal_acts_on(capsys):
+    reason = Reason(HOSTILE, HOSTILE, 0.5)
+    print_recommendations([Recommendation(1, HOSTILE, HOSTILE, 2.0, 3.0, (reason,))])
+    out = capsys.readouterr().out
+    assert_harmless(out)
+    assert out.count("\ufffd[2J") == 3
+
+
+def test_figures_and_notes_are_shown_alike(capsys):
+    report({"out": HOSTILE, "feature": {HOSTILE: 1}}, as_json=False)
+    assert_harmless(capsys.readouterr().out)
+    print_evaluation({"notes": [HOSTILE]})
+    assert_harmless(capsys.readouterr().out)
+
+
+def test_errors_are_shown_alike_on_two_lines_at_most():
+    assert_harmless(_in_short(DataError(f"{HOSTILE}: no such file")))
+    assert_harmless(_in_short(PermissionError(13, "no", HOSTILE)))
+    assert _in_short(DataError("a\nb\nc")) == "a\nb c"
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "\x7f\x85", "\udcff"])
+def test_json_escapes_what_a_terminal_acts_on_and_holds_the_same(text, capsys):
+    print_json({text: [text, "ü"]})
+    out = capsys.readouterr().out
+    assert not any(ord(one) < 32 or 126 < ord(one) < 160 for one in out.rstrip("\n"))
+    assert "ü" in out and json.loads(out) == {text: [text, "ü"]}
