@@ -6,7 +6,9 @@ Everything here goes to stderr; stdout belongs to results.
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from dglrec.interrupts import check_interrupts
 
 HEARTBEAT_SECONDS = 10.0
 """Seconds between two lines where stderr is no terminal; shorter work prints none."""
@@ -49,9 +53,76 @@ def printable(text: str) -> str:
     return text.translate(_UNPRINTABLE)
 
 
+class Messages:
+    """stderr, whose faults stop nobody: its reader may go away, and what goes on is worth more.
+
+    Args:
+        stream: what is written to; None where stderr was closed from the start.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, if it can be written."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):  # ValueError: it was closed meanwhile
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back, if it can be written."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal, and still there."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except (OSError, ValueError):
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_log_files: list[Path] = []
+
+
 def log(message: str) -> None:
-    """Print one line on stderr, as `printable`."""
-    print(printable(message), file=sys.stderr, flush=True)
+    """Print one line on stderr, as `printable`, and add it to the files of `logged_to`."""
+    text = printable(message)
+    for file in _log_files:
+        _add_line(file, text)
+    stream = Messages(sys.stderr)
+    stream.write(text + "\n")
+    stream.flush()
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Within the block lines of `log` go to a file as well, with times, and what ends it early.
+
+    A terminal may vanish, and then nothing else says how far a job came. A line that cannot be
+    written is left out: it is no reason to stop.
+    """
+    _log_files.append(file)
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        said = "interrupted" if interrupted else str(error) or type(error).__name__
+        _add_line(file, printable(f"ended early: {said}"))
+        raise
+    finally:
+        _log_files.remove(file)
+
+
+def _add_line(file: Path, text: str) -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with suppress(OSError), file.open("a", encoding="utf-8") as opened:
+        opened.write(f"{now} {text}\n")
 
 
 @contextmanager
@@ -67,11 +138,12 @@ def progress(
         shown: whether to show anything; of many processes one is enough.
 
     Yields:
-        A function that takes how many further units are done.
+        A function that takes how many further units are done; it raises `KeyboardInterrupt` where a
+        signal asks to stop and what that raised was lost, see `check_interrupts`.
     """
     if not shown:
-        yield lambda count: None
-    elif sys.stderr.isatty():
+        yield lambda count: check_interrupts()
+    elif Messages(sys.stderr).isatty():
         with _bar(description, total, unit) as advance:
             yield advance
     else:
@@ -88,9 +160,15 @@ def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(file=cast(IO[str], Messages(sys.stderr)))
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(printable(description), total=total)
-        yield lambda count: bar.advance(task, count)
+
+        def advance(count: int) -> None:
+            check_interrupts()
+            bar.advance(task, count)
+
+        yield advance
 
 
 class _RateColumn(ProgressColumn):
@@ -114,6 +192,7 @@ class _Heartbeat:
         self.started = self.printed = time.monotonic()
 
     def __call__(self, count: int) -> None:
+        check_interrupts()
         self.done += count
         now = time.monotonic()
         if now - self.printed < HEARTBEAT_SECONDS:

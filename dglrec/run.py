@@ -4,6 +4,7 @@ config.toml           what it was trained with
 environment.json      versions and machine
 metrics.jsonl         one line an epoch
 results.json          metrics of the best epoch's model
+train.log             what training said, with times
 checkpoints/last/     what training goes on from
 checkpoints/step-N/   older ones, kept in case that one is damaged
 checkpoints/best/     the epoch with the best validation figure
@@ -60,6 +61,7 @@ CONFIG_FILE = "config.toml"
 ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"

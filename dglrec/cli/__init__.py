@@ -14,45 +14,62 @@ import traceback
 import click
 
 from dglrec.cli import comparing, preparing, scoring, studying  # noqa: F401 - they add their verbs
+from dglrec.cli.streams import guarded
 from dglrec.cli.verbs import cli
 from dglrec.errors import DataError, DglrecError
-from dglrec.progress import printable
+from dglrec.interrupts import Interrupts
+from dglrec.progress import log, printable
 
 INTERRUPTED = 130
 
 
 def main() -> None:
     """Run a command and turn every outcome into an exit code and at most two lines on stderr."""
-    debug = "--debug" in sys.argv[1:]
+    with guarded(), Interrupts() as interrupts:
+        code = _run(sys.argv[1:])
+        if code == 0 and interrupts.requested:
+            code = INTERRUPTED  # what the signal raised was lost
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
     # Accepted anywhere on the line.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
+        code = _invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help text
         code = error.exit_code
     except click.ClickException as error:
-        click.echo(f"error: {_usage_in_short(error)}", err=True)
+        log(f"error: {_usage_in_short(error)}")
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         if os.environ.get("RANK", "0") == "0":
-            click.echo("interrupted", err=True)
+            log("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
         if debug:
             traceback.print_exc()
         if not getattr(error, "told", False):
-            click.echo(f"error: {_in_short(error)}", err=True)
+            log(f"error: {_in_short(error)}")
         code = error.exit_code if isinstance(error, DglrecError) else 1
         if isinstance(error, PermissionError):
             code = DataError.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run a command to its end, with all that it printed."""
+    try:
+        code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
 
 
 def _usage_in_short(error: click.ClickException) -> str:

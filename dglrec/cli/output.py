@@ -1,10 +1,10 @@
 """What the verbs print on stdout."""
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +17,7 @@ _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popu
 
 def say(text: str) -> None:
     """Print a text on stdout, as `printable`: what it names came from files and folders."""
-    click.echo(printable(text))
+    print(printable(text))
 
 
 def report(figures: dict[str, Any], as_json: bool) -> None:
@@ -33,12 +33,14 @@ def report(figures: dict[str, Any], as_json: bool) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object."""
-    click.echo(_json_of(value))
+    print(_json_of(value))
 
 
 def _json_of(value: dict[str, Any]) -> str:
     """JSON on one line, with every control character escaped: JSON lets some of them stand."""
-    text = json.dumps(value, ensure_ascii=False)
+    # Elsewhere than in UTF-8, letters would be other bytes than JSON's.
+    utf8 = "utf" in str(sys.stdout.encoding).lower()
+    text = json.dumps(value, ensure_ascii=not utf8)
     return "".join(one if printable(one) == one else f"\\u{ord(one):04x}" for one in text)
 
 
