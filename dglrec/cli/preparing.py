@@ -23,10 +23,11 @@ from dglrec.cli.verbs import cli
 )
 @click.option(
     "--split",
-    type=click.Choice(["random", "time", "user", "item"]),
+    type=click.Choice(["random", "time", "last", "user", "item"]),
     default="random",
     show_default=True,
-    help="How held-out rows are chosen: by chance, the latest, whole users, whole items.",
+    help="How held-out rows are chosen: by chance, the latest, the last two of each user, whole "
+    "users, whole items.",
 )
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Share that validates.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share that tests.")

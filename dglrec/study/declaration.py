@@ -48,7 +48,7 @@ class PrepareKeys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["auto", "anime", "movielens", "table"] = "auto"
-    split: Literal["random", "time", "user", "item"] = "random"
+    split: Literal["random", "time", "last", "user", "item"] = "random"
     valid: float = 0.1
     test: float = 0.1
     seed: int = 0
