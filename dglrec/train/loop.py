@@ -136,7 +136,7 @@ def train(
                 sweep_run(run)
                 if not resume:
                     start_run(run, settings)
-                until_done.enter_context(logged_to(run / LOG_FILE))
+                    until_done.enter_context(logged_to(run / LOG_FILE))
                 keep_derived(run, dataset)
                 world.mark_started(job_of(run))
                 log(describe_training(dataset.graph, settings, device, world))
@@ -168,8 +168,9 @@ def train(
         with world.together():
             if world.is_first:
                 if resume:
-                    # Not before: settings that do not fit must not replace those that do.
+                    # Not before: what cannot be gone on with leaves a run as it is.
                     write_config(run, settings)
+                    until_done.enter_context(logged_to(run / LOG_FILE))
                 write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
                 (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
         with world.together():
