@@ -34,7 +34,7 @@ from dglrec.baselines import Baseline, BaselineConfig, load_model
 from dglrec.biases import Biases
 from dglrec.blocks import RelationBlock, WeightedEdges
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from dglrec.dataset import DerivedDataset, RatingDataset
+from dglrec.dataset import DATASET_FILE, DerivedDataset, RatingDataset
 from dglrec.derived import WeightedAdjacency
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
@@ -513,6 +513,8 @@ def check_same_derived(meta: dict[str, Any], dataset: RatingDataset, run: Path) 
 def _best_checkpoint(run: Path) -> Checkpoint:
     if not run.is_dir():
         raise DataError(f"{run}: no such run; make one with `dglrec train`")
+    if (run / DATASET_FILE).is_file():
+        raise DataError(f"{run}: is a data set and no run; make one: dglrec train {run} RUN")
     if not (run / BEST).is_dir():
         raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
     return load_checkpoint(run / BEST)

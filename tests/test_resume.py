@@ -33,9 +33,11 @@ import dglrec
 from dglrec import cli
 from dglrec.checkpoint import (
     load_checkpoint,
+    load_state,
     newest_whole,
     older_checkpoints,
     pack_checkpoint,
+    save_checkpoint,
     unpack_checkpoint,
 )
 from dglrec.config import resumed_settings
@@ -301,6 +303,20 @@ def test_where_all_are_damaged_nothing_is_lost(dataset, tmp_path, monkeypatch):
     assert {path: content for path, content in after.items() if path.name != LOCK_FILE} == {
         path: content for path, content in before.items() if path.name != LOCK_FILE
     }
+
+
+@pytest.mark.parametrize("lacking", ["step", "progress", "epoch"])
+def test_a_state_that_lacks_something_is_bad_data(dataset, tmp_path, monkeypatch, lacking):
+    run, settings = tmp_path / "run", settings_with(checkpoint_steps=1)
+    cut_run(dataset, run, settings, monkeypatch, 8)
+    checkpoint, state = load_checkpoint(run / LAST), load_state(run / LAST)
+    del (state["progress"] if lacking == "epoch" else state)[lacking]
+    if lacking == "epoch":
+        state["progress"]["era"] = 1
+    meta = {name: value for name, value in checkpoint.meta.items() if name != "sha256"}
+    save_checkpoint(run / LAST, checkpoint.weights, state, meta)
+    with pytest.raises(DataError, match="last: its state is not one of this program"):
+        train(dataset, run, settings, resume=True)
 
 
 def test_a_damaged_best_is_said_and_taken_over_by_the_next(dataset, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ import click
 from dglrec.cli import comparing, preparing, scoring, studying  # noqa: F401 - they add their verbs
 from dglrec.cli.streams import guarded
 from dglrec.cli.verbs import cli
-from dglrec.errors import DataError, DglrecError
+from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError
 from dglrec.interrupts import Interrupts
 from dglrec.progress import log, printable
 
@@ -56,9 +56,7 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         if not getattr(error, "told", False):
             log(f"error: {_in_short(error)}")
-        code = error.exit_code if isinstance(error, DglrecError) else 1
-        if isinstance(error, PermissionError):
-            code = DataError.exit_code
+        code = _code_of(error)
     return code
 
 
@@ -79,11 +77,26 @@ def _usage_in_short(error: click.ClickException) -> str:
     return printable(f"{text}; see {context.command_path if context else 'dglrec'} --help")
 
 
+def _code_of(error: Exception) -> int:
+    if isinstance(error, DglrecError):
+        return error.exit_code
+    if isinstance(error, PermissionError):
+        return DataError.exit_code
+    return UnusableEnvironmentError.exit_code if _is_out_of_memory(error) else 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch raises a plain RuntimeError for it on a CPU.
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 def _in_short(error: Exception) -> str:
     if isinstance(error, DglrecError):
         first, *more = printable(str(error)).splitlines() or [type(error).__name__]
         return "\n".join([first, " ".join(more)] if more else [first])
     if isinstance(error, PermissionError):
         return printable(f"{error.filename}: no permission to read or write it")
+    if _is_out_of_memory(error):
+        return "out of memory; end other programs, or take a machine with more (--debug: where)"
     text = printable(" ".join(str(error).split())[:300])
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)"

@@ -14,6 +14,7 @@ import click
 from dglrec import __version__
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
+    SEED,
     opened_predictor,
     option_dataset,
     option_device,
@@ -85,7 +86,7 @@ def doctor(as_json: bool) -> None:
 @click.option("--users", type=int, default=2_500, show_default=True)
 @click.option("--items", type=int, default=600, show_default=True)
 @click.option("--ratings", type=int, default=400_000, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--trust", type=int, metavar="N", help="Write trust.csv: N edges within circles of users."
 )
@@ -291,7 +292,7 @@ def train(
     metavar="N",
     help="Rank each relevant item among N drawn ones as well, as some papers do.",
 )
-@click.option("--seed", type=int, help="Of what is given, or drawn; default: 0.")
+@click.option("--seed", type=SEED, help="Of what is given, or drawn; default: 0.")
 @option_order
 @option_dataset
 @option_device

@@ -16,7 +16,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from dglrec import schema
-from dglrec.errors import DataError
+from dglrec.errors import DataError, UnusableEnvironmentError
+from dglrec.files import read_errors
 from dglrec.progress import progress
 
 WHOLE_IDS = pa.dictionary(pa.int32(), pa.string())
@@ -323,6 +324,8 @@ def _faults(file: Path) -> Iterator[None]:
     """Turn what Arrow and the system raise about a file into errors for a person."""
     try:
         yield
+    except MemoryError as error:  # Arrow's is one of both
+        raise UnusableEnvironmentError(f"{file}: out of memory while it was read") from error
     except pa.ArrowException as error:
         kind = "Parquet" if is_parquet(file) else "CSV"
         raise DataError(f"{file}: not readable as {kind} ({_short(str(error))})") from error
@@ -332,10 +335,11 @@ def _faults(file: Path) -> Iterator[None]:
             what = "its gzip data end too early; fetch the file again"
         elif "inflate" in message:
             what = "is no gzip data, or damaged; fetch the file again"
-        elif is_parquet(file):
+        elif is_parquet(file) and error.errno is None:
             what = f"damaged Parquet ({_short(message)}); fetch the file again"
         else:
-            what = f"cannot be read ({_short(error.strerror or message)})"
+            with read_errors(file):
+                raise
         raise DataError(f"{file}: {what}") from error
 
 
