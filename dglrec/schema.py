@@ -114,6 +114,24 @@ class RatingScale:
             "or say the scale with --scale MIN:MAX:STEP"
         )
 
+    def lone_ends(self, values: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+        """Which of its ends stand alone: as far from the next rating as all the others span.
+
+        Args:
+            values: the distinct ratings that it was inferred from, ascending.
+
+        Returns:
+            Such an end and the rating next to it, the lower end first.
+        """
+        found = []
+        for end, next_, others in (
+            (values[0], values[1], values[1:]),
+            (values[-1], values[-2], values[:-1]),
+        ):
+            if len(others) > 1 and abs(end - next_) > others[-1] - others[0]:
+                found.append((float(end), float(next_)))
+        return found
+
     @property
     def levels(self) -> int:
         """How many values the scale has."""

@@ -1309,3 +1309,87 @@ def test_a_parquet_file_is_not_kept_in_memory_while_it_is_read(tmp_path):
         most = max(most, pa.total_allocated_bytes() - before)
     assert seen == groups * rows and size > 60e6
     assert most < size / 2
+
+
+# --- quotes that are not closed, ratings that stand alone ----------------------------------------
+
+ITEMS = "item_id,title,genres\n"
+SWALLOWED = {
+    "one row": (
+        ITEMS + '5,"Half,Drama\n6,"Other",Comedy\n7,Last,Drama\n',
+        ("row 2 (line 2): title runs over 2 lines, 1 of which", "'6,Other\"'"),
+    ),
+    "rows up to the next quote": (
+        ITEMS + '1,"Two\nlines",A\n5,"Half,Drama\n6,Other,Comedy\n7,Third,B\n8,"Next",Action\n',
+        ("row 3 (line 4): title runs over 4 lines, 3 of which", "'6,Other,Comedy'"),
+    ),
+    "text ids": (
+        "item_id,title,genres,year\n"
+        'a,"Half,Drama,1\nb,Other,Comedy,2\nc,Third,B,3\nd,"Next",Action,4\n',
+        ("row 2 (line 2): title runs over", "'b,Other,Comedy,2'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWALLOWED)
+def test_rows_that_an_open_quote_swallows_are_named(tmp_path, name):
+    content, fragments = SWALLOWED[name]
+    file = write(tmp_path / "items.csv", content)
+    for read in (
+        lambda: read_attributes(file, "item_id"),
+        lambda: read_new_items(file, pa.string() if name == "text ids" else pa.int64()),
+    ):
+        with pytest.raises(DataError) as raised:
+            read()
+        message = str(raised.value)
+        assert message.startswith(f"{file}: {fragments[0]}") and fragments[1] in message
+        assert message.endswith("or give the table as Parquet if they belong to it")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "First line.\nSecond, with commas, and more.",
+        "In\n1999, he left,\n12, rue de la Paix, Paris",
+        'He said: "go\n6, then, 7".',
+        "one\n\ntwo\n",
+    ],
+)
+@pytest.mark.parametrize("ids", [["1", "2"], ["a", "b"]])
+def test_synopses_of_several_lines_are_no_rows(tmp_path, text, ids):
+    table = pd.DataFrame({"item_id": ids, "title": ["x", "y"], "synopsis": [text, "short"]})
+    table.to_csv(tmp_path / "items.csv", index=False)
+    found = read_attributes(tmp_path / "items.csv", "item_id")
+    assert found.columns["synopsis"].tolist() == [text.strip(), "short"]
+
+
+def test_the_scale_that_was_found_is_said_and_what_stands_alone_at_its_ends(
+    tmp_path, spool, capsys
+):
+    file = write(tmp_path / "a.csv", TABLE_HEADER + "1,1,5\n1,2,1\n1,3,3\n2,1,1000\n2,2,4\n")
+    _, scale, _ = read_rows(file, spool)
+    said = capsys.readouterr().err
+    assert scale == RatingScale(1, 1000)
+    assert f"{file}: ratings are on the scale 1 to 1000 in steps of 1" in said
+    assert f"{file}: a rating of 1000 stands alone (1 of them, the first number 4 of a.csv)" in said
+    assert "the next is 5: if it is a mistake, remove it, or say --scale MIN:MAX:STEP" in said
+    with pytest.raises(DataError, match="row 5: rating is off the scale of 1 to 5"):
+        read_rows(file, spool, scale=RatingScale(1, 5))
+    read_rows(write(tmp_path / "b.csv", TABLE_HEADER + "1,1,5\n1,2,1\n1,3,3\n"), spool)
+    assert "stands alone" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "lone"),
+    [
+        ([1, 2, 3, 4, 5], []),
+        ([1, 5], []),
+        ([1, 2, 10], [(10, 2)]),
+        ([-9, 1, 2, 3], [(-9, 1)]),
+        ([1, 3, 5], []),
+        ([0, 6, 7, 8, 9, 10], [(0, 6)]),
+    ],
+)
+def test_ends_that_stand_alone(values, lone):
+    scale = RatingScale.infer(np.array(values, dtype=float), "file")
+    assert scale.lone_ends(np.array(values, dtype=float)) == lone

@@ -89,9 +89,9 @@ def read_attributes(file: Path, id_name: str, *, one: bool = False) -> Attribute
         DataError: the table is damaged, has no row or no column of ids, an id is missing, or a
             column cannot name an attribute.
     """
-    raw = cells.raw_table(file)
-    found = stream.shown_names(list(raw))
     special = ITEM_NAMES if id_name == schema.ITEM_ID else _USER_NAMES
+    raw = cells.raw_table(file, special[id_name])
+    found = stream.shown_names(list(raw))
     given = {}
     for name, aliases in special.items():
         alias = next((alias for alias in aliases if alias in raw), None)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
+from dglrec.ingest.quotes import refuse_swallowed
 
 UNKNOWN = "Unknown"
 _NO_SYNOPSIS = re.compile(r"\s*no synopsis\b.*\b(added|yet|available)\b", re.IGNORECASE | re.DOTALL)
@@ -22,8 +23,17 @@ _WITHOUT_HEADER = ("u.item", "movies.dat", "u.user", "users.dat")
 NO_GENRES = "(no genres listed)"
 
 
-def raw_table(file: Path) -> dict[str, list[Any]]:
-    """A small table's columns by name: text from CSV, Python values from Parquet."""
+def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
+    """A small table's columns by name: text from CSV, Python values from Parquet.
+
+    Args:
+        file: the table.
+        id_names: what its column of ids may be called.
+
+    Raises:
+        DataError: the table is damaged, has a column twice or one that cannot be read, or an open
+            quote took rows into a value.
+    """
     description = f"reading {file.name}"
     if stream.is_parquet(file):
         fields = stream.parquet_schema(file)
@@ -41,11 +51,15 @@ def raw_table(file: Path) -> dict[str, list[Any]]:
     for stretch in stretches:
         for name in names:
             columns[name].extend(stretch.table.column(name).to_pylist())
+    if stream.is_parquet(file):
+        return columns
     last = columns[names[-1]]
-    if last and not stream.is_parquet(file) and stream.ends_in_open_quote(file, last[-1]):
+    if last and stream.ends_in_open_quote(file, last[-1]):
         raise DataError(
             f"{file}: row {len(last) + 1}: the file ends inside quotes; fetch the file again"
         )
+    id_name = next((name for name in id_names if name in columns), None)
+    refuse_swallowed(columns, text.delimiter, id_name, file)
     return columns
 
 

@@ -72,7 +72,7 @@ def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
     Raises:
         DataError: the table is damaged, has no row or no column of ids, or holds an item twice.
     """
-    raw = cells.raw_table(file)
+    raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
     found = stream.shown_names(list(raw))
     given = {}
     for name, aliases in ITEM_NAMES.items():
@@ -143,7 +143,7 @@ def read_users(source: Source) -> pd.DataFrame:
 
 
 def _anime_items(file: Path) -> pd.DataFrame:
-    raw = cells.raw_table(file)
+    raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
     required = ["MAL_ID", "Name", "Genres"]
     schema.check_columns(stream.shown_names(list(raw)), tuple(required), str(file))
     spelled = next((name for name in _SYNOPSIS_NAMES if name in raw), None)
@@ -213,7 +213,7 @@ def _movielens_items(file: Path) -> pd.DataFrame:
         ids, titles = ([row[place] for row in rows] for place in (0, 1))
         genres = [cells.bar_genres(row[2]) for row in rows]
     else:
-        raw = cells.raw_table(file)
+        raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
         schema.check_columns(
             stream.shown_names(list(raw)), ("movieId", "title", "genres"), str(file)
         )
