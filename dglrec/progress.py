@@ -53,6 +53,15 @@ def printable(text: str) -> str:
     return text.translate(_UNPRINTABLE)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number of things, in words.
+
+    >>> counted(1, "epoch"), counted(2_000, "epoch"), counted(0, "entry", "entries")
+    ('1 epoch', '2,000 epochs', '0 entries')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 class Messages:
     """stderr, whose faults stop nobody: its reader may go away, and what goes on is worth more.
 

@@ -5,6 +5,7 @@ Past that door nothing checks a rating, an interaction or an edge again: ids are
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -199,7 +200,27 @@ def check_columns(found: list[str], required: tuple[str, ...], source: str) -> N
     if missing:
         raise DataError(
             f"{source}: no column {', '.join(missing)}; found {', '.join(found) or 'no columns'}"
+            f"{renames(found, missing)}"
         )
+
+
+def renames(found: Sequence[str], missing: Sequence[str]) -> str:
+    """The end of a message about missing columns: which are there under another spelling.
+
+    >>> renames(["userID", " item_id"], ["user_id", "item_id", "rating"])
+    "; rename 'userID' to user_id; rename ' item_id' to item_id"
+    """
+    alike = {_plain_name(name): name for name in found}
+    return "".join(
+        f"; rename {alike[_plain_name(name)]!r} to {name}"
+        for name in missing
+        if _plain_name(name) in alike
+    )
+
+
+def _plain_name(name: str) -> str:
+    """A column's name without case, spaces and marks: what people write differently."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def whole_numbers(texts: pa.Array) -> pa.Array:

@@ -24,6 +24,7 @@ import dglrec
 from dglrec import cli
 from dglrec.config import build_settings, load_settings
 from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
+from dglrec.study import shipped_studies
 from dglrec.synthetic import synthesize
 from dglrec.train import train
 
@@ -127,6 +128,11 @@ BAD_TABLES = {
         "ratings.csv",
         "user_id,item_id,stars\n1,2,3\n",
         ["no column rating", "found user_id, item_id, stars"],
+    ),
+    "columns spelled otherwise": (
+        "ratings.csv",
+        "User ID, item_id,rating\n1,2,3\n",
+        ["no column user_id, item_id", "rename 'User ID' to user_id; rename ' item_id' to item_id"],
     ),
     "empty file": ("ratings.csv", b"", ["is empty"]),
     "blank lines only": ("ratings.csv", b"\n\n\n", ["only empty lines"]),
@@ -846,6 +852,20 @@ def test_a_data_set_is_no_run(world, tmp_path, refused):
         assert f"{world.dataset}: is a data set and no run; make one: dglrec train" in message
 
 
+def test_recommend_gives_ids_in_their_own_type(world, tmp_path, dglrec_command):
+    item = RatingDataset.open(world.dataset).items.ids[0]
+    mine = write(tmp_path / "mine.csv", f"item_id,rating\n{item},8\n")
+    for options, expected in (
+        (["--user", "3"], 3),
+        (["--user", " 3"], 3),
+        (["--user", "anna", "--ratings", mine], "anna"),
+        (["--ratings", mine], None),
+    ):
+        outcome = dglrec_command("recommend", world.run, *options, "-k", 2, "--json")
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out)["user_id"] == expected
+
+
 def test_bytes_that_are_no_text_name_nobody(world, refused):
     assert "no user \ufffd in" in refused(3, "recommend", world.run, "--user", "\udcff")
 
@@ -1073,6 +1093,11 @@ def test_every_verb_has_help(verb, dglrec_command):
         assert outcome.code == 0
         assert outcome.out.startswith(f"Usage: dglrec {verb}")
         assert outcome.err == ""
+
+
+def test_the_help_of_study_names_all_that_are_shipped(dglrec_command):
+    help_ = dglrec_command("study", "--help").out
+    assert [name for name in shipped_studies() if f"`{name}`" not in help_] == []
 
 
 def test_help_and_version(dglrec_command):

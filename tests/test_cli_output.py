@@ -5,7 +5,13 @@ import json
 import pytest
 
 from dglrec.cli import _in_short
-from dglrec.cli.output import print_evaluation, print_json, print_recommendations, report
+from dglrec.cli.output import (
+    print_evaluation,
+    print_json,
+    print_recommendations,
+    print_results,
+    report,
+)
 from dglrec.errors import DataError
 from dglrec.score.recommend import Reason, Recommendation
 
@@ -23,6 +29,43 @@ def test_lists_show_titles_and_ids_without_what_a_terminal_acts_on(capsys):
     out = capsys.readouterr().out
     assert_harmless(out)
     assert out.count("\ufffd[2J") == 3
+
+
+def reasons(contribution, rating=8.0):
+    reason = Reason(3, "Heat", contribution, rating)
+    return [Recommendation(1, 7, "Ran", 2.0, 3.0, (reason,))]
+
+
+def test_reasons_show_what_they_were_rated(capsys):
+    print_recommendations(reasons(0.41))
+    assert "Heat, rated 8 (+0.41)" in capsys.readouterr().out
+    print_recommendations(reasons(0.41, None))
+    out = capsys.readouterr().out
+    assert "Heat (+0.41)" in out and "note" not in out
+
+
+def test_reasons_too_small_to_mean_anything_are_called_so(capsys):
+    print_recommendations(reasons(0.004))
+    assert "note: no single rated item moves a score by 0.01" in capsys.readouterr().out
+
+
+def test_what_prepare_met_stands_one_a_line_and_what_it_did_not_meet_nowhere(capsys):
+    report({"rows": 2, "notes": {"rows_read": 6_000, "duplicate_rows_dropped": 0}}, as_json=False)
+    assert capsys.readouterr().out == "rows: 2\nnote: rows read: 6,000\n"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "said"),
+    [
+        (1, 1, "1 epoch in 2 s, the best was epoch 1\nnote: the best epoch was the last"),
+        (10, 10, "10 epochs in 2 s, the best was epoch 10\nnote: the best epoch was the last"),
+        (10, 7, "10 epochs in 2 s, the best was epoch 7\n"),
+    ],
+)
+def test_training_that_ended_at_its_best_says_so(epochs, best, said, capsys):
+    print_results({"epochs": epochs, "best_epoch": best, "training_seconds": 2.0, "test": {}})
+    out = capsys.readouterr().out
+    assert out.startswith(said) and (best == epochs or "note" not in out)
 
 
 def test_figures_and_notes_are_shown_alike(capsys):

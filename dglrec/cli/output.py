@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dglrec.progress import printable
+from dglrec.progress import counted, printable
 
 _FIGURES = ("rmse", "bias rmse", "mae", "accuracy")
+_NOTES = "notes"
 _SHARE = "share_of_the_way"
+_TELLING = 0.005  # of a reason: less is shown as 0.00
 _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
 
 
@@ -26,9 +28,19 @@ def report(figures: dict[str, Any], as_json: bool) -> None:
         print_json(figures)
         return
     for name, value in figures.items():
+        if name == _NOTES and isinstance(value, dict):
+            _print_notes(value)
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_number(part)}" for key, part in value.items())
         say(f"{name}: {_number(value)}")
+
+
+def _print_notes(counts: dict[str, Any]) -> None:
+    """Print what `prepare` met, one a line; what it did not meet is no news."""
+    for name, count in counts.items():
+        if count:
+            say(f"note: {name.replace('_', ' ')}: {_number(count)}")
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -50,7 +62,10 @@ def print_results(results: dict[str, Any]) -> None:
     if "kind" in results:
         say(f"{results['kind']} fitted in {seconds}")
     else:
-        say(f"{results['epochs']} epochs in {seconds}, the best was epoch {results['best_epoch']}")
+        epochs, best = results["epochs"], results["best_epoch"]
+        say(f"{counted(epochs, 'epoch')} in {seconds}, the best was epoch {best}")
+        if best == epochs:
+            say("note: the best epoch was the last: a higher train.epochs may help")
     print_metrics(results["test"])
 
 
@@ -331,13 +346,25 @@ def print_recommendations(found: list[Any]) -> None:
     if explained:
         table.add_column("because of")
     for one in found:
-        reasons = [f"{reason.title} (+{reason.contribution:.2f})" for reason in one.because]
+        reasons = [_reason(reason) for reason in one.because]
         reasons += [f"{told.text} (+{told.contribution:.2f})" for told in one.relations or ()]
         cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
         cells += [f"{one.rating:.2f}"] if one.rating is not None else []
         cells += ["\n".join(" ".join(one.split()) for one in reasons)] if explained else []
         _add_row(table, *cells)
     _print_table(table)
+    most = max((abs(reason.contribution) for one in found for reason in one.because), default=1.0)
+    if most < _TELLING:
+        say(
+            "note: no single rated item moves a score by 0.01: so many share the weight that these "
+            "reasons mean little"
+        )
+
+
+def _reason(reason: Any) -> str:
+    """A rated item with its rating and what it adds."""
+    rated = "" if reason.rating is None else f", rated {reason.rating:g}"
+    return f"{reason.title}{rated} (+{reason.contribution:.2f})"
 
 
 def _add_row(table: Table, *cells: str, end_section: bool = False) -> None:

@@ -18,6 +18,8 @@ from dglrec.ingest.repeats import last_of_each_pair
 from dglrec.progress import log
 from dglrec.schema import RatingScale, check_columns, check_interactions, check_ratings
 
+_SHOWN = 3  # of ids, in a message
+
 # What the columns are called in the layouts that we read.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     schema.USER_ID: (schema.USER_ID, "userId"),
@@ -102,6 +104,7 @@ class NewRatings:
         items: int32 [r] indices of items.
         ratings: float32 [r]; of interactions all are 1.
         unknown: how many rows of unknown items were left out.
+        unknown_ids: the first few ids of such items.
     """
 
     user_ids: pa.Array
@@ -109,6 +112,7 @@ class NewRatings:
     items: npt.NDArray[np.int32]
     ratings: npt.NDArray[np.float32]
     unknown: int
+    unknown_ids: tuple[int | str, ...] = ()
 
 
 def read_new_ratings(
@@ -211,6 +215,7 @@ def _read_new(
         kinds = {schema.USER_ID: user_type, **kinds}
     builder = IdMapBuilder(schema.USER_ID)
     users, indices, ratings = [], [], []
+    unknown_ids: dict[int | str, None] = {}
     for stretch in stream_columns(file, kinds):
         table = stretch.table
         if user_type is None:
@@ -223,6 +228,9 @@ def _read_new(
         table = checked(table, stretch.first_row)
         users.append(builder.add(table.column(schema.USER_ID)))
         indices.append(items.encode(table.column(schema.ITEM_ID)))
+        if len(unknown_ids) < _SHOWN:
+            lacking = table.column(schema.ITEM_ID).filter(pa.array(indices[-1] < 0))
+            unknown_ids |= dict.fromkeys(lacking.unique()[:_SHOWN].to_pylist())
         ratings.append(table.column(schema.RATING).to_numpy())
     if not sum(map(len, users)):
         raise DataError(f"{file}: holds no {wanted}")
@@ -237,6 +245,7 @@ def _read_new(
         of_item[keep],
         np.concatenate(ratings).astype(np.float32)[keep],
         len(known) - int(np.count_nonzero(known)),
+        tuple(unknown_ids)[:_SHOWN],
     )
 
 
