@@ -10,6 +10,7 @@ Whatever happens ends here, in an exit code and at most two lines on stderr.
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 
 import click
 
@@ -25,9 +26,11 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a command and turn every outcome into an exit code and at most two lines on stderr."""
-    with guarded(), Interrupts() as interrupts:
+    # One of several processes may be waiting for another, where only a signal's own effect ends it.
+    alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+    with guarded(), Interrupts() if alone else nullcontext() as interrupts:
         code = _run(sys.argv[1:])
-        if code == 0 and interrupts.requested:
+        if code == 0 and interrupts is not None and interrupts.requested:
             code = INTERRUPTED  # what the signal raised was lost
     sys.exit(code)
 
