@@ -3,12 +3,14 @@
 Everything here goes to stderr; stdout belongs to results.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, Literal, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -27,6 +29,8 @@ from dglrec.interrupts import check_interrupts
 
 HEARTBEAT_SECONDS = 10.0
 """Seconds between two lines where stderr is no terminal; shorter work prints none."""
+
+_TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 Advance = Callable[[int], None]
 
@@ -96,17 +100,51 @@ class Messages:
         return getattr(self._stream, name)
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How messages are given.
+
+    Attributes:
+        quiet: whether stderr gets errors alone, and no bars.
+        as_json: whether each line is a JSON object of `time`, `level` and `message`.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+
+
+_manners = [Manner()]
 _log_files: list[Path] = []
 
+Level = Literal["info", "error"]
 
-def log(message: str) -> None:
+
+@contextmanager
+def spoken(manner: Manner) -> Iterator[None]:
+    """Within the block messages are given in a manner."""
+    _manners.append(manner)
+    try:
+        yield
+    finally:
+        _manners.pop()
+
+
+def log(message: str, level: Level = "info") -> None:
     """Print one line on stderr, as `printable`, and add it to the files of `logged_to`."""
-    text = printable(message)
+    text, manner = printable(message), _manners[-1]
     for file in _log_files:
-        _add_line(file, text)
+        _add_line(file, text, level)
+    if manner.quiet and level == "info":
+        return
+    if level == "error" and not manner.as_json:
+        text = f"error: {text}"
     stream = Messages(sys.stderr)
-    stream.write(text + "\n")
+    stream.write((_as_json(text, level) if manner.as_json else text) + "\n")
     stream.flush()
+
+
+def _as_json(text: str, level: Level) -> str:
+    return json.dumps({"time": time.strftime(_TIME), "level": level, "message": text})
 
 
 @contextmanager
@@ -122,16 +160,16 @@ def logged_to(file: Path) -> Iterator[None]:
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         said = "interrupted" if interrupted else str(error) or type(error).__name__
-        _add_line(file, printable(f"ended early: {said}"))
+        _add_line(file, printable(f"ended early: {said}"), "error")
         raise
     finally:
         _log_files.remove(file)
 
 
-def _add_line(file: Path, text: str) -> None:
-    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+def _add_line(file: Path, text: str, level: Level) -> None:
+    line = f"{time.strftime(_TIME)} {'error: ' if level == 'error' else ''}{text}"
     with suppress(OSError), file.open("a", encoding="utf-8") as opened:
-        opened.write(f"{now} {text}\n")
+        opened.write((_as_json(text, level) if _manners[-1].as_json else line) + "\n")
 
 
 @contextmanager
@@ -150,9 +188,10 @@ def progress(
         A function that takes how many further units are done; it raises `KeyboardInterrupt` where a
         signal asks to stop and what that raised was lost, see `check_interrupts`.
     """
-    if not shown:
+    manner = _manners[-1]
+    if not shown or manner.quiet:
         yield lambda count: check_interrupts()
-    elif Messages(sys.stderr).isatty():
+    elif Messages(sys.stderr).isatty() and not manner.as_json:
         with _bar(description, total, unit) as advance:
             yield advance
     else:

@@ -1,9 +1,12 @@
 """What the command line prints: nothing that changes a terminal, whatever the data hold."""
 
+import datetime
 import json
+import sys
 
 import pytest
 
+from dglrec import cli
 from dglrec.cli import _in_short
 from dglrec.cli.output import (
     print_evaluation,
@@ -11,8 +14,10 @@ from dglrec.cli.output import (
     print_recommendations,
     print_results,
     report,
+    say,
 )
 from dglrec.errors import DataError
+from dglrec.progress import log, progress
 from dglrec.score.recommend import Reason, Recommendation
 
 HOSTILE = "A\x1b[2J\x9b31m\x07\u202eB"
@@ -73,6 +78,71 @@ def test_figures_and_notes_are_shown_alike(capsys):
     assert_harmless(capsys.readouterr().out)
     print_evaluation({"notes": [HOSTILE]})
     assert_harmless(capsys.readouterr().out)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the entry point with a verb that talks."""
+
+    @cli.cli.command("talk")
+    def talk():
+        log("a message")
+        with progress("working", 2, "steps") as advance:
+            advance(1)
+        say("a result")
+        raise DataError("x.csv: no such file")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dglrec", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    yield call
+    del cli.cli.commands["talk"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_quiet_leaves_results_and_errors(place, command):
+    arguments = ["talk"]
+    arguments.insert(place, "--quiet")
+    assert command(*arguments) == (3, "a result\n", "error: x.csv: no such file\n")
+
+
+def test_a_log_file_has_what_is_said_and_more_is_added(tmp_path, command):
+    file = tmp_path / "night.log"
+    for options in (["--log-file", file], [f"--log-file={file}", "--quiet"]):
+        assert command("talk", *options)[0] == 3
+    said = [line.split(" ", 1) for line in file.read_text().splitlines()]
+    assert [text for _, text in said] == ["a message", "error: x.csv: no such file"] * 2
+    for when, _ in said:
+        datetime.datetime.strptime(when, "%Y-%m-%dT%H:%M:%S%z")
+
+
+def test_messages_as_json(tmp_path, command):
+    file = tmp_path / "night.jsonl"
+    code, out, err = command("talk", "--log-format", "json", "--log-file", file)
+    assert (code, out) == (3, "a result\n")
+    for lines in (err, file.read_text()):
+        said = [json.loads(line) for line in lines.splitlines()]
+        assert [(one["level"], one["message"]) for one in said] == [
+            ("info", "a message"),
+            ("error", "x.csv: no such file"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--log-file"], "--log-file: give a value"),
+        (["--log-file="], "--log-file: give a value"),
+        (["--log-file", "/nowhere/at/all"], "--log-file /nowhere/at/all: cannot be written (No su"),
+        (["--log-format", "xml"], "--log-format xml: write text or json"),
+    ],
+)
+def test_what_common_options_cannot_be(options, said, command):
+    code, out, err = command("talk", *options)
+    assert (code, out) == (2, "") and err.startswith(f"error: {said}")
 
 
 def test_errors_are_shown_alike_on_two_lines_at_most():

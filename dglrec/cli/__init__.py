@@ -11,17 +11,21 @@ import os
 import sys
 import traceback
 from contextlib import nullcontext
+from pathlib import Path
 
 import click
 
 from dglrec.cli import comparing, preparing, scoring, studying  # noqa: F401 - they add their verbs
 from dglrec.cli.streams import guarded
 from dglrec.cli.verbs import cli
-from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError
+from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.interrupts import Interrupts
-from dglrec.progress import log, printable
+from dglrec.progress import Manner, log, logged_to, printable, spoken
 
 INTERRUPTED = 130
+
+_FLAGS = ("--debug", "--quiet")
+_COMMON = (*_FLAGS, "--log-file", "--log-format")
 
 
 def main() -> None:
@@ -36,16 +40,56 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    debug = "--debug" in arguments
-    # Accepted anywhere on the line.
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    """Run a command, its messages given as the line says, and report how it ended."""
+    try:
+        arguments, asked = _take_common(arguments)
+    except UsageError as error:
+        log(_in_short(error), "error")
+        return error.exit_code
+    manner = Manner(quiet=bool(asked["--quiet"]), as_json=asked["--log-format"] == "json")
+    file = asked["--log-file"]
+    with spoken(manner), logged_to(Path(str(file))) if file else nullcontext():
+        return _reported(arguments, debug=bool(asked["--debug"]))
+
+
+def _take_common(arguments: list[str]) -> tuple[list[str], dict[str, str | bool | None]]:
+    """The options that every verb has, which may stand anywhere on the line, and the rest of it.
+
+    Raises:
+        UsageError: one lacks its value or has an impossible one.
+    """
+    asked: dict[str, str | bool | None] = dict.fromkeys(_COMMON)
+    rest, given = [], iter(arguments)
+    for argument in given:
+        if argument == "--":
+            return [*rest, argument, *given], asked
+        name, equals, value = argument.partition("=")
+        if name not in _COMMON or (equals and name in _FLAGS):
+            rest.append(argument)
+        elif name in _FLAGS:
+            asked[name] = True
+        else:
+            asked[name] = value if equals else next(given, "")
+            if not asked[name]:
+                raise UsageError(f"{name}: give a value; see dglrec --help")
+    if asked["--log-format"] not in (None, "text", "json"):
+        raise UsageError(f"--log-format {asked['--log-format']}: write text or json")
+    if file := asked["--log-file"]:
+        try:
+            Path(str(file)).open("a").close()
+        except OSError as error:
+            raise UsageError(f"--log-file {file}: cannot be written ({error.strerror})") from error
+    return rest, asked
+
+
+def _reported(arguments: list[str], *, debug: bool) -> int:
     try:
         code = _invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help text
         code = error.exit_code
     except click.ClickException as error:
-        log(f"error: {_usage_in_short(error)}")
+        log(_usage_in_short(error), "error")
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         if os.environ.get("RANK", "0") == "0":
@@ -58,7 +102,7 @@ def _run(arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         if not getattr(error, "told", False):
-            log(f"error: {_in_short(error)}")
+            log(_in_short(error), "error")
         code = _code_of(error)
     return code
 

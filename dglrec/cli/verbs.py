@@ -40,7 +40,14 @@ _SHARED = ("train", "evaluate", "score", "doctor")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dglrec")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
-def cli(debug: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Errors alone on stderr, and no progress.")
+@click.option("--log-file", metavar="FILE", help="Add what is said to FILE too, with times.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="What is said as text, or as JSON: a line of time, level and message.",
+)
+def cli(**common: Any) -> None:
     """Train graph neural networks that predict ratings, and recommend with them.
 
     \b
@@ -50,7 +57,7 @@ def cli(debug: bool) -> None:
                           dglrec evaluate run
                           dglrec recommend run --user 42
     """
-    del debug  # read by main(), which handles errors
+    del common  # read by main(), from anywhere on the line
     verb = click.get_current_context().invoked_subcommand
     if os.environ.get("WORLD_SIZE", "1") != "1" and verb not in _SHARED:
         from dglrec.distributed import check_one_process

@@ -160,10 +160,10 @@ def recommend(
     if explain:
         row, alone = torch.tensor([0 if is_new else index]), torch.tensor([0])
         found = find_reasons(trained.model, trained.embeddings, ranker, made_of, row, alone, best)
-        given = _given_ratings(dataset, of_user)
+        rated_as = _given_ratings(dataset, of_user)
         because = [
             tuple(
-                Reason(*_named(trained, item), float(contribution), given.get(item))
+                Reason(*_named(trained, item), float(contribution), rated_as.get(item))
                 for item, contribution in zip(*one, strict=True)
                 if item >= 0
             )
