@@ -194,7 +194,7 @@ class ModelConfig(BaseModel):
         "training ratings or more on average",
     )
 
-    @field_validator("relations", mode="before")
+    @field_validator("item_features", "user_features", "relations", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         """Names between commas are several."""
@@ -209,6 +209,10 @@ class ModelConfig(BaseModel):
             )
         if self.relations and not self.layers:
             raise ValueError("relations are read by layers, and layers is 0; take 1 or more")
+        for key in ("item_features", "user_features"):
+            named = getattr(self, key)
+            if not isinstance(named, bool) and "" in named:
+                raise ValueError(f"{key}: a name is empty; take names, true or false")
         for name in self.relations:
             if not re.fullmatch("[a-z0-9_]+", name):
                 raise ValueError(
