@@ -59,7 +59,8 @@ def _take_common(arguments: list[str]) -> tuple[list[str], dict[str, str | bool 
         UsageError: one lacks its value or has an impossible one.
     """
     asked: dict[str, str | bool | None] = dict.fromkeys(_COMMON)
-    rest, given = [], iter(arguments)
+    rest: list[str] = []
+    given = iter(arguments)
     for argument in given:
         if argument == "--":
             return [*rest, argument, *given], asked
