@@ -18,7 +18,7 @@ from dglrec.train import derived as derived_module
 from dglrec.train import train
 from dglrec.train.step import TrainingStep
 
-KINDS = {"cluster": {}}
+KINDS = {"cluster": {}, "saint": {}}
 CLUSTERS = {}  # by number of ratings and of clusters
 
 
@@ -152,6 +152,7 @@ def assert_refused(dataset, assignments, said, run):
         (["loader.kind=cluster", "loader.clusters=1000"], "take 100 clusters or fewer"),
         (["loader.kind=cluster", "loader.clusters=0"], "loader.clusters"),
         (["loader.clusters=10"], "go with kind cluster"),
+        (["loader.kind=saint", "loader.walk_length=0"], "loader.walk_length"),
         (
             ["loader.kind=cluster", "loader.clusters=10", "loader.batch_size=10"],
             "or a larger loader.batch_size",
