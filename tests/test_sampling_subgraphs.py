@@ -137,9 +137,8 @@ def test_the_loss_is_in_expectation_that_of_all_ratings(kind):
     ratings, loader = few_steps(kind)
     losses = torch.from_numpy(np.random.default_rng(2).uniform(1, 9, (260, 30))).float()
     # Of users with many ratings, which are more likely to be in a step, they are larger.
-    losses *= torch.from_numpy(ratings.graph.by_user.degrees).repeat_interleave(
-        torch.from_numpy(ratings.graph.by_user.degrees)
-    ).unsqueeze(1)
+    degrees = torch.from_numpy(ratings.graph.by_user.degrees)
+    losses *= degrees.repeat_interleave(degrees).unsqueeze(1)
     weighed, plain = Draws(30), Draws(30)
     for epoch in range(60):
         loader.set_epoch(epoch)

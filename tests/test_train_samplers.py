@@ -164,9 +164,7 @@ def test_numbers_that_make_no_sense_are_refused(dataset, settings, said, tmp_pat
     assert_refused(dataset, settings, said, tmp_path / "run")
 
 
-def test_too_little_memory_is_said_before_anything_is_written(
-    dataset, kind, tmp_path, monkeypatch
-):
+def test_too_little_memory_is_said_before_anything_is_written(dataset, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000)
     with pytest.raises(UnusableEnvironmentError, match=r"needs about .* a step .* are free"):
         train(dataset, tmp_path / "run", settings_of(kind))
