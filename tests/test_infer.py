@@ -42,10 +42,10 @@ VARIANTS = [
     {"refinement": 0},
     {"aggregator": "sum"},
     {"aggregator": "attention"},
-    {"convolution": "gat", "combination": "concat", "residual": False},
+    {"convolution": "gat", "combination": "concat"},
     {"convolution": "gcn", "combination": "weighted"},
     {"convolution": "gatv2", "combination": "max"},
-    {"convolution": "gin", "combination": "mean", "layers": 3},
+    {"convolution": "gin", "combination": "mean", "layers": 3, "residual": False},
     {"decoder_size": 0},
 ]
 

@@ -53,6 +53,7 @@ def attend(
     attention: Tensor,
     of_own: Tensor,
     present: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Sums weighed by softmax(leaky_relu(a . row + own)) over each destination's edges.
 
@@ -66,20 +67,26 @@ def attend(
         attention: a, [A, F].
         of_own: [D, A]; what each destination adds to the scores of its edges.
         present: [K]; 1 for an edge, 0 for the room of one that is not there; None where all are.
+        bias: [A F], added to each destination's sum; None for nothing.
 
     Returns:
-        [D, A F], zeros where there is no edge.
+        [D, A F], the bias where there is no edge.
 
     Raises:
         ValueError: the arguments do not fit together.
         IndexError: an edge has a source that is not there.
     """
     heads, size = attention.shape
-    if rows.shape[1] != heads * size or of_own.shape != (len(offsets) - 1, heads):
+    if bias is None:
+        bias = rows.new_zeros(rows.shape[1])
+    if (
+        rows.shape[1] != heads * size
+        or of_own.shape != (len(offsets) - 1, heads)
+        or bias.shape != (heads * size,)
+    ):
         raise ValueError(_misfit(offsets, rows, attention, of_own))
-    return _attended(
-        _Attend, _attend_anywhere, offsets, neighbours, rows, attention, of_own, present
-    )
+    given = (rows, attention, of_own, bias)
+    return _attended(_Attend, _attend_anywhere, offsets, neighbours, given, present)
 
 
 def attend_jointly(
@@ -112,9 +119,8 @@ def attend_jointly(
     width = attention.numel()
     if rows.shape[1] != width or own.shape != (len(offsets) - 1, width):
         raise ValueError(_misfit(offsets, rows, attention, own))
-    return _attended(
-        _AttendJointly, _attend_jointly_anywhere, offsets, neighbours, rows, attention, own, present
-    )
+    given = (rows, attention, own)
+    return _attended(_AttendJointly, _attend_jointly_anywhere, offsets, neighbours, given, present)
 
 
 def _misfit(offsets: Tensor, rows: Tensor, attention: Tensor, own: Tensor) -> str:
@@ -127,17 +133,16 @@ def _attended(
     anywhere: Callable[..., Tensor],
     offsets: Tensor,
     neighbours: Tensor,
-    rows: Tensor,
-    attention: Tensor,
-    own: Tensor,
+    given: tuple[Tensor, ...],
     present: Tensor | None,
 ) -> Tensor:
+    rows = given[0]
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    rows, attention, own = (one.to(dtype) for one in (rows, attention, own))
+    values = [one.to(dtype) for one in given]
     if not runs_compiled(rows):
-        return anywhere(offsets, neighbours, rows, attention, own, present)
+        return anywhere(offsets, neighbours, *values, present)
     check_block(offsets, neighbours, len(rows), present)
-    summed: Tensor = function.apply(offsets, neighbours, rows, attention, own, present)
+    summed: Tensor = function.apply(offsets, neighbours, *values, present)
     return summed
 
 
@@ -147,6 +152,7 @@ def _attend_anywhere(
     rows: Tensor,
     attention: Tensor,
     of_own: Tensor,
+    bias: Tensor,
     present: Tensor | None,
 ) -> Tensor:
     """The same in torch's operations."""
@@ -154,7 +160,7 @@ def _attend_anywhere(
     owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
     scores = of_sources.index_select(0, neighbours) + of_own.index_select(0, owners)
     weights = _softmax(functional.leaky_relu(scores, SLOPE), owners, len(of_own), present)
-    return _weighed(rows, weights, owners, neighbours, len(of_own))
+    return _weighed(rows, weights, owners, neighbours, len(of_own)) + bias
 
 
 def _attend_jointly_anywhere(
@@ -210,10 +216,11 @@ class _Attend(Function):
         rows: Tensor,
         attention: Tensor,
         of_own: Tensor,
+        bias: Tensor,
         present: Tensor | None,
     ) -> Tensor:
         edges = edge_arrays(offsets, neighbours)
-        factors, own = arrays_of(attention, of_own)
+        factors, own, added = arrays_of(attention, of_own, bias.view_as(attention))
         (values,) = _by_head(len(factors), rows)
         of_sources = np.empty((len(values), len(factors)), dtype=values.dtype)
         run_side_by_side(
@@ -224,49 +231,47 @@ class _Attend(Function):
         )
         weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
         out = np.empty((len(own), *factors.shape), dtype=values.dtype)
-        there = present_array(present)
+        given = (present_array(present), values, of_sources, own, added)
         run_side_by_side(
             [
-                partial(
-                    attend_rows, *edges, there, values, of_sources, own, weights, out, low, high
-                )
+                partial(attend_rows, *edges, *given, weights, out, low, high)
                 for low, high in even_parts(edges[0], _WORK * factors.size)
             ]
         )
         summed = torch.from_numpy(out).flatten(1)
-        kept = (torch.from_numpy(one) for one in (of_sources, weights))
-        ctx.save_for_backward(offsets, neighbours, rows, attention, of_own, *kept, summed)
+        kept = torch.from_numpy(weights)
+        ctx.save_for_backward(offsets, neighbours, rows, attention, bias, kept, summed)
         return summed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        offsets, neighbours, *saved = ctx.saved_tensors
+        offsets, neighbours, rows, attention, bias, kept, summed = ctx.saved_tensors
         edges = edge_arrays(offsets, neighbours)
-        rows, attention, *others, summed = saved
-        factors, own, of_sources, weights = arrays_of(attention, *others)
+        factors, weights, added = arrays_of(attention, kept, bias.view_as(attention))
         values, made, upstream = _by_head(len(factors), rows, summed, gradient)
+        along = _along(upstream, made, added)
         turned = turned_edges(*edges, len(values))
-        along = _along(upstream, made)
         of_edges, of_rows = np.empty_like(weights), np.empty_like(values)
         parts = even_parts(turned[0], _WORK * factors.size)
         of_attention = [np.zeros_like(factors) for _ in parts]
-        given = (values, factors, of_sources, own, weights, upstream, along)
+        given = (values, factors, weights, upstream, along)
         run_side_by_side(
             [
                 partial(attend_back, *turned, *given, of_edges, of_rows, mine, low, high)
                 for (low, high), mine in zip(parts, of_attention, strict=True)
             ]
         )
-        of_own = np.empty_like(own)
+        of_own = np.empty_like(along)
         run_side_by_side(
             [
                 partial(sum_edges, edges[0], of_edges, of_own, low, high)
-                for low, high in even_parts(edges[0], own.shape[1])
+                for low, high in even_parts(edges[0], along.shape[1])
             ]
         )
         found = (torch.from_numpy(one) for one in (total_of(of_attention), of_own))
-        return None, None, torch.from_numpy(of_rows).flatten(1), *found, None
+        of_bias = gradient.sum(0) if ctx.needs_input_grad[5] else None
+        return None, None, torch.from_numpy(of_rows).flatten(1), *found, of_bias, None
 
 
 class _AttendJointly(Function):
@@ -307,7 +312,7 @@ class _AttendJointly(Function):
         rows, attention, own, kept, summed = saved
         factors, weights = arrays_of(attention, kept)
         values, added, made, upstream = _by_head(len(factors), rows, own, summed, gradient)
-        along = _along(upstream, made)
+        along = _along(upstream, made, np.zeros_like(factors))
         of_edges, of_own = np.empty_like(weights), np.empty_like(added)
         parts = even_parts(edges[0], _WORK * factors.size)
         of_attention = [np.zeros_like(factors) for _ in parts]
@@ -338,12 +343,14 @@ def _by_head(heads: int, *tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
     return arrays_of(*(one.unflatten(1, (heads, -1)) for one in tensors))
 
 
-def _along(gradient: npt.NDArray[Any], summed: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Products of the gradient with the result, [D, A]."""
+def _along(
+    gradient: npt.NDArray[Any], summed: npt.NDArray[Any], added: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Products of the gradient with the result less what was added to it, [D, A]."""
     out = np.empty(summed.shape[:2], dtype=summed.dtype)
     run_side_by_side(
         [
-            partial(dot_heads, gradient, summed, out, low, high)
+            partial(dot_heads, gradient, summed, added, out, low, high)
             for low, high in parts_of(len(summed), summed.size)
         ]
     )

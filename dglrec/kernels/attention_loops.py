@@ -13,13 +13,13 @@ SLOPE = 0.2
 
 
 @compiled
-def dot_heads(left, right, out, low, high):  # type: ignore[no-untyped-def]
-    """Products of the gradient with the result, of each destination and head, [D, A]."""
+def dot_heads(left, right, less, out, low, high):  # type: ignore[no-untyped-def]
+    """Products of the gradient with the result less what was added to it, [D, A]."""
     for d in range(low, high):
         for a in range(out.shape[1]):
             total = left.dtype.type(0)
             for f in range(left.shape[2]):
-                total += left[d, a, f] * right[d, a, f]
+                total += left[d, a, f] * (right[d, a, f] - less[a, f])
             out[d, a] = total
 
 
@@ -84,7 +84,7 @@ def _weigh(neighbours, present, rows, weights, total, first, last):  # type: ign
 
 @compiled
 def attend_rows(  # type: ignore[no-untyped-def]
-    offsets, neighbours, present, rows, of_sources, of_own, weights, out, low, high
+    offsets, neighbours, present, rows, of_sources, of_own, bias, weights, out, low, high
 ):
     """Weights of GAT's attention, and what they make of each destination's edges."""
     slope, zero = rows.dtype.type(SLOPE), rows.dtype.type(0)
@@ -95,7 +95,17 @@ def attend_rows(  # type: ignore[no-untyped-def]
             for a in range(weights.shape[1]):
                 score = of_sources[s, a] + of_own[d, a]
                 weights[k, a] = slope * score if score < zero else score
-        _weigh(neighbours, present, rows, weights, out[d], first, last)
+        total = out[d]
+        _weigh(neighbours, present, rows, weights, total, first, last)
+        for a in range(weights.shape[1]):
+            for f in range(total.shape[1]):
+                total[a, f] += bias[a, f]
+        # What is kept of a weight has the sign of its score.
+        for k in range(first, last):
+            s = neighbours[k]
+            for a in range(weights.shape[1]):
+                if of_sources[s, a] + of_own[d, a] < zero:
+                    weights[k, a] = -weights[k, a]
 
 
 @compiled
@@ -105,8 +115,6 @@ def attend_back(  # type: ignore[no-untyped-def]
     places,
     rows,
     attention,
-    of_sources,
-    of_own,
     weights,
     gradient,
     along,
@@ -131,9 +139,9 @@ def attend_back(  # type: ignore[no-untyped-def]
                 dot = zero
                 for f in range(size):
                     dot += upstream[a, f] * row[a, f]
-                weight = weights[k, a]
+                weight = abs(weights[k, a])
                 back = weight * (dot - along[d, a])
-                if of_sources[s, a] + of_own[d, a] < zero:
+                if weights[k, a] < zero:
                     back *= slope
                 of_edges[k, a] = back
                 of_scores[a] += back

@@ -15,6 +15,8 @@ from torch import Tensor
 from dglrec.kernels.edges import check_rows
 from dglrec.kernels.parallel import compiled
 
+_MOST = 1 << 31  # edges or sources that an int32 cannot count
+
 
 def check_block(
     offsets: Tensor, neighbours: Tensor, num_sources: int, weights: Tensor | None = None
@@ -28,7 +30,7 @@ def check_block(
         weights: [K] of the edges, where they have any.
 
     Raises:
-        ValueError: offsets, neighbours and weights do not fit together.
+        ValueError: offsets, neighbours and weights do not fit together, or are too many to count.
         IndexError: a source is not there.
     """
     ends, edges = offsets[[0, -1]].tolist(), len(neighbours)
@@ -37,14 +39,16 @@ def check_block(
         raise ValueError(
             f"offsets from {ends[0]} to {ends[1]} and {sorted(lengths)} edges do not fit together"
         )
+    if max(edges, num_sources) >= _MOST:
+        raise ValueError(f"{edges} edges of {num_sources} sources: {_MOST} of either are too many")
     check_rows(neighbours, num_sources, "sources")
 
 
 def edge_arrays(
     offsets: Tensor, neighbours: Tensor
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """A block's offsets and sources for compiled code: of one type, so that it is compiled once."""
-    return offsets.contiguous().numpy(), neighbours.to(torch.int64).contiguous().numpy()
+    return offsets.contiguous().numpy(), neighbours.to(torch.int32).contiguous().numpy()
 
 
 def present_array(present: Tensor | None) -> npt.NDArray[Any]:
@@ -56,17 +60,17 @@ def present_array(present: Tensor | None) -> npt.NDArray[Any]:
 
 
 def turned_edges(
-    offsets: npt.NDArray[np.int64], neighbours: npt.NDArray[np.int64], num_sources: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    offsets: npt.NDArray[np.int64], neighbours: npt.NDArray[np.int32], num_sources: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """A block's edges in the order of their sources.
 
     Returns:
-        int64 [S + 1] where each source's start; int32 [K] their destinations; int64 [K] their
+        int64 [S + 1] where each source's start; int32 [K] their destinations; int32 [K] their
         places among the block's edges.
     """
     starts = np.zeros(num_sources + 1, dtype=np.int64)
     destinations = np.empty(len(neighbours), dtype=np.int32)
-    places = np.empty(len(neighbours), dtype=np.int64)
+    places = np.empty(len(neighbours), dtype=np.int32)
     _turn(offsets, neighbours, starts, destinations, places)
     return starts, destinations, places
 

@@ -46,6 +46,7 @@ class GATConv(Convolution):
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
+        side_by_side = self.merge == "concat"
         summed = attend(
             block.offsets,
             block.neighbours,
@@ -53,7 +54,10 @@ class GATConv(Convolution):
             self.attention,
             self.attend_own(destinations),
             block.present,
+            self.bias if side_by_side else None,
         )
+        if side_by_side:
+            return summed
         return merged(summed, len(self.attention), self.merge) + self.bias
 
     def without_edges(self, destinations: Tensor) -> Tensor:

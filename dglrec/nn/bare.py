@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dglrec.blocks import Block
 from dglrec.kernels import attend
-from dglrec.nn.aggregation import aggregate, map_and_aggregate, normalised_sum
+from dglrec.nn.aggregation import aggregate, map_and_aggregate, normalised_sum, plus
 from dglrec.nn.attention import GATConv, GATv2Conv
 from dglrec.nn.config import Aggregator, ModelConfig
 from dglrec.nn.decay import EdgeWeights
@@ -83,8 +83,7 @@ class SAGEConv(Convolution):
             messages = map_and_aggregate(block, sources, self.neighbour, "mean", decay=decay)
             if self.aggregator == "sum":
                 messages = messages * block.degrees.unsqueeze(1)
-        out: Tensor = self.own(destinations) + messages
-        return out
+        return plus(self.own(destinations), messages)
 
     def without_edges(self, destinations: Tensor) -> Tensor:
         """[D, size_in] destinations that have no edge -> [D, size_out]."""
@@ -111,9 +110,7 @@ class GCNConv(Convolution):
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
         summed = normalised_sum(block, sources, own=1)
-        out: Tensor = self.linear(
-            torch.addcdiv(summed, destinations, (block.degrees + 1).unsqueeze(1))
-        )
+        out: Tensor = self.linear(summed.addcdiv_(destinations, (block.degrees + 1).unsqueeze(1)))
         return out
 
     def without_edges(self, destinations: Tensor) -> Tensor:
@@ -144,8 +141,8 @@ class GINConv(Convolution):
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
         # A sample's mean times the degree stands for the sum.
-        mean, own = aggregate(block, sources, "mean"), (1 + self.epsilon) * destinations
-        out: Tensor = self.mlp(torch.addcmul(own, mean, block.degrees.unsqueeze(1)))
+        summed = aggregate(block, sources, "mean").mul_(block.degrees.unsqueeze(1))
+        out: Tensor = self.mlp(plus(summed, (1 + self.epsilon) * destinations))
         return out
 
     def without_edges(self, destinations: Tensor) -> Tensor:
@@ -178,8 +175,7 @@ class PinSageConv(Convolution):
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
         asked = functional.relu(self.query(sources))
-        out: Tensor = self.own(destinations)
-        return out + map_and_aggregate(block, asked, self.neighbour, "mean")
+        return plus(self.own(destinations), map_and_aggregate(block, asked, self.neighbour, "mean"))
 
     def without_edges(self, destinations: Tensor) -> Tensor:
         """[D, size_in] destinations that have no edge -> [D, size_out]."""
