@@ -12,9 +12,10 @@ import numpy.typing as npt
 from dglrec.errors import DataError, UsageError
 from dglrec.ingest import last_of_each_pair, rows_of_each
 
-SPLIT_METHODS = ("random", "time", "user", "item")
+SPLIT_METHODS = ("random", "time", "last", "user", "item")
 
 _TRAIN, _VALID, _TEST, _LEFT_OUT = range(4)
+_ROWS_OF_LAST = 3  # one to train, one to validate, one to test
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ def split_rows(
 
     Args:
         method: `random`: rows by chance. `time`: the latest rows test, those before them validate;
-            of equal times the row further down counts as later. `user` and `item`: cold start,
-            whole users or items by chance, so many that the shares of rows are met as nearly as
-            whole groups allow, and at least one.
+            of equal times the row further down counts as later. `last`: of each user with three
+            rows or more the latest tests and the one before it validates, whatever the shares say
+            (leave-one-out). `user` and `item`: cold start, whole users or items by chance, so many
+            that the shares of rows are met as nearly as whole groups allow, and at least one.
         users: indices from 0, [n].
         items: indices from 0, [n].
-        timestamps: [n], needed for `time`.
+        timestamps: [n], needed for `time` and `last`.
         valid: the share of rows that validate, between 0 and 1.
         test: the share of rows that test.
         seed: of everything left to chance.
@@ -59,13 +61,16 @@ def split_rows(
     counts = round(n * valid), round(n * test)
     if method == "random":
         parts = _random_parts(n, *counts, seed)
-    elif method == "time":
+    elif method in ("time", "last"):
         if timestamps is None:
             raise DataError(
-                "--split time needs timestamps, and these ratings have none; add a column "
+                f"--split {method} needs timestamps, and these ratings have none; add a column "
                 "timestamp, or choose another split"
             )
-        parts = _time_parts(timestamps, *counts)
+        if method == "time":
+            parts = _time_parts(timestamps, *counts)
+        else:
+            parts = _last_parts(users, timestamps)
     elif method in ("user", "item"):
         parts = _group_parts(users if method == "user" else items, *counts, seed)
     else:
@@ -145,6 +150,17 @@ def _time_parts(timestamps: npt.NDArray[Any], valid: int, test: int) -> npt.NDAr
     parts = np.full(len(timestamps), _TRAIN, dtype=np.uint8)
     parts[_latest(timestamps, valid + test)] = _VALID
     parts[_latest(timestamps, test)] = _TEST
+    return parts
+
+
+def _last_parts(users: npt.NDArray[Any], timestamps: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Each user's latest row tests, the one before validates; one row at least is left to train."""
+    order = np.lexsort((timestamps, users))  # stable: of equal times the row further down is later
+    sizes = rows_of_each(users)
+    ends = np.cumsum(sizes)[sizes >= _ROWS_OF_LAST]
+    parts = np.full(len(users), _TRAIN, dtype=np.uint8)
+    parts[order[ends - 1]] = _TEST
+    parts[order[ends - 2]] = _VALID
     return parts
 
 

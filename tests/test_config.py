@@ -173,7 +173,7 @@ def test_what_is_no_assignment_is_refused(assignment):
     [
         ("[train]\nepoch = 1", "no setting train.epoch; did you mean train.epochs"),
         ("[trains]\nepochs = 1", r"no section \[trains\]; did you mean train"),
-        ("train = 1", r"no section \[train\]"),
+        ("train = 1", r"train = 1: is a section; write \[train\]"),
         ("[train.deep]\nepochs = 1", "no setting train.deep"),
     ],
 )
@@ -206,6 +206,8 @@ def test_unknown_keys_of_a_file_are_refused(text, fragment, tmp_path):
         ("loader.user_fanouts=auto", "loader", "user_fanouts", "auto"),
         ("model.item_features=false", "model", "item_features", False),
         ('model.item_features=["genres"]', "model", "item_features", ("genres",)),
+        ("model.item_features=genres", "model", "item_features", ("genres",)),
+        ("model.user_features=age,gender", "model", "user_features", ("age", "gender")),
         ('model.user_features=["age"]', "model", "user_features", ("age",)),
     ],
 )
@@ -308,6 +310,8 @@ def test_fanouts_left_to_us_fit_any_number_of_layers(layers):
 
 @example("model.relations", "")
 @example("model.relations", "trusts, has_genres")
+@example("model.item_features", "")
+@example("model.user_features", "age, occupation")
 @given(
     st.sampled_from(known_keys()),
     st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=20)),
@@ -319,7 +323,8 @@ def test_any_value_is_taken_as_it_is_or_refused(key, value):
     except UsageError:
         return
     found = getattr(getattr(settings, section), name)
-    if key == "model.relations" and isinstance(value, str):
+    named = ("model.relations", "model.item_features", "model.user_features")
+    if key in named and isinstance(value, str):
         value = tuple(value.replace(" ", "").split(","))  # one name, or several
     assert found == value
     assert isinstance(found, bool) == isinstance(value, bool)

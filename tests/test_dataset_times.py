@@ -43,7 +43,7 @@ def prepared(tmp_path, frame, name="data", **options):
     return prepare(tmp_path / f"{name}.csv", tmp_path / name, PrepareOptions(text=False, **options))
 
 
-@pytest.mark.parametrize("split", ["random", "time", "user"])
+@pytest.mark.parametrize("split", ["random", "time", "last", "user"])
 def test_each_rating_keeps_its_time(tmp_path, split):
     dataset = prepared(tmp_path, ratings(), split=split, valid=0.2, test=0.2)
     graph = dataset.graph

@@ -69,6 +69,20 @@ def test_time_split_is_what_sorting_says(columns, valid, test):
         assert np.array_equal(part, np.sort(expected))
 
 
+@given(ratings())
+def test_last_split_takes_the_last_two_rows_of_each_user(columns):
+    users, times = columns["users"], columns["timestamps"]
+    split = try_split("last", columns, valid=0.1, test=0.1, seed=0)
+    valid, test = [], []
+    for user in np.unique(users):
+        rows = sorted(np.flatnonzero(users == user), key=lambda row: (times[row], row))
+        if len(rows) >= 3:
+            valid.append(rows[-2])
+            test.append(rows[-1])
+    assert split.valid.tolist() == sorted(valid)
+    assert split.test.tolist() == sorted(test)
+
+
 @given(st.sampled_from(["user", "item"]), ratings(), SHARES, SHARES, SEEDS)
 def test_cold_groups_are_in_one_part_only_and_near_the_share(method, columns, valid, test, seed):
     split = try_split(method, columns, valid=valid, test=test, seed=seed)
@@ -131,13 +145,14 @@ def test_a_share_out_of_range_is_a_usage_error(option, share):
 def test_shares_that_leave_nothing_and_unknown_methods_are_usage_errors():
     with pytest.raises(UsageError, match=r"--valid 0\.5 and --test 0\.5 leave no rows to train"):
         split_few(valid=0.5, test=0.5)
-    with pytest.raises(UsageError, match="no split 'magic'; choose random, time, user, item"):
+    with pytest.raises(UsageError, match="no split 'magic'; choose random, time, last, user, item"):
         split_few("magic")
 
 
-def test_time_without_timestamps_says_the_mend():
+@pytest.mark.parametrize("method", ["time", "last"])
+def test_splits_in_time_without_timestamps_say_the_mend(method):
     with pytest.raises(DataError, match=r"needs timestamps.*; add a column timestamp") as error:
-        split_few("time")
+        split_few(method)
     assert error.value.exit_code == 3
 
 

@@ -172,6 +172,7 @@ def _write(
             f"Remove it to prepare without a planted truth"
         ) from error
     given = rows.is_test is not None
+    by_user = not given and options.split == "last"  # whatever the shares
     embeds = "text" in features or known.has_texts(features, user_features)
     planted_meta = {} if planted is None else {PLANTED: write_planted(folder, planted)}
     write_dataset(
@@ -192,8 +193,8 @@ def _write(
             ],
             "split": {
                 "method": "given files" if given else options.split,
-                "valid": options.valid,
-                "test": None if given else options.test,
+                "valid": None if by_user else options.valid,
+                "test": None if given or by_user else options.test,
                 "seed": options.seed,
             },
             "text_model": options.text_model if embeds else None,

@@ -20,6 +20,9 @@ _ATTENTION = ("gat", "gatv2")
 # it, small real ones, of 11 and 43 ratings an item, do better.
 _DROPOUT, _RATINGS_WITHOUT_DROPOUT = 0.1, 200
 
+# More than any model has use for: what is above it takes long only to be counted.
+_WIDEST, _DEEPEST = 1 << 20, 64
+
 # The list head has three tables of items, each with two moments: 64 MiB a table.
 _LIST_SIZE, _LEAST_LIST_SIZE, _LIST_NUMBERS = 128, 16, 1 << 24
 # Of a few ratings an item wide vectors learn nothing, and are most of what a step costs.
@@ -69,8 +72,13 @@ class ModelConfig(BaseModel):
         description="what the model predicts: rating, lists, or both by one encoder; auto: both "
         "where there are ratings (rating with DGL's loader), lists where there are interactions",
     )
+<<<<<<< HEAD
     embedding_size: int = Field(64, ge=1, description="width of every node embedding")
     convolution: Literal[
+=======
+    embedding_size: int = Field(64, ge=1, le=_WIDEST, description="width of every node embedding")
+    convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf", "graph_filter"] = Field(
+>>>>>>> main
         "sage",
         "gcn",
         "gat",
@@ -120,7 +128,10 @@ class ModelConfig(BaseModel):
         "column",
     )
     layers: int = Field(
-        2, ge=0, description="graph convolutions, and so hops; 0 is a factorisation, without graph"
+        2,
+        ge=0,
+        le=_DEEPEST,
+        description="graph convolutions, and so hops; 0 is a factorisation, without graph",
     )
     aggregator: Aggregator = Field(
         "mean",
@@ -228,7 +239,7 @@ class ModelConfig(BaseModel):
         "training ratings or more on average",
     )
 
-    @field_validator("relations", mode="before")
+    @field_validator("item_features", "user_features", "relations", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         """Names between commas are several."""
@@ -251,6 +262,10 @@ class ModelConfig(BaseModel):
             self._check_heads()
         if self.relations and not self.layers:
             raise ValueError("relations are read by layers, and layers is 0; take 1 or more")
+        for key in ("item_features", "user_features"):
+            named = getattr(self, key)
+            if not isinstance(named, bool) and "" in named:
+                raise ValueError(f"{key}: a name is empty; take names, true or false")
         for name in self.relations:
             if not re.fullmatch("[a-z0-9_]+", name):
                 raise ValueError(

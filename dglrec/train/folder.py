@@ -11,6 +11,7 @@ from dglrec.run import (
     CONFIG_FILE,
     LAST,
     LOCK_FILE,
+    LOG_FILE,
     METRICS_FILE,
     RESULTS_FILE,
     check_is_run,
@@ -51,7 +52,7 @@ def sweep_run(run: Path) -> None:
 def start_run(run: Path, settings: Settings) -> None:
     """Clear the folder. The configuration goes in first: it marks the folder as a run."""
     with disk_errors(run):
-        for name in (METRICS_FILE, RESULTS_FILE):
+        for name in (METRICS_FILE, RESULTS_FILE, LOG_FILE):
             (run / name).unlink(missing_ok=True)
         remove_checkpoints(run)
     write_config(run, settings)
