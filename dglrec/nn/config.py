@@ -72,13 +72,8 @@ class ModelConfig(BaseModel):
         description="what the model predicts: rating, lists, or both by one encoder; auto: both "
         "where there are ratings (rating with DGL's loader), lists where there are interactions",
     )
-<<<<<<< HEAD
-    embedding_size: int = Field(64, ge=1, description="width of every node embedding")
-    convolution: Literal[
-=======
     embedding_size: int = Field(64, ge=1, le=_WIDEST, description="width of every node embedding")
-    convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf", "graph_filter"] = Field(
->>>>>>> main
+    convolution: Literal[
         "sage",
         "gcn",
         "gat",
