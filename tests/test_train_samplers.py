@@ -101,6 +101,8 @@ def test_two_processes_train_what_one_trains(dataset, kind, tmp_path):
     [
         {"convolution": "lightgcn", "item_identity": True, "combination": "mean"},
         {"convolution": "ngcf"},
+        {"convolution": "gcn"},
+        {"convolution": "gin"},
         {"aggregator": "sum", "layers": 3},
         {"rating_messages": False, "layers": 1},
     ],
@@ -116,8 +118,9 @@ def test_all_encoders_that_sum_take_a_weighed_subgraph(dataset, kind, model, tmp
 
 REFUSED = {
     "model.heads=lists": "take kind users or full",
-    "model.aggregator=pool": "take mean or sum",
-    "model.aggregator=attention": "take mean or sum",
+    "model.aggregator=pool": "aggregator mean or sum",
+    "model.aggregator=lstm": "aggregator mean or sum",
+    "model.convolution=gat": "aggregator mean or sum",
     "model.layers=0": "nothing to sample",
     "model.convolution=graph_filter": "graph_filter",
     "model.time_decay=true": "loader.kind=users",

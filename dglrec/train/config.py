@@ -118,10 +118,11 @@ class Settings:
             has_ratings: whether they are ratings; if not, interactions.
 
         Raises:
-            UsageError: a loader is to sample for no layer, for lists or for an aggregator that it
+            UsageError: a loader is to sample for no layer, for lists or for a convolution that it
                 cannot, ratings are to be predicted where there are interactions alone, the loader
                 reads no relations, or users are to count as unseen of whom something made from
-                their ratings is read, or there are no timestamps where they are needed.
+                their ratings is read, or there are no timestamps where they are needed, or an LSTM
+                is to be compiled.
         """
         if self.model.kind != "graph":
             return self
@@ -169,6 +170,11 @@ class Settings:
                 "model.convolution = graph_filter: a user's signal is over all items; take "
                 "loader.kind users and loader.items all"
             )
+        if self.train.compile and self.model.aggregator == "lstm":
+            raise UsageError(
+                "train.compile = true takes batches of fixed shapes, and model.aggregator = lstm "
+                "has others for each; leave one of them out"
+            )
         loader = self._loader(graph)
         ranking = self.ranking
         if heads != "rating":
@@ -207,11 +213,17 @@ class Settings:
                 f"train.compile = true takes batches of fixed shapes, and loader.kind="
                 f"{self.loader.kind} has none; leave it out, or take loader.kind users"
             )
-        if self.model.convolution == "sage" and self.model.aggregator in ("pool", "attention"):
+        asked = f"aggregator = {self.model.aggregator}"
+        sums = self.model.aggregator in ("mean", "sum")
+        if self.model.convolution != "sage":
+            asked = f"convolution = {self.model.convolution}"
+            sums = self.model.convolution not in ("gat", "gatv2")
+        if not sums:
             raise UsageError(
-                f"model.aggregator = {self.model.aggregator}: loader.kind={self.loader.kind} "
-                "weighs the edges of a sample so that their sums are those of all edges, and this "
-                "is no sum; take mean or sum, or loader.kind users, full or neighbor"
+                f"model.{asked}: loader.kind={self.loader.kind} weighs the edges of a sample so "
+                "that their sums are those of all edges, and this is no sum; take convolution sage "
+                "with aggregator mean or sum, or another one without attention, or loader.kind "
+                "users, full or neighbor"
             )
 
     def _check_times(self, graph: RatingGraph, made: list[str]) -> None:
