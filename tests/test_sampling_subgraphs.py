@@ -12,7 +12,7 @@ from dglrec.derived import NO_CLUSTER
 from dglrec.distributed import World
 from dglrec.graph import build_graph
 from dglrec.nn import ModelConfig, RatingModel
-from dglrec.nn.convolutions import aggregate
+from dglrec.nn.aggregation import aggregate
 from dglrec.sampling import ClusterLoader, LoaderConfig
 from dglrec.sampling.folds import Fold
 
