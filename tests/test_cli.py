@@ -669,6 +669,23 @@ def test_another_data_set_than_the_runs_is_refused(world, tmp_path, dglrec_comma
     assert "--dataset" in missing
 
 
+def test_a_run_finds_a_data_set_that_moved_with_it(world, tmp_path, dglrec_command, refused):
+    """Where it was is looked at first, and what is found has to be the same data set."""
+    for name in ("dataset", "run"):
+        shutil.copytree(getattr(world, name), tmp_path / "there" / name)
+    meta = tmp_path / "there" / "run" / "checkpoints" / "best" / "meta.json"
+    assert json.loads(meta.read_text())["dataset_from_run"] == "../dataset"
+    world.dataset.rename(world.dataset.with_name("elsewhere"))
+    try:
+        outcome = dglrec_command("recommend", tmp_path / "there" / "run", "--user", 3)
+        assert outcome.code == 0, outcome.err
+        shutil.rmtree(tmp_path / "there" / "dataset")
+        message = refused(3, "recommend", tmp_path / "there" / "run", "--user", 3)
+        assert f"{world.dataset}: the run's data set is not there" in message
+    finally:
+        world.dataset.with_name("elsewhere").rename(world.dataset)
+
+
 def test_a_moved_data_set_is_found_with_dataset(world, own_run, tmp_path, dglrec_command, refused):
     moved = shutil.copytree(world.dataset, tmp_path / "moved")
     best = own_run / "checkpoints" / "best"
