@@ -1328,14 +1328,12 @@ def test_a_file_without_permission_is_named(tmp_path, refused):
 
 
 def process(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
-    environment["OMP_NUM_THREADS"] = "1"
     return subprocess.Popen(
         [sys.executable, "-m", "dglrec", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         # A suite that was started in the background ignores it, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,

@@ -5,11 +5,8 @@ import os
 import pty
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-import dglrec
 
 SCRIPT = """
 import sys
@@ -40,8 +37,7 @@ main()
 
 def run(verb, *, shell="", encoding="utf-8", **streams):
     """The outcome of a verb, called through a shell, which closes and redirects."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
-    environment |= {"PYTHONIOENCODING": encoding, "SCRIPT": SCRIPT}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "SCRIPT": SCRIPT}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.run(
         ["sh", "-c", f'exec {sys.executable} -c "$SCRIPT" {verb} {shell}'],

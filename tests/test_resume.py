@@ -29,7 +29,6 @@ from runs import (
     same_run,
 )
 
-import dglrec
 from dglrec import cli
 from dglrec.checkpoint import (
     load_checkpoint,
@@ -1043,8 +1042,7 @@ main()
 
 
 def environment():
-    paths = {"PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
-    return {**os.environ, **paths, "OMP_NUM_THREADS": str(THREADS)}
+    return {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
 
 
 def forked_command(data, run, *more, **options):
