@@ -285,7 +285,9 @@ def train(
     help="Least rating of a relevant item in rankings; default: the mean rating, rounded up.",
 )
 @click.option(
-    "--details", is_flag=True, help="Calibration, and figures by activity, popularity and rating."
+    "--details",
+    is_flag=True,
+    help="Calibration, figures by activity, popularity and rating, and how alike nodes become.",
 )
 @click.option(
     "--given",
