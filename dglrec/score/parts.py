@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dglrec import __version__
 from dglrec.errors import DataError, DglrecError, UnreadableError, UsageError
 from dglrec.files import (
     TEMPORARY,
@@ -281,7 +282,9 @@ class PartsFolder:
         with disk_errors(self.out), self._alone_at_start():
             if self._is_alone(job):
                 self._sweep(everything=False)
-            write_json(self.out / MANIFEST_FILE, {**self.plan, **totals, "parts": parts})
+            # The version is no part of the plan: another one may go on with it.
+            about = {**self.plan, "dglrec": __version__, **totals, "parts": parts}
+            write_json(self.out / MANIFEST_FILE, about)
             with atomic_file(self.out / SUCCESS_FILE) as temporary:
                 temporary.touch()
         return True
