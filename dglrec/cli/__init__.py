@@ -8,8 +8,12 @@ Whatever happens ends here, in an exit code and at most two lines on stderr.
 """
 
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
@@ -27,7 +31,8 @@ def main() -> None:
     # Accepted anywhere on the line.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
+        with _terminated_as_interrupted():
+            code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
@@ -53,6 +58,27 @@ def main() -> None:
         if isinstance(error, PermissionError):
             code = DataError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Within the block SIGTERM interrupts, as SIGINT does, so that what is half-written goes.
+
+    A second one says no more than the first, and must not cut the cleaning up short.
+    """
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _usage_in_short(error: click.ClickException) -> str:

@@ -31,7 +31,7 @@ from dglrec.run import (
 )
 from dglrec.train.config import Settings
 from dglrec.train.describe import describe_environment
-from dglrec.train.folder import append_line, check_run, job_of, start_run, sweep_run
+from dglrec.train.folder import append_line, check_run, job_of, seal_run, start_run, sweep_run
 from dglrec.train.interrupts import Interrupts
 
 LENGTH = 10
@@ -137,6 +137,7 @@ def fit_baseline(
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
+                seal_run(run)
     return results
 
 
