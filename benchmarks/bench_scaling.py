@@ -18,7 +18,6 @@ most); training ratings are mapped, and count once for a machine, in `shared_gb`
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,9 +30,9 @@ from typing import Any
 
 from common import (
     CHILD,
-    ROOT,
     ChildError,
     Row,
+    child_environment,
     child_main,
     dglrec_command,
     make_dataset,
@@ -201,13 +200,7 @@ def run_training(dataset: Path, processes: int, threads: int, device: str) -> Ro
         run = Path(temporary) / "run"
         command = [*torchrun(processes), *dglrec_command("train")[1:], str(dataset), str(run)]
         command += ["--set", "train.epochs=1", "--device", device, "--json"]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "PYTHONPATH": str(ROOT),
-            "DGLBACKEND": "pytorch",
-            "OMP_WAIT_POLICY": "passive",
-        }
+        environment = child_environment({"OMP_NUM_THREADS": str(threads)})
         job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
         def workers() -> list[int]:

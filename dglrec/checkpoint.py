@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from dglrec.errors import DataError
+from dglrec.errors import DataError, UnreadableError
 from dglrec.files import atomic_folder, json_digest, read_json, sha256_of, write_json
 from dglrec.progress import log
 
@@ -116,8 +116,10 @@ def newest_whole(folder: Path) -> Path | None:
         except DamagedError as error:
             damages[path] = str(error)
             continue
-        except OSError as error:
-            damages[path] = f"{path}: cannot be read ({error.strerror})"
+        except (OSError, UnreadableError) as error:
+            damages[path] = str(error)
+            if isinstance(error, OSError):
+                damages[path] = f"{path}: cannot be read ({error.strerror})"
             unreadable.add(path)  # today; it may be whole
             continue
         if damages:
@@ -190,6 +192,8 @@ def unpack_checkpoint(data: bytes) -> tuple[Checkpoint, dict[str, Any]]:
 def _parse_state(source: Path | io.BytesIO, name: Path | str) -> dict[str, Any]:
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # torch has no one class for all that can be wrong with a file
         # torch's own words would tell how to load the file all the same.
         raise DataError(
@@ -228,6 +232,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}: no such checkpoint")
     try:
         meta = read_json(folder / _META)
+    except UnreadableError:
+        raise
     except DataError as error:
         raise DamagedError(str(error)) from error
     described = {name: value for name, value in meta.items() if name != "sha256"}

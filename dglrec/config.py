@@ -19,6 +19,7 @@ from dglrec.baselines import BaselineConfig
 from dglrec.derived import DerivedConfig
 from dglrec.distributed import World
 from dglrec.errors import DataError, UsageError
+from dglrec.files import read_errors
 from dglrec.nn import ModelConfig
 from dglrec.run import CONFIG_FILE, check_is_run
 from dglrec.sampling import LoaderConfig
@@ -94,7 +95,12 @@ def read_config(file: Path) -> Values:
     """
     values: Values = {name: {} for name in SECTIONS}
     for section, keys in read_toml(_found(file)).items():
-        if section not in SECTIONS or not isinstance(keys, dict):
+        if section in SECTIONS and not isinstance(keys, dict):
+            raise UsageError(
+                f"{file}: {section} = {keys!r}: is a section; write [{section}] and its settings "
+                "below"
+            )
+        if section not in SECTIONS:
             raise UsageError(f"{file}: no section [{section}]{nearest(section, SECTIONS)}")
         for key, value in keys.items():
             _check_key(f"{section}.{key}", str(file))
@@ -223,14 +229,13 @@ def read_toml(file: Path) -> dict[str, Any]:
     """What a TOML file holds.
 
     Raises:
-        DataError: it is missing or no TOML.
+        DataError: it is missing, cannot be read, or is no TOML.
     """
     try:
-        values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{file}: no such configuration file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{file}: is a folder; give a TOML file") from error
+        with read_errors(file):
+            if not file.exists():
+                raise DataError(f"{file}: no such configuration file")
+            values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not readable as TOML ({error})") from error
     return values
@@ -245,6 +250,8 @@ def _found(file: Path) -> Path:
     if len(file.parts) != 1 or file.suffix or file.is_file():
         return file
     names = shipped_names()
+    if file.name not in names and file.is_dir():
+        raise DataError(f"{file}: is a folder; give a TOML file")
     if file.name not in names:
         raise DataError(
             f"{file}: no such configuration file, and none of that name comes with dglrec; these "

@@ -265,9 +265,18 @@ def _check_folder() -> list[Check]:
 
 
 def _check_cache() -> list[Check]:
-    from dglrec.features import default_cache
+    from dglrec.features import check_cache, default_cache
 
-    return [_check_disk("disk, cache", default_cache(), "set DGLREC_CACHE to another folder")]
+    folder, mend = default_cache(), "set DGLREC_CACHE to another folder"
+    disk = _check_disk("disk, cache", folder, mend)
+    fault = check_cache(folder) if disk.level == "ok" else None
+    if fault is None:
+        return [disk]
+    found = f"{folder}: the cache of text embeddings cannot be used ({fault}); texts are embedded "
+    return [
+        disk,
+        Check("text cache", "warning", f"{found}again each time", f"remove it, or {mend}"),
+    ]
 
 
 def _check_disk(name: str, folder: Path, elsewhere: str) -> Check:

@@ -21,6 +21,10 @@ class DataError(DglrecError):
     exit_code = 3
 
 
+class UnreadableError(DataError):
+    """A file is there and cannot be read today. What is in it may be whole."""
+
+
 class UnusableEnvironmentError(DglrecError):
     """The machine or the installation lacks what the job needs."""
 

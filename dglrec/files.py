@@ -19,11 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.errors import (
+    DataError,
+    DglrecError,
+    UnreadableError,
+    UnusableEnvironmentError,
+    UsageError,
+)
 
 TEMPORARY = ".dglrec-tmp-"
 CHECKSUMS_FILE = "checksums.json"
 _OLD = f"{TEMPORARY}old-"
+_USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
 
@@ -47,6 +54,35 @@ def disk_errors(path: Path) -> Iterator[None]:
         if closed and _concerns(path, error.filename):
             raise DglrecError(f"{path}: cannot be written ({error.strerror})") from error
         raise
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn a failed read into an error that names the file, and does not call it damaged.
+
+    Raises:
+        DataError: it is not there, or is no file.
+        UnreadableError: it is there, and cannot be read.
+        UnusableEnvironmentError: memory or file handles ran out; the file may be as it should.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise UnusableEnvironmentError(f"{path}: out of memory while it was read") from error
+    except OSError as error:
+        if error.errno in _USED_UP:
+            raise UnusableEnvironmentError(
+                f"{path}: cannot be read now ({error.strerror}); end other programs, or raise the "
+                "limit"
+            ) from error
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise DataError(f"{path}: no such file") from error
+        if isinstance(error, IsADirectoryError):
+            raise DataError(f"{path}: is a folder where a file was expected") from error
+        what = "no permission to read it"
+        if not isinstance(error, PermissionError):
+            what = f"cannot be read ({error.strerror or ' '.join(str(error).split())[:120]})"
+        raise UnreadableError(f"{path}: {what}") from error
 
 
 @contextmanager
@@ -78,12 +114,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object.
 
     Raises:
-        DataError: the file is missing, is not JSON, or holds something other than an object.
+        DataError: the file is missing or cannot be read, is not JSON, or holds something other than
+            an object.
+        UnusableEnvironmentError: there is no memory to read it.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        with read_errors(path):
+            value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):
@@ -123,7 +160,10 @@ def check_checksums(folder: Path, *, all_there: bool = False) -> None:
         if not path.exists():
             if all_there:
                 raise DataError(f"{path}: no such file; get it back, or train again")
-        elif not path.is_file() or xxhash.xxh3_128_hexdigest(path.read_bytes()) != wanted:
+            continue
+        with read_errors(path):
+            found = xxhash.xxh3_128_hexdigest(path.read_bytes())
+        if found != wanted:
             raise DataError(
                 f"{path}: damaged or altered since it was written (its checksum in "
                 f"{CHECKSUMS_FILE} differs); get it back, or train again"
@@ -152,8 +192,9 @@ def check_target_folder(
         ignored: a file that may be there all the same.
 
     Raises:
-        UsageError: the target exists and may not be replaced.
+        UsageError: the target exists and may not be replaced, or no folder can be made there.
     """
+    check_possible(target)
     if not target.exists():
         return
     if target.is_dir() and all(
@@ -167,6 +208,22 @@ def check_target_folder(
             f"{target} exists and holds no {marker}, so --overwrite will not replace it; "
             "remove it by hand if that is what you want"
         )
+
+
+def check_possible(target: Path) -> None:
+    """Refuse a path at which no folder can be made, before any work is done.
+
+    Raises:
+        UsageError: it lies below a file, or a name in it is too long.
+    """
+    try:
+        target.absolute().stat()
+    except NotADirectoryError as error:
+        above = next(one for one in target.absolute().parents if one.exists())
+        raise UsageError(f"{target}: {above} is a file; choose a path below a folder") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UsageError(f"{target}: cannot be made ({error.strerror})") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dglrec import schema
 from dglrec.errors import DataError
 
 _SPREAD = 8  # ids are looked up in a table of so many entries an id at most
@@ -75,7 +76,10 @@ class IdMap:
 
     def encode_one(self, text: str) -> int:
         """The index of an id written as text, as on a command line; -1 where there is none."""
-        return int(self.encode(pa.array([text], type=pa.string()))[0])
+        try:
+            return int(self.encode(pa.array([text], type=pa.string()))[0])
+        except UnicodeEncodeError:  # bytes of the command line that are no text
+            return -1
 
     def decode(self, indices: npt.NDArray[Any]) -> pa.Array:
         """Indices -> ids, in their own type."""
@@ -120,15 +124,17 @@ class IdMapBuilder:
 
 
 def to_type(ids: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Cast ids value by value; what does not fit becomes null."""
+    """Ids, int64 or string, as another of these types; text that is no whole number becomes null.
+
+    What a whole number is `schema.whole_numbers` says: "007" is none.
+    """
+    is_text = pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
+    if kind == pa.int64() and is_text:
+        chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
+        numbers = [schema.whole_numbers(chunk) for chunk in chunks]
+        return pa.chunked_array(numbers, kind) if isinstance(ids, pa.ChunkedArray) else numbers[0]
     try:
         return ids.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return pa.array([_convert(value, kind) for value in ids.to_pylist()], type=kind)
-
-
-def _convert(value: Any, kind: pa.DataType) -> Any:
-    try:
-        return pa.scalar(value).cast(kind).as_py()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError):
-        return None
+    except pa.ArrowInvalid:  # an unsigned number that is too large
+        fitting = pc.if_else(pc.less(ids, pa.scalar(2**63, ids.type)), ids, None)
+        return fitting.cast(kind)

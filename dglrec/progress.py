@@ -3,10 +3,14 @@
 Everything here goes to stderr; stdout belongs to results.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -21,29 +25,151 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from dglrec.interrupts import check_interrupts
+
 HEARTBEAT_SECONDS = 10.0
 """Seconds between two lines where stderr is no terminal; shorter work prints none."""
+
+_TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 Advance = Callable[[int], None]
 
 
-_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+# Control characters but for a new line; what turns the direction of text; halves of characters,
+# which stand for bytes that are no text.
+_UNPRINTABLE = {
+    code: "\ufffd"
+    for codes in (range(32), range(127, 160), range(0x202A, 0x202F), range(0x2066, 0x206A))
+    for code in codes
+    if chr(code) != "\n"
+} | dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 
 
 def printable(text: str) -> str:
-    r"""A text with a mark for each control character but a new line.
+    r"""A text with a mark for each character that a terminal may act on, but for new lines.
 
-    Titles, labels and ids come from files, and could otherwise change what a terminal shows.
+    Titles, labels, ids and names of files come from elsewhere, and could otherwise change what a
+    terminal shows.
 
     >>> printable("a\x1b[31mb") == "a\ufffd[31mb"
     True
     """
-    return text.translate(_CONTROLS)
+    return text.translate(_UNPRINTABLE)
 
 
-def log(message: str) -> None:
-    """Print one line on stderr, as `printable`."""
-    print(printable(message), file=sys.stderr, flush=True)
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number of things, in words.
+
+    >>> counted(1, "epoch"), counted(2_000, "epoch"), counted(0, "entry", "entries")
+    ('1 epoch', '2,000 epochs', '0 entries')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+class Messages:
+    """stderr, whose faults stop nobody: its reader may go away, and what goes on is worth more.
+
+    Args:
+        stream: what is written to; None where stderr was closed from the start.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, if it can be written."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):  # ValueError: it was closed meanwhile
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back, if it can be written."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal, and still there."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except (OSError, ValueError):
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How messages are given.
+
+    Attributes:
+        quiet: whether stderr gets errors alone, and no bars.
+        as_json: whether each line is a JSON object of `time`, `level` and `message`.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+
+
+_manners = [Manner()]
+_log_files: list[Path] = []
+
+Level = Literal["info", "error"]
+
+
+@contextmanager
+def spoken(manner: Manner) -> Iterator[None]:
+    """Within the block messages are given in a manner."""
+    _manners.append(manner)
+    try:
+        yield
+    finally:
+        _manners.pop()
+
+
+def log(message: str, level: Level = "info") -> None:
+    """Print one line on stderr, as `printable`, and add it to the files of `logged_to`."""
+    text, manner = printable(message), _manners[-1]
+    for file in _log_files:
+        _add_line(file, text, level)
+    if manner.quiet and level == "info":
+        return
+    if level == "error" and not manner.as_json:
+        text = f"error: {text}"
+    stream = Messages(sys.stderr)
+    stream.write((_as_json(text, level) if manner.as_json else text) + "\n")
+    stream.flush()
+
+
+def _as_json(text: str, level: Level) -> str:
+    return json.dumps({"time": time.strftime(_TIME), "level": level, "message": text})
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Within the block lines of `log` go to a file as well, with times, and what ends it early.
+
+    A terminal may vanish, and then nothing else says how far a job came. A line that cannot be
+    written is left out: it is no reason to stop.
+    """
+    _log_files.append(file)
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        said = "interrupted" if interrupted else str(error) or type(error).__name__
+        _add_line(file, printable(f"ended early: {said}"), "error")
+        raise
+    finally:
+        _log_files.remove(file)
+
+
+def _add_line(file: Path, text: str, level: Level) -> None:
+    line = f"{time.strftime(_TIME)} {'error: ' if level == 'error' else ''}{text}"
+    with suppress(OSError), file.open("a", encoding="utf-8") as opened:
+        opened.write((_as_json(text, level) if _manners[-1].as_json else line) + "\n")
 
 
 @contextmanager
@@ -59,11 +185,13 @@ def progress(
         shown: whether to show anything; of many processes one is enough.
 
     Yields:
-        A function that takes how many further units are done.
+        A function that takes how many further units are done; it raises `KeyboardInterrupt` where a
+        signal asks to stop and what that raised was lost, see `check_interrupts`.
     """
-    if not shown:
-        yield lambda count: None
-    elif sys.stderr.isatty():
+    manner = _manners[-1]
+    if not shown or manner.quiet:
+        yield lambda count: check_interrupts()
+    elif Messages(sys.stderr).isatty() and not manner.as_json:
         with _bar(description, total, unit) as advance:
             yield advance
     else:
@@ -73,16 +201,22 @@ def progress(
 @contextmanager
 def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(unit),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
+    console = Console(file=cast(IO[str], Messages(sys.stderr)))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(printable(description), total=total)
+
+        def advance(count: int) -> None:
+            check_interrupts()
+            bar.advance(task, count)
+
+        yield advance
 
 
 class _RateColumn(ProgressColumn):
@@ -106,6 +240,7 @@ class _Heartbeat:
         self.started = self.printed = time.monotonic()
 
     def __call__(self, count: int) -> None:
+        check_interrupts()
         self.done += count
         now = time.monotonic()
         if now - self.printed < HEARTBEAT_SECONDS:

@@ -9,7 +9,7 @@ import torch
 from dglrec.config import build_settings
 from dglrec.dataset import DATASET_FILE, PrepareOptions, prepare
 from dglrec.errors import UsageError
-from dglrec.files import check_target_folder
+from dglrec.files import check_possible, check_target_folder
 from dglrec.progress import log
 from dglrec.run import CONFIG_FILE, open_run
 from dglrec.score import Recommendation, recommend
@@ -58,6 +58,7 @@ def quickstart(
         UsageError: the folder holds something that may not be replaced.
         UnusableEnvironmentError: the text model cannot be had.
     """
+    check_possible(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     source, dataset_path, run = out / "source", out / "dataset", out / "run"

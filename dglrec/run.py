@@ -5,6 +5,7 @@ environment.json      versions and machine
 metrics.jsonl         one line an epoch
 results.json          metrics of the best epoch's model
 checksums.json        of the four files above, written once training has finished
+train.log             what training said, with times
 checkpoints/last/     what training goes on from
 checkpoints/step-N/   older ones, kept in case that one is damaged
 checkpoints/best/     the epoch with the best validation figure
@@ -34,7 +35,7 @@ from dglrec.baselines import Baseline, BaselineConfig, load_model
 from dglrec.biases import Biases
 from dglrec.blocks import RelationBlock, WeightedEdges
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from dglrec.dataset import PROOFS, DerivedDataset, RatingDataset
+from dglrec.dataset import DATASET_FILE, PROOFS, DerivedDataset, RatingDataset
 from dglrec.derived import WeightedAdjacency
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
@@ -61,6 +62,7 @@ CONFIG_FILE = "config.toml"
 ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
@@ -512,6 +514,8 @@ def check_same_derived(meta: dict[str, Any], dataset: RatingDataset, run: Path) 
 def _best_checkpoint(run: Path) -> Checkpoint:
     if not run.is_dir():
         raise DataError(f"{run}: no such run; make one with `dglrec train`")
+    if (run / DATASET_FILE).is_file():
+        raise DataError(f"{run}: is a data set and no run; make one: dglrec train {run} RUN")
     if not (run / BEST).is_dir():
         raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
     check_checksums(run)

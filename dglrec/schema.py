@@ -5,6 +5,7 @@ Past that door nothing checks a rating, an interaction or an edge again: ids are
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +53,7 @@ CONTRIBUTION = "contribution"
 RELATIONS = "relations"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
+_WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,18})$"
 _STEPS = (1.0, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01)
 _TOLERANCE = 1e-4  # of a step
 _FLOAT32_ERROR = 1e-7  # of a rating: ratings pass through float32
@@ -112,6 +114,24 @@ class RatingScale:
             f"{source}: ratings are finer than steps of 0.01; round them, "
             "or say the scale with --scale MIN:MAX:STEP"
         )
+
+    def lone_ends(self, values: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+        """Which of its ends stand alone: as far from the next rating as all the others span.
+
+        Args:
+            values: the distinct ratings that it was inferred from, ascending.
+
+        Returns:
+            Such an end and the rating next to it, the lower end first.
+        """
+        found = []
+        for end, next_, others in (
+            (values[0], values[1], values[1:]),
+            (values[-1], values[-2], values[:-1]),
+        ):
+            if len(others) > 1 and abs(end - next_) > others[-1] - others[0]:
+                found.append((float(end), float(next_)))
+        return found
 
     @property
     def levels(self) -> int:
@@ -180,7 +200,43 @@ def check_columns(found: list[str], required: tuple[str, ...], source: str) -> N
     if missing:
         raise DataError(
             f"{source}: no column {', '.join(missing)}; found {', '.join(found) or 'no columns'}"
+            f"{renames(found, missing)}"
         )
+
+
+def renames(found: Sequence[str], missing: Sequence[str]) -> str:
+    """The end of a message about missing columns: which are there under another spelling.
+
+    >>> renames(["userID", " item_id"], ["user_id", "item_id", "rating"])
+    "; rename 'userID' to user_id; rename ' item_id' to item_id"
+    """
+    alike = {_plain_name(name): name for name in found}
+    return "".join(
+        f"; rename {alike[_plain_name(name)]!r} to {name}"
+        for name in missing
+        if _plain_name(name) in alike
+    )
+
+
+def _plain_name(name: str) -> str:
+    """A column's name without case, spaces and marks: what people write differently."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def whole_numbers(texts: pa.Array) -> pa.Array:
+    """Texts -> the whole numbers that they are, int64; null for any other text.
+
+    A number has one form, or two ids would become one: "007", "+7", "7.0", "0x7" and "-0" are none.
+    Spaces around it are let pass; below -2^63 and from 2^63 on there is none.
+    """
+    plain = pc.ascii_trim_whitespace(texts)
+    plain = pc.if_else(pc.match_substring_regex(plain, _WHOLE_NUMBER), plain, None)
+    try:
+        return plain.cast(pa.int64())
+    except pa.ArrowInvalid:  # one of 19 digits is too large
+        numbers = [None if text is None else int(text) for text in plain.to_pylist()]
+        fitting = [one if one is None or -(2**63) <= one < 2**63 else None for one in numbers]
+        return pa.array(fitting, type=pa.int64())
 
 
 def check_ratings(
@@ -203,7 +259,7 @@ def check_ratings(
     """
     check_columns(table.column_names, REQUIRED_COLUMNS, source)
     columns = {
-        name: _check_ids(table.column(name), name, source, first_row) for name in PAIR_COLUMNS
+        name: _check_known_ids(table.column(name), name, source, first_row) for name in PAIR_COLUMNS
     }
     columns[RATING] = _check_values(table.column(RATING), scale, source, first_row)
     if TIMESTAMP in table.column_names:
@@ -227,7 +283,7 @@ def check_interactions(table: pa.Table, *, source: str, first_row: int = 1) -> p
     """
     check_columns(table.column_names, PAIR_COLUMNS, source)
     columns = {
-        name: _check_ids(table.column(name), name, source, first_row) for name in PAIR_COLUMNS
+        name: _check_known_ids(table.column(name), name, source, first_row) for name in PAIR_COLUMNS
     }
     if TIMESTAMP in table.column_names:
         columns[TIMESTAMP] = _check_timestamps(table.column(TIMESTAMP), source, first_row)
@@ -253,7 +309,7 @@ def check_edges(
             finite number. The message names the file and the first bad row.
     """
     columns = {
-        end: _check_ids(table.column(end), name, source, first_row)
+        end: _check_known_ids(table.column(end), name, source, first_row)
         for end, name in zip((SOURCE, DESTINATION), names, strict=True)
     }
     if WEIGHT in table.column_names:
@@ -263,22 +319,48 @@ def check_edges(
     return pa.table(columns)
 
 
-def _check_ids(column: pa.ChunkedArray, name: str, source: str, first_row: int) -> pa.ChunkedArray:
+def check_ids(
+    column: pa.ChunkedArray, name: str, *, source: str, first_row: int
+) -> pa.ChunkedArray:
+    """Turn a column of ids, of whatever file, into ids that nothing has to check again.
+
+    Negative numbers pass, and so does empty text: they are ids that no data set has.
+
+    Args:
+        column: whole numbers or text.
+        name: what the file calls it, for messages.
+        source: the file's name, for messages.
+        first_row: the row's number, in the file, of the first one, for messages.
+
+    Returns:
+        int64 or string.
+
+    Raises:
+        DataError: an id is missing, or is none. The message names the file and the first such row.
+    """
+    _check_present(column, name, source, first_row)
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
-    _check_present(column, name, source, first_row)
     if pa.types.is_integer(kind):
-        column = _cast(column, pa.int64(), name, source)
+        return _cast(column, pa.int64(), name, source)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column.cast(pa.string())
+    raise DataError(
+        f"{source}: column {name} holds {kind}; ids must be whole numbers below 2^63 or text"
+    )
+
+
+def _check_known_ids(
+    column: pa.ChunkedArray, name: str, source: str, first_row: int
+) -> pa.ChunkedArray:
+    """Ids as a data set has them: neither negative nor empty."""
+    column = check_ids(column, name, source=source, first_row=first_row)
+    if pa.types.is_integer(column.type):
         _refuse(pc.less(column, 0), column, f"{name} is negative", source, first_row)
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        column = column.cast(pa.string())
-        _refuse(pc.equal(column, ""), column, f"{name} is empty", source, first_row)
     else:
-        raise DataError(
-            f"{source}: column {name} holds {kind}; ids must be whole numbers below 2^63 or text"
-        )
+        _refuse(pc.equal(column, ""), column, f"{name} is empty", source, first_row)
     return column
 
 

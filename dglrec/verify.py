@@ -14,7 +14,7 @@ from dglrec.dataset import DATASET_FILE, RatingDataset
 from dglrec.doctor import Check
 from dglrec.errors import DataError, DglrecError
 from dglrec.export import EXPORT_FILE, check_export
-from dglrec.files import CHECKSUMS_FILE, TEMPORARY, check_checksums, read_json
+from dglrec.files import CHECKSUMS_FILE, TEMPORARY, check_checksums, read_errors, read_json
 from dglrec.run import BEST, CONFIG_FILE, METRICS_FILE, RESULTS_FILE, open_predictor
 from dglrec.score.parts import MANIFEST_FILE, NOTES_FOLDER, PLAN_FILE, check_scores
 
@@ -115,7 +115,9 @@ def _read_run_files(run: Path) -> None:
     if (run / RESULTS_FILE).exists():
         read_json(run / RESULTS_FILE)
     metrics = run / METRICS_FILE
-    for number, line in enumerate(metrics.read_text().splitlines() if metrics.exists() else [], 1):
+    with read_errors(metrics):
+        text = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             json.loads(line)
         except ValueError as error:

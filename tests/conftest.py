@@ -1,7 +1,11 @@
 """What all tests share."""
 
+import importlib.util
+import os
 import shutil
 import subprocess
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +17,43 @@ SLOW_SECONDS = 1800
 """After which a slow test has hung. Most of them start many processes, and none is to fail because
 others use the machine as well. For the rest pyproject.toml says how long."""
 
+STARTUP = Path(__file__).resolve().parent / "startup"
+"""What each Python reads that the tests start. It is no test."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the slow tests their time."""
+collect_ignore = [str(STARTUP)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let what the tests start find the package, and the kernels that others have compiled.
+
+    Of several processes that share the tests, the first does so for all.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    kernels = tempfile.mkdtemp(prefix="dglrec-kernels-")
+    config.add_cleanup(lambda: shutil.rmtree(kernels, ignore_errors=True))
+    os.environ["NUMBA_CACHE_DIR"] = kernels
+    paths = [str(STARTUP), str(STARTUP.parents[1]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    spec = importlib.util.spec_from_file_location("startup", STARTUP / "sitecustomize.py")
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the slow tests their time.
+
+    Where processes share the tests, a file each at a time, those that take long come first: what
+    comes last is done by one process alone.
+    """
+    slow: Counter[Path] = Counter()
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+            slow[item.path] += 1
+    if hasattr(config, "workerinput"):
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (-slow[item.path], -tests[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="module")

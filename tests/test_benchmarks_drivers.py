@@ -4,6 +4,7 @@ Those that train beside peers, score in batch or rank are in test_benchmarks.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def without_dgl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children find a DGL that cannot be imported."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "dgl.py").write_text("raise ModuleNotFoundError(name='dgl')\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"), prepend=os.pathsep)
 
 
 @pytest.mark.usefixtures("without_dgl")

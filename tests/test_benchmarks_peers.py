@@ -163,7 +163,7 @@ def test_a_peer_takes_every_rating_once_an_epoch_and_learns(
         ({"torch_geometric", "pyg_lib"}, None),
         ({"torch_geometric", "torch_sparse"}, None),
     ],
-    ids=str,
+    ids=lambda value: " and ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_why_pyg_cannot_be_measured_is_said(
     drivers: Importer, monkeypatch: pytest.MonkeyPatch, there: set[str], reason: str | None

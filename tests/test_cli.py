@@ -24,6 +24,7 @@ import dglrec
 from dglrec import cli
 from dglrec.config import build_settings, load_settings
 from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
+from dglrec.study import shipped_studies
 from dglrec.synthetic import synthesize
 from dglrec.train import train
 
@@ -127,6 +128,11 @@ BAD_TABLES = {
         "ratings.csv",
         "user_id,item_id,stars\n1,2,3\n",
         ["no column rating", "found user_id, item_id, stars"],
+    ),
+    "columns spelled otherwise": (
+        "ratings.csv",
+        "User ID, item_id,rating\n1,2,3\n",
+        ["no column user_id, item_id", "rename 'User ID' to user_id; rename ' item_id' to item_id"],
     ),
     "empty file": ("ratings.csv", b"", ["is empty"]),
     "blank lines only": ("ratings.csv", b"\n\n\n", ["only empty lines"]),
@@ -751,6 +757,14 @@ def test_no_code_of_a_checkpoint_ever_runs(place, world, own_run, tmp_path, refu
         ("train.loss=huber", ["train.loss = 'huber'", "smooth_l1"]),
         ("model.rating_messages=1", ["model.rating_messages", "boolean"]),
         ("train.learning_rate=nan", ["train.learning_rate"]),
+        ("train.learning_rate=1e30", ["train.learning_rate", "less than or equal to 1000"]),
+        ("train.weight_decay=1e30", ["train.weight_decay", "less than or equal to 1000"]),
+        ("train.seed=9223372036854775808", ["train.seed", "9223372036854775808"]),
+        ("train.seed=99999999999999999999999", ["train.seed", "less than 9223372036854775808"]),
+        ("train.epochs=2020-01-01", ["train.epochs", "valid integer"]),
+        ("train.epochs={a = 1}", ["train.epochs", "valid integer"]),
+        ("model.layers=100000", ["model.layers", "less than or equal to 64"]),
+        ("model.embedding_size=10000000", ["model.embedding_size", "less than or equal to"]),
         ("train.learning_rate=inf", ["train.learning_rate"]),
         ("loader.user_fanouts=0,3", ["user_fanouts"]),
         ("loader.user_fanouts=10", ["user_fanouts"]),
@@ -773,6 +787,9 @@ def test_a_wrong_setting_is_refused(assignment, fragments, world, tmp_path, refu
         ("[train]\nepoch = 3\n", 2, ["did you mean train.epochs?"]),
         ("[training]\nepochs = 3\n", 2, ["no section [training]", "did you mean train?"]),
         ("epochs = 3\n", 2, ["epochs"]),
+        ("model = [1, 2]\n", 2, ["model = [1, 2]: is a section; write [model]"]),
+        ("[train]\nepochs = 2020-01-01\n", 2, ["train.epochs", "valid integer"]),
+        ("[train.epochs]\nx = 1\n", 2, ["train.epochs", "valid integer"]),
         ("[train]\nepochs = '3'\n", 2, ["train.epochs = '3'"]),
     ],
 )
@@ -784,10 +801,13 @@ def test_a_bad_configuration_file_is_refused(content, code, fragments, world, tm
     assert_nothing_left(tmp_path, "my.toml")
 
 
-def test_a_missing_configuration_file_is_refused(world, tmp_path, refused):
+def test_a_missing_configuration_file_is_refused(world, tmp_path, monkeypatch, refused):
     command = ["train", world.dataset, tmp_path / "run", "--config"]
     assert "no such configuration file" in refused(3, *command, tmp_path / "no.toml")
     assert "is a folder" in refused(3, *command, tmp_path)
+    (tmp_path / "bare").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "bare: is a folder" in refused(3, *command, "bare")
 
 
 def test_an_unknown_variable_is_refused(world, tmp_path, monkeypatch, refused):
@@ -823,6 +843,71 @@ def test_a_device_that_is_not_there_is_refused(world, tmp_path, refused):
 
 
 # --- recommend and score -------------------------------------------------------------------------
+
+
+def test_a_data_set_is_no_run(world, tmp_path, refused):
+    for command in (["recommend"], ["evaluate"], ["score"], ["export"]):
+        more = {"recommend": ["--user", 3], "score": [tmp_path / "o", "--top-k", 3]}
+        more |= {"evaluate": [], "export": [tmp_path / "o"]}
+        message = refused(3, *command, world.dataset, *more[command[0]])
+        assert f"{world.dataset}: is a data set and no run; make one: dglrec train" in message
+
+
+def test_recommend_gives_ids_in_their_own_type(world, tmp_path, dglrec_command):
+    item = RatingDataset.open(world.dataset).items.ids[0]
+    mine = write(tmp_path / "mine.csv", f"item_id,rating\n{item},8\n")
+    for options, expected in (
+        (["--user", "3"], 3),
+        (["--user", " 3"], 3),
+        (["--user", "anna", "--ratings", mine], "anna"),
+        (["--ratings", mine], None),
+    ):
+        outcome = dglrec_command("recommend", world.run, *options, "-k", 2, "--json")
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out)["user_id"] == expected
+
+
+def test_bytes_that_are_no_text_name_nobody(world, refused):
+    assert "no user \ufffd in" in refused(3, "recommend", world.run, "--user", "\udcff")
+
+
+@pytest.mark.parametrize("place", ["file/below", "file/far/below", "x" * 300])
+def test_an_output_that_cannot_be_made_is_refused_before_any_work(place, world, tmp_path, refused):
+    (tmp_path / "file").write_text("")
+    out, ratings = tmp_path / place, write(tmp_path / "r.csv", TABLE + rows())
+    for command in (
+        ["synth", out],
+        ["prepare", ratings, out],
+        ["train", world.dataset, out],
+        ["score", world.run, out, "--top-k", 3],
+        ["export", world.run, out],
+        ["study", "ablation", world.dataset, out],
+        ["quickstart", out],
+    ):
+        message = refused(2, *command)
+        assert "is a file; choose a path below" in message or "name too long" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "r.csv"]
+
+
+@pytest.mark.parametrize("seed", ["-1", "9223372036854775808", "99999999999999999999999"])
+def test_seeds_are_whole_numbers_of_63_bits(seed, world, tmp_path, refused):
+    ratings = write(tmp_path / "r.csv", TABLE + rows())
+    for command in (
+        ["synth", tmp_path / "s"],
+        ["prepare", ratings, tmp_path / "d"],
+        ["evaluate", world.run, "--candidates", 5],
+        ["compare", world.run, world.run],
+    ):
+        assert "--seed" in refused(2, *command, "--seed", seed)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce] can't allocate memory")])
+def test_running_out_of_memory_is_the_machines_fault(error, tmp_path, monkeypatch, refused):
+    def exhausted(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("dglrec.synthetic.synthesize", exhausted)
+    assert "out of memory" in refused(4, "synth", tmp_path / "out")
 
 
 def test_wrong_use_of_recommend(world, tmp_path, refused):
@@ -912,6 +997,21 @@ def test_score_takes_new_users_and_new_items(world, tmp_path, dglrec_command):
     assert (table["user_id"], table["item_id"]) == ([3, 901], [800_001, 800_001])
 
 
+def test_a_zero_before_an_id_makes_another_id(world, tmp_path, refused):
+    """A user 7 is not shown what was asked for by 007."""
+    assert "no user 07 in" in refused(3, "recommend", world.run, "--user", "07")
+    assert "no user 0x7 in" in refused(3, "recommend", world.run, "--user", "0x7")
+    file = write(tmp_path / "p.csv", "user_id,item_id,rating\n7,1,5\n07,1,5\n")
+    options = {"--pairs": [], "--users": ["--top-k", 3], "--ratings": ["--top-k", 3]}
+    for option, more in options.items():
+        out = tmp_path / option.strip("-")
+        message = refused(3, "score", world.run, out, option, file, *more)
+        assert f"{file}: row 3: user_id begins with a zero ('07')" in message
+    pq.write_table(pa.table({"user_id": ["7", "07"], "item_id": [1, 1]}), tmp_path / "p.parquet")
+    message = refused(3, "score", world.run, tmp_path / "q", "--pairs", tmp_path / "p.parquet")
+    assert "user_id 07 unknown to the data set (1 rows)" in message
+
+
 def test_evaluate_refuses_impossible_rankings(world, refused):
     assert "60 items" in refused(2, "evaluate", world.run, "--ranking", 61)
     assert "choose test or valid" in refused(
@@ -994,6 +1094,11 @@ def test_every_verb_has_help(verb, dglrec_command):
         assert outcome.code == 0
         assert outcome.out.startswith(f"Usage: dglrec {verb}")
         assert outcome.err == ""
+
+
+def test_the_help_of_study_names_all_that_are_shipped(dglrec_command):
+    help_ = dglrec_command("study", "--help").out
+    assert [name for name in shipped_studies() if f"`{name}`" not in help_] == []
 
 
 def test_help_and_version(dglrec_command):
@@ -1207,14 +1312,12 @@ def test_a_file_without_permission_is_named(tmp_path, refused):
 
 
 def process(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
-    environment["OMP_NUM_THREADS"] = "1"
     return subprocess.Popen(
         [sys.executable, "-m", "dglrec", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         # A suite that was started in the background ignores it, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
@@ -1277,7 +1380,7 @@ def test_the_ratings_of_several_users_are_not_those_of_one(world, tmp_path, refu
 
 
 def test_processes_that_cannot_work_together_are_refused_before_anything_is_written(
-    world, tmp_path, refused, monkeypatch
+    world, tmp_path, refused, dglrec_command, monkeypatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
     missing = "RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set"
@@ -1297,6 +1400,9 @@ def test_processes_that_cannot_work_together_are_refused_before_anything_is_writ
     ):
         message = refused(2, *command)
         assert f"{command[0]} is not shared among processes (WORLD_SIZE is 2)" in message
+    monkeypatch.setenv("RANK", "1")  # it is said once
+    outcome = dglrec_command("prepare", world.source, tmp_path / "run")
+    assert (outcome.code, outcome.out, outcome.err) == (2, "", "")
     assert not (tmp_path / "run").exists()
 
 

@@ -173,7 +173,7 @@ def test_what_is_no_assignment_is_refused(assignment):
     [
         ("[train]\nepoch = 1", "no setting train.epoch; did you mean train.epochs"),
         ("[trains]\nepochs = 1", r"no section \[trains\]; did you mean train"),
-        ("train = 1", r"no section \[train\]"),
+        ("train = 1", r"train = 1: is a section; write \[train\]"),
         ("[train.deep]\nepochs = 1", "no setting train.deep"),
     ],
 )

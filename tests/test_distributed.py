@@ -60,6 +60,21 @@ def test_a_gpu_that_is_not_there(monkeypatch, name, gpus):
     assert "--device cpu" in str(caught.value)
 
 
+def test_a_host_that_nobody_knows_is_said_at_once(monkeypatch):
+    variables = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    variables |= {"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": 29400}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+
+    def unknown(host, port, **options):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    refused = pytest.raises(UnusableEnvironmentError, match="no-such-host.invalid, and rank 1 fi")
+    with refused, joined("cpu", timeout=60):
+        raise AssertionError("joined")
+
+
 # torch keeps 8 bits of a device number: 256 would be GPU 0, and 128 a number below 0.
 @pytest.mark.parametrize(
     "name", ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:128", "cuda:256", "cuda:99999"]

@@ -336,6 +336,16 @@ def test_the_cache_that_features_use_is_looked_at(
     assert str(tmp_path / "mine") in check.found
 
 
+def test_a_cache_that_cannot_be_used_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "text-embeddings.sqlite").mkdir()
+    monkeypatch.setenv("DGLREC_CACHE", str(tmp_path))
+    _, check = doctor._check_cache()
+    assert check.level == "warning" and "cannot be used (unable to open" in check.found
+    assert "set DGLREC_CACHE" in check.mend
+
+
 def test_a_current_folder_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

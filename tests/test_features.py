@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
+from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
 from dglrec.features import (
     GenresEncoder,
     IdentityEncoder,
@@ -31,7 +31,7 @@ from dglrec.features import (
     read_texts,
     text_model,
 )
-from dglrec.features.cache import CACHE_FILE, EmbeddingCache
+from dglrec.features.cache import CACHE_FILE, EmbeddingCache, check_cache
 from dglrec.features.text_model import TextModel
 
 PIRATES = "The pirates sail their ship across the stormy sea in search of treasure."
@@ -433,15 +433,41 @@ def test_a_wrong_width_in_the_cache_does_no_harm(model_folder: Path, tmp_path: P
         assert np.array_equal(encoder.encode([PIRATES]), first)
 
 
-def test_a_cache_that_cannot_be_written_is_an_error(model_folder: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_used_is_said_once_and_done_without(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder, _ = encoder_of(model_folder, tmp_path / "whole")
+    expected = encoder.encode([PIRATES, SCHOOL])
     (tmp_path / "file").write_text("")
-    encoder, _ = encoder_of(model_folder, tmp_path / "file")
-    with pytest.raises(DglrecError, match="DGLREC_CACHE"):
-        encoder.encode([PIRATES])
     (tmp_path / "cache" / CACHE_FILE).mkdir(parents=True)
+    for folder in ("file", "file/below", "cache"):
+        encoder, _ = encoder_of(model_folder, tmp_path / folder)
+        capsys.readouterr()
+        assert np.array_equal(encoder.encode([PIRATES, SCHOOL]), expected)
+        said = capsys.readouterr().err
+        assert said.count("not usable") == 1 and "going on without it: set DGLREC_CACHE" in said
+    assert check_cache(tmp_path / "cache") == "unable to open database file"
+    assert check_cache(tmp_path / "whole") is None
+    assert check_cache(tmp_path / "nowhere") is None
+
+
+def test_a_cache_that_fails_on_the_way_is_done_without(
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the disk fills up."""
     encoder, _ = encoder_of(model_folder, tmp_path / "cache")
-    with pytest.raises(DglrecError, match="DGLREC_CACHE"):
-        encoder.encode([PIRATES])
+    expected = encoder.encode([PIRATES])
+    encoder, _ = encoder_of(model_folder, tmp_path / "cache")
+
+    def full(*arguments: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(EmbeddingCache, "_open", full)
+    assert np.array_equal(encoder.encode([PIRATES]), expected)
+    assert "database or disk is full" in capsys.readouterr().err
 
 
 def test_several_processes_may_begin_the_same_cache(tmp_path: Path) -> None:

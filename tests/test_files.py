@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dglrec import files
-from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.files import (
     TEMPORARY,
     atomic_file,
     atomic_folder,
     check_target_folder,
     disk_errors,
+    read_errors,
     read_json,
     sha256_of,
     write_json,
@@ -42,6 +43,39 @@ def make_folder(path: Path, text: str = "old") -> Path:
     path.mkdir(parents=True)
     (path / MARKER).write_text(text)
     return path
+
+
+# What cannot be read or made
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (PermissionError(13, "Permission denied"), DataError, "x: no permission to read it"),
+        (FileNotFoundError(2, "No such file"), DataError, "x: no such file"),
+        (NotADirectoryError(20, "Not a directory"), DataError, "x: no such file"),
+        (IsADirectoryError(21, "Is a directory"), DataError, "x: is a folder where a file"),
+        (OSError(5, "Input/output error"), DataError, "x: cannot be read .Input/output error"),
+        (OSError("torn"), DataError, "x: cannot be read .torn"),
+        (OSError(12, "Cannot allocate memory"), UnusableEnvironmentError, "x: cannot be read now"),
+        (OSError(24, "Too many open files"), UnusableEnvironmentError, "x: cannot be read now"),
+        (MemoryError(), UnusableEnvironmentError, "x: out of memory while it was read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    error: Exception, kind: type[DglrecError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as raised, read_errors(Path("x")):
+        raise error
+    assert "damaged" not in str(raised.value)
+
+
+def test_a_target_below_a_file_and_a_name_too_long_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place, what in (("file/a/b", "file is a file; choose"), ("x" * 256, "name too long")):
+        with pytest.raises(UsageError, match=what):
+            check_target_folder(tmp_path / place, marker=MARKER, overwrite=True)
+    check_target_folder(tmp_path / "new" / "folder", marker=MARKER, overwrite=False)
 
 
 # One file

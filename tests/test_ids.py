@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dglrec.errors import DataError
 from dglrec.ids import IdMap, IdMapBuilder
+from dglrec.schema import whole_numbers
 
 WHOLE = st.integers(0, 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
@@ -57,6 +58,35 @@ def test_ids_of_another_type_are_cast_one_by_one():
     whole = IdMap(pa.array([3, 20, 100]))
     assert whole.encode(pa.array(["20", "what", None, "100"])).tolist() == [1, -1, -1, 2]
     assert whole.encode(pa.array([20, 3], pa.int32())).tolist() == [1, 0]
+
+
+# --- what a whole number is ----------------------------------------------------------------------
+
+NOT_WHOLE = ["007", "00", "-0", "+7", "0x5", "0b1", "7.0", "7e0", "1_0", "1,0", "٣", "", "-", "7 7"]
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.sampled_from(["{}", " {}", "{}\t"]))
+def test_a_whole_number_has_one_form(number, form):
+    texts = pa.array([form.format(number), form.format(f"0{abs(number)}")])
+    assert whole_numbers(texts).to_pylist() == [number, None]
+
+
+def test_texts_that_are_no_whole_numbers_become_none():
+    texts = [*NOT_WHOLE, "9223372036854775807", "9223372036854775808", "-9223372036854775809", None]
+    found = whole_numbers(pa.array(texts)).to_pylist()
+    assert found == [None] * len(NOT_WHOLE) + [2**63 - 1, None, None, None]
+
+
+@pytest.mark.parametrize("asked", NOT_WHOLE)
+def test_no_text_is_taken_for_another_id(asked):
+    whole = IdMap(pa.array([0, 1, 3, 5, 7, 10]))
+    assert whole.encode_one(asked) == -1
+    assert whole.encode(pa.chunked_array([[asked, "7"]])).tolist() == [-1, 4]
+
+
+def test_bytes_of_the_command_line_that_are_no_text_are_no_id():
+    assert IdMap(pa.array([3])).encode_one("\udcff") == -1
+    assert IdMap(pa.array(["a"])).encode_one("\udcff") == -1
 
 
 @pytest.mark.parametrize("ids", [[2, 1], [1, 1], ["b", "a"]])

@@ -21,6 +21,7 @@ from dglrec.ingest import (
     drop_duplicates,
     open_source,
     ratings,
+    read_attributes,
     read_items,
     read_new_items,
     read_new_ratings,
@@ -445,6 +446,14 @@ BAD_TABLES = {
         TABLE_HEADER + GOOD + "bob,2,3\n",
         r"row 102: .* no whole number \('bob'\)",
     ),
+    "a zero before an id": (
+        TABLE_HEADER + MANY + "007,2,3\n",
+        r"row 3002: user_id begins with a zero \('007'\) where ids are whole numbers: write it",
+    ),
+    "a hexadecimal id": (
+        TABLE_HEADER + GOOD + "1,0x5,3\n",
+        r"row 102: item_id is no whole number \('0x5'\)",
+    ),
     "ratings too fine": (
         TABLE_HEADER + "".join(f"1,2,{place / 7}\n" for place in range(9)),
         "finer than steps of 0.01; round them, or say the scale",
@@ -524,6 +533,8 @@ def test_a_folder_named_like_a_file(tmp_path):
         ({"user_id": [1, 2, -3]}, r"row 3: user_id is negative \(-3\)"),
         ({"user_id": pa.array([1, 2, 2**63], pa.uint64())}, "user_id does not fit int64"),
         ({"user_id": [[1], [2], [3]]}, "column user_id holds list"),
+        ({"user_id": [True, False, True]}, "column user_id holds bool; ids must be whole numbers"),
+        ({"item_id": [{"a": 1}, {"a": 2}, {"a": 3}]}, "column item_id holds struct"),
         ({"item_id": ["a", None, "b"]}, "row 2: item_id is missing"),
         ({"timestamp": pa.array([1, 2, 3], pa.timestamp("ns"))}, "column is of an unusable type"),
         ({"timestamp": ["x", "y", "z"]}, "column timestamp holds string"),
@@ -535,6 +546,51 @@ def test_a_bad_parquet_table_is_refused(tmp_path, spool, columns, message):
     with pytest.raises(DataError, match=message) as error:
         read_rows(tmp_path / "a.parquet", spool)
     assert str(error.value).startswith(f"{tmp_path / 'a.parquet'}: ")
+
+
+def test_ids_are_read_alike_in_every_file(tmp_path, spool):
+    """A zero before an id, past the head of the first file or in a later one, is no other id."""
+    first = write(tmp_path / "a.csv", TABLE_HEADER + "7,1,3\n8,2,4\n")
+    later = write(tmp_path / "b.csv", TABLE_HEADER + "8,1,4\n007,1,3\n")
+    reader = RatingReader(open_source(first), spool)
+    reader.read()
+    with pytest.raises(DataError, match=r"b\.csv: row 3: user_id begins with a zero \('007'\)"):
+        reader.read(later)
+    folder = anime(tmp_path, ANIME_HEADER + "1,5,7\n1,05,7\n")
+    with pytest.raises(DataError, match="row 3: anime_id begins with a zero"):
+        read_rows(folder, spool)
+    known = IdMap(pa.array([1, 7, 8]))
+    for kinds in ({"user_id": pa.int64()}, {"item_id": pa.int64(), "user_id": pa.int64()}):
+        with pytest.raises(DataError, match="row 3: user_id begins with a zero"):
+            list(stream_columns(later, kinds))
+    with pytest.raises(DataError, match="row 3: user_id begins with a zero"):
+        read_new_ratings(later, known, RatingScale(1, 5), pa.int64())
+    pq.write_table(pa.table({"user_id": ["8", "0x7"], "item_id": [1, 7], "rating": [3, 4]}), later)
+    parquet = later.rename(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"row 2: user_id is no whole number \('0x7'\), as the"):
+        read_new_ratings(parquet, known, RatingScale(1, 5), pa.int64())
+
+
+@pytest.mark.parametrize("ids", [[True, False], [{"a": 1}, {"a": 2}], [[1], [2]], [1.5, 2.0]])
+def test_what_parquet_has_in_place_of_ids_is_refused(ids, tmp_path, spool):
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"item_id": ids, "user_id": ids, "genres": ["A", "B"]}), file)
+    with pytest.raises(DataError, match=r"t\.parquet: column user_id holds .*; ids must be whole"):
+        list(stream_columns(file, {"user_id": pa.int64()}))
+    for read in (
+        lambda: read_new_items(file, pa.int64()),
+        lambda: read_new_items(file, pa.string()),
+        lambda: read_attributes(file, "item_id"),
+    ):
+        with pytest.raises(DataError, match=r"t\.parquet: (row 1: item_id|column item_id) holds"):
+            read()
+
+
+def test_attributes_of_parquet_that_are_nested_are_refused(tmp_path):
+    for value in ({"a": 1}, [[1]], b"x"):
+        pq.write_table(pa.table({"item_id": [1], "studio": [value]}), tmp_path / "t.parquet")
+        with pytest.raises(DataError, match=r"t\.parquet: column studio holds .*; give numb"):
+            read_attributes(tmp_path / "t.parquet", "item_id")
 
 
 def test_parquet_rows_are_numbered_across_stretches(tmp_path, spool, small_stretches):
@@ -583,7 +639,7 @@ def test_text_ids_in_a_layout_of_whole_numbers(tmp_path, spool):
     [
         ("u.data", "1\t2\t3\n", r"row 1 has 3 fields; expected the 4 fields"),
         ("u.data", "1,2,3,4\n", "row 1 has 1 fields"),
-        ("u.data", "user\titem\trating\ttime\n", "row 1: userId is no whole number"),
+        ("u.data", "user\titem\trating\ttime\n", "row 1: rating is no number"),
         ("u.data", "1\t2\t3\t4\n1\t2\t6\t4\n", "row 2: rating is off the scale of 1 to 5"),
         ("u.data", "1\t2\t3\t4\n1\t2\t3\n", "row 2: 3 fields where 4 were expected"),
         ("ratings.dat", "1::2::3\n", "row 1 has 3 fields"),
@@ -770,8 +826,8 @@ def test_placeholders_count_as_no_synopsis(tmp_path, synopsis, missing):
         ("Name,Genres,synopsis\nOne,Drama,x\n", "no column MAL_ID; found Name, Genres, synopsis"),
         ("MAL_ID,Name,Genres,synopsis\n1,One,Drama\n", "row 2: 3 fields where 4 were expected"),
         ("MAL_ID,Name,Genres,synopsis\nx,One,Drama,y\n", "row 2: MAL_ID is no whole number"),
-        ("MAL_ID,Name,Genres,synopsis\n-1,One,Drama,y\n", "row 2: MAL_ID is no whole number"),
-        (f"MAL_ID,Name,Genres,synopsis\n{2**63},A,B,y\n", "row 2: MAL_ID is no whole number"),
+        ("MAL_ID,Name,Genres,synopsis\n-1,One,Drama,y\n", "row 2: MAL_ID is negative"),
+        (f"MAL_ID,Name,Genres,synopsis\n{2**63},A,B,y\n", "row 2: MAL_ID is out of range"),
         ("MAL_ID,Name,Genres,synopsis\n1,A,B,y\n1,A,B,y\n", "row 3: MAL_ID 1 is there twice"),
         ("MAL_ID,Name,Name,Genres,synopsis\n1,A,A,B,y\n", "more than one column Name"),
         (b"MAL_ID,Name,Genres,synopsis\n1,Pok\xe9mon,B,y\n", "row 2: Name is no UTF-8 text; save"),
@@ -971,14 +1027,14 @@ def test_item_ids_of_parquet_are_looked_up_whatever_their_type(tmp_path, stored)
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"user_id": ["7", "x"]}, "column user_id must hold int64, as in the data set"),
-        ({"user_id": [None, 7]}, "column user_id has missing values"),
+        ({"user_id": ["7", "x"]}, "row 2: user_id is no whole number .*, as the data set's are"),
+        ({"user_id": [None, 7]}, "row 1: user_id is missing"),
         ({"user_id": [3, -7]}, r"row 2: user_id is negative \(-7\)"),
         ({"user_id": [1.5, 2.0]}, "column user_id holds double"),
         ({"user_id": pa.array([1, 2**63], pa.uint64())}, "user_id does not fit int64"),
         ({"rating": [1, 11]}, r"row 2: rating is off the scale of 1 to 10 .*\(11\.0\)"),
         ({"rating": ["1", "2"]}, "column rating holds string"),
-        ({"item_id": [5, None]}, "column item_id has missing values"),
+        ({"item_id": [5, None]}, "row 2: item_id is missing"),
     ],
 )
 def test_bad_new_ratings_of_parquet_are_refused(tmp_path, columns, message):
@@ -1173,13 +1229,13 @@ def test_the_first_of_several_names_for_a_column_counts(tmp_path, first):
         ("item_id,title\n", pa.int64(), "holds no row"),
         ("id,title\n1,One\n", pa.int64(), "no column item_id; found id, title"),
         ("item_id,genres\n1,Drama\n2\n", pa.int64(), "row 3: 1 fields where 2 were expected"),
-        ("item_id,genres\nx,Drama\n", pa.int64(), "row 2: item_id is no whole number from 0"),
-        ("item_id,genres\n-1,Drama\n", pa.int64(), "row 2: item_id is no whole number from 0"),
+        ("item_id,genres\nx,Drama\n", pa.int64(), r"row 2: item_id is no whole number \('x'\)"),
+        ("item_id,genres\n-1,Drama\n", pa.int64(), "row 2: item_id is negative"),
         ("item_id,genres\n1,A\n1.5,B\n", pa.int64(), "row 3: item_id is no whole number"),
-        (f"item_id,genres\n{2**63},A\n", pa.int64(), "row 2: item_id is no whole number"),
-        ("item_id,genres\n,Drama\n", pa.int64(), "row 2: item_id is no whole number"),
+        (f"item_id,genres\n{2**63},A\n", pa.int64(), "row 2: item_id is out of range"),
+        ("item_id,genres\n,Drama\n", pa.int64(), "row 2: item_id is missing"),
         ("item_id,genres\n1,A\n2,A\n1,A\n", pa.int64(), "row 4: item_id 1 is there twice"),
-        ("item_id,genres\n1,A\n01,A\n", pa.int64(), "row 3: item_id 1 is there twice"),
+        ("item_id,genres\n1,A\n01,A\n", pa.int64(), "row 3: item_id begins with a zero"),
         ("item_id,genres\na,A\nb,A\na ,A\n", pa.string(), "row 4: item_id a is there twice"),
         ("item_id,genres\na,A\n  ,A\n", pa.string(), "row 3: item_id is missing"),
         ("item_id,genres,genres\n1,A,B\n", pa.int64(), "more than one column genres"),
@@ -1197,7 +1253,7 @@ def test_bad_tables_of_new_items_are_refused(tmp_path, content, kind, message):
 @pytest.mark.parametrize(
     ("ids", "kind", "message"),
     [
-        ([5, None], pa.int64(), "row 2: item_id is no whole number"),
+        ([5, None], pa.int64(), "row 2: item_id is missing"),
         ([5, 5], pa.int64(), "row 2: item_id 5 is there twice"),
         (["a", None], pa.string(), "row 2: item_id is missing"),
         ([], pa.int64(), "holds no row"),
@@ -1253,3 +1309,87 @@ def test_a_parquet_file_is_not_kept_in_memory_while_it_is_read(tmp_path):
         most = max(most, pa.total_allocated_bytes() - before)
     assert seen == groups * rows and size > 60e6
     assert most < size / 2
+
+
+# --- quotes that are not closed, ratings that stand alone ----------------------------------------
+
+ITEMS = "item_id,title,genres\n"
+SWALLOWED = {
+    "one row": (
+        ITEMS + '5,"Half,Drama\n6,"Other",Comedy\n7,Last,Drama\n',
+        ("row 2 (line 2): title runs over 2 lines, 1 of which", "'6,Other\"'"),
+    ),
+    "rows up to the next quote": (
+        ITEMS + '1,"Two\nlines",A\n5,"Half,Drama\n6,Other,Comedy\n7,Third,B\n8,"Next",Action\n',
+        ("row 3 (line 4): title runs over 4 lines, 3 of which", "'6,Other,Comedy'"),
+    ),
+    "text ids": (
+        "item_id,title,genres,year\n"
+        'a,"Half,Drama,1\nb,Other,Comedy,2\nc,Third,B,3\nd,"Next",Action,4\n',
+        ("row 2 (line 2): title runs over", "'b,Other,Comedy,2'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWALLOWED)
+def test_rows_that_an_open_quote_swallows_are_named(tmp_path, name):
+    content, fragments = SWALLOWED[name]
+    file = write(tmp_path / "items.csv", content)
+    for read in (
+        lambda: read_attributes(file, "item_id"),
+        lambda: read_new_items(file, pa.string() if name == "text ids" else pa.int64()),
+    ):
+        with pytest.raises(DataError) as raised:
+            read()
+        message = str(raised.value)
+        assert message.startswith(f"{file}: {fragments[0]}") and fragments[1] in message
+        assert message.endswith("or give the table as Parquet if they belong to it")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "First line.\nSecond, with commas, and more.",
+        "In\n1999, he left,\n12, rue de la Paix, Paris",
+        'He said: "go\n6, then, 7".',
+        "one\n\ntwo\n",
+    ],
+)
+@pytest.mark.parametrize("ids", [["1", "2"], ["a", "b"]])
+def test_synopses_of_several_lines_are_no_rows(tmp_path, text, ids):
+    table = pd.DataFrame({"item_id": ids, "title": ["x", "y"], "synopsis": [text, "short"]})
+    table.to_csv(tmp_path / "items.csv", index=False)
+    found = read_attributes(tmp_path / "items.csv", "item_id")
+    assert found.columns["synopsis"].tolist() == [text.strip(), "short"]
+
+
+def test_the_scale_that_was_found_is_said_and_what_stands_alone_at_its_ends(
+    tmp_path, spool, capsys
+):
+    file = write(tmp_path / "a.csv", TABLE_HEADER + "1,1,5\n1,2,1\n1,3,3\n2,1,1000\n2,2,4\n")
+    _, scale, _ = read_rows(file, spool)
+    said = capsys.readouterr().err
+    assert scale == RatingScale(1, 1000)
+    assert f"{file}: ratings are on the scale 1 to 1000 in steps of 1" in said
+    assert f"{file}: a rating of 1000 stands alone (1 of them, the first number 4 of a.csv)" in said
+    assert "the next is 5: if it is a mistake, remove it, or say --scale MIN:MAX:STEP" in said
+    with pytest.raises(DataError, match="row 5: rating is off the scale of 1 to 5"):
+        read_rows(file, spool, scale=RatingScale(1, 5))
+    read_rows(write(tmp_path / "b.csv", TABLE_HEADER + "1,1,5\n1,2,1\n1,3,3\n"), spool)
+    assert "stands alone" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "lone"),
+    [
+        ([1, 2, 3, 4, 5], []),
+        ([1, 5], []),
+        ([1, 2, 10], [(10, 2)]),
+        ([-9, 1, 2, 3], [(-9, 1)]),
+        ([1, 3, 5], []),
+        ([0, 6, 7, 8, 9, 10], [(0, 6)]),
+    ],
+)
+def test_ends_that_stand_alone(values, lone):
+    scale = RatingScale.infer(np.array(values, dtype=float), "file")
+    assert scale.lone_ends(np.array(values, dtype=float)) == lone

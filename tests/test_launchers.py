@@ -26,7 +26,6 @@ SMALL = [
 ENVIRONMENT = {
     **os.environ,
     "DGLREC_VENV": sys.prefix,
-    "PYTHONPATH": str(ROOT),
     "OMP_NUM_THREADS": "1",
     "PROCESSES": "2",
     "MAX_RESTARTS": "1",

@@ -30,6 +30,15 @@ def test_log_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "three users\n")
 
 
+@pytest.mark.parametrize("text", ["\x1b[31m", "\x07", "\x9b31m", "\x7f", "\u202e", "\udcff"])
+def test_nothing_that_a_terminal_acts_on_is_printed(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log(f"a{text}b\nc")
+    said = capsys.readouterr().err
+    assert said.startswith("a\ufffd") and said.endswith("b\nc\n") and text[0] not in said
+
+
 def test_short_work_prints_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress("reading ratings", 100, "rows") as advance:
         for _ in range(100):

@@ -29,25 +29,26 @@ from runs import (
     same_run,
 )
 
-import dglrec
 from dglrec import cli
 from dglrec.checkpoint import (
     load_checkpoint,
+    load_state,
     newest_whole,
     older_checkpoints,
     pack_checkpoint,
+    save_checkpoint,
     unpack_checkpoint,
 )
 from dglrec.config import resumed_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
-from dglrec.run import BEST, CONFIG_FILE, LAST, LOCK_FILE, RESULTS_FILE, locked
+from dglrec.interrupts import Interrupts
+from dglrec.run import BEST, CONFIG_FILE, LAST, LOCK_FILE, LOG_FILE, RESULTS_FILE, locked
 from dglrec.train import finish as finish_module
 from dglrec.train import loop as loop_module
 from dglrec.train import memory, train
 from dglrec.train import state as state_module
 from dglrec.train import validation as validation_module
-from dglrec.train.interrupts import Interrupts
 from dglrec.train.step import TrainingStep
 
 EPOCHS = 3
@@ -301,6 +302,20 @@ def test_where_all_are_damaged_nothing_is_lost(dataset, tmp_path, monkeypatch):
     assert {path: content for path, content in after.items() if path.name != LOCK_FILE} == {
         path: content for path, content in before.items() if path.name != LOCK_FILE
     }
+
+
+@pytest.mark.parametrize("lacking", ["step", "progress", "epoch"])
+def test_a_state_that_lacks_something_is_bad_data(dataset, tmp_path, monkeypatch, lacking):
+    run, settings = tmp_path / "run", settings_with(checkpoint_steps=1)
+    cut_run(dataset, run, settings, monkeypatch, 8)
+    checkpoint, state = load_checkpoint(run / LAST), load_state(run / LAST)
+    del (state["progress"] if lacking == "epoch" else state)[lacking]
+    if lacking == "epoch":
+        state["progress"]["era"] = 1
+    meta = {name: value for name, value in checkpoint.meta.items() if name != "sha256"}
+    save_checkpoint(run / LAST, checkpoint.weights, state, meta)
+    with pytest.raises(DataError, match="last: its state is not one of this program"):
+        train(dataset, run, settings, resume=True)
 
 
 def test_a_damaged_best_is_said_and_taken_over_by_the_next(dataset, tmp_path, monkeypatch, capsys):
@@ -703,12 +718,52 @@ def test_handlers_are_as_before_afterwards(dataset, tmp_path, monkeypatch):
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_training_outlives_its_terminal(dataset, undisturbed, tmp_path):
+    """SIGHUP comes, and from then on nothing that is said can be written."""
+    run, settings = tmp_path / "run", settings_with()
+
+    def gone():
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 2)
+        signal.raise_signal(signal.SIGHUP)
+
+    def abandoned():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - pytest's own is no pipe
+        at_call(TrainingStep, "_update", {6: gone})
+        train(dataset, run, settings)
+        sys.stderr = sys.__stderr__
+
+    assert in_fork(abandoned) == 0
+    assert same_run(run, undisturbed(settings))
+    said = (run / LOG_FILE).read_text()
+    assert [line.split(" ", 1)[1][:12] for line in said.splitlines()][1:] == [
+        f"epoch {epoch} of {EPOCHS}" for epoch in range(1, EPOCHS + 1)
+    ]
+
+
+def test_the_log_of_a_run_says_what_ended_it_and_goes_on(dataset, tmp_path):
+    run, settings = tmp_path / "run", settings_with()
+
+    def stopped():
+        at_call(TrainingStep, "_update", {6: raising(signal.SIGINT)})
+        train(dataset, run, settings)
+
+    assert in_fork(stopped) == 130
+    said = (run / LOG_FILE).read_text().splitlines()
+    assert "; go on with --resume" in said[-2] and said[-1].endswith(" ended early: interrupted")
+    train(dataset, run, settings, resume=True)
+    assert (run / LOG_FILE).read_text().splitlines()[: len(said)] == said
+    train(dataset, run, settings, overwrite=True)
+    assert "ended early" not in (run / LOG_FILE).read_text()
+
+
 def test_signals_are_put_off_only_within_the_block():
     def handled():
+        with pytest.raises(KeyboardInterrupt), Interrupts():
+            signal.raise_signal(signal.SIGTERM)
         with Interrupts() as interrupts:
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGTERM)
-            assert not interrupts.requested
             with interrupts.put_off():
                 signal.raise_signal(signal.SIGTERM)
                 assert interrupts.requested
@@ -987,8 +1042,7 @@ main()
 
 
 def environment():
-    paths = {"PYTHONPATH": str(Path(dglrec.__file__).parents[1])}
-    return {**os.environ, **paths, "OMP_NUM_THREADS": str(THREADS)}
+    return {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
 
 
 def forked_command(data, run, *more, **options):

@@ -453,7 +453,7 @@ def test_the_number_of_threads_does_not_change_the_batches():
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", DIGEST, str(Path(__file__).parent)],
-            env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "OMP_NUM_THREADS": threads},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -275,7 +275,7 @@ def test_items_that_are_unknown_are_left_out_and_counted(texts, tmp_path, capsys
     capsys.readouterr()
     assert recommend(texts, None, 5, ratings=ratings_file(tmp_path, mixed)) == expected
     captured = capsys.readouterr()
-    assert "mine.csv: 3 ratings are of unknown items and left out" in captured.err
+    assert "3 ratings are of unknown items and left out (items x, y, z)" in captured.err
     assert captured.out == ""
 
 
@@ -668,7 +668,8 @@ def test_of_what_new_users_rated_unknown_items_are_left_out_and_said(texts, tmp_
     score_top_k(texts, tmp_path / "known", 4, TopKOptions(ratings=file))
     capsys.readouterr()
     score_top_k(texts, tmp_path / "mixed", 4, TopKOptions(ratings=mixed))
-    assert f"{mixed}: 3 ratings are of unknown items and left out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{mixed}: 3 ratings are of unknown items and left out (items nothing, nowhere)" in said
     assert read_all(tmp_path / "mixed").equals(read_all(tmp_path / "known"))
 
 
@@ -1486,6 +1487,11 @@ def test_reasons_stand_beside_each_recommendation(trained, tmp_path, monkeypatch
     assert [one.item_id for one in found.because] == row["because"]
     contributions = [one.contribution for one in found.because]
     assert contributions == pytest.approx(row["contribution"], abs=1e-5)
+    user = dataset.users.encode_one(str(row["user_id"]))
+    places = by_user.neighbours[by_user.of(user)]
+    ratings = dataset.scale.decode(by_user.codes[by_user.of(user)])
+    given = dict(zip(dataset.items.decode(places).to_pylist(), ratings.tolist(), strict=True))
+    assert [one.rating for one in found.because] == [given[one.item_id] for one in found.because]
 
 
 def test_new_users_get_reasons_from_their_file(texts, tmp_path):

@@ -230,7 +230,10 @@ def test_bad_tables_are_refused(runs, rows, user, message, tmp_path):
 
 
 def test_ids_of_another_type_and_ids_twice_are_refused(runs, tmp_path):
-    for ids, message in ((("x",), "must hold int64"), ((900, 900), "id 900 is there twice")):
+    for ids, message in (
+        (("x",), "row 2: user_id is no whole number"),
+        ((900, 900), "id 900 is there twice"),
+    ):
         table = write(tmp_path / "t.csv", [{"user_id": one, **ROW} for one in ids])
         with pytest.raises(DataError, match=message):
             score_top_k(runs["features"], tmp_path / "out", 3, TopKOptions(user_table=table))

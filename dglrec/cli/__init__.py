@@ -8,90 +8,143 @@ Whatever happens ends here, in an exit code and at most two lines on stderr.
 """
 
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import nullcontext
+from pathlib import Path
 
 import click
 
 from dglrec.cli import comparing, preparing, scoring, studying  # noqa: F401 - they add their verbs
+from dglrec.cli.streams import guarded
 from dglrec.cli.verbs import cli
-from dglrec.errors import DataError, DglrecError
-from dglrec.progress import printable
+from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
+from dglrec.interrupts import Interrupts
+from dglrec.progress import Manner, log, logged_to, printable, spoken
 
 INTERRUPTED = 130
+
+_FLAGS = ("--debug", "--quiet")
+_COMMON = (*_FLAGS, "--log-file", "--log-format")
 
 
 def main() -> None:
     """Run a command and turn every outcome into an exit code and at most two lines on stderr."""
-    debug = "--debug" in sys.argv[1:]
-    # Accepted anywhere on the line.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    # One of several processes may be waiting for another, where only a signal's own effect ends it.
+    alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+    with guarded(), Interrupts() if alone else nullcontext() as interrupts:
+        code = _run(sys.argv[1:])
+        if code == 0 and interrupts is not None and interrupts.requested:
+            code = INTERRUPTED  # what the signal raised was lost
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command, its messages given as the line says, and report how it ended."""
     try:
-        with _terminated_as_interrupted():
-            code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
+        arguments, asked = _take_common(arguments)
+    except UsageError as error:
+        log(_in_short(error), "error")
+        return error.exit_code
+    manner = Manner(quiet=bool(asked["--quiet"]), as_json=asked["--log-format"] == "json")
+    file = asked["--log-file"]
+    with spoken(manner), logged_to(Path(str(file))) if file else nullcontext():
+        return _reported(arguments, debug=bool(asked["--debug"]))
+
+
+def _take_common(arguments: list[str]) -> tuple[list[str], dict[str, str | bool | None]]:
+    """The options that every verb has, which may stand anywhere on the line, and the rest of it.
+
+    Raises:
+        UsageError: one lacks its value or has an impossible one.
+    """
+    asked: dict[str, str | bool | None] = dict.fromkeys(_COMMON)
+    rest: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--":
+            return [*rest, argument, *given], asked
+        name, equals, value = argument.partition("=")
+        if name not in _COMMON or (equals and name in _FLAGS):
+            rest.append(argument)
+        elif name in _FLAGS:
+            asked[name] = True
+        else:
+            asked[name] = value if equals else next(given, "")
+            if not asked[name]:
+                raise UsageError(f"{name}: give a value; see dglrec --help")
+    if asked["--log-format"] not in (None, "text", "json"):
+        raise UsageError(f"--log-format {asked['--log-format']}: write text or json")
+    if file := asked["--log-file"]:
+        try:
+            Path(str(file)).open("a").close()
+        except OSError as error:
+            raise UsageError(f"--log-file {file}: cannot be written ({error.strerror})") from error
+    return rest, asked
+
+
+def _reported(arguments: list[str], *, debug: bool) -> int:
+    try:
+        code = _invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help text
         code = error.exit_code
     except click.ClickException as error:
-        click.echo(f"error: {_usage_in_short(error)}", err=True)
+        log(_usage_in_short(error), "error")
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         if os.environ.get("RANK", "0") == "0":
-            click.echo("interrupted", err=True)
+            log("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
         if debug:
             traceback.print_exc()
         if not getattr(error, "told", False):
-            click.echo(f"error: {_in_short(error)}", err=True)
-        code = error.exit_code if isinstance(error, DglrecError) else 1
-        if isinstance(error, PermissionError):
-            code = DataError.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+            log(_in_short(error), "error")
+        code = _code_of(error)
+    return code
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Within the block SIGTERM interrupts, as SIGINT does, so that what is half-written goes.
-
-    A second one says no more than the first, and must not cut the cleaning up short.
-    """
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+def _invoke(arguments: list[str]) -> int:
+    """Run a command to its end, with all that it printed."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
 
 
 def _usage_in_short(error: click.ClickException) -> str:
     """What click found wrong with the command line, on one line, and where the help is."""
     text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{text}; see {context.command_path if context else 'dglrec'} --help"
+    return printable(f"{text}; see {context.command_path if context else 'dglrec'} --help")
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, DglrecError):
+        return error.exit_code
+    if isinstance(error, PermissionError):
+        return DataError.exit_code
+    return UnusableEnvironmentError.exit_code if _is_out_of_memory(error) else 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch raises a plain RuntimeError for it on a CPU.
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _in_short(error: Exception) -> str:
     if isinstance(error, DglrecError):
-        return printable(str(error))
+        first, *more = printable(str(error)).splitlines() or [type(error).__name__]
+        return "\n".join([first, " ".join(more)] if more else [first])
     if isinstance(error, PermissionError):
-        return f"{error.filename}: no permission to read or write it"
+        return printable(f"{error.filename}: no permission to read or write it")
+    if _is_out_of_memory(error):
+        return "out of memory; end other programs, or take a machine with more (--debug: where)"
     text = printable(" ".join(str(error).split())[:300])
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from dglrec.cli.options import FOLDER_OR_FILE, option_device, option_json
+from dglrec.cli.options import FOLDER_OR_FILE, SEED, option_device, option_json
 from dglrec.cli.output import print_comparison, print_json
 from dglrec.cli.verbs import cli
 from dglrec.errors import UsageError
@@ -32,7 +32,7 @@ _FORM = "write RUN, or NAME=RUN,RUN,..."
     help="How often users are redrawn.",
 )
 @click.option("--level", type=float, default=0.95, show_default=True, help="Of the intervals.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the redrawing.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the redrawing.")
 @click.option(
     "--dataset",
     type=FOLDER_OR_FILE,

@@ -14,6 +14,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Opened = TypeVar("_Opened")
 
 FOLDER_OR_FILE = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**63 - 1)
 
 
 def parse_lengths(

@@ -1,18 +1,25 @@
 """What the verbs print on stdout."""
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.table import Table
 
-from dglrec.progress import printable
+from dglrec.progress import counted, printable
 
 _FIGURES = ("rmse", "bias rmse", "mae", "accuracy")
+_NOTES = "notes"
 _SHARE = "share_of_the_way"
+_TELLING = 0.005  # of a reason: less is shown as 0.00
 _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
+
+
+def say(text: str) -> None:
+    """Print a text on stdout, as `printable`: what it names came from files and folders."""
+    print(printable(text))
 
 
 def report(figures: dict[str, Any], as_json: bool) -> None:
@@ -21,25 +28,44 @@ def report(figures: dict[str, Any], as_json: bool) -> None:
         print_json(figures)
         return
     for name, value in figures.items():
+        if name == _NOTES and isinstance(value, dict):
+            _print_notes(value)
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_number(part)}" for key, part in value.items())
-        click.echo(f"{name}: {_number(value)}")
+        say(f"{name}: {_number(value)}")
+
+
+def _print_notes(counts: dict[str, Any]) -> None:
+    """Print what `prepare` met, one a line; what it did not meet is no news."""
+    for name, count in counts.items():
+        if count:
+            say(f"note: {name.replace('_', ' ')}: {_number(count)}")
 
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    print(_json_of(value))
+
+
+def _json_of(value: dict[str, Any]) -> str:
+    """JSON on one line, with every control character escaped: JSON lets some of them stand."""
+    # Elsewhere than in UTF-8, letters would be other bytes than JSON's.
+    utf8 = "utf" in str(sys.stdout.encoding).lower()
+    text = json.dumps(value, ensure_ascii=not utf8)
+    return "".join(one if printable(one) == one else f"\\u{ord(one):04x}" for one in text)
 
 
 def print_results(results: dict[str, Any]) -> None:
     """Print how training went, and its metrics on the test rows."""
     seconds = f"{results['training_seconds']:.0f} s"
     if "kind" in results:
-        click.echo(f"{results['kind']} fitted in {seconds}")
+        say(f"{results['kind']} fitted in {seconds}")
     else:
-        click.echo(
-            f"{results['epochs']} epochs in {seconds}, the best was epoch {results['best_epoch']}"
-        )
+        epochs, best = results["epochs"], results["best_epoch"]
+        say(f"{counted(epochs, 'epoch')} in {seconds}, the best was epoch {best}")
+        if best == epochs:
+            say("note: the best epoch was the last: a higher train.epochs may help")
     print_metrics(results["test"])
 
 
@@ -58,7 +84,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     """Print metrics, those of groups of rows and users among them."""
     print_metrics(result)
     if result.get("users_left_out"):
-        click.echo(f"new users left out, with too few ratings: {result['users_left_out']:,}")
+        say(f"new users left out, with too few ratings: {result['users_left_out']:,}")
     groups = ("new_users", "new_items", "head_items", "tail_items")
     _print_rows(
         "by what training saw of them",
@@ -92,11 +118,11 @@ def print_evaluation(result: dict[str, Any]) -> None:
             f"{sampled['pairs']:,} relevant items, each among {sampled['candidates']:,} drawn ones",
             sampled,
         )
-        click.echo(f"note: {sampled['note']}")
+        say(f"note: {sampled['note']}")
     if "details" in result:
         _print_details(result["details"])
     for note in result.get("notes", []):
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _print_rating_metrics(result: dict[str, Any]) -> None:
@@ -116,7 +142,7 @@ def _print_rating_metrics(result: dict[str, Any]) -> None:
         ],
     )
     if "gap_closed" in result:
-        click.echo(
+        say(
             f"irreducible rmse {result['irreducible_rmse']:.4f}; "
             f"gap closed {result['gap_closed']:.1%}"
         )
@@ -141,7 +167,7 @@ def _print_ranking(title: str, result: dict[str, Any]) -> None:
     for k in lengths:
         if f"{_SHARE}@{k}" in result:
             share = result[f"{_SHARE}@{k}"]
-            click.echo(f"way from popularity to the best possible lists of {k}: {share:.1%} (ndcg)")
+            say(f"way from popularity to the best possible lists of {k}: {share:.1%} (ndcg)")
 
 
 def _figures(group: dict[str, Any]) -> list[str]:
@@ -210,11 +236,11 @@ def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
     """Print a table of figures; none where there are no rows."""
     if not rows:
         return
-    table = Table(title=title)
+    table = Table(title=printable(title))
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        _add_row(table, *row)
     _print_table(table)
 
 
@@ -234,7 +260,7 @@ def print_comparison(result: dict[str, Any]) -> None:
         table.add_column(name)
     for run in result["runs"]:
         cells = (f"{run[name]['value']:.4f} {_interval(run[name])}".rstrip() for name in metrics)
-        table.add_row(run["name"], str(run["runs"]), *cells)
+        _add_row(table, run["name"], str(run["runs"]), *cells)
     _print_table(table)
     table = Table(title=f"Paired differences, {level}")
     for name in ("", "metric", "value", "interval", "p (Holm)", "percent", "d_z"):
@@ -245,7 +271,8 @@ def print_comparison(result: dict[str, Any]) -> None:
             found = pair[name]
             includes = found["low"] is not None and found["low"] <= 0 <= found["high"]
             whole = (pair["percent"], pair["d_z"]) if name == metrics[0] else (None, None)
-            table.add_row(
+            _add_row(
+                table,
                 title,
                 name,
                 f"{found['value']:+.4f}",
@@ -256,20 +283,20 @@ def print_comparison(result: dict[str, Any]) -> None:
             )
     _print_table(table)
     for note in result["notes"]:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def print_study(result: dict[str, Any]) -> None:
     """Print a study's table: figures, then what sets each variant apart from the reference."""
     level = f"{100 * result['level']:g} % intervals"
     metrics = result["metrics"]
-    table = Table(title=f"{result['title']}: {result['split']} rows, {level}")
+    table = Table(title=printable(f"{result['title']}: {result['split']} rows, {level}"))
     table.add_column("")
     for name in ("runs", *metrics):
         table.add_column(name, justify="right" if name == "runs" else "left")
     for row in result["variants"]:
         figures = (f"{row[name]['value']:.4f} {_interval(row[name])}".rstrip() for name in metrics)
-        table.add_row(row["name"], str(row["runs"]), *figures)
+        _add_row(table, row["name"], str(row["runs"]), *figures)
     _print_table(table)
     leading = "RMSE" if metrics[0] == "rmse" else metrics[0]
     table = Table(title=f"{leading} against {result['reference']}, {level}")
@@ -290,10 +317,10 @@ def print_study(result: dict[str, Any]) -> None:
                 "" if apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
             ]
         cells += ["" if row[key] is None else f"{row[key]:.4f}" for key in ("valid", "baseline")]
-        table.add_row(row["name"], *cells, f"{row['training_seconds']:.1f}")
+        _add_row(table, row["name"], *cells, f"{row['training_seconds']:.1f}")
     _print_table(table)
     for note in result["notes"]:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _interval(found: dict[str, Any], sign: str = "") -> str:
@@ -305,7 +332,7 @@ def _interval(found: dict[str, Any], sign: str = "") -> str:
 def print_recommendations(found: list[Any]) -> None:
     """Print items with rank, title, score and predicted rating."""
     if not found:
-        click.echo("nothing left to recommend: every item is rated")
+        say("nothing left to recommend: every item is rated")
         return
     table = Table()
     table.add_column("rank", justify="right")
@@ -319,13 +346,29 @@ def print_recommendations(found: list[Any]) -> None:
     if explained:
         table.add_column("because of")
     for one in found:
-        reasons = [f"{reason.title} (+{reason.contribution:.2f})" for reason in one.because]
+        reasons = [_reason(reason) for reason in one.because]
         reasons += [f"{told.text} (+{told.contribution:.2f})" for told in one.relations or ()]
         cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
         cells += [f"{one.rating:.2f}"] if one.rating is not None else []
         cells += ["\n".join(" ".join(one.split()) for one in reasons)] if explained else []
-        table.add_row(*map(printable, cells))
+        _add_row(table, *cells)
     _print_table(table)
+    most = max((abs(reason.contribution) for one in found for reason in one.because), default=1.0)
+    if most < _TELLING:
+        say(
+            "note: no single rated item moves a score by 0.01: so many share the weight that these "
+            "reasons mean little"
+        )
+
+
+def _reason(reason: Any) -> str:
+    """A rated item with its rating and what it adds."""
+    rated = "" if reason.rating is None else f", rated {reason.rating:g}"
+    return f"{reason.title}{rated} (+{reason.contribution:.2f})"
+
+
+def _add_row(table: Table, *cells: str, end_section: bool = False) -> None:
+    table.add_row(*map(printable, cells), end_section=end_section)
 
 
 def _print_table(table: Table) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dglrec.cli.options import FOLDER_OR_FILE, option_json, option_overwrite
+from dglrec.cli.options import FOLDER_OR_FILE, SEED, option_json, option_overwrite
 from dglrec.cli.output import report
 from dglrec.cli.verbs import cli
 
@@ -31,7 +31,7 @@ from dglrec.cli.verbs import cli
 )
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Share that validates.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share that tests.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and --users.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the split and --users.")
 @click.option("--train-file", type=FOLDER_OR_FILE, help="Rows to train and validate on.")
 @click.option("--test-file", type=FOLDER_OR_FILE, help="Rows to test on.")
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")

@@ -23,7 +23,12 @@ from dglrec.errors import UsageError
 
 @cli.command()
 @click.argument("run", type=FOLDER_OR_FILE)
-@click.option("--user", help="Id of a user of the data set.")
+@click.option(
+    "--user",
+    help="Id of a user of the data set. With --ratings or --user-table it may be anybody's: the "
+    "list is made from the files, and what the data set knows this user to have rated is left out, "
+    "too.",
+)
 @click.option("-k", type=int, default=10, show_default=True, help="How many.")
 @click.option(
     "--ratings",
@@ -65,6 +70,7 @@ def recommend(
     """
     from dataclasses import asdict
 
+    from dglrec.score import own_id
     from dglrec.score import recommend as run_recommend
 
     if user is None and ratings is None and user_table is None:
@@ -79,7 +85,7 @@ def recommend(
         for one in shown:
             if one["relations"] is None:  # the model reads none
                 del one["relations"]
-        print_json({"user_id": user, "recommendations": shown})
+        print_json({"user_id": own_id(trained.dataset, user), "recommendations": shown})
     else:
         print_recommendations(found)
 

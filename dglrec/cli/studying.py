@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dglrec.cli.options import FOLDER_OR_FILE, option_device, option_json
-from dglrec.cli.output import print_json, print_study
+from dglrec.cli.output import print_json, print_study, say
 from dglrec.cli.verbs import cli
 from dglrec.errors import UsageError
 
@@ -58,10 +58,11 @@ def study(
 ) -> None:
     """Train the variants of STUDY, each with several seeds, and leave one table in OUT.
 
-    STUDY is `ablation`, `scaling`, `relations` or a TOML file. SOURCE is a prepared data set, or
-    what `prepare` takes. The same command, given again, goes on where it was stopped, and trains
-    what was added. Of the checkpoints of each run in OUT only `best` is kept. The table is of
-    predicted ratings where all variants have some, and else of lists of 10.
+    STUDY is `ablation`, `baselines`, `hybrid`, `lists`, `relations`, `scaling` or a TOML file.
+    SOURCE is a prepared data set, or what `prepare` takes. The same command, given again, goes on
+    where it was stopped, and trains what was added. Of the checkpoints of each run in OUT only
+    `best` is kept. The table is of predicted ratings where all variants have some, and else of
+    lists of 10.
 
     \b
     Examples:
@@ -126,8 +127,8 @@ def _print_list(studies: list["Study"], as_json: bool) -> None:
         return
     for shown in found:
         seeds = ", ".join(map(str, shown["seeds"]))
-        click.echo(f"{shown['study']}: {shown['title']} (seeds {seeds})")
+        say(f"{shown['study']}: {shown['title']} (seeds {seeds})")
         width = max(map(len, shown["variants"]))
         for name, description in shown["variants"].items():
             mark = "; the reference" if name == shown["reference"] else ""
-            click.echo(f"  {name:{width}}  {description}{mark}")
+            say(f"  {name:{width}}  {description}{mark}")

@@ -14,6 +14,7 @@ import click
 from dglrec import __version__
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
+    SEED,
     opened_predictor,
     option_dataset,
     option_device,
@@ -29,6 +30,7 @@ from dglrec.cli.output import (
     print_recommendations,
     print_results,
     report,
+    say,
 )
 from dglrec.errors import DataError
 
@@ -39,7 +41,14 @@ _SHARED = ("train", "evaluate", "score", "doctor")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dglrec")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
-def cli(debug: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Errors alone on stderr, and no progress.")
+@click.option("--log-file", metavar="FILE", help="Add what is said to FILE too, with times.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="What is said as text, or as JSON: a line of time, level and message.",
+)
+def cli(**common: Any) -> None:
     """Train graph neural networks that predict ratings, and recommend with them.
 
     \b
@@ -49,7 +58,7 @@ def cli(debug: bool) -> None:
                           dglrec evaluate run
                           dglrec recommend run --user 42
     """
-    del debug  # read by main(), which handles errors
+    del common  # read by main(), from anywhere on the line
     verb = click.get_current_context().invoked_subcommand
     if os.environ.get("WORLD_SIZE", "1") != "1" and verb not in _SHARED:
         from dglrec.distributed import check_one_process
@@ -86,9 +95,9 @@ def doctor(folder: Path | None, as_json: bool) -> None:
         print_json({"checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            click.echo(f"{check.level:8} {check.name}: {check.found}")
+            say(f"{check.level:8} {check.name}: {check.found}")
             if check.mend:
-                click.echo(f"{'':8} mend: {check.mend}")
+                say(f"{'':8} mend: {check.mend}")
     if not all(check.ok for check in checks):
         sys.exit(4 if folder is None else DataError.exit_code)
 
@@ -98,7 +107,7 @@ def doctor(folder: Path | None, as_json: bool) -> None:
 @click.option("--users", type=int, default=2_500, show_default=True)
 @click.option("--items", type=int, default=600, show_default=True)
 @click.option("--ratings", type=int, default=400_000, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--trust", type=int, metavar="N", help="Write trust.csv: N edges within circles of users."
 )
@@ -304,7 +313,7 @@ def train(
     metavar="N",
     help="Rank each relevant item among N drawn ones as well, as some papers do.",
 )
-@click.option("--seed", type=int, help="Of what is given, or drawn; default: 0.")
+@click.option("--seed", type=SEED, help="Of what is given, or drawn; default: 0.")
 @option_order
 @option_dataset
 @option_device
@@ -394,6 +403,6 @@ def quickstart(
         print_json(asdict(shown))
         return
     print_results(shown.results)
-    click.echo(f"\nFor user {shown.user_id}:")
+    say(f"\nFor user {shown.user_id}:")
     print_recommendations(shown.recommendations)
-    click.echo(f"\nNext: dglrec recommend {out / 'run'} --user 42")
+    say(f"\nNext: dglrec recommend {out / 'run'} --user 42")

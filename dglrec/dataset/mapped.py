@@ -12,6 +12,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +33,8 @@ from dglrec.dataset.layout import (
     checksum_of,
     fingerprint_of,
 )
-from dglrec.errors import DataError
-from dglrec.files import read_json
+from dglrec.errors import DataError, UnreadableError
+from dglrec.files import read_errors, read_json
 from dglrec.kernels import run_side_by_side
 from dglrec.progress import log
 
@@ -41,6 +42,20 @@ _AT_ONCE = 1 << 20  # bytes: what is hashed is in the cache still when its value
 _LONGEST_HEADER = 1 << 14
 _ALIGNED = 64  # bytes; where `save_array`, as numpy, lets an array begin
 _MEND = "prepare the data set again"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Read a file; what is wrong with it says what to do, too."""
+    try:
+        with read_errors(path):
+            yield
+    except UnreadableError:
+        raise
+    except DataError as error:
+        if str(error).endswith(_MEND):
+            raise
+        raise DataError(f"{error}; {_MEND}") from error
 
 
 class MappedFile:
@@ -58,18 +73,14 @@ class MappedFile:
     def __init__(self, path: Path, proof: Mapping[str, Any] | None, form: ArrayForm | None) -> None:
         self.path, self._proof, self._form = path, proof, form
         self._is_proved = False
-        try:
+        with _reading(path):
+            if path.is_dir():
+                raise IsADirectoryError
             self._descriptor = os.open(path, os.O_RDONLY)
             self._close = weakref.finalize(self, os.close, self._descriptor)
+            if not os.fstat(self._descriptor).st_size:
+                raise self._damaged("it is empty")
             self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file; {_MEND}") from error
-        except (NotADirectoryError, ValueError) as error:  # ValueError: it is empty
-            raise self._damaged(str(error)) from error
-        except OSError as error:
-            if path.is_dir():
-                raise self._damaged("a folder, and no file") from error
-            raise
         if proof is not None and len(self._map) != proof["size"]:
             raise self._damaged(f"{len(self._map):,} bytes in place of {proof['size']:,}")
         self._start, self._array = 0, None
@@ -130,7 +141,8 @@ class MappedFile:
         """
         if self._is_proved:
             return
-        checksum, fault = self._read_through()
+        with _reading(self.path):
+            checksum, fault = self._read_through()
         if self._proof is not None and checksum != self._proof["xxh128"]:
             raise self._damaged(f"its checksum is not the one in {DATASET_FILE}")
         if fault is not None:
@@ -319,10 +331,8 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path}: holds no {DATASET_FILE}, so it is no prepared data set; make one with "
             "`dglrec prepare`"
         )
-    try:
+    with _reading(file):
         meta = read_json(file)
-    except DataError as error:
-        raise DataError(f"{error}; {_MEND}") from error
     version = meta.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(

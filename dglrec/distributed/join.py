@@ -96,10 +96,12 @@ def check_one_process(environment: Mapping[str, str], verb: str) -> None:
         UsageError: there are several processes.
     """
     if environment.get("WORLD_SIZE", "1") not in ("", "1"):
-        raise UsageError(
+        error = UsageError(
             f"{verb} is not shared among processes (WORLD_SIZE is {environment['WORLD_SIZE']}): "
             "start it without torchrun"
         )
+        error.told = environment.get("RANK", "0") != "0"
+        raise error
 
 
 @contextmanager
@@ -177,6 +179,7 @@ def joined(
 
 def _meet(launch: _Launch, timeout: float) -> TCPStore:
     """The store that all processes see."""
+    _check_resolves(launch)
     serves = launch.rank == 0 and not launch.store_is_served
     place = f"{launch.address}:{launch.port}"
     made: list[TCPStore | dist.DistError] = []
@@ -213,6 +216,21 @@ def _meet(launch: _Launch, timeout: float) -> TCPStore:
         f"rank {launch.rank} did not reach rank 0 at {place} within {timeout:g} s "
         f"({_first_line(store)}); is it started there, and does a firewall let this port through?"
     ) from store
+
+
+def _check_resolves(launch: _Launch) -> None:
+    """Refuse an address that is no host's: torch would try it for the whole timeout.
+
+    Raises:
+        UnusableEnvironmentError: it is none, or none that is known here.
+    """
+    try:
+        socket.getaddrinfo(launch.address, launch.port)
+    except (OSError, UnicodeError) as error:
+        raise UnusableEnvironmentError(
+            f"MASTER_ADDR is {launch.address}, and rank {launch.rank} finds no such host "
+            f"({error}); give the first machine's name or address"
+        ) from error
 
 
 def _gather_ranks(

@@ -5,7 +5,7 @@
 embedded.
 """
 
-from dglrec.features.cache import default_cache
+from dglrec.features.cache import check_cache, default_cache
 from dglrec.features.columns import GenresEncoder, IdentityEncoder
 from dglrec.features.kinds import (
     Kind,
@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "SequenceEncoder",
     "TextCleaning",
+    "check_cache",
     "default_cache",
     "infer_kind",
     "parse_kinds",

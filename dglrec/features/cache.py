@@ -3,10 +3,10 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from dglrec.errors import DglrecError
 from dglrec.progress import log
 
 CACHE_FILE = "text-embeddings.sqlite"
@@ -34,22 +34,19 @@ def default_cache() -> Path:
 class EmbeddingCache:
     """Keys -> bytes, safe for several processes. A damaged file is said so and begun anew.
 
+    A cache that cannot be used is said so, once, and from then on holds nothing: what it would have
+    held can be computed.
+
     Args:
         folder: the cache's folder, made where missing. The file in it has a name of its own, so
             that a mistyped folder never costs somebody another file.
-
-    Raises:
-        DglrecError: the folder or the file cannot be used; any method may raise it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / CACHE_FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
         self._connection: sqlite3.Connection | None = None
-        self._run(lambda connection: None)
+        self._given_up = False
+        self._run(lambda connection: None, None)
 
     def close(self) -> None:
         """Close the file. A later call opens it again."""
@@ -65,7 +62,7 @@ class EmbeddingCache:
     def _select(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         places = ",".join("?" * len(keys))
         statement = f"SELECT key, value FROM embeddings WHERE key IN ({places})"
-        return self._run(lambda connection: connection.execute(statement, keys).fetchall())
+        return self._run(lambda connection: connection.execute(statement, keys).fetchall(), [])
 
     def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Write pairs of key and value in one transaction."""
@@ -75,12 +72,12 @@ class EmbeddingCache:
             with connection:
                 connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", pairs)
 
-        self._run(write)
+        self._run(write, None)
 
     def width(self, model: str) -> int | None:
         """How wide a model's embeddings are; None where the cache has not seen the model."""
         statement = "SELECT width FROM widths WHERE model = ?"
-        row = self._run(lambda connection: connection.execute(statement, (model,)).fetchone())
+        row = self._run(lambda connection: connection.execute(statement, (model,)).fetchone(), None)
         return row[0] if row and isinstance(row[0], int) and row[0] > 0 else None
 
     def set_width(self, model: str, width: int) -> None:
@@ -90,10 +87,17 @@ class EmbeddingCache:
             with connection:
                 connection.execute("INSERT OR REPLACE INTO widths VALUES (?, ?)", (model, width))
 
-        self._run(write)
+        self._run(write, None)
 
-    def _run(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something with the open file; where the file is damaged, with a new one."""
+    def _run(self, action: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """Do something with the open file; where the file is damaged, with a new one.
+
+        Args:
+            action: takes the file.
+            otherwise: what comes of it where the file cannot be used.
+        """
+        if self._given_up:
+            return otherwise
         try:
             try:
                 return action(self._open())
@@ -103,10 +107,16 @@ class EmbeddingCache:
                 self._discard(str(error))
                 return action(self._open())
         except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
+            self._given_up = True
+            log(
+                f"{self.path}: cache of text embeddings not usable ({error}); going on without it: "
+                "set DGLREC_CACHE to a folder that can be written and has space"
+            )
+            return otherwise
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=60.0)
             try:
                 _prepare(connection)
@@ -122,11 +132,25 @@ class EmbeddingCache:
         for suffix in ("", "-journal", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
-    def _unusable(self, error: Exception) -> DglrecError:
-        return DglrecError(
-            f"{self.path}: cache of text embeddings not usable ({error}); "
-            "set DGLREC_CACHE to a folder that can be written and has space"
-        )
+
+def check_cache(folder: Path) -> str | None:
+    """Why the cache in a folder cannot be used; None where it can, or is yet to be made.
+
+    Nothing is changed: of a damaged file the next use makes a new one.
+    """
+    path = folder / CACHE_FILE
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as connection:
+            _is_ours(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+    except (sqlite3.OperationalError, OSError) as error:
+        return str(error)
+    except sqlite3.DatabaseError:
+        pass  # damaged
+    return None
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -113,7 +113,6 @@ class SequenceEncoder:
 
         Raises:
             UnusableEnvironmentError: the model cannot be found, fetched or loaded.
-            DglrecError: the cache cannot be used.
         """
         pieces = {text: self.cleaning.pieces(text) for text in texts if text is not None}
         distinct = [text for text, parts in pieces.items() if parts]

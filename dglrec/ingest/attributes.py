@@ -14,6 +14,7 @@ from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ids import IdMap
 from dglrec.ingest import cells, stream
+from dglrec.ingest.lists import ids_of_type
 from dglrec.ingest.tables import ITEM_NAMES
 
 _USER_NAMES = {schema.USER_ID: (schema.USER_ID, "userId")}
@@ -43,6 +44,14 @@ class AttributeTable:
     file: Path
     ids: pa.Array
     columns: dict[str, pd.Series]
+
+    def ids_as(self, name: str, kind: pa.DataType) -> pa.Array:
+        """The ids in the type that a data set's have.
+
+        Raises:
+            DataError: one cannot be.
+        """
+        return ids_of_type(self.ids, kind, name, self.file, cells.first_row_of(self.file))
 
     def rows_of(self, known: IdMap) -> tuple[npt.NDArray[np.int64], int]:
         """Where the table has what it says of each known id.
@@ -80,9 +89,9 @@ def read_attributes(file: Path, id_name: str, *, one: bool = False) -> Attribute
         DataError: the table is damaged, has no row or no column of ids, an id is missing, or a
             column cannot name an attribute.
     """
-    raw = cells.raw_table(file)
-    found = stream.shown_names(list(raw))
     special = ITEM_NAMES if id_name == schema.ITEM_ID else _USER_NAMES
+    raw = cells.raw_table(file, special[id_name])
+    found = stream.shown_names(list(raw))
     given = {}
     for name, aliases in special.items():
         alias = next((alias for alias in aliases if alias in raw), None)
@@ -127,12 +136,7 @@ def _ids(values: list[Any], name: str, file: Path) -> pa.Array:
     """Ids as text, or as the whole numbers that a Parquet file has."""
     if not values:
         raise DataError(f"{file}: holds no row")
-    first_row = cells.first_row_of(file)
-    # Pandas makes such numbers of whole ones where one was missing once.
-    ids = [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
-    for row, value in enumerate(ids, start=first_row):
-        if value is None or str(value).strip() in ("", "nan"):
-            raise DataError(f"{file}: row {row}: {name} is missing")
-    if all(type(value) is int and abs(value) < 2**63 for value in ids):  # True is an int, too
+    ids = cells.ids_of(values, name, file)
+    if all(isinstance(value, int) and abs(value) < 2**63 for value in ids):
         return pa.array(ids, type=pa.int64())
-    return pa.array([str(value).strip() for value in ids], type=pa.string())
+    return pa.array([str(value) for value in ids], type=pa.string())

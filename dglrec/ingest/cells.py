@@ -11,21 +11,35 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
+from dglrec.ingest.quotes import refuse_swallowed
 
 UNKNOWN = "Unknown"
 _NO_SYNOPSIS = re.compile(r"\s*no synopsis\b.*\b(added|yet|available)\b", re.IGNORECASE | re.DOTALL)
 _LEADING_ZERO = re.compile(r"\s*-?0[0-9]")
+_WITHOUT_HEADER = ("u.item", "movies.dat", "u.user", "users.dat")
 NO_GENRES = "(no genres listed)"
 
 
-def raw_table(file: Path) -> dict[str, list[Any]]:
-    """A small table's columns by name: text from CSV, Python values from Parquet."""
+def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
+    """A small table's columns by name: text from CSV, Python values from Parquet.
+
+    Args:
+        file: the table.
+        id_names: what its column of ids may be called.
+
+    Raises:
+        DataError: the table is damaged, has a column twice or one that cannot be read, or an open
+            quote took rows into a value.
+    """
     description = f"reading {file.name}"
     if stream.is_parquet(file):
-        names = list(stream.parquet_schema(file).names)
+        fields = stream.parquet_schema(file)
+        names = list(fields.names)
         _refuse_repeated(names, file)
+        _refuse_nested(fields, file)
         stretches = stream.stream_parquet(file, names, description)
     else:
         text = stream.header_format(file, ())
@@ -37,12 +51,28 @@ def raw_table(file: Path) -> dict[str, list[Any]]:
     for stretch in stretches:
         for name in names:
             columns[name].extend(stretch.table.column(name).to_pylist())
+    if stream.is_parquet(file):
+        return columns
     last = columns[names[-1]]
-    if last and not stream.is_parquet(file) and stream.ends_in_open_quote(file, last[-1]):
+    if last and stream.ends_in_open_quote(file, last[-1]):
         raise DataError(
             f"{file}: row {len(last) + 1}: the file ends inside quotes; fetch the file again"
         )
+    id_name = next((name for name in id_names if name in columns), None)
+    refuse_swallowed(columns, text.delimiter, id_name, file)
     return columns
+
+
+def _refuse_nested(fields: pa.Schema, file: Path) -> None:
+    """Refuse columns that cannot be read as ids, numbers, texts, dates or lists of them."""
+    for field in fields:
+        is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+        kind = field.type.value_type if is_list else field.type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            raise DataError(
+                f"{file}: column {field.name[:40]} holds {str(field.type)[:60]}; give numbers, "
+                "text, dates, or lists of text"
+            )
 
 
 def _refuse_repeated(names: Sequence[str], file: Path) -> None:
@@ -50,40 +80,70 @@ def _refuse_repeated(names: Sequence[str], file: Path) -> None:
         raise DataError(f"{file}: more than one column {', '.join(repeated)}")
 
 
-def whole_ids(
-    values: Sequence[Any], name: str, file: Path, first_row: int, *, distinct: bool = True
-) -> pd.Series:
-    """Whole numbers from 0, int64."""
-    seen: set[int] = set()
-    numbers = []
-    for row, value in enumerate(values, start=first_row):
-        text = str(value).strip()
-        if not (text.isascii() and text.isdigit() and int(text) < 2**63):
-            raise DataError(f"{file}: row {row}: {name} is no whole number from 0 ({text[:40]!r})")
-        number = int(text)
-        if distinct and number in seen:
-            raise DataError(f"{file}: row {row}: {name} {number} is there twice; keep one row")
-        seen.add(number)
-        numbers.append(number)
+def ids_of(values: Sequence[Any], name: str, file: Path) -> list[int | str]:
+    """The ids of a table's rows: whole numbers, or text without spaces around it.
+
+    Raises:
+        DataError: one is missing, or neither. The message names the row.
+    """
+    ids: list[int | str] = []
+    for row, value in enumerate(values, start=first_row_of(file)):
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # Pandas makes such numbers of whole ones where one was missing once
+        if isinstance(value, str):
+            value = value.strip()
+        if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
+            raise DataError(f"{file}: row {row}: {name} is missing")
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise DataError(
+                f"{file}: row {row}: {name} holds {type(value).__name__} ({str(value)[:40]}); ids "
+                "must be whole numbers below 2^63 or text"
+            )
+        ids.append(value)
+    return ids
+
+
+def whole_ids(values: Sequence[Any], name: str, file: Path, *, distinct: bool = True) -> pd.Series:
+    """Whole numbers from 0, int64.
+
+    Raises:
+        DataError: one is none, or there twice where they must be distinct.
+    """
+    ids = ids_of(values, name, file)
+    written = pa.array([str(value) for value in ids], type=pa.string())
+    numbers = schema.whole_numbers(written).to_pylist()
+    for row, (number, value) in enumerate(zip(numbers, ids, strict=True), first_row_of(file)):
+        if number is None or number < 0:
+            raise DataError(f"{file}: row {row}: {stream.fault_of_whole_number(name, str(value))}")
+    if distinct:
+        _refuse_twice(numbers, name, file)
     return series_of(numbers, dtype=np.int64)
 
 
-def text_ids(values: Sequence[Any], name: str, file: Path, first_row: int) -> pd.Series:
-    """Texts that are not empty."""
-    seen: set[str] = set()
-    for row, value in enumerate(values, start=first_row):
-        text = text_of(value)
-        if not text:
-            raise DataError(f"{file}: row {row}: {name} is missing")
-        if text in seen:
-            raise DataError(f"{file}: row {row}: {name} {text[:40]} is there twice; keep one row")
-        seen.add(text)
-    return texts([str(value).strip() for value in values])
+def text_ids(values: Sequence[Any], name: str, file: Path) -> pd.Series:
+    """Texts that are not empty, and distinct.
+
+    Raises:
+        DataError: one is none, or there twice.
+    """
+    ids = [str(value) for value in ids_of(values, name, file)]
+    _refuse_twice(ids, name, file)
+    return texts(ids)
+
+
+def _refuse_twice(ids: Sequence[int | str], name: str, file: Path) -> None:
+    seen: set[int | str] = set()
+    for row, value in enumerate(ids, start=first_row_of(file)):
+        if value in seen:
+            raise DataError(
+                f"{file}: row {row}: {name} {str(value)[:40]} is there twice; keep one row"
+            )
+        seen.add(value)
 
 
 def first_row_of(file: Path) -> int:
     """The number of a table's first row of data, as messages give it."""
-    return 1 if stream.is_parquet(file) or file.name in ("u.item", "movies.dat") else 2
+    return 1 if stream.is_parquet(file) or file.name in _WITHOUT_HEADER else 2
 
 
 def numbers_or_texts(values: Sequence[Any]) -> pd.Series:

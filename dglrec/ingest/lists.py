@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dglrec import schema
 from dglrec.errors import DataError
@@ -16,6 +17,8 @@ from dglrec.ingest.columns import at_level
 from dglrec.ingest.repeats import last_of_each_pair
 from dglrec.progress import log
 from dglrec.schema import RatingScale, check_columns, check_interactions, check_ratings
+
+_SHOWN = 3  # of ids, in a message
 
 # What the columns are called in the layouts that we read.
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -32,8 +35,12 @@ def stream_columns(file: Path, kinds: Mapping[str, pa.DataType]) -> Iterator[str
         file: CSV (perhaps `.gz`) with a header, or `.parquet`.
         kinds: schema names of the columns, with the types that text is read as.
 
+    Returns:
+        Tables in which ids are as `schema.check_ids` leaves them; the rest nobody has checked yet.
+
     Raises:
-        DataError: the file is missing or damaged, lacks a column, or a field is of another type.
+        DataError: the file is missing or damaged, lacks a column, or a field is missing or of
+            another type.
     """
     text, found = _header(file, kinds)
     raw = {}
@@ -45,14 +52,46 @@ def stream_columns(file: Path, kinds: Mapping[str, pa.DataType]) -> Iterator[str
     if text is None:
         stretches = stream.stream_parquet(file, list(names.values()), f"reading {file.name}")
     else:
-        of_raw = {alias: kinds[name] for name, alias in names.items()}
+        of_raw = {alias: _read_as(name, kinds[name]) for name, alias in names.items()}
         stretches = stream.stream_text(file, text, of_raw, f"reading {file.name}")
     for stretch in stretches:
         table = stretch.table.select(list(names.values())).rename_columns(list(names))
-        for name in names:
-            if table.column(name).null_count:
-                raise DataError(f"{file}: column {name} has missing values")
+        for place, (name, alias) in enumerate(names.items()):
+            if name in schema.PAIR_COLUMNS:
+                ids = schema.check_ids(
+                    table.column(name), alias, source=str(file), first_row=stretch.first_row
+                )
+                table = table.set_column(place, name, ids)
         yield stream.Stretch(table, stretch.first_row)
+
+
+def _read_as(name: str, kind: pa.DataType) -> pa.DataType:
+    """What a column is read from text as: whole ids as they are written, so that none is lost."""
+    whole = name in schema.PAIR_COLUMNS and kind == pa.int64()
+    return stream.WHOLE_IDS if whole else kind
+
+
+def ids_of_type(
+    ids: pa.Array | pa.ChunkedArray, kind: pa.DataType, name: str, file: Path, first_row: int
+) -> pa.Array | pa.ChunkedArray:
+    """Ids of a file in the type that a data set's have.
+
+    Args:
+        ids: int64 or string.
+        kind: one of these.
+        name: of the column.
+        file: for messages.
+        first_row: the number of the first one's row, for messages.
+
+    Raises:
+        DataError: the data set's are whole numbers, and one of the file is none.
+    """
+    cast = to_type(ids, kind)
+    if cast.null_count:
+        position = pc.index(cast.is_null(), True).as_py()
+        fault = stream.fault_of_whole_number(name, ids[position].as_py())
+        raise DataError(f"{file}: row {first_row + position}: {fault}, as the data set's are")
+    return cast
 
 
 @dataclass(frozen=True)
@@ -65,6 +104,7 @@ class NewRatings:
         items: int32 [r] indices of items.
         ratings: float32 [r]; of interactions all are 1.
         unknown: how many rows of unknown items were left out.
+        unknown_ids: the first few ids of such items.
     """
 
     user_ids: pa.Array
@@ -72,6 +112,7 @@ class NewRatings:
     items: npt.NDArray[np.int32]
     ratings: npt.NDArray[np.float32]
     unknown: int
+    unknown_ids: tuple[int | str, ...] = ()
 
 
 def read_new_ratings(
@@ -174,14 +215,22 @@ def _read_new(
         kinds = {schema.USER_ID: user_type, **kinds}
     builder = IdMapBuilder(schema.USER_ID)
     users, indices, ratings = [], [], []
+    unknown_ids: dict[int | str, None] = {}
     for stretch in stream_columns(file, kinds):
         table = stretch.table
         if user_type is None:
             nobody = pa.array(np.zeros(len(table), dtype=np.int64))
             table = table.add_column(0, schema.USER_ID, nobody)
+        else:
+            ids = table.column(0)
+            ids = ids_of_type(ids, user_type, schema.USER_ID, file, stretch.first_row)
+            table = table.set_column(0, schema.USER_ID, ids)
         table = checked(table, stretch.first_row)
-        users.append(builder.add(_of_type(table.column(schema.USER_ID), user_type, file)))
+        users.append(builder.add(table.column(schema.USER_ID)))
         indices.append(items.encode(table.column(schema.ITEM_ID)))
+        if len(unknown_ids) < _SHOWN:
+            lacking = table.column(schema.ITEM_ID).filter(pa.array(indices[-1] < 0))
+            unknown_ids |= dict.fromkeys(lacking.unique()[:_SHOWN].to_pylist())
         ratings.append(table.column(schema.RATING).to_numpy())
     if not sum(map(len, users)):
         raise DataError(f"{file}: holds no {wanted}")
@@ -196,21 +245,8 @@ def _read_new(
         of_item[keep],
         np.concatenate(ratings).astype(np.float32)[keep],
         len(known) - int(np.count_nonzero(known)),
+        tuple(unknown_ids)[:_SHOWN],
     )
-
-
-def _of_type(ids: pa.ChunkedArray, kind: pa.DataType | None, file: Path) -> pa.ChunkedArray:
-    """User ids of a Parquet file as the data set's are.
-
-    Raises:
-        DataError: one cannot be.
-    """
-    if kind is None or ids.type == kind:
-        return ids
-    cast = to_type(ids, kind)
-    if cast.null_count:
-        raise DataError(f"{file}: column {schema.USER_ID} must hold {kind}, as in the data set")
-    return pa.chunked_array([cast]) if isinstance(cast, pa.Array) else cast
 
 
 def _header(file: Path, wanted: Iterable[str]) -> tuple[stream.TextFormat | None, Sequence[str]]:

@@ -172,7 +172,9 @@ class RatingReader:
             scale = schema.INTERACTION_SCALE
         elif scale is None:
             names = ", ".join(str(spooled.counts.file) for spooled in self._files)
-            scale = RatingScale.infer(self._distinct.astype(np.float64), names)
+            distinct = self._distinct.astype(np.float64)
+            scale = RatingScale.infer(distinct, names)
+            self._say_scale(scale, distinct, names)
         users, index_of_user = self._users.finish()
         items, index_of_item = self._items.finish()
         total = 2 * sum(spooled.rows for spooled in self._files)
@@ -188,6 +190,23 @@ class RatingReader:
         columns = [self._columns(spooled) for spooled in self._files]
         counts = IngestCounts(tuple(spooled.counts for spooled in self._files))
         return columns, users, items, scale, counts
+
+    def _say_scale(self, scale: RatingScale, distinct: npt.NDArray[np.float64], names: str) -> None:
+        """Say what scale was found, and what one mistaken rating may have made of it."""
+        log(f"{names}: ratings are on the scale {scale}")
+        for end, next_ in scale.lone_ends(distinct):
+            rows, first = 0, ""
+            for spooled in self._files:
+                ratings = spooled.open(_RATINGS, "r")
+                at = np.flatnonzero(ratings == np.float32(end))
+                if len(at) and not rows:
+                    first = f", the first number {at[0] + 1:,} of {spooled.counts.file.name}"
+                rows += len(at)
+            log(
+                f"{names}: a rating of {end:g} stands alone ({rows:,} of them{first}); the next is "
+                f"{next_:g}: if it is a mistake, remove it, or say --scale MIN:MAX:STEP, which "
+                "names such rows"
+            )
 
     def _columns(self, spooled: _Spooled) -> RatingColumns:
         timed = spooled.paths[_TIMESTAMPS[0]].stat().st_size > 0
@@ -263,11 +282,12 @@ class RatingReader:
         """The types to read a text file's columns with, by their names in the file."""
         kinds = {name: pa.int64() for name in names}
         of_schema = {name: raw for raw, name in names.items()}
+        ids = [of_schema[schema.USER_ID], of_schema[schema.ITEM_ID]]
+        kinds |= dict.fromkeys(ids, stream.WHOLE_IDS)
         if schema.RATING in of_schema:
             kinds[of_schema[schema.RATING]] = pa.float32()
         if self._source.layout.whole_ids:
             return kinds
-        ids = [of_schema[schema.USER_ID], of_schema[schema.ITEM_ID]]
         head = stream.head_of_text(file, text, list(names), dict.fromkeys(ids, pa.string()))
         for raw in ids:
             name = names[raw]
@@ -333,7 +353,7 @@ class RatingReader:
 
 
 def _kind_of_ids(head: pa.ChunkedArray, what: str) -> pa.DataType:
-    """Whole numbers where most ids of a file's head are, else text.
+    """What ids are read as: whole numbers where most of a file's head are, else text.
 
     "007" is text: as a number it would lose its zeros.
     """
@@ -343,4 +363,5 @@ def _kind_of_ids(head: pa.ChunkedArray, what: str) -> pa.DataType:
         raise DataError(f"{what} holds decimal numbers; ids must be whole numbers or text")
     if pc.any(pc.match_substring_regex(head, _LEADING_ZERO)).as_py():
         return pa.string()
-    return pa.int64() if 2 * (pc.sum(whole).as_py() or 0) > len(head) else pa.string()
+    mostly_whole = 2 * (pc.sum(whole).as_py() or 0) > len(head)
+    return stream.WHOLE_IDS if mostly_whole else pa.string()

@@ -187,7 +187,8 @@ def ratings_columns(file: Path, layout: RatingLayout) -> stream.TextFormat | Non
     if missing := [name for name in layout.required if name not in names]:
         found = ", ".join(stream.shown_names(names)) or "no columns"
         raise DataError(
-            f"{file}: no column {', '.join(missing)}; found {found}{_hint(file, layout)}"
+            f"{file}: no column {', '.join(missing)}; found {found}"
+            f"{schema.renames(names, missing)}{_hint(file, layout)}"
         )
     if layout.rating not in names:
         _refuse_ratings_by_another_name(file, layout, names)

@@ -11,16 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from dglrec.errors import DataError
+from dglrec import schema
+from dglrec.errors import DataError, UnusableEnvironmentError
+from dglrec.files import read_errors
 from dglrec.progress import progress
+
+WHOLE_IDS = pa.dictionary(pa.int32(), pa.string())
+"""What `stream_text` is told to read as int64, but as written: Arrow's numbers lose leading zeros,
+and take 0x5 for 5."""
 
 _HEAD_BYTES = 1 << 20  # the first line must end within this
 _BLOCK_BYTES = 8 << 20  # of decompressed text: the stretch in memory, and the longest row
 _PARQUET_ROWS = 1 << 19
 _SHOWN_CHARACTERS = 40
+_OUT_OF_RANGE = "out of range; whole numbers must lie below 2^63"
 
 _MAGIC = (
     (b"PAR1", "a Parquet file; name it .parquet"),
@@ -176,7 +184,8 @@ def stream_text(
     Args:
         file: the file.
         text: how it is cut into fields.
-        kinds: the columns to read, by name, with their types.
+        kinds: the columns to read, by name, with their types. `WHOLE_IDS` comes out as int64, and
+            refuses what is not a whole number as `schema.whole_numbers` has them.
         description: of the progress.
         newlines_in_values: whether a quoted field may hold line ends, which is slower to read.
 
@@ -198,12 +207,31 @@ def stream_text(
         position = 0
         try:
             for batch in open_reader(stream, True):
-                yield Stretch(pa.Table.from_batches([batch]), row)
+                yield Stretch(_with_whole_ids(batch, file, row), row)
                 row += len(batch)
                 advance(raw.tell() - position)
                 position = raw.tell()
         except pa.ArrowInvalid as error:
             raise _explained(error, file, text, open_reader) from error
+
+
+def _with_whole_ids(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Table:
+    """A stretch with numbers in place of ids that were read as text.
+
+    Raises:
+        DataError: one is no whole number.
+    """
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        columns[name] = column
+        if column.type == WHOLE_IDS:
+            numbers = schema.whole_numbers(column.dictionary)
+            if numbers.null_count:
+                position = pc.index(numbers.is_null().take(column.indices), True).as_py()
+                fault = fault_of_whole_number(name, column[position].as_py())
+                raise DataError(f"{file}: row {first_row + position}: {fault}")
+            columns[name] = numbers.take(column.indices)
+    return pa.table(columns)
 
 
 def head_of_text(
@@ -296,6 +324,8 @@ def _faults(file: Path) -> Iterator[None]:
     """Turn what Arrow and the system raise about a file into errors for a person."""
     try:
         yield
+    except MemoryError as error:  # Arrow's is one of both
+        raise UnusableEnvironmentError(f"{file}: out of memory while it was read") from error
     except pa.ArrowException as error:
         kind = "Parquet" if is_parquet(file) else "CSV"
         raise DataError(f"{file}: not readable as {kind} ({_short(str(error))})") from error
@@ -305,10 +335,11 @@ def _faults(file: Path) -> Iterator[None]:
             what = "its gzip data end too early; fetch the file again"
         elif "inflate" in message:
             what = "is no gzip data, or damaged; fetch the file again"
-        elif is_parquet(file):
+        elif is_parquet(file) and error.errno is None:
             what = f"damaged Parquet ({_short(message)}); fetch the file again"
         else:
-            what = f"cannot be read ({_short(error.strerror or message)})"
+            with read_errors(file):
+                raise
         raise DataError(f"{file}: {what}") from error
 
 
@@ -352,12 +383,29 @@ def _explained(
     return DataError(f"{where}: not readable as CSV ({_short(message)})")
 
 
+def fault_of_whole_number(name: str, value: str) -> str:
+    """Why a text is no whole number from 0 below 2^63, for a message about a row."""
+    plain = value.strip()
+    if not plain:
+        return f"{name} is missing"
+    if re.fullmatch(r"[-+]?0[0-9]+", plain):
+        return (
+            f"{name} begins with a zero ({_short(value)!r}) where ids are whole numbers: write it "
+            "without, or give all ids as text, in Parquet"
+        )
+    if re.fullmatch(r"-?[0-9]+", plain):
+        whole = int(plain)
+        what = "negative" if -(2**63) <= whole < 0 else _OUT_OF_RANGE
+        return f"{name} is {what} ({_short(value)!r})"
+    return f"{name} is no whole number ({_short(value)!r})"
+
+
 def _fault_of_value(name: str, kind: str, value: str) -> str:
     if not value.strip():
         return f"{name} is missing"
     if kind.startswith("int"):
         if re.fullmatch(r"\s*-?\d+\s*", value):
-            return f"{name} is out of range; whole numbers must lie below 2^63 ({_short(value)!r})"
+            return f"{name} is {_OUT_OF_RANGE} ({_short(value)!r})"
         return f"{name} is no whole number ({_short(value)!r})"
     if kind in ("float", "double"):
         return f"{name} is no number ({_short(value)!r})"

@@ -72,7 +72,7 @@ def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
     Raises:
         DataError: the table is damaged, has no row or no column of ids, or holds an item twice.
     """
-    raw = cells.raw_table(file)
+    raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
     found = stream.shown_names(list(raw))
     given = {}
     for name, aliases in ITEM_NAMES.items():
@@ -86,13 +86,12 @@ def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
         raise DataError(f"{file}: holds no row")
     missing = [None] * len(ids)
     titles = [cells.text_of(cell) or None for cell in given[schema.TITLE] or missing]
-    # Pandas makes such numbers of whole ones where one was missing once.
-    ids = [int(one) if isinstance(one, float) and one.is_integer() else one for one in ids]
     of_ids = cells.whole_ids if id_type == pa.int64() else cells.text_ids
+    distinct = of_ids(ids, schema.ITEM_ID, file)
     columns: dict[str, Any] = {
-        schema.ITEM_ID: of_ids(ids, schema.ITEM_ID, file, cells.first_row_of(file)),
+        schema.ITEM_ID: distinct,
         schema.TITLE: cells.texts(
-            [title or str(item).strip() for title, item in zip(titles, ids, strict=True)]
+            [title or str(item) for title, item in zip(titles, distinct, strict=True)]
         ),
         schema.GENRES: cells.texts(
             [cells.any_genres(cell) for cell in given[schema.GENRES] or missing]
@@ -135,8 +134,8 @@ def read_users(source: Source) -> pd.DataFrame:
         order = (0, 2, 1, 3, 4)
     ids, ages, *texts = ([row[place] for row in rows] for place in order)
     columns: dict[str, Any] = {
-        schema.USER_ID: cells.whole_ids(ids, schema.USER_ID, file, 1),
-        "age": cells.whole_ids(ages, "age", file, 1, distinct=False),
+        schema.USER_ID: cells.whole_ids(ids, schema.USER_ID, file),
+        "age": cells.whole_ids(ages, "age", file, distinct=False),
     }
     for name, values in zip(("gender", "occupation", "zip_code"), texts, strict=True):
         columns[name] = pd.Series(values, dtype=object)
@@ -144,7 +143,7 @@ def read_users(source: Source) -> pd.DataFrame:
 
 
 def _anime_items(file: Path) -> pd.DataFrame:
-    raw = cells.raw_table(file)
+    raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
     required = ["MAL_ID", "Name", "Genres"]
     schema.check_columns(stream.shown_names(list(raw)), tuple(required), str(file))
     spelled = next((name for name in _SYNOPSIS_NAMES if name in raw), None)
@@ -155,9 +154,7 @@ def _anime_items(file: Path) -> pd.DataFrame:
         )
     synopses = raw.pop(spelled) if spelled else [None] * len(raw["MAL_ID"])
     columns: dict[str, Any] = {
-        schema.ITEM_ID: cells.whole_ids(
-            raw.pop("MAL_ID"), "MAL_ID", file, cells.first_row_of(file)
-        ),
+        schema.ITEM_ID: cells.whole_ids(raw.pop("MAL_ID"), "MAL_ID", file),
         schema.TITLE: cells.texts([cells.text_of(name) or "" for name in raw.pop("Name")]),
         schema.GENRES: cells.texts([cells.comma_genres(cell) for cell in raw.pop("Genres")]),
         schema.SYNOPSIS: cells.texts([cells.synopsis_of(cell) for cell in synopses]),
@@ -216,7 +213,7 @@ def _movielens_items(file: Path) -> pd.DataFrame:
         ids, titles = ([row[place] for row in rows] for place in (0, 1))
         genres = [cells.bar_genres(row[2]) for row in rows]
     else:
-        raw = cells.raw_table(file)
+        raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
         schema.check_columns(
             stream.shown_names(list(raw)), ("movieId", "title", "genres"), str(file)
         )
@@ -224,7 +221,7 @@ def _movielens_items(file: Path) -> pd.DataFrame:
         genres = [cells.bar_genres(cells.text_of(cell) or "") for cell in raw.pop("genres")]
         more = {name: cells.numbers_or_texts(values) for name, values in raw.items()}
     columns: dict[str, Any] = {
-        schema.ITEM_ID: cells.whole_ids(ids, schema.ITEM_ID, file, cells.first_row_of(file)),
+        schema.ITEM_ID: cells.whole_ids(ids, schema.ITEM_ID, file),
         schema.TITLE: cells.texts(titles),
         schema.GENRES: cells.texts(genres),
         schema.SYNOPSIS: cells.texts([None] * len(titles)),

@@ -15,6 +15,9 @@ Aggregator = Literal["mean", "sum", "pool", "attention"]
 # it, small real ones, of 11 and 43 ratings an item, do better.
 _DROPOUT, _RATINGS_WITHOUT_DROPOUT = 0.1, 200
 
+# More than any model has use for: what is above it takes long only to be counted.
+_WIDEST, _DEEPEST = 1 << 20, 64
+
 # The list head has three tables of items, each with two moments: 64 MiB a table.
 _LIST_SIZE, _LEAST_LIST_SIZE, _LIST_NUMBERS = 128, 16, 1 << 24
 # Of a few ratings an item wide vectors learn nothing, and are most of what a step costs.
@@ -63,7 +66,7 @@ class ModelConfig(BaseModel):
         description="what the model predicts: rating, lists, or both by one encoder; auto: both "
         "where there are ratings (rating with DGL's loader), lists where there are interactions",
     )
-    embedding_size: int = Field(64, ge=1, description="width of every node embedding")
+    embedding_size: int = Field(64, ge=1, le=_WIDEST, description="width of every node embedding")
     convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf", "graph_filter"] = Field(
         "sage",
         description="what a layer does: sage (GraphSAGE, with rated messages and the ridge), or a "
@@ -87,7 +90,10 @@ class ModelConfig(BaseModel):
         "last", description="what is made of all layers' results and the inputs"
     )
     layers: int = Field(
-        2, ge=0, description="graph convolutions, and so hops; 0 is a factorisation, without graph"
+        2,
+        ge=0,
+        le=_DEEPEST,
+        description="graph convolutions, and so hops; 0 is a factorisation, without graph",
     )
     aggregator: Aggregator = Field(
         "mean",

@@ -6,7 +6,7 @@ what is finished.
 
 from dglrec.score.batch import ScoreOptions, TopKOptions, score_pairs, score_top_k
 from dglrec.score.parts import MANIFEST_FILE
-from dglrec.score.recommend import Reason, Recommendation, recommend
+from dglrec.score.recommend import Reason, Recommendation, own_id, recommend
 
 __all__ = [
     "MANIFEST_FILE",
@@ -14,6 +14,7 @@ __all__ = [
     "Recommendation",
     "ScoreOptions",
     "TopKOptions",
+    "own_id",
     "recommend",
     "score_pairs",
     "score_top_k",

@@ -12,7 +12,7 @@ from torch import Tensor
 from dglrec import schema
 from dglrec.dataset import user_table
 from dglrec.errors import DataError, UsageError
-from dglrec.ids import IdMap, to_type
+from dglrec.ids import IdMap
 from dglrec.infer import tell_new_users
 from dglrec.ingest import AttributeTable, read_attributes
 from dglrec.progress import log
@@ -46,7 +46,7 @@ def read_described_users(trained: TrainedModel, file: Path) -> AttributeTable:
     """
     table = _read(trained, file)
     known = trained.dataset.users
-    ids = _ids_of_type(table, known)
+    ids = table.ids_as(schema.USER_ID, known.ids.type)
     new = np.flatnonzero(known.encode(ids) < 0)
     if len(new) < len(ids):
         log(f"{file}: {len(ids) - len(new)} users are known; what the data set says of them counts")
@@ -158,15 +158,6 @@ def _read_by_model(trained: TrainedModel) -> list[str]:
     # A user's attribute that is called as an item's has a prefix as a node.
     own = (name if name in there else name.removeprefix(f"{USER_TYPE}_") for name in as_nodes)
     return list(dict.fromkeys((*names, *own)))
-
-
-def _ids_of_type(table: AttributeTable, known: IdMap) -> pa.Array:
-    ids = to_type(table.ids, known.ids.type)
-    if ids.null_count:
-        raise DataError(
-            f"{table.file}: column {schema.USER_ID} must hold {known.ids.type}, as in the data set"
-        )
-    return ids
 
 
 def _rows(table: AttributeTable, ids: pa.Array, rows: np.ndarray[Any, Any]) -> AttributeTable:

@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.errors import DataError, DglrecError, UnreadableError, UsageError
 from dglrec.files import (
     TEMPORARY,
     atomic_file,
+    check_possible,
     check_target_folder,
     disk_errors,
     read_json,
@@ -89,6 +90,7 @@ class PartsFolder:
         Raises:
             UsageError: it does.
         """
+        check_possible(self.out)
         if (self.out / PLAN_FILE).is_file() or not self.out.exists():
             return
         if self.out.is_dir() and all(
@@ -339,6 +341,8 @@ class PartsFolder:
             return None
         try:
             note = Note.model_validate(read_json(path))
+        except UnreadableError:
+            raise
         except (DataError, ValidationError):
             log(f"{path}: damaged; making its part again")
             return None

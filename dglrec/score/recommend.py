@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from dglrec.biases import Biases
@@ -17,6 +18,7 @@ from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
 from dglrec.relations import ITEM_TYPE
 from dglrec.run import Predictor, TrainedBaseline, TrainedModel
+from dglrec.schema import whole_numbers
 from dglrec.score.described import read_described_user
 from dglrec.score.fitted import refused
 from dglrec.score.relation_reasons import Ranker, RelationReason, RelationReasons
@@ -32,11 +34,13 @@ class Reason:
         title: its title, or its id where no table names it.
         contribution: by how much lower what the list is ordered by would be without its rating; a
             predicted rating before clipping.
+        rating: how the user rated it; None of interactions.
     """
 
     item_id: Any
     title: str
     contribution: float
+    rating: float | None = None
 
 
 @dataclass(frozen=True)
@@ -156,9 +160,10 @@ def recommend(
     if explain:
         row, alone = torch.tensor([0 if is_new else index]), torch.tensor([0])
         found = find_reasons(trained.model, trained.embeddings, ranker, made_of, row, alone, best)
+        rated_as = _given_ratings(dataset, of_user)
         because = [
             tuple(
-                Reason(*_named(trained, item), float(contribution))
+                Reason(*_named(trained, item), float(contribution), rated_as.get(item))
                 for item, contribution in zip(*one, strict=True)
                 if item >= 0
             )
@@ -182,6 +187,25 @@ def recommend(
             zip(best[0].tolist(), values, ratings_of, because, relations, strict=True), start=1
         )
     ]
+
+
+def _given_ratings(dataset: RatingDataset, of_user: Adjacency) -> dict[int, float]:
+    """How one user rated items, by their index; nothing of interactions."""
+    if not dataset.has_ratings:
+        return {}
+    ratings = dataset.scale.decode(of_user.codes)
+    return dict(zip(of_user.neighbours.tolist(), ratings.tolist(), strict=True))
+
+
+def own_id(dataset: RatingDataset, user_id: str | None) -> int | str | None:
+    """A user's id, written as text, in the type of the data set's ids; text that cannot be."""
+    if user_id is None or dataset.users.ids.type == pa.string():
+        return user_id
+    try:
+        number = whole_numbers(pa.array([user_id], type=pa.string()))[0].as_py()
+    except UnicodeEncodeError:  # bytes of the command line that are no text
+        return user_id
+    return user_id if number is None else int(number)
 
 
 def _index_of(dataset: RatingDataset, user_id: str | None, *, anyone: bool = False) -> int:

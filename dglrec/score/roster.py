@@ -332,7 +332,8 @@ def read_users_to_add(
         if not len(new.items):
             raise DataError(f"{file}: {rates} no item of {dataset.path}")
         if new.unknown:
-            log(f"{file}: {new.unknown} {rows} are of unknown items and left out")
+            shown = ", ".join(map(str, new.unknown_ids))
+            log(f"{file}: {new.unknown} {rows} are of unknown items and left out (items {shown})")
     ids, users, described = new.user_ids, new.users, None
     if table is not None:
         ids = pc.unique(pa.concat_arrays([ids, table.ids]))

@@ -278,8 +278,10 @@ def check_seeds(found: Any, where: str) -> tuple[int, ...]:
     if not isinstance(found, list) or not found:
         raise UsageError(f"{where}: name one seed or more, like [0, 1, 2, 3, 4]")
     for seed in found:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise UsageError(f"{where}: {seed!r} is no seed; write whole numbers from 0 on")
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise UsageError(
+                f"{where}: {seed!r} is no seed; write whole numbers from 0 on, below 2^63"
+            )
         if found.count(seed) > 1:
             raise UsageError(f"{where}: {seed} is there twice; name each seed once")
     return tuple(found)

@@ -8,7 +8,7 @@ from dglrec import __version__
 from dglrec.config import build_settings
 from dglrec.dataset import DATASET_FILE, RatingDataset
 from dglrec.errors import DataError, UsageError
-from dglrec.files import TEMPORARY, read_json, write_json
+from dglrec.files import TEMPORARY, check_possible, read_json, write_json
 from dglrec.run import LOCK_FILE
 from dglrec.study.declaration import PrepareKeys, Study
 
@@ -24,6 +24,7 @@ def check_study_folder(out: Path) -> None:
     Raises:
         UsageError: it is a file, or holds other things than a study.
     """
+    check_possible(out)
     if not out.exists() or (out / STUDY_FILE).is_file():
         return
     if not out.is_dir():

@@ -17,11 +17,13 @@ from dglrec.errors import UsageError
 from dglrec.evaluate import RankingTargets, evaluate, rank_lists
 from dglrec.evaluate.ranking import ranking_figures
 from dglrec.files import read_json, write_json
+from dglrec.interrupts import Interrupts
 from dglrec.metrics import RATING_METRICS
-from dglrec.progress import log
+from dglrec.progress import log, logged_to
 from dglrec.run import (
     BEST,
     ENVIRONMENT_FILE,
+    LOG_FILE,
     METRICS_FILE,
     RESULTS_FILE,
     TrainedBaseline,
@@ -32,7 +34,6 @@ from dglrec.run import (
 from dglrec.train.config import Settings
 from dglrec.train.describe import describe_environment
 from dglrec.train.folder import append_line, check_run, job_of, seal_run, start_run, sweep_run
-from dglrec.train.interrupts import Interrupts
 
 LENGTH = 10
 """K of the lists by which settings are chosen, and that a run of a ranking model reports."""
@@ -78,7 +79,7 @@ def fit_baseline(
     world.check_same("the data set", dataset.fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:
-        until_done.enter_context(Interrupts())
+        until_done.enter_context(Interrupts(outlives_terminal=True))
         with world.together():
             if world.is_first:
                 check_run(run, resume, overwrite)
@@ -93,6 +94,7 @@ def fit_baseline(
         with world.together():
             if world.is_first:
                 start_run(run, settings)
+                until_done.enter_context(logged_to(run / LOG_FILE))
                 write_json(run / ENVIRONMENT_FILE, describe_environment(_CPU, world))
                 world.mark_started(job_of(run))
                 graph = dataset.graph

@@ -17,6 +17,8 @@ from dglrec.train.objectives.config import RankingConfig
 # Found on planted data of full size, where twice the rate runs away, and on the small real sets.
 _RATE, _BATCH_OF_RATE, _ROOT = 0.01, 1 << 18, 5
 
+_HIGHEST = 1_000.0  # rate and decay: far above what learns anything, far below what float32 holds
+
 
 class TrainConfig(BaseModel):
     """How the model is fitted."""
@@ -37,13 +39,13 @@ class TrainConfig(BaseModel):
         "rating is (the best epoch is still that of the lowest plain validation RMSE)",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam or adamw")
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
+    learning_rate: Annotated[float, Field(gt=0, le=_HIGHEST)] | Literal["auto"] = Field(
         "auto",
         description="highest learning rate; auto: 0.01 at a batch of 262,144, falling with the "
         "fifth root of the batch size",
     )
     weight_decay: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="adamw's decay; adam's L2 penalty"
+        0.0, ge=0, le=_HIGHEST, description="adamw's decay; adam's L2 penalty"
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="how the learning rate falls to zero over all epochs, or stays"
@@ -67,7 +69,7 @@ class TrainConfig(BaseModel):
         1, ge=1, description="batches whose gradients make one step; saves memory"
     )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    seed: int = Field(0, ge=0, description="of weights, order, samples and dropout")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order, samples and dropout")
     checkpoint_seconds: float = Field(
         300.0,
         ge=0,

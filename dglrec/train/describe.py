@@ -11,6 +11,7 @@ import torch
 from dglrec import __version__
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
+from dglrec.progress import counted
 from dglrec.train.config import Settings
 
 
@@ -26,7 +27,7 @@ def describe_training(
         world: the processes that train together.
     """
     loader = settings.loader
-    where = str(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    where = str(device) if device.type == "cuda" else counted(torch.get_num_threads(), "CPU thread")
     if world.size > 1:
         where = f"{world.size} processes, {'a GPU' if device.type == 'cuda' else where} each"
     samples = ", ".join(

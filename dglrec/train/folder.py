@@ -19,6 +19,7 @@ from dglrec.run import (
     ENVIRONMENT_FILE,
     LAST,
     LOCK_FILE,
+    LOG_FILE,
     METRICS_FILE,
     RESULTS_FILE,
     check_is_run,
@@ -71,7 +72,7 @@ def start_run(run: Path, settings: Settings) -> None:
     """Clear the folder. The configuration goes in first: it marks the folder as a run."""
     with disk_errors(run):
         unseal_run(run)
-        for name in (METRICS_FILE, RESULTS_FILE):
+        for name in (METRICS_FILE, RESULTS_FILE, LOG_FILE):
             (run / name).unlink(missing_ok=True)
         remove_checkpoints(run)
     write_config(run, settings)

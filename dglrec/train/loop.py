@@ -20,11 +20,13 @@ from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
 from dglrec.errors import DglrecError, UnusableEnvironmentError
 from dglrec.files import write_json
+from dglrec.interrupts import Interrupts
 from dglrec.machine import give_back_memory, keep_freed_memory
 from dglrec.nn import half_lives
-from dglrec.progress import log, progress
+from dglrec.progress import log, logged_to, progress
 from dglrec.run import (
     ENVIRONMENT_FILE,
+    LOG_FILE,
     METRICS_FILE,
     RESULTS_FILE,
     TrainedModel,
@@ -48,7 +50,6 @@ from dglrec.train.folder import (
     sweep_run,
     write_config,
 )
-from dglrec.train.interrupts import Interrupts
 from dglrec.train.loaders import Loader, check_loader, make_loader
 from dglrec.train.memory import footprint, place_graph
 from dglrec.train.objectives import make_objective
@@ -75,7 +76,8 @@ def train(
     A `model.kind` other than `graph` is fitted in one go: see `fit_baseline`.
 
     With a world of several processes, all of them call this. SIGINT and SIGTERM end the step under
-    way (of several processes: the one after it), save, and raise `KeyboardInterrupt`.
+    way (of several processes: the one after it), save, and raise `KeyboardInterrupt`. SIGHUP does
+    not: training outlives its terminal, and `train.log` in the run's folder has what it says.
 
     Args:
         dataset: a prepared data set.
@@ -108,7 +110,7 @@ def train(
     world.check_same("the data set", dataset.fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:
-        interrupts = until_done.enter_context(Interrupts())
+        interrupts = until_done.enter_context(Interrupts(outlives_terminal=True))
         with world.together():
             check_loader(settings.loader)
             if world.is_first:
@@ -137,6 +139,7 @@ def train(
                 sweep_run(run)
                 if not resume:
                     start_run(run, settings)
+                    until_done.enter_context(logged_to(run / LOG_FILE))
                 keep_derived(run, dataset)
                 world.mark_started(job_of(run))
                 log(describe_training(dataset.graph, settings, device, world))
@@ -168,8 +171,9 @@ def train(
         with world.together():
             if world.is_first:
                 if resume:
-                    # Not before: settings that do not fit must not replace those that do.
+                    # Not before: what cannot be gone on with leaves a run as it is.
                     write_config(run, settings)
+                    until_done.enter_context(logged_to(run / LOG_FILE))
                 write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
                 (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
         with world.together():

@@ -21,7 +21,7 @@ from dglrec.checkpoint import (
 )
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import World
-from dglrec.errors import UsageError
+from dglrec.errors import DataError, UsageError
 from dglrec.files import CHECKSUMS_FILE, atomic_file
 from dglrec.progress import log
 from dglrec.run import (
@@ -201,7 +201,8 @@ class Checkpoints:
 
         Raises:
             DataError: all checkpoints are damaged, or of another data set.
-            UsageError: what is saved does not fit the settings.
+                Or what is saved is no state.
+            UsageError: it does not fit the settings.
         """
         data = self.world.from_first(self._read)
         if not data:
@@ -216,7 +217,12 @@ class Checkpoints:
                 self.step.load_state_dict(state["step"])
                 saved = state["progress"]
                 progress = Progress(**{"progress_epoch": saved["best_epoch"], **saved})
-            except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError) as error:
+                raise DataError(
+                    f"{self.run / LAST}: its state is not one of this program "
+                    f"({_short(error)}); go back to another checkpoint, or train again"
+                ) from error
+            except (RuntimeError, ValueError) as error:
                 raise UsageError(
                     f"{self.run / LAST}: does not fit the configuration; resume with the run's own"
                 ) from error
@@ -378,6 +384,12 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
             folder.unlink()  # what it leads to is not the run's
         elif folder.is_dir():
             shutil.rmtree(folder)
+
+
+def _short(error: Exception) -> str:
+    """What an error of a state says, on one line."""
+    said = " ".join(str(error).split())[:80]
+    return f"lacks {said}" if isinstance(error, KeyError) else said
 
 
 def _threads(count: int) -> str:

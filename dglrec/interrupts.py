@@ -1,4 +1,4 @@
-"""Signals that ask training to stop: put off until a step is done and saved."""
+"""Signals that ask a job to stop, and the one that says that its terminal has gone."""
 
 import signal
 import threading
@@ -7,33 +7,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 _ECHO_SECONDS = 1.0
+
+_active: list["Interrupts"] = []  # the innermost last
 
 
 class Interrupts:
-    """While the block runs, SIGTERM raises `KeyboardInterrupt`, as SIGINT does.
+    """While the block runs, SIGTERM and SIGHUP raise `KeyboardInterrupt`, as SIGINT does.
 
-    Schedulers send it before they kill. In a thread other than the first nothing is changed, since
-    signals do not reach it.
+    Schedulers send the one before they kill, a terminal the other when it goes. In a thread other
+    than the first nothing is changed, since signals do not reach it.
 
     A second SIGINT, from somebody who will not wait, is not put off. But one that follows at once
     is the first one's echo: `torchrun` passes on what the terminal has sent to all. And a second
     SIGTERM says no more than the first.
 
+    What is raised within a callback of compiled code, or while an object is deleted, goes no
+    further. So work that takes long calls `check_interrupts`, which raises it again.
+
+    Args:
+        outlives_terminal: whether work goes on where SIGHUP says that the terminal has gone.
+
     Attributes:
-        requested: whether one came while they were put off.
+        requested: whether one came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, outlives_terminal: bool = False) -> None:
         self.requested = False
+        self._outlives = outlives_terminal
         self._put_off = False
         self._first = 0.0
         self._before: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
     def __enter__(self) -> "Interrupts":
+        _active.append(self)
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in (*_STOPPING, signal.SIGHUP):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
                     self._before[number] = signal.signal(number, self._note)
         return self
@@ -44,6 +54,7 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        _active.remove(self)
         for number, handler in self._before.items():
             if handler is not None:  # not one of Python's, which cannot be set again
                 signal.signal(number, handler)
@@ -57,10 +68,24 @@ class Interrupts:
         finally:
             self._put_off = False
 
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` where a signal came and is not put off."""
+        if self.requested and not self._put_off:
+            raise KeyboardInterrupt
+
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self._outlives:
+            return
         now = time.monotonic()
         insists = number == signal.SIGINT and now - self._first > _ECHO_SECONDS
-        if not self._put_off or (self.requested and insists):
-            raise KeyboardInterrupt
+        at_once = not self._put_off or (self.requested and insists)
         if not self.requested:
             self.requested, self._first = True, now
+        if at_once:
+            raise KeyboardInterrupt
+
+
+def check_interrupts() -> None:
+    """Raise `KeyboardInterrupt` where a signal asks to stop, and what it raised was lost."""
+    if _active:
+        _active[-1].check()

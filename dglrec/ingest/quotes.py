@@ -1,0 +1,94 @@
+"""Rows that an open quote took into a value: Arrow reads them as text, without a word."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dglrec.errors import DataError
+
+_WHOLE = re.compile(r"\s*[0-9]+\s*")
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a row of a table looks like.
+
+    Attributes:
+        fields: how many it has.
+        delimiter: between them.
+        id_place: which of them is the id.
+        whole_ids: whether ids are whole numbers.
+    """
+
+    fields: int
+    delimiter: str
+    id_place: int
+    whole_ids: bool
+
+    def hold(self, line: str) -> bool:
+        """Whether a line looks like a whole row. Prose has spaces behind its commas."""
+        try:
+            (cells,) = csv.reader([line], delimiter=self.delimiter)
+        except (csv.Error, ValueError):
+            return False
+        if len(cells) != self.fields or any(cell[:1] == " " for cell in cells[1:]):
+            return False
+        return self._is_id(cells[self.id_place])
+
+    def begin(self, line: str) -> bool:
+        """Whether a line looks like a row up to the quote that ended the value."""
+        first, *more = line.split(self.delimiter)
+        return (
+            self.id_place == 0
+            and bool(more)
+            and self._is_id(first)
+            and not any(cell[:1] == " " for cell in more)
+            and line.count('"') % 2 == 1
+        )
+
+    def _is_id(self, cell: str) -> bool:
+        cell = cell.strip().strip('"')
+        return bool(_WHOLE.fullmatch(cell)) if self.whole_ids else bool(cell)
+
+
+def refuse_swallowed(
+    columns: Mapping[str, Sequence[str]], delimiter: str, id_name: str | None, file: Path
+) -> None:
+    """Refuse a table in which the lines of a value look like rows of their own.
+
+    Args:
+        columns: text by column, as read.
+        delimiter: between fields.
+        id_name: which column holds ids; None for the first.
+        file: with a header, for messages.
+
+    Raises:
+        DataError: there are such lines. The message names the value's row and line, and the first.
+    """
+    names = list(columns)
+    ids = columns[id_name or names[0]]
+    whole = sum(1 for one in ids if _WHOLE.fullmatch(one))
+    place = names.index(id_name or names[0])
+    rows = _Rows(len(names), delimiter, place, whole_ids=2 * whole > len(ids))
+    line = 2
+    for number in range(len(ids)):
+        of_row = 0
+        for name in names:
+            value = columns[name][number]
+            if "\n" not in value:
+                continue
+            more = value.split("\n")[1:]
+            of_row += len(more)
+            swallowed = [one for one in more if rows.hold(one.rstrip("\r"))]
+            if rows.begin(more[-1]) and more[-1] not in swallowed:
+                swallowed.append(more[-1])
+            if swallowed:
+                raise DataError(
+                    f"{file}: row {number + 2} (line {line}): {name} runs over {len(more) + 1} "
+                    f"lines, {len(swallowed)} of which look like rows ({swallowed[0][:_SHOWN]!r}): "
+                    "close the quote before them, or give the table as Parquet if they belong to it"
+                )
+        line += 1 + of_row

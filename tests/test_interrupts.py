@@ -1,0 +1,83 @@
+"""Signals: what they raise is not lost, and whom they stop."""
+
+import ctypes
+import os
+import signal
+
+import pytest
+
+from dglrec.interrupts import Interrupts, check_interrupts
+from dglrec.progress import progress
+
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def known_handlers():
+    """A suite that was started in the background ignores some."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in STOPPING:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    for _ in range(1_000):  # until the interpreter looks at it
+        pass
+
+
+def lose(number):
+    """Send a signal whose exception goes no further, as within compiled code's callbacks."""
+
+    @ctypes.CFUNCTYPE(None)
+    def callback():
+        send(number)
+
+    callback()
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_interrupts(number):
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        send(number)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("number", STOPPING)
+def test_what_was_lost_in_a_callback_is_raised_where_work_goes_on(number, shown):
+    with Interrupts() as interrupts, progress("working", 3, "steps", shown=shown) as advance:
+        advance(1)
+        lose(number)
+        assert interrupts.requested
+        with pytest.raises(KeyboardInterrupt):
+            advance(1)
+    check_interrupts()  # it was somebody else's
+
+
+def test_what_outlives_its_terminal_is_stopped_by_the_others_only():
+    with Interrupts(outlives_terminal=True) as interrupts:
+        send(signal.SIGHUP)
+        assert not interrupts.requested
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+
+
+def test_what_is_put_off_is_raised_by_no_check_before_its_time():
+    with Interrupts() as interrupts:
+        with interrupts.put_off():
+            send(signal.SIGINT)
+            check_interrupts()
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupts()
+
+
+def test_handlers_are_as_they_were_and_what_was_ignored_stays_so():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interrupts():
+        send(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
