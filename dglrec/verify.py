@@ -116,8 +116,8 @@ def _read_run_files(run: Path) -> None:
         read_json(run / RESULTS_FILE)
     metrics = run / METRICS_FILE
     with read_errors(metrics):
-        text = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
-    for number, line in enumerate(text.splitlines(), 1):
+        lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
             json.loads(line)
         except ValueError as error:
