@@ -97,6 +97,14 @@ def test_bench_kernels(tmp_path: Path) -> None:
     assert all(row["ms"] > 0 for row in rows)
 
 
+def test_bench_convolutions(tmp_path: Path) -> None:
+    options = ["--sources", 50, "--destinations", 20, "--edges", 100, "--size", 8, "--repeats", 1]
+    rows = rows_of("bench_convolutions", tmp_path / "out.json", *options)
+    assert [row["by"] for row in rows] == ["dglrec", "dgl"] * (len(rows) // 2)
+    assert {"gat", "gatv2", "gcn", "gin"} < {row["convolution"] for row in rows}
+    assert all(row["cpu_ms"] > 0 and row["ms"] > row["forward_ms"] > 0 for row in rows)
+
+
 def test_ceiling(source: Path, data: Path, tmp_path: Path) -> None:
     options = ["--source", source, "--data", data, "--users", 50]
     rows = rows_of("ceiling", tmp_path / "out.json", *options)

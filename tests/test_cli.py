@@ -1024,12 +1024,19 @@ def test_evaluate_refuses_impossible_rankings(world, refused):
 def test_evaluate_in_detail(world, dglrec_command, refused):
     outcome = dglrec_command("evaluate", world.run, "--details")
     assert outcome.code == 0, outcome.err
-    for words in ("head items", "calibration", "by training ratings of the user", "by rating"):
+    for words in (
+        "head items",
+        "calibration",
+        "by training ratings of the user",
+        "by rating",
+        "by layer",
+    ):
         assert words in outcome.out
     details = json.loads(dglrec_command("evaluate", world.run, "--details", "--json").out)[
         "details"
     ]
-    assert {"calibration", "by_user_activity", "by_item_popularity", "by_rating"} == set(details)
+    of_ratings = {"calibration", "by_user_activity", "by_item_popularity", "by_rating"}
+    assert of_ratings | {"by_layer"} == set(details)
     assert "--split user" in refused(2, "evaluate", world.run, "--given", 5)
     assert "--given" in refused(2, "evaluate", world.run, "--seed", 5)
 

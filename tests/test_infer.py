@@ -42,6 +42,10 @@ VARIANTS = [
     {"refinement": 0},
     {"aggregator": "sum"},
     {"aggregator": "attention"},
+    {"convolution": "gat", "combination": "concat"},
+    {"convolution": "gcn", "combination": "weighted"},
+    {"convolution": "gatv2", "combination": "max"},
+    {"convolution": "gin", "combination": "mean", "layers": 3, "residual": False},
     {"decoder_size": 0},
 ]
 
@@ -287,7 +291,7 @@ def test_new_users_with_training_users_ratings_are_those_users(world, variant):
     embeddings = embed_all(model, world.graph, world.biases)
     users = [7, 0, USERS - 1, 20, 7]  # in no order, one of them twice, one without ratings
     found, biases = new_users(model, world.biases, embeddings, world.ratings_of(users))
-    assert found.shape == (5, 8) and found.dtype == torch.float32
+    assert found.shape == (5, model.config.encoded_size) and found.dtype == torch.float32
     torch.testing.assert_close(biases, world.biases.users[users], **CLOSE)
     assert_alike(found, embeddings.nodes.users[users])
     assert found[:4].std(0).min() > 1e-3  # and they are not all alike
@@ -301,7 +305,7 @@ def test_new_users_together_are_each_of_them_alone(world, variant):
     found, biases = new_users(model, world.biases, embeddings, world.ratings_of(users))
     for place, user in enumerate(users):
         one, bias = new_users(model, world.biases, embeddings, world.ratings_of([user]))
-        assert one.shape == (1, 8)
+        assert one.shape == (1, model.config.encoded_size)
         assert_alike(one[0], found[place])
         torch.testing.assert_close(bias[0], biases[place])
 
@@ -378,7 +382,7 @@ def test_a_new_item_is_an_unrated_item_of_the_same_features(world, variant):
     assert world.graph.by_item.degrees[-2:].tolist() == [0, 0]
     embeddings = embed_all(model, world.graph, world.biases)
     found = embed_new_items(model, model.inputs.features[-2:]).nodes
-    assert found.shape == (2, 8) and found.dtype == torch.float32
+    assert found.shape == (2, model.config.encoded_size) and found.dtype == torch.float32
     torch.testing.assert_close(found, embeddings.nodes.items[-2:], **CLOSE)
     assert not torch.allclose(found[0], found[1])
 

@@ -111,7 +111,7 @@ class Setting:
         {"rating_messages": False},
         {"user_identity": True},
         {"interaction": False},
-        {"refinement": 0},
+        {"refinement": 0, "residual": False},
         {"refinement": 3, "column_damping": False, "spread": False},
         {"refinement": 2, "aggregator": "sum", "user_identity": True, "identity_damping": 3.0},
         {"layers": 0, "user_identity": True, "identity_damping": 3.0},

@@ -120,7 +120,6 @@ def test_a_batch_is_encoded_without_its_targets(ratings, convolution, exclude):
 
 def test_combinations_and_starts_that_make_no_sense_are_refused():
     for wrong, message in (
-        ({"combination": "mean"}, "takes last"),
         ({"node_inputs": False}, "user_identity"),
         ({"identity_start": "spectral"}, "user_identity"),
         ({"list_maps": False, "heads": "rating"}, "list head"),

@@ -86,7 +86,7 @@ def test_inference_along_other_relations_than_the_models_is_refused(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.convolution=lightgcn"], "relations are read by convolution sage, and not by"),
+        (["model.convolution=lightgcn"], "relations are read by convolution sage, gcn, "),
         (["model.layers=0"], "layers is 0"),
         (["model.relations=trusts,trusts"], "name each once"),
         (["loader.relation_fanout=0"], "relation_fanout 0"),

@@ -229,7 +229,7 @@ def test_another_schema_version_is_refused(copy):
         {"embedding_size": "4"},
         {"layers": -1},
         {"item_features": ["genres", 3]},
-        {"aggregator": "lstm"},
+        {"aggregator": "median"},
         None,
         [],
         "mean",

@@ -153,7 +153,7 @@ def test_costs_and_gradients_are_those_of_the_other_loader(ratings, route, fanou
     if aggregator == "sum":
         # A mean times the degree, layer upon layer: left as it is, rounding grows with it.
         with torch.no_grad():
-            for layer in model.encoder.sage_layers:
+            for layer in model.encoder.convolution_layers:
                 layer.to_users.bare.neighbour.weight.mul_(0.1)
                 layer.to_items.bare.neighbour.weight.mul_(0.1)
     objective = objective_of(ratings, vector_l2=0.01, positive_weights="rating")

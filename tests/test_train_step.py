@@ -14,6 +14,7 @@ from test_sampling_users import random_graphs, star
 
 from dglrec.biases import fit_biases
 from dglrec.nn import ModelConfig
+from dglrec.nn.config import MESSAGE_CONVOLUTIONS
 from dglrec.run import new_model
 from dglrec.sampling import LoaderConfig, UserBatchLoader
 from dglrec.train import RankingConfig, Settings, TrainConfig, TrainingStep
@@ -30,6 +31,8 @@ MODELS = {
     "ratings alone": {"heads": "rating"},
     "attention and ratings alone": {"heads": "rating", "aggregator": "attention"},
     "lists of bare embeddings": FACTORS,
+    "gcn": {"convolution": "gcn", "combination": "max"},
+    "gat": {"convolution": "gat", "attention_merge": "mean", "combination": "weighted"},
     "ngcf": {"convolution": "ngcf", "combination": "concat", **FACTORS},
     "lightgcn": {"convolution": "lightgcn", "combination": "mean", **FACTORS},
 }
@@ -45,7 +48,8 @@ class Step:
 
     def __init__(self, dataset, model, precision, ranking=None):
         # Layers of collaborative filtering read the whole graph.
-        loader = {"kind": "full" if "convolution" in model else "users", "batch_size": 1_000}
+        whole = "convolution" in model and model["convolution"] not in MESSAGE_CONVOLUTIONS
+        loader = {"kind": "full" if whole else "users", "batch_size": 1_000}
         resolved = Settings(
             ModelConfig(embedding_size=16, decoder_size=8, dropout=0.0, **model),
             LoaderConfig(**loader),

@@ -32,6 +32,7 @@ VARIANTS = {
     "genres": {"item_features": ("genres",)},
     "sum": {"layers": 1, "aggregator": "sum"},
     "attention": {"layers": 1, "aggregator": "attention"},
+    "gat": {"convolution": "gat", "combination": "concat"},
 }
 
 
@@ -118,10 +119,12 @@ def test_its_export_says_the_same(trained, tmp_path, monkeypatch):
 
 def test_its_recommendations_are_explained_or_it_says_why_not(trained, tmp_path):
     user = str(trained.dataset.users.ids[0])
-    if trained.model.config.aggregator == "attention":
-        with pytest.raises(UsageError, match="aggregator=attention"):
+    config = trained.model.config
+    if config.aggregator == "attention" or config.convolution == "gat":
+        says = "aggregator=attention|convolution=gat"
+        with pytest.raises(UsageError, match=says):
             recommend(trained, user, 3, explain=True)
-        with pytest.raises(UsageError, match="aggregator=attention"):
+        with pytest.raises(UsageError, match=says):
             score_top_k(trained, tmp_path / "out", 3, TopKOptions(explain=True))
         assert not list(tmp_path.iterdir())
         return

@@ -178,6 +178,19 @@ def _figures(group: dict[str, Any]) -> list[str]:
 
 
 def _print_details(details: dict[str, Any]) -> None:
+    if "by_rating" in details:
+        _print_details_of_ratings(details)
+    _print_rows(
+        "mean cosine between random nodes, by layer (0: what they are before any message)",
+        ("layer", "users", "items"),
+        [
+            [str(one["layer"]), *(_number(one[what]) for what in ("users", "items"))]
+            for one in details.get("by_layer", [])
+        ],
+    )
+
+
+def _print_details_of_ratings(details: dict[str, Any]) -> None:
     if "calibration" in details:
         found = details["calibration"]
         _print_rows(

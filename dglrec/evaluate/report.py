@@ -29,6 +29,7 @@ from dglrec.evaluate.rows import (
     rows_of,
     sums_of,
 )
+from dglrec.infer import cosines_by_layer
 from dglrec.run import Predictor, TrainedModel
 
 _SMALLEST_GAP = 1e-6  # of the baseline's squared error; what is smaller is rounding
@@ -69,7 +70,8 @@ def evaluate(
             none; where there are no predicted ratings to measure, for K = 10.
         relevant_from: the least rating of a relevant item; None for the mean training rating,
             rounded up to the scale. Of interactions every one is relevant.
-        details: whether to report calibration, and figures by activity, popularity and rating.
+        details: whether to report calibration, and figures by activity, popularity and rating; and
+            of a graph model how alike nodes are layer by layer.
         given: how many ratings of each user without training ratings the model may look at; the
             others are predicted, and no other user's. None for predicting all rows without.
         candidates: how many items to draw for each relevant one, for ranking it among these as
@@ -94,8 +96,12 @@ def evaluate(
     new, threshold, ks = None, 0.0, None if ranking is None else lengths_of(ranking)
     with world.together():
         check_split(split)
+        # Of layers there is something to tell whatever is predicted.
+        layered = isinstance(trained, TrainedModel)
         if not predicts_ratings:
-            _refuse_ratings(is_rated, details=details, given=given, relevant_from=relevant_from)
+            _refuse_ratings(
+                is_rated, details=details and not layered, given=given, relevant_from=relevant_from
+            )
             ks = (DEFAULT_K,) if ks is None else ks
         if ks is None and candidates is not None:
             raise UsageError("--candidates goes with --ranking")
@@ -123,6 +129,10 @@ def evaluate(
         del subject  # its rows make room for those that are ranked
     else:
         result["n"] = dataset.meta["counts"][split]
+    if details and isinstance(trained, TrainedModel):
+        combined = trained.model.config.combination != "last"
+        layers = cosines_by_layer(trained.embeddings.cosines, combined=combined)
+        result.setdefault("details", {})["by_layer"] = layers
     if ks is not None:
         with world.together():
             targets = RankingTargets.of(dataset, split, threshold)

@@ -1,6 +1,7 @@
 """What a trained model says, without sampling: embeddings of all nodes, ratings, best items.
 
-`embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on.
+`embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on,
+`smoothing.py` how alike nodes become.
 """
 
 from dglrec.infer.embed import (
@@ -15,6 +16,7 @@ from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, fin
 from dglrec.infer.item_items import ItemItems, ItemWeights
 from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of, predict_pairs
+from dglrec.infer.smoothing import cosines_by_layer, mean_cosines
 from dglrec.infer.told import blocks_of_labels, tell_new_users
 
 __all__ = [
@@ -29,12 +31,14 @@ __all__ = [
     "Scorer",
     "blocks_of_labels",
     "check_explainable",
+    "cosines_by_layer",
     "embed_all",
     "embed_new_items",
     "embed_new_users",
     "embed_without",
     "entries_of",
     "find_reasons",
+    "mean_cosines",
     "predict_pairs",
     "tell_new_users",
 ]

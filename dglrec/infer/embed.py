@@ -18,6 +18,7 @@ from dglrec.biases import INPUTS, Biases
 from dglrec.blocks import Block, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, EdgeTensors, EdgeTimes, RatingGraph, node_chunks
+from dglrec.infer.smoothing import mean_cosines
 from dglrec.infer.told import Others
 from dglrec.nn import (
     NO_MESSAGES,
@@ -47,12 +48,15 @@ class Embeddings:
         lists: what the list head makes of all users, and of all items; None without one.
         told_users: float32 [U, H] a layer, what users are told along relations beside that of
             ratings; none where no such relation ends in users.
+        cosines: [2] of the inputs, of each layer and, where they are combined, of what they make:
+            see `mean_cosines`.
     """
 
     nodes: NodeValues
     item_layers: tuple[Tensor, ...]
     lists: tuple[ListTerms, ListTerms] | None = None
     told_users: tuple[Tensor, ...] = ()
+    cosines: tuple[Tensor, ...] = ()
 
 
 class EncodedNodes(NamedTuple):
@@ -89,7 +93,7 @@ def embed_all(
     shown = progress("embedding all nodes", edges_read, "edges", shown=world.is_first)
     with evaluating(model), shown as advance:
         nodes = _inputs(model, graph.num_users, biases)
-        item_layers = []
+        item_layers, cosines = [], [mean_cosines(nodes)]
         results = _Results(model.encoder, nodes)
         of_users, of_items, others = _edges(model, graph, biases, world, directions)
         told_users = []
@@ -105,12 +109,15 @@ def embed_all(
                 nodes = _hop(nodes, *of_layer, told)
                 told_users += [] if told.users is None else [told.users]
             results.add(nodes)
+            cosines.append(mean_cosines(nodes))
         nodes = results.combined()
+        if model.config.combination != "last":
+            cosines.append(mean_cosines(nodes))
         lists = None
         if model.list_head is not None:
             users_terms = _list_terms(model, of_users, nodes.users, world)
             lists = users_terms, _item_terms(model, biases, nodes.items)
-    return Embeddings(nodes, tuple(item_layers), lists, tuple(told_users))
+    return Embeddings(nodes, tuple(item_layers), lists, tuple(told_users), tuple(cosines))
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ from dglrec.infer.leave_out import LeftOut
 from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of
 from dglrec.kernels import damp_means, pick_largest
-from dglrec.nn import RatingModel, SAGELayer, aggregate
+from dglrec.nn import ConvolutionLayer, RatingModel, SAGEConv, aggregate
 from dglrec.schema import RatingScale
 
 REASONS = 3
@@ -84,22 +84,27 @@ def check_explainable(model: RatingModel) -> None:
 
     Raises:
         UsageError: it attends, or weighs ratings by their age, so that each message depends on all
-            others.
+            others; or its convolution or combination is another than those that are left out.
     """
     if model.config.convolution != "sage":
         raise UsageError(
             "explanations leave out each rating in closed form, which model.convolution="
             f"{model.config.convolution} has none of; train with sage"
         )
+    if model.config.combination != "last":
+        raise UsageError(
+            "explanations leave out each rating in closed form, which model.combination="
+            f"{model.config.combination} has none of; train with last"
+        )
     if model.config.time_decay:
         raise UsageError(
             "explanations leave out each rating in closed form, which model.time_decay has none "
             "of; train without it"
         )
-    if model.config.aggregator == "attention":
+    if model.config.aggregator in ("attention", "lstm"):
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.aggregator=attention "
-            "has none of; train with mean, sum or pool"
+            "explanations leave out each rating in closed form, which model.aggregator="
+            f"{model.config.aggregator} has none of; train with mean, sum or pool"
         )
 
 
@@ -138,7 +143,7 @@ def find_reasons(
     ends = (offsets[users + 1] - offsets[users]).cumsum(0)
     device = embeddings.nodes.items.device
     with evaluating(model):
-        layers = zip(model.encoder.sage_layers, embeddings.item_layers, strict=True)
+        layers = zip(model.encoder.convolution_layers, embeddings.item_layers, strict=True)
         hops = [_Hop(layer, values) for layer, values in layers]
         first = 0
         while first < len(users):
@@ -209,8 +214,11 @@ def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, T
 class _Hop:
     """A layer's way to users, with what each item sends along it, whomever to."""
 
-    def __init__(self, layer: SAGELayer, items: Tensor) -> None:
-        self.last, self.bare, self.rated = layer.last, layer.to_users.bare, layer.to_users.rated
+    def __init__(self, layer: ConvolutionLayer, items: Tensor) -> None:
+        bare = layer.to_users.bare
+        assert isinstance(bare, SAGEConv)
+        self.last, self.residual = layer.last, layer.residual
+        self.bare, self.rated = bare, layer.to_users.rated
         self.refinement = layer.refinement
         self.refining = None if layer.refinement is None else layer.refinement.source(items)
         pool = self.bare.pool
@@ -239,7 +247,10 @@ class _Hop:
             out = out + _weighed(block, self.weighed, owners, shifts, self.rated.damping)
         if told is not None:
             out = out + told[owners]
-        out = out + own if self.last else functional.relu(out) + own
+        if not self.last:
+            out = functional.relu(out)
+        if self.residual:
+            out = out + own
         if self.refinement is not None and self.refining is not None:
             guess = self.refinement.guess(out)
             delta = _refit(block, self.refining, guess, owners, shifts, self.refinement.damping)

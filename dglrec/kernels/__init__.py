@@ -1,6 +1,7 @@
 """The inner loops, compiled, on as many threads as torch has.
 
-`edges.py` sums over edges and scores them, `ridge.py` fits a regression to each node's edges,
+`edges.py` sums over edges and scores them, `attention.py` weighs them by a softmax, `turned.py`
+puts them in the order of their sources, `ridge.py` fits a regression to each node's edges,
 `damping.py` lets few ratings count less, `dropout.py` drops values, `rows.py` moves rows of a table
 as Adam does, `hashing.py` is where chance comes from, `segments.py` sums over all edges in float64,
 `ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `softmax.py`
@@ -9,11 +10,13 @@ samples a node's edges, `numbering.py` numbers a step's nodes, `parallel.py` cut
 stretch a thread.
 """
 
+from dglrec.kernels.attention import attend, attend_jointly
 from dglrec.kernels.damping import damp_means
 from dglrec.kernels.dropout import drop_units
 from dglrec.kernels.edges import score_edges, sum_messages
 from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hashes
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
+from dglrec.kernels.maxima import max_messages
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
 from dglrec.kernels.numbering import number_rows
 from dglrec.kernels.parallel import (
@@ -38,6 +41,8 @@ __all__ = [
     "Terms",
     "Tiles",
     "add_similarities",
+    "attend",
+    "attend_jointly",
     "catalogue_log_sum_exp",
     "chances",
     "compiled",
@@ -49,6 +54,7 @@ __all__ = [
     "fit_ridge",
     "hash_of",
     "hashes",
+    "max_messages",
     "merge_lists",
     "move_rows",
     "number_rows",

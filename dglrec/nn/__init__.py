@@ -1,32 +1,34 @@
 """The model: blocks and tensors in, tensors out; no table, no loader, no rank."""
 
+from dglrec.nn.aggregation import aggregate, map_and_aggregate
+from dglrec.nn.attention import GATConv, GATv2Conv
+from dglrec.nn.bare import GCNConv, GINConv, PinSageConv, SAGEConv
 from dglrec.nn.config import Aggregator, ModelConfig
-from dglrec.nn.convolutions import (
-    RatingConv,
-    RefinementConv,
-    RelationConv,
-    SAGEConv,
-    aggregate,
-    map_and_aggregate,
-)
+from dglrec.nn.convolutions import RatingConv, RefinementConv, RelationConv
 from dglrec.nn.decay import EdgeWeights, TimeDecay, half_lives
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
-from dglrec.nn.encoder import Exchange, HeteroEncoder, SAGELayer
+from dglrec.nn.encoder import ConvolutionLayer, Exchange, HeteroEncoder
 from dglrec.nn.graph_filter import GraphFilterConv, shifts
 from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
 from dglrec.nn.relations import RelationMaps
-from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues
+from dglrec.nn.values import NO_MESSAGES, Convolution, Layer, Messages, NodeValues
 
 __all__ = [
     "NO_MESSAGES",
     "Aggregator",
+    "Convolution",
+    "ConvolutionLayer",
     "DecoderTerms",
     "EdgeRegressor",
     "EdgeWeights",
     "Encoded",
     "Exchange",
+    "GATConv",
+    "GATv2Conv",
+    "GCNConv",
+    "GINConv",
     "GraphFilterConv",
     "HeteroEncoder",
     "Layer",
@@ -37,13 +39,13 @@ __all__ = [
     "ModelConfig",
     "NodeInputs",
     "NodeValues",
+    "PinSageConv",
     "RatingConv",
     "RatingModel",
     "RefinementConv",
     "RelationConv",
     "RelationMaps",
     "SAGEConv",
-    "SAGELayer",
     "TimeDecay",
     "aggregate",
     "half_lives",

@@ -15,32 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dglrec.blocks import Block
+from dglrec.nn.aggregation import normalised_sum
 from dglrec.nn.config import ModelConfig
-from dglrec.nn.convolutions import aggregate
 from dglrec.nn.dropout import Dropout
-from dglrec.nn.values import TwoWayLayer
+from dglrec.nn.values import TwoWayLayer, of_length_one
 
 _SLOPE = 0.2  # of LeakyReLU, as NGCF's authors have it
-_SMALL = 1e-6  # of a squared length
-
-
-def normalised_sum(block: Block, sources: Tensor, own: int = 0) -> Tensor:
-    """A h of a block's destinations, [S, H] -> [D, H].
-
-    Args:
-        block: with the degrees of its sources.
-        sources: [S, H].
-        own: added to both degrees: 1 where each node counts as its own neighbour.
-
-    Raises:
-        ValueError: the block does not know its sources' degrees.
-    """
-    if block.source_degrees is None:
-        raise ValueError("the normalisation needs the sources' degrees")
-    of_sources = (block.source_degrees + own).clamp(min=1).rsqrt().unsqueeze(1)
-    mean = aggregate(block, sources * of_sources, "mean")
-    degrees = block.degrees
-    return mean * (degrees * (degrees + own).clamp(min=1).rsqrt()).unsqueeze(1)
 
 
 class LightGCNLayer(TwoWayLayer):
@@ -136,7 +116,4 @@ class NGCFLayer(TwoWayLayer):
     def _update(self, summed: Tensor, own: Tensor) -> Tensor:
         mapped = self.plain(own + summed) + self.product(summed * own)
         out = self.dropout(functional.leaky_relu(mapped, _SLOPE))
-        # A node of nothing stays one, and its gradient finite.
-        lengths = (out.square().sum(1, keepdim=True) + _SMALL).sqrt()
-        normalised: Tensor = out / lengths
-        return normalised
+        return of_length_one(out)

@@ -9,7 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from dglrec.relations import DERIVED_NAMES
 from dglrec.schema import OF_GRAPH
 
-Aggregator = Literal["mean", "sum", "pool", "attention"]
+Aggregator = Literal["mean", "sum", "pool", "attention", "lstm"]
+
+MESSAGE_CONVOLUTIONS = ("sage", "gcn", "gat", "gatv2", "gin", "pinsage")
+"""Convolutions along one relation, which ratings, relations and residuals go with."""
+
+_ATTENTION = ("gat", "gatv2")
 
 # Without dropout the planted data sets close more of the gap (0.82 against 0.69 at full size); with
 # it, small real ones, of 11 and 43 ratings an item, do better.
@@ -26,6 +31,7 @@ _SPARSE_LIST_SIZE, _RATINGS_OF_WIDE_LISTS = 32, 5
 # What convolution graph_filter takes: it has no vectors of nodes.
 _OF_SIGNALS: dict[str, Any] = {
     "heads": "rating",
+    "combination": "last",
     "layers": 1,
     "node_inputs": False,
     "item_identity": False,
@@ -67,11 +73,35 @@ class ModelConfig(BaseModel):
         "where there are ratings (rating with DGL's loader), lists where there are interactions",
     )
     embedding_size: int = Field(64, ge=1, le=_WIDEST, description="width of every node embedding")
-    convolution: Literal["sage", "lightgcn", "lr_gccf", "ngcf", "graph_filter"] = Field(
+    convolution: Literal[
         "sage",
-        description="what a layer does: sage (GraphSAGE, with rated messages and the ridge), or a "
-        "layer of collaborative filtering on bare edges: lightgcn, lr_gccf, ngcf; or graph_filter: "
-        "a user's ratings as a signal on the graph of similar items, see --config gsp",
+        "gcn",
+        "gat",
+        "gatv2",
+        "gin",
+        "pinsage",
+        "lightgcn",
+        "lr_gccf",
+        "ngcf",
+        "graph_filter",
+    ] = Field(
+        "sage",
+        description="what a layer does with neighbours: sage (GraphSAGE), gcn, gat, gatv2, gin or "
+        "pinsage, beside which there are rated messages and the ridge; or a layer of collaborative "
+        "filtering on bare edges: lightgcn, lr_gccf, ngcf; or graph_filter: a user's ratings as a "
+        "signal on the graph of similar items, see --config gsp",
+    )
+    attention_heads: int = Field(4, ge=1, description="of convolutions gat and gatv2")
+    attention_merge: Literal["concat", "mean"] = Field(
+        "concat",
+        description="what is made of the heads' results: concat, of embedding_size / "
+        "attention_heads columns each, or the mean of heads of embedding_size columns",
+    )
+    residual: bool | Literal["auto"] = Field(
+        "auto",
+        description="whether a layer adds what a node was before to what it makes of it; auto: "
+        "with sage, gcn, gat, gatv2 and gin, but not with pinsage, which divides "
+        "by the length; the other layers have none",
     )
     filter_features: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = (
         Field(
@@ -86,8 +116,11 @@ class ModelConfig(BaseModel):
         description="with convolution graph_filter, taps of each filter: it reads items up to so "
         "many edges away, less one",
     )
-    combination: Literal["last", "mean", "concat"] = Field(
-        "last", description="what is made of all layers' results and the inputs"
+    combination: Literal["last", "mean", "concat", "weighted", "max"] = Field(
+        "last",
+        description="what is made of all layers' results and the inputs: the last, their mean, all "
+        "of them side by side, their mean by weights that are learned, or the maximum of each "
+        "column",
     )
     layers: int = Field(
         2,
@@ -97,7 +130,14 @@ class ModelConfig(BaseModel):
     )
     aggregator: Aggregator = Field(
         "mean",
-        description="how a node's bare messages become one: mean, sum, pool (maximum) or attention",
+        description="with convolution sage, how a node's bare messages become one: mean, sum, pool "
+        "(maximum), attention, or lstm (in a random order)",
+    )
+    lstm_neighbours: int = Field(
+        32,
+        ge=1,
+        description="with aggregator lstm, of how many of its neighbours at most a node is told: a "
+        "new sample in each step of training, a fixed one in inference",
     )
     rating_messages: bool = Field(
         True, description="messages carry the centred rating too; off is GraphSAGE on bare edges"
@@ -202,11 +242,19 @@ class ModelConfig(BaseModel):
 
     def model_post_init(self, context: Any) -> None:
         """Refuse a decoder that could say nothing, and parts that do not go together."""
-        if self.relations and self.convolution != "sage":
+        convolves = self.convolution in MESSAGE_CONVOLUTIONS
+        if self.relations and not convolves:
             raise ValueError(
-                f"relations are read by convolution sage, and not by {self.convolution}; leave "
-                "relations out, or take sage"
+                f"relations are read by convolution {_either(MESSAGE_CONVOLUTIONS)}, and not by "
+                f"{self.convolution}; leave relations out, or take one of these"
             )
+        if self.residual is True and not convolves:
+            raise ValueError(
+                f"residual goes with convolution {_either(MESSAGE_CONVOLUTIONS)}; "
+                f"{self.convolution} has none, and takes combination mean or concat in its place"
+            )
+        if self.convolution in _ATTENTION and self.attention_merge == "concat":
+            self._check_heads()
         if self.relations and not self.layers:
             raise ValueError("relations are read by layers, and layers is 0; take 1 or more")
         for key in ("item_features", "user_features"):
@@ -243,10 +291,19 @@ class ModelConfig(BaseModel):
             )
         if not self.list_maps and self.heads == "rating":
             raise ValueError("list_maps goes with a list head; take heads lists or both")
-        if self.convolution == "sage" and self.combination != "last":
+
+    def _check_heads(self) -> None:
+        """Refuse heads whose results side by side are not as wide as an embedding.
+
+        Raises:
+            ValueError: they do not divide the width.
+        """
+        heads, size = self.attention_heads, self.embedding_size
+        if size % heads:
+            fitting = max(one for one in range(1, min(heads, size) + 1) if size % one == 0)
             raise ValueError(
-                f"combination {self.combination} goes with convolution lightgcn, lr_gccf or ngcf; "
-                "sage has its skip connections, and takes last"
+                f"attention_heads {heads} do not divide embedding_size {size}: take {fitting}, or "
+                f"embedding_size {-(-size // heads) * heads}, or attention_merge mean"
             )
 
     def _check_signals(self) -> None:
@@ -281,6 +338,18 @@ class ModelConfig(BaseModel):
         wanted = ("similar",) if self.convolution == "graph_filter" else self.relations
         names = [one for one in wanted if one in DERIVED_NAMES and one not in relations]
         return [*names, OF_GRAPH] if self.graph_features else names
+
+    @property
+    def adds_residual(self) -> bool:
+        """Whether layers add what a node was before."""
+        if self.residual == "auto":
+            return self.convolution in MESSAGE_CONVOLUTIONS and not self.normalises
+        return self.residual
+
+    @property
+    def normalises(self) -> bool:
+        """Whether layers end with a ReLU and vectors of length 1, as PinSage's do."""
+        return self.convolution == "pinsage"
 
     @property
     def encoded_size(self) -> int:
@@ -324,6 +393,11 @@ class ModelConfig(BaseModel):
         if self.dropout != "auto":
             return self.dropout
         return 0.0 if ratings_an_item >= _RATINGS_WITHOUT_DROPOUT else _DROPOUT
+
+
+def _either(names: Sequence[str]) -> str:
+    """The names, as alternatives."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def missing(wanted: bool | Sequence[str], there: Collection[str]) -> list[str]:

@@ -4,167 +4,21 @@ Shapes: S sources, D destinations, K sampled edges, H embedding size.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dglrec.blocks import Block
-from dglrec.kernels import damp_means, fit_ridge, sum_messages
-from dglrec.nn.config import Aggregator, ModelConfig
-from dglrec.nn.decay import EdgeWeights, TimeDecay, mean_of
+from dglrec.kernels import damp_means, fit_ridge
+from dglrec.nn.aggregation import map_and_aggregate
+from dglrec.nn.bare import make_convolution
+from dglrec.nn.config import ModelConfig
+from dglrec.nn.decay import EdgeWeights, TimeDecay
 
 _INITIAL_DAMPING = 30.0  # ratings; learned from there
 _INITIAL_RATING_GAIN = 2.0
 _INITIAL_GUESS = 0.1  # of what an embedding explains: nearly nothing
 _INITIAL_RIDGE = 3.0
-
-
-def aggregate(
-    block: Block,
-    sources: Tensor,
-    mode: Literal["sum", "mean", "max"],
-    weights: Tensor | None = None,
-) -> Tensor:
-    """[S, H] source values -> [D, H]; a destination without edges gets zeros.
-
-    Args:
-        block: the edges.
-        sources: [S, H].
-        mode: what is taken over each destination's edges; "max" of values that are 0 or more.
-        weights: [K] factors of the edges' messages, 0 where there is no edge; not with "max".
-    """
-    if mode == "max":
-        neighbours = block.neighbours
-        if block.present is not None:
-            # What is not there reads a row of zeros, as a destination without edges gets.
-            neighbours = neighbours.masked_fill(block.present == 0, len(sources))
-            sources = functional.pad(sources, (0, 0, 0, 1))
-        return functional.embedding_bag(
-            neighbours,
-            sources,
-            block.offsets.to(block.neighbours.dtype),
-            mode="max",
-            include_last_offset=True,
-        )
-    weights = block.present if weights is None else weights
-    return sum_messages(
-        block.offsets,
-        block.neighbours,
-        sources,
-        weights,
-        mean=mode == "mean",
-        counts=block.present_counts,
-        fanout=block.fanout,
-        turned=None if weights is not None else block.turned,
-    )
-
-
-def map_and_aggregate(
-    block: Block,
-    sources: Tensor,
-    linear: nn.Linear,
-    mode: Literal["sum", "mean"],
-    weights: Tensor | None = None,
-    decay: EdgeWeights | None = None,
-) -> Tensor:
-    """[S, H] source values -> [D, H']: a linear map of what `aggregate` makes of them.
-
-    Sums and linear maps commute, so the map is applied on the side that has fewer nodes. With
-    `decay` means are weighed by it besides.
-    """
-
-    def aggregated(rows: Tensor) -> Tensor:
-        if decay is not None:
-            return mean_of(block, rows, decay, weights)
-        return aggregate(block, rows, mode, weights)
-
-    if len(sources) < block.num_destinations:
-        return aggregated(linear(sources))
-    out: Tensor = linear(aggregated(sources))
-    return out
-
-
-class SAGEConv(nn.Module):
-    """GraphSAGE over one relation: W_self h + W_neighbour AGG(h_neighbours) + b.
-
-    Hamilton, Ying and Leskovec, "Inductive representation learning on large graphs", NeurIPS
-    2017, algorithm 1, lines 4-5; "pool" is its equation 3, the maximum of relu(W_pool h + b_pool).
-    The same as `dgl.nn.SAGEConv` for "mean" and "pool". "sum" is the mean times the degree before
-    sampling, so that a sample stands for the whole (Horvitz and Thompson, JASA 47, 1952).
-    "attention" is a mean weighed by softmax(leaky_relu(a . W h_neighbour + b . h)) over a node's
-    edges (Velickovic et al., "Graph attention networks", ICLR 2018, equation 3, one head, with the
-    node itself left to W_self); each edge's row is written out, so it is for small graphs.
-
-    Args:
-        size_in: width of sources and destinations.
-        size_out: width of the result.
-        aggregator: AGG.
-    """
-
-    def __init__(self, size_in: int, size_out: int, aggregator: Aggregator = "mean") -> None:
-        super().__init__()
-        self.aggregator = aggregator
-        self.own = nn.Linear(size_in, size_out)
-        self.neighbour = nn.Linear(size_in, size_out, bias=False)
-        self.pool = nn.Linear(size_in, size_in) if aggregator == "pool" else None
-        attends = aggregator == "attention"
-        self.attend = nn.Linear(size_out, 1, bias=False) if attends else None
-        self.attend_own = nn.Linear(size_in, 1, bias=False) if attends else None
-
-    def forward(
-        self,
-        block: Block,
-        sources: Tensor,
-        destinations: Tensor,
-        decay: EdgeWeights | None = None,
-    ) -> Tensor:
-        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out].
-
-        `decay` weighs the edges of the aggregator "mean".
-        """
-        if self.pool is not None:
-            messages = self.neighbour(aggregate(block, functional.relu(self.pool(sources)), "max"))
-        elif self.attend is not None and self.attend_own is not None:
-            mapped = self.neighbour(sources)
-            of_sources, of_own = self.attend(mapped), self.attend_own(destinations)
-            messages = _attend(block, mapped, of_sources.squeeze(1), of_own.squeeze(1))
-        else:
-            messages = map_and_aggregate(block, sources, self.neighbour, "mean", decay=decay)
-            if self.aggregator == "sum":
-                messages = messages * block.degrees.unsqueeze(1)
-        out: Tensor = self.own(destinations) + messages
-        return out
-
-
-def _attend(block: Block, rows: Tensor, of_sources: Tensor, of_own: Tensor) -> Tensor:
-    """[S, H] rows -> [D, H], each edge's weighed by the softmax of its two ends' scores.
-
-    Weights and sums are float32 at least, whatever autocast makes of rows and scores.
-    """
-    count = block.num_destinations
-    dtype = torch.promote_types(of_sources.dtype, torch.float32)
-    of_sources, of_own = of_sources.to(dtype), of_own.to(dtype)
-    owners = torch.repeat_interleave(block.offsets.diff(), output_size=len(block.neighbours))
-    scores = functional.leaky_relu(
-        of_sources.index_select(0, block.neighbours) + of_own.index_select(0, owners), 0.2
-    )
-    if block.present is not None:
-        scores = scores.masked_fill(block.present == 0, -torch.inf)
-    # Less each node's largest, so that nothing overflows.
-    largest = (
-        scores.detach()
-        .new_zeros(count)
-        .scatter_reduce(0, owners, scores.detach(), "amax", include_self=False)
-    )
-    # Where no edge is there the largest is -inf, and -inf - -inf no number.
-    largest = largest.clamp(min=torch.finfo(dtype).min)
-    weights = torch.exp(scores - largest[owners])
-    totals = torch.zeros_like(largest).index_add(0, owners, weights)
-    totals = totals.clamp(min=torch.finfo(dtype).tiny)
-    weighed = (weights / totals[owners]).unsqueeze(1) * functional.embedding(block.neighbours, rows)
-    return weighed.new_zeros(count, rows.shape[1]).index_add(0, owners, weighed)
 
 
 class RatingConv(nn.Module):
@@ -268,7 +122,7 @@ class RelationConv(nn.Module):
 
     def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.bare = SAGEConv(size, size, config.aggregator)
+        self.bare = make_convolution(size, config)
         self.rated = None
         if config.rating_messages:
             self.rated = RatingConv(size, size, by_column=config.column_damping)
@@ -277,12 +131,13 @@ class RelationConv(nn.Module):
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, H] sources and [D, H] destinations -> [D, H]."""
         decay = None if self.decay is None else self.decay(block)
-        out: Tensor = self.bare(block, sources, destinations, decay)
+        # Which convolutions weigh their edges the configuration says.
+        weights = () if decay is None else (decay,)
+        out: Tensor = self.bare(block, sources, destinations, *weights)
         if self.rated is not None:
             out = out + self.rated(block, sources, decay)
         return out
 
     def without_edges(self, destinations: Tensor) -> Tensor:
         """[D, H] destinations that have no edge -> [D, H]; what `forward` gives for them."""
-        out: Tensor = self.bare.own(destinations)
-        return out
+        return self.bare.without_edges(destinations)

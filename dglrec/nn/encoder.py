@@ -13,24 +13,33 @@ from torch.nn import functional
 
 from dglrec.blocks import Block, LayerBlocks, WeightedEdges
 from dglrec.nn.collaborative import LightGCNLayer, LRGCCFLayer, NGCFLayer
-from dglrec.nn.config import ModelConfig
+from dglrec.nn.config import MESSAGE_CONVOLUTIONS, ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
 from dglrec.nn.dropout import Dropout
 from dglrec.nn.relations import RelationMaps
 from dglrec.nn.signals import SignalLayer
-from dglrec.nn.values import NO_MESSAGES, Layer, Messages, NodeValues, both_ways
+from dglrec.nn.values import (
+    NO_MESSAGES,
+    Layer,
+    Messages,
+    NodeValues,
+    both_ways,
+    of_length_one,
+)
 
 Exchange = Callable[[Tensor], Tensor]
 
 
-class SAGELayer(nn.Module):
-    """One hop in both directions, with a skip connection around it.
+class ConvolutionLayer(nn.Module):
+    """One hop in both directions by the configured convolution, as a rule with a residual.
 
-    Behind the last layer, users look at their ratings once more (`RefinementConv`): theirs are all
-    there, where items see a sample of their raters.
+    Between layers there is a ReLU, and what a node was before is added behind it. Behind the last
+    layer, users look at their ratings once more (`RefinementConv`): theirs are all there, where
+    items see a sample of their raters.
 
-    The skip lets the item vectors that a user's ratings weigh reach the output as they are; without
-    it, and with a ReLU behind the last layer, training starts at a saddle that noise keeps it on.
+    The residual lets the item vectors that a user's ratings weigh reach the output as they are;
+    without it, and with a ReLU behind the last layer, training starts at a saddle that noise keeps
+    it on.
 
     Args:
         config: the model's.
@@ -43,6 +52,7 @@ class SAGELayer(nn.Module):
         self.to_items = RelationConv(config.embedding_size, config)
         self.dropout = Dropout(config.dropout_share())
         self.last = last
+        self.residual, self.normalises = config.adds_residual, config.normalises
         self.refinement = None
         if last and config.rating_messages and config.refinement:
             self.refinement = RefinementConv(
@@ -110,16 +120,23 @@ class SAGELayer(nn.Module):
     def _finish(self, out: Tensor, own: Tensor, told: Tensor | None) -> Tensor:
         if told is not None:
             out = out + told
-        if self.last:
-            # Nor is there dropout here: noise on both sides of the decoder's product costs more
-            # than it gives.
-            return out + own
-        dropped: Tensor = self.dropout(functional.relu(out) + own)
+        if self.normalises:
+            out = of_length_one(functional.relu(out))
+        elif not self.last:
+            out = functional.relu(out)
+        if self.residual:
+            out = out + own
+        # Nor is there dropout behind the last layer: noise on both sides of the decoder's product
+        # costs more than it gives.
+        return out if self.last else self._dropped(out)
+
+    def _dropped(self, values: Tensor) -> Tensor:
+        dropped: Tensor = self.dropout(values)
         return dropped
 
 
 _LAYERS: dict[str, Callable[..., nn.Module]] = {
-    "sage": SAGELayer,
+    **dict.fromkeys(MESSAGE_CONVOLUTIONS, ConvolutionLayer),
     "lightgcn": LightGCNLayer,
     "lr_gccf": LRGCCFLayer,
     "ngcf": NGCFLayer,
@@ -130,8 +147,11 @@ _LAYERS: dict[str, Callable[..., nn.Module]] = {
 class HeteroEncoder(nn.Module):
     """Layers over a graph of users and items, and what is made of their results.
 
-    `last` takes the last layer's result. `mean` and `concat` take those of all layers and the
-    inputs (LightGCN's equation 4; NGCF's equation 9).
+    `last` takes the last layer's result. The others take those of all layers and the inputs: `mean`
+    (LightGCN's equation 4), `concat` (NGCF's equation 9), `weighted`, a mean whose weights are a
+    softmax of what is learned, equal at first (LightGCN's alpha_k), and `max`, the largest value of
+    each column (Xu et al., "Representation learning on graphs with jumping knowledge networks",
+    ICML 2018, section 4.1).
 
     Args:
         config: the model's.
@@ -147,6 +167,9 @@ class HeteroEncoder(nn.Module):
             layer(config, last=number == config.layers - 1, **further)
             for number in range(config.layers)
         )
+        # Behind the layers, whose initial weights are what they are without.
+        weighted = config.combination == "weighted"
+        self.layer_weights = nn.Parameter(torch.zeros(config.layers + 1)) if weighted else None
 
     @property
     def hops(self) -> tuple[Layer, ...]:
@@ -154,15 +177,15 @@ class HeteroEncoder(nn.Module):
         return tuple(cast(Layer, layer) for layer in self.layers)
 
     @property
-    def sage_layers(self) -> tuple[SAGELayer, ...]:
-        """The layers of GraphSAGE.
+    def convolution_layers(self) -> tuple[ConvolutionLayer, ...]:
+        """The layers, where each is a convolution.
 
         Raises:
             ValueError: they are others.
         """
-        layers = tuple(layer for layer in self.layers if isinstance(layer, SAGELayer))
+        layers = tuple(layer for layer in self.layers if isinstance(layer, ConvolutionLayer))
         if len(layers) < len(self.layers):
-            raise ValueError("the layers are not GraphSAGE's")
+            raise ValueError("the layers are not those of a convolution along relations")
         return layers
 
     def combine(self, values: Sequence[Tensor]) -> Tensor:
@@ -177,7 +200,11 @@ class HeteroEncoder(nn.Module):
         same = [value[:count] for value in values]
         if self.combination == "concat":
             return torch.cat(same, dim=1)
-        return torch.stack(same).mean(0)
+        stacked = torch.stack(same)
+        if self.layer_weights is not None:
+            shares = self.layer_weights.softmax(0).view(-1, 1, 1)
+            return (shares * stacked).sum(0)
+        return stacked.amax(0) if self.combination == "max" else stacked.mean(0)
 
     def forward(
         self,
@@ -189,7 +216,7 @@ class HeteroEncoder(nn.Module):
         """[N, H] nodes that the first layer reads -> [D, H'] destinations of the last.
 
         With `all_items`, the items among `nodes` are a share, and all of them come out. With
-        `relations`, which take layers of GraphSAGE, blocks of other relations are read too.
+        `relations`, which take such layers, blocks of other relations are read too.
         """
         users, items = [nodes.users], [nodes.items]
         for number, (layer, blocks) in enumerate(zip(self.layers, layers, strict=True)):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dglrec.blocks import Block
+from dglrec.nn.aggregation import aggregate
 from dglrec.nn.config import ModelConfig
-from dglrec.nn.convolutions import aggregate
 from dglrec.nn.decay import TimeDecay, mean_of
 
 _IDENTITY_STD = 0.05

@@ -76,7 +76,8 @@ class RatingModel(nn.Module):
         self.list_head = ListHead(config, len(item_features)) if config.lists else None
         self.relations = None
         if directions:
-            self.relations = RelationMaps(config.embedding_size, config.layers, directions)
+            size, asked = config.embedding_size, config.normalises
+            self.relations = RelationMaps(size, config.layers, directions, asked=asked)
 
     def forward(self, batch: EdgeBatch, all_items: Exchange | None = None) -> Tensor:
         """Predicted ratings of a batch's targets; see `rate` and `encode`."""
@@ -141,14 +142,15 @@ class RatingModel(nn.Module):
             features: float32 [m, F] chosen ones.
             others: what these items read of labels.
         """
-        items = self.inputs.new_items(features)
+        items = [self.inputs.new_items(features)]
         if self.relations is None:
             for layer in self.encoder.hops:
-                items = layer.update_new_items(items)
-            return items
-        for number, sage in enumerate(self.encoder.sage_layers):
-            items = sage.update_new_items(items, self.relations.of_labels(number, others))
-        return items
+                items.append(layer.update_new_items(items[-1]))
+        else:
+            for number, hop in enumerate(self.encoder.convolution_layers):
+                told = self.relations.of_labels(number, others)
+                items.append(hop.update_new_items(items[-1], told))
+        return self.encoder.combine(items)
 
     @property
     def rating_head(self) -> EdgeRegressor:

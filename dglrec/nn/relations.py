@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dglrec.blocks import Block, RelationBlock
-from dglrec.nn.convolutions import map_and_aggregate
+from dglrec.nn.aggregation import map_and_aggregate
 from dglrec.nn.values import Messages, NodeValues
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 
@@ -23,13 +24,19 @@ class RelationMaps(nn.Module):
     What comes along a direction is W mean(h_neighbours), the mean weighed by the edges' weights.
     Labels are nodes that read nothing: each has a vector, which is the same in all layers.
 
+    With `asked` what is averaged is relu(Q h_neighbour + q): the importance pooling of PinSage
+    (Ying et al., KDD 2018, algorithm 1, line 1), weights being counts of visits over their sum.
+
     Args:
         size: H.
         layers: of the encoder.
         directions: those of the relations that are read.
+        asked: whether neighbours are mapped and cut off at 0 before they are averaged.
     """
 
-    def __init__(self, size: int, layers: int, directions: Sequence[Direction]) -> None:
+    def __init__(
+        self, size: int, layers: int, directions: Sequence[Direction], *, asked: bool = False
+    ) -> None:
         super().__init__()
         self.size = size
         self.names = tuple(one.name for one in directions)
@@ -41,6 +48,10 @@ class RelationMaps(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleDict({f"by_{one.name}": _map(size) for one in directions})
             for _ in range(layers)
+        )
+        self.queries = nn.ModuleList(
+            nn.ModuleDict({f"by_{one.name}": nn.Linear(size, size) for one in directions})
+            for _ in range(layers if asked else 0)
         )
 
     def message(self, layer: int, name: str, block: Block, sources: Tensor) -> Tensor:
@@ -56,6 +67,10 @@ class RelationMaps(nn.Module):
         assert isinstance(maps, nn.ModuleDict)
         linear = maps[f"by_{name}"]
         assert isinstance(linear, nn.Linear)
+        if len(self.queries):
+            queries = self.queries[layer]
+            assert isinstance(queries, nn.ModuleDict)
+            sources = functional.relu(queries[f"by_{name}"](sources))
         return map_and_aggregate(block, sources, linear, "mean", block.residuals)
 
     def label_vectors(self, attribute: str) -> Tensor:

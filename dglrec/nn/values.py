@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from dglrec.blocks import Block, LayerBlocks
 
+_SMALL = 1e-6  # of a squared length
+
 Update = Callable[[Block, Tensor, Tensor], Tensor]
 
 
@@ -28,6 +30,18 @@ class Layer(Protocol):
 
     def update_new_items(self, items: Tensor) -> Tensor:
         """[D, H] items that nobody has rated -> [D, H]; as `update_items` without edges."""
+
+
+class Convolution(nn.Module):
+    """Messages along one relation, whatever is known of its edges beyond that they are there."""
+
+    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
+        """[S, H] sources and [D, H] destinations -> [D, H]."""
+        raise NotImplementedError
+
+    def without_edges(self, destinations: Tensor) -> Tensor:
+        """[D, H] destinations that have no edge -> [D, H]; as `forward` gives for them."""
+        raise NotImplementedError
 
 
 class Messages(NamedTuple):
@@ -59,8 +73,14 @@ class TwoWayLayer(nn.Module):
     def forward(
         self, blocks: LayerBlocks, nodes: NodeValues, own_items: Tensor | None = None
     ) -> NodeValues:
-        """As `SAGELayer.forward`."""
+        """As `ConvolutionLayer.forward`."""
         return both_ways(self.update_users, self.update_items, blocks, nodes, own_items)
+
+
+def of_length_one(values: Tensor) -> Tensor:
+    """[N, H] over their lengths; a node of nothing stays one, and its gradient finite."""
+    lengths: Tensor = (values.square().sum(1, keepdim=True) + _SMALL).sqrt()
+    return values / lengths
 
 
 def both_ways(

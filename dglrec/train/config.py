@@ -121,7 +121,7 @@ class Settings:
             UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
                 predicted where there are interactions alone, the loader reads no relations, or
                 users are to count as unseen of whom something made from their ratings is read, or
-                there are no timestamps where they are needed.
+                there are no timestamps where they are needed, or an LSTM is to be compiled.
         """
         if self.model.kind != "graph":
             return self
@@ -166,6 +166,11 @@ class Settings:
             raise UsageError(
                 "model.convolution = graph_filter: a user's signal is over all items; take "
                 "loader.kind users and loader.items all"
+            )
+        if self.train.compile and self.model.aggregator == "lstm":
+            raise UsageError(
+                "train.compile = true takes batches of fixed shapes, and model.aggregator = lstm "
+                "has others for each; leave one of them out"
             )
         loader = self._loader(graph)
         ranking = self.ranking

@@ -22,6 +22,7 @@ _STEP_EDGE_BYTES = 100
 _MESSAGE_BYTES, _DGL_MESSAGE_BYTES = 16, 32
 _SAMPLE_BYTES = 28  # of each place in nodes x fan-out, filled or not
 _VALUES_A_NODE, _VALUES_OF_RATED = 5, 5
+_VALUES_OF_LSTM = 16  # of a neighbour that it reads: gates, states, and gradients of them
 _VALUES_OF_FILTERS, _COPIES_OF_SIGNALS = 6, 3  # of a user at an item, for each feature
 # DGL keeps both relations as int64, builds more beside them, and shuffles all edge ids.
 _DGL_EDGE_BYTES = 110
@@ -99,22 +100,23 @@ def _step_bytes(
     listed = items if loader.items == "reached" else graph.num_items
     # The ridge regression of each of a step's users keeps a float64 square.
     squares = 8 * settings.model.refinement**2 * users
-    messages = sampled = nodes = 0.0
+    messages = sampled = nodes = read = 0.0
     most = [int(side.degrees.max(initial=0)) for side in (graph.by_user, graph.by_item)]
     for of_user, of_item in reversed(loader.fanouts):
         to_users = users * (user_degree if of_user < 0 else min(of_user, user_degree))
         to_items = items * (item_degree if of_item < 0 else min(of_item, item_degree))
         messages += to_users + to_items
+        read += _read_by_lstm(settings, to_users, users) + _read_by_lstm(settings, to_items, items)
         sampled += users * max(0, min(of_user, most[0])) + items * max(0, min(of_item, most[1]))
         of_users = of_items = 0.0
         for one in directions:
             readers = users if one.destination_type == USER_TYPE else items
             degree, most_read = one.edges.num_edges / one.edges.num_nodes, loader.relation_fanout
-            read = readers * (degree if most_read < 0 else min(most_read, degree))
-            messages += read
+            told = readers * (degree if most_read < 0 else min(most_read, degree))
+            messages += told
             sampled += readers * max(most_read, 0)
-            of_users += read if one.source_type == USER_TYPE else 0
-            of_items += read if one.source_type == ITEM_TYPE else 0
+            of_users += told if one.source_type == USER_TYPE else 0
+            of_items += told if one.source_type == ITEM_TYPE else 0
         users = min(users + to_items + of_users, graph.num_users)
         items = min(items + to_users + of_items, graph.num_items)
         nodes += users + items
@@ -130,16 +132,30 @@ def _step_bytes(
         + message * messages
         + _SAMPLE_BYTES * sampled
         + row * nodes
+        + 4 * settings.model.embedding_size * _VALUES_OF_LSTM * read
         + squares
         + tables * listed
     )
 
 
+def _read_by_lstm(settings: Settings, edges: float, nodes: float) -> float:
+    """How many of some nodes' edges an LSTM reads; none where there is none."""
+    model = settings.model
+    return min(edges, nodes * model.lstm_neighbours) if model.aggregator == "lstm" else 0.0
+
+
 def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
     """Memory of a step that reads the whole graph."""
     row = 4 * settings.model.embedding_size * _VALUES_A_NODE
-    nodes = (graph.num_users + graph.num_items) * (settings.model.layers + 1)
-    return int(2 * _STEP_EDGE_BYTES * graph.num_edges + row * nodes)
+    nodes, layers = graph.num_users + graph.num_items, settings.model.layers
+    read = sum(
+        _read_by_lstm(settings, graph.num_edges, count)
+        for count in (graph.num_users, graph.num_items)
+    )
+    of_lstm = 4 * settings.model.embedding_size * _VALUES_OF_LSTM * read
+    return int(
+        2 * _STEP_EDGE_BYTES * graph.num_edges + row * nodes * (layers + 1) + of_lstm * layers
+    )
 
 
 def _signal_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:

@@ -1,0 +1,357 @@
+"""Attention over a node's edges: scores, softmax and weighed sum in one pass, and one back.
+
+Torch's operations write a row for each edge several times, and DGL's those of the scores; here a
+row is read, used and dropped, and what is kept of an edge is one weight a head. With w an edge's
+weight, v the row of its source, g the gradient of its destination's sum o, the gradient of its
+score is w (g . v - g . o), so that nothing but w and o has to be kept (Dao, Fu, Ermon, Rudra and
+Re, "FlashAttention", NeurIPS 2022, section B.2). Gradients of sources are summed source by source,
+in an order that follows from the edges alone, so they are repeatable.
+
+Shapes: S sources, D destinations, K edges, A heads, F columns of a head.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from dglrec.kernels.attention_loops import (
+    SLOPE,
+    attend_back,
+    attend_rows,
+    attend_rows_jointly,
+    dot_heads,
+    joint_rows_back,
+    joint_scores_back,
+    score_sources,
+    sum_edges,
+)
+from dglrec.kernels.parallel import (
+    arrays_of,
+    even_parts,
+    parts_of,
+    run_side_by_side,
+    runs_compiled,
+    total_of,
+)
+from dglrec.kernels.turned import check_block, edge_arrays, present_array, turned_edges
+
+_WORK = 6  # numbers that a value of an edge's row counts for, to judge whether threads are worth it
+
+
+def attend(
+    offsets: Tensor,
+    neighbours: Tensor,
+    rows: Tensor,
+    attention: Tensor,
+    of_own: Tensor,
+    present: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Sums weighed by softmax(leaky_relu(a . row + own)) over each destination's edges.
+
+    Velickovic et al., "Graph attention networks", ICLR 2018, equations 3 and 4.
+
+    Args:
+        offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
+        neighbours: int32 or int64 [K]; each edge's source.
+        rows: [S, A F], of each source what its messages are; of less than 32 bits, values count as
+            float32.
+        attention: a, [A, F].
+        of_own: [D, A]; what each destination adds to the scores of its edges.
+        present: [K]; 1 for an edge, 0 for the room of one that is not there; None where all are.
+        bias: [A F], added to each destination's sum; None for nothing.
+
+    Returns:
+        [D, A F], the bias where there is no edge.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+        IndexError: an edge has a source that is not there.
+    """
+    heads, size = attention.shape
+    if bias is None:
+        bias = rows.new_zeros(rows.shape[1])
+    if (
+        rows.shape[1] != heads * size
+        or of_own.shape != (len(offsets) - 1, heads)
+        or bias.shape != (heads * size,)
+    ):
+        raise ValueError(_misfit(offsets, rows, attention, of_own))
+    given = (rows, attention, of_own, bias)
+    return _attended(_Attend, _attend_anywhere, offsets, neighbours, given, present)
+
+
+def attend_jointly(
+    offsets: Tensor,
+    neighbours: Tensor,
+    rows: Tensor,
+    attention: Tensor,
+    own: Tensor,
+    present: Tensor | None = None,
+) -> Tensor:
+    """Sums weighed by softmax(a . leaky_relu(row + own)) over each destination's edges.
+
+    Brody, Alon and Yahav, "How attentive are graph attention networks?", ICLR 2022, equation 7.
+
+    Args:
+        offsets: as in `attend`, and the others likewise.
+        neighbours: int32 or int64 [K].
+        rows: [S, A F].
+        attention: a, [A, F].
+        own: [D, A F]; what each destination adds to the rows of its edges for their scores.
+        present: [K] or None.
+
+    Returns:
+        [D, A F], zeros where there is no edge.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+        IndexError: an edge has a source that is not there.
+    """
+    width = attention.numel()
+    if rows.shape[1] != width or own.shape != (len(offsets) - 1, width):
+        raise ValueError(_misfit(offsets, rows, attention, own))
+    given = (rows, attention, own)
+    return _attended(_AttendJointly, _attend_jointly_anywhere, offsets, neighbours, given, present)
+
+
+def _misfit(offsets: Tensor, rows: Tensor, attention: Tensor, own: Tensor) -> str:
+    shapes = ", ".join(str(list(one.shape)) for one in (rows, attention, own))
+    return f"rows, attention and destinations do not fit {len(offsets) - 1} nodes: {shapes}"
+
+
+def _attended(
+    function: type[Function],
+    anywhere: Callable[..., Tensor],
+    offsets: Tensor,
+    neighbours: Tensor,
+    given: tuple[Tensor, ...],
+    present: Tensor | None,
+) -> Tensor:
+    rows = given[0]
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    values = [one.to(dtype) for one in given]
+    if not runs_compiled(rows):
+        return anywhere(offsets, neighbours, *values, present)
+    check_block(offsets, neighbours, len(rows), present)
+    summed: Tensor = function.apply(offsets, neighbours, *values, present)
+    return summed
+
+
+def _attend_anywhere(
+    offsets: Tensor,
+    neighbours: Tensor,
+    rows: Tensor,
+    attention: Tensor,
+    of_own: Tensor,
+    bias: Tensor,
+    present: Tensor | None,
+) -> Tensor:
+    """The same in torch's operations."""
+    of_sources = (rows.unflatten(1, attention.shape) * attention).sum(2)
+    owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
+    scores = of_sources.index_select(0, neighbours) + of_own.index_select(0, owners)
+    weights = _softmax(functional.leaky_relu(scores, SLOPE), owners, len(of_own), present)
+    return _weighed(rows, weights, owners, neighbours, len(of_own)) + bias
+
+
+def _attend_jointly_anywhere(
+    offsets: Tensor,
+    neighbours: Tensor,
+    rows: Tensor,
+    attention: Tensor,
+    own: Tensor,
+    present: Tensor | None,
+) -> Tensor:
+    """The same in torch's operations."""
+    owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
+    both = functional.embedding(neighbours, rows) + own.index_select(0, owners)
+    both = functional.leaky_relu(both, SLOPE).unflatten(1, attention.shape)
+    weights = _softmax((both * attention).sum(2), owners, len(own), present)
+    return _weighed(rows, weights, owners, neighbours, len(own))
+
+
+def _softmax(scores: Tensor, owners: Tensor, count: int, present: Tensor | None) -> Tensor:
+    """[K, A] scores -> [K, A] weights that are 1 over each destination's edges."""
+    if present is not None:
+        scores = scores.masked_fill(present.unsqueeze(1) == 0, -torch.inf)
+    # Less each node's largest, so that nothing overflows.
+    fixed = scores.detach()
+    places = owners.unsqueeze(1).expand_as(fixed)
+    largest = fixed.new_zeros(count, fixed.shape[1]).scatter_reduce(
+        0, places, fixed, "amax", include_self=False
+    )
+    # Where no edge is there the largest is -inf, and -inf - -inf no number.
+    largest = largest.clamp(min=torch.finfo(scores.dtype).min)
+    weights = torch.exp(scores - largest.index_select(0, owners))
+    totals = torch.zeros_like(largest).index_add(0, owners, weights)
+    totals = totals.clamp(min=torch.finfo(scores.dtype).tiny)
+    return weights / totals.index_select(0, owners)
+
+
+def _weighed(
+    rows: Tensor, weights: Tensor, owners: Tensor, neighbours: Tensor, count: int
+) -> Tensor:
+    """[S, A F] rows and [K, A] weights -> [D, A F]."""
+    of_edges = functional.embedding(neighbours, rows).unflatten(1, (weights.shape[1], -1))
+    weighed = (weights.unsqueeze(2) * of_edges).flatten(1)
+    out: Tensor = weighed.new_zeros(count, rows.shape[1]).index_add(0, owners, weighed)
+    return out
+
+
+class _Attend(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        offsets: Tensor,
+        neighbours: Tensor,
+        rows: Tensor,
+        attention: Tensor,
+        of_own: Tensor,
+        bias: Tensor,
+        present: Tensor | None,
+    ) -> Tensor:
+        edges = edge_arrays(offsets, neighbours)
+        factors, own, added = arrays_of(attention, of_own, bias.view_as(attention))
+        (values,) = _by_head(len(factors), rows)
+        of_sources = np.empty((len(values), len(factors)), dtype=values.dtype)
+        run_side_by_side(
+            [
+                partial(score_sources, values, factors, of_sources, low, high)
+                for low, high in parts_of(len(values), values.size)
+            ]
+        )
+        weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
+        out = np.empty((len(own), *factors.shape), dtype=values.dtype)
+        given = (present_array(present), values, of_sources, own, added)
+        run_side_by_side(
+            [
+                partial(attend_rows, *edges, *given, weights, out, low, high)
+                for low, high in even_parts(edges[0], _WORK * factors.size)
+            ]
+        )
+        summed = torch.from_numpy(out).flatten(1)
+        kept = torch.from_numpy(weights)
+        ctx.save_for_backward(offsets, neighbours, rows, attention, bias, kept, summed)
+        return summed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        offsets, neighbours, rows, attention, bias, kept, summed = ctx.saved_tensors
+        edges = edge_arrays(offsets, neighbours)
+        factors, weights, added = arrays_of(attention, kept, bias.view_as(attention))
+        values, made, upstream = _by_head(len(factors), rows, summed, gradient)
+        along = _along(upstream, made, added)
+        turned = turned_edges(*edges, len(values))
+        of_edges, of_rows = np.empty_like(weights), np.empty_like(values)
+        parts = even_parts(turned[0], _WORK * factors.size)
+        of_attention = [np.zeros_like(factors) for _ in parts]
+        given = (values, factors, weights, upstream, along)
+        run_side_by_side(
+            [
+                partial(attend_back, *turned, *given, of_edges, of_rows, mine, low, high)
+                for (low, high), mine in zip(parts, of_attention, strict=True)
+            ]
+        )
+        of_own = np.empty_like(along)
+        run_side_by_side(
+            [
+                partial(sum_edges, edges[0], of_edges, of_own, low, high)
+                for low, high in even_parts(edges[0], along.shape[1])
+            ]
+        )
+        found = (torch.from_numpy(one) for one in (total_of(of_attention), of_own))
+        of_bias = gradient.sum(0) if ctx.needs_input_grad[5] else None
+        return None, None, torch.from_numpy(of_rows).flatten(1), *found, of_bias, None
+
+
+class _AttendJointly(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        offsets: Tensor,
+        neighbours: Tensor,
+        rows: Tensor,
+        attention: Tensor,
+        own: Tensor,
+        present: Tensor | None,
+    ) -> Tensor:
+        edges = edge_arrays(offsets, neighbours)
+        factors = arrays_of(attention)[0]
+        values, added = _by_head(len(factors), rows, own)
+        weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
+        out = np.empty_like(added)
+        there = present_array(present)
+        run_side_by_side(
+            [
+                partial(
+                    attend_rows_jointly, *edges, there, values, factors, added, weights, out, *part
+                )
+                for part in even_parts(edges[0], _WORK * factors.size)
+            ]
+        )
+        summed = torch.from_numpy(out).flatten(1)
+        kept = torch.from_numpy(weights)
+        ctx.save_for_backward(offsets, neighbours, rows, attention, own, kept, summed)
+        return summed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        offsets, neighbours, *saved = ctx.saved_tensors
+        edges = edge_arrays(offsets, neighbours)
+        rows, attention, own, kept, summed = saved
+        factors, weights = arrays_of(attention, kept)
+        values, added, made, upstream = _by_head(len(factors), rows, own, summed, gradient)
+        along = _along(upstream, made, np.zeros_like(factors))
+        of_edges, of_own = np.empty_like(weights), np.empty_like(added)
+        parts = even_parts(edges[0], _WORK * factors.size)
+        of_attention = [np.zeros_like(factors) for _ in parts]
+        given = (values, factors, added, weights, upstream)
+        run_side_by_side(
+            [
+                partial(joint_scores_back, *edges, *given, along, of_edges, of_own, mine, *part)
+                for part, mine in zip(parts, of_attention, strict=True)
+            ]
+        )
+        turned = turned_edges(*edges, len(values))
+        of_rows = np.empty_like(values)
+        run_side_by_side(
+            [
+                partial(joint_rows_back, *turned, *given, of_edges, of_rows, *part)
+                for part in even_parts(turned[0], _WORK * factors.size)
+            ]
+        )
+        of_sources, of_destinations = (
+            torch.from_numpy(one).flatten(1) for one in (of_rows, of_own)
+        )
+        found = torch.from_numpy(total_of(of_attention))
+        return None, None, of_sources, found, of_destinations, None
+
+
+def _by_head(heads: int, *tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
+    """What compiled code reads of [N, A F], as [N, A, F]."""
+    return arrays_of(*(one.unflatten(1, (heads, -1)) for one in tensors))
+
+
+def _along(
+    gradient: npt.NDArray[Any], summed: npt.NDArray[Any], added: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Products of the gradient with the result less what was added to it, [D, A]."""
+    out = np.empty(summed.shape[:2], dtype=summed.dtype)
+    run_side_by_side(
+        [
+            partial(dot_heads, gradient, summed, added, out, low, high)
+            for low, high in parts_of(len(summed), summed.size)
+        ]
+    )
+    return out

@@ -1,0 +1,204 @@
+"""Convolutions on bare edges along one relation, by name.
+
+They know of an edge that it is there. What edges say beyond that (ratings, ages) is the matter of
+`convolutions.py`, beside any of these. Each agrees with its namesake in `dgl.nn` where a block has
+all edges of its nodes, and stands for all of them where it has a sample.
+
+Shapes: S sources, D destinations, H embedding size.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dglrec.blocks import Block
+from dglrec.kernels import attend
+from dglrec.nn.aggregation import aggregate, map_and_aggregate, normalised_sum, plus
+from dglrec.nn.attention import GATConv, GATv2Conv
+from dglrec.nn.config import Aggregator, ModelConfig
+from dglrec.nn.decay import EdgeWeights
+from dglrec.nn.lstm import LSTMAggregator
+from dglrec.nn.values import Convolution
+
+
+class SAGEConv(Convolution):
+    """GraphSAGE over one relation: W_self h + W_neighbour AGG(h_neighbours) + b.
+
+    Hamilton, Ying and Leskovec, "Inductive representation learning on large graphs", NeurIPS
+    2017, algorithm 1, lines 4-5; "pool" is its equation 3, the maximum of relu(W_pool h + b_pool).
+    The same as `dgl.nn.SAGEConv` for "mean", "pool" and "lstm" (`LSTMAggregator`). "sum" is the
+    mean times the degree before sampling, so that a sample stands for the whole (Horvitz and
+    Thompson, JASA 47, 1952).
+    "attention" is a mean weighed by softmax(leaky_relu(a . W h_neighbour + b . h)) over a node's
+    edges (Velickovic et al., "Graph attention networks", ICLR 2018, equation 3, one head, with the
+    node itself left to W_self).
+
+    Args:
+        size_in: width of sources and destinations.
+        size_out: width of the result.
+        aggregator: AGG.
+        most: neighbours that an LSTM reads.
+    """
+
+    def __init__(
+        self, size_in: int, size_out: int, aggregator: Aggregator = "mean", most: int = 32
+    ) -> None:
+        super().__init__()
+        self.aggregator = aggregator
+        self.own = nn.Linear(size_in, size_out)
+        self.neighbour = nn.Linear(size_in, size_out, bias=False)
+        self.pool = nn.Linear(size_in, size_in) if aggregator == "pool" else None
+        self.lstm = LSTMAggregator(size_in, most) if aggregator == "lstm" else None
+        attends = aggregator == "attention"
+        self.attend = nn.Linear(size_out, 1, bias=False) if attends else None
+        self.attend_own = nn.Linear(size_in, 1, bias=False) if attends else None
+
+    def forward(
+        self,
+        block: Block,
+        sources: Tensor,
+        destinations: Tensor,
+        decay: EdgeWeights | None = None,
+    ) -> Tensor:
+        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out].
+
+        `decay` weighs the edges of the aggregator "mean".
+        """
+        if self.pool is not None:
+            messages = self.neighbour(aggregate(block, self.pool(sources), "max"))
+        elif self.lstm is not None:
+            messages = self.neighbour(self.lstm(block, sources))
+        elif self.attend is not None and self.attend_own is not None:
+            messages = attend(
+                block.offsets,
+                block.neighbours,
+                self.neighbour(sources),
+                self.attend.weight,
+                self.attend_own(destinations),
+                block.present,
+            )
+        else:
+            messages = map_and_aggregate(block, sources, self.neighbour, "mean", decay=decay)
+            if self.aggregator == "sum":
+                messages = messages * block.degrees.unsqueeze(1)
+        return plus(self.own(destinations), messages)
+
+    def without_edges(self, destinations: Tensor) -> Tensor:
+        """[D, size_in] destinations that have no edge -> [D, size_out]."""
+        out: Tensor = self.own(destinations)
+        return out
+
+
+class GCNConv(Convolution):
+    """GCN over one relation: W A h + b, each node being its own neighbour.
+
+    Kipf and Welling, "Semi-supervised classification with graph convolutional networks", ICLR 2017,
+    equation 2: with d a node's degree, its own edge counted, A h_v = h_v / d_v plus the sum over
+    neighbours of h_w / sqrt(d_v d_w). The result is that of `dgl.nn.GraphConv` with self-loops.
+
+    Args:
+        size_in: width of sources and destinations.
+        size_out: width of the result.
+    """
+
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size_in, size_out)
+
+    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
+        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
+        summed = normalised_sum(block, sources, own=1)
+        out: Tensor = self.linear(summed.addcdiv_(destinations, (block.degrees + 1).unsqueeze(1)))
+        return out
+
+    def without_edges(self, destinations: Tensor) -> Tensor:
+        """[D, size_in] destinations that have no edge -> [D, size_out]."""
+        out: Tensor = self.linear(destinations)
+        return out
+
+
+class GINConv(Convolution):
+    """GIN over one relation: MLP((1 + epsilon) h + sum h_neighbours), epsilon being learned.
+
+    Xu, Hu, Leskovec and Jegelka, "How powerful are graph neural networks?", ICLR 2019, equation
+    4.1; the MLP has one hidden layer and no normalisation over a batch, so that a node's result
+    does not depend on which others are in it. The result is that of `dgl.nn.GINConv` with "sum".
+
+    Args:
+        size_in: width of sources and destinations.
+        size_out: width of the result, and of the hidden layer.
+    """
+
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__()
+        self.epsilon = nn.Parameter(torch.zeros(()))
+        self.mlp = nn.Sequential(
+            nn.Linear(size_in, size_out), nn.ReLU(), nn.Linear(size_out, size_out)
+        )
+
+    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
+        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
+        # A sample's mean times the degree stands for the sum.
+        summed = aggregate(block, sources, "mean").mul_(block.degrees.unsqueeze(1))
+        out: Tensor = self.mlp(plus(summed, (1 + self.epsilon) * destinations))
+        return out
+
+    def without_edges(self, destinations: Tensor) -> Tensor:
+        """[D, size_in] destinations that have no edge -> [D, size_out]."""
+        out: Tensor = self.mlp((1 + self.epsilon) * destinations)
+        return out
+
+
+class PinSageConv(Convolution):
+    """PinSage's importance pooling over one relation: W h + W' n + w, n = mean relu(Q h' + q).
+
+    Ying et al., "Graph convolutional neural networks for web-scale recommender systems", KDD 2018,
+    algorithm 1, lines 1 and 2; W and W' are the halves of what is multiplied with both side by
+    side. Its ReLU and its division by the length, lines 2 and 3, are the layer's
+    (`ModelConfig.normalises`), behind what else comes to a node. Importance weighs the neighbours
+    of a relation with weights (`RelationMaps`), like `visited_with`, whose are counts of visits;
+    edges of ratings weigh the same.
+
+    Args:
+        size_in: width of sources and destinations.
+        size_out: width of the result.
+    """
+
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(size_in, size_in)
+        self.own = nn.Linear(size_in, size_out)
+        self.neighbour = nn.Linear(size_in, size_out, bias=False)
+
+    def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
+        """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
+        asked = functional.relu(self.query(sources))
+        return plus(self.own(destinations), map_and_aggregate(block, asked, self.neighbour, "mean"))
+
+    def without_edges(self, destinations: Tensor) -> Tensor:
+        """[D, size_in] destinations that have no edge -> [D, size_out]."""
+        out: Tensor = self.own(destinations)
+        return out
+
+
+def _attention(
+    kind: type[GATConv] | type[GATv2Conv], size: int, config: ModelConfig
+) -> Convolution:
+    return kind(size, size, config.attention_heads, config.attention_merge)
+
+
+_CONVOLUTIONS: dict[str, Callable[[int, ModelConfig], Convolution]] = {
+    "sage": lambda size, config: SAGEConv(size, size, config.aggregator, config.lstm_neighbours),
+    "gcn": lambda size, config: GCNConv(size, size),
+    "gat": lambda size, config: _attention(GATConv, size, config),
+    "gatv2": lambda size, config: _attention(GATv2Conv, size, config),
+    "gin": lambda size, config: GINConv(size, size),
+    "pinsage": lambda size, config: PinSageConv(size, size),
+}
+
+
+def make_convolution(size: int, config: ModelConfig) -> Convolution:
+    """The convolution that a configuration names, from H columns to H."""
+    return _CONVOLUTIONS[config.convolution](size, config)

@@ -1,0 +1,88 @@
+"""GraphSAGE's LSTM over a node's neighbours in a random order.
+
+Shapes: S sources, D destinations, K edges, H width, T steps.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
+
+from dglrec.blocks import Block
+from dglrec.kernels import chances
+
+_FIXED_KEY = 0  # of the order outside of training
+
+
+class LSTMAggregator(nn.Module):
+    """The last state of an LSTM that reads a node's neighbours in a random order.
+
+    Hamilton, Ying and Leskovec, "Inductive representation learning on large graphs", NeurIPS 2017,
+    section 3.3. The result is that of `dgl.nn.SAGEConv` with "lstm", whose order is that of the
+    edges. In training the order is drawn anew in each step; otherwise it follows from an edge's
+    place among its node's, so that it is the same each time. An LSTM takes a step a neighbour, so
+    of a node with more neighbours than `most` it reads that many, the first in this order: a new
+    sample in each step of training, and a fixed one in inference, which is exact for that.
+
+    All nodes take a step together, those with most neighbours first, so nothing is padded.
+
+    Args:
+        size: H.
+        most: neighbours of a node that are read.
+    """
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.lstm = nn.LSTM(size, size)
+
+    def forward(self, block: Block, sources: Tensor) -> Tensor:
+        """[S, H] sources -> [D, H]; zeros where there is no edge."""
+        places, counts = self._in_order(block)
+        out = sources.new_zeros(block.num_destinations, self.lstm.hidden_size)
+        longest, steps = counts.sort(descending=True, stable=True), counts.clamp(max=self.most)
+        nodes, lengths = longest.indices, longest.values.clamp(max=self.most)
+        num_steps = int(lengths[0]) if len(lengths) else 0
+        if not num_steps:
+            # Processes that share a step must all have gradients of the same weights.
+            return out + 0.0 * sum(one.sum() for one in self.lstm.parameters())
+        # How many nodes take each step: those whose number of edges is above the step's.
+        having = torch.bincount(steps, minlength=num_steps + 1)
+        taking = len(steps) - having.cumsum(0)[:num_steps]
+        total = int(taking.sum())
+        times = torch.repeat_interleave(taking, output_size=total)
+        firsts = taking.cumsum(0) - taking
+        ranks = torch.arange(total, device=times.device) - firsts.index_select(0, times)
+        starts = counts.cumsum(0) - counts
+        edges = places.index_select(0, starts.index_select(0, nodes.index_select(0, ranks)) + times)
+        rows = functional.embedding(block.neighbours.index_select(0, edges), sources)
+        packed = PackedSequence(rows, taking.cpu())
+        state = self.lstm(packed)[1][0].squeeze(0)
+        return out.to(state.dtype).index_copy(0, nodes[: len(state)], state)
+
+    def _in_order(self, block: Block) -> tuple[Tensor, Tensor]:
+        """int64 [K] edges, node by node, in the order in which they are read; [D] how many."""
+        counts = block.offsets.diff()
+        owners = torch.repeat_interleave(counts, output_size=len(block.neighbours))
+        edges = torch.arange(len(owners), device=owners.device)
+        drawn = self._chances(edges, block.offsets.index_select(0, owners))
+        if block.present is not None:
+            # Behind those that are there.
+            drawn = drawn + (block.present == 0)
+            counts = block.counts.long()
+        by_chance = drawn.argsort(stable=True)
+        in_order = by_chance.index_select(0, owners.index_select(0, by_chance).argsort(stable=True))
+        if block.present is not None:
+            in_order = in_order[block.present.index_select(0, in_order) > 0]
+        return in_order, counts
+
+    def _chances(self, edges: Tensor, starts: Tensor) -> Tensor:
+        """float64 [K], what decides an edge's turn.
+
+        Args:
+            edges: int64 [K] their places in the block.
+            starts: int64 [K] where their destinations' edges begin.
+        """
+        if self.training:
+            return chances(edges, int(torch.randint(2**62, ())))
+        return chances(edges - starts, _FIXED_KEY)
