@@ -21,6 +21,10 @@ class DataError(DglrecError):
     exit_code = 3
 
 
+class EmptyFileError(DataError):
+    """A table has a header and no rows, which may be all right: on some nights nobody is new."""
+
+
 class UnreadableError(DataError):
     """A file is there and cannot be read today. What is in it may be whole."""
 

@@ -526,6 +526,10 @@ def _open_dataset(
     run: Path, meta: dict[str, Any], dataset: Path | None, fallback: Path | None
 ) -> RatingDataset:
     place = dataset or Path(str(meta.get("dataset", "")))
+    from_run = meta.get("dataset_from_run")
+    if dataset is None and not place.is_dir() and isinstance(from_run, str):
+        beside = Path(os.path.normpath(run.resolve() / from_run))  # moved together with the run
+        place = beside if beside.is_dir() else place
     if fallback is not None and not place.is_dir():
         place = fallback
     if not place.is_dir():
@@ -692,10 +696,12 @@ def _described(kind: type[_Config], values: Any, run: Path) -> _Config:
         raise DataError(f"{run}: its checkpoint describes no model of this version") from error
 
 
-def describe_dataset(dataset: RatingDataset) -> dict[str, Any]:
-    """What a checkpoint says of the data set, for `check_same_dataset`."""
+def describe_dataset(dataset: RatingDataset, run: Path) -> dict[str, Any]:
+    """What a checkpoint says of the data set, for `check_same_dataset`, and where it is."""
+    place = dataset.path.resolve()
     described = {
-        "dataset": str(dataset.path.resolve()),
+        "dataset": str(place),
+        "dataset_from_run": os.path.relpath(place, run.resolve()),
         "data": {key: value for key, value in dataset.meta.items() if key not in PROOFS},
         "fingerprint": dataset.fingerprint,
     }

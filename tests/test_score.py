@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import dglrec
 from dglrec.config import build_settings
 from dglrec.dataset import PrepareOptions, prepare
 from dglrec.errors import DataError, UsageError
@@ -155,6 +156,11 @@ def listing(file, column, ids):
     """A file that lists ids."""
     frame = pd.DataFrame({column: list(ids)})
     frame.to_parquet(file) if file.suffix == ".parquet" else frame.to_csv(file, index=False)
+    return file
+
+
+def write_text(file, text):
+    file.write_text(text)
     return file
 
 
@@ -698,7 +704,6 @@ def test_new_users_of_whom_nothing_is_known_all_get_the_same(texts, tmp_path, ca
     ("content", "fragment"),
     [
         ("user_id,item_id,rating\nx,nothing,3\n", "rates no item of"),
-        ("user_id,item_id,rating\n", "holds no rating"),
         ("user_id,item_id,rating\nx,i01,6\n", "row 2: rating is off the scale of 1 to 5"),
         ("user_id,item_id,rating\nx,i01,3\nx,i02,good\n", "row 3"),
         ("item_id,rating\ni01,3\n", "no column user_id; found item_id, rating"),
@@ -819,7 +824,6 @@ def test_a_new_item_that_a_new_user_has_rated_is_not_shown_to_it(numbers, season
         ("item_id,genres\n{known},Action\n800001,Action\n", "item_id {known} known to the data"),
         ("item_id,genres\n800001,Action\n800001,Comedy\n", "is there twice"),
         ("item_id,genres\nx,Action\n", "row 2: item_id"),
-        ("item_id,genres\n", "holds no row"),
         ("genres\nAction\n", "no column item_id; found genres"),
         ("", "is empty"),
     ],
@@ -887,7 +891,6 @@ def test_pairs_keep_their_order_and_have_the_models_values(
     [
         ("1,1\n777,1\n", "user_id 777 unknown to the data set (1 rows); --unknown skip or null"),
         ("1,-5\n1,-6\n1,-7\n1,-8\n", "item_id -5, -6, -7 unknown to the data set (4 rows);"),
-        ("", "holds no row"),
         ("1,x\n", "row 2: item_id is no whole number ('x')"),
         ("1\n", "row 2: 1 fields where 2 were expected ('1')"),
     ],
@@ -1047,6 +1050,43 @@ def test_the_manifest_says_what_scored(numbers, tmp_path):
     assert manifest["kind"] == "top-k lists" and manifest["options"]["top_k"] == 3
     sha256 = hashlib.sha256(users.read_bytes()).hexdigest()
     assert manifest["options"]["users"] == {"file": "mine.csv", "sha256": sha256}
+    assert manifest["dglrec"] == dglrec.__version__
+
+
+@pytest.mark.parametrize("order", ["lists", "rating"])
+@pytest.mark.parametrize("explain", [False, True])
+def test_files_without_rows_are_nothing_to_do(numbers, order, explain, tmp_path, capsys):
+    """Some nights nobody is new, and nobody asks."""
+    trained = numbers.ordered_by(order)
+    empty = {
+        "ratings": write_text(tmp_path / "new.csv", "user_id,item_id,rating\n"),
+        "new_items": write_text(tmp_path / "season.csv", "item_id,genres\n"),
+    }
+    score_top_k(trained, tmp_path / "plain", 3, TopKOptions(explain=explain))
+    capsys.readouterr()
+    score_top_k(trained, tmp_path / "out", 3, TopKOptions(**empty, explain=explain))
+    said = capsys.readouterr().err
+    assert "new.csv: holds no rating, so no user is new" in said
+    assert "season.csv: holds no row, so there are no new items" in said
+    plain = read_all(tmp_path / "plain")
+    assert read_all(tmp_path / "out").equals(plain)
+    users = write_text(tmp_path / "users.csv", "user_id\n")
+    options = TopKOptions(users=users, explain=explain)
+    summary = score_top_k(trained, tmp_path / "nobody", 3, options)
+    assert "users.csv: holds no row, so there is nobody to score" in capsys.readouterr().err
+    assert (summary["users"], summary["rows"], summary["complete"]) == (0, 0, True)
+    assert read_all(tmp_path / "nobody").schema.equals(plain.schema)
+
+
+def test_pairs_without_rows_are_nothing_to_do(trained, tmp_path, capsys):
+    pairs = write_text(tmp_path / "pairs.csv", "user_id,item_id\n")
+    for kept in (0, 1):
+        summary = score_pairs(trained, tmp_path / "out", pairs)
+        assert "pairs.csv: holds no row, so there is nothing to score" in capsys.readouterr().err
+        assert (summary["rows"], summary["kept"], summary["complete"]) == (0, kept, True)
+    dataset, table = trained.dataset, read_all(tmp_path / "out")
+    types = [dataset.users.ids.type, dataset.items.ids.type, pa.float32()]
+    assert (table.schema.types, len(table)) == (types, 0)
 
 
 def test_it_says_that_other_shards_have_to_add_theirs(numbers, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dglrec import schema
-from dglrec.errors import DataError
+from dglrec.errors import DataError, EmptyFileError
 from dglrec.ids import IdMap, IdMapBuilder, to_type
 from dglrec.ingest import stream
 from dglrec.ingest.columns import at_level
@@ -216,8 +216,10 @@ def _read_new(
     builder = IdMapBuilder(schema.USER_ID)
     users, indices, ratings = [], [], []
     unknown_ids: dict[int | str, None] = {}
+    read = 0
     for stretch in stream_columns(file, kinds):
         table = stretch.table
+        read += len(table)
         if user_type is None:
             nobody = pa.array(np.zeros(len(table), dtype=np.int64))
             table = table.add_column(0, schema.USER_ID, nobody)
@@ -233,7 +235,8 @@ def _read_new(
             unknown_ids |= dict.fromkeys(lacking.unique()[:_SHOWN].to_pylist())
         ratings.append(table.column(schema.RATING).to_numpy())
     if not sum(map(len, users)):
-        raise DataError(f"{file}: holds no {wanted}")
+        rows = f"holds no {wanted}"
+        raise DataError(f"{file}: {rows}") if read else EmptyFileError(f"{file}: {rows}")
     ids, index_of_code = builder.finish()
     of_user, of_item = index_of_code[np.concatenate(users)], np.concatenate(indices)
     known = of_item >= 0

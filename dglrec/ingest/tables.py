@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dglrec import schema
-from dglrec.errors import DataError
+from dglrec.errors import DataError, EmptyFileError
 from dglrec.ingest import cells, stream
 from dglrec.ingest.sources import ANIME, MOVIELENS, Source
 
@@ -83,7 +83,7 @@ def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
         schema.check_columns(found, (schema.ITEM_ID,), str(file))
         raise AssertionError("a column of that name would have been found")
     if not ids:
-        raise DataError(f"{file}: holds no row")
+        raise EmptyFileError(f"{file}: holds no row")
     missing = [None] * len(ids)
     titles = [cells.text_of(cell) or None for cell in given[schema.TITLE] or missing]
     of_ids = cells.whole_ids if id_type == pa.int64() else cells.text_ids

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.errors import DataError, UsageError
+from dglrec.errors import DataError, EmptyFileError, UsageError
 from dglrec.files import sha256_of
 from dglrec.ids import to_type
 from dglrec.infer import check_explainable
 from dglrec.ingest import Stretch, require_file, stream_columns
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
-from dglrec.progress import Advance, progress
+from dglrec.progress import Advance, log, progress
 from dglrec.run import Predictor, TrainedBaseline
 from dglrec.score.described import read_described_users
 from dglrec.score.fill import Job, Part, fill
@@ -148,7 +148,11 @@ def score_top_k(
         }
         folder = _folder(trained, out, "top-k lists", options, described, in_part)
         roster = _read_roster(trained, options)
-        users = listed(options.users, schema.USER_ID, roster.users, options.unknown)
+        try:
+            users = listed(options.users, schema.USER_ID, roster.users, options.unknown)
+        except EmptyFileError as error:
+            log(f"{error}, so there is nobody to score")
+            users = torch.empty(0, dtype=torch.int64)
         catalogue = listed(options.items, schema.ITEM_ID, roster.items, options.unknown)
         check_k(k, len(catalogue))
     job = _TopK(trained, roster, users.split(in_part), catalogue, k, options)
@@ -239,6 +243,9 @@ class _TopK:
                 yield Part(number, partial(self._make, users, advance))
 
     def _make(self, users: Tensor, advance: Advance) -> tuple[pa.Table, int]:
+        if not len(users):
+            nothing = torch.empty((0, self._k))
+            return self._table(users, nothing, nothing.long()), 0
         tables = []
         for some in users.split(_USERS_AT_ONCE):
             tables.append(self._table(some, *self._ranker.best(some, self._left_out, self._k)))
@@ -295,13 +302,13 @@ class _Pairs:
         self._file, self._unknown = file, unknown
 
     def check(self) -> None:
-        """Refuse, before any work, a file without a row or without the columns.
+        """Refuse, before any work, a file without the columns, and say of one without a row.
 
         Raises:
-            DataError: it is one.
+            DataError: it is bad.
         """
         if next(self._stretches(), None) is None:
-            raise DataError(f"{self._file}: holds no row")
+            log(f"{self._file}: holds no row, so there is nothing to score")
 
     def prepare(self) -> None:
         """Embeddings."""
@@ -314,8 +321,14 @@ class _Pairs:
 
     def parts(self, missing: set[int]) -> Iterator[Part]:
         """One for each stretch of the file."""
+        number = -1
         for number, table in enumerate(cut(self._stretches(), _PART_ROWS)):
             yield Part(number, partial(self._make, table))
+        if number < 0:  # a part without rows, so that who reads the folder finds its columns
+            ids = {schema.USER_ID: self._roster.users, schema.ITEM_ID: self._roster.items}
+            columns = {name: pa.array([], type=map_.ids.type) for name, map_ in ids.items()}
+            empty = pa.table({**columns, schema.SCORE: pa.array([], type=pa.float32())})
+            yield Part(0, lambda: (empty, 0))
 
     def _stretches(self) -> Iterator[Stretch]:
         ids = self._roster.users.ids, self._roster.items.ids
@@ -419,11 +432,20 @@ def _read_roster(trained: Predictor, options: ScoreOptions) -> Roster | Baseline
         return BaselineRoster(trained)
     new_items = new_users = None
     if options.new_items is not None:
-        new_items = read_items_to_add(trained, options.new_items)
+        try:
+            new_items = read_items_to_add(trained, options.new_items)
+        except EmptyFileError as error:
+            log(f"{error}, so there are no new items")
     table = None
     if options.user_table is not None:
         table = read_described_users(trained, options.user_table)
-    if options.ratings is not None or (table is not None and len(table.ids)):
-        new_users = read_users_to_add(trained, options.ratings, new_items, table=table)
+    described = table is not None and len(table.ids) > 0
+    if options.ratings is not None:
+        try:
+            new_users = read_users_to_add(trained, options.ratings, new_items, table=table)
+        except EmptyFileError as error:
+            log(f"{error}, so no user is new by it")
+    if new_users is None and described:
+        new_users = read_users_to_add(trained, None, new_items, table=table)
     explains = isinstance(options, TopKOptions) and options.explain
     return Roster(trained, new_users, new_items, explains=explains)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from dglrec.errors import DataError
+from dglrec.errors import DataError, EmptyFileError
 from dglrec.ids import IdMap
 from dglrec.ingest import Stretch, stream_columns
 from dglrec.progress import log
@@ -20,7 +20,12 @@ _SHOWN = 3
 
 
 def listed(file: Path | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor:
-    """int64 [n] the indices that a file lists, ascending, each once; all where there is no file."""
+    """int64 [n] the indices that a file lists, ascending, each once; all where there is no file.
+
+    Raises:
+        EmptyFileError: the file has no row.
+        DataError: it is bad, or names what is unknown, or nothing that is known.
+    """
     if file is None:
         return torch.arange(len(ids))
     parts = [
@@ -30,7 +35,7 @@ def listed(file: Path | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor
     indices = torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int32), *parts])).long()
     known = indices >= 0
     if not len(indices):
-        raise DataError(f"{file}: holds no row")
+        raise EmptyFileError(f"{file}: holds no row")
     if not known.all():
         if unknown == "error" or not known.any():
             refuse_unknown(file, {name: ids}, "skip" if unknown == "error" else None)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dglrec import __version__
 from dglrec.errors import DataError, DglrecError, UnreadableError, UsageError
 from dglrec.files import (
     TEMPORARY,
@@ -45,6 +46,7 @@ SCHEMA_VERSION = 1
 
 _A_NOTE = "[0-9]*.json"
 _START_LOCK = "start.lock"
+_VERSION = "dglrec"  # in the manifest: which version finished it
 _MEND = "give the command that made it once more"
 
 
@@ -305,7 +307,8 @@ class PartsFolder:
             return f"{len(there)} parts are finished, and not all of them"
         if success.stat().st_size:
             raise DataError(f"{success}: holds something; {_MEND}")
-        if read_json(manifest) != json.loads(json.dumps(self._manifest(there))):
+        found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(there)))
+        if {**found, _VERSION: None} != {**wanted, _VERSION: None}:
             raise DataError(
                 f"{manifest}: not what {PLAN_FILE} and the parts are: one of them was altered; "
                 f"{_MEND}"
@@ -321,7 +324,8 @@ class PartsFolder:
         totals = {"rows": sum(note.rows for note in there.values())}
         if unknown := sum(note.unknown_rows for note in there.values()):
             totals["unknown_rows"] = unknown
-        return {**self.plan, **totals, "parts": parts}
+        # The version is no part of the plan: another one may go on with it.
+        return {**self.plan, _VERSION: __version__, **totals, "parts": parts}
 
     @property
     def _notes(self) -> Path:

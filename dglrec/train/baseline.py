@@ -120,7 +120,7 @@ def fit_baseline(
                     "model": values["model"],
                     "baseline": chosen.model_dump(mode="json"),
                     "configured": values["baseline"],
-                    **describe_dataset(dataset),
+                    **describe_dataset(dataset, run),
                     "epoch": 1,
                     "step": 0,
                     "valid": metrics,

@@ -359,7 +359,7 @@ class Checkpoints:
     def _describe(self, progress: Progress, valid: dict[str, Any] | None) -> dict[str, Any]:
         described = {
             "model": self.model,
-            **describe_dataset(self.dataset),
+            **describe_dataset(self.dataset, self.run),
             "epoch": progress.epoch,
             "step": self.step.number,
             "epochs": self.config.epochs,
