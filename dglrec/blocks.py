@@ -48,6 +48,10 @@ class Block(_OnDevice):
         fanout: how many edges each destination has room for, where that is the same for all.
         ages: float32 [K]; how much earlier each edge is than its destination's latest one among
             these, in `EdgeTimes.unit`; None where no layer asks for them.
+        weights: float32 [K]; how many of its destination's edges each one stands for. Then a sum
+            over edges is weighed by these, a mean is such a sum over `degrees`, and both are in
+            expectation those over all edges (Horvitz and Thompson, JASA 47, 1952). None where a
+            sample's mean stands for that of all edges.
     """
 
     offsets: Tensor
@@ -60,10 +64,13 @@ class Block(_OnDevice):
     present_counts: Tensor | None = None
     fanout: int | None = None
     ages: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def counts(self) -> Tensor:
-        """int64 or float32 [D]; edges of each destination."""
+        """int64 or float32 [D]; edges of each destination, or what their `weights` stand for."""
+        if self.weights is not None:
+            return self.degrees
         return self.offsets.diff() if self.present_counts is None else self.present_counts
 
     @property
@@ -182,6 +189,10 @@ class EdgeBatch(_OnDevice):
         unseen_others: what `unseen` items read of labels, the same in each layer.
         rated: int64 [D + 1] and [R]: what the last layer's destination users have rated, targets
             included, one user's after the other's; None where it is to be looked up.
+        weights: float32 [B]; how many ratings each target stands for; None where that is 1 each.
+        size: what the sum of the targets' weighed costs is divided by; None for their number. Where
+            chance decides which ratings are targets it is a number that chance does not change, so
+            that the cost of a step is in expectation that of all ratings.
     """
 
     user_nodes: Tensor
@@ -202,6 +213,13 @@ class EdgeBatch(_OnDevice):
     num_present: int | None = None
     unseen_others: tuple[RelationBlock, ...] = ()
     rated: tuple[Tensor, Tensor] | None = None
+    weights: Tensor | None = None
+    size: float | None = None
+
+    @property
+    def divisor(self) -> float:
+        """What the sum of the targets' costs is divided by."""
+        return self.num_targets if self.size is None else self.size
 
     @property
     def num_targets(self) -> int:

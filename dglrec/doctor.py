@@ -27,7 +27,7 @@ _LITTLE_MEMORY = 2 * GIB  # the quickstart stays below it
 _LITTLE_DISK = GIB
 _REINSTALL = 'python -m pip install --force-reinstall "{}"'
 
-_WITHOUT_DGL = "not installed: loader.kind=neighbor is not available; everything else works"
+_WITHOUT_DGL = "not installed: loader.kind=neighbor, cluster are not available; all else works"
 
 # Where Linux says that an NVIDIA driver is loaded.
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")

@@ -385,7 +385,7 @@ def import_dgl() -> Any:
     except (ImportError, OSError) as error:  # OSError: a native library of it is missing
         why = " ".join(str(error).split())
         raise UnusableEnvironmentError(
-            "loader.kind=neighbor and heterographs need DGL, which cannot be loaded here "
+            "loader.kind=neighbor, cluster and heterographs need DGL, which cannot be loaded here "
             f'({type(error).__name__}: {why}): python -m pip install "dgl==1.1.3" packaging, '
             "or train with loader.kind=users, the default, which does without"
         ) from error

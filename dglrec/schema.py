@@ -36,6 +36,9 @@ SYNOPSIS = "synopsis"
 # Features of users that are made from training ratings; a name that no attribute can have.
 OF_GRAPH = "graph features"
 
+# Clusters of users and items that are made from training ratings, for a loader that reads them.
+CLUSTERS = "clusters"
+
 # Columns of rows that already went through the door: indices 0..n-1 in place of external ids.
 USER = "user"
 ITEM = "item"

@@ -179,7 +179,7 @@ def tensors(value):
     """All tensors of a batch, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if value is None or isinstance(value, (int, str)):
+    if value is None or isinstance(value, (int, float, str)):
         return []
     parts = value if isinstance(value, tuple) else vars(value).values()
     return [tensor for part in parts for tensor in tensors(part)]

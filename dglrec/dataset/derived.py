@@ -12,33 +12,43 @@ from torch.nn import functional
 
 from dglrec.dataset.attributes import AttributeEncoder
 from dglrec.dataset.stored import RatingDataset
-from dglrec.derived import DERIVED, DerivedConfig, WeightedAdjacency, user_graph_features
+from dglrec.derived import (
+    DERIVED,
+    DerivedConfig,
+    WeightedAdjacency,
+    metis_clusters,
+    user_graph_features,
+)
 from dglrec.errors import UsageError
 from dglrec.relations import USER_TYPE, Relation
-from dglrec.schema import OF_GRAPH
+from dglrec.schema import CLUSTERS, OF_GRAPH
 
 _PARTS = {"offsets": torch.int64, "neighbours": torch.int32, "weights": torch.float32}
 
 
 def derive(
-    dataset: RatingDataset, names: Sequence[str], config: DerivedConfig
+    dataset: RatingDataset, names: Sequence[str], config: DerivedConfig, clusters: int = 0
 ) -> dict[str, Tensor]:
-    """Make relations of `derived.DERIVED`, and graph features of users, from training rows.
+    """Make relations of `derived.DERIVED`, features of users, and clusters, from training rows.
 
     Args:
         dataset: whose training rows; held-out rows are not looked at.
-        names: of the relations, and `OF_GRAPH`.
+        names: of the relations, `OF_GRAPH`, and `CLUSTERS`.
         config: how.
+        clusters: how many, where these are wanted.
 
     Returns:
         By name what `DerivedDataset` takes, and a file can hold.
 
     Raises:
-        UsageError: a relation has no edge.
-        UnusableEnvironmentError: there is too little memory.
+        UsageError: a relation has no edge, or clusters cannot be made; see `metis_clusters`.
+        UnusableEnvironmentError: there is too little memory, or no DGL for clusters.
     """
     made = {}
     for name in names:
+        if name == CLUSTERS:
+            made[name] = torch.from_numpy(metis_clusters(dataset.graph, clusters))
+            continue
         if name == OF_GRAPH:
             known = dataset.user_features.numpy()
             made[name] = torch.from_numpy(user_graph_features(dataset.graph, known, config))
@@ -78,7 +88,15 @@ class DerivedDataset(RatingDataset):
         self.made = dict(made)
         self.derived_digest = _digest(made)
         # Not `relations`, which are those that files gave.
-        self._derived = {name: _relation(name, made, *counts) for name in names if name != OF_GRAPH}
+        self._derived = {
+            name: _relation(name, made, *counts)
+            for name in names
+            if name not in (OF_GRAPH, CLUSTERS)
+        }
+        if CLUSTERS in names:
+            self.clusters = _checked(made, CLUSTERS, torch.int32, 1)
+            if len(self.clusters) != sum(counts):
+                raise ValueError(f"{len(self.clusters)} clusters of users and items")
         self._graph_features = None
         if OF_GRAPH in names:
             self._graph_features = _checked(made, OF_GRAPH, torch.float32, 2)

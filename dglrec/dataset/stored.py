@@ -71,9 +71,11 @@ class RatingDataset:
 
     Attributes:
         derived_digest: what names what was made from its training rows; None where nothing was.
+        clusters: int32 [U + I], see `derived.metis_clusters`; None where none were made.
     """
 
     derived_digest: str | None = None
+    clusters: Tensor | None = None
 
     def __init__(self, path: Path, meta: dict[str, Any], files: MappedFiles) -> None:
         self.path = path

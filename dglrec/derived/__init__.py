@@ -3,7 +3,8 @@
 `pearson.py` joins those that are rated alike, `walks.py` those that random walks visit together,
 `agreement.py` users who gave the same ratings; `centrality.py` says where a node stands in such a
 graph, and `clusters.py` groups nodes by that. `following.py` joins items that come right after each
-other in a session, which `sessions.py` cuts from timestamps. `adjacency.py` is the form that all of
+other in a session, which `sessions.py` cuts from timestamps. `partition.py` cuts users and items
+into clusters that few ratings run between. `adjacency.py` is the form that all of
 them share. `registry.py` says which of them a model reads, by name, and `config.py` how they are
 made then.
 
@@ -17,6 +18,7 @@ from dglrec.derived.centrality import GRAPH_FEATURES, graph_features
 from dglrec.derived.clusters import cluster_rows
 from dglrec.derived.config import DerivedConfig
 from dglrec.derived.following import next_items
+from dglrec.derived.partition import NO_CLUSTER, metis_clusters
 from dglrec.derived.pearson import similar
 from dglrec.derived.registry import DERIVED, Derivation, user_graph_features
 from dglrec.derived.sessions import Sessions, cut_sessions, sessions_of
@@ -25,6 +27,7 @@ from dglrec.derived.walks import visited_with
 __all__ = [
     "DERIVED",
     "GRAPH_FEATURES",
+    "NO_CLUSTER",
     "Derivation",
     "DerivedConfig",
     "Sessions",
@@ -33,6 +36,7 @@ __all__ = [
     "cluster_rows",
     "cut_sessions",
     "graph_features",
+    "metis_clusters",
     "next_items",
     "sessions_of",
     "similar",

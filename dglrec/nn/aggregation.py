@@ -23,12 +23,17 @@ def aggregate(
     Args:
         block: the edges.
         sources: [S, H].
-        mode: what is taken over each destination's edges; "max" is the largest of 0 and them.
+        mode: what is taken over each destination's edges; "max" is the largest of 0 and them, of
+            a block without weights.
         weights: [K] factors of the edges' messages, 0 where there is no edge; not with "max".
     """
     if mode == "max":
         return max_messages(block.offsets, block.neighbours, sources, block.present)
     weights = block.present if weights is None else weights
+    if block.weights is not None:
+        weights = block.weights if weights is None else block.weights * weights
+        sums = sum_messages(block.offsets, block.neighbours, sources, weights)
+        return sums if mode == "sum" else sums / block.degrees.clamp(min=1).unsqueeze(1)
     return sum_messages(
         block.offsets,
         block.neighbours,

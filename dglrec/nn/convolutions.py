@@ -70,7 +70,8 @@ class RefinementConv(nn.Module):
     this does not. It is the user's half-step of alternating least squares (Koren, Bell and
     Volinsky, "Matrix factorization techniques for recommender systems", 2009) with a prior that
     the graph gives, as a layer (Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with
-    differentiable closed-form solvers", ICLR 2019). The damping is learned.
+    differentiable closed-form solvers", ICLR 2019). The damping is learned. Where edges have
+    weights both sides of its equations are in expectation those of all edges, and delta is not.
 
     Args:
         size: width of sources, destinations and the result.
@@ -107,7 +108,7 @@ class RefinementConv(nn.Module):
             block.residuals,
             self.damping,
             block.present,
-            None if decay is None else decay.of_ridge(block),
+            block.weights if decay is None else decay.of_ridge(block),
         )
         out: Tensor = self.out(delta)
         return out

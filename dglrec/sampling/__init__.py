@@ -6,7 +6,8 @@ ratings. They take no part in the messages, in either direction, at any hop, and
 those that would stand without them.
 """
 
-from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.sampling.cluster import ClusterLoader
+from dglrec.sampling.config import WEIGHING, LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.full import FullGraphLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
@@ -14,6 +15,8 @@ from dglrec.sampling.packed import PackedBatchLoader, why_unpacked
 from dglrec.sampling.users import UserBatchLoader, check_directions
 
 __all__ = [
+    "WEIGHING",
+    "ClusterLoader",
     "Draw",
     "FullGraphLoader",
     "LoaderConfig",

@@ -1,9 +1,12 @@
 """How target edges are batched."""
 
+import math
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dglrec.errors import UsageError
 
 _SMALL = 2_000_000  # edges; up to here all the sampling that helps is cheap
 
@@ -26,15 +29,22 @@ _DEFAULTS = {
 }
 
 
+WEIGHING = ("cluster",)
+"""The loaders whose steps read a sample of the graph in which each edge is weighed."""
+
+_CLUSTERS_A_STEP = 5  # unless the number of clusters is given
+
+
 class LoaderConfig(BaseModel):
     """How target edges are batched and their neighbourhoods sampled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["users", "neighbor", "full"] = Field(
+    kind: Literal["users", "neighbor", "full", "cluster"] = Field(
         "users",
         description="users: steps of whole users, fast; neighbor: DGL's own loader, the reference; "
-        "full: steps of whole users over the whole graph, for layers that cost little an edge",
+        "full: steps of whole users over the whole graph, for layers that cost little an edge; "
+        "cluster: Cluster-GCN, some of METIS's clusters a step",
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -44,9 +54,9 @@ class LoaderConfig(BaseModel):
     )
     folds: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         "auto",
-        description="with kind users and full: parts of a user's ratings, each predicted from the "
-        "others; auto: 8 up to 2 million training ratings (3 with items reached), else 2; 1 takes "
-        "all, and is for exclude_targets = false",
+        description="with all kinds but neighbor, parts of a user's ratings, each predicted from "
+        "the others; auto: 8 up to 2 million training ratings (3 with items reached), else 2; 1 "
+        "takes all, and is for exclude_targets = false",
     )
     folds_by: Literal["auto", "chance", "time"] = Field(
         "auto",
@@ -94,11 +104,21 @@ class LoaderConfig(BaseModel):
         description="with kind users, share of the users that a step treats as though they had "
         "rated nothing, so that new users are predicted from features and relations; 0 for none",
     )
+    clusters: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="with kind cluster, into how many clusters of users and items METIS cuts the "
+        "graph; a pass over all of them has as many steps as batch_size says, so a step has two or "
+        "more; auto: 5 a step",
+    )
     exclude_targets: bool = Field(
         True,
         description="keep target edges out of the messages that predict them; off is a leak, "
         "there to show what one does",
     )
+
+    def steps_a_pass(self, num_edges: int) -> int:
+        """Into how many steps each of the folds is cut, once these are numbers."""
+        return -(-num_edges // (self.edges_a_batch(num_edges) * int(self.folds)))
 
     def edges_a_batch(self, num_edges: int, *, reached: bool = False) -> int:
         """The batch size for a number of training edges, where it is left to us.
@@ -156,7 +176,30 @@ class LoaderConfig(BaseModel):
         if self.item_fanouts == "auto":
             first, last = defaults.of_item
             values["item_fanouts"] = (first,) * (layers - 1) + (last,) * min(layers, 1)
-        return self.model_copy(update=values)
+        resolved = self.model_copy(update=values)
+        return resolved.with_clusters(num_edges) if self.kind == "cluster" else resolved
+
+    def with_clusters(self, num_edges: int) -> "LoaderConfig":
+        """The same with a number of clusters, batch size and folds being numbers.
+
+        Args:
+            num_edges: E.
+
+        Raises:
+            UsageError: a step would be a single cluster, and read no rating between clusters.
+        """
+        steps = self.steps_a_pass(num_edges)
+        # With E ratings there are 2 sqrt(E) nodes or more.
+        most = max(min(_CLUSTERS_A_STEP * steps, 2 * math.isqrt(num_edges)), 1)
+        count = most if self.clusters == "auto" else self.clusters
+        if steps > 1 and count < 2 * steps:
+            more = "" if self.clusters == "auto" else f"{2 * steps:,} clusters or more, or "
+            raise UsageError(
+                f"loader.clusters = {count:,}: a pass has {steps:,} steps of about "
+                f"{self.edges_a_batch(num_edges):,} targets, and a step takes two clusters or "
+                f"more; take {more}a larger loader.batch_size"
+            )
+        return self.model_copy(update={"clusters": count})
 
     @field_validator("user_fanouts", "item_fanouts", mode="before")
     @classmethod
@@ -172,6 +215,10 @@ class LoaderConfig(BaseModel):
             fanouts = getattr(self, name)
             if fanouts != "auto" and any(fanout == 0 or fanout < -1 for fanout in fanouts):
                 raise ValueError(f"{name} {fanouts}: each must be 1 or more, or -1 for all")
+        if self.clusters != "auto" and self.kind != "cluster":
+            raise ValueError(
+                f"clusters {self.clusters} go with kind cluster; leave them out with {self.kind}"
+            )
         if self.unseen_users and (self.kind != "users" or not self.exclude_targets):
             raise ValueError(
                 f"unseen_users {self.unseen_users}: goes with kind users and exclude_targets; "

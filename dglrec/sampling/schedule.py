@@ -86,7 +86,7 @@ class UserSchedule:
         raise NotImplementedError
 
     def _steps_a_pass(self) -> int:
-        return -(-self._num_edges // (self.batch_size * self._folds))
+        return self.config.steps_a_pass(self._num_edges)
 
     def _order(self, epoch: int, fold: int) -> tuple[Tensor, list[int]]:
         """All users of a pass in their order, and where each step starts, and the last one ends.

@@ -11,7 +11,7 @@ from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
 from dglrec.relations import DERIVED_NAMES
-from dglrec.sampling import LoaderConfig
+from dglrec.sampling import WEIGHING, LoaderConfig
 from dglrec.train.objectives.config import RankingConfig
 
 # Found on planted data of full size, where twice the rate runs away, and on the small real sets.
@@ -118,33 +118,36 @@ class Settings:
             has_ratings: whether they are ratings; if not, interactions.
 
         Raises:
-            UsageError: DGL's loader is to sample for no layer or for lists, ratings are to be
-                predicted where there are interactions alone, the loader reads no relations, or
-                users are to count as unseen of whom something made from their ratings is read, or
-                there are no timestamps where they are needed, or an LSTM is to be compiled.
+            UsageError: a loader is to sample for no layer, for lists or for a convolution that it
+                cannot, ratings are to be predicted where there are interactions alone, the loader
+                reads no relations, or users are to count as unseen of whom something made from
+                their ratings is read, or there are no timestamps where they are needed, or an LSTM
+                is to be compiled.
         """
         if self.model.kind != "graph":
             return self
-        heads = self.model.heads
-        by_neighbours = self.loader.kind == "neighbor"
+        heads, kind = self.model.heads, self.loader.kind
+        samples = kind in ("neighbor", *WEIGHING)  # and encodes what it samples alone
         if heads == "auto" and has_ratings:
-            heads = "rating" if by_neighbours else "both"
+            heads = "rating" if samples else "both"
         elif heads == "auto":
             heads = "lists"
-        if heads != "rating" and by_neighbours:
+        if heads != "rating" and samples:
             raise UsageError(
                 f"model.heads = {heads}: lists are learned among all items, and "
-                "loader.kind=neighbor encodes a batch's alone; take kind users or full"
+                f"loader.kind={kind} encodes a batch's alone; take kind users or full"
             )
         if heads != "lists" and not has_ratings:
             raise UsageError(
                 f"model.heads = {heads}: the data set holds interactions, and no rating to "
                 "predict; leave it out, or take lists"
             )
-        if self.loader.kind == "neighbor" and not self.model.layers:
+        if samples and not self.model.layers:
             raise UsageError(
-                "model.layers = 0 leaves loader.kind=neighbor nothing to sample; take kind users"
+                f"model.layers = 0 leaves loader.kind={kind} nothing to sample; take kind users"
             )
+        if kind in WEIGHING:
+            self._check_weighed()
         if self.model.relations and self.loader.kind != "users":
             raise UsageError(
                 f"model.relations = {', '.join(self.model.relations)}: loader.kind="
@@ -198,6 +201,30 @@ class Settings:
             ranking=ranking,
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
+
+    def _check_weighed(self) -> None:
+        """Refuse what is no sum over edges, which is all that their weights make whole.
+
+        Raises:
+            UsageError: it is asked for, or batches of fixed shapes are.
+        """
+        if self.train.compile:
+            raise UsageError(
+                f"train.compile = true takes batches of fixed shapes, and loader.kind="
+                f"{self.loader.kind} has none; leave it out, or take loader.kind users"
+            )
+        asked = f"aggregator = {self.model.aggregator}"
+        sums = self.model.aggregator in ("mean", "sum")
+        if self.model.convolution != "sage":
+            asked = f"convolution = {self.model.convolution}"
+            sums = self.model.convolution not in ("gat", "gatv2")
+        if not sums:
+            raise UsageError(
+                f"model.{asked}: loader.kind={self.loader.kind} weighs the edges of a sample so "
+                "that their sums are those of all edges, and this is no sum; take convolution sage "
+                "with aggregator mean or sum, or another one without attention, or loader.kind "
+                "users, full or neighbor"
+            )
 
     def _check_times(self, graph: RatingGraph, made: list[str]) -> None:
         """Refuse what needs timestamps where there are none, and what does not read them.

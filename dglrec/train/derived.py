@@ -1,4 +1,4 @@
-"""What a model reads that is made from training rows: once for a run, by its first process."""
+"""What is made from training rows for a model or a loader: once for a run, by its first process."""
 
 from pathlib import Path
 
@@ -8,13 +8,14 @@ from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import DerivedDataset, RatingDataset, derive
 from dglrec.distributed import World
 from dglrec.run import DERIVED, save_derived, with_derived
+from dglrec.schema import CLUSTERS
 from dglrec.train.config import Settings
 
 
 def derive_for(
     dataset: RatingDataset, run: Path, settings: Settings, world: World, *, resume: bool
 ) -> RatingDataset:
-    """The data set with what the model reads that is made of it; itself where nothing is.
+    """The data set with what model and loader read that is made of it; itself where nothing is.
 
     The first process makes it, or reads what the run has of it, and tells the others. Nothing is
     written yet: see `keep_derived`.
@@ -27,18 +28,20 @@ def derive_for(
         resume: whether to read what the run has, where it has something.
 
     Raises:
-        UsageError: a relation has no edge.
+        UsageError: a relation has no edge, or clusters cannot be made.
         DataError: what the run has is damaged.
         UnusableEnvironmentError: there is too little memory.
     """
     names = settings.model.derived_names(dataset.relations)
+    clusters = settings.loader.clusters if settings.loader.kind == "cluster" else 0
+    names += [CLUSTERS] if clusters else []
     if not names:
         return dataset
 
     def make() -> bytes:
         if resume and (run / DERIVED).is_dir():
             return safetensors.torch.save(load_checkpoint(run / DERIVED).weights)
-        return safetensors.torch.save(derive(dataset, names, settings.derived))
+        return safetensors.torch.save(derive(dataset, names, settings.derived, int(clusters)))
 
     made = safetensors.torch.load(world.from_first(make))
     with world.together():

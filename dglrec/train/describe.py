@@ -39,7 +39,10 @@ def describe_training(
     parts = [f"loader {loader.kind}", f"batch {loader.batch_size:,}"]
     if loader.kind != "neighbor":
         parts.append(f"{loader.folds} folds")
-    if samples and loader.kind != "full":
+    if loader.kind == "cluster":
+        clusters, steps = int(loader.clusters), loader.steps_a_pass(graph.num_edges)
+        parts.append(f"{clusters:,} clusters, about {clusters / steps:.3g} a step")
+    if samples and loader.kind in ("users", "neighbor"):
         parts.append(f"fan-outs of {samples}")
     if loader.kind == "users":
         parts.append("items in reach" if loader.items == "reached" else "all items in each step")

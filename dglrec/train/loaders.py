@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from dglrec.biases import Biases
 from dglrec.blocks import EdgeBatch
@@ -14,6 +15,7 @@ from dglrec.kernels import compiles_for
 from dglrec.progress import log
 from dglrec.relations import Direction
 from dglrec.sampling import (
+    ClusterLoader,
     Draw,
     FullGraphLoader,
     LoaderConfig,
@@ -43,7 +45,7 @@ def check_loader(config: LoaderConfig) -> None:
     Raises:
         UnusableEnvironmentError: it is DGL's, and DGL is not installed or does not load.
     """
-    if config.kind == "neighbor":
+    if config.kind in ("neighbor", "cluster"):
         import_dgl()
 
 
@@ -61,6 +63,7 @@ def make_loader(
     by_rows: bool = False,
     compile: bool = False,
     ages: bool = False,
+    clusters: Tensor | None = None,
 ) -> Loader:
     """The loader that a configuration names; on a device that has no compiled loops it says which.
 
@@ -71,13 +74,15 @@ def make_loader(
         seed: of order and samples.
         device: where batches are wanted.
         world: the processes that share each batch.
-        draw: draws the items that lists are learned from; DGL's loader has no use for it.
+        draw: draws the items that lists are learned from; the loaders of kind users and full take
+            it, and `Settings.resolved` refuses lists of the others.
         directions: of the relations that the model reads; the loader of kind users takes them, and
             `Settings.resolved` refuses them of the others.
         layers: of the model; the other loaders have a fan-out for each.
         by_rows: whether vectors of users are updated by rows, so that a batch may name each once.
         compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
         ages: whether the model asks for the ages of ratings; the loader of kind users gives them.
+        clusters: int32 [U + I], for the loader of kind cluster.
 
     Raises:
         UnusableEnvironmentError: as `check_loader`.
@@ -105,6 +110,11 @@ def make_loader(
         )
     if config.kind == "full":
         return FullGraphLoader(graph, biases, config, seed, device, world, draw, layers=layers)
+    if config.kind == "cluster":
+        if clusters is None:
+            raise ValueError("the loader of kind cluster needs clusters; see `derive_for`")
+        arguments = graph, biases, config, clusters, seed, device, world
+        return ClusterLoader(*arguments, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
     return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions, ages=ages)

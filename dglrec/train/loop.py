@@ -163,6 +163,7 @@ def train(
                 by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
                 ages=settings.model.time_decay,
+                clusters=dataset.clusters,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
         step = TrainingStep(model, config, objective, steps, world)

@@ -84,6 +84,11 @@ def _step_bytes(
     loader = settings.loader
     if loader.kind == "full":
         return _whole_graph_bytes(graph, settings)
+    if loader.kind == "cluster":
+        # Clusters have about as many ends of ratings each; at most so many are within.
+        share = 1 / loader.steps_a_pass(graph.num_edges)
+        nodes = share * (graph.num_users + graph.num_items)
+        return _subgraph_bytes(settings, nodes, share * graph.num_edges)
     if settings.model.convolution == "graph_filter":
         return _signal_bytes(graph, settings, processes)
     edges = -(-loader.edges_a_batch(graph.num_edges) // processes)
@@ -156,6 +161,20 @@ def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
     return int(
         2 * _STEP_EDGE_BYTES * graph.num_edges + row * nodes * (layers + 1) + of_lstm * layers
     )
+
+
+def _subgraph_bytes(settings: Settings, nodes: float, edges: float) -> int:
+    """Memory of a step that reads one subgraph in all layers.
+
+    Args:
+        settings: resolved ones.
+        nodes: of a step.
+        edges: of its users, whether or not they end in the subgraph.
+    """
+    model = settings.model
+    values = _VALUES_A_NODE + (_VALUES_OF_RATED if model.rating_messages else 0)
+    row = 4 * model.embedding_size * values * (model.layers + 1)
+    return int(2 * _STEP_EDGE_BYTES * edges + (row + 8 * model.refinement**2) * nodes)
 
 
 def _signal_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:

@@ -39,9 +39,10 @@ class TrainingStep:
     """Predictions, loss, gradient, and an optimiser step after one or more batches.
 
     A step's gradient is that of the mean loss over all of its targets, whatever their number on
-    each process and in each batch: sums are added up, and divided once. Across processes that is
-    done by `DistributedDataParallel` (Li et al., "PyTorch distributed: experiences on accelerating
-    data parallel training", VLDB 2020), which adds up gradients while others are still computed.
+    each process and in each batch: sums are added up, and divided once, by `EdgeBatch.divisor`.
+    Across processes that is done by `DistributedDataParallel` (Li et al., "PyTorch distributed:
+    experiences on accelerating data parallel training", VLDB 2020), which adds up gradients while
+    others are still computed.
 
     Args:
         model: what is trained, in place.
@@ -71,7 +72,7 @@ class TrainingStep:
         self.world = world
         self.number = 0
         self._rate = config.learning_rate
-        self._targets = 0  # since the last step
+        self._targets = 0.0  # since the last step: what the sum of costs is divided by
         # Of each batch since then that held targets: its loss, and some of its edges.
         self._losses: list[tuple[Tensor, Tensor]] = []
         self._tables = [SharedRows(table, config, world) for table in model.sparse_tables()]
@@ -107,7 +108,7 @@ class TrainingStep:
             DglrecError: loss or gradient is not finite; the weights are as before.
         """
         count = 0 if batch is None else batch.num_targets
-        self._targets += count
+        self._targets += 0 if batch is None else batch.divisor
         # Sums on their way while the batch computes.
         finish = self.world.start_sum((self._targets, *notes)) if update else None
         with self._without_sums() if not update else nullcontext():
@@ -124,7 +125,7 @@ class TrainingStep:
         self.optimizer.zero_grad()
         for table in self._tables:
             table.parameter.grad = None
-        self._targets = 0
+        self._targets = 0.0
         self._losses = []
         self.number += 1
         return Outcome(costs, count, tuple(sums))

@@ -137,6 +137,8 @@ class RatingObjective:
         squared = (predictions.detach() - batch.ratings) ** 2
         if batch.present is not None:
             losses, squared = losses * batch.present, squared * batch.present
+        if batch.weights is not None:
+            losses = losses * batch.weights
         squared = squared.sum().double()
         return Costs(losses.sum(), squared, torch.zeros_like(squared), _none(batch))
 
