@@ -11,14 +11,14 @@ from dglrec.config import load_settings
 from dglrec.dataset import RatingDataset
 from dglrec.dataset import derived as derived_datasets
 from dglrec.derived import metis_clusters
-from dglrec.errors import UsageError
+from dglrec.errors import UnusableEnvironmentError, UsageError
 from dglrec.evaluate import evaluate
 from dglrec.run import DERIVED, open_run
 from dglrec.train import derived as derived_module
-from dglrec.train import train
+from dglrec.train import memory, train
 from dglrec.train.step import TrainingStep
 
-KINDS = {"cluster": {}}
+KINDS = {"cluster": {}, "saint": {}}
 CLUSTERS = {}  # by number of ratings and of clusters
 
 
@@ -155,6 +155,7 @@ def assert_refused(dataset, assignments, said, run):
         (["loader.kind=cluster", "loader.clusters=1000"], "take 100 clusters or fewer"),
         (["loader.kind=cluster", "loader.clusters=0"], "loader.clusters"),
         (["loader.clusters=10"], "go with kind cluster"),
+        (["loader.kind=saint", "loader.walk_length=0"], "loader.walk_length"),
         (
             ["loader.kind=cluster", "loader.clusters=10", "loader.batch_size=10"],
             "or a larger loader.batch_size",
@@ -164,6 +165,13 @@ def assert_refused(dataset, assignments, said, run):
 )
 def test_numbers_that_make_no_sense_are_refused(dataset, settings, said, tmp_path):
     assert_refused(dataset, settings, said, tmp_path / "run")
+
+
+def test_too_little_memory_is_said_before_anything_is_written(dataset, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000)
+    with pytest.raises(UnusableEnvironmentError, match=r"needs about .* a step .* are free"):
+        train(dataset, tmp_path / "run", settings_of(kind))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_keeps_its_clusters_and_is_used_without_them(dataset, tmp_path):

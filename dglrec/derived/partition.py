@@ -49,7 +49,8 @@ def metis_clusters(graph: RatingGraph, count: int) -> npt.NDArray[np.int32]:
     if needed > available:
         raise UnusableEnvironmentError(
             f"loader.kind = cluster: METIS needs about {gib(needed)} of memory for "
-            f"{graph.num_edges:,} ratings, and {gib(available)} are free; take loader.kind users"
+            f"{graph.num_edges:,} ratings, and {gib(available)} are free; take loader.kind saint "
+            "or users"
         )
     found = np.full(len(rated), NO_CLUSTER, dtype=np.int32)
     # One cluster ends the process with a division by zero in METIS.
@@ -86,5 +87,5 @@ def _without_metis(error: Exception) -> UsageError:
     return UsageError(
         "loader.kind = cluster: the DGL that is installed makes no clusters with METIS "
         f'({type(error).__name__}: {why}); python -m pip install "dgl==1.1.3" does, or take '
-        "loader.kind users"
+        "loader.kind saint or users"
     )

@@ -12,6 +12,7 @@ from dglrec.sampling.draws import Draw
 from dglrec.sampling.full import FullGraphLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
 from dglrec.sampling.packed import PackedBatchLoader, why_unpacked
+from dglrec.sampling.saint import SaintLoader
 from dglrec.sampling.users import UserBatchLoader, check_directions
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LoaderConfig",
     "NeighborEdgeLoader",
     "PackedBatchLoader",
+    "SaintLoader",
     "UserBatchLoader",
     "check_directions",
     "seed_of",

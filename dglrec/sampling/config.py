@@ -29,7 +29,7 @@ _DEFAULTS = {
 }
 
 
-WEIGHING = ("cluster",)
+WEIGHING = ("cluster", "saint")
 """The loaders whose steps read a sample of the graph in which each edge is weighed."""
 
 _CLUSTERS_A_STEP = 5  # unless the number of clusters is given
@@ -40,11 +40,12 @@ class LoaderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["users", "neighbor", "full", "cluster"] = Field(
+    kind: Literal["users", "neighbor", "full", "cluster", "saint"] = Field(
         "users",
         description="users: steps of whole users, fast; neighbor: DGL's own loader, the reference; "
         "full: steps of whole users over the whole graph, for layers that cost little an edge; "
-        "cluster: Cluster-GCN, some of METIS's clusters a step",
+        "cluster: Cluster-GCN, some of METIS's clusters a step; saint: GraphSAINT, the nodes that "
+        "loader.draws meet",
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -109,6 +110,20 @@ class LoaderConfig(BaseModel):
         description="with kind cluster, into how many clusters of users and items METIS cuts the "
         "graph; a pass over all of them has as many steps as batch_size says, so a step has two or "
         "more; auto: 5 a step",
+    )
+    draws: Literal["walk", "edge", "node"] = Field(
+        "walk",
+        description="with kind saint, what users and items of a step are drawn by: walks from a "
+        "node, ratings, or nodes; as many of them as make a batch of batch_size targets",
+    )
+    walk_length: int = Field(
+        2, ge=1, description="with kind saint and draws walk, hops of a walk from its start"
+    )
+    walk_coverage: int = Field(
+        50,
+        ge=1,
+        description="with kind saint and draws walk, how often walks that are taken before "
+        "training meet a node on average, to count by how likely nodes and ratings are met",
     )
     exclude_targets: bool = Field(
         True,
@@ -243,7 +258,15 @@ class LoaderConfig(BaseModel):
 
 
 Stream = Literal[
-    "order", "samples", "folds", "unseen", "unseen users", "pool", "dropout", "relations"
+    "order",
+    "samples",
+    "folds",
+    "unseen",
+    "unseen users",
+    "pool",
+    "dropout",
+    "relations",
+    "walks",
 ]
 """What a seed is for; no two of them share their numbers."""
 

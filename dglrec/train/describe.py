@@ -42,6 +42,9 @@ def describe_training(
     if loader.kind == "cluster":
         clusters, steps = int(loader.clusters), loader.steps_a_pass(graph.num_edges)
         parts.append(f"{clusters:,} clusters, about {clusters / steps:.3g} a step")
+    if loader.kind == "saint":
+        what = f"walks of {loader.walk_length} hops"
+        parts.append(f"subgraphs of {what if loader.draws == 'walk' else f'{loader.draws}s'}")
     if samples and loader.kind in ("users", "neighbor"):
         parts.append(f"fan-outs of {samples}")
     if loader.kind == "users":

@@ -21,6 +21,7 @@ from dglrec.sampling import (
     LoaderConfig,
     NeighborEdgeLoader,
     PackedBatchLoader,
+    SaintLoader,
     UserBatchLoader,
     why_unpacked,
 )
@@ -115,6 +116,8 @@ def make_loader(
             raise ValueError("the loader of kind cluster needs clusters; see `derive_for`")
         arguments = graph, biases, config, clusters, seed, device, world
         return ClusterLoader(*arguments, layers=layers)
+    if config.kind == "saint":
+        return SaintLoader(graph, biases, config, seed, device, world, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
     return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions, ages=ages)

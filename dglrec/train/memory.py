@@ -89,6 +89,10 @@ def _step_bytes(
         share = 1 / loader.steps_a_pass(graph.num_edges)
         nodes = share * (graph.num_users + graph.num_items)
         return _subgraph_bytes(settings, nodes, share * graph.num_edges)
+    if loader.kind == "saint":
+        # At most: which nodes are met is known once chances are.
+        nodes = graph.num_users + graph.num_items
+        return _subgraph_bytes(settings, nodes, graph.num_edges)
     if settings.model.convolution == "graph_filter":
         return _signal_bytes(graph, settings, processes)
     edges = -(-loader.edges_a_batch(graph.num_edges) // processes)
