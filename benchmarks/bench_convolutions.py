@@ -33,7 +33,7 @@ _MAP_FROM = -3  # the C library's M_MMAP_THRESHOLD
 _PEAK_AGAIN = "5"  # what resets the kernel's record of the largest resident size
 
 
-def make_pairs(size: int, heads: int) -> dict[str, tuple[nn.Module, nn.Module]]:
+def make_pairs(size: int, heads: int, most: int) -> dict[str, tuple[nn.Module, nn.Module]]:
     """By name: ours, and what DGL has of that name."""
     import dgl.nn
 
@@ -41,8 +41,9 @@ def make_pairs(size: int, heads: int) -> dict[str, tuple[nn.Module, nn.Module]]:
     alone = {"allow_zero_in_degree": True}
     mlp = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {
-        f"sage_{name}": (SAGEConv(size, size, name), dgl.nn.SAGEConv(both, size, name))
-        for name in ("mean", "pool")
+        # Of DGL an LSTM reads all neighbours, so ours does.
+        f"sage_{name}": (SAGEConv(size, size, name, most), dgl.nn.SAGEConv(both, size, name))
+        for name in ("mean", "pool", "lstm")
     }
     return pairs | {
         "gcn": (GCNConv(size, size), dgl.nn.GraphConv(size, size, **alone)),
@@ -169,7 +170,7 @@ def main() -> None:
         for count in (arguments.sources, arguments.destinations)
     ]
     rows: list[Row] = []
-    for name, pair in make_pairs(arguments.size, arguments.heads).items():
+    for name, pair in make_pairs(arguments.size, arguments.heads, arguments.edges).items():
         if arguments.only is None or name in arguments.only:
             rows += measure(name, pair, blocks, inputs, arguments.repeats)
     print_table("convolutions", COLUMNS, rows)

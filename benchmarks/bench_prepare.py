@@ -1,6 +1,10 @@
-"""Time and peak memory of generating, preparing and opening a data set.
+"""Time and peak memory of generating, preparing, opening and proving a data set.
 
     python benchmarks/bench_prepare.py --json benchmarks/results/prepare.json
+    python benchmarks/bench_prepare.py --dataset data --epoch-seconds 64
+
+The second measures opening and proving alone: what every command does before its first figure, as
+a share of an epoch.
 
 Each step runs in a fresh process, as a user would run it, so its time includes starting Python.
 Synopses are embedded once before the clock starts: their embeddings are cached by content.
@@ -44,17 +48,21 @@ def read_csv(path: str) -> Row:
 
 
 def open_dataset(path: str) -> Row:
-    """In a child: map a prepared data set and look at everything that is small."""
+    """In a child: map a prepared data set, and then read all of it once."""
     started = time.perf_counter()
     from dglrec.dataset import RatingDataset
 
     imported = time.perf_counter()
     dataset = RatingDataset.open(Path(path))
-    dataset.describe()
-    edges = dataset.graph.num_edges
-    assert int(dataset.graph.by_user.offsets[-1]) == edges
     opened = time.perf_counter()
-    return {"seconds": opened - imported, "import_seconds": imported - started, "rows": edges}
+    dataset.prove()
+    proved = time.perf_counter()
+    return {
+        "seconds": opened - imported,
+        "prove_seconds": proved - opened,
+        "import_seconds": imported - started,
+        "rows": dataset.meta["counts"]["train"],
+    }
 
 
 def row_of(step: str, rows: int, done: Finished) -> Row:
@@ -111,18 +119,31 @@ def measure(source: Path, folder: Path, text: bool, repeats: int) -> list[Row]:
     seconds = round(read["seconds"], 2)
     rows.append({"step": "read_csv", **read, "seconds": seconds, "rows_per_second": rate})
 
+    return rows + measure_opening(dataset, None)
+
+
+def measure_opening(dataset: Path, epoch_seconds: float | None) -> list[Row]:
+    """Rows of opening and of proving, the files in the page cache after the first of each."""
     job = {"do": "open", "path": str(dataset)}
     openings = [run_child(__file__, job) for _ in range(_OPENINGS)]
-    rows.append(
+    both: Row = {
+        "rows": openings[0]["rows"],
+        "peak_memory_gb": median([row["peak_memory_gb"] for row in openings]),
+    }
+    seconds = median([row["prove_seconds"] for row in openings])
+    size = sum(file.stat().st_size for file in dataset.rglob("*") if file.is_file())
+    proving: Row = {"gb_per_second": round(size / seconds / 1e9, 2)}
+    if epoch_seconds is not None:
+        proving["share_of_an_epoch"] = round(seconds / epoch_seconds, 5)
+    return [
         {
             "step": "open",
-            "rows": openings[0]["rows"],
+            **both,
             "seconds": round(median([row["seconds"] for row in openings]), 4),
             "import_seconds": round(median([row["import_seconds"] for row in openings]), 2),
-            "peak_memory_gb": median([row["peak_memory_gb"] for row in openings]),
-        }
-    )
-    return rows
+        },
+        {"step": "prove", **both, "seconds": round(seconds, 4), **proving},
+    ]
 
 
 def main() -> None:
@@ -131,12 +152,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, help="a generated source; default: make one")
+    parser.add_argument("--dataset", type=Path, help="one that is prepared: opening it alone")
+    parser.add_argument("--epoch-seconds", type=float, help="of a training on it, for the share")
     parser.add_argument("--scale", type=float, default=1.0, help="of users and ratings made")
     parser.add_argument("--no-text", action="store_true", help="leave synopses out")
     parser.add_argument("--repeats", type=int, default=1, help="of prepare and read_csv; median")
     parser.add_argument("--json", type=Path, help="where the figures go")
     arguments = parser.parse_args()
     rows: list[Row] = []
+    if arguments.dataset is not None:
+        rows = measure_opening(arguments.dataset, arguments.epoch_seconds)
+        print_table("opening", (*COLUMNS, "gb_per_second", "share_of_an_epoch"), rows)
+        write_results(arguments.json, rows)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         source = arguments.source

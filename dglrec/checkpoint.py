@@ -5,7 +5,6 @@ Weights are safetensors, which hold numbers only. The state goes through
 So nothing in a checkpoint, from whomever, can run code.
 """
 
-import hashlib
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from dglrec.errors import DataError, UnreadableError
-from dglrec.files import atomic_folder, read_json, sha256_of, write_json
+from dglrec.files import atomic_folder, json_digest, read_json, sha256_of, write_json
 from dglrec.progress import log
 
 SCHEMA_VERSION = 1
@@ -79,7 +78,7 @@ def save_checkpoint(
         (temporary / _STATE).write_bytes(buffer.getbuffer())
         described = {"schema_version": SCHEMA_VERSION, **meta}
         checksums = {name: sha256_of(temporary / name) for name in (MODEL_FILE, _STATE)}
-        checksums[_META] = _digest(described)
+        checksums[_META] = json_digest(described)
         write_json(temporary / _META, {**described, "sha256": checksums})
     for old in [] if keep is None else older_checkpoints(folder)[keep - 1 :]:
         shutil.rmtree(old)
@@ -238,7 +237,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     except DataError as error:
         raise DamagedError(str(error)) from error
     described = {name: value for name, value in meta.items() if name != "sha256"}
-    _check(folder / _META, meta, _digest(described))
+    _check(folder / _META, meta, json_digest(described))
     version = meta.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
@@ -263,9 +262,3 @@ def _check(path: Path, meta: dict[str, Any], found: str) -> None:
             f"{path}: damaged or altered since it was written (its checksum in {_META} differs); "
             "go back to another checkpoint, or train again"
         )
-
-
-def _digest(described: dict[str, Any]) -> str:
-    """SHA-256 of JSON values, however the file lays them out."""
-    values = json.loads(json.dumps(described))  # keys as JSON has them, all of them text
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -26,8 +26,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.errors import UsageError
-from dglrec.files import atomic_folder, check_target_folder, sha256_of, write_json
+from dglrec.errors import DataError, UsageError
+from dglrec.files import (
+    atomic_folder,
+    check_target_folder,
+    json_digest,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from dglrec.ids import IdMap
 from dglrec.run import TrainedModel
 
@@ -107,8 +114,26 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
             "dataset": dataset.fingerprint,
             "sha256": {name: sha256_of(folder / name) for name in names},
         }
-        write_json(folder / EXPORT_FILE, description)
+        write_json(folder / EXPORT_FILE, {**description, "checksum": json_digest(description)})
     return {"out": str(out), **figures}
+
+
+def check_export(out: Path) -> None:
+    """Compare an export with its checksums.
+
+    Raises:
+        DataError: a file is not as it was written.
+    """
+    description = read_json(out / EXPORT_FILE)
+    checksum = description.pop("checksum", None)
+    sums = description.get("sha256")
+    if checksum not in (None, json_digest(description)) or not isinstance(sums, dict):
+        raise DataError(f"{out / EXPORT_FILE}: altered since it was written; export again")
+    for name, wanted in sums.items():
+        path = out / name
+        if Path(name).name != name or not path.is_file() or sha256_of(path) != wanted:
+            what = "damaged since it was written" if path.exists() else "no such file"
+            raise DataError(f"{path}: {what}; export again")
 
 
 def _write(path: Path, name: str, ids: IdMap, embeddings: Tensor, biases: Tensor) -> None:

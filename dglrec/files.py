@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -9,13 +10,14 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from dglrec.errors import (
     DataError,
@@ -26,6 +28,7 @@ from dglrec.errors import (
 )
 
 TEMPORARY = ".dglrec-tmp-"
+CHECKSUMS_FILE = "checksums.json"
 _OLD = f"{TEMPORARY}old-"
 _USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
@@ -125,6 +128,48 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def json_digest(value: Any) -> str:
+    """SHA-256 of JSON values, however a file lays them out."""
+    value = json.loads(json.dumps(value))  # keys as JSON has them, all of them text
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_checksums(folder: Path, names: Sequence[str]) -> None:
+    """Write the checksums (XXH128) of some files of a folder beside them, once all are written."""
+    sums = {name: xxhash.xxh3_128_hexdigest((folder / name).read_bytes()) for name in names}
+    write_json(folder / CHECKSUMS_FILE, {"xxh128": sums})
+
+
+def check_checksums(folder: Path, *, all_there: bool = False) -> None:
+    """Refuse a folder whose files are not those of `write_checksums`; one without is accepted.
+
+    Args:
+        folder: with or without `CHECKSUMS_FILE`.
+        all_there: whether a file that is gone is refused, too; whoever reads it says so otherwise.
+
+    Raises:
+        DataError: one is damaged or altered.
+    """
+    if not (folder / CHECKSUMS_FILE).exists():
+        return
+    sums = read_json(folder / CHECKSUMS_FILE).get("xxh128")
+    if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
+        raise DataError(f"{folder / CHECKSUMS_FILE}: damaged; remove it to do without")
+    for name, wanted in sums.items():
+        path = folder / name
+        if not path.exists():
+            if all_there:
+                raise DataError(f"{path}: no such file; get it back, or train again")
+            continue
+        with read_errors(path):
+            found = xxhash.xxh3_128_hexdigest(path.read_bytes())
+        if found != wanted:
+            raise DataError(
+                f"{path}: damaged or altered since it was written (its checksum in "
+                f"{CHECKSUMS_FILE} differs); get it back, or train again"
+            )
+
+
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array as `.npy`. `np.save` does not say that it was the disk that filled up."""
     array = np.ascontiguousarray(array)
@@ -188,7 +233,8 @@ def atomic_folder(
     """Give a temporary folder beside `target`; when the block ends well, rename it to `target`.
 
     When the block raises, the temporary folder is removed and `target` is as it was. Where
-    `target` is a link, the folder that it leads to is replaced.
+    `target` is a link, the folder that it leads to is replaced. One process at a time writes a
+    target, and what one left behind that was killed is removed by the next.
 
     Args:
         target: as for `check_target_folder`, which also says what is refused.
@@ -196,13 +242,17 @@ def atomic_folder(
         overwrite: likewise.
         aside: a name on the same file system, not in use, for the folder that is replaced; None
             removes that folder.
+
+    Raises:
+        UsageError: another process is writing `target`, or has written it meanwhile.
     """
     target = Path(target)
     check_target_folder(target, marker=marker, overwrite=overwrite)
-    with disk_errors(target):
+    with disk_errors(target), ExitStack() as until_done:
         target = target.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
+        temporary = until_done.enter_context(_only_writer(target))
+        check_target_folder(target, marker=marker, overwrite=overwrite)
         try:
             # mkdtemp makes the folder private; what is published follows the user's umask.
             umask = os.umask(0)
@@ -212,7 +262,9 @@ def atomic_folder(
             for path in temporary.rglob("*"):
                 if path.is_file():
                     _flush(path)
-            _replace_folder(temporary, target, aside)
+            if overwrite or not _takes_name(temporary, target):
+                check_target_folder(target, marker=marker, overwrite=overwrite)
+                _replace_folder(temporary, target, aside)
             _flush(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -234,15 +286,82 @@ def sweep(folder: Path) -> None:
     """
     for left in folder.glob(f"{TEMPORARY}*"):
         if match := re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", left.name):
-            # Killed after it went aside and before the new one was in place.
-            target = left.with_name(match[1])
-            if not target.exists():
-                os.rename(left, target)
-                continue
-        if left.is_dir() and not left.is_symlink():
+            # Killed after it went aside, and perhaps before the new one was in place.
+            _put_back(left, left.with_name(match[1]))
+        elif left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
         else:
             left.unlink()
+
+
+@contextmanager
+def _only_writer(target: Path) -> Iterator[Path]:
+    """Give a new folder beside `target`, having removed what killed writers of `target` left.
+
+    A writer holds a lock on its folder, which goes with the process however that ends. Where the
+    file system has no locks, nothing is known of others, and nothing removed.
+
+    Raises:
+        UsageError: another process is writing `target`.
+    """
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]  # names may be too long
+    prefix = f"{TEMPORARY}{name}-"
+    with ExitStack() as until_done, ExitStack() as at_start:
+        # Looking and beginning is for one process at a time; it takes no time. In a folder that is
+        # being made there is nobody else, and its lock is ours already.
+        if not target.parent.name.startswith(TEMPORARY):
+            at_start.enter_context(_folder_lock(target.parent, wait=True))
+        with at_start:
+            for left in target.parent.iterdir():
+                if left.name.startswith(prefix):
+                    # It may be gone: whoever wrote it has just finished.
+                    with suppress(FileNotFoundError), _folder_lock(left) as held:
+                        if held is False:
+                            raise UsageError(
+                                f"{target}: another process is writing it; wait for it, or choose "
+                                "another folder"
+                            )
+                        if held:
+                            shutil.rmtree(left, ignore_errors=True)
+                elif re.fullmatch(rf"{re.escape(_OLD)}\d+-{re.escape(target.name)}", left.name):
+                    _put_back(left, target)
+            temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+            until_done.enter_context(_folder_lock(temporary))
+        yield temporary
+
+
+@contextmanager
+def _folder_lock(folder: Path, *, wait: bool = False) -> Iterator[bool | None]:
+    """Lock a folder; whether it is locked now, None where there are no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held: bool | None = True
+        except OSError as error:
+            held = False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _takes_name(source: Path, target: Path) -> bool:
+    """Rename a folder where nothing, or an empty folder, has the name; False where more has it."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
+def _put_back(left: Path, target: Path) -> None:
+    """What went aside for a new folder: back where that one never came, or else away."""
+    if target.exists():
+        shutil.rmtree(left)
+    else:
+        os.rename(left, target)
 
 
 def _replace_folder(source: Path, target: Path, aside: Path | None) -> None:
@@ -251,7 +370,7 @@ def _replace_folder(source: Path, target: Path, aside: Path | None) -> None:
         return
     if _exchange(source, target):
         if aside is None:
-            shutil.rmtree(source)
+            shutil.rmtree(source, ignore_errors=True)  # the next writer may be at it as well
         else:
             os.rename(source, aside)
         return

@@ -4,6 +4,7 @@ config.toml           what it was trained with
 environment.json      versions and machine
 metrics.jsonl         one line an epoch
 results.json          metrics of the best epoch's model
+checksums.json        of the four files above, written once training has finished
 train.log             what training said, with times
 checkpoints/last/     what training goes on from
 checkpoints/step-N/   older ones, kept in case that one is damaged
@@ -34,11 +35,11 @@ from dglrec.baselines import Baseline, BaselineConfig, load_model
 from dglrec.biases import Biases
 from dglrec.blocks import RelationBlock, WeightedEdges
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from dglrec.dataset import DATASET_FILE, DerivedDataset, RatingDataset
+from dglrec.dataset import DATASET_FILE, PROOFS, DerivedDataset, RatingDataset
 from dglrec.derived import WeightedAdjacency
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
-from dglrec.files import disk_errors
+from dglrec.files import check_checksums, disk_errors
 from dglrec.graph import Adjacency, RatingGraph
 from dglrec.infer import (
     Embeddings,
@@ -517,6 +518,7 @@ def _best_checkpoint(run: Path) -> Checkpoint:
         raise DataError(f"{run}: is a data set and no run; make one: dglrec train {run} RUN")
     if not (run / BEST).is_dir():
         raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
+    check_checksums(run)
     return load_checkpoint(run / BEST)
 
 
@@ -534,6 +536,7 @@ def _open_dataset(
         raise DataError(f"{place}: the run's data set is not there; say where with --dataset")
     data = RatingDataset.open(place)
     check_same_dataset(meta, data, run)
+    data.prove()  # before there is a figure, and on all processes
     return data
 
 
@@ -545,10 +548,11 @@ def check_is_run(run: Path) -> None:
     """Refuse to resume what is no run.
 
     Raises:
-        DataError: there is none, or it was never started.
+        DataError: there is none, it was never started, or it is damaged.
     """
     if not (run / CONFIG_FILE).is_file():
         raise DataError(f"{run}: no such run to resume; leave out --resume to start it")
+    check_checksums(run)
 
 
 def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> RatingModel:
@@ -698,7 +702,7 @@ def describe_dataset(dataset: RatingDataset, run: Path) -> dict[str, Any]:
     described = {
         "dataset": str(place),
         "dataset_from_run": os.path.relpath(place, run.resolve()),
-        "data": dataset.meta,
+        "data": {key: value for key, value in dataset.meta.items() if key not in PROOFS},
         "fingerprint": dataset.fingerprint,
     }
     derived = dataset.derived_digest

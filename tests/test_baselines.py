@@ -295,7 +295,7 @@ def test_a_run_holds_what_a_trained_one_does(kind, dataset, runs):
     assert tuple(RatingSums(n=1, weights=1).finish()) == RATING_METRICS
     assert {path.name for path in run.iterdir()} == {
         *(".lock", "checkpoints", "config.toml", "environment.json", "metrics.jsonl"),
-        *("results.json", "train.log"),
+        *("results.json", "train.log", "checksums.json"),
     }
 
 

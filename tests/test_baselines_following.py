@@ -1,6 +1,5 @@
 """What follows a user's last items: edges of training rows alone, scores against plain numpy."""
 
-import json
 import shutil
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proofs import as_of_an_earlier_version
 from scipy import sparse
 
 from dglrec.baselines import BaselineConfig, FollowingItems, SessionRanker, fit_model, load_model
@@ -266,9 +266,7 @@ def test_a_run_says_when_its_data_set_lost_its_timestamps(world, tmp_path, value
     assert open_predictor(tmp_path / "run") is not None
     earlier = tmp_path / "earlier"  # as a version that kept no times would have prepared it
     shutil.copytree(world.timed.path, earlier)
-    meta = json.loads((earlier / "dataset.json").read_text(encoding="utf-8"))
-    del meta["times"]
-    (earlier / "dataset.json").write_text(json.dumps(meta), encoding="utf-8")
+    as_of_an_earlier_version(earlier, "times")
     with pytest.raises(DataError, match="no timestamps, which .*run was trained with"):
         open_predictor(tmp_path / "run", dataset=earlier)
 

@@ -79,9 +79,16 @@ def test_bench_infer(data: Path, tmp_path: Path) -> None:
 
 def test_bench_prepare(source: Path, tmp_path: Path) -> None:
     rows = rows_of("bench_prepare", tmp_path / "out.json", "--source", source, "--no-text")
-    assert [row["step"] for row in rows] == ["prepare", "read_csv", "open"]
+    assert [row["step"] for row in rows] == ["prepare", "read_csv", "open", "prove"]
     assert all(row["seconds"] >= 0 for row in rows)
     assert all(row["rows_per_second"] > 0 for row in rows[:2])
+
+
+def test_bench_prepare_of_a_prepared_data_set(data: Path, tmp_path: Path) -> None:
+    options = ["--dataset", data, "--epoch-seconds", 1000]
+    rows = rows_of("bench_prepare", tmp_path / "out.json", *options)
+    assert [row["step"] for row in rows] == ["open", "prove"]
+    assert 0 <= rows[1]["share_of_an_epoch"] < 1
 
 
 def test_bench_kernels(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def correct_checksums(folder):
     for name in ("model.safetensors", "state.pt"):
         meta["sha256"][name] = digest(folder / name)
     described = {name: value for name, value in meta.items() if name != "sha256"}
-    meta["sha256"]["meta.json"] = checkpoint._digest(described)
+    meta["sha256"]["meta.json"] = files.json_digest(described)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 

@@ -1,6 +1,5 @@
 """Prepared data sets: every source rating is found again, nothing leaks, damage is noticed."""
 
-import hashlib
 import importlib
 import json
 import shutil
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from proofs import as_of_an_earlier_version, read_meta, sign
 
 from dglrec import dataset as dataset_module
 from dglrec.biases import Damping, fit_biases
@@ -29,6 +29,7 @@ from dglrec.dataset import (
 )
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
 from dglrec.features import TextCleaning
+from dglrec.files import TEMPORARY
 from dglrec.graph import build_graph
 from dglrec.ingest import open_source, read_items
 from dglrec.schema import RatingScale
@@ -817,8 +818,9 @@ def test_opening_maps_and_does_not_read(planted):
     _, dataset = planted
     first, second = RatingDataset.open(dataset.path), RatingDataset.open(dataset.path)
     for opened in (first, second):
+        assert "graph" not in vars(opened)
         codes = opened.graph.by_user.codes
-        assert isinstance(codes.base, np.memmap) or isinstance(codes, np.memmap)
+        assert not codes.flags.owndata
     assert np.array_equal(first.graph.by_user.neighbours, second.graph.by_user.neighbours)
     assert "held_out" not in vars(first)
     shown = Path("/proc/self/maps").read_text()
@@ -898,7 +900,7 @@ def test_offsets_that_go_back_are_refused(side, copy):
     offsets = np.load(file)
     offsets[3] = offsets[-1] + 7
     np.save(file, offsets)
-    with pytest.raises(DataError, match=f"whether {side} offsets ascend is False"):
+    with pytest.raises(DataError, match=f"{side}_offsets.npy: damaged .offsets do not ascend"):
         RatingDataset.open(copy)
 
 
@@ -950,11 +952,8 @@ def test_an_altered_description_is_refused(change, copy):
 
 
 def test_the_single_damping_of_an_earlier_version_is_that_of_both_sides(copy):
-    file = copy / DATASET_FILE
-    meta = {**json.loads(file.read_text()), "damping": 5.0}
-    del meta["fingerprint"]
-    signed = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-    file.write_text(json.dumps({**meta, "fingerprint": signed}))
+    meta = read_meta(as_of_an_earlier_version(copy))
+    sign(copy, {**meta, "damping": 5.0})
     assert RatingDataset.open(copy).biases.damping == Damping(users=5.0, items=5.0)
 
 
@@ -1076,3 +1075,51 @@ def test_a_killed_prepare_leaves_nothing_that_opens(place, when, there, tmp_path
             RatingDataset.open(target)
     again = prepare(source, target, PrepareOptions(text=False, overwrite=True))
     assert len(training_rows(again)) == again.graph.num_edges > 0
+    assert nothing_left(tmp_path)
+
+
+def nothing_left(folder):
+    return not list(folder.rglob(f"{TEMPORARY}*"))
+
+
+_TERMINATED = """
+import importlib, os, signal, sys, time
+from dglrec import cli
+module = importlib.import_module("dglrec.dataset.prepare")
+
+def terminated(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+
+module.write_dataset = terminated
+sys.argv = ["dglrec", "prepare", *sys.argv[1:], "--no-text"]
+cli.main()
+"""
+
+
+def test_a_terminated_prepare_leaves_nothing_behind(tmp_path):
+    source, target = table_of(tmp_path, grid(20, 15, range(1, 6))), tmp_path / "data"
+    command = [sys.executable, "-c", _TERMINATED, str(source), str(target)]
+    ended = subprocess.run(
+        command, cwd=Path(PREPARE.__file__).parents[2], capture_output=True, text=True
+    )
+    assert ended.returncode == 130
+    assert ended.stderr.splitlines()[-1] == "interrupted"
+    assert nothing_left(tmp_path) and not target.exists()
+
+
+def test_a_second_prepare_into_one_folder_is_refused(tmp_path, monkeypatch):
+    source, target = table_of(tmp_path, grid(20, 15, range(1, 6))), tmp_path / "data"
+    write = PREPARE.write_dataset
+
+    def meanwhile(*arguments, **options):
+        monkeypatch.setattr(PREPARE, "write_dataset", write)
+        with pytest.raises(UsageError, match="another process is writing it"):
+            prepare(source, target, replace(NO_TEXT, seed=7))
+        write(*arguments, **options)
+
+    monkeypatch.setattr(PREPARE, "write_dataset", meanwhile)
+    assert prepare(source, target, NO_TEXT).meta["split"]["seed"] == 0
+    with pytest.raises(UsageError, match="exists"):
+        prepare(source, target, replace(NO_TEXT, seed=7))
+    assert nothing_left(tmp_path)

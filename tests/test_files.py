@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dglrec import files
 from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.files import (
+    TEMPORARY,
     atomic_file,
     atomic_folder,
     check_target_folder,
@@ -508,3 +509,101 @@ def test_checksum_known_answer(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "x") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+# --- one writer ----------------------------------------------------------------------------------
+
+
+def left_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(TEMPORARY)]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_second_writer_of_a_folder_is_refused_before_it_begins(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    target = tmp_path / "data"
+    with atomic_folder(target, marker="m", overwrite=overwrite) as first:
+        (first / "m").write_text("first")
+        with (
+            pytest.raises(UsageError, match="another process is writing it"),
+            atomic_folder(target, marker="m", overwrite=overwrite),
+        ):
+            pass
+        with atomic_folder(tmp_path / "other", marker="m") as other:
+            (other / "m").write_text("other")
+    assert tree(tmp_path) == {"data/m": "first", "other/m": "other"}
+    assert left_in(tmp_path) == []
+
+
+def test_a_folder_within_one_that_is_being_made(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "data", marker="m") as outer:
+        (outer / "m").write_text("outer")
+        with atomic_folder(outer / "part", marker="m") as inner:
+            (inner / "m").write_text("inner")
+    assert tree(tmp_path) == {"data/m": "outer", "data/part/m": "inner"}
+
+
+def test_a_folder_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    with (
+        pytest.raises(UsageError, match="exists; choose another name"),
+        atomic_folder(target, marker="m") as temporary,
+    ):
+        (temporary / "m").write_text("late")
+        target.mkdir()
+        (target / "m").write_text("early")
+    assert tree(tmp_path) == {"data/m": "early"}
+    assert left_in(tmp_path) == []
+
+
+_KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from dglrec.files import atomic_folder
+with atomic_folder(Path(sys.argv[1]), marker="m", overwrite=True) as temporary:
+    (temporary / "m").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    target = tmp_path / ("x" * 240)
+    command = [sys.executable, "-c", _KILLED_WRITER, str(target)]
+    killed = subprocess.run(command, cwd=Path(__file__).resolve().parent.parent)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(left_in(tmp_path)) == 1
+    with atomic_folder(tmp_path / "another", marker="m") as temporary:
+        (temporary / "m").write_text("another")
+    assert len(left_in(tmp_path)) == 1
+    with atomic_folder(target, marker="m") as temporary:
+        (temporary / "m").write_text("whole")
+    assert left_in(tmp_path) == []
+    assert (target / "m").read_text() == "whole"
+
+
+def test_a_folder_moved_aside_by_a_killed_writer_comes_back(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    aside = tmp_path / f"{TEMPORARY}old-123-data"
+    aside.mkdir()
+    (aside / "m").write_text("old")
+    with pytest.raises(UsageError, match="exists"), atomic_folder(target, marker="m"):
+        pass
+    assert tree(tmp_path) == {"data/m": "old"}
+
+
+def test_without_locks_nothing_of_others_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    with (
+        pytest.raises(UsageError, match="exists; choose another name"),
+        atomic_folder(tmp_path / "data", marker="m") as first,
+        atomic_folder(tmp_path / "data", marker="m") as second,
+    ):
+        (first / "m").write_text("first")
+        (second / "m").write_text("second")
+    assert tree(tmp_path) == {"data/m": "second"}

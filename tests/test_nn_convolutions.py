@@ -17,6 +17,7 @@ from test_nn import CLOSE, SIZE, dgl_sage, of_items, random_block, two_way_block
 from torch import nn
 
 from dglrec.blocks import Block
+from dglrec.config import load_settings
 from dglrec.errors import UsageError
 from dglrec.kernels import attend, attend_jointly, attention, max_messages, maxima
 from dglrec.nn import (
@@ -487,6 +488,13 @@ def test_an_lstm_is_not_compiled_as_its_shapes_follow_from_values():
 def test_what_makes_no_sense_is_refused(wrong, says):
     with pytest.raises(ValidationError, match=says):
         ModelConfig(**wrong)
+
+
+def test_it_is_refused_before_anything_is_read_with_exit_code_2():
+    heads = ["model.convolution=gat", "model.attention_heads=5"]
+    with pytest.raises(UsageError, match="attention_heads 5 do not divide") as refused:
+        load_settings(assignments=heads)
+    assert refused.value.exit_code == 2
 
 
 def test_heads_that_are_averaged_need_not_divide_the_width():

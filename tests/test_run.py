@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dglrec import checkpoint
+from dglrec import checkpoint, files
 from dglrec.checkpoint import load_checkpoint
 from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, UsageError
@@ -48,7 +48,7 @@ def rewrite_meta(folder, **changes):
     path = folder / "meta.json"
     meta = {**json.loads(path.read_text()), **changes}
     described = {name: value for name, value in meta.items() if name != "sha256"}
-    meta["sha256"]["meta.json"] = checkpoint._digest(described)
+    meta["sha256"]["meta.json"] = files.json_digest(described)
     path.write_text(json.dumps(meta))
 
 

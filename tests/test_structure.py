@@ -38,6 +38,7 @@ ORDER = [
         "config",
         "study",
         "doctor",
+        "verify",
         "quickstart",
         "cli",
         "__main__",

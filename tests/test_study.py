@@ -27,6 +27,7 @@ from dglrec.config import load_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.features import TextCleaning
+from dglrec.files import CHECKSUMS_FILE
 from dglrec.run import BEST, LAST, RESULTS_FILE
 from dglrec.study import (
     FinishedRun,
@@ -640,8 +641,15 @@ def alter(path):
 @pytest.mark.parametrize(
     ("damage", "fragment"),
     [
-        (lambda run: cut(run / RESULTS_FILE), "not readable as JSON"),
-        (lambda run: (run / RESULTS_FILE).write_text("{}"), "lacks what training writes"),
+        (lambda run: cut(run / RESULTS_FILE), "results.json: damaged or altered"),
+        (
+            lambda run: (cut(run / RESULTS_FILE), (run / CHECKSUMS_FILE).unlink()),
+            "not readable as JSON",
+        ),
+        (
+            lambda run: ((run / RESULTS_FILE).write_text("{}"), (run / CHECKSUMS_FILE).unlink()),
+            "lacks what training writes",
+        ),
         (lambda run: alter(run / BEST / "model.safetensors"), "damaged or altered"),
         (lambda run: shutil.rmtree(run / BEST), "no such checkpoint"),
         (lambda run: (run / "config.toml").write_text("[model"), "config.toml"),

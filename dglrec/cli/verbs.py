@@ -32,6 +32,7 @@ from dglrec.cli.output import (
     report,
     say,
 )
+from dglrec.errors import DataError
 
 # What several processes can do together, or each for itself; the rest is for one.
 _SHARED = ("train", "evaluate", "score", "doctor")
@@ -66,17 +67,30 @@ def cli(**common: Any) -> None:
 
 
 @cli.command()
+@click.argument("folder", type=FOLDER_OR_FILE, required=False)
 @option_json
-def doctor(as_json: bool) -> None:
-    """Check versions, DGL, torch, devices, memory and the text model.
+def doctor(folder: Path | None, as_json: bool) -> None:
+    """Check versions, DGL, torch, devices, memory and the text model; or what lies in FOLDER.
 
-    Each thing that is wrong comes with its mend. Exits 4 where dglrec cannot work.
+    Each thing that is wrong comes with its mend. Exits 4 where dglrec cannot work. Of FOLDER, a
+    prepared data set, a run, scores or an export, every byte is compared with its checksum; exits 3
+    where something is damaged.
+
+    \b
+    Examples:
+      dglrec doctor
+      dglrec doctor data
     """
     from dataclasses import asdict
 
-    from dglrec.doctor import examine
+    if folder is None:
+        from dglrec.doctor import examine
 
-    checks = examine()
+        checks = examine()
+    else:
+        from dglrec.verify import verify
+
+        checks = verify(folder)
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     else:
@@ -85,7 +99,7 @@ def doctor(as_json: bool) -> None:
             if check.mend:
                 say(f"{'':8} mend: {check.mend}")
     if not all(check.ok for check in checks):
-        sys.exit(4)
+        sys.exit(4 if folder is None else DataError.exit_code)
 
 
 @cli.command()
@@ -285,7 +299,9 @@ def train(
     help="Least rating of a relevant item in rankings; default: the mean rating, rounded up.",
 )
 @click.option(
-    "--details", is_flag=True, help="Calibration, and figures by activity, popularity and rating."
+    "--details",
+    is_flag=True,
+    help="Calibration, figures by activity, popularity and rating, and how alike nodes become.",
 )
 @click.option(
     "--given",

@@ -1,6 +1,7 @@
 """The prepared data set on disk: `prepare` makes one, `RatingDataset.open` maps one.
 
-dataset.json                   schema version, counts, scale, split, source checksums
+dataset.json                   schema version, counts, scale, split, source checksums; size, type,
+                               shape and checksum of each file below, and a checksum of itself
 users.parquet, items.parquet   external ids, titles, attributes; row n is index n
 train/*.npy                    adjacency in both directions, rating codes, biases
 valid.parquet, test.parquet    held-out rows: user and item as indices, rating
@@ -12,7 +13,7 @@ planted/*.npy                  of generated data: what decides the best possible
 
 from dglrec.dataset.derived import DerivedDataset, derive
 from dglrec.dataset.held_out import HeldOut
-from dglrec.dataset.layout import DATASET_FILE, SCHEMA_VERSION
+from dglrec.dataset.layout import DATASET_FILE, PROOFS, SCHEMA_VERSION
 from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.prepare import prepare
 from dglrec.dataset.stored import RatingDataset
@@ -21,6 +22,7 @@ from dglrec.dataset.writing import write_dataset
 
 __all__ = [
     "DATASET_FILE",
+    "PROOFS",
     "SCHEMA_VERSION",
     "DerivedDataset",
     "HeldOut",

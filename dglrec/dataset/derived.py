@@ -82,7 +82,7 @@ class DerivedDataset(RatingDataset):
     def __init__(
         self, dataset: RatingDataset, names: Sequence[str], made: Mapping[str, Tensor]
     ) -> None:
-        super().__init__(dataset.path, dataset.meta)
+        super().__init__(dataset.path, dataset.meta, dataset._files)
         self._plain = dataset
         counts = dataset.graph.num_users, dataset.graph.num_items
         self.made = dict(made)

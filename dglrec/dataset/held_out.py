@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dglrec import schema
 from dglrec.errors import DataError
+from dglrec.schema import RatingScale
 
 _ROWS_AT_ONCE = 1 << 18
 
@@ -36,33 +37,55 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.users)
 
+    def check(self, num_users: int, num_items: int, scale: RatingScale) -> None:
+        """Refuse rows that cannot be those of a data set.
 
-def read_held_out(path: Path, first: int, last: int) -> HeldOut:
+        Raises:
+            ValueError: a user, an item or a rating is none of its.
+        """
+        for name, indices, count in (
+            (schema.USER, self.users, num_users),
+            (schema.ITEM, self.items, num_items),
+        ):
+            if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < count:
+                raise ValueError(f"a value of column {name} is not from 0 to {count - 1:,}")
+        for ratings in self.ratings.split(_ROWS_AT_ONCE):
+            if not scale.contains(ratings.numpy()).all():
+                raise ValueError(f"a rating is off the scale of {scale}")
+        if self.expected is not None and not bool(self.expected.isfinite().all()):
+            raise ValueError("an expectation is not finite")
+
+
+def read_held_out(source: pa.NativeFile, first: int, last: int) -> HeldOut:
     """The rows first..last-1 of a table of held-out rows.
 
     Raises:
-        DataError: the file is missing or damaged.
+        ValueError: there are other rows or columns, or a value is missing.
+        ArrowException: it is no table.
     """
-    with parquet_faults(path):
-        file = pq.ParquetFile(path, pre_buffer=False)  # which would keep all that was read
-        dtypes = dict.fromkeys((schema.USER, schema.ITEM, schema.TIMESTAMP), torch.int64)
-        wanted = [schema.USER, schema.ITEM, schema.RATING]
-        there = file.schema_arrow.names
-        wanted += [name for name in (schema.EXPECTED, schema.TIMESTAMP) if name in there]
-        columns = {
-            name: torch.empty(last - first, dtype=dtypes.get(name, torch.float32))
-            for name in wanted
-        }
-        # A little at a time: what a whole table leaves in memory is several times its rows.
-        start = 0
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
-            low, high = max(start, first), min(start + len(batch), last)
-            if low < high:
-                part = batch.slice(low - start, high - low)
-                for name, column in columns.items():
-                    values = part.column(name).to_numpy(zero_copy_only=False)
-                    column.numpy()[low - first : high - first] = values
-            start += len(batch)
+    file = pq.ParquetFile(source, pre_buffer=False)  # which would keep all that was read
+    types = dict.fromkeys((schema.USER, schema.ITEM, schema.TIMESTAMP), torch.int64)
+    types |= dict.fromkeys((schema.RATING, schema.EXPECTED), torch.float32)
+    there = file.schema_arrow.names
+    wanted = [schema.USER, schema.ITEM, schema.RATING]
+    if missing := [name for name in wanted if name not in there]:
+        raise ValueError(f"no column {', '.join(missing)}")
+    wanted += [name for name in (schema.EXPECTED, schema.TIMESTAMP) if name in there]
+    columns = {name: torch.empty(last - first, dtype=types[name]) for name in wanted}
+    # A little at a time: what a whole table leaves in memory is several times its rows.
+    start = 0
+    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+        low, high = max(start, first), min(start + len(batch), last)
+        if low < high:
+            part = batch.slice(low - start, high - low)
+            for name, column in columns.items():
+                if part.column(name).null_count:
+                    raise ValueError(f"a value of column {name} is missing")
+                values = part.column(name).to_numpy(zero_copy_only=False)
+                column.numpy()[low - first : high - first] = values
+        start += len(batch)
+    if start < last:
+        raise ValueError(f"{start:,} rows, and not {last:,}")
     return HeldOut(
         users=columns[schema.USER],
         items=columns[schema.ITEM],
@@ -84,7 +107,8 @@ class parquet_faults:  # noqa: N801 - a context manager reads as a verb
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{self.path}: no such file; prepare the data set again") from error
-        if isinstance(error, (pa.ArrowException, OSError)):
+        # pyarrow's own derive from ValueError in part; of others here see `read_held_out`.
+        if isinstance(error, (pa.ArrowException, OSError, ValueError, KeyError)):
             raise DataError(
                 f"{self.path}: damaged ({error}); prepare the data set again"
             ) from error

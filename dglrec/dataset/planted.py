@@ -15,12 +15,12 @@ from dglrec.synthetic import PlantedLists
 PLANTED = "planted"
 """The folder of the arrays, and their entry in `dataset.json`."""
 
-_ARRAYS = tuple(
+PLANTED_ARRAYS = tuple(
     field.name for field in fields(PlantedLists) if field.name[:5] in ("user_", "item_")
 )
 
-ReadArray = Callable[[str, str, np.dtype[Any], int], npt.NDArray[Any]]
-"""Folder, name, dtype and number of dimensions -> the array of the data set, memory-mapped."""
+ReadArray = Callable[[str], npt.NDArray[Any]]
+"""The name of a file -> the array in it, memory-mapped and proved."""
 
 
 def write_planted(folder: Path, planted: PlantedLists) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def write_planted(folder: Path, planted: PlantedLists) -> dict[str, Any]:
         The rest, for `dataset.json` to hold under `PLANTED`.
     """
     (folder / PLANTED).mkdir()
-    for name in _ARRAYS:
+    for name in PLANTED_ARRAYS:
         save_array(folder / PLANTED / f"{name}.npy", getattr(planted, name))
     return {
         "strength": planted.strength,
@@ -48,24 +48,18 @@ def read_planted(path: Path, meta: dict[str, Any], read_array: ReadArray) -> Pla
         read_array: reads an array of the data set.
 
     Raises:
-        DataError: a file is missing, damaged, or of another number of users or items.
+        DataError: a file is damaged, or users' vectors are not as long as items'.
     """
     rest = meta.get(PLANTED)
     if rest is None:
         return None
-    arrays = {
-        name: read_array(PLANTED, name, np.dtype(np.float32), 2 if name.endswith("vectors") else 1)
-        for name in _ARRAYS
-    }
-    for name, array in arrays.items():
-        count = meta["counts"][f"{name[:4]}s"]
-        rank = arrays["item_vectors"].shape[1]
-        wanted = (count, rank) if array.ndim == 2 else (count,)
-        if array.shape != wanted:
-            raise DataError(
-                f"{path / PLANTED / name}.npy: has shape {array.shape}, and should have {wanted}; "
-                "prepare the data set again"
-            )
+    arrays = {name: read_array(f"{PLANTED}/{name}.npy") for name in PLANTED_ARRAYS}
+    ranks = [arrays[f"{kind}_vectors"].shape[1] for kind in ("user", "item")]
+    if ranks[0] != ranks[1]:
+        raise DataError(
+            f"{path / PLANTED}: vectors of {ranks[0]} numbers for users and of {ranks[1]} for "
+            "items; prepare the data set again"
+        )
     return PlantedLists(
         strength=rest["strength"],
         noise_sd=rest["noise_sd"],

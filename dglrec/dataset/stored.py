@@ -1,4 +1,4 @@
-"""Opening a prepared data set by memory-mapping it."""
+"""A prepared data set, memory-mapped: `RatingDataset`."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -29,24 +29,21 @@ from dglrec.dataset.attributes import (
 )
 from dglrec.dataset.held_out import HeldOut, parquet_faults, read_held_out
 from dglrec.dataset.layout import (
-    DATASET_FILE,
     FEATURES,
+    FILES,
     HELD_OUT,
     ITEMS,
-    SCHEMA_VERSION,
     TIMES,
     TRAIN,
-    TRAIN_DTYPES,
     USERS,
-    fingerprint_of,
 )
+from dglrec.dataset.mapped import MappedFiles, open_files
 from dglrec.dataset.nodes import KnownOf, find_attributes
 from dglrec.dataset.planted import read_planted
 from dglrec.dataset.relations import RELATIONS, read_relations
 from dglrec.dataset.tables import attribute_columns, attribute_kinds
 from dglrec.errors import DataError, UsageError
 from dglrec.features import Kind, TextCleaning, read_labels
-from dglrec.files import read_json
 from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
@@ -58,7 +55,11 @@ _OF_RATINGS = ("scale", "mean_rating")  # what says nothing of interactions
 
 
 class RatingDataset:
-    """A prepared data set. Opening maps arrays and reads none, so it takes no time at any size.
+    """A prepared data set. Opening maps files and reads none, so it takes no time at any size.
+
+    A file is proved when something of it is first asked for, or by `prove`: then it is read once
+    from end to end. A `DataError` says which file is damaged. What was opened stays what it was
+    though the folder be replaced meanwhile, which is said on stderr.
 
     Its rows are ratings, or interactions: ratings that all have the value 1 of `scale`, without
     biases. `has_ratings` says which.
@@ -66,6 +67,7 @@ class RatingDataset:
     Args:
         path: the data set's folder.
         meta: what `dataset.json` says.
+        files: those in the folder.
 
     Attributes:
         derived_digest: what names what was made from its training rows; None where nothing was.
@@ -75,9 +77,10 @@ class RatingDataset:
     derived_digest: str | None = None
     clusters: Tensor | None = None
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    def __init__(self, path: Path, meta: dict[str, Any], files: MappedFiles) -> None:
         self.path = path
         self.meta = meta
+        self._files = files
         self.scale = RatingScale(**meta["scale"])
         self.fingerprint: str = meta["fingerprint"]
 
@@ -90,27 +93,24 @@ class RatingDataset:
                 damaged.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise DataError(f"{path}: no such data set; make one with `dglrec prepare`")
-        if not (path / DATASET_FILE).is_file():
-            raise DataError(
-                f"{path}: holds no {DATASET_FILE}, so it is no prepared data set; make one with "
-                "`dglrec prepare`"
-            )
-        meta = read_json(path / DATASET_FILE)
-        version = meta.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"{path}: data set of schema version {version}; this program reads version "
-                f"{SCHEMA_VERSION}; prepare it again"
-            )
-        if meta.get("fingerprint") != fingerprint_of(meta):
-            raise DataError(
-                f"{path / DATASET_FILE}: altered since it was written; prepare it again"
-            )
-        dataset = cls(path, meta)
-        dataset._check()
-        return dataset
+        return cls(path, *open_files(path))
+
+    def prove(self) -> None:
+        """Prove every file: its bytes are those that `prepare` wrote, and no value is impossible.
+
+        Raises:
+            DataError: one is not.
+        """
+        self._files.prove()
+
+    def faults(self) -> list[str]:
+        """What `prove` would say of each file that is damaged."""
+        return self._files.faults()
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether `dataset.json` has checksums of the other files; earlier versions wrote none."""
+        return FILES in self.meta
 
     @property
     def interactions_from(self) -> float | None:
@@ -132,8 +132,8 @@ class RatingDataset:
     def graph(self) -> RatingGraph:
         """The training ratings, memory-mapped."""
         return RatingGraph(
-            by_user=self._adjacency("by_user"),
-            by_item=self._adjacency("by_item"),
+            by_user=self._adjacency("user"),
+            by_item=self._adjacency("item"),
             edges_by_item=self._train("by_item_edges"),
             scale=self.scale,
             times=self._train("by_user_times") if self.has_times else None,
@@ -198,7 +198,7 @@ class RatingDataset:
             raise DataError(f"{self.path}: made by an earlier version; prepare it again")
         check_attributes(items, self.meta["numeric"])
         catalogue = self._catalogue()
-        trained = self.graph.by_item.degrees > 0
+        trained = self._is_trained("item")
         encoder = ItemEncoder.fit(catalogue, trained, AttributeOptions.of(self.meta))
         # One item that is known, and has a synopsis if any has, shows whether all is as it was.
         known = int(catalogue[schema.SYNOPSIS].notna().to_numpy().argmax())
@@ -215,7 +215,7 @@ class RatingDataset:
         """float32 [U, F]: all features of the users side by side; F may be 0."""
         if not self.user_feature_widths:
             return torch.zeros(self.meta["counts"]["users"], 0)
-        return torch.from_numpy(self._array("", USER_FEATURES, np.dtype(np.float32), 2))
+        return torch.from_numpy(self._array(f"{USER_FEATURES}.npy"))
 
     @property
     def user_feature_widths(self) -> dict[str, int]:
@@ -239,7 +239,7 @@ class RatingDataset:
         known = self._table(USERS).to_pandas()
         encoder = fit_user_encoder(
             known,
-            self.graph.by_user.degrees > 0,
+            self._is_trained("user"),
             used_kinds(self.meta.get(USER_ATTRIBUTES, {}), widths),
             self.meta["text_model"] or "auto",
             TextCleaning(**(self.meta["cleaning"] or {})),
@@ -270,7 +270,7 @@ class RatingDataset:
     @cached_property
     def relations(self) -> Mapping[str, Relation]:
         """The relations that files gave, by name, memory-mapped; none where there were no files."""
-        return read_relations(self.path, self.meta, self._array)
+        return read_relations(self.meta, self._array)
 
     @cached_property
     def attributes(self) -> Mapping[str, Attribute]:
@@ -287,7 +287,7 @@ class RatingDataset:
             {name: Kind(kind) for name, kind in self.meta.get(entry, {}).items()}
             for entry in (ITEM_ATTRIBUTES, USER_ATTRIBUTES)
         )
-        trained = (self.graph.by_item.degrees > 0, self.graph.by_user.degrees > 0)
+        trained = (self._is_trained("item"), self._is_trained("user"))
         both = zip((ITEM_TYPE, USER_TYPE), (items, users), trained, kinds, strict=True)
         found = find_attributes(*(KnownOf(*known) for known in both))
         for relation in self.relations.values():
@@ -359,7 +359,11 @@ class RatingDataset:
         if split not in HELD_OUT:
             raise UsageError(f"no split {split!r}; choose {' or '.join(HELD_OUT)}")
         last = self.meta["counts"][split] if last is None else last
-        return read_held_out(self.path / f"{split}.parquet", first, last)
+        name, counts = f"{split}.parquet", self.meta["counts"]
+        with parquet_faults(self.path / name):
+            rows = read_held_out(self._files[name].table(), first, last)
+            rows.check(counts["users"], counts["items"], self.scale)
+        return rows
 
     def held_out_by_user(self, split: str) -> Adjacency:
         """The rows of `valid` or `test`, one user's after the other's, by item."""
@@ -400,54 +404,6 @@ class RatingDataset:
             described["attributes"] = labels
         return described
 
-    def _check(self) -> None:
-        """Refuse a folder whose parts do not fit together."""
-        counts, graph = self.meta["counts"], self.graph
-        wanted = {
-            "by_user offsets": (len(graph.by_user.offsets), counts["users"] + 1),
-            "by_item offsets": (len(graph.by_item.offsets), counts["items"] + 1),
-            "user_bias": (len(self._train("user_bias")), counts["users"]),
-            "user_squares": (len(self._train("user_squares")), counts["users"]),
-            "item_bias": (len(self._train("item_bias")), counts["items"]),
-            "item_squares": (len(self._train("item_squares")), counts["items"]),
-            "by_item edges": (len(graph.edges_by_item), counts["train"]),
-        }
-        if graph.times is not None:
-            wanted["by_user times"] = len(graph.times), counts["train"]
-        for side in ("by_user", "by_item"):
-            adjacency = getattr(graph, side)
-            wanted[f"{side} neighbours"] = (len(adjacency.neighbours), counts["train"])
-            wanted[f"{side} codes"] = (len(adjacency.codes), counts["train"])
-            wanted[f"{side} first offset"] = (int(adjacency.offsets[0]), 0)
-            ascending = bool((adjacency.offsets[1:] >= adjacency.offsets[:-1]).all())
-            wanted[f"whether {side} offsets ascend"] = (ascending, True)
-            wanted[f"{side} last offset"] = (int(adjacency.offsets[-1]), counts["train"])
-        _ = self.planted, self.relations  # which are checked where they are read
-        widths = self.user_feature_widths
-        if self.user_features.shape != (counts["users"], sum(widths.values())):
-            raise DataError(
-                f"{self.path / USER_FEATURES}.npy: has shape {tuple(self.user_features.shape)}; "
-                "damaged, prepare the data set again"
-            )
-        for name, width in self.meta["features"].items():
-            if not schema.is_name(name):
-                raise DataError(f"{self.path}: {name[:60]!r} cannot name a feature; damaged")
-            shape = self._features(name).shape
-            if shape != (counts["items"], width):
-                raise DataError(f"{self.path}: features/{name}.npy has shape {shape}; damaged")
-        for name, (found, expected) in wanted.items():
-            if found != expected:
-                raise DataError(
-                    f"{self.path}: {name} is {found}, and should be {expected}; the data set is "
-                    "damaged, prepare it again"
-                )
-        files = {USERS: "users", ITEMS: "items", "valid.parquet": "valid", "test.parquet": "test"}
-        for name, key in files.items():
-            with parquet_faults(self.path / name):
-                rows = pq.ParquetFile(self.path / name).metadata.num_rows
-            if rows != counts[key]:
-                raise DataError(f"{self.path / name}: {rows} rows where {counts[key]} belong")
-
     def _catalogue(self) -> pd.DataFrame:
         """What is known of the items, as `prepare` knew it."""
         catalogue: pd.DataFrame = self._table(ITEMS).to_pandas()
@@ -460,37 +416,25 @@ class RatingDataset:
         return Damping(**damping) if isinstance(damping, dict) else Damping(damping, damping)
 
     def _adjacency(self, side: str) -> Adjacency:
-        parts = (self._train(f"{side}_{part}") for part in ("offsets", "neighbours", "codes"))
+        parts = (self._train(f"by_{side}_{part}") for part in ("offsets", "neighbours", "codes"))
         return Adjacency(*parts)
 
+    def _is_trained(self, side: str) -> npt.NDArray[np.bool_]:
+        """Which users or items have a training row, bool [N]; no rating is read for it."""
+        return np.diff(self._files[f"{TRAIN}/by_{side}_offsets.npy"].offsets()) > 0
+
     def _train(self, name: str) -> npt.NDArray[Any]:
-        part = name.rpartition("_")[2]
-        dtype = self.scale.code_dtype if part == "codes" else np.dtype(TRAIN_DTYPES[part])
-        return self._array(TRAIN, name, dtype, 1)
+        return self._array(f"{TRAIN}/{name}.npy")
 
     def _features(self, name: str) -> npt.NDArray[Any]:
-        return self._array(FEATURES, name, np.dtype(np.float32), 2)
+        return self._array(f"{FEATURES}/{name}.npy")
 
-    def _array(self, folder: str, name: str, dtype: np.dtype[Any], ndim: int) -> npt.NDArray[Any]:
-        path = self.path / folder / f"{name}.npy"
-        try:
-            # Copy on write: pages are shared between processes, and torch takes the array as it
-            # is, which it does not take from a read-only map without a warning.
-            array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file; prepare the data set again") from error
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"{path}: damaged ({error}); prepare the data set again") from error
-        if array.dtype != dtype or array.ndim != ndim:
-            raise DataError(
-                f"{path}: holds {array.dtype} in {array.ndim} dimensions, and should hold {dtype} "
-                f"in {ndim}; prepare the data set again"
-            )
-        return array
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        return self._files[name].array()
 
     def _table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         with parquet_faults(self.path / name):
-            return pq.read_table(self.path / name, columns=columns)
+            return pq.read_table(self._files[name].table(), columns=columns)
 
     def _ids(self, name: str, column: str) -> IdMap:
         return IdMap(self._table(name, [column]).column(0).combine_chunks())

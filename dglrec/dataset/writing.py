@@ -12,16 +12,20 @@ import pyarrow.parquet as pq
 from dglrec.biases import Biases
 from dglrec.dataset.attributes import USER_FEATURES, Features
 from dglrec.dataset.layout import (
+    CHECKSUM,
     DATASET_FILE,
     FEATURES,
+    FILES,
     HELD_OUT,
     ITEMS,
     SCHEMA_VERSION,
     TIMES,
     TRAIN,
     USERS,
+    checksum_of,
     fingerprint_of,
 )
+from dglrec.dataset.mapped import MappedFiles
 from dglrec.files import save_array, write_json
 from dglrec.graph import RatingGraph
 
@@ -102,4 +106,6 @@ def write_dataset(
         whole[TIMES] = True
     if user_features:
         whole[USER_FEATURES] = {name: array.shape[1] for name, array in user_features.items()}
-    write_json(folder / DATASET_FILE, {**whole, "fingerprint": fingerprint_of(whole)})
+    whole["fingerprint"] = fingerprint_of(whole)
+    whole[FILES] = MappedFiles(folder, whole).describe()
+    write_json(folder / DATASET_FILE, {**whole, CHECKSUM: checksum_of(whole)})

@@ -140,8 +140,9 @@ class GINConv(Convolution):
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
-        # A sample's mean times the degree stands for the sum.
-        summed = aggregate(block, sources, "mean").mul_(block.degrees.unsqueeze(1))
+        # Where edges were sampled, each stands for several.
+        scale = block.degrees / block.counts.clamp(min=1)
+        summed = aggregate(block, sources, "sum").mul_(scale.unsqueeze(1))
         out: Tensor = self.mlp(plus(summed, (1 + self.epsilon) * destinations))
         return out
 

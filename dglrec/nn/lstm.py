@@ -1,12 +1,11 @@
 """GraphSAGE's LSTM over a node's neighbours in a random order.
 
-Shapes: S sources, D destinations, K edges, H width, T steps.
+Shapes: S sources, D destinations, K edges, H width.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence
 
 from dglrec.blocks import Block
 from dglrec.kernels import chances
@@ -24,7 +23,7 @@ class LSTMAggregator(nn.Module):
     of a node with more neighbours than `most` it reads that many, the first in this order: a new
     sample in each step of training, and a fixed one in inference, which is exact for that.
 
-    All nodes take a step together, those with most neighbours first, so nothing is padded.
+    Nodes with as many neighbours are read together, so nothing is padded.
 
     Args:
         size: H.
@@ -39,26 +38,28 @@ class LSTMAggregator(nn.Module):
     def forward(self, block: Block, sources: Tensor) -> Tensor:
         """[S, H] sources -> [D, H]; zeros where there is no edge."""
         places, counts = self._in_order(block)
+        steps, starts = counts.clamp(max=self.most), counts.cumsum(0) - counts
         out = sources.new_zeros(block.num_destinations, self.lstm.hidden_size)
-        longest, steps = counts.sort(descending=True, stable=True), counts.clamp(max=self.most)
-        nodes, lengths = longest.indices, longest.values.clamp(max=self.most)
-        num_steps = int(lengths[0]) if len(lengths) else 0
-        if not num_steps:
+        nodes, edges, shapes = [], [], []
+        for length in steps.unique().tolist():
+            if length:
+                alike = (steps == length).nonzero().squeeze(1)
+                turns = torch.arange(length, device=alike.device).unsqueeze(1)
+                nodes.append(alike)
+                edges.append((starts.index_select(0, alike) + turns).flatten())
+                shapes.append((length, len(alike)))
+        if not nodes:
             # Processes that share a step must all have gradients of the same weights.
             return out + 0.0 * sum(one.sum() for one in self.lstm.parameters())
-        # How many nodes take each step: those whose number of edges is above the step's.
-        having = torch.bincount(steps, minlength=num_steps + 1)
-        taking = len(steps) - having.cumsum(0)[:num_steps]
-        total = int(taking.sum())
-        times = torch.repeat_interleave(taking, output_size=total)
-        firsts = taking.cumsum(0) - taking
-        ranks = torch.arange(total, device=times.device) - firsts.index_select(0, times)
-        starts = counts.cumsum(0) - counts
-        edges = places.index_select(0, starts.index_select(0, nodes.index_select(0, ranks)) + times)
-        rows = functional.embedding(block.neighbours.index_select(0, edges), sources)
-        packed = PackedSequence(rows, taking.cpu())
-        state = self.lstm(packed)[1][0].squeeze(0)
-        return out.to(state.dtype).index_copy(0, nodes[: len(state)], state)
+        # Gathered at once, so that the sources get one gradient, and not one for each length.
+        read = block.neighbours.index_select(0, places.index_select(0, torch.cat(edges)))
+        parts = functional.embedding(read, sources).split([len(one) for one in edges])
+        states = [
+            self.lstm(part.unflatten(0, shape))[1][0].squeeze(0)
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+        state = torch.cat(states)
+        return out.to(state.dtype).index_copy(0, torch.cat(nodes), state)
 
     def _in_order(self, block: Block) -> tuple[Tensor, Tensor]:
         """int64 [K] edges, node by node, in the order in which they are read; [D] how many."""

@@ -46,6 +46,8 @@ SCHEMA_VERSION = 1
 
 _A_NOTE = "[0-9]*.json"
 _START_LOCK = "start.lock"
+_VERSION = "dglrec"  # in the manifest: which version finished it
+_MEND = "give the command that made it once more"
 
 
 class Note(BaseModel):
@@ -272,6 +274,49 @@ class PartsFolder:
         if len(there) < count:
             self._not_finished()
             return False
+        with disk_errors(self.out), self._alone_at_start():
+            if self._is_alone(job):
+                self._sweep(everything=False)
+            write_json(self.out / MANIFEST_FILE, self._manifest(there))
+            with atomic_file(self.out / SUCCESS_FILE) as temporary:
+                temporary.touch()
+        return True
+
+    def verify(self) -> str:
+        """Compare all that is there with its checksums, and change nothing.
+
+        Returns:
+            What is not there yet, in words; nothing of a finished folder.
+
+        Raises:
+            DataError: a file is not as it was written.
+        """
+        there = {}
+        for path in sorted(self._notes.glob(_A_NOTE)):
+            try:
+                number, note = int(path.stem), Note.model_validate(read_json(path))
+            except ValueError as error:  # pydantic's is one
+                raise DataError(f"{path}: damaged; {_MEND}") from error
+            self._refuse_other_plan(number, note)
+            part = self.out / part_name(number)
+            if not _is_as_written(part, note):
+                raise DataError(f"{part}: gone or damaged since it was written; {_MEND}")
+            there[number] = note
+        success, manifest = self.out / SUCCESS_FILE, self.out / MANIFEST_FILE
+        if not success.is_file():
+            return f"{len(there)} parts are finished, and not all of them"
+        if success.stat().st_size:
+            raise DataError(f"{success}: holds something; {_MEND}")
+        found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(there)))
+        if {**found, _VERSION: None} != {**wanted, _VERSION: None}:
+            raise DataError(
+                f"{manifest}: not what {PLAN_FILE} and the parts are: one of them was altered; "
+                f"{_MEND}"
+            )
+        return ""
+
+    def _manifest(self, there: dict[int, Note]) -> dict[str, Any]:
+        """The plan, and all parts."""
         parts = [
             {"file": part_name(number), "rows": note.rows, "sha256": note.sha256}
             for number, note in there.items()
@@ -279,15 +324,8 @@ class PartsFolder:
         totals = {"rows": sum(note.rows for note in there.values())}
         if unknown := sum(note.unknown_rows for note in there.values()):
             totals["unknown_rows"] = unknown
-        with disk_errors(self.out), self._alone_at_start():
-            if self._is_alone(job):
-                self._sweep(everything=False)
-            # The version is no part of the plan: another one may go on with it.
-            about = {**self.plan, "dglrec": __version__, **totals, "parts": parts}
-            write_json(self.out / MANIFEST_FILE, about)
-            with atomic_file(self.out / SUCCESS_FILE) as temporary:
-                temporary.touch()
-        return True
+        # The version is no part of the plan: another one may go on with it.
+        return {**self.plan, _VERSION: __version__, **totals, "parts": parts}
 
     @property
     def _notes(self) -> Path:
@@ -312,12 +350,31 @@ class PartsFolder:
         except (DataError, ValidationError):
             log(f"{path}: damaged; making its part again")
             return None
-        if note.plan != self._digest or note.unknown not in (None, self.plan["unknown"]):
+        self._refuse_other_plan(number, note)
+        return note
+
+    def _refuse_other_plan(self, number: int, note: Note) -> None:
+        if note.plan != self._digest or note.unknown not in (None, self.plan.get("unknown")):
             raise DataError(
                 f"{self.out / part_name(number)}: made with other options than {PLAN_FILE} says; "
                 "choose another folder, or replace this one with --overwrite"
             )
-        return note
+
+
+def check_scores(out: Path) -> str:
+    """What is not there yet of a folder of scores, in words; nothing where all is.
+
+    Raises:
+        DataError: a file is not as it was written.
+    """
+    plan = read_json(out / PLAN_FILE)
+    version = plan.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{out / PLAN_FILE}: scores of schema version {version}; this program knows version "
+            f"{SCHEMA_VERSION}; {_MEND}"
+        )
+    return PartsFolder(out, plan).verify()
 
 
 def part_name(number: int) -> str:

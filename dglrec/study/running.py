@@ -15,7 +15,15 @@ from dglrec.config import changed_keys, load_settings
 from dglrec.dataset import RatingDataset, prepare
 from dglrec.errors import DataError, DglrecError, UsageError
 from dglrec.evaluate.ranking import DEFAULT_K, check_ranking
-from dglrec.files import TEMPORARY, atomic_file, disk_errors, read_json, sweep, write_json
+from dglrec.files import (
+    TEMPORARY,
+    atomic_file,
+    check_checksums,
+    disk_errors,
+    read_json,
+    sweep,
+    write_json,
+)
 from dglrec.ingest import open_source
 from dglrec.progress import log
 from dglrec.relations import DERIVED_NAMES
@@ -253,6 +261,7 @@ class _Work:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")
             if not (run / RESULTS_FILE).is_file():
                 return False
+            check_checksums(run)
             read_json(run / RESULTS_FILE)
             check_same_dataset(load_checkpoint(run / BEST).meta, dataset, run)
         return True

@@ -33,7 +33,7 @@ from dglrec.run import (
 )
 from dglrec.train.config import Settings
 from dglrec.train.describe import describe_environment
-from dglrec.train.folder import append_line, check_run, job_of, start_run, sweep_run
+from dglrec.train.folder import append_line, check_run, job_of, seal_run, start_run, sweep_run
 
 LENGTH = 10
 """K of the lists by which settings are chosen, and that a run of a ranking model reports."""
@@ -139,6 +139,7 @@ def fit_baseline(
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
+                seal_run(run)
     return results
 
 

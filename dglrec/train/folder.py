@@ -6,9 +6,17 @@ from typing import Any
 
 import tomli_w
 
-from dglrec.files import atomic_file, check_target_folder, disk_errors, sweep
+from dglrec.files import (
+    CHECKSUMS_FILE,
+    atomic_file,
+    check_target_folder,
+    disk_errors,
+    sweep,
+    write_checksums,
+)
 from dglrec.run import (
     CONFIG_FILE,
+    ENVIRONMENT_FILE,
     LAST,
     LOCK_FILE,
     LOG_FILE,
@@ -49,9 +57,21 @@ def sweep_run(run: Path) -> None:
         sweep(folder)
 
 
+def seal_run(run: Path) -> None:
+    """Write the checksums of a finished run, which `run.open_predictor` and the like compare."""
+    names = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RESULTS_FILE)
+    write_checksums(run, [name for name in names if (run / name).is_file()])
+
+
+def unseal_run(run: Path) -> None:
+    """Remove them, before a file is changed."""
+    (run / CHECKSUMS_FILE).unlink(missing_ok=True)
+
+
 def start_run(run: Path, settings: Settings) -> None:
     """Clear the folder. The configuration goes in first: it marks the folder as a run."""
     with disk_errors(run):
+        unseal_run(run)
         for name in (METRICS_FILE, RESULTS_FILE, LOG_FILE):
             (run / name).unlink(missing_ok=True)
         remove_checkpoints(run)

@@ -45,6 +45,7 @@ from dglrec.train.folder import (
     append_line,
     check_run,
     job_of,
+    seal_run,
     start_run,
     sweep_run,
     write_config,
@@ -95,11 +96,13 @@ def train(
     Raises:
         UsageError: the run exists and may not be replaced, cannot be resumed like this, or another
             process trains it.
-        DataError: the checkpoint to resume from is bad, or the data set another one.
+        DataError: the data set is damaged or another one, or the checkpoint to resume from is bad.
         UnusableEnvironmentError: there is too little memory, or no DGL for its loader.
         DglrecError: the loss is no longer finite, or the disk is full.
     """
     run, device = Path(run), device or torch.device("cpu")
+    with world.together():
+        dataset.prove()
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
     settings = settings.resolved(dataset.graph, has_ratings=dataset.has_ratings)
@@ -206,6 +209,7 @@ def train(
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
+                seal_run(run)
     return results
 
 

@@ -22,7 +22,7 @@ from dglrec.checkpoint import (
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import World
 from dglrec.errors import DataError, UsageError
-from dglrec.files import atomic_file
+from dglrec.files import CHECKSUMS_FILE, atomic_file
 from dglrec.progress import log
 from dglrec.run import (
     BEST,
@@ -208,7 +208,7 @@ class Checkpoints:
         if not data:
             if self.world.is_first:
                 log(f"{self.run}: no checkpoint was written yet; starting from the beginning")
-                _keep_lines(self.run / METRICS_FILE, 0)
+                self._keep_lines(0)
             return Progress()
         checkpoint, state = unpack_checkpoint(data)
         with self.world.together():
@@ -228,7 +228,7 @@ class Checkpoints:
                 ) from error
         with self.world.together():
             if self.world.is_first:
-                _keep_lines(self.run / METRICS_FILE, progress.epoch)
+                self._keep_lines(progress.epoch)
         if self.world.is_first:
             where = f"batch {progress.batch} of epoch {progress.epoch + 1}"
             log(
@@ -257,6 +257,14 @@ class Checkpoints:
         checkpoint, _ = unpack_checkpoint(data)
         self.step.model.load_state_dict(checkpoint.weights)
         return checkpoint.meta
+
+    def _keep_lines(self, count: int) -> None:
+        """Drop lines of epochs that will be computed again."""
+        path = self.run / METRICS_FILE
+        (self.run / CHECKSUMS_FILE).unlink(missing_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(lines[:count]), encoding="utf-8")
 
     def _miss_best(self, epoch: int) -> bytes:
         """Some bytes where the best checkpoint is not that of an epoch, which is said."""
@@ -395,10 +403,3 @@ def remove_item_weights(run: Path) -> None:
         folder.unlink()
     elif folder.is_dir():
         shutil.rmtree(folder)
-
-
-def _keep_lines(path: Path, count: int) -> None:
-    """Drop lines of epochs that will be computed again."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    with atomic_file(path) as temporary:
-        temporary.write_text("".join(lines[:count]), encoding="utf-8")

@@ -1,0 +1,167 @@
+"""What `dglrec doctor FOLDER` finds: damage of any kind in a data set, a run, scores, an export."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from damage import WAYS, copied, files_of, victims
+from proofs import as_of_an_earlier_version
+from runs import make_settings, planted
+
+from dglrec.errors import DataError
+from dglrec.export import export
+from dglrec.files import CHECKSUMS_FILE, TEMPORARY, check_checksums, write_checksums
+from dglrec.run import (
+    CONFIG_FILE,
+    LAST,
+    LOG_FILE,
+    METRICS_FILE,
+    RESULTS_FILE,
+    open_predictor,
+    open_run,
+)
+from dglrec.score import score_top_k
+from dglrec.train import train
+from dglrec.verify import verify
+
+
+@dataclass(frozen=True)
+class Made:
+    data: Path
+    run: Path
+    scores: Path
+    exported: Path
+
+
+def made(folder, seed):
+    folder.mkdir()
+    dataset = planted(folder, 40, 20, 500)
+    settings = make_settings(epochs=2, seed=seed, keep_checkpoints=2, checkpoint_steps=1)
+    train(dataset, folder / "run", settings)
+    trained = open_run(folder / "run")
+    score_top_k(trained, folder / "scores", 2 + seed)
+    export(trained, folder / "exported")
+    return Made(*(folder / name for name in ("data", "run", "scores", "exported")))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verified")
+    return made(folder / "one", 0), made(folder / "other", 1)
+
+
+def failures(folder):
+    return [check.found for check in verify(folder) if check.level == "failure"]
+
+
+def warnings(folder):
+    return [check.found for check in verify(folder) if check.level == "warning"]
+
+
+@pytest.mark.parametrize("kind", ["data", "run", "scores", "exported"])
+def test_nothing_is_found_where_all_is_as_it_was_written(kind, both):
+    checks = verify(getattr(both[0], kind))
+    assert checks and all(check.level == "ok" for check in checks), checks
+
+
+# A file of scores that is altered is told by another that it fits no longer.
+NAMES_ANOTHER = ("_plan.json", "_manifest.json", "_parts/00000.json")
+
+
+FAST_WAYS = ("missing", "noise", "in range but wrong")
+
+
+@pytest.mark.parametrize(
+    "how", [how if how in FAST_WAYS else pytest.param(how, marks=pytest.mark.slow) for how in WAYS]
+)
+@pytest.mark.parametrize("kind", ["run", "scores", "exported"])
+def test_every_file_that_is_damaged_is_found(kind, how, both, tmp_path):
+    folder = copied(getattr(both[0], kind), tmp_path / kind)
+    # What training said is no result, and nothing reads it.
+    names = [name for name in files_of(folder) if name not in (CHECKSUMS_FILE, LOG_FILE)]
+    tried = 0
+    for name, victim in victims(folder, getattr(both[1], kind), names).items():
+        content = victim.path.read_bytes()
+        if not victim.damage(how):
+            continue
+        tried += 1
+        if name == "_SUCCESS" and how in ("missing", "a folder"):
+            assert "not all of them" in " ".join(warnings(folder))
+        else:
+            found = refused_for(folder)
+            assert str(folder) in found
+            assert Path(name).name in found or name in NAMES_ANOTHER, (name, how, found)
+        victim.mend(content)
+    assert tried >= {"run": 10, "scores": 3, "exported": 3}[kind]
+    assert not failures(folder)
+
+
+def refused_for(folder):
+    """Whatever failed; of a folder that no longer says what it is, what is said of that."""
+    try:
+        return " ".join(failures(folder))
+    except DataError as error:
+        return str(error)
+
+
+def test_checksums_of_a_run_that_are_damaged_are_named(both, tmp_path):
+    run = copied(both[0].run, tmp_path / "run")
+    for content in ("", "[]", "{}", '{"xxh128": 3}', '{"xxh128": {"../x": "0"}}'):
+        (run / CHECKSUMS_FILE).write_text(content)
+        assert CHECKSUMS_FILE in " ".join(failures(run))
+        with pytest.raises(DataError, match=CHECKSUMS_FILE):
+            open_predictor(run)
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, METRICS_FILE, RESULTS_FILE, "environment.json"])
+def test_a_run_with_an_altered_file_is_not_used(name, both, tmp_path):
+    run = copied(both[0].run, tmp_path / "run")
+    (run / name).write_text((run / name).read_text() + "\n")
+    with pytest.raises(DataError, match=f"{name}: damaged or altered since it was written"):
+        open_predictor(run)
+    (run / CHECKSUMS_FILE).unlink()  # as of a training that was stopped, or of an earlier version
+    open_predictor(run)
+    assert any(CHECKSUMS_FILE in found for found in warnings(run))
+
+
+def test_a_finished_run_that_goes_on_has_the_checksums_of_what_it_became(both, tmp_path):
+    dataset_of = open_run(both[0].run).dataset
+    run = copied(both[0].run, tmp_path / "run")
+    before = json.loads((run / CHECKSUMS_FILE).read_text())
+    settings = make_settings(epochs=3, seed=0, keep_checkpoints=2, checkpoint_steps=1)
+    train(dataset_of, run, settings, resume=True)
+    check_checksums(run)
+    assert json.loads((run / CHECKSUMS_FILE).read_text()) != before
+
+
+def test_what_cannot_be_compared_is_a_warning(both, tmp_path):
+    data = as_of_an_earlier_version(copied(both[0].data, tmp_path / "data"))
+    assert "no checksums" in " ".join(warnings(data)) and not failures(data)
+    run = copied(both[0].run, tmp_path / "run")
+    (run / f"{TEMPORARY}x-config.toml").write_text("")
+    (run / LAST).rename(run / "checkpoints" / "damaged-last")
+    found = " ".join(warnings(run))
+    assert "half-written" in found and "moved aside" in found and not failures(run)
+
+
+def test_what_is_none_of_ours_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        verify(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="neither a data set nor a run, scores or an export"):
+        verify(tmp_path)
+
+
+def test_files_are_compared_by_all_their_bytes(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"")):
+        (tmp_path / name).write_bytes(content)
+    check_checksums(tmp_path)  # nothing to compare with
+    write_checksums(tmp_path, ["a", "b"])
+    check_checksums(tmp_path)
+    (tmp_path / "b").unlink()
+    check_checksums(tmp_path)
+    with pytest.raises(DataError, match="b: no such file"):
+        check_checksums(tmp_path, all_there=True)
+    (tmp_path / "a").write_bytes(b"2")
+    with pytest.raises(DataError, match="a: damaged or altered since it was written"):
+        check_checksums(tmp_path)
