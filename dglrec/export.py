@@ -114,7 +114,7 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
             "dataset": dataset.fingerprint,
             "sha256": {name: sha256_of(folder / name) for name in names},
         }
-        write_json(folder / EXPORT_FILE, {**description, "checksum": json_digest(description)})
+        write_json(folder / EXPORT_FILE, {"checksum": json_digest(description), **description})
     return {"out": str(out), **figures}
 
 

@@ -116,7 +116,7 @@ class TrainedModel(_Trained):
     @cached_property
     def embeddings(self) -> Embeddings:
         """Exact embeddings of all nodes, computed when first asked for, by all processes."""
-        return embed_all(*self._embedded)
+        return embed_all(*self._embedded, with_cosines=True)
 
     @cached_property
     def without_relations(self) -> dict[str, EncodedNodes]:

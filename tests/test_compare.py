@@ -793,7 +793,7 @@ def test_a_table_without_intervals(command, monkeypatch):
         (2, ["a", "shifted", "--split", "train"], ["'train' is not one of"]),
         (2, ["a", "shifted", "--bootstrap", "10"], ["--bootstrap 10", "40 draws"]),
         (2, ["a", "shifted", "--level", "95"], ["--level 95", "between 0 and 1"]),
-        (2, ["a", "shifted", "--seed", "-3"], ["--seed -3"]),
+        (2, ["a", "shifted", "--seed", "-3"], ["'--seed': -3"]),
         (3, ["a", "nowhere"], ["nowhere: no such run"]),
         (3, ["a", "sets-a"], ["sets-a: holds no checkpoints"]),
         (3, ["a", "constant"], ["a and constant: not the same test rows (120 and ", "in a alone"]),

@@ -53,7 +53,7 @@ def test_layers_that_average_make_nodes_alike():
     )
     torch.manual_seed(0)
     model = RatingModel(config, ratings.num_users, torch.zeros(ratings.num_items, 0))
-    embeddings = embed_all(model, ratings.graph, ratings.biases)
+    embeddings = embed_all(model, ratings.graph, ratings.biases, with_cosines=True)
     found = cosines_by_layer(embeddings.cosines, combined=True)
     assert [one["layer"] for one in found] == [0, 1, 2, 3, 4, 5, 6, "combined"]
     of_items = [one["items"] for one in found]

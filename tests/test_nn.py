@@ -949,7 +949,7 @@ def test_dropout_only_while_training():
         {"identity_damping": -1.0},
         {"identity_damping": float("inf")},
         {"refinement": -1},
-        {"item_features": "genres"},
+        {"item_features": ""},
         {"item_features": ("genres", 3)},
         {"aggregator": "median"},
         {"dropout": 1.0},

@@ -248,7 +248,9 @@ def test_a_description_that_leaves_things_out_is_refused(copy):
     rewrite_meta(folder, fingerprint=None)
     with pytest.raises(DataError, match="not the data set"):
         open_run(copy / "run")
-    rewrite_meta(folder, fingerprint=meta["fingerprint"], dataset=str(copy / "gone"))
+    rewrite_meta(
+        folder, fingerprint=meta["fingerprint"], dataset=str(copy / "gone"), dataset_from_run=None
+    )
     with pytest.raises(DataError, match=f"{copy / 'gone'}"):
         open_run(copy / "run")
     del meta["dataset"]

@@ -49,7 +49,7 @@ class Embeddings:
         told_users: float32 [U, H] a layer, what users are told along relations beside that of
             ratings; none where no such relation ends in users.
         cosines: [2] of the inputs, of each layer and, where they are combined, of what they make:
-            see `mean_cosines`.
+            see `mean_cosines`; none where nobody asked.
     """
 
     nodes: NodeValues
@@ -78,6 +78,8 @@ def embed_all(
     biases: Biases,
     world: World = ALONE,
     directions: Sequence[Direction] = (),
+    *,
+    with_cosines: bool = False,
 ) -> Embeddings:
     """Exact embeddings of all nodes, on the model's device.
 
@@ -88,12 +90,13 @@ def embed_all(
         world: processes that each compute a share of the nodes, about equal in edges; all of them
             end up with all embeddings.
         directions: of the relations that the model reads.
+        with_cosines: whether to say how alike nodes become layer by layer.
     """
     edges_read = 2 * model.config.layers * graph.num_edges // world.size
     shown = progress("embedding all nodes", edges_read, "edges", shown=world.is_first)
     with evaluating(model), shown as advance:
         nodes = _inputs(model, graph.num_users, biases)
-        item_layers, cosines = [], [mean_cosines(nodes)]
+        item_layers, cosines = [], [mean_cosines(nodes)] if with_cosines else []
         results = _Results(model.encoder, nodes)
         of_users, of_items, others = _edges(model, graph, biases, world, directions)
         told_users = []
@@ -109,9 +112,9 @@ def embed_all(
                 nodes = _hop(nodes, *of_layer, told)
                 told_users += [] if told.users is None else [told.users]
             results.add(nodes)
-            cosines.append(mean_cosines(nodes))
+            cosines += [mean_cosines(nodes)] if with_cosines else []
         nodes = results.combined()
-        if model.config.combination != "last":
+        if with_cosines and model.config.combination != "last":
             cosines.append(mean_cosines(nodes))
         lists = None
         if model.list_head is not None:
