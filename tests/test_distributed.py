@@ -216,7 +216,7 @@ def test_a_few_rows_go_to_as_many_processes():
 # --- joining -------------------------------------------------------------------------------------
 
 
-def forked(*jobs, timeout=60):
+def forked(*jobs, timeout=120):
     """Of each function, run in a process of its own: {"returned"}, or {"kind", "message", "code"};
     and the "seconds" that it took."""
     with tempfile.TemporaryDirectory() as folder:
@@ -250,7 +250,7 @@ def total_of_ranks(world):
 
 
 def joins(
-    rank, size, port, work=total_of_ranks, *, device="cpu", timeout=20, late=0, before=None, **more
+    rank, size, port, work=total_of_ranks, *, device="cpu", timeout=60, late=0, before=None, **more
 ):
     """What a rank does that comes after some seconds, joins, and works; `before` joining too."""
 
