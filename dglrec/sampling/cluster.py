@@ -81,10 +81,7 @@ class ClusterLoader(SubgraphLoader):
     def _of_clusters(self, chosen: list[int]) -> Subgraph:
         """All nodes of some clusters."""
         parts = [self._nodes[int(self._starts[one]) : int(self._starts[one + 1])] for one in chosen]
-        nodes = torch.cat(parts).sort().values
-        is_user = nodes < self._num_users
-        items = nodes.masked_select(~is_user) - self._num_users
-        return Subgraph(nodes.masked_select(is_user), items, len(chosen))
+        return self._subgraph(torch.cat(parts).sort().values, len(chosen))
 
     def _shares(self, step: Subgraph, edges: Edges) -> Shares:
         of_users = take(self._clusters, take(step.users, edges.users))

@@ -139,16 +139,12 @@ class NeighborEdgeLoader:
         biases = self.biases
         if self.config.exclude_targets:
             biases = biases.without(global_users, global_items, ratings)
-        known = Targets(
-            items, biases.predict(global_users, global_items), torch.empty(0, dtype=torch.int64)
-        )
-        share = self.config.unseen_items
         hidden = hide_items(
-            known,
+            Targets.all_seen(items, biases.predict(global_users, global_items)),
             global_items,
             len(nodes[ITEM_TYPE]),
             biases.items[global_items],
-            share,
+            self.config.unseen_items,
             seed_of_unseen,
         )
         return EdgeBatch(

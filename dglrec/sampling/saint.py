@@ -5,15 +5,14 @@ bipartite graph of the training ratings: algorithm 1 for the steps, section 3.4 
 section 3.2 for the normalisations of messages and loss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from dglrec.biases import Biases
-from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
-from dglrec.sampling.config import LoaderConfig, seed_of
+from dglrec.relations import Direction
+from dglrec.sampling.config import seed_of
 from dglrec.sampling.meetings import Meetings, meetings_of
 from dglrec.sampling.subgraphs import Edges, Shares, Subgraph, SubgraphLoader
 from dglrec.sampling.tensors import take
@@ -48,19 +47,9 @@ class SaintLoader(SubgraphLoader):
         draws: n.
     """
 
-    def __init__(
-        self,
-        graph: RatingGraph,
-        biases: Biases,
-        config: LoaderConfig,
-        seed: int = 0,
-        device: torch.device | None = None,
-        world: World = ALONE,
-        *,
-        layers: int = 2,
-    ) -> None:
-        super().__init__(graph, biases, config, seed, device, world, layers=layers)
-        self._meetings: Meetings = meetings_of(graph, self.config, seed, self.device)
+    def _set_up(self, graph: RatingGraph, directions: Sequence[Direction]) -> None:
+        super()._set_up(graph, directions)
+        self._meetings: Meetings = meetings_of(graph, self.config, self.seed, self.device)
         wanted = min(self.batch_size * self._folds / self._num_edges, _MOST_OF_GRAPH)
         self.draws = self._draws_for(wanted * self._num_edges)
 
@@ -69,9 +58,7 @@ class SaintLoader(SubgraphLoader):
         for number in range(number_of_fold * steps + first, (number_of_fold + 1) * steps):
             generator = torch.Generator().manual_seed(seed_of("samples", self.seed, epoch, number))
             nodes = torch.unique(self._meetings.draw(self.draws, generator).to(self.device))
-            is_user = nodes < self._num_users
-            items = nodes.masked_select(~is_user) - self._num_users
-            yield Subgraph(nodes.masked_select(is_user), items)
+            yield self._subgraph(nodes)
 
     def _shares(self, step: Subgraph, edges: Edges) -> Shares:
         users, items = take(step.users, edges.users), take(step.items, edges.items)
@@ -110,15 +97,9 @@ class SaintLoader(SubgraphLoader):
 
         def expected(draws: int) -> float:
             total = 0.0
-            for first, last in self._chunks:
-                ids = torch.arange(
-                    int(self._offsets[first]), int(self._offsets[last]), device=self.device
-                )
-                users = torch.arange(first, last, device=self.device).repeat_interleave(
-                    self._by_user.counts[first:last], output_size=len(ids)
-                )
-                items = take(self._by_user.neighbours, ids).long()
-                total += float(self._chances(ids, users, items, draws)[2].sum())
+            for stretch, users, items in self._stretches():
+                ids = torch.arange(stretch.start, stretch.stop, device=self.device)
+                total += float(self._chances(ids, users, items.long(), draws)[2].sum())
             return total
 
         low, high = 0, 1

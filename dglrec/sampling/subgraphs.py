@@ -5,7 +5,7 @@ by a hash -> both weighed by how likely they are to be there -> `EdgeBatch`.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import EdgeTensors, RatingGraph, node_chunks
+from dglrec.relations import Direction
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold, ragged
 from dglrec.sampling.schedule import UserSchedule
@@ -111,8 +112,11 @@ class SubgraphLoader(UserSchedule):
         *,
         layers: int = 2,
     ) -> None:
-        super().__init__(graph, biases, config, seed, device, world)
         self._layers = layers
+        super().__init__(graph, biases, config, seed, device, world)
+
+    def _set_up(self, graph: RatingGraph, directions: Sequence[Direction]) -> None:
+        super()._set_up(graph, directions)
         self._num_users = graph.num_users
         self._chunks = node_chunks(graph.by_user.offsets)
         self._offsets = graph.by_user.offsets
@@ -121,6 +125,22 @@ class SubgraphLoader(UserSchedule):
             torch.full((count,), -1, dtype=torch.int32, device=self.device)
             for count in (graph.num_users, graph.num_items)
         )
+
+    def _subgraph(self, nodes: Tensor, clusters: int = 0) -> Subgraph:
+        """Users, and items behind them, int64 [N] ascending, as a step has them."""
+        is_user = nodes < self._num_users
+        items = nodes.masked_select(~is_user) - self._num_users
+        return Subgraph(nodes.masked_select(is_user), items, clusters)
+
+    def _stretches(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """All ratings, some at a time: their edge ids, and int64 users and int32 items of each."""
+        for first, last in self._chunks:
+            ids = slice(int(self._offsets[first]), int(self._offsets[last]))
+            items = self._by_user.neighbours[ids]
+            users = torch.arange(first, last, device=self.device).repeat_interleave(
+                self._by_user.counts[first:last], output_size=len(items)
+            )
+            yield ids, users, items
 
     @abstractmethod
     def _subgraphs(self, epoch: int, number_of_fold: int, first: int) -> Iterator[Subgraph]:
@@ -144,12 +164,7 @@ class SubgraphLoader(UserSchedule):
         """float32 [U] and [I]: how many ratings each node has beside those of a fold."""
         of_users, of_items = self._by_user.counts.clone(), self._by_item.counts.clone()
         if self.config.exclude_targets:
-            for first, last in self._chunks:
-                part = slice(int(self._offsets[first]), int(self._offsets[last]))
-                items = self._by_user.neighbours[part]
-                users = torch.arange(first, last, device=self.device).repeat_interleave(
-                    self._by_user.counts[first:last], output_size=len(items)
-                )
+            for _, users, items in self._stretches():
                 held = fold.holds(users, items)
                 of_users -= torch.bincount(users[held], minlength=len(of_users))
                 of_items -= torch.bincount(items[held].long(), minlength=len(of_items))
@@ -245,11 +260,7 @@ class SubgraphLoader(UserSchedule):
         biases = self._biases
         users, items = take(step.users, targets.users), take(step.items, targets.items)
         known = hide_items(
-            Targets(
-                targets.items,
-                biases.predict(users, items),
-                torch.empty(0, dtype=torch.int64, device=self.device),
-            ),
+            Targets.all_seen(targets.items, biases.predict(users, items)),
             items,
             len(step.items),
             take(biases.items, items),

@@ -27,6 +27,11 @@ class Targets(NamedTuple):
     baselines: Tensor
     unseen: Tensor
 
+    @classmethod
+    def all_seen(cls, items: Tensor, baselines: Tensor) -> "Targets":
+        """Those of B items and baselines, nothing being unseen yet."""
+        return cls(items, baselines, torch.empty(0, dtype=torch.int64, device=items.device))
+
 
 def count_as_unseen(nodes: Tensor, share: float, key: int | Tensor) -> Tensor:
     """Whether each of n users or items counts as unseen, bool [n].

@@ -145,11 +145,7 @@ class UserBatchLoader(UserSchedule):
         num_positions = self._num_items if self._every_item else len(items_read.nodes)
         owners = step.split.owners[mine] - step.first
         targets = hide_items(
-            Targets(
-                positions,
-                biases.predict(take(own, owners), items),
-                torch.empty(0, dtype=torch.int64, device=self.device),
-            ),
+            Targets.all_seen(positions, biases.predict(take(own, owners), items)),
             items,
             num_positions,
             take(biases.items, items),
