@@ -140,6 +140,11 @@ def write_checksums(folder: Path, names: Sequence[str]) -> None:
     write_json(folder / CHECKSUMS_FILE, {"xxh128": sums})
 
 
+def remove_checksums(folder: Path) -> None:
+    """Remove what `write_checksums` wrote, before a file that it covers is changed."""
+    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
+
+
 def check_checksums(folder: Path, *, all_there: bool = False) -> None:
     """Refuse a folder whose files are not those of `write_checksums`; one without is accepted.
 

@@ -35,14 +35,14 @@ _TIME = "%Y-%m-%dT%H:%M:%S%z"
 Advance = Callable[[int], None]
 
 
-# Control characters but for a new line; what turns the direction of text; halves of characters,
-# which stand for bytes that are no text.
-_UNPRINTABLE = {
+UNPRINTABLE = {
     code: "\ufffd"
     for codes in (range(32), range(127, 160), range(0x202A, 0x202F), range(0x2066, 0x206A))
     for code in codes
     if chr(code) != "\n"
 } | dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
+"""The mark for each control character but a new line, for what turns the direction of text, and for
+halves of characters, which stand for bytes that are no text."""
 
 
 def printable(text: str) -> str:
@@ -54,7 +54,7 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[31mb") == "a\ufffd[31mb"
     True
     """
-    return text.translate(_UNPRINTABLE)
+    return text.translate(UNPRINTABLE)
 
 
 def counted(count: int, one: str, many: str = "") -> str:

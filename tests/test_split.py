@@ -1,12 +1,16 @@
 """Splits: disjoint, covering, of the sizes asked for, cold where they say so."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dglrec.cli.preparing import prepare
 from dglrec.errors import DataError, UsageError
 from dglrec.split import SPLIT_METHODS, Split, split_given, split_rows
+from dglrec.study.declaration import PrepareKeys
 
 SHARES = st.floats(0.05, 0.45)
 SEEDS = st.integers(0, 2**32)
@@ -42,6 +46,12 @@ def try_split(method, columns, **options):
         return split_rows(method, **columns, **options)
     except DataError:
         assume(False)
+
+
+def test_prepare_and_studies_take_all_splits():
+    options = {option.name: option.type for option in prepare.params}
+    assert tuple(options["split"].choices) == SPLIT_METHODS
+    assert get_args(PrepareKeys.model_fields["split"].annotation) == SPLIT_METHODS
 
 
 @given(st.sampled_from(SPLIT_METHODS), ratings(), SHARES, SHARES, SEEDS)

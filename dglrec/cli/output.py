@@ -8,12 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dglrec.progress import counted, printable
+from dglrec.progress import UNPRINTABLE, counted, printable
 
 _FIGURES = ("rmse", "bias rmse", "mae", "accuracy")
 _NOTES = "notes"
 _SHARE = "share_of_the_way"
 _TELLING = 0.005  # of a reason: less is shown as 0.00
+_AS_JSON = {code: f"\\u{code:04x}" for code in UNPRINTABLE}
 _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
 
 
@@ -53,7 +54,7 @@ def _json_of(value: dict[str, Any]) -> str:
     # Elsewhere than in UTF-8, letters would be other bytes than JSON's.
     utf8 = "utf" in str(sys.stdout.encoding).lower()
     text = json.dumps(value, ensure_ascii=not utf8)
-    return "".join(one if printable(one) == one else f"\\u{ord(one):04x}" for one in text)
+    return text.translate(_AS_JSON)
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -105,8 +105,6 @@ class parquet_faults:  # noqa: N801 - a context manager reads as a verb
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"{self.path}: no such file; prepare the data set again") from error
         # pyarrow's own derive from ValueError in part; of others here see `read_held_out`.
         if isinstance(error, (pa.ArrowException, OSError, ValueError, KeyError)):
             raise DataError(

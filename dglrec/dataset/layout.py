@@ -1,7 +1,9 @@
 """Where what of a prepared data set lies, what names its content, and what proves it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy.typing as npt
 
 from dglrec.files import json_digest
 
@@ -16,6 +18,9 @@ FILES = "files"  # of dataset.json: size, checksum, type and shape of each file 
 CHECKSUM = "checksum"  # of dataset.json: of all else that it says
 PROOFS = (FILES, CHECKSUM)
 """Entries that earlier versions did not write."""
+
+ReadArray = Callable[[str], npt.NDArray[Any]]
+"""The name of a file -> the array in it, memory-mapped and proved."""
 
 
 def fingerprint_of(meta: Mapping[str, Any]) -> str:

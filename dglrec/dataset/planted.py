@@ -1,13 +1,12 @@
 """What was planted of a generated data set's users and items, in the order of its indices."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from dglrec.dataset.layout import ReadArray
 from dglrec.errors import DataError
 from dglrec.files import save_array
 from dglrec.synthetic import PlantedLists
@@ -18,9 +17,6 @@ PLANTED = "planted"
 PLANTED_ARRAYS = tuple(
     field.name for field in fields(PlantedLists) if field.name[:5] in ("user_", "item_")
 )
-
-ReadArray = Callable[[str], npt.NDArray[Any]]
-"""The name of a file -> the array in it, memory-mapped and proved."""
 
 
 def write_planted(folder: Path, planted: PlantedLists) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Relations in a prepared data set: `relations/<name>/*.npy`, and their entry in `dataset.json`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from dglrec.dataset.layout import ReadArray
 from dglrec.files import save_array
 from dglrec.relations import Edges, ReadRelation, Relation
 
@@ -15,9 +16,6 @@ RELATIONS = "relations"
 DIRECTIONS = ("forward", "backward")
 
 _ALWAYS, _PERHAPS = ("offsets", "neighbours"), ("weights", "times")
-
-ReadArray = Callable[[str], npt.NDArray[Any]]
-"""The name of a file -> the array in it, memory-mapped and proved."""
 
 
 def write_relations(folder: Path, relations: Mapping[str, ReadRelation]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 import tomli_w
 
 from dglrec.files import (
-    CHECKSUMS_FILE,
     atomic_file,
     check_target_folder,
     disk_errors,
+    remove_checksums,
     sweep,
     write_checksums,
 )
@@ -63,15 +63,10 @@ def seal_run(run: Path) -> None:
     write_checksums(run, [name for name in names if (run / name).is_file()])
 
 
-def unseal_run(run: Path) -> None:
-    """Remove them, before a file is changed."""
-    (run / CHECKSUMS_FILE).unlink(missing_ok=True)
-
-
 def start_run(run: Path, settings: Settings) -> None:
     """Clear the folder. The configuration goes in first: it marks the folder as a run."""
     with disk_errors(run):
-        unseal_run(run)
+        remove_checksums(run)
         for name in (METRICS_FILE, RESULTS_FILE, LOG_FILE):
             (run / name).unlink(missing_ok=True)
         remove_checkpoints(run)

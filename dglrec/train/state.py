@@ -22,7 +22,7 @@ from dglrec.checkpoint import (
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import World
 from dglrec.errors import DataError, UsageError
-from dglrec.files import CHECKSUMS_FILE, atomic_file
+from dglrec.files import atomic_file, remove_checksums
 from dglrec.progress import log
 from dglrec.run import (
     BEST,
@@ -200,8 +200,8 @@ class Checkpoints:
         """Go on from the newest checkpoint that is whole, or from the start where there is none.
 
         Raises:
-            DataError: all checkpoints are damaged, or of another data set.
-                Or what is saved is no state.
+            DataError: all checkpoints are damaged, what is saved is no state, or it is of another
+                data set.
             UsageError: it does not fit the settings.
         """
         data = self.world.from_first(self._read)
@@ -261,7 +261,7 @@ class Checkpoints:
     def _keep_lines(self, count: int) -> None:
         """Drop lines of epochs that will be computed again."""
         path = self.run / METRICS_FILE
-        (self.run / CHECKSUMS_FILE).unlink(missing_ok=True)
+        remove_checksums(self.run)
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         with atomic_file(path) as temporary:
             temporary.write_text("".join(lines[:count]), encoding="utf-8")
