@@ -260,6 +260,30 @@ class Settings:
                     "with timestamps (a data set of an earlier version: again)"
                 )
 
+    def _check_related(self, graph: RatingGraph) -> None:
+        """Refuse related negatives where they cannot be had.
+
+        Raises:
+            UsageError: steps do not encode all items, shapes are to be fixed, or the places that
+                they come from are beyond the last item.
+        """
+        if self.loader.items == "reached":
+            raise UsageError(
+                "loader.items = reached: ranking.related_negatives draws items for each target, "
+                "which a step has then not encoded; take loader.items all, or leave them out"
+            )
+        if self.train.compile:
+            raise UsageError(
+                "train.compile = true: ranking.related_negatives are more from epoch to epoch, "
+                "and shapes with them; leave one of the two out"
+            )
+        first = self.ranking.related_places[0]
+        if first > graph.num_items:
+            raise UsageError(
+                f"ranking.related_places begins at {first}, and there are {graph.num_items:,} "
+                "items; take places further in front"
+            )
+
     def _loader(self, graph: RatingGraph) -> LoaderConfig:
         """The loader's configuration; negatives of the whole catalogue take steps of all items.
 
@@ -276,6 +300,9 @@ class Settings:
                 update={"item_fanouts": (_FANOUT_OF_DECAY,) * self.model.layers}
             )
         catalogue = self.model.heads != "rating" and self.ranking.negatives == "catalogue"
+        related = self.model.heads != "rating" and self.ranking.related_negatives > 0
+        if related:
+            self._check_related(graph)
         if catalogue and loader.items == "reached":
             raise UsageError(
                 "loader.items = reached: ranking.negatives = catalogue scores all items in each "
@@ -286,6 +313,6 @@ class Settings:
                 f"loader.items = reached goes with loader.kind=users; {loader.kind} says itself "
                 "which items it encodes"
             )
-        if catalogue or self.model.convolution == "graph_filter":
+        if catalogue or related or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
         return loader.resolved(graph.num_edges, graph.num_items, self.model.layers)

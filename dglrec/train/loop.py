@@ -232,6 +232,7 @@ def _train_epoch(
     started = time.monotonic() - done.seconds
     step.model.train()
     loader.set_epoch(done.epoch, done.batch)
+    step.objective.set_epoch(done.epoch)
     batches = iter(loader)
     tally = Tally(done, device)
     left = len(loader) - done.batch

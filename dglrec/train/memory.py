@@ -36,7 +36,7 @@ class Footprint:
 
     Attributes:
         graph: adjacency and ratings.
-        model: weights, gradients, moments, features.
+        model: weights, gradients, moments, features, and a table of related negatives.
         step: the largest that is alive during a step.
         graph_is_mapped: whether the graph can be read from disk piece by piece.
     """
@@ -71,10 +71,19 @@ def footprint(
     by_users = settings.loader.kind != "neighbor"
     return Footprint(
         graph=mapped if by_users else mapped + _DGL_EDGE_BYTES * graph.num_edges,
-        model=_COPIES_OF_WEIGHTS * weights + features,
+        model=_COPIES_OF_WEIGHTS * weights + features + _related_bytes(graph, settings),
         step=_step_bytes(graph, settings, world.size, directions),
         graph_is_mapped=by_users,
     )
+
+
+def _related_bytes(graph: RatingGraph, settings: Settings) -> int:
+    """Memory of the items that users are somewhat related to; see `RelatedSampler`."""
+    ranking = settings.ranking
+    if settings.model.heads == "rating" or not ranking.related_negatives:
+        return 0
+    first, last = ranking.related_places
+    return 4 * graph.num_users * max(1, min(last, graph.num_items) - first + 1)
 
 
 def _step_bytes(
