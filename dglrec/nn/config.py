@@ -198,6 +198,12 @@ class ModelConfig(BaseModel):
         description="width of the ridge regression that fits users' embeddings to their ratings; "
         "0 for none",
     )
+    refined_layers: Literal["auto", "last", "all"] = Field(
+        "auto",
+        description="behind which layers the ridge regression is: the last, or all, so that users "
+        "who are told something by users hear of tastes that are fitted; auto: all with a relation "
+        "between users, else last",
+    )
     decoder_size: int = Field(
         64, ge=0, description="hidden units of the edge regressor; 0 leaves the dot product"
     )
@@ -348,6 +354,11 @@ class ModelConfig(BaseModel):
         wanted = ("similar",) if self.convolution == "graph_filter" else self.relations
         names = [one for one in wanted if one in DERIVED_NAMES and one not in relations]
         return [*names, OF_GRAPH] if self.graph_features else names
+
+    def refines(self, *, last: bool) -> bool:
+        """Whether there is a ridge regression behind the last layer, or behind another one."""
+        refined = last or self.refined_layers == "all"
+        return refined and self.rating_messages and self.refinement > 0
 
     @property
     def adds_residual(self) -> bool:

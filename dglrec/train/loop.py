@@ -105,7 +105,9 @@ def train(
         dataset.prove()
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
-    settings = settings.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+    settings = settings.resolved(
+        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+    )
     config = settings.train
     world.check_same("the data set", dataset.fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))

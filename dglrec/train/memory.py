@@ -116,11 +116,12 @@ def _step_bytes(
         else:
             items = graph.num_items / processes
     listed = items if loader.items == "reached" else graph.num_items
-    # The ridge regression of each of a step's users keeps a float64 square.
-    squares = 8 * settings.model.refinement**2 * users
+    # The ridge regression of each user that a layer makes keeps a float64 square.
+    square = 8 * settings.model.refinement**2
+    refines_all, squares = settings.model.refines(last=False), square * users
     messages = sampled = nodes = read = 0.0
     most = [int(side.degrees.max(initial=0)) for side in (graph.by_user, graph.by_item)]
-    for of_user, of_item in reversed(loader.fanouts):
+    for number, (of_user, of_item) in reversed(list(enumerate(loader.fanouts))):
         to_users = users * (user_degree if of_user < 0 else min(of_user, user_degree))
         to_items = items * (item_degree if of_item < 0 else min(of_item, item_degree))
         messages += to_users + to_items
@@ -138,6 +139,7 @@ def _step_bytes(
         users = min(users + to_items + of_users, graph.num_users)
         items = min(items + to_users + of_items, graph.num_items)
         nodes += users + items
+        squares += square * users if refines_all and number else 0
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if settings.model.rating_messages else 0)
     row = 4 * settings.model.embedding_size * values
     message = _MESSAGE_BYTES if loader.kind == "users" else _DGL_MESSAGE_BYTES
