@@ -64,6 +64,7 @@ class ConvolutionLayer(nn.Module):
                 config.refinement,
                 by_column=config.column_damping,
                 time_decay=config.time_decay,
+                time_trend=config.time_trend,
             )
 
     def update_users(

@@ -249,7 +249,9 @@ class Settings:
             UsageError: it is asked for.
         """
         by_time = self.loader.folds_by == "time" or (
-            self.model.time_decay and self.loader.folds_by == "auto" and self.loader.exclude_targets
+            self.model.reads_times
+            and self.loader.folds_by == "auto"
+            and self.loader.exclude_targets
         )
         if by_time and made:
             raise UsageError(
@@ -258,6 +260,7 @@ class Settings:
             )
         asked = {
             "model.time_decay = true": self.model.time_decay,
+            "model.time_trend = true": self.model.time_trend,
             "loader.folds_by = time": self.loader.folds_by == "time",
         }
         for setting in [name for name, is_asked in asked.items() if is_asked]:
@@ -304,7 +307,7 @@ class Settings:
         """
         loader = self.loader
         if loader.folds_by == "auto":
-            by = "time" if self.model.time_decay and loader.exclude_targets else "chance"
+            by = "time" if self.model.reads_times and loader.exclude_targets else "chance"
             loader = loader.model_copy(update={"folds_by": by})
         if self.model.time_decay and loader.item_fanouts == "auto":
             # Of one sampled rater, as large data have it otherwise, no decay is learned.

@@ -164,7 +164,7 @@ def train(
                 layers=settings.model.layers,
                 by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
-                ages=settings.model.time_decay,
+                ages=settings.model.reads_times,
                 clusters=dataset.clusters,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
