@@ -8,6 +8,7 @@ import pytest
 import torch
 from runs import lines_of, make_settings, planted, same_run, same_weights, weights_of
 
+from dglrec.compare import compare_runs
 from dglrec.config import build_settings, resumed_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import UsageError
@@ -276,6 +277,8 @@ def test_what_is_chosen_on_validation_rows_says_that_there_are_none(all_train, t
     assert "valid" not in found and "test" not in found
     with pytest.raises(UsageError, match="no test rows .prepare --test 0"):
         evaluate(open_predictor(tmp_path / "run"))
+    with pytest.raises(UsageError, match="run: .* no test rows .prepare --test 0"):
+        compare_runs({"a": [tmp_path / "run"], "b": [tmp_path / "ease"]})
 
 
 def test_the_last_two_rows_of_each_user_may_all_train(dataset, tmp_path):
