@@ -433,7 +433,7 @@ def _open_model(
     data = data.with_rows(_splits_read(checkpoint.meta, history))
     data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
-    if model.config.time_decay:
+    if model.config.reads_times:
         _check_has_times(data, run)
     try:
         model.load_state_dict(checkpoint.weights)

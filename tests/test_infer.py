@@ -40,12 +40,14 @@ VARIANTS = [
     {"layers": 3},
     {"layers": 0, "user_identity": True},
     {"refinement": 0},
+    {"refined_layers": "all", "layers": 3},
     {"aggregator": "sum"},
     {"aggregator": "attention"},
     {"convolution": "gat", "combination": "concat"},
     {"convolution": "gcn", "combination": "weighted"},
     {"convolution": "gatv2", "combination": "max"},
     {"convolution": "gin", "combination": "mean", "layers": 3, "residual": False},
+    {"convolution": "gin", "unit_length": True, "residual": False},
     {"decoder_size": 0},
 ]
 

@@ -96,10 +96,11 @@ def check_explainable(model: RatingModel) -> None:
             "explanations leave out each rating in closed form, which model.combination="
             f"{model.config.combination} has none of; train with last"
         )
-    if model.config.time_decay:
+    if model.config.reads_times:
+        name = "time_decay" if model.config.time_decay else "time_trend"
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.time_decay has none "
-            "of; train without it"
+            f"explanations leave out each rating in closed form, which model.{name} has none of; "
+            "train without it"
         )
     if model.config.aggregator in ("attention", "lstm"):
         raise UsageError(
@@ -217,7 +218,7 @@ class _Hop:
     def __init__(self, layer: ConvolutionLayer, items: Tensor) -> None:
         bare = layer.to_users.bare
         assert isinstance(bare, SAGEConv)
-        self.last, self.residual = layer.last, layer.residual
+        self.activated, self.residual = layer.activated, layer.residual
         self.bare, self.rated = bare, layer.to_users.rated
         self.refinement = layer.refinement
         self.refining = None if layer.refinement is None else layer.refinement.source(items)
@@ -247,8 +248,7 @@ class _Hop:
             out = out + _weighed(block, self.weighed, owners, shifts, self.rated.damping)
         if told is not None:
             out = out + told[owners]
-        if not self.last:
-            out = functional.relu(out)
+        out = self.activated(out)
         if self.residual:
             out = out + own
         if self.refinement is not None and self.refining is not None:

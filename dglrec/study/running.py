@@ -265,7 +265,9 @@ class _Work:
                 own, asked = load_settings(file=chooses), replace(asked, train=train)
             else:
                 own = load_settings(file=run / CONFIG_FILE)
-            wanted = asked.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+            wanted = asked.resolved(
+                dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+            )
             changed = changed_keys(own, wanted)
             if changed:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")

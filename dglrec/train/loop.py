@@ -84,7 +84,9 @@ def train_once(
         dataset.prove()
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
-    settings = settings.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+    settings = settings.resolved(
+        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+    )
     config = settings.train
     validates = "valid" in dataset.held_out_splits
     with world.together():
@@ -149,7 +151,7 @@ def train_once(
                 layers=settings.model.layers,
                 by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
-                ages=settings.model.time_decay,
+                ages=settings.model.reads_times,
                 clusters=dataset.clusters,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
@@ -219,6 +221,7 @@ def _train_epoch(
     started = time.monotonic() - done.seconds
     step.model.train()
     loader.set_epoch(done.epoch, done.batch)
+    step.objective.set_epoch(done.epoch)
     batches = iter(loader)
     tally = Tally(done, device)
     left = len(loader) - done.batch

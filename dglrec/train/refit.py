@@ -128,7 +128,9 @@ def _fixed(settings: Settings, dataset: RatingDataset, selection: Path, epochs: 
     Raises:
         DataError: a checkpoint of it is damaged.
     """
-    settings = settings.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+    settings = settings.resolved(
+        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+    )
     settings = _with(settings, epochs=settings.train.epochs, stop_after=epochs)
     if settings.model.kind != "graph":
         meta = load_checkpoint(selection / BEST).meta
