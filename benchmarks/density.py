@@ -3,7 +3,7 @@
     python benchmarks/density.py --json benchmarks/results/density.json
 
 Each graph has the same users and items, with planted tastes, and another number of ratings. A share
-of them that rises from graph to graph is rated, from one in a hundred to nearly all. Each model is
+of them that rises from graph to graph is rated, from one in fifty to nearly all. Each model is
 trained with each seed, which is that of the planted data too. The best possible RMSE is that of the
 planted tastes (`irreducible_rmse`), and `gap_closed` is the share of the squared error between the
 bias model and there that is gone. Test rows; epochs are chosen on validation rows.
@@ -104,9 +104,9 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--users", type=int, default=1000)
-    parser.add_argument("--items", type=int, default=500)
-    densities = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+    parser.add_argument("--users", type=int, default=500)
+    parser.add_argument("--items", type=int, default=250)
+    densities = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
     parser.add_argument("--densities", type=float, nargs="+", default=densities)
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--epochs", type=int, default=20)
