@@ -155,7 +155,7 @@ class UserBatchLoader(UserSchedule):
             self.config.unseen_items,
             seed_of("unseen", self.seed, step.fold.epoch, number),
         )
-        layers = self._layers(step, number, users_read, items_read)
+        layers = self._read_layers(step, number, users_read, items_read)
         return EdgeBatch(
             user_nodes=users_read.nodes,
             item_nodes=items_read.nodes,
@@ -228,7 +228,7 @@ class UserBatchLoader(UserSchedule):
         items.forget()
         return self._biases.leaving_out(Ends(step.users, owners), ends, ratings)
 
-    def _layers(
+    def _read_layers(
         self, step: Step, number: int, users_read: Reached, items_read: Numbering
     ) -> tuple[LayerBlocks, ...]:
         """What each layer reads, the first to be computed first; see `_layer`.
