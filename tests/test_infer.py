@@ -46,6 +46,7 @@ VARIANTS = [
     {"convolution": "gcn", "combination": "weighted"},
     {"convolution": "gatv2", "combination": "max"},
     {"convolution": "gin", "combination": "mean", "layers": 3, "residual": False},
+    {"convolution": "gin", "unit_length": True, "residual": False},
     {"decoder_size": 0},
 ]
 

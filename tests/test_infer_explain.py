@@ -112,6 +112,7 @@ class Setting:
         {"user_identity": True},
         {"interaction": False},
         {"refinement": 0, "residual": False},
+        {"unit_length": True, "aggregator": "pool", "residual": False},
         {"refinement": 3, "column_damping": False, "spread": False},
         {"refinement": 2, "aggregator": "sum", "user_identity": True, "identity_damping": 3.0},
         {"layers": 0, "user_identity": True, "identity_damping": 3.0},

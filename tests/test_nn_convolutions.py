@@ -481,6 +481,7 @@ def test_an_lstm_is_not_compiled_as_its_shapes_follow_from_values():
         ({"convolution": "gatv2", "embedding_size": 3}, "take 3, or embedding_size 4"),
         ({"convolution": "gat", "attention_heads": 0}, "greater than or equal to 1"),
         ({"convolution": "lightgcn", "residual": True}, "residual goes with convolution sage"),
+        ({"convolution": "ngcf", "unit_length": True}, "unit_length goes with convolution sage"),
         ({"convolution": "gat", "time_decay": True}, "and not with gat and mean"),
     ],
     ids=str,

@@ -217,7 +217,7 @@ class _Hop:
     def __init__(self, layer: ConvolutionLayer, items: Tensor) -> None:
         bare = layer.to_users.bare
         assert isinstance(bare, SAGEConv)
-        self.last, self.residual = layer.last, layer.residual
+        self.activated, self.residual = layer.activated, layer.residual
         self.bare, self.rated = bare, layer.to_users.rated
         self.refinement = layer.refinement
         self.refining = None if layer.refinement is None else layer.refinement.source(items)
@@ -247,8 +247,7 @@ class _Hop:
             out = out + _weighed(block, self.weighed, owners, shifts, self.rated.damping)
         if told is not None:
             out = out + told[owners]
-        if not self.last:
-            out = functional.relu(out)
+        out = self.activated(out)
         if self.residual:
             out = out + own
         if self.refinement is not None and self.refining is not None:

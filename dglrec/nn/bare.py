@@ -158,7 +158,7 @@ class PinSageConv(Convolution):
     Ying et al., "Graph convolutional neural networks for web-scale recommender systems", KDD 2018,
     algorithm 1, lines 1 and 2; W and W' are the halves of what is multiplied with both side by
     side. Its ReLU and its division by the length, lines 2 and 3, are the layer's
-    (`ModelConfig.normalises`), behind what else comes to a node. Importance weighs the neighbours
+    (`ConvolutionLayer`), behind what else comes to a node. Importance weighs the neighbours
     of a relation with weights (`RelationMaps`), like `visited_with`, whose are counts of visits;
     edges of ratings weigh the same.
 

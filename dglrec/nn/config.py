@@ -103,6 +103,11 @@ class ModelConfig(BaseModel):
         "with sage, gcn, gat, gatv2 and gin, but not with pinsage, which divides "
         "by the length; the other layers have none",
     )
+    unit_length: bool | Literal["auto"] = Field(
+        "auto",
+        description="whether a layer divides what it makes of a node by its length, before the "
+        "residual; auto: with pinsage; lightgcn and lr_gccf do not, and ngcf does, in any case",
+    )
     filter_features: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = (
         Field(
             (64, 32),
@@ -253,6 +258,11 @@ class ModelConfig(BaseModel):
                 f"residual goes with convolution {_either(MESSAGE_CONVOLUTIONS)}; "
                 f"{self.convolution} has none, and takes combination mean or concat in its place"
             )
+        if self.unit_length is True and not convolves:
+            raise ValueError(
+                f"unit_length goes with convolution {_either(MESSAGE_CONVOLUTIONS)}; leave it out "
+                f"with {self.convolution}, whose layers are as their paper has them"
+            )
         if self.convolution in _ATTENTION and self.attention_merge == "concat":
             self._check_heads()
         if self.relations and not self.layers:
@@ -343,12 +353,19 @@ class ModelConfig(BaseModel):
     def adds_residual(self) -> bool:
         """Whether layers add what a node was before."""
         if self.residual == "auto":
-            return self.convolution in MESSAGE_CONVOLUTIONS and not self.normalises
+            return self.convolution in MESSAGE_CONVOLUTIONS and not self.pools_by_importance
         return self.residual
 
     @property
-    def normalises(self) -> bool:
-        """Whether layers end with a ReLU and vectors of length 1, as PinSage's do."""
+    def has_unit_lengths(self) -> bool:
+        """Whether layers along relations divide what they make of a node by its length."""
+        if self.unit_length == "auto":
+            return self.pools_by_importance
+        return self.unit_length
+
+    @property
+    def pools_by_importance(self) -> bool:
+        """Whether layers are PinSage's: neighbours are mapped first, and all end with a ReLU."""
         return self.convolution == "pinsage"
 
     @property

@@ -33,9 +33,11 @@ Exchange = Callable[[Tensor], Tensor]
 class ConvolutionLayer(nn.Module):
     """One hop in both directions by the configured convolution, as a rule with a residual.
 
-    Between layers there is a ReLU, and what a node was before is added behind it. Behind the last
-    layer, users look at their ratings once more (`RefinementConv`): theirs are all there, where
-    items see a sample of their raters.
+    Between layers there is a ReLU, and where vectors are to have length 1 the division (as in
+    GraphSAGE's algorithm 1, line 7, and NGCF); what a node was before is added behind them. Of
+    PinSage there is a ReLU behind the last layer too. Behind the last layer, users look at their
+    ratings once more (`RefinementConv`): theirs are all there, where items see a sample of their
+    raters.
 
     The residual lets the item vectors that a user's ratings weigh reach the output as they are;
     without it, and with a ReLU behind the last layer, training starts at a saddle that noise keeps
@@ -43,7 +45,7 @@ class ConvolutionLayer(nn.Module):
 
     Args:
         config: the model's.
-        last: whether this is the last layer, which has no ReLU.
+        last: whether this is the last layer, which as a rule has no ReLU.
     """
 
     def __init__(self, config: ModelConfig, *, last: bool) -> None:
@@ -52,7 +54,8 @@ class ConvolutionLayer(nn.Module):
         self.to_items = RelationConv(config.embedding_size, config)
         self.dropout = Dropout(config.dropout_share())
         self.last = last
-        self.residual, self.normalises = config.adds_residual, config.normalises
+        self.residual, self.has_unit_lengths = config.adds_residual, config.has_unit_lengths
+        self.rectifies = not last or config.pools_by_importance
         self.refinement = None
         if last and config.rating_messages and config.refinement:
             self.refinement = RefinementConv(
@@ -117,13 +120,16 @@ class ConvolutionLayer(nn.Module):
             own_items,
         )
 
+    def activated(self, out: Tensor) -> Tensor:
+        """[D, H] all that came to a layer's destinations -> [D, H], before the residual."""
+        if self.rectifies:
+            out = functional.relu(out)
+        return of_length_one(out) if self.has_unit_lengths else out
+
     def _finish(self, out: Tensor, own: Tensor, told: Tensor | None) -> Tensor:
         if told is not None:
             out = out + told
-        if self.normalises:
-            out = of_length_one(functional.relu(out))
-        elif not self.last:
-            out = functional.relu(out)
+        out = self.activated(out)
         if self.residual:
             out = out + own
         # Nor is there dropout behind the last layer: noise on both sides of the decoder's product

@@ -76,7 +76,7 @@ class RatingModel(nn.Module):
         self.list_head = ListHead(config, len(item_features)) if config.lists else None
         self.relations = None
         if directions:
-            size, asked = config.embedding_size, config.normalises
+            size, asked = config.embedding_size, config.pools_by_importance
             self.relations = RelationMaps(size, config.layers, directions, asked=asked)
 
     def forward(self, batch: EdgeBatch, all_items: Exchange | None = None) -> Tensor:
