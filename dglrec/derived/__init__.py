@@ -1,6 +1,7 @@
 """Graphs among items, or among users, made from the training ratings alone.
 
-`pearson.py` joins those that are rated alike, `walks.py` those that random walks visit together,
+`pearson.py` joins those that are rated alike, `walks.py` those that random walks visit together
+(and `related.py` the items that a user's walks visit),
 `agreement.py` users who gave the same ratings; `centrality.py` says where a node stands in such a
 graph, and `clusters.py` groups nodes by that. `following.py` joins items that come right after each
 other in a session, which `sessions.py` cuts from timestamps. `partition.py` cuts users and items
@@ -21,6 +22,7 @@ from dglrec.derived.following import next_items
 from dglrec.derived.partition import NO_CLUSTER, metis_clusters
 from dglrec.derived.pearson import similar
 from dglrec.derived.registry import DERIVED, Derivation, user_graph_features
+from dglrec.derived.related import RelatedItems, related_items
 from dglrec.derived.sessions import Sessions, cut_sessions, sessions_of
 from dglrec.derived.walks import visited_with
 
@@ -30,6 +32,7 @@ __all__ = [
     "NO_CLUSTER",
     "Derivation",
     "DerivedConfig",
+    "RelatedItems",
     "Sessions",
     "WeightedAdjacency",
     "agreeing_users",
@@ -38,6 +41,7 @@ __all__ = [
     "graph_features",
     "metis_clusters",
     "next_items",
+    "related_items",
     "sessions_of",
     "similar",
     "user_graph_features",

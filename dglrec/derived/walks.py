@@ -103,7 +103,7 @@ def visited_with(
 
 
 @compiled_as_written
-def _pick(first, last, chance):  # type: ignore[no-untyped-def]
+def pick(first, last, chance):  # type: ignore[no-untyped-def]
     """One of first..last-1, fewer than 2^32, by a chance of 32 bits."""
     count = np.uint64(last - first)
     return first + np.int64((chance * count) >> _HALF)
@@ -138,9 +138,9 @@ def _walk(  # type: ignore[no-untyped-def]
             draw = mixed(key + _DRAWS * np.uint64(hop))
             if (draw & _LOW_HALF) < restart:
                 at = node
-            other = others[_pick(starts[at], starts[at + 1], draw >> _HALF)]
+            other = others[pick(starts[at], starts[at + 1], draw >> _HALF)]
             draw = mixed(key + _DRAWS * np.uint64(hop) + np.uint64(1))
-            at = np.int64(neighbours[_pick(offsets[other], offsets[other + 1], draw >> _HALF)])
+            at = np.int64(neighbours[pick(offsets[other], offsets[other + 1], draw >> _HALF)])
             if at == node:
                 continue
             if visits[at] == 0:

@@ -1,5 +1,6 @@
 """How the model is fitted, and the configurations of one training together."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
-from dglrec.relations import DERIVED_NAMES
+from dglrec.relations import DERIVED_AMONG_USERS, DERIVED_NAMES
 from dglrec.sampling import WEIGHING, LoaderConfig
 from dglrec.train.objectives.config import RankingConfig
 
@@ -108,7 +109,9 @@ class Settings:
         }
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
-    def resolved(self, graph: RatingGraph, *, has_ratings: bool = True) -> "Settings":
+    def resolved(
+        self, graph: RatingGraph, *, has_ratings: bool = True, among_users: Collection[str] = ()
+    ) -> "Settings":
         """The same with each `auto` replaced by what it means for these training ratings.
 
         A baseline has no use for any, and keeps them as they are.
@@ -116,6 +119,7 @@ class Settings:
         Args:
             graph: the training ratings.
             has_ratings: whether they are ratings; if not, interactions.
+            among_users: names of the data set's relations from users to users.
 
         Raises:
             UsageError: a loader is to sample for no layer, for lists or for a convolution that it
@@ -191,6 +195,7 @@ class Settings:
             model=self.model.model_copy(
                 update={
                     "dropout": dropout,
+                    "refined_layers": self._refined_layers(among_users),
                     "heads": heads,
                     # Of graph filters a user's vector is its value at each item.
                     "embedding_size": graph.num_items if signals else self.model.embedding_size,
@@ -201,6 +206,13 @@ class Settings:
             ranking=ranking,
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
+
+    def _refined_layers(self, among_users: Collection[str]) -> str:
+        """`model.refined_layers`; `auto` stays, as the last layer, where users hear of no users."""
+        wanted = self.model.refined_layers
+        of_users = {*among_users, *DERIVED_AMONG_USERS}
+        is_all = wanted == "auto" and not of_users.isdisjoint(self.model.relations)
+        return "all" if is_all else wanted
 
     def _check_weighed(self) -> None:
         """Refuse what is no sum over edges, which is all that their weights make whole.
@@ -237,7 +249,9 @@ class Settings:
             UsageError: it is asked for.
         """
         by_time = self.loader.folds_by == "time" or (
-            self.model.time_decay and self.loader.folds_by == "auto" and self.loader.exclude_targets
+            self.model.reads_times
+            and self.loader.folds_by == "auto"
+            and self.loader.exclude_targets
         )
         if by_time and made:
             raise UsageError(
@@ -246,6 +260,7 @@ class Settings:
             )
         asked = {
             "model.time_decay = true": self.model.time_decay,
+            "model.time_trend = true": self.model.time_trend,
             "loader.folds_by = time": self.loader.folds_by == "time",
         }
         for setting in [name for name, is_asked in asked.items() if is_asked]:
@@ -260,6 +275,30 @@ class Settings:
                     "with timestamps (a data set of an earlier version: again)"
                 )
 
+    def _check_related(self, graph: RatingGraph) -> None:
+        """Refuse related negatives where they cannot be had.
+
+        Raises:
+            UsageError: steps do not encode all items, shapes are to be fixed, or the places that
+                they come from are beyond the last item.
+        """
+        if self.loader.items == "reached":
+            raise UsageError(
+                "loader.items = reached: ranking.related_negatives draws items for each target, "
+                "which a step has then not encoded; take loader.items all, or leave them out"
+            )
+        if self.train.compile:
+            raise UsageError(
+                "train.compile = true: ranking.related_negatives are more from epoch to epoch, "
+                "and shapes with them; leave one of the two out"
+            )
+        first = self.ranking.related_places[0]
+        if first > graph.num_items:
+            raise UsageError(
+                f"ranking.related_places begins at {first}, and there are {graph.num_items:,} "
+                "items; take places further in front"
+            )
+
     def _loader(self, graph: RatingGraph) -> LoaderConfig:
         """The loader's configuration; negatives of the whole catalogue take steps of all items.
 
@@ -269,7 +308,7 @@ class Settings:
         """
         loader = self.loader
         if loader.folds_by == "auto":
-            by = "time" if self.model.time_decay and loader.exclude_targets else "chance"
+            by = "time" if self.model.reads_times and loader.exclude_targets else "chance"
             loader = loader.model_copy(update={"folds_by": by})
         if self.model.time_decay and loader.item_fanouts == "auto":
             # Of one sampled rater, as large data have it otherwise, no decay is learned.
@@ -277,6 +316,9 @@ class Settings:
                 update={"item_fanouts": (_FANOUT_OF_DECAY,) * self.model.layers}
             )
         catalogue = self.model.heads != "rating" and self.ranking.negatives == "catalogue"
+        related = self.model.heads != "rating" and self.ranking.related_negatives > 0
+        if related:
+            self._check_related(graph)
         if catalogue and loader.items == "reached":
             raise UsageError(
                 "loader.items = reached: ranking.negatives = catalogue scores all items in each "
@@ -287,7 +329,7 @@ class Settings:
                 f"loader.items = reached goes with loader.kind=users; {loader.kind} says itself "
                 "which items it encodes"
             )
-        if catalogue or self.model.convolution == "graph_filter":
+        if catalogue or related or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
         loader = loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
         if loader.kind == "layerwise":

@@ -105,7 +105,9 @@ def train(
         dataset.prove()
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
-    settings = settings.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+    settings = settings.resolved(
+        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+    )
     config = settings.train
     world.check_same("the data set", dataset.fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))
@@ -162,7 +164,7 @@ def train(
                 layers=settings.model.layers,
                 by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
-                ages=settings.model.time_decay,
+                ages=settings.model.reads_times,
                 clusters=dataset.clusters,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs
@@ -232,6 +234,7 @@ def _train_epoch(
     started = time.monotonic() - done.seconds
     step.model.train()
     loader.set_epoch(done.epoch, done.batch)
+    step.objective.set_epoch(done.epoch)
     batches = iter(loader)
     tally = Tally(done, device)
     left = len(loader) - done.batch

@@ -34,6 +34,30 @@ class RankingConfig(BaseModel):
     negatives_a_target: int = Field(
         16, ge=1, description="of the pool, those that a target has with bpr, bce and cosine"
     )
+    related_negatives: int = Field(
+        0,
+        ge=0,
+        description="with bpr, bce and cosine, the most negatives a target has beside those of the "
+        "pool among items that the user is somewhat related to: PinSage's hard negatives; none in "
+        "the first epochs, and in each later one another of them",
+    )
+    related_from_epoch: int = Field(
+        2, ge=1, description="the epoch in which a target has the first of related_negatives"
+    )
+    related_places: Annotated[
+        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)
+    ] = Field(
+        (51, 250),
+        description="the first and the last place among the items that random walks from a user "
+        "visit (personalised PageRank), and the user has not rated, that related_negatives are "
+        "drawn from",
+    )
+    related_hops: int = Field(
+        1000,
+        ge=1,
+        le=1 << 24,
+        description="items that each user's walks visit for that, one after the other",
+    )
     alpha: float = Field(
         0.75, ge=0, allow_inf_nan=False, description="popularity's power where it draws the pool"
     )
@@ -101,8 +125,23 @@ class RankingConfig(BaseModel):
                 "negatives hard go with loss bpr, bce or cosine; the softmax weighs hard ones by "
                 "itself"
             )
+        if self.related_negatives and self.loss == "softmax":
+            raise ValueError(
+                "related_negatives go with loss bpr, bce or cosine, which take a few negatives a "
+                "target; the softmax takes all of its pool; leave them out, or take one of these"
+            )
+        if self.related_places[0] > self.related_places[1]:
+            first, last = self.related_places
+            raise ValueError(
+                f"related_places {first}, {last}: the first place comes first; take [{last}, "
+                f"{first}]"
+            )
         if self.loss == "cosine" and not self.normalised:
             raise ValueError("loss cosine takes cosines: set normalised = true")
+
+    def related_in(self, epoch: int) -> int:
+        """How many of `related_negatives` a target has in an epoch, which are counted from 0."""
+        return min(max(epoch + 2 - self.related_from_epoch, 0), self.related_negatives)
 
     def penalty(self, num_edges: int, num_items: int) -> float:
         """What the squared list vectors of items are multiplied by, beside a target's mean loss."""

@@ -15,8 +15,8 @@ from dglrec.evaluate import next_level
 from dglrec.nn import Encoded, ListRows, RatingModel
 from dglrec.sampling import Draw
 from dglrec.train.objectives.config import RankingConfig
-from dglrec.train.objectives.negatives import KnownItems, PoolSampler
-from dglrec.train.objectives.ranking import FixedTargets, RankingLoss, Targets
+from dglrec.train.objectives.negatives import KnownItems, PoolSampler, RelatedSampler
+from dglrec.train.objectives.ranking import FixedTargets, RankingLoss, Related, Targets
 from dglrec.train.objectives.rating import Loss, make_loss
 
 # How many percent of the lists' figure one percent of RMSE is worth; see `BothObjective`.
@@ -96,6 +96,9 @@ class Objective(Protocol):
     def is_better(self, figures: Figures, best: Figures | None) -> bool:
         """Whether an epoch is better than the best so far; the first one is."""
 
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next batches are of, for what changes from epoch to epoch."""
+
     def sampler(self, device: torch.device) -> Draw | None:
         """What draws the items that a batch's lists are learned from; None where none are wanted.
 
@@ -124,6 +127,9 @@ class RatingObjective:
     def is_better(self, figures: Figures, best: Figures | None) -> bool:
         """Whether its RMSE is lower."""
         return self.metrics[0].is_better_epoch(figures, best)
+
+    def set_epoch(self, epoch: int) -> None:
+        """All epochs are alike."""
 
     def sampler(self, device: torch.device) -> None:
         """No list is learned."""
@@ -171,6 +177,8 @@ class RankingObjective:
         self._penalty = config.penalty(graph.num_edges, graph.num_items)
         self._graph = graph
         self._loss = RankingLoss(config, KnownItems(graph, device))
+        self._related = RelatedSampler(config, graph, device) if config.related_negatives else None
+        self._epoch = 0
         self.list_length = min(config.at, graph.num_items)
         self.list_metric = f"{config.metric}@{self.list_length}"
         self.metrics = (Metric(self.list_metric, maximise=True),)
@@ -187,6 +195,10 @@ class RankingObjective:
                 "set with a larger --valid"
             )
         return self.metrics[0].is_better_epoch(figures, best)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch says how many related negatives a target has."""
+        self._epoch = epoch
 
     def sampler(self, device: torch.device) -> Draw | None:
         """What draws pools; None where the catalogue is what lists are learned from."""
@@ -205,6 +217,8 @@ class RankingObjective:
                 f"negatives {self._config.negatives} go with a loader that has "
                 f"{'drawn a pool' if wanted else 'all items in its batches, and drawn no pool'}"
             )
+        if self._related is not None and not batch.every_item:
+            raise ValueError("related negatives go with a loader that has all items in its batches")
         # Items that are predicted as unseen have no place among the others: they are left to the
         # rating head.
         ranked = batch.items < len(of_items.base)
@@ -225,6 +239,7 @@ class RankingObjective:
             items=batch.items.masked_select(liked).long(),
             disliked_users=batch.users.masked_select(disliked),
             disliked_items=batch.items.masked_select(disliked).long(),
+            related=self._related_to(batch, users),
         )
         losses = self._loss(of_users, of_items, targets, batch.pool)
         if self._by_rating:
@@ -259,7 +274,8 @@ class RankingObjective:
         assert of_users is not None and of_items is not None
         assert list_rows is not None and rated is not None
         items = batch.items.clamp(max=len(of_items.base) - 1).long()
-        targets = FixedTargets(batch.users, items, ranked & ~liked, rated)
+        related = self._related_to(batch, batch.users)
+        targets = FixedTargets(batch.users, items, ranked & ~liked, rated, related)
         losses = self._loss.of_fixed(of_users, of_items, targets, batch.pool)
         weights = liked.to(losses.dtype)
         if self._by_rating:
@@ -274,6 +290,13 @@ class RankingObjective:
             squares = ends.square().sum(1) + others.square().sum(1)
             total = total + self._config.vector_l2 * (squares * liked).sum()
         return Costs(total, _zero(listed), listed.detach().double(), positives)
+
+    def _related_to(self, batch: EdgeBatch, users: Tensor) -> Related | None:
+        """Negatives that users, int64 [B] positions in the batch, are somewhat related to."""
+        count = self._config.related_in(self._epoch)
+        if self._related is None or not count:
+            return None
+        return self._related.draw(batch.user_nodes.index_select(0, users), count)
 
     def _penalties(self, list_rows: ListRows) -> Tensor | float:
         """What the squared list vectors of items cost each positive."""
@@ -323,6 +346,10 @@ class BothObjective:
         name = self.list_metric
         gained = 0.0 if name not in figures else _certain_gain(figures, best, name)
         return gained > lost
+
+    def set_epoch(self, epoch: int) -> None:
+        """As the lists' objective."""
+        self._ranking.set_epoch(epoch)
 
     def sampler(self, device: torch.device) -> Draw | None:
         """The lists'."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dglrec.blocks import Pool
+from dglrec.derived import related_items
 from dglrec.graph import RatingGraph
 from dglrec.train.objectives.config import RankingConfig
 
@@ -42,6 +43,43 @@ class KnownItems:
         places += torch.repeat_interleave(shifts, counts, output_size=total)
         offsets = torch.cat((ends.new_zeros(1), ends))
         return offsets, self._items.index_select(0, places).long()
+
+
+class RelatedSampler:
+    """Draws negatives that a user is somewhat related to, as hard ones beside those of a pool.
+
+    Ying et al., "Graph convolutional neural networks for web-scale recommender systems", KDD 2018,
+    section 3.3: items at some places by personalised PageRank with respect to the query, which is
+    an item there and the user here. They follow from the training ratings alone, so a training that
+    goes on finds the same ones.
+
+    Args:
+        config: which places, by how many hops.
+        graph: the training ratings.
+        device: where they are wanted.
+    """
+
+    def __init__(self, config: RankingConfig, graph: RatingGraph, device: torch.device) -> None:
+        first, last = config.related_places
+        found = related_items(graph, first=first, last=last, hops=config.related_hops)
+        self._items = torch.from_numpy(found.items).to(device)
+        self._counts = torch.from_numpy(found.counts).to(device)
+
+    def draw(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """So many of each of B users, some perhaps twice.
+
+        Args:
+            users: int64 [B], indices of the data set.
+            count: k.
+
+        Returns:
+            int64 [B, k] items, and bool [B, 1] whether the user has any; if not they mean nothing.
+        """
+        counts = self._counts.index_select(0, users).unsqueeze(1)
+        chances = torch.rand(len(users), count, device=users.device)
+        # float32 rounds a chance of nearly 1 up to it.
+        places = torch.minimum((chances * counts).long(), (counts - 1).clamp(min=0))
+        return self._items[users.unsqueeze(1), places].long(), counts > 0
 
 
 class PoolSampler:

@@ -1,8 +1,10 @@
 """What a place in a list costs.
 
-Shapes: n users of a batch, B positive targets, M items of a pool, F factors, k negatives a target.
+Shapes: n users of a batch, B positive targets, M items of a pool, F factors, k negatives a target,
+r related ones among them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +17,8 @@ from dglrec.nn import ListTerms, score_lists
 from dglrec.train.objectives.config import RankingConfig
 from dglrec.train.objectives.negatives import KnownItems, hide_known, known_places
 
+Related = tuple[Tensor, Tensor]
+
 
 class Targets(NamedTuple):
     """The targets of a batch that lists are learned from.
@@ -25,6 +29,7 @@ class Targets(NamedTuple):
         items: int64 [B] its item, as a row of the item terms.
         disliked_users: int64 [D] of targets that are rated, but no positives.
         disliked_items: int64 [D].
+        related: int64 [B, r] and bool [B, 1]; see `RelatedSampler.draw`; None for none.
     """
 
     nodes: Tensor
@@ -32,6 +37,7 @@ class Targets(NamedTuple):
     items: Tensor
     disliked_users: Tensor
     disliked_items: Tensor
+    related: Related | None = None
 
 
 class FixedTargets(NamedTuple):
@@ -42,12 +48,14 @@ class FixedTargets(NamedTuple):
         items: int64 [B] rows of the item terms; any where there is no mark.
         disliked: bool [B]; rated, but no positive.
         rated: int64 [n + 1] and [R]; see `EdgeBatch.rated`.
+        related: as in `Targets`.
     """
 
     users: Tensor
     items: Tensor
     disliked: Tensor
     rated: tuple[Tensor, Tensor]
+    related: Related | None = None
 
 
 class RankingLoss:
@@ -94,7 +102,8 @@ class RankingLoss:
             return functional.softplus(total.index_select(0, users) - positives)
         scores = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
         scores = hide_known(scores, pool.items, offsets, known)
-        return self._of_few(scores, positives, users, pool)
+        related = _related_scores(ranked, of_items, users, targets.related)
+        return self._of_few(scores, positives, users, pool, related)
 
     def of_fixed(
         self, of_users: ListTerms, of_items: ListTerms, targets: FixedTargets, pool: Pool | None
@@ -125,7 +134,9 @@ class RankingLoss:
         every = torch.addmm(drawn.base, of_users.factors, drawn.factors.T)
         hidden = pool.log_weights.isneginf().expand_as(every).clone()
         hidden[torch.repeat_interleave(offsets.diff(), output_size=len(places)), places] = True
-        return self._of_few(every.masked_fill(hidden, -torch.inf), scores, targets.users, pool)
+        every = every.masked_fill(hidden, -torch.inf)
+        related = _related_scores(of_users, of_items, targets.users, targets.related)
+        return self._of_few(every, scores, targets.users, pool, related)
 
     def _terms(self, of_users: ListTerms, of_items: ListTerms) -> tuple[ListTerms, ListTerms]:
         """Both sides as the loss takes them: perhaps of length 1, and over the temperature."""
@@ -137,7 +148,14 @@ class RankingLoss:
         of_items = ListTerms(of_items.factors, of_items.base / config.temperature)
         return of_users._replace(factors=of_users.factors / config.temperature), of_items
 
-    def _of_few(self, scores: Tensor, positives: Tensor, users: Tensor, pool: Pool) -> Tensor:
+    def _of_few(
+        self,
+        scores: Tensor,
+        positives: Tensor,
+        users: Tensor,
+        pool: Pool,
+        related: Sequence[Tensor] = (),
+    ) -> Tensor:
         """Losses that take a few of the pool for each target.
 
         Args:
@@ -145,6 +163,7 @@ class RankingLoss:
             positives: [B].
             users: int64 [B], rows of `scores`.
             pool: whose scores they are.
+            related: r times [B], scores of further negatives; -inf where there is none.
         """
         config = self.config
         count = min(config.negatives_a_target, scores.shape[1])
@@ -154,6 +173,8 @@ class RankingLoss:
             shape = (len(users), count)
             columns = _choose(pool, shape)
             negatives = scores.flatten()[users.unsqueeze(1) * scores.shape[1] + columns]
+        if related:
+            negatives = torch.cat((negatives, torch.stack(tuple(related), dim=1)), dim=1)
         # Of a pool that the user knows whole nothing is learned.
         there = negatives.isfinite()
         negatives = negatives.masked_fill(~there, 0.0)
@@ -168,6 +189,26 @@ class RankingLoss:
         each = functional.relu(negatives * config.temperature - config.margin)
         near = 1 - positives * config.temperature
         return near + config.negative_weight * (each * there).sum(1) / number
+
+
+def _related_scores(
+    of_users: ListTerms, of_items: ListTerms, users: Tensor, related: Related | None
+) -> list[Tensor]:
+    """Scores of each target's related items, r times [B]; -inf where a user has none.
+
+    Args:
+        of_users: of n users.
+        of_items: of all items, in their order.
+        users: int64 [B], rows of `of_users`.
+        related: the items.
+    """
+    if related is None:
+        return []
+    items, there = related
+    return [
+        score_lists(of_users, of_items, users, column).masked_fill(~there.squeeze(1), -torch.inf)
+        for column in items.unbind(1)
+    ]
 
 
 def _choose(pool: Pool, shape: tuple[int, int]) -> Tensor:

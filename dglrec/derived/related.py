@@ -1,0 +1,146 @@
+"""Items that a user is somewhat related to: those at some places by personalised PageRank.
+
+The PageRank of items is estimated by the walks of `walks.py`, begun at a user: from there to one of
+the user's items, on to one of the users who rated it, and so on, returning to the user with a given
+probability (Fogaras, Racz, Csalogany and Sarlos, "Towards scaling fully personalized PageRank",
+Internet Mathematics 2, 2005). What the walks visit most is ranked first.
+
+Shapes: U users, I items, R places.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dglrec.derived.walks import pick
+from dglrec.graph import RatingGraph
+from dglrec.kernels import run_side_by_side
+from dglrec.kernels.hashing import mixed
+from dglrec.kernels.parallel import compiled_as_written, parts_of
+from dglrec.progress import progress
+
+_DRAWS = np.uint64(2)  # hashes a hop
+_HALF, _LOW_HALF = np.uint64(32), np.uint64((1 << 32) - 1)
+_NUMBERS_A_HOP = 8  # read and written, to judge whether a second thread is worth it
+_USERS_AT_ONCE = 4096
+_KNOWN = -(1 << 30)  # visits of an item that the user has: fewer than any number of hops makes up
+
+
+class RelatedItems(NamedTuple):
+    """Items at some places of each user's ranking, the first place first.
+
+    Attributes:
+        items: int32 [U, R]; what follows a user's last one is 0.
+        counts: int64 [U], how many a user has.
+    """
+
+    items: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int64]
+
+
+def related_items(
+    graph: RatingGraph,
+    *,
+    first: int,
+    last: int,
+    hops: int = 1000,
+    restart: float = 0.5,
+    seed: int = 0,
+) -> RelatedItems:
+    """The items at places `first` to `last` among those that walks from a user visit.
+
+    Items that the user has rated are not among them. Of equally often visited items the lower index
+    comes first. What each hop draws is a hash of seed, user and hop, so the result does not depend
+    on the number of threads. Memory is 4 U R bytes, and for each thread 4 I + 8 hops bytes.
+
+    Args:
+        graph: the training ratings.
+        first: place, from 1.
+        last: place, at least `first`.
+        hops: visits to an item of each user's walks together, from 1 to 16,777,216.
+        restart: how likely a walk returns to the user before a hop, from 0 to 1.
+        seed: at least 0 and below 2^63.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if (
+        not 1 <= first <= last
+        or not 1 <= hops <= 1 << 24
+        or not 0 <= restart <= 1
+        or not 0 <= seed < 2**63
+    ):
+        raise ValueError(
+            f"places {first} to {last}, hops {hops}, restart {restart:g}, seed {seed}: choose "
+            "places from 1, 1 to 16777216 hops, a share from 0 to 1, and a seed from 0"
+        )
+    users, items = graph.by_user, graph.by_item
+    last = max(first, min(last, hops, graph.num_items))
+    found = np.zeros((graph.num_users, last - first + 1), dtype=np.int32)
+    counts = np.zeros(graph.num_users, dtype=np.int64)
+    sides = (users.offsets, users.neighbours, items.offsets, items.neighbours)
+    arrays: list[Any] = [np.asarray(one) for one in sides]
+    chance = np.uint64(round(restart * (1 << 32)))
+    with progress("walking from users", graph.num_users, "users") as advance:
+        for low in range(0, graph.num_users, _USERS_AT_ONCE):
+            high = min(low + _USERS_AT_ONCE, graph.num_users)
+            stretches = parts_of(high - low, (high - low) * hops * _NUMBERS_A_HOP)
+            walk = partial(_walk_from_users, *arrays, hops, chance, np.uint64(seed), first - 1)
+            run_side_by_side(
+                [partial(walk, found, counts, low + start, low + end) for start, end in stretches]
+            )
+            advance(high - low)
+    return RelatedItems(found, counts)
+
+
+@compiled_as_written
+def _walk_from_users(  # type: ignore[no-untyped-def]
+    starts,
+    rated,
+    offsets,
+    raters,
+    hops,
+    restart,
+    seed,
+    skipped,
+    out,
+    counts,
+    low,
+    high,
+):
+    size, most = len(offsets) - 1, out.shape[1]
+    visits = np.zeros(size, dtype=np.int32)
+    # Of each item that is met: how often it is not, and behind that its index, to be sorted by.
+    keys = np.empty(min(hops, size), dtype=np.int64)
+    stream = mixed(seed + np.uint64(1))
+    for user in range(low, high):
+        if starts[user] == starts[user + 1]:
+            continue
+        for place in range(starts[user], starts[user + 1]):
+            visits[rated[place]] = _KNOWN
+        key = mixed(stream + np.uint64(user))
+        item, count = np.int64(0), 0
+        for hop in range(hops):
+            draw = mixed(key + _DRAWS * np.uint64(hop))
+            at = np.int64(user)
+            if hop and (draw & _LOW_HALF) >= restart:
+                at = np.int64(raters[pick(offsets[item], offsets[item + 1], draw >> _HALF)])
+            draw = mixed(key + _DRAWS * np.uint64(hop) + np.uint64(1))
+            item = np.int64(rated[pick(starts[at], starts[at + 1], draw >> _HALF)])
+            if visits[item] == 0:
+                keys[count] = item
+                count += 1
+            visits[item] += 1
+        for place in range(count):
+            item = keys[place]
+            keys[place] = (hops - visits[item]) * size + item
+            visits[item] = 0
+        for place in range(starts[user], starts[user + 1]):
+            visits[rated[place]] = 0
+        ordered = np.sort(keys[:count])
+        found = min(max(count - skipped, 0), most)
+        for place in range(found):
+            out[user, place] = ordered[skipped + place] % size
+        counts[user] = found
