@@ -334,7 +334,8 @@ class Settings:
         """The loader's configuration; negatives of the whole catalogue take steps of all items.
 
         Raises:
-            UsageError: steps are to encode what they reach alone, and it is not to be.
+            UsageError: steps are to encode what they reach alone, and it is not to be; or layers
+                are to read more nodes than there are.
         """
         loader = self.loader
         if loader.folds_by == "auto":
@@ -361,4 +362,8 @@ class Settings:
             )
         if catalogue or related or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
-        return loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
+        loader = loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
+        if loader.kind == "layerwise":
+            counts = graph.num_edges, graph.num_users, graph.num_items
+            loader = loader.with_layer_sizes(*counts)
+        return loader
