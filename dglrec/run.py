@@ -91,7 +91,16 @@ class _Trained:
     @property
     def identity(self) -> dict[str, Any]:
         """What names it: the checksum of its weights, and the epoch that they are of."""
-        return {"weights": self.meta["sha256"][MODEL_FILE], "epoch": self.meta["epoch"]}
+        return identity_of(self.meta)
+
+
+def identity_of(meta: dict[str, Any]) -> dict[str, Any]:
+    """What names a trained model: the checksum of its weights, and the epoch that they are of.
+
+    Args:
+        meta: its checkpoint's description.
+    """
+    return {"weights": meta["sha256"][MODEL_FILE], "epoch": meta["epoch"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,8 +333,8 @@ def open_run(
         UsageError: the run is a baseline's.
     """
     run = Path(run)
-    checkpoint = _best_checkpoint(run)
-    kind = _described(ModelConfig, checkpoint.meta.get("model"), run).kind
+    checkpoint = best_checkpoint(run)
+    kind = described_model(checkpoint.meta, run).kind
     if kind != "graph":
         raise UsageError(
             f"{run}: is a run of the {kind} baseline, which has no embeddings; this needs a graph "
@@ -355,11 +364,11 @@ def open_predictor(
         DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
     """
     run = Path(run)
-    checkpoint = _best_checkpoint(run)
-    kind = _described(ModelConfig, checkpoint.meta.get("model"), run).kind
+    checkpoint = best_checkpoint(run)
+    kind = described_model(checkpoint.meta, run).kind
     if kind == "graph":
         return _open_model(run, checkpoint, dataset, fallback, device, world)
-    data = _open_dataset(run, checkpoint.meta, dataset, fallback)
+    data = open_dataset_of(run, checkpoint.meta, dataset, fallback)
     config = _described(BaselineConfig, checkpoint.meta.get("baseline"), run)
     if kind in ("session", "vsknn"):
         _check_has_times(data, run)
@@ -378,7 +387,7 @@ def _open_model(
     device: torch.device | None,
     world: World,
 ) -> TrainedModel:
-    data = _open_dataset(run, checkpoint.meta, dataset, fallback)
+    data = open_dataset_of(run, checkpoint.meta, dataset, fallback)
     data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
     if model.config.time_decay:
@@ -485,7 +494,7 @@ def _with_derived(run: Path, meta: dict[str, Any], dataset: RatingDataset) -> Ra
     Raises:
         DataError: what was made is missing, damaged, or of another model.
     """
-    config = _described(ModelConfig, meta.get("model"), run)
+    config = described_model(meta, run)
     names = config.derived_names(dataset.relations)
     if not names:
         return dataset
@@ -511,7 +520,12 @@ def check_same_derived(meta: dict[str, Any], dataset: RatingDataset, run: Path) 
         )
 
 
-def _best_checkpoint(run: Path) -> Checkpoint:
+def best_checkpoint(run: Path) -> Checkpoint:
+    """A run's best model.
+
+    Raises:
+        DataError: there is no run, it is damaged, or its training has not finished an epoch.
+    """
     if not run.is_dir():
         raise DataError(f"{run}: no such run; make one with `dglrec train`")
     if (run / DATASET_FILE).is_file():
@@ -522,9 +536,26 @@ def _best_checkpoint(run: Path) -> Checkpoint:
     return load_checkpoint(run / BEST)
 
 
-def _open_dataset(
-    run: Path, meta: dict[str, Any], dataset: Path | None, fallback: Path | None
+def open_dataset_of(
+    run: Path,
+    meta: dict[str, Any],
+    dataset: Path | None = None,
+    fallback: Path | None = None,
+    *,
+    mend: str = "say where with --dataset",
 ) -> RatingDataset:
+    """The data set that a run was trained on, every file of it proved.
+
+    Args:
+        run: the run's folder.
+        meta: what its checkpoint says.
+        dataset: where the data set is now, if it was moved.
+        fallback: where it is if it is not where it was.
+        mend: what to do where it is not found.
+
+    Raises:
+        DataError: it is gone, damaged, or another one.
+    """
     place = dataset or Path(str(meta.get("dataset", "")))
     from_run = meta.get("dataset_from_run")
     if dataset is None and not place.is_dir() and isinstance(from_run, str):
@@ -533,7 +564,7 @@ def _open_dataset(
     if fallback is not None and not place.is_dir():
         place = fallback
     if not place.is_dir():
-        raise DataError(f"{place}: the run's data set is not there; say where with --dataset")
+        raise DataError(f"{place}: the data set of {run} is not there; {mend}")
     data = RatingDataset.open(place)
     check_same_dataset(meta, data, run)
     data.prove()  # before there is a figure, and on all processes
@@ -561,7 +592,7 @@ def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> Rati
     Raises:
         DataError: the description is not one.
     """
-    return new_model(_described(ModelConfig, meta.get("model"), run), dataset)
+    return new_model(described_model(meta, run), dataset)
 
 
 def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
@@ -682,6 +713,15 @@ def read_attributes_of(node_type: str, config: ModelConfig, dataset: RatingDatas
         for name, one in dataset.attributes.items()
         if one.node_type == node_type and one.relation.name in config.relations
     ]
+
+
+def described_model(meta: dict[str, Any], run: Path) -> ModelConfig:
+    """The configuration of the model that a checkpoint describes.
+
+    Raises:
+        DataError: it is none of this version.
+    """
+    return _described(ModelConfig, meta.get("model"), run)
 
 
 def _described(kind: type[_Config], values: Any, run: Path) -> _Config:

@@ -4,6 +4,7 @@ Results go to stdout, progress and logs to stderr. Heavy imports happen inside t
 `--help` is quick and `doctor` works where torch or DGL does not.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -207,6 +208,13 @@ def synth(
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."
 )
+@click.option(
+    "--from",
+    "source",
+    type=FOLDER_OR_FILE,
+    metavar="RUN1",
+    help="Begin with the best model of another run, its vectors matched by ids.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @click.option("--print-config", is_flag=True, help="Print all settings, and stop.")
 @option_device
@@ -218,6 +226,7 @@ def train(
     run: Path | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
+    source: Path | None,
     resume: bool,
     print_config: bool,
     device: str,
@@ -236,10 +245,14 @@ def train(
       dglrec train data run --set train.epochs=30 --set model.embedding_size=128
       dglrec train data knn-run --config item_knn
       dglrec train data run --resume
+      dglrec train newer-data newer-run --from run --config run/config.toml
       torchrun --standalone --nproc-per-node 4 -m dglrec train data run
     """
     from dglrec import config
 
+    if source is not None:
+        place = json.dumps(str(source.resolve()), ensure_ascii=False)
+        assignments = (*assignments, f"train.begin_with={place}")
     if print_config:
         shown = config.load_settings(
             file=config_file, assignments=assignments, environment=os.environ
