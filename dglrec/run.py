@@ -390,7 +390,7 @@ def _open_model(
     data = open_dataset_of(run, checkpoint.meta, dataset, fallback)
     data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
-    if model.config.time_decay:
+    if model.config.reads_times:
         _check_has_times(data, run)
     try:
         model.load_state_dict(checkpoint.weights)

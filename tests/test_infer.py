@@ -40,6 +40,7 @@ VARIANTS = [
     {"layers": 3},
     {"layers": 0, "user_identity": True},
     {"refinement": 0},
+    {"refined_layers": "all", "layers": 3},
     {"aggregator": "sum"},
     {"aggregator": "attention"},
     {"convolution": "gat", "combination": "concat"},

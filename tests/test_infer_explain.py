@@ -108,6 +108,7 @@ class Setting:
         {"aggregator": "pool"},
         {"aggregator": "pool", "layers": 3},
         {"aggregator": "sum", "refinement": 3},
+        {"refined_layers": "all", "refinement": 3},
         {"rating_messages": False},
         {"user_identity": True},
         {"interaction": False},

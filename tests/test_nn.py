@@ -367,10 +367,14 @@ def test_a_user_whose_ratings_are_explained_has_nothing_to_look_at_again():
         ({"layers": 2, "refinement": 0}, [False, False]),
         ({"layers": 2, "rating_messages": False}, [False, False]),
         ({"layers": 0}, []),
+        ({"layers": 3, "refined_layers": "last"}, [False, False, True]),
+        ({"layers": 3, "refined_layers": "all"}, [True, True, True]),
+        ({"layers": 2, "refined_layers": "all", "refinement": 0}, [False, False]),
+        ({"layers": 2, "refined_layers": "all", "rating_messages": False}, [False, False]),
     ],
     ids=str,
 )
-def test_only_the_last_layer_refines_and_only_where_messages_carry_ratings(config, refined):
+def test_layers_refine_as_configured_and_only_where_messages_carry_ratings(config, refined):
     encoder = HeteroEncoder(ModelConfig(embedding_size=SIZE, **config))
     assert [layer.refinement is not None for layer in encoder.layers] == refined
 

@@ -83,6 +83,76 @@ def test_only_differences_of_time_within_a_node_count():
         torch.testing.assert_close(one, other)
 
 
+def line_one_by_one(conv, block, sources, destinations):
+    """Each destination's level and slope by least squares, at the time that is looked at."""
+    found = []
+    damping = torch.cat((conv.damping, conv.log_trend_damping.exp().expand_as(conv.damping)))
+    weights = torch.ones(len(block.ages)) if conv.decay is None else None
+    if weights is None:
+        weights = conv.decay(block).of_ridge(block)
+    for d, part in enumerate(parts(block)):
+        near = conv.source(sources)[block.neighbours[part]]
+        left = block.residuals[part] - near @ conv.guess(destinations[d])
+        root = weights[part].sqrt().unsqueeze(1)
+        near = torch.cat((near, -block.ages[part].unsqueeze(1) * near), 1)
+        design = torch.cat((root * near, damping.sqrt().diag())).double()
+        aim = torch.cat((root[:, 0] * left, torch.zeros(6))).double()
+        both = torch.linalg.lstsq(design, aim.unsqueeze(1)).solution.squeeze(1)
+        found.append(conv.out.weight.double() @ (both[:3] + conv.ahead * both[3:]))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("time_decay", [False, True])
+def test_a_trend_is_a_line_in_time_by_least_squares(time_decay):
+    torch.manual_seed(1)
+    conv = RefinementConv(SIZE, 3, time_decay=time_decay, time_trend=True)
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.add_(0.3 * torch.rand_like(parameter))
+    block, sources, destinations = block_of(), rows(), rows(4)[: len(COUNTS)]
+    found = conv(block, sources, destinations)
+    expected = line_one_by_one(conv, block, sources, destinations)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    upstream = torch.randn(found.shape)
+    # The rate has a gradient by another way, which `test_the_rate...` holds.
+    learned = {name: one for name, one in conv.named_parameters() if "decay" not in name}
+    for name, one, other in zip(
+        learned,
+        torch.autograd.grad(found, list(learned.values()), upstream),
+        torch.autograd.grad(expected, list(learned.values()), upstream.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_trend_finds_a_taste_that_turns():
+    """Ratings by a taste that moves from one direction to another; without times, their mean."""
+    generator = torch.Generator().manual_seed(2)
+    conv = RefinementConv(2, 2, time_trend=True)
+    with torch.no_grad():
+        for linear in (conv.source, conv.out):
+            linear.weight.copy_(torch.eye(2))
+        conv.guess.weight.zero_()
+        conv.log_damping.fill_(-9), conv.log_trend_damping.fill_(-9)
+    sources, ages = torch.randn(300, 2, generator=generator), torch.linspace(1, 0, 300)
+    tastes = torch.stack((1 - ages, ages), 1)
+    block = Block(
+        torch.tensor([0, 300]),
+        torch.arange(300),
+        (sources * tastes).sum(1),
+        torch.tensor([300.0]),
+        ages=ages,
+    )
+    with torch.no_grad():
+        now = conv(block, sources, torch.zeros(1, 2))
+        flat = conv(replace(block, ages=None), sources, torch.zeros(1, 2))
+        conv.ahead.fill_(-1.0)
+        before = conv(block, sources, torch.zeros(1, 2))
+    torch.testing.assert_close(now, torch.tensor([[1.0, 0.0]]), rtol=0, atol=1e-2)
+    torch.testing.assert_close(before, torch.tensor([[0.0, 1.0]]), rtol=0, atol=1e-2)
+    torch.testing.assert_close(flat, torch.tensor([[0.5, 0.5]]), rtol=0, atol=0.1)
+
+
 def modules():
     """What reads a block, as functions of their parameters alone."""
     torch.manual_seed(0)
@@ -200,7 +270,7 @@ class Timed(Ratings):
         times = np.random.default_rng(4).integers(10**9, 10**9 + 10**6, 200)
         self.graph = replace(self.graph, times=times)
 
-    def model(self, time_decay, strength=0.0):
+    def model(self, time_decay, strength=0.0, **trend):
         torch.manual_seed(1)
         config = ModelConfig(
             embedding_size=8,
@@ -209,6 +279,7 @@ class Timed(Ratings):
             dropout=0.0,
             heads="both",
             time_decay=time_decay,
+            **trend,
         )
         model = RatingModel(config, self.num_users, torch.zeros(self.num_items, 0))
         generator = torch.Generator().manual_seed(2)
@@ -240,9 +311,10 @@ def test_a_model_has_the_weights_that_it_has_without(data):
     assert all(torch.equal(plain[name], decaying[name]) for name in plain)
 
 
-def test_exact_embeddings_are_those_of_a_batch_of_all_edges(data):
+@pytest.mark.parametrize("trend", [{}, {"time_trend": True, "refined_layers": "all"}], ids=str)
+def test_exact_embeddings_are_those_of_a_batch_of_all_edges(data, trend):
     """A step that leaves nothing out and samples nothing, which finds ages of its own."""
-    model = data.model(True, strength=0.4)
+    model = data.model(True, strength=0.4, **trend)
     exact = embed_all(model, data.graph, data.biases)
     config = LoaderConfig(
         batch_size=10**6,
@@ -264,6 +336,8 @@ def test_exact_embeddings_are_those_of_a_batch_of_all_edges(data):
     )
     without = embed_all(data.model(False), data.graph, data.biases).nodes
     assert (without.users - exact.nodes.users).abs().max() > 1e-2
+    if trend:
+        return
     same = embed_all(data.model(True), data.graph, data.biases).nodes
     torch.testing.assert_close(same.users, without.users, rtol=1e-4, atol=1e-5)
 
@@ -283,15 +357,25 @@ def test_what_has_no_means_to_weigh_is_refused(values, message):
 
 @pytest.mark.parametrize(
     "values",
+    [{"refinement": 0}, {"layers": 0}, {"convolution": "ngcf"}, {"rating_messages": False}],
+    ids=str,
+)
+def test_a_trend_without_a_ridge_regression_is_refused(values):
+    with pytest.raises(UsageError, match="time_trend is one of the ridge regression"):
+        build_settings({"model": {"time_trend": True, **values}})
+
+
+@pytest.mark.parametrize(
+    "values",
     [
         {"loader": {"kind": "full"}},
         {"loader": {"kind": "neighbor"}, "model": {"heads": "rating"}},
         {"train": {"compile": True}},
     ],
 )
-@pytest.mark.parametrize("setting", ["time_decay", "folds_by"])
+@pytest.mark.parametrize("setting", ["time_decay", "time_trend", "folds_by"])
 def test_what_reads_no_timestamps_is_refused(data, values, setting):
-    model = {**values.get("model", {}), **({"time_decay": True} if setting == "time_decay" else {})}
+    model = {**values.get("model", {}), **({} if setting == "folds_by" else {setting: True})}
     loader = {**values.get("loader", {}), **({"folds_by": "time"} if setting == "folds_by" else {})}
     with pytest.raises(UsageError, match=f"{setting}"):
         build_settings({**values, "model": model, "loader": loader}).resolved(data.graph)

@@ -62,6 +62,8 @@ def test_a_footprint_follows_what_is_trained(dataset):
     assert footprint_of(dataset, wide).model > small.model
     squares = make_settings({"refinement": 64})
     assert footprint_of(dataset, squares).step > small.step
+    all_squares = make_settings({"refinement": 64, "refined_layers": "all"})
+    assert footprint_of(dataset, all_squares).step > footprint_of(dataset, squares).step
     reference = footprint_of(dataset, make_settings(kind="neighbor"))
     assert reference.graph > 5 * small.graph and not reference.graph_is_mapped
 

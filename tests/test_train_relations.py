@@ -194,6 +194,24 @@ def test_relations_take_items_in_reach_too(by_user, tmp_path):
     assert found["rmse"] < 0.85 * found["baselines"]["bias"]["rmse"]
 
 
+def test_a_ridge_is_behind_every_layer_where_users_hear_of_users(social, labelled, by_user):
+    def refined(run):
+        return [one.refinement is not None for one in run.model.encoder.layers]
+
+    assert refined(social) == [True, True] and social.model.config.refined_layers == "all"
+    assert refined(labelled) == [False, True]
+
+    def resolved(*names, among_users=(), loader=None, **model):
+        settings = settings_of(names, loader, model)
+        return settings.resolved(by_user.graph, among_users=among_users).model.refined_layers
+
+    assert by_user.among_users == ("trusts",)
+    assert resolved("trusts", among_users=("trusts",)) == "all"
+    assert resolved("trusts", among_users=("trusts",), refined_layers="last") == "last"
+    assert resolved("has_kind", among_users=("trusts",)) == "auto"
+    assert resolved("agreeing_users", loader={"unseen_users": 0.0}) == "all"
+
+
 def test_settings_of_relations_come_back_from_a_runs_configuration(social, tmp_path):
     assert social.model.config.relations == ("trusts",)
     settings = load_settings(assignments=["model.relations=trusts"])

@@ -345,6 +345,13 @@ class RatingDataset:
         """The names that `relation` takes."""
         return (*self.relations, *(one.relation.name for one in self.attributes.values()))
 
+    @property
+    def among_users(self) -> tuple[str, ...]:
+        """The names of relations from users to users."""
+        ends = (USER_TYPE, USER_TYPE)
+        given = self.relations.values()
+        return tuple(one.name for one in given if (one.source_type, one.destination_type) == ends)
+
     def held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
         """The validation rows (`valid`) or the test rows (`test`), or a stretch of them.
 

@@ -279,7 +279,7 @@ def _edges(
     """All edges that end in users, those that end in items, and those of other relations."""
     near = graph.where(next(model.parameters()).device)
     by_user, by_item = graph.on(near)
-    times = graph.times_on(near) if model.config.time_decay else (None, None)
+    times = graph.times_on(near) if model.config.reads_times else (None, None)
     return (
         _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True, times=times[0]),
         _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False, times=times[1]),

@@ -96,10 +96,11 @@ def check_explainable(model: RatingModel) -> None:
             "explanations leave out each rating in closed form, which model.combination="
             f"{model.config.combination} has none of; train with last"
         )
-    if model.config.time_decay:
+    if model.config.reads_times:
+        name = "time_decay" if model.config.time_decay else "time_trend"
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.time_decay has none "
-            "of; train without it"
+            f"explanations leave out each rating in closed form, which model.{name} has none of; "
+            "train without it"
         )
     if model.config.aggregator in ("attention", "lstm"):
         raise UsageError(

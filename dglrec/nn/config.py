@@ -192,11 +192,22 @@ class ModelConfig(BaseModel):
         description="older ratings of a user or an item weigh less in messages, the ridge and "
         "lists, by half-lives that are learned; needs timestamps",
     )
+    time_trend: bool = Field(
+        False,
+        description="the ridge regression fits a user's taste as a line in time, and not as a "
+        "point; needs timestamps",
+    )
     refinement: int = Field(
         16,
         ge=0,
         description="width of the ridge regression that fits users' embeddings to their ratings; "
         "0 for none",
+    )
+    refined_layers: Literal["auto", "last", "all"] = Field(
+        "auto",
+        description="behind which layers the ridge regression is: the last, or all, so that users "
+        "who are told something by users hear of tastes that are fitted; auto: all with a relation "
+        "between users, else last",
     )
     decoder_size: int = Field(
         64, ge=0, description="hidden units of the edge regressor; 0 leaves the dot product"
@@ -285,6 +296,12 @@ class ModelConfig(BaseModel):
             )
         if self.time_decay and not self.layers:
             raise ValueError("time_decay weighs messages, and layers is 0; take 1 or more")
+        if self.time_trend and not (convolves and self.layers and self.refines(last=True)):
+            raise ValueError(
+                "time_trend is one of the ridge regression behind the layers: it goes with "
+                f"convolution {_either(MESSAGE_CONVOLUTIONS)}, layers and refinement of 1 or more, "
+                "and rating_messages"
+            )
         if not self.decoder_size and not self.interaction:
             raise ValueError("decoder_size 0 and no interaction leave nothing but the biases")
         if self.convolution == "graph_filter":
@@ -348,6 +365,21 @@ class ModelConfig(BaseModel):
         wanted = ("similar",) if self.convolution == "graph_filter" else self.relations
         names = [one for one in wanted if one in DERIVED_NAMES and one not in relations]
         return [*names, OF_GRAPH] if self.graph_features else names
+
+    def refines(self, *, last: bool) -> bool:
+        """Whether there is a ridge regression behind the last layer, or behind another one."""
+        refined = last or self.refined_layers == "all"
+        return refined and self.rating_messages and self.refinement > 0
+
+    @property
+    def ridge_width(self) -> int:
+        """Columns of the ridge regression: a trend in time has as many as a level."""
+        return self.refinement * (2 if self.time_trend else 1)
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether layers ask for the ages of ratings."""
+        return self.time_decay or self.time_trend
 
     @property
     def adds_residual(self) -> bool:

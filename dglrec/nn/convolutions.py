@@ -19,6 +19,7 @@ _INITIAL_DAMPING = 30.0  # ratings; learned from there
 _INITIAL_RATING_GAIN = 2.0
 _INITIAL_GUESS = 0.1  # of what an embedding explains: nearly nothing
 _INITIAL_RIDGE = 3.0
+_INITIAL_TREND_RIDGE = 10.0  # a trend has to show in more ratings than a level
 
 
 class RatingConv(nn.Module):
@@ -73,15 +74,28 @@ class RefinementConv(nn.Module):
     differentiable closed-form solvers", ICLR 2019). The damping is learned. Where edges have
     weights both sides of its equations are in expectation those of all edges, and delta is not.
 
+    With `time_trend` a taste is a line in time, delta + t * slope, t being minus an edge's age:
+    both are fitted at once, each with its own damping, and the guess has no slope. The result is
+    the line at one learned t, at first 0, the time of the latest edge. Koren ("Collaborative
+    filtering with temporal dynamics", KDD 2009, on time-changing factor models) has a trend in
+    time as one part of the factors of users. Edges whose ages are not known are all of one time.
+
     Args:
         size: width of sources, destinations and the result.
         width: of the regression.
         by_column: whether the damping is learned for each of its columns.
         time_decay: whether older ratings weigh less, at a rate that is learned.
+        time_trend: whether tastes are lines in time.
     """
 
     def __init__(
-        self, size: int, width: int, *, by_column: bool = True, time_decay: bool = False
+        self,
+        size: int,
+        width: int,
+        *,
+        by_column: bool = True,
+        time_decay: bool = False,
+        time_trend: bool = False,
     ) -> None:
         super().__init__()
         self.source = nn.Linear(size, width, bias=False)
@@ -91,6 +105,10 @@ class RefinementConv(nn.Module):
             self.guess.weight.mul_(_INITIAL_GUESS)
         self.log_damping = _log_damping(width if by_column else 1, _INITIAL_RIDGE)
         self.decay = TimeDecay() if time_decay else None
+        self.log_trend_damping = self.ahead = None
+        if time_trend:
+            self.log_trend_damping = _log_damping(width if by_column else 1, _INITIAL_TREND_RIDGE)
+            self.ahead = nn.Parameter(torch.zeros(()))
 
     @property
     def damping(self) -> Tensor:
@@ -100,18 +118,47 @@ class RefinementConv(nn.Module):
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size] sources and [D, size] destinations -> [D, size]."""
         decay = None if self.decay is None else self.decay(block)
-        delta = fit_ridge(
+        weights = block.weights if decay is None else decay.of_ridge(block)
+        rows, guess = self.source(sources), self.guess(destinations)
+        fit = self._fit_point if block.ages is None or self.ahead is None else self._fit_line
+        out: Tensor = self.out(fit(block, rows, guess, weights))
+        return out
+
+    def _fit_point(
+        self, block: Block, rows: Tensor, guess: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        return fit_ridge(
             block.offsets,
             block.neighbours,
-            self.source(sources),
-            self.guess(destinations),
+            rows,
+            guess,
             block.residuals,
             self.damping,
             block.present,
-            block.weights if decay is None else decay.of_ridge(block),
+            weights,
         )
-        out: Tensor = self.out(delta)
-        return out
+
+    def _fit_line(
+        self, block: Block, rows: Tensor, guess: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        """As a ridge regression twice as wide, in which each edge has a row of its own."""
+        assert block.ages is not None
+        assert self.log_trend_damping is not None
+        assert self.ahead is not None
+        of_edges = rows.index_select(0, block.neighbours.long())
+        of_edges = torch.cat((of_edges, of_edges * -block.ages.unsqueeze(1)), dim=1)
+        fitted = fit_ridge(
+            block.offsets,
+            torch.arange(len(of_edges), device=of_edges.device),
+            of_edges,
+            torch.cat((guess, torch.zeros_like(guess)), dim=1),
+            block.residuals,
+            torch.cat((self.damping, self.log_trend_damping.exp().expand_as(self.damping))),
+            block.present,
+            weights,
+        )
+        level, slope = fitted.chunk(2, dim=1)
+        return level + self.ahead * slope
 
 
 def _log_damping(columns: int, initial: float) -> nn.Parameter:

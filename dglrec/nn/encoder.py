@@ -37,7 +37,8 @@ class ConvolutionLayer(nn.Module):
     GraphSAGE's algorithm 1, line 7, and NGCF); what a node was before is added behind them. Of
     PinSage there is a ReLU behind the last layer too. Behind the last layer, users look at their
     ratings once more (`RefinementConv`): theirs are all there, where items see a sample of their
-    raters.
+    raters. Behind the others too where users are told something by users, so that what they hear
+    is a fitted taste, and their own fit begins at it.
 
     The residual lets the item vectors that a user's ratings weigh reach the output as they are;
     without it, and with a ReLU behind the last layer, training starts at a saddle that noise keeps
@@ -57,12 +58,13 @@ class ConvolutionLayer(nn.Module):
         self.residual, self.has_unit_lengths = config.adds_residual, config.has_unit_lengths
         self.rectifies = not last or config.pools_by_importance
         self.refinement = None
-        if last and config.rating_messages and config.refinement:
+        if config.refines(last=last):
             self.refinement = RefinementConv(
                 config.embedding_size,
                 config.refinement,
                 by_column=config.column_damping,
                 time_decay=config.time_decay,
+                time_trend=config.time_trend,
             )
 
     def update_users(

@@ -8,6 +8,7 @@ from dglrec.relations.attributes import Attribute, label_attribute, relate_label
 from dglrec.relations.directions import Direction, DirectionTensors, directions_of
 from dglrec.relations.reading import EdgeCounts, HeldOutPairs, ReadRelation, read_relation
 from dglrec.relations.relation import (
+    DERIVED_AMONG_USERS,
     DERIVED_NAMES,
     ITEM_TYPE,
     REVERSE_PREFIX,
@@ -20,6 +21,7 @@ from dglrec.relations.relation import (
 )
 
 __all__ = [
+    "DERIVED_AMONG_USERS",
     "DERIVED_NAMES",
     "ITEM_TYPE",
     "REVERSE_PREFIX",

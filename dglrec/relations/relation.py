@@ -21,6 +21,9 @@ REVERSE_PREFIX = "rev_"
 DERIVED_NAMES = ("similar", "visited_with", "next", "agreeing_users")
 """The relations that are made from training rows; see `dglrec.derived`."""
 
+DERIVED_AMONG_USERS = ("agreeing_users",)
+"""Those of them that lead from users to users."""
+
 _RESERVED = (PREDICTED, "rated_by", *DERIVED_NAMES)
 _RESERVED_PREFIXES = (ATTRIBUTE_PREFIX, REVERSE_PREFIX)
 

@@ -63,7 +63,7 @@ class LoaderConfig(BaseModel):
         "auto",
         description="with kind users: chance deals a user's ratings into folds anew each epoch; "
         "time cuts them in the order of time, and predicts each fold from earlier ones alone; "
-        "auto: time with model.time_decay, else chance",
+        "auto: time with model.time_decay or time_trend, else chance",
     )
     user_fanouts: Annotated[tuple[int, ...], Field(strict=False)] | Literal["auto"] = Field(
         "auto",

@@ -255,7 +255,9 @@ class _Work:
             if not (run / CONFIG_FILE).is_file():
                 raise DataError(f"{run}: holds no {CONFIG_FILE}, so it is no run")
             own, asked = load_settings(file=run / CONFIG_FILE), variant.with_seed(seed)
-            wanted = asked.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+            wanted = asked.resolved(
+                dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+            )
             changed = changed_keys(own, wanted)
             if changed:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")

@@ -1,5 +1,6 @@
 """How the model is fitted, and the configurations of one training together."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
 from dglrec.nn import ModelConfig
-from dglrec.relations import DERIVED_NAMES
+from dglrec.relations import DERIVED_AMONG_USERS, DERIVED_NAMES
 from dglrec.sampling import WEIGHING, LoaderConfig
 from dglrec.train.objectives.config import RankingConfig
 
@@ -113,7 +114,9 @@ class Settings:
         }
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
-    def resolved(self, graph: RatingGraph, *, has_ratings: bool = True) -> "Settings":
+    def resolved(
+        self, graph: RatingGraph, *, has_ratings: bool = True, among_users: Collection[str] = ()
+    ) -> "Settings":
         """The same with each `auto` replaced by what it means for these training ratings.
 
         A baseline has no use for any, and keeps them as they are.
@@ -121,6 +124,7 @@ class Settings:
         Args:
             graph: the training ratings.
             has_ratings: whether they are ratings; if not, interactions.
+            among_users: names of the data set's relations from users to users.
 
         Raises:
             UsageError: a loader is to sample for no layer, for lists or for a convolution that it
@@ -196,6 +200,7 @@ class Settings:
             model=self.model.model_copy(
                 update={
                     "dropout": dropout,
+                    "refined_layers": self._refined_layers(among_users),
                     "heads": heads,
                     # Of graph filters a user's vector is its value at each item.
                     "embedding_size": graph.num_items if signals else self.model.embedding_size,
@@ -206,6 +211,13 @@ class Settings:
             ranking=ranking,
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
+
+    def _refined_layers(self, among_users: Collection[str]) -> str:
+        """`model.refined_layers`; `auto` stays, as the last layer, where users hear of no users."""
+        wanted = self.model.refined_layers
+        of_users = {*among_users, *DERIVED_AMONG_USERS}
+        is_all = wanted == "auto" and not of_users.isdisjoint(self.model.relations)
+        return "all" if is_all else wanted
 
     def _check_weighed(self) -> None:
         """Refuse what is no sum over edges, which is all that their weights make whole.
@@ -242,7 +254,9 @@ class Settings:
             UsageError: it is asked for.
         """
         by_time = self.loader.folds_by == "time" or (
-            self.model.time_decay and self.loader.folds_by == "auto" and self.loader.exclude_targets
+            self.model.reads_times
+            and self.loader.folds_by == "auto"
+            and self.loader.exclude_targets
         )
         if by_time and made:
             raise UsageError(
@@ -251,6 +265,7 @@ class Settings:
             )
         asked = {
             "model.time_decay = true": self.model.time_decay,
+            "model.time_trend = true": self.model.time_trend,
             "loader.folds_by = time": self.loader.folds_by == "time",
         }
         for setting in [name for name, is_asked in asked.items() if is_asked]:
@@ -297,7 +312,7 @@ class Settings:
         """
         loader = self.loader
         if loader.folds_by == "auto":
-            by = "time" if self.model.time_decay and loader.exclude_targets else "chance"
+            by = "time" if self.model.reads_times and loader.exclude_targets else "chance"
             loader = loader.model_copy(update={"folds_by": by})
         if self.model.time_decay and loader.item_fanouts == "auto":
             # Of one sampled rater, as large data have it otherwise, no decay is learned.

@@ -139,5 +139,5 @@ def _why_not_fixed(
     if by_rows:
         return "model.user_identity updates rows, and such a batch may name a user twice"
     if ages:
-        return "model.time_decay reads the ages of edges"
+        return "model.time_decay or time_trend reads the ages of edges"
     return ""

@@ -107,7 +107,9 @@ def train(
     begins = not (resume and has_checkpoint(run, world))
     source = read_source(run, settings.train.begin_with, world) if begins else None
     settings = settings if source is None else source.adopted(settings)
-    settings = settings.resolved(dataset.graph, has_ratings=dataset.has_ratings)
+    settings = settings.resolved(
+        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+    )
     if source is not None:
         source.check_architecture(settings.model)
     config = settings.train
@@ -166,7 +168,7 @@ def train(
                 layers=settings.model.layers,
                 by_rows=bool(model.sparse_tables()),
                 compile=config.compile,
-                ages=settings.model.time_decay,
+                ages=settings.model.reads_times,
                 clusters=dataset.clusters,
             )
         steps = -(-len(loader) // config.accumulation_steps) * config.epochs

@@ -116,14 +116,19 @@ def _step_bytes(
         else:
             items = graph.num_items / processes
     listed = items if loader.items == "reached" else graph.num_items
-    # The ridge regression of each of a step's users keeps a float64 square.
-    squares = 8 * settings.model.refinement**2 * users
+    # The ridge regression of each user that a layer makes keeps a float64 square.
+    square = 8 * settings.model.ridge_width**2
+    refines_all, squares = settings.model.refines(last=False), square * users
+    # For a trend in time it has a row for each rating, and the gradient of that.
+    trend_row = 8 * settings.model.ridge_width if settings.model.time_trend else 0
+    trend = 0.0
     messages = sampled = nodes = read = 0.0
     most = [int(side.degrees.max(initial=0)) for side in (graph.by_user, graph.by_item)]
-    for of_user, of_item in reversed(loader.fanouts):
+    for number, (of_user, of_item) in reversed(list(enumerate(loader.fanouts))):
         to_users = users * (user_degree if of_user < 0 else min(of_user, user_degree))
         to_items = items * (item_degree if of_item < 0 else min(of_item, item_degree))
         messages += to_users + to_items
+        trend = trend + trend_row * to_users if refines_all or not trend else trend
         read += _read_by_lstm(settings, to_users, users) + _read_by_lstm(settings, to_items, items)
         sampled += users * max(0, min(of_user, most[0])) + items * max(0, min(of_item, most[1]))
         of_users = of_items = 0.0
@@ -138,6 +143,7 @@ def _step_bytes(
         users = min(users + to_items + of_users, graph.num_users)
         items = min(items + to_users + of_items, graph.num_items)
         nodes += users + items
+        squares += square * users if refines_all and number else 0
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if settings.model.rating_messages else 0)
     row = 4 * settings.model.embedding_size * values
     message = _MESSAGE_BYTES if loader.kind == "users" else _DGL_MESSAGE_BYTES
@@ -152,6 +158,7 @@ def _step_bytes(
         + row * nodes
         + 4 * settings.model.embedding_size * _VALUES_OF_LSTM * read
         + squares
+        + trend
         + tables * listed
     )
 
@@ -187,7 +194,7 @@ def _subgraph_bytes(settings: Settings, nodes: float, edges: float) -> int:
     model = settings.model
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if model.rating_messages else 0)
     row = 4 * model.embedding_size * values * (model.layers + 1)
-    return int(2 * _STEP_EDGE_BYTES * edges + (row + 8 * model.refinement**2) * nodes)
+    return int(2 * _STEP_EDGE_BYTES * edges + (row + 8 * model.ridge_width**2) * nodes)
 
 
 def _signal_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
