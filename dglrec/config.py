@@ -209,7 +209,7 @@ def shared_settings(
             found = resumed_settings(resumed, file, assignments, environment)
         else:
             found = load_settings(file=file, assignments=assignments, environment=environment)
-        return json.dumps(found.to_dict()).encode()
+        return json.dumps(found.given()).encode()  # what nobody set stays unset
 
     return build_settings(json.loads(world.from_first(find)))
 

@@ -112,6 +112,7 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
             **figures,
             "model": trained.identity,
             "dataset": dataset.fingerprint,
+            **({} if dataset.parts == trained.learned_from else {"history": list(dataset.parts)}),
             "sha256": {name: sha256_of(folder / name) for name in names},
         }
         write_json(folder / EXPORT_FILE, {"checksum": json_digest(description), **description})

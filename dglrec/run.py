@@ -11,6 +11,8 @@ checkpoints/step-N/   older ones, kept in case that one is damaged
 checkpoints/best/     the epoch with the best validation figure
 checkpoints/items/    item-item weights beside its list head, where it has some
 checkpoints/derived/  what the model reads that was made from training rows, where it does
+selection/            of a refitted run (`train.refit`): the run, on training rows alone, whose
+                      validation rows chose what this one was trained with
 .lock                 held by the process that trains
 """
 
@@ -35,7 +37,14 @@ from dglrec.baselines import Baseline, BaselineConfig, load_model
 from dglrec.biases import Biases
 from dglrec.blocks import RelationBlock, WeightedEdges
 from dglrec.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from dglrec.dataset import DATASET_FILE, PROOFS, DerivedDataset, RatingDataset
+from dglrec.dataset import (
+    DATASET_FILE,
+    HELD_OUT,
+    PROOFS,
+    TRAIN,
+    DerivedDataset,
+    RatingDataset,
+)
 from dglrec.derived import WeightedAdjacency
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UsageError
@@ -66,12 +75,18 @@ LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
+SELECTION = "selection"
 ITEM_ITEMS = Path("checkpoints") / "items"
 DERIVED = Path("checkpoints") / "derived"
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
 Order = Literal["lists", "rating"]
+
+History = Literal["auto", "train", "valid", "all"]
+"""Which rows a model reads: `train`, those that it was trained on; `valid`, validation rows as
+well; `all`, all rows of the data set; `auto`, `all` where it was trained on more than training
+rows, as of a model that nobody is going to measure, else `train`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +105,40 @@ class _Trained:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What names it: the checksum of its weights, and the epoch that they are of."""
+        """What names it: see `identity_of`."""
         return identity_of(self.meta)
+
+    @property
+    def learned_from(self) -> tuple[str, ...]:
+        """The parts of the split whose rows it was trained on."""
+        return learned_from(self.meta)
+
+    def check_unseen(self, split: str) -> None:
+        """Refuse to be measured on rows that it has learned from, or reads.
+
+        Raises:
+            UsageError: the held-out rows of a split are such, or there are none.
+        """
+        if split in self.learned_from[1:]:
+            refit = "all" if "test" in self.learned_from else "valid"
+            raise UsageError(
+                f"split {split}: the run has learned from {split} rows (train --refit {refit}), so "
+                f"figures on them mean nothing; the run in its folder {SELECTION} has not"
+            )
+        self.dataset.check_held_out(split)
 
 
 def identity_of(meta: dict[str, Any]) -> dict[str, Any]:
     """What names a trained model: the checksum of its weights, and the epoch that they are of.
 
+    Of a model that learned from more than training rows, the parts of the split, too.
+
     Args:
         meta: its checkpoint's description.
     """
-    return {"weights": meta["sha256"][MODEL_FILE], "epoch": meta["epoch"]}
+    named = {"weights": meta["sha256"][MODEL_FILE], "epoch": meta["epoch"]}
+    learned = list(learned_from(meta))
+    return named if learned == [TRAIN] else {**named, "learned_from": learned}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +357,7 @@ def open_run(
     dataset: Path | None = None,
     device: torch.device | None = None,
     world: World = ALONE,
+    history: History = "train",
 ) -> TrainedModel:
     """Open a run's best model, which must be one with a graph.
 
@@ -327,6 +366,8 @@ def open_run(
         dataset: where the data set is now, if it was moved.
         device: where the model computes; None for the CPU.
         world: the processes that open it; each reads the run's folder.
+        history: the rows that it reads, in place of those that it was trained on; it learns nothing
+            from them.
 
     Raises:
         DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
@@ -340,7 +381,7 @@ def open_run(
             f"{run}: is a run of the {kind} baseline, which has no embeddings; this needs a graph "
             "model: train one with --set model.kind=graph"
         )
-    return _open_model(run, checkpoint, dataset, None, device, world)
+    return _open_model(run, checkpoint, dataset, None, device, world, history)
 
 
 def open_predictor(
@@ -350,6 +391,7 @@ def open_predictor(
     fallback: Path | None = None,
     device: torch.device | None = None,
     world: World = ALONE,
+    history: History = "train",
 ) -> Predictor:
     """Open a run's best model, whatever its kind.
 
@@ -359,15 +401,22 @@ def open_predictor(
         fallback: where it is if it is not where it was.
         device: where a graph model computes, None for the CPU; baselines do on the CPU.
         world: the processes that open it; each reads the run's folder.
+        history: as for `open_run`; a baseline reads the rows that it was fitted to.
 
     Raises:
         DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
+        UsageError: a baseline is to read other rows.
     """
     run = Path(run)
     checkpoint = best_checkpoint(run)
     kind = described_model(checkpoint.meta, run).kind
     if kind == "graph":
-        return _open_model(run, checkpoint, dataset, fallback, device, world)
+        return _open_model(run, checkpoint, dataset, fallback, device, world, history)
+    if history in ("valid", "all"):
+        raise UsageError(
+            f"--history {history}: the {kind} baseline reads the rows that it was fitted to alone; "
+            "leave it out, or train the baseline with --refit"
+        )
     data = open_dataset_of(run, checkpoint.meta, dataset, fallback)
     config = _described(BaselineConfig, checkpoint.meta.get("baseline"), run)
     if kind in ("session", "vsknn"):
@@ -386,8 +435,10 @@ def _open_model(
     fallback: Path | None,
     device: torch.device | None,
     world: World,
+    history: History,
 ) -> TrainedModel:
     data = open_dataset_of(run, checkpoint.meta, dataset, fallback)
+    data = data.with_rows(_splits_read(checkpoint.meta, history))
     data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
     if model.config.reads_times:
@@ -403,6 +454,13 @@ def _open_model(
     return TrainedModel(
         model=model, dataset=data, meta=checkpoint.meta, world=world, item_weights=weights
     )
+
+
+def _splits_read(meta: Mapping[str, Any], history: History) -> tuple[str, ...]:
+    """The held-out splits whose rows a model is to read besides those that it was trained on."""
+    if history == "auto":
+        history = "train" if learned_from(meta) == (TRAIN,) else "all"
+    return {"train": (), "valid": ("valid",), "all": HELD_OUT}[history]
 
 
 def _check_has_times(dataset: RatingDataset, run: Path) -> None:
@@ -568,7 +626,7 @@ def open_dataset_of(
     data = RatingDataset.open(place)
     check_same_dataset(meta, data, run)
     data.prove()  # before there is a figure, and on all processes
-    return data
+    return data.with_rows(learned_from(meta)[1:])
 
 
 def _misfit(run: Path) -> str:
@@ -745,8 +803,35 @@ def describe_dataset(dataset: RatingDataset, run: Path) -> dict[str, Any]:
         "data": {key: value for key, value in dataset.meta.items() if key not in PROOFS},
         "fingerprint": dataset.fingerprint,
     }
+    if dataset.parts != (TRAIN,):
+        described["learned_from"] = list(dataset.parts)
     derived = dataset.derived_digest
     return described if derived is None else {**described, "derived": derived}
+
+
+def learned_from(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts of the split that a checkpoint was trained on; earlier versions knew `train`."""
+    return tuple(meta.get("learned_from", (TRAIN,)))
+
+
+def check_same_rows(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:
+    """Refuse rows that are not those that a checkpoint was trained on.
+
+    Raises:
+        UsageError: they are others.
+    """
+    before = learned_from(meta)
+    if before != dataset.parts:
+        raise UsageError(
+            f"{run}: was trained on {shown_parts(before)} rows, and is to go on with "
+            f"{shown_parts(dataset.parts)} rows; resume it as it was begun"
+        )
+
+
+def shown_parts(parts: Sequence[str]) -> str:
+    """Parts of a split in words."""
+    *others, last = ({TRAIN: "training", "valid": "validation"}.get(one, one) for one in parts)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def check_same_dataset(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:

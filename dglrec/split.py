@@ -1,10 +1,11 @@
 """Which rows train, which validate, which test: row numbers, never copies.
 
-All functions number rows 0..n-1, are deterministic for a seed, and refuse to leave a part empty.
+All functions number rows 0..n-1, are deterministic for a seed, and refuse to leave a part empty
+that was not asked to be: validation and test rows may have a share of 0.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,6 @@ from dglrec.ingest import last_of_each_pair, rows_of_each
 SPLIT_METHODS = ("random", "time", "last", "user", "item")
 
 _TRAIN, _VALID, _TEST, _LEFT_OUT = range(4)
-_ROWS_OF_LAST = 3  # one to train, one to validate, one to test
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Split:
     train: npt.NDArray[np.int64]
     valid: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
+
+
+class _Wanted(NamedTuple):
+    """Which parts are to have rows beside those that train."""
+
+    valid: bool
+    test: bool
 
 
 def split_rows(
@@ -43,13 +50,14 @@ def split_rows(
         method: `random`: rows by chance. `time`: the latest rows test, those before them validate;
             of equal times the row further down counts as later. `last`: of each user with three
             rows or more the latest tests and the one before it validates, whatever the shares say
-            (leave-one-out). `user` and `item`: cold start, whole users or items by chance, so many
+            (leave-one-out); a share of 0 leaves that part out, and two rows are enough. `user` and
+            `item`: cold start, whole users or items by chance, so many
             that the shares of rows are met as nearly as whole groups allow, and at least one.
         users: indices from 0, [n].
         items: indices from 0, [n].
         timestamps: [n], needed for `time` and `last`.
-        valid: the share of rows that validate, between 0 and 1.
-        test: the share of rows that test.
+        valid: the share of rows that validate, from 0 to below 1.
+        test: the share of rows that test, likewise.
         seed: of everything left to chance.
 
     Raises:
@@ -59,6 +67,7 @@ def split_rows(
     check_shares(valid, test)
     n = len(users)
     counts = round(n * valid), round(n * test)
+    wanted = _Wanted(valid > 0, test > 0)
     if method == "random":
         parts = _random_parts(n, *counts, seed)
     elif method in ("time", "last"):
@@ -70,12 +79,12 @@ def split_rows(
         if method == "time":
             parts = _time_parts(timestamps, *counts)
         else:
-            parts = _last_parts(users, timestamps)
+            parts = _last_parts(users, timestamps, wanted)
     elif method in ("user", "item"):
-        parts = _group_parts(users if method == "user" else items, *counts, seed)
+        parts = _group_parts(users if method == "user" else items, *counts, seed, wanted)
     else:
         raise UsageError(f"no split {method!r}; choose {', '.join(SPLIT_METHODS)}")
-    return _split(parts)
+    return _split(parts, wanted)
 
 
 def split_given(
@@ -96,7 +105,7 @@ def split_given(
         users: indices from 0, [n]; first the train file's rows, then the test file's.
         items: indices from 0, [n].
         is_test: whether the test file holds the row; false and then true.
-        valid: the share of the train file's remaining rows that validate, between 0 and 1.
+        valid: the share of the train file's remaining rows that validate, from 0 to below 1.
         seed: of the choice.
 
     Returns:
@@ -116,7 +125,7 @@ def split_given(
     parts = np.where(is_test, np.uint8(_TEST), np.uint8(_LEFT_OUT))
     train = np.flatnonzero(keep & ~is_test)
     parts[train] = _random_parts(len(train), round(len(train) * valid), 0, seed)
-    return _split(parts), int(np.count_nonzero(parts == _LEFT_OUT))
+    return _split(parts, _Wanted(valid > 0, True)), int(np.count_nonzero(parts == _LEFT_OUT))
 
 
 def check_shares(valid: float, test: float | None = None) -> None:
@@ -130,10 +139,8 @@ def check_shares(valid: float, test: float | None = None) -> None:
         UsageError: a share is out of range, or they leave nothing to train on.
     """
     for option, share in (("--valid", valid), ("--test", test)):
-        if share is not None and not 0 < share < 1:
-            raise UsageError(
-                f"{option} {share:g}: a share of rows lies between 0 and 1, both excluded"
-            )
+        if share is not None and not 0 <= share < 1:
+            raise UsageError(f"{option} {share:g}: a share of rows is 0 or more, and below 1")
     if test is not None and valid + test >= 1:
         raise UsageError(f"--valid {valid:g} and --test {test:g} leave no rows to train on")
 
@@ -153,14 +160,17 @@ def _time_parts(timestamps: npt.NDArray[Any], valid: int, test: int) -> npt.NDAr
     return parts
 
 
-def _last_parts(users: npt.NDArray[Any], timestamps: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _last_parts(
+    users: npt.NDArray[Any], timestamps: npt.NDArray[Any], wanted: _Wanted
+) -> npt.NDArray[np.uint8]:
     """Each user's latest row tests, the one before validates; one row at least is left to train."""
+    held_out = [_TEST] * wanted.test + [_VALID] * wanted.valid
     order = np.lexsort((timestamps, users))  # stable: of equal times the row further down is later
     sizes = rows_of_each(users)
-    ends = np.cumsum(sizes)[sizes >= _ROWS_OF_LAST]
+    ends = np.cumsum(sizes)[sizes > len(held_out)]
     parts = np.full(len(users), _TRAIN, dtype=np.uint8)
-    parts[order[ends - 1]] = _TEST
-    parts[order[ends - 2]] = _VALID
+    for back, part in enumerate(held_out, 1):
+        parts[order[ends - back]] = part
     return parts
 
 
@@ -176,14 +186,14 @@ def _latest(timestamps: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
 
 
 def _group_parts(
-    groups: npt.NDArray[Any], valid: int, test: int, seed: int
+    groups: npt.NDArray[Any], valid: int, test: int, seed: int, wanted: _Wanted
 ) -> npt.NDArray[np.uint8]:
     sizes = rows_of_each(groups)
     present = np.flatnonzero(sizes)
     order = np.random.default_rng(seed).permutation(present)
     rows = np.concatenate(([0], np.cumsum(sizes[order])))  # rows of the first k groups
-    tested = _nearest(rows, 0, test)
-    validated = _nearest(rows, tested, valid)
+    tested = _nearest(rows, 0, test) if wanted.test else 0
+    validated = _nearest(rows, tested, valid) if wanted.valid else tested
     part_of_group = np.full(len(sizes), _TRAIN, dtype=np.uint8)
     part_of_group[order[:tested]] = _TEST
     part_of_group[order[tested:validated]] = _VALID
@@ -197,10 +207,11 @@ def _nearest(rows: npt.NDArray[np.int64], start: int, wanted: int) -> int:
     return start + 1 + int(np.argmin(off)) if len(off) else start
 
 
-def _split(parts: npt.NDArray[np.uint8]) -> Split:
+def _split(parts: npt.NDArray[np.uint8], wanted: _Wanted) -> Split:
     split = Split(*(np.flatnonzero(parts == part) for part in (_TRAIN, _VALID, _TEST)))
     counts = {"train": len(split.train), "valid": len(split.valid), "test": len(split.test)}
-    if empty := [name for name, count in counts.items() if not count]:
+    may_be_empty = [name for name, is_wanted in wanted._asdict().items() if not is_wanted]
+    if empty := [name for name, count in counts.items() if not count and name not in may_be_empty]:
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         raise DataError(
             f"the split leaves no rows in {' and '.join(empty)} ({shown}); "

@@ -5,6 +5,7 @@ The folder says itself which it is. Nothing is changed.
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from dglrec.doctor import Check
 from dglrec.errors import DataError, DglrecError
 from dglrec.export import EXPORT_FILE, check_export
 from dglrec.files import CHECKSUMS_FILE, TEMPORARY, check_checksums, read_errors, read_json
-from dglrec.run import BEST, CONFIG_FILE, METRICS_FILE, RESULTS_FILE, open_predictor
+from dglrec.run import (
+    BEST,
+    CONFIG_FILE,
+    METRICS_FILE,
+    RESULTS_FILE,
+    SELECTION,
+    open_predictor,
+)
 from dglrec.score.parts import MANIFEST_FILE, NOTES_FOLDER, PLAN_FILE, check_scores
 
 _GET_IT_BACK = "get the folder back from where it was copied, or make it again"
@@ -67,7 +75,7 @@ def _of_dataset(folder: Path) -> Iterator[Check]:
         return
     try:
         described = dataset.describe()
-        for split in ("valid", "test"):
+        for split in dataset.held_out_splits:
             dataset.held_out(split)
         _ = dataset.users, dataset.items, dataset.titles, dataset.planted
     except DglrecError as error:
@@ -99,6 +107,9 @@ def _of_run(folder: Path) -> Iterator[Check]:
         found = f"no {CHECKSUMS_FILE}: training has not finished, or was an earlier version's"
         yield Check("files", "warning", found, f"dglrec train DATASET {folder} --resume")
     yield from _checked("files", lambda: _read_run_files(folder))
+    if (folder / SELECTION / CONFIG_FILE).exists():
+        for check in _of_run(folder / SELECTION):
+            yield replace(check, name=f"{SELECTION}: {check.name}")
 
 
 def _read_checkpoint(place: Path) -> None:

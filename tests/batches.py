@@ -200,3 +200,27 @@ def leaked(batch):
     """How many sampled edges, at any hop and in either direction, are targets of the batch."""
     targets = set(target_pairs(batch))
     return sum(pair in targets for pair in all_message_pairs(batch))
+
+
+class Draws:
+    """Sums over draws of K quantities, each of which is drawn in some of them."""
+
+    def __init__(self, count):
+        self.sums, self.squares, self.counts = torch.zeros(3, count, dtype=torch.float64)
+
+    def add(self, places, values):
+        self.sums[places] += values
+        self.squares[places] += values.double() ** 2
+        self.counts[places] += 1
+
+    @property
+    def scores(self):
+        """Means over their standard errors, of quantities that differ between draws."""
+        means = self.sums / self.counts
+        errors = ((self.squares / self.counts - means**2) / self.counts).sqrt()
+        return (means / errors)[(self.counts > 30) & (errors > 1e-9)]
+
+    def assert_are_zero_but_for_chance(self):
+        """Scores of nodes of one cluster depend on each other, so their spread is about 1 alone."""
+        assert len(self.scores) > 15
+        assert self.scores.abs().max() < 4.5 and 0.4 < self.scores.square().mean().sqrt() < 1.6

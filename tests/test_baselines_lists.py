@@ -64,9 +64,11 @@ def csr(table):
 
 def dataset_of(ratings, has_ratings=True):
     """As much of a data set as these models read."""
+    biases = fit_biases(ratings.graph)
     return SimpleNamespace(
         graph=ratings.graph,
-        biases=fit_biases(ratings.graph),
+        biases=biases,
+        mean_rating=biases.mean,
         scale=ratings.graph.scale,
         path="here",
         has_ratings=has_ratings,
@@ -379,7 +381,7 @@ def test_positives_are_those_at_the_level():
 
 @given(mean=st.floats(1, 5), step=st.sampled_from([0.1, 0.5, 1.0]))
 def test_liked_is_what_evaluate_calls_relevant(mean, step):
-    dataset = SimpleNamespace(scale=RatingScale(1, 5, step), biases=SimpleNamespace(mean=mean))
+    dataset = SimpleNamespace(scale=RatingScale(1, 5, step), mean_rating=mean)
     assert liked_from(dataset) == pytest.approx(next_level(mean, dataset))
 
 

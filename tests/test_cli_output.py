@@ -68,9 +68,12 @@ def test_what_prepare_met_stands_one_a_line_and_what_it_did_not_meet_nowhere(cap
     ],
 )
 def test_training_that_ended_at_its_best_says_so(epochs, best, said, capsys):
-    print_results({"epochs": epochs, "best_epoch": best, "training_seconds": 2.0, "test": {}})
+    results = {"epochs": epochs, "best_epoch": best, "training_seconds": 2.0, "test": {}}
+    print_results({**results, "valid": {"rmse": 1.0}})
     out = capsys.readouterr().out
     assert out.startswith(said) and (best == epochs or "note" not in out)
+    print_results(results)  # without validation rows none is the best
+    assert "best" not in capsys.readouterr().out
 
 
 def test_figures_and_notes_are_shown_alike(capsys):

@@ -115,6 +115,16 @@ def test_rows_are_numbered_as_they_are_met(parts, wide):
     assert table.tolist() == [known.get(one, -1) for one in range(31)]
 
 
+def test_rows_are_numbered_alike_on_other_devices(monkeypatch):
+    ids, tables = torch.tensor([7, 3, 7, 9, 0, 3]), torch.full((2, 10), -1, dtype=torch.int32)
+    tables[:, 9] = 0
+    here = number_rows(ids, tables[0], 1)
+    monkeypatch.setattr(parallel, "_COMPILED_FOR", "none")
+    there = number_rows(ids, tables[1], 1)
+    assert torch.equal(*tables) and here[1].tolist() == there[1].tolist() == [7, 3, 0]
+    assert here[0].tolist() == there[0].tolist() == [1, 2, 1, 0, 3, 2]
+
+
 @pytest.mark.parametrize("wrong", [-1, 5])
 def test_a_row_that_is_not_there_is_refused(wrong):
     table = torch.full((5,), -1, dtype=torch.int32)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dglrec.biases import Ends, no_biases
 from dglrec.blocks import Pool
+from dglrec.kernels import parallel
 from dglrec.nn import ModelConfig, RatingModel
 from dglrec.sampling import UserBatchLoader
 from dglrec.train import RatingObjective, TrainConfig, TrainingStep
@@ -196,3 +197,16 @@ def test_what_is_read_moves_with_the_batch(data):
     assert moved.pool.items.is_meta and moved.pool.rows.is_meta
     assert not moved.every_item
     assert replace(batch, pool=None).to(torch.device("meta")).pool is None
+
+
+@pytest.mark.parametrize("kind", ["users", "reached"])
+def test_devices_without_compiled_loops_get_the_same_batches(data, kind, monkeypatch):
+    """Each target with the user and the item that its rating is of."""
+    here = [batch for batch in loader_of(data, kind) if batch is not None]
+    monkeypatch.setattr(parallel, "_COMPILED_FOR", "none")
+    there = [batch for batch in loader_of(data, kind) if batch is not None]
+    for one, other in zip(here, there, strict=True):
+        assert target_pairs(other) == [data.pairs[edge] for edge in other.edges.tolist()]
+        assert target_pairs(other) == target_pairs(one)
+        assert torch.equal(other.user_nodes, one.user_nodes)
+        assert torch.equal(other.item_nodes, one.item_nodes)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from batches import Ratings, directions, leaked, message_pairs, same, target_pairs
+from batches import Draws, Ratings, directions, leaked, message_pairs, same, target_pairs
 
 from dglrec.biases import no_biases
 from dglrec.derived import NO_CLUSTER
@@ -55,30 +55,6 @@ def epochs_of(loader, count):
 @pytest.fixture(params=sorted(KINDS))
 def kind(request):
     return request.param
-
-
-class Draws:
-    """Sums over draws of K quantities, each of which is drawn in some of them."""
-
-    def __init__(self, count):
-        self.sums, self.squares, self.counts = torch.zeros(3, count, dtype=torch.float64)
-
-    def add(self, places, values):
-        self.sums[places] += values
-        self.squares[places] += values.double() ** 2
-        self.counts[places] += 1
-
-    @property
-    def scores(self):
-        """Means over their standard errors, of quantities that differ between draws."""
-        means = self.sums / self.counts
-        errors = ((self.squares / self.counts - means**2) / self.counts).sqrt()
-        return (means / errors)[(self.counts > 30) & (errors > 1e-9)]
-
-    def assert_are_zero_but_for_chance(self):
-        """Scores of nodes of one cluster depend on each other, so their spread is about 1 alone."""
-        assert len(self.scores) > 15
-        assert self.scores.abs().max() < 4.5 and 0.4 < self.scores.square().mean().sqrt() < 1.6
 
 
 def few_steps(kind, **options):

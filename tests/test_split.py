@@ -144,10 +144,10 @@ def split_few(method="random", n=10, valid=0.1, test=0.1, groups=None):
     )
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("share", [1.0, -0.1, 1.5, float("nan")])
 @pytest.mark.parametrize("option", ["valid", "test"])
 def test_a_share_out_of_range_is_a_usage_error(option, share):
-    with pytest.raises(UsageError, match=f"--{option} .* between 0 and 1") as error:
+    with pytest.raises(UsageError, match=f"--{option} .* 0 or more, and below 1") as error:
         split_few(**{option: share})
     assert error.value.exit_code == 2
 
@@ -183,6 +183,27 @@ def test_an_empty_part_is_an_error_with_counts(arguments, message):
         split_few(**arguments)
 
 
+@given(st.sampled_from(SPLIT_METHODS), ratings(), SHARES, st.sampled_from(["valid", "test"]))
+def test_a_part_with_a_share_of_0_has_no_row_and_the_others_have_all(method, columns, share, none):
+    shares = {"valid": share, "test": share, none: 0.0}
+    split = try_split(method, columns, **shares, seed=0)
+    assert not len(getattr(split, none))
+    assert len(split.train) and len(split.valid) + len(split.test)
+    everything = np.sort(np.concatenate(parts(split)))
+    assert np.array_equal(everything, np.arange(len(columns["users"])))
+    whole = split_rows(method, **columns, valid=0.0, test=0.0, seed=0)
+    assert np.array_equal(whole.train, everything)
+
+
+def test_the_last_row_alone_is_held_out_of_users_with_two():
+    users = np.array([0, 0, 1, 2, 2, 2])
+    columns = {"users": users, "items": np.arange(6), "timestamps": np.array([5, 1, 0, 3, 2, 9])}
+    split = split_rows("last", **columns, valid=0.0, test=0.1, seed=0)
+    assert (split.valid.tolist(), split.test.tolist()) == ([], [0, 5])
+    split = split_rows("last", **columns, valid=0.1, test=0.0, seed=0)
+    assert (split.valid.tolist(), split.test.tolist()) == ([0, 5], [])
+
+
 @given(ratings(), SHARES, SEEDS, st.integers(1, 29))
 def test_given_files_are_kept_apart_and_no_pair_leaks(columns, valid, seed, tested):
     users, items = columns["users"], columns["items"]
@@ -212,5 +233,7 @@ def test_given_files_that_leave_a_part_empty():
             split_given(users=users, items=users, is_test=is_test, valid=0.1, seed=0)
     with pytest.raises(UsageError, match="--valid 1"):
         split_given(users=users, items=users, is_test=users > 5, valid=1.0, seed=0)
+    split, _ = split_given(users=users, items=users, is_test=users > 5, valid=0.0, seed=0)
+    assert [len(part) for part in parts(split)] == [6, 0, 4]
     with pytest.raises(ValueError, match="before the test file's"):
         split_given(users=users, items=users, is_test=users < 5, valid=0.2, seed=0)

@@ -243,6 +243,24 @@ def test_it_resumes_to_the_bit_without_the_other_run(first, second, run, tmp_pat
     assert origin_of(tmp_path / "run") == before
 
 
+def test_a_refit_begins_with_the_other_run_twice(first, second, run, tmp_path):
+    asked = settings_of(run, {"list_size": "auto"}, epochs=1, refit="all")
+    train(second, tmp_path / "run", asked)
+    for place in (tmp_path / "run", tmp_path / "run" / "selection"):
+        origin = origin_of(place)
+        assert origin["matched"] == {"users": 20, "items": 15}
+        assert bool(origin["valid"]) == (place.name == "selection")
+    assert weights_of(tmp_path / "run")["list_head.rated.weight"].shape[1] == 5
+    # What learned from all rows has seen those that a data set of the same source holds out.
+    train(second, tmp_path / "more", settings_of(tmp_path / "run", epochs=1))
+    counts = second.meta["counts"]
+    seen = origin_of(tmp_path / "more")["held_out_rows_trained_on"]
+    assert seen == {"valid": counts["valid"], "test": counts["test"]}
+    with pytest.raises(UsageError, match="is the run that is to be trained"):
+        train(second, tmp_path / "run", settings_of(tmp_path / "run", refit="all"), overwrite=True)
+    assert (tmp_path / "run" / BEST).is_dir()
+
+
 @pytest.mark.parametrize("start", ["normal", "spectral"])
 def test_without_a_checkpoint_it_resumes_from_the_same_beginning(
     second, run, tmp_path, monkeypatch, start

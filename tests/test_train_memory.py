@@ -9,6 +9,7 @@ from ranks import in_ranks, outcomes_of
 
 from dglrec import machine
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
+from dglrec.distributed import World
 from dglrec.errors import UnusableEnvironmentError
 from dglrec.machine import GIB
 from dglrec.nn import ModelConfig, RatingModel
@@ -226,3 +227,18 @@ def test_threads_and_very_wide_fan_outs_count(dataset, monkeypatch):
     wide = footprint_of(dataset, make_settings(user_fanouts=(5, 5), item_fanouts=(10**6, 10**6)))
     most = int(dataset.graph.by_item.degrees.max())
     assert few + 2 * 28 * dataset.graph.num_items * (most - 5) <= wide.step < 50 * few
+
+
+def test_layers_of_drawn_nodes_count_at_most_the_ratings_that_they_can_have(dataset):
+    def step_of(processes=1, **loader):
+        settings = make_settings(kind="layerwise", folds=2, layer_items=5, **loader)
+        model = RatingModel(settings.model, dataset.graph.num_users, dataset.item_features)
+        settings = settings.resolved(dataset.graph)
+        return footprint(dataset.graph, model, settings, World(0, processes)).step
+
+    assert step_of(layer_users=5) < step_of(layer_users=20) < step_of(layer_users=40)
+    assert step_of(2, layer_users=20) < step_of(layer_users=20)
+    most = memory._most_edges(dataset.graph.by_user)
+    degrees = dataset.graph.by_user.degrees
+    assert most[0] == 0 and most[1] == degrees.max() and most[-1] == dataset.graph.num_edges
+    assert len(most) == len(degrees) + 1

@@ -18,7 +18,13 @@ from dglrec.train import derived as derived_module
 from dglrec.train import memory, train
 from dglrec.train.step import TrainingStep
 
-KINDS = {"cluster": {}, "saint": {}}
+KINDS = {
+    "cluster": {},
+    "saint": {},
+    "layerwise": {"layer_users": 10, "layer_items": 8},
+    "layerwise fastgcn": {"importance": "fastgcn", "layer_users": 10, "layer_items": 8},
+}
+SHARED = ("cluster", "saint")  # all processes read the same subgraph
 CLUSTERS = {}  # by number of ratings and of clusters
 
 
@@ -83,6 +89,7 @@ def in_a_rank(world, dataset, run, settings):
     train(RatingDataset.open(dataset), run, settings, world=world)
 
 
+@pytest.mark.parametrize("kind", SHARED)
 def test_two_processes_train_what_one_trains(dataset, kind, tmp_path):
     settings = settings_of(kind, {"dropout": 0.0}, epochs=1)
     train(dataset, tmp_path / "alone", settings)
@@ -94,6 +101,16 @@ def test_two_processes_train_what_one_trains(dataset, kind, tmp_path):
         if not torch.allclose(two[name], value, rtol=0, atol=1e-5)
     }
     assert not far
+
+
+def test_two_processes_that_draw_for_themselves_train_one_model(dataset, tmp_path):
+    """About as good as what one trains: each draws its share of nodes for its share of targets."""
+    settings = settings_of("layerwise")
+    alone = train(dataset, tmp_path / "alone", settings)
+    in_ranks(2, in_a_rank, dataset.path, tmp_path / "two", settings, timeout=1000)
+    two = evaluate(open_run(tmp_path / "two"))
+    assert two["n"] == alone["test"]["n"]
+    assert two["rmse"] == pytest.approx(alone["test"]["rmse"], rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +173,11 @@ def assert_refused(dataset, assignments, said, run):
         (["loader.kind=cluster", "loader.clusters=0"], "loader.clusters"),
         (["loader.clusters=10"], "go with kind cluster"),
         (["loader.kind=saint", "loader.walk_length=0"], "loader.walk_length"),
+        (["loader.kind=layerwise", "loader.layer_users=0"], "loader.layer_users"),
+        (["loader.kind=layerwise", "loader.layer_users=61"], "take 60 or fewer"),
+        (["loader.kind=layerwise", "loader.layer_items=41"], "take 40 or fewer"),
+        (["loader.layer_items=10"], "goes with kind layerwise"),
+        (["loader.kind=layerwise", "loader.importance=degree"], "loader.importance"),
         (
             ["loader.kind=cluster", "loader.clusters=10", "loader.batch_size=10"],
             "or a larger loader.batch_size",

@@ -128,9 +128,11 @@ def take_epoch(graph, loader, model=None, ranking=None):
     loss and weights are numbers.
     """
     graph = graph_of(*graph)
+    biases = fit_biases(graph)
     dataset = SimpleNamespace(
         graph=graph,
-        biases=fit_biases(graph),
+        biases=biases,
+        mean_rating=biases.mean,
         scale=SCALE,
         has_ratings=True,
         item_features=torch.zeros(graph.num_items, 0),

@@ -14,7 +14,7 @@ from dglrec.graph import RatingGraph
 def liked_from(dataset: RatingDataset) -> float:
     """The first level of the scale that is not below the mean training rating."""
     scale = dataset.scale
-    mean = min(max(dataset.biases.mean, scale.minimum), scale.maximum)
+    mean = min(max(dataset.mean_rating, scale.minimum), scale.maximum)
     # The nearest level, or the next: a division alone may end just above a whole number.
     nearest = math.floor((mean - scale.minimum) / scale.step + 0.5)
     level = nearest + (scale.minimum + nearest * scale.step < mean)

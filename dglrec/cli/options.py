@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from dglrec.run import Order, Predictor, TrainedModel
+    from dglrec.run import History, Order, Predictor, TrainedModel
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Opened = TypeVar("_Opened")
@@ -86,6 +86,16 @@ def option_order(command: _Command) -> _Command:
     )(command)
 
 
+def option_history(command: _Command) -> _Command:
+    """`--history`: the rows that a model reads."""
+    return click.option(
+        "--history",
+        type=click.Choice(["train", "all"]),
+        help="What counts as a user's history, and an item's: the rows that the model was trained "
+        "on, or all that the data set has; default: all where the run was refitted, else train.",
+    )(command)
+
+
 @contextmanager
 def opened(
     run: Path,
@@ -94,11 +104,12 @@ def opened(
     timeout: float = 600.0,
     *,
     order: "Order" = "lists",
+    history: "History | None" = None,
 ) -> Iterator["TrainedModel"]:
     """A run's best model, one with a graph, on all processes of the job."""
     from dglrec.run import open_run
 
-    with _opened(open_run, run, dataset, device, timeout) as trained:
+    with _opened(open_run, run, dataset, device, timeout, history) as trained:
         with trained.world.together():
             trained = trained.ordered_by(order)
         yield trained
@@ -112,11 +123,12 @@ def opened_predictor(
     timeout: float = 600.0,
     *,
     order: "Order" = "lists",
+    history: "History | None" = None,
 ) -> Iterator["Predictor"]:
     """A run's best model, whatever its kind, on all processes of the job."""
     from dglrec.run import open_predictor
 
-    with _opened(open_predictor, run, dataset, device, timeout) as trained:
+    with _opened(open_predictor, run, dataset, device, timeout, history) as trained:
         with trained.world.together():
             trained = trained.ordered_by(order)
         yield trained
@@ -124,11 +136,17 @@ def opened_predictor(
 
 @contextmanager
 def _opened(
-    open_: Callable[..., _Opened], run: Path, dataset: Path | None, device: str, timeout: float
+    open_: Callable[..., _Opened],
+    run: Path,
+    dataset: Path | None,
+    device: str,
+    timeout: float,
+    history: "History | None",
 ) -> Iterator[_Opened]:
     from dglrec.distributed import joined
 
     with joined(device, timeout=timeout) as (world, chosen):
         with world.together():
-            trained = open_(run, dataset=dataset, device=chosen, world=world)
+            options: dict[str, Any] = {"device": chosen, "world": world}
+            trained = open_(run, dataset=dataset, **options, history=history or "auto")
         yield trained

@@ -64,10 +64,24 @@ def print_results(results: dict[str, Any]) -> None:
         say(f"{results['kind']} fitted in {seconds}")
     else:
         epochs, best = results["epochs"], results["best_epoch"]
-        say(f"{counted(epochs, 'epoch')} in {seconds}, the best was epoch {best}")
-        if best == epochs:
+        chosen = f", the best was epoch {best}" if results.get("valid") else ""
+        say(f"{counted(epochs, 'epoch')} in {seconds}{chosen}")
+        if best == epochs and chosen:
             say("note: the best epoch was the last: a higher train.epochs may help")
-    print_metrics(results["test"])
+    if "learned_from" in results:
+        say(f"learned from {_parts(results['learned_from'])} rows")
+    if "test" in results:
+        print_metrics(results["test"])
+        return
+    say("note: there are no test rows that the model has not learned from, so nothing measures it")
+    if "test" in results.get("selection", {}):
+        say("the same settings, trained on training rows alone:")
+        print_metrics(results["selection"]["test"])
+
+
+def _parts(parts: list[str]) -> str:
+    """Parts of a split with commas between."""
+    return ", ".join({"train": "training", "valid": "validation"}.get(one, one) for one in parts)
 
 
 def print_metrics(result: dict[str, Any]) -> None:
@@ -83,6 +97,9 @@ def print_metrics(result: dict[str, Any]) -> None:
 
 def print_evaluation(result: dict[str, Any]) -> None:
     """Print metrics, those of groups of rows and users among them."""
+    for name, what in (("learned_from", "learned from"), ("history", "reads")):
+        if name in result:
+            say(f"the model {what} {_parts(result[name])} rows")
     print_metrics(result)
     if result.get("users_left_out"):
         say(f"new users left out, with too few ratings: {result['users_left_out']:,}")

@@ -29,8 +29,20 @@ from dglrec.cli.verbs import cli
     help="How held-out rows are chosen: by chance, the latest, the last two of each user, whole "
     "users, whole items.",
 )
-@click.option("--valid", type=float, default=0.1, show_default=True, help="Share that validates.")
-@click.option("--test", type=float, default=0.1, show_default=True, help="Share that tests.")
+@click.option(
+    "--valid",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share that validates; with 0, train needs train.epochs.",
+)
+@click.option(
+    "--test",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share that tests; with 0, there is nothing to evaluate on.",
+)
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the split and --users.")
 @click.option("--train-file", type=FOLDER_OR_FILE, help="Rows to train and validate on.")
 @click.option("--test-file", type=FOLDER_OR_FILE, help="Rows to test on.")

@@ -11,6 +11,7 @@ from dglrec.cli.options import (
     opened_predictor,
     option_dataset,
     option_device,
+    option_history,
     option_json,
     option_order,
     option_overwrite,
@@ -43,6 +44,7 @@ from dglrec.errors import UsageError
     "without --ratings; of several rows that of --user counts.",
 )
 @click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
+@option_history
 @option_order
 @option_dataset
 @option_device
@@ -54,6 +56,7 @@ def recommend(
     ratings: Path | None,
     user_table: Path | None,
     explain: bool,
+    history: Any,
     order: Any,
     dataset: Path | None,
     device: str,
@@ -77,7 +80,7 @@ def recommend(
         raise click.UsageError(
             "Give --user, or --ratings or --user-table for a user that training never saw."
         )
-    with opened_predictor(run, dataset, device, order=order) as trained:
+    with opened_predictor(run, dataset, device, order=order, history=history) as trained:
         options = {"ratings": ratings, "user_table": user_table}
         found = run_recommend(trained, user, k, **options, explain=explain)
     if as_json:
@@ -140,6 +143,7 @@ def recommend(
     default="0/1",
     help="Only every n-th part, from the i-th on; all shards write into one OUT.",
 )
+@option_history
 @option_order
 @option_dataset
 @option_device
@@ -156,6 +160,7 @@ def score(
     exclude_seen: bool,
     explain: bool,
     shard: str,
+    history: Any,
     order: Any,
     dataset: Path | None,
     device: str,
@@ -186,7 +191,8 @@ def score(
     if pairs is not None and (narrowed or not exclude_seen or explain):
         raise click.UsageError("--users, --items, --include-seen and --explain go with --top-k.")
     options["shard"] = _parse_shard(shard)
-    with opened_predictor(run, dataset, device, timeout, order=order) as trained:
+    opening = {"order": order, "history": history}
+    with opened_predictor(run, dataset, device, timeout, **opening) as trained:
         if pairs is not None:
             summary = score_pairs(trained, out, pairs, ScoreOptions(**options))
         else:
@@ -206,12 +212,19 @@ def score(
 @cli.command()
 @click.argument("run", type=FOLDER_OR_FILE)
 @click.argument("out", type=FOLDER_OR_FILE)
+@option_history
 @option_dataset
 @option_device
 @option_overwrite
 @option_json
 def export(
-    run: Path, out: Path, dataset: Path | None, device: str, overwrite: bool, as_json: bool
+    run: Path,
+    out: Path,
+    history: Any,
+    dataset: Path | None,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Write embeddings and decoder into the folder OUT, to be used without dglrec.
 
@@ -223,7 +236,7 @@ def export(
     """
     from dglrec.export import export as run_export
 
-    with opened(run, dataset, device) as trained:
+    with opened(run, dataset, device, history=history) as trained:
         figures = run_export(trained, out, overwrite=overwrite)
     report(figures, as_json)
 

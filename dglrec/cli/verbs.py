@@ -215,6 +215,12 @@ def synth(
     metavar="RUN1",
     help="Begin with the best model of another run, its vectors matched by ids.",
 )
+@click.option(
+    "--refit",
+    type=click.Choice(["valid", "all"]),
+    help="Once the best epoch is known, train for as many epochs on training and validation rows, "
+    "or on all rows; the same as --set train.refit=...",
+)
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @click.option("--print-config", is_flag=True, help="Print all settings, and stop.")
 @option_device
@@ -227,6 +233,7 @@ def train(
     config_file: Path | None,
     assignments: tuple[str, ...],
     source: Path | None,
+    refit: str | None,
     resume: bool,
     print_config: bool,
     device: str,
@@ -244,6 +251,7 @@ def train(
       dglrec train data run
       dglrec train data run --set train.epochs=30 --set model.embedding_size=128
       dglrec train data knn-run --config item_knn
+      dglrec train data final --refit all
       dglrec train data run --resume
       dglrec train newer-data newer-run --from run --config run/config.toml
       torchrun --standalone --nproc-per-node 4 -m dglrec train data run
@@ -253,6 +261,8 @@ def train(
     if source is not None:
         place = json.dumps(str(source.resolve()), ensure_ascii=False)
         assignments = (*assignments, f"train.begin_with={place}")
+    if refit is not None:
+        assignments = (*assignments, f"train.refit={refit}")
     if print_config:
         shown = config.load_settings(
             file=config_file, assignments=assignments, environment=os.environ
@@ -329,6 +339,14 @@ def train(
     help="Rank each relevant item among N drawn ones as well, as some papers do.",
 )
 @click.option("--seed", type=SEED, help="Of what is given, or drawn; default: 0.")
+@click.option(
+    "--history",
+    type=click.Choice(["train", "valid"]),
+    default="train",
+    show_default=True,
+    help="Rows that the model reads: those it was trained on, or validation rows too, for test "
+    "rows that come after them, as of prepare --split last or time.",
+)
 @option_order
 @option_dataset
 @option_device
@@ -343,6 +361,7 @@ def evaluate(
     given: int | None,
     candidates: int | None,
     seed: int | None,
+    history: Any,
     order: Any,
     dataset: Path | None,
     device: str,
@@ -357,12 +376,14 @@ def evaluate(
       dglrec evaluate run --ranking 5,10,20 --candidates 100
       dglrec evaluate run --details
       dglrec evaluate run --given 5     (after prepare --split user)
+      dglrec evaluate run --history valid     (after prepare --split last)
     """
     if seed is not None and given is None and candidates is None:
         raise click.UsageError("--seed goes with --given or --candidates.")
     from dglrec.evaluate import evaluate as run_evaluate
 
-    with opened_predictor(run, dataset, device, timeout, order=order) as trained:
+    opening = {"order": order, "history": history}
+    with opened_predictor(run, dataset, device, timeout, **opening) as trained:
         result = run_evaluate(
             trained,
             split,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dglrec.compare.statistics import Floats, UserSums
 from dglrec.dataset import HeldOut
-from dglrec.errors import DataError, DglrecError, UsageError
+from dglrec.errors import DglrecError, UsageError
 from dglrec.evaluate import RankingTargets
 from dglrec.evaluate.ranking import DEFAULT_K, Best, lists_of
 from dglrec.metrics import RANKING_METRICS, clip, level_of, ranking_values
@@ -27,14 +27,15 @@ def rows_of_run(trained: Predictor, run: Path, split: str) -> HeldOut:
     """A run's held-out rows, in the order of its data set.
 
     Raises:
-        DataError: there are no rows.
+        UsageError: there are no rows, or the run has seen them.
     """
     dataset = trained.dataset
+    try:
+        trained.check_unseen(split)
+    except UsageError as error:
+        raise UsageError(f"{run}: {error}") from error
     trained.prepare()  # before the rows are there: each takes much memory
-    rows = dataset.held_out(split)
-    if not len(rows):
-        raise DataError(f"{dataset.path}: its {split} split has no rows to compare {run} on")
-    return rows
+    return dataset.held_out(split)
 
 
 def predict_rows(trained: Predictor, run: Path, rows: HeldOut) -> Tensor:

@@ -13,7 +13,7 @@ planted/*.npy                  of generated data: what decides the best possible
 
 from dglrec.dataset.derived import DerivedDataset, derive
 from dglrec.dataset.held_out import HeldOut
-from dglrec.dataset.layout import DATASET_FILE, PROOFS, SCHEMA_VERSION
+from dglrec.dataset.layout import DATASET_FILE, HELD_OUT, PROOFS, SCHEMA_VERSION, TRAIN
 from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.prepare import prepare
 from dglrec.dataset.stored import RatingDataset
@@ -22,8 +22,10 @@ from dglrec.dataset.writing import write_dataset
 
 __all__ = [
     "DATASET_FILE",
+    "HELD_OUT",
     "PROOFS",
     "SCHEMA_VERSION",
+    "TRAIN",
     "DerivedDataset",
     "HeldOut",
     "PrepareOptions",

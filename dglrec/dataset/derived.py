@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dglrec.biases import Biases
 from dglrec.dataset.attributes import AttributeEncoder
 from dglrec.dataset.stored import RatingDataset
 from dglrec.derived import (
@@ -20,6 +21,7 @@ from dglrec.derived import (
     user_graph_features,
 )
 from dglrec.errors import UsageError
+from dglrec.graph import RatingGraph
 from dglrec.relations import USER_TYPE, Relation
 from dglrec.schema import CLUSTERS, OF_GRAPH
 
@@ -82,8 +84,8 @@ class DerivedDataset(RatingDataset):
     def __init__(
         self, dataset: RatingDataset, names: Sequence[str], made: Mapping[str, Tensor]
     ) -> None:
-        super().__init__(dataset.path, dataset.meta, dataset._files)
-        self._plain = dataset
+        super().__init__(dataset.path, dataset.meta, dataset._files, dataset.parts)
+        self._plain, self._names = dataset, tuple(names)
         counts = dataset.graph.num_users, dataset.graph.num_items
         self.made = dict(made)
         self.derived_digest = _digest(made)
@@ -104,6 +106,24 @@ class DerivedDataset(RatingDataset):
                 raise ValueError(f"{len(self._graph_features)} rows of features of users")
             if not bool(torch.isfinite(self._graph_features).all()):
                 raise ValueError("a feature of users is not finite")
+
+    def with_rows(self, splits: Sequence[str]) -> "DerivedDataset":
+        """As of any data set; what was made stays what it is.
+
+        Raises:
+            UsageError: there is no such split.
+        """
+        return DerivedDataset(self._plain.with_rows(splits), self._names, self.made)
+
+    @cached_property
+    def graph(self) -> RatingGraph:
+        """That of the data set it was made of, which may be in memory already."""
+        return self._plain.graph
+
+    @cached_property
+    def biases(self) -> Biases:
+        """Likewise."""
+        return self._plain.biases
 
     def relation(self, name: str) -> Relation:
         """One relation by name, as of any data set, or one that was made from training rows.

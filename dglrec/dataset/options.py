@@ -20,8 +20,8 @@ class PrepareOptions:
     Attributes:
         format: layout of the source; `auto` finds out.
         split: how held-out rows are chosen; see `split.SPLIT_METHODS`.
-        valid: share of rows that validate.
-        test: share of rows that test.
+        valid: share of rows that validate; 0 for none.
+        test: share of rows that test; 0 for none.
         seed: of the split.
         train_file: ratings to train and validate on, in place of the source's; needs `test_file`.
         test_file: ratings to test on.

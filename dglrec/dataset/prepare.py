@@ -193,8 +193,8 @@ def _write(
             ],
             "split": {
                 "method": "given files" if given else options.split,
-                "valid": None if by_user else options.valid,
-                "test": None if given or by_user else options.test,
+                "valid": None if by_user and options.valid else options.valid,
+                "test": None if given or (by_user and options.test) else options.test,
                 "seed": options.seed,
             },
             "text_model": options.text_model if embeds else None,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dglrec import schema
-from dglrec.biases import Biases, Damping, NoBiases
+from dglrec.biases import Biases, Damping, NoBiases, fit_biases, no_biases
 from dglrec.dataset.attributes import (
     ITEM_ATTRIBUTES,
     USER_ATTRIBUTES,
@@ -27,6 +27,7 @@ from dglrec.dataset.attributes import (
     fit_user_encoder,
     used_kinds,
 )
+from dglrec.dataset.extended import extended
 from dglrec.dataset.held_out import HeldOut, parquet_faults, read_held_out
 from dglrec.dataset.layout import (
     FEATURES,
@@ -64,10 +65,14 @@ class RatingDataset:
     Its rows are ratings, or interactions: ratings that all have the value 1 of `scale`, without
     biases. `has_ratings` says which.
 
+    Its graph and biases are those of its training rows, or, as `with_rows` has it, of held-out rows
+    besides. All else is what `prepare` made of training rows: features, vocabularies, relations.
+
     Args:
         path: the data set's folder.
         meta: what `dataset.json` says.
         files: those in the folder.
+        parts: the parts of the split whose rows are in the graph; `train` is the first.
 
     Attributes:
         derived_digest: what names what was made from its training rows; None where nothing was.
@@ -77,9 +82,16 @@ class RatingDataset:
     derived_digest: str | None = None
     clusters: Tensor | None = None
 
-    def __init__(self, path: Path, meta: dict[str, Any], files: MappedFiles) -> None:
+    def __init__(
+        self,
+        path: Path,
+        meta: dict[str, Any],
+        files: MappedFiles,
+        parts: tuple[str, ...] = (TRAIN,),
+    ) -> None:
         self.path = path
         self.meta = meta
+        self.parts = parts
         self._files = files
         self.scale = RatingScale(**meta["scale"])
         self.fingerprint: str = meta["fingerprint"]
@@ -94,6 +106,49 @@ class RatingDataset:
         """
         path = Path(path)
         return cls(path, *open_files(path))
+
+    def with_rows(self, splits: Sequence[str]) -> "RatingDataset":
+        """The same data set with held-out rows among the training rows; itself where that is so.
+
+        The rows are put together when the graph is first asked for, in memory: 18 bytes a row, 26
+        with timestamps, and in time linear in them. Biases are fitted to all of them.
+
+        Args:
+            splits: of `valid` and `test`.
+
+        Raises:
+            UsageError: there is no such split.
+        """
+        for split in splits:
+            _check_split(split)
+        parts = (TRAIN, *(split for split in HELD_OUT if split in (*self.parts, *splits)))
+        return (
+            self if parts == self.parts else RatingDataset(self.path, self.meta, self._files, parts)
+        )
+
+    @property
+    def held_out_splits(self) -> tuple[str, ...]:
+        """Of `valid` and `test` those that have rows, and rows that the graph does not hold."""
+        counts = self.meta["counts"]
+        return tuple(name for name in HELD_OUT if counts[name] and name not in self.parts)
+
+    def check_held_out(self, split: str) -> None:
+        """Refuse a split without rows that are still held out.
+
+        Raises:
+            UsageError: it is one, or there is no such split.
+        """
+        _check_split(split)
+        if split in self.parts:
+            raise UsageError(
+                f"{self.path}: its {split} rows are among those that the model reads, and a row "
+                "that is read cannot be predicted; choose another split"
+            )
+        if not self.meta["counts"][split]:
+            raise UsageError(
+                f"{self.path}: has no {split} rows (prepare --{split} 0); choose another split, or "
+                f"prepare the data set with --{split} above 0"
+            )
 
     def prove(self) -> None:
         """Prove every file: its bytes are those that `prepare` wrote, and no value is impossible.
@@ -130,7 +185,14 @@ class RatingDataset:
 
     @cached_property
     def graph(self) -> RatingGraph:
-        """The training ratings, memory-mapped."""
+        """The training ratings: memory-mapped, or put together of several parts of the split."""
+        if self.parts == (TRAIN,):
+            return self._stored_graph
+        more = [self._read_held_out(name) for name in self.parts[1:]]
+        return extended(self._stored_graph, more, self.path)
+
+    @property
+    def _stored_graph(self) -> RatingGraph:
         return RatingGraph(
             by_user=self._adjacency("user"),
             by_item=self._adjacency("item"),
@@ -142,6 +204,8 @@ class RatingDataset:
     @cached_property
     def biases(self) -> Biases:
         """The biases fitted to the training ratings; interactions have none."""
+        if self.parts != (TRAIN,):
+            return fit_biases(self.graph) if self.has_ratings else no_biases(self.graph)
         kind = Biases if self.has_ratings else NoBiases
         return kind(
             mean=self.meta["mean_rating"],
@@ -154,6 +218,19 @@ class RatingDataset:
             variance=self.meta["variance"],
             damping=self._damping(),
         )
+
+    @property
+    def mean_rating(self) -> float:
+        """Mean rating of the training rows that `prepare` chose, whatever rows the graph holds.
+
+        What is relevant is said by it, so that it does not depend on what a model has read.
+        """
+        return float(self.meta["mean_rating"])
+
+    @property
+    def level_counts(self) -> npt.NDArray[np.int64]:
+        """int64 [levels]: how many of the same rows take each value of the scale."""
+        return np.array(self.meta["level_counts"], dtype=np.int64)
 
     @cached_property
     def users(self) -> IdMap:
@@ -361,10 +438,12 @@ class RatingDataset:
             last: one past the last; None for the end.
 
         Raises:
-            UsageError: there is no such split.
+            UsageError: there is no such split, it has no rows, or they are in the graph.
         """
-        if split not in HELD_OUT:
-            raise UsageError(f"no split {split!r}; choose {' or '.join(HELD_OUT)}")
+        self.check_held_out(split)
+        return self._read_held_out(split, first, last)
+
+    def _read_held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
         last = self.meta["counts"][split] if last is None else last
         name, counts = f"{split}.parquet", self.meta["counts"]
         with parquet_faults(self.path / name):
@@ -387,10 +466,12 @@ class RatingDataset:
         """What each user rated in training and in held-out rows: lists of U users.
 
         Args:
-            held_out: which held-out rows count: `valid`, `test`.
+            held_out: which held-out rows count: `valid`, `test`. Those without rows, and those that
+                the graph holds already, add nothing.
         """
         lists = [self.graph.by_user.lists]
-        return merge_lists([*lists, *(self.held_out_by_user(name).lists for name in held_out)])
+        more = [name for name in held_out if name in self.held_out_splits]
+        return merge_lists([*lists, *(self.held_out_by_user(name).lists for name in more)])
 
     def describe(self) -> dict[str, Any]:
         """What `prepare` reports: counts, split, features; of ratings their scale and mean, too.
@@ -445,3 +526,8 @@ class RatingDataset:
 
     def _ids(self, name: str, column: str) -> IdMap:
         return IdMap(self._table(name, [column]).column(0).combine_chunks())
+
+
+def _check_split(split: str) -> None:
+    if split not in HELD_OUT:
+        raise UsageError(f"no split {split!r}; choose {' or '.join(HELD_OUT)}")

@@ -52,7 +52,7 @@ class Oracle:
         if dataset.planted is None:
             return None
         counts = torch.from_numpy(dataset.graph.by_user.degrees.astype(np.int64))
-        for name in ("valid", "test"):
+        for name in dataset.held_out_splits:
             counts += dataset.held_out(name).users.bincount(minlength=len(counts))
         return cls(dataset.planted, counts, relevant_from, interactions=interactions)
 

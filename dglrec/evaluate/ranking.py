@@ -212,7 +212,7 @@ def check_ranking(
             raise UsageError(f"--ranking {k}: must be from 1 to the catalogue's {num_items} items")
     is_rated = dataset.has_ratings
     if relevant_from is None:
-        relevant_from = next_level(dataset.biases.mean, dataset) if is_rated else -np.inf
+        relevant_from = next_level(dataset.mean_rating, dataset) if is_rated else -np.inf
     if not (dataset.held_out(split).ratings >= relevant_from).any():
         raise UsageError(
             f"no {split} row is rated {relevant_from:g} or more; nothing to rank"

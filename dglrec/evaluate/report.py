@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dglrec.dataset import HeldOut
+from dglrec.dataset import TRAIN, HeldOut
 from dglrec.distributed import World
 from dglrec.errors import UsageError
 from dglrec.evaluate.candidates import check_candidates, sampled_figures
@@ -84,10 +84,12 @@ def evaluate(
         `tail_items`; where the data came with a truth, `irreducible_rmse` and `gap_closed` (DESIGN,
         Terms); with ranking, what `ranking_figures` returns and, of ratings, `relevant_from`; with
         candidates, `sampled`; with details, `details`; with given, `given`, `users` and
-        `users_left_out`. `notes` name what was left out.
+        `users_left_out`; of a model that learned from more than training rows, `learned_from`, and
+        of one that reads more than it learned from, `history`. `notes` name what was left out.
 
     Raises:
-        UsageError: there is no such split, ranking is not possible on it, nobody in it is new, or
+        UsageError: there is no such split, it has no rows, the model has learned from them or reads
+            them, ranking is not possible on it, nobody in it is new, or
             what is asked for needs predicted ratings.
     """
     dataset, world = trained.dataset, trained.world
@@ -96,6 +98,8 @@ def evaluate(
     new, threshold, ks = None, 0.0, None if ranking is None else lengths_of(ranking)
     with world.together():
         check_split(split)
+        if split != TRAIN:
+            trained.check_unseen(split)
         # Of layers there is something to tell whatever is predicted.
         layered = isinstance(trained, TrainedModel)
         if not predicts_ratings:
@@ -119,6 +123,10 @@ def evaluate(
             new = deal(dataset, split, given, seed)
     trained.prepare()  # before the rows are there: each takes much memory
     result: dict[str, Any] = {"split": split} | ({} if given is None else {"given": given})
+    if trained.learned_from != (TRAIN,):
+        result["learned_from"] = list(trained.learned_from)
+    if dataset.parts != trained.learned_from:
+        result["history"] = list(dataset.parts)
     if predicts_ratings:
         with world.together():
             subject = _everybody(trained, split) if new is None else _newcomers(trained, new)

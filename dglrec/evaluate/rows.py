@@ -111,7 +111,7 @@ def grouped_sums(
     Returns:
         The sums over all rows, and for each grouping those of each group.
     """
-    weights = class_weights(dataset.graph.level_counts)
+    weights = class_weights(dataset.level_counts)
     total = RatingSums()
     tables = [np.zeros((len(fields(RatingSums)), grouping.count)) for grouping in groupings]
     for part in stretches(rows):

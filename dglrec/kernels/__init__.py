@@ -6,15 +6,17 @@ puts them in the order of their sources, `ridge.py` fits a regression to each no
 as Adam does, `hashing.py` is where chance comes from, `segments.py` sums over all edges in float64,
 `ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `softmax.py`
 sums over a catalogue's scores, `neighbours.py` compares items by who rated them, `sampling.py`
-samples a node's edges, `numbering.py` numbers a step's nodes, `parallel.py` cuts work into a
-stretch a thread.
+samples a node's edges, `layers.py` weighs the other ends of a step's edges and finds the edges of
+some of them, `numbering.py` numbers a step's nodes, `parallel.py` cuts work into a stretch a
+thread.
 """
 
 from dglrec.kernels.attention import attend, attend_jointly
 from dglrec.kernels.damping import damp_means
 from dglrec.kernels.dropout import drop_units
 from dglrec.kernels.edges import score_edges, sum_messages
-from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hashes
+from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hash_part_of, hash_parts, hashes
+from dglrec.kernels.layers import Left, Lists, add_importance, edges_with
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.maxima import max_messages
 from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
@@ -33,13 +35,17 @@ from dglrec.kernels.rows import AdamStep, move_rows
 from dglrec.kernels.sampling import sample_fixed, sample_stretches
 from dglrec.kernels.segments import segment_squares, segment_sums
 from dglrec.kernels.softmax import catalogue_log_sum_exp
+from dglrec.kernels.turned import turned_edges
 
 __all__ = [
     "HASH_BITS",
     "AdamStep",
     "ItemLists",
+    "Left",
+    "Lists",
     "Terms",
     "Tiles",
+    "add_importance",
     "add_similarities",
     "attend",
     "attend_jointly",
@@ -50,9 +56,12 @@ __all__ = [
     "count_pairs",
     "damp_means",
     "drop_units",
+    "edges_with",
     "even_parts",
     "fit_ridge",
     "hash_of",
+    "hash_part_of",
+    "hash_parts",
     "hashes",
     "max_messages",
     "merge_lists",
@@ -70,4 +79,5 @@ __all__ = [
     "segment_squares",
     "segment_sums",
     "sum_messages",
+    "turned_edges",
 ]

@@ -19,6 +19,7 @@ HASH_BITS = 24
 """A hash is 0 to 2^24 - 1."""
 
 _ROTATED, _DROPPED = np.uint64(_SHIFT), np.uint64(64 - HASH_BITS)
+_BITS = np.uint64(HASH_BITS)
 
 
 def chances(numbers: Tensor, key: int | Tensor) -> Tensor:
@@ -41,6 +42,11 @@ def hashes(numbers: Tensor, key: int | Tensor) -> Tensor:
     return (mixed >> (64 - HASH_BITS)) & ((1 << HASH_BITS) - 1)
 
 
+def hash_parts(numbers: Tensor, key: int | Tensor, count: int) -> Tensor:
+    """int64 [n], 0..count-1: which of `count` equal parts each of n hashes is in; see `hashes`."""
+    return (hashes(numbers, key) * count) >> HASH_BITS
+
+
 @compiled
 def mixed(number):  # type: ignore[no-untyped-def]
     """All 64 bits of the hash of a number, uint64; for compiled code."""
@@ -56,3 +62,9 @@ def hash_of(number):  # type: ignore[no-untyped-def]
     """`hashes` of one number, uint64, the key added to it; for compiled code."""
     # The highest bits are what they are without the last shift.
     return mixed(number) >> _DROPPED
+
+
+@compiled
+def hash_part_of(number, count):  # type: ignore[no-untyped-def]
+    """`hash_parts` of one number, uint64, the key added to it; for compiled code."""
+    return (hash_of(number) * count) >> _BITS

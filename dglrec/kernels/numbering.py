@@ -19,13 +19,13 @@ def number_rows(ids: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]
 
     Returns:
         int32 [n] the number of each id, and int64 the ids that got one, in the order of their
-        numbers: on a CPU that in which they are met, elsewhere ascending.
+        numbers, which is that in which they are met.
 
     Raises:
         IndexError: an id is no row of the table.
     """
     if not runs_compiled(ids):
-        fresh = torch.unique(ids[table.index_select(0, ids) < 0]).long()
+        fresh = in_order_met(ids[table.index_select(0, ids) < 0]).long()
         numbers = torch.arange(count, count + len(fresh), dtype=table.dtype, device=table.device)
         table[fresh] = numbers
         return table.index_select(0, ids), fresh
@@ -34,6 +34,20 @@ def number_rows(ids: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]
     fresh_ids = np.empty(min(len(ids), len(table)), dtype=np.int64)
     found = _number_rows(ids.contiguous().numpy(), table.numpy(), count, places, fresh_ids)
     return torch.from_numpy(places), torch.from_numpy(fresh_ids[:found])
+
+
+def in_order_met(ids: Tensor) -> Tensor:
+    """Each of n whole numbers once, in the order in which they first stand, by torch's operations.
+
+    Args:
+        ids: int [n].
+    """
+    ascending, places = torch.unique(ids, return_inverse=True)
+    positions = torch.arange(len(ids), device=ids.device)
+    first = positions.new_zeros(len(ascending))
+    first.scatter_reduce_(0, places, positions, "amin", include_self=False)
+    met: Tensor = ascending.index_select(0, torch.argsort(first))
+    return met
 
 
 @compiled

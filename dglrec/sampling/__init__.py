@@ -10,6 +10,7 @@ from dglrec.sampling.cluster import ClusterLoader
 from dglrec.sampling.config import WEIGHING, LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.full import FullGraphLoader
+from dglrec.sampling.layerwise import LayerwiseLoader
 from dglrec.sampling.neighbor import NeighborEdgeLoader
 from dglrec.sampling.packed import PackedBatchLoader, why_unpacked
 from dglrec.sampling.saint import SaintLoader
@@ -20,6 +21,7 @@ __all__ = [
     "ClusterLoader",
     "Draw",
     "FullGraphLoader",
+    "LayerwiseLoader",
     "LoaderConfig",
     "NeighborEdgeLoader",
     "PackedBatchLoader",

@@ -29,10 +29,13 @@ _DEFAULTS = {
 }
 
 
-WEIGHING = ("cluster", "saint")
+WEIGHING = ("cluster", "saint", "layerwise")
 """The loaders whose steps read a sample of the graph in which each edge is weighed."""
 
 _CLUSTERS_A_STEP = 5  # unless the number of clusters is given
+
+# Of a layer that reads a sample: users, and items, for so many targets of a step, or more.
+_TARGETS_A_NODE, _LEAST_NODES = 4, 512
 
 
 class LoaderConfig(BaseModel):
@@ -40,12 +43,13 @@ class LoaderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["users", "neighbor", "full", "cluster", "saint"] = Field(
+    kind: Literal["users", "neighbor", "full", "cluster", "saint", "layerwise"] = Field(
         "users",
         description="users: steps of whole users, fast; neighbor: DGL's own loader, the reference; "
         "full: steps of whole users over the whole graph, for layers that cost little an edge; "
         "cluster: Cluster-GCN, some of METIS's clusters a step; saint: GraphSAINT, the nodes that "
-        "loader.draws meet",
+        "loader.draws meet; layerwise: steps of whole users, each layer of which reads further "
+        "users and items that loader.importance draws",
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -124,6 +128,21 @@ class LoaderConfig(BaseModel):
         ge=1,
         description="with kind saint and draws walk, how often walks that are taken before "
         "training meet a node on average, to count by how likely nodes and ratings are met",
+    )
+    importance: Literal["ladies", "fastgcn"] = Field(
+        "ladies",
+        description="with kind layerwise, what users and items of a layer are drawn by: ladies, by "
+        "what they tell the layer's own destinations, all of whose ratings are read for that; "
+        "fastgcn, by what they tell all, at a cost that follows from what is drawn",
+    )
+    layer_users: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="with kind layerwise, users drawn for each layer, beside those that it reads "
+        "anyway; auto: a fourth of batch_size, 512 or more",
+    )
+    layer_items: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="items likewise",
     )
     exclude_targets: bool = Field(
         True,
@@ -216,6 +235,40 @@ class LoaderConfig(BaseModel):
             )
         return self.model_copy(update={"clusters": count})
 
+    def with_layer_sizes(self, num_edges: int, num_users: int, num_items: int) -> "LoaderConfig":
+        """The same with numbers of users and items that are drawn for a layer.
+
+        Args:
+            num_edges: E.
+            num_users: U.
+            num_items: I.
+
+        Raises:
+            UsageError: more are to be drawn than there are.
+        """
+        auto = max(self.edges_a_batch(num_edges) // _TARGETS_A_NODE, _LEAST_NODES)
+        sizes = {}
+        for name, count in (("users", num_users), ("items", num_items)):
+            size = getattr(self, f"layer_{name}")
+            if size != "auto" and size > count:
+                raise UsageError(
+                    f"loader.layer_{name} = {size:,}: there are {count:,} {name}; take {count:,} "
+                    "or fewer, or leave it out"
+                )
+            sizes[f"layer_{name}"] = min(auto, count) if size == "auto" else size
+        return self.model_copy(update=sizes)
+
+    @property
+    def layer_sizes(self) -> tuple[int, int]:
+        """How many users and items are drawn for a layer.
+
+        Raises:
+            ValueError: they are left to `with_layer_sizes`.
+        """
+        if self.layer_users == "auto" or self.layer_items == "auto":
+            raise ValueError("layer sizes must be numbers; see LoaderConfig.with_layer_sizes")
+        return self.layer_users, self.layer_items
+
     @field_validator("user_fanouts", "item_fanouts", mode="before")
     @classmethod
     def _one_layer(cls, value: Any) -> Any:
@@ -234,6 +287,12 @@ class LoaderConfig(BaseModel):
             raise ValueError(
                 f"clusters {self.clusters} go with kind cluster; leave them out with {self.kind}"
             )
+        for name in ("layer_users", "layer_items"):
+            if getattr(self, name) != "auto" and self.kind != "layerwise":
+                raise ValueError(
+                    f"{name} {getattr(self, name)} goes with kind layerwise; leave it out with "
+                    f"{self.kind}"
+                )
         if self.unseen_users and (self.kind != "users" or not self.exclude_targets):
             raise ValueError(
                 f"unseen_users {self.unseen_users}: goes with kind users and exclude_targets; "
@@ -267,6 +326,7 @@ Stream = Literal[
     "dropout",
     "relations",
     "walks",
+    "nodes",
 ]
 """What a seed is for; no two of them share their numbers."""
 

@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 
 from dglrec.kernels import (
-    HASH_BITS,
     compiled,
     even_parts,
-    hash_of,
-    hashes,
+    hash_part_of,
+    hash_parts,
     run_side_by_side,
     runs_compiled,
 )
 from dglrec.sampling.config import seed_of
-
-_SCALE = np.uint64(HASH_BITS)
 
 _WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
 
@@ -70,7 +67,7 @@ def is_target(pairs: Tensor, key: int | Tensor, count: int, number: int | Tensor
         count: of folds.
         number: of the fold.
     """
-    return (hashes(pairs, key) * count) >> HASH_BITS == number
+    return hash_parts(pairs, key, count) == number
 
 
 @dataclass(frozen=True)
@@ -175,17 +172,12 @@ def ragged(starts: Tensor, counts: Tensor) -> Tensor:
 
 
 @compiled
-def _fold_of(key, count):  # type: ignore[no-untyped-def]
-    return (hash_of(key) * count) >> _SCALE
-
-
-@compiled
 def _count(users, starts, counts, neighbours, num_items, key, folds, fold, out, low, high):  # type: ignore[no-untyped-def]
     for n in range(low, high):
         base = np.uint64(users[n]) * num_items + key
         found = 0
         for edge in range(starts[n], starts[n] + counts[n]):
-            found += _fold_of(base + np.uint64(neighbours[edge]), folds) == fold
+            found += hash_part_of(base + np.uint64(neighbours[edge]), folds) == fold
         out[n] = found
 
 
@@ -213,7 +205,7 @@ def _write(  # type: ignore[no-untyped-def]
         target, other = target_starts[n], support_starts[n]
         for edge in range(starts[n], starts[n] + counts[n]):
             item = neighbours[edge]
-            if _fold_of(base + np.uint64(item), folds) == fold:
+            if hash_part_of(base + np.uint64(item), folds) == fold:
                 targets[target] = edge
                 owners[target] = n
                 items[target] = item

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from dglrec.graph import EdgeTensors, RatingGraph
-from dglrec.kernels import sum_messages
 from dglrec.sampling.config import LoaderConfig, seed_of
-from dglrec.sampling.tensors import take
+from dglrec.sampling.tensors import sum_neighbours, take
 
 _WALKS_AT_ONCE = 1 << 17
 
@@ -77,11 +76,9 @@ class _Sides:
     def sums(self, values: Tensor) -> Tensor:
         """[U + I]: of each node the sum of its neighbours' values, float64 [U + I]."""
         of_users, of_items = values.split((self.num_users, self.num_items))
-        sums = [
-            sum_messages(lists.offsets, lists.neighbours, others.unsqueeze(1)).squeeze(1)
-            for lists, others in ((self.by_user, of_items), (self.by_item, of_users))
-        ]
-        return torch.cat(sums)
+        return torch.cat(
+            (sum_neighbours(self.by_user, of_items), sum_neighbours(self.by_item, of_users))
+        )
 
     def neighbours(self, nodes: Tensor, chances: Tensor) -> Tensor:
         """int64 [n]: a neighbour of each of n rated nodes.

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from dglrec.graph import EdgeTensors
+from dglrec.kernels import sum_messages
+
 
 def take(table: Tensor, index: Tensor) -> Tensor:
     """`table[index]`, several times as fast on a CPU."""
@@ -12,3 +15,13 @@ def take(table: Tensor, index: Tensor) -> Tensor:
 def offsets_of(counts: Tensor) -> Tensor:
     """int64 [D] -> int64 [D + 1], where each stretch starts."""
     return torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+
+
+def sum_neighbours(lists: EdgeTensors, values: Tensor) -> Tensor:
+    """float64 [N]: of each node the sum of its neighbours' values.
+
+    Args:
+        lists: the ratings of N nodes.
+        values: float64, of each node of the other type.
+    """
+    return sum_messages(lists.offsets, lists.neighbours, values.unsqueeze(1)).squeeze(1)

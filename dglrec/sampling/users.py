@@ -82,6 +82,8 @@ class UserBatchLoader(UserSchedule):
         ages: bool = False,
     ) -> None:
         super().__init__(graph, biases, config, seed, device, world, draw, directions)
+        # Whether a process leaves out the targets of all processes, and not only its own.
+        self._leaves_out_all = self._every_item
         self._times = graph.times_on(self.device) if ages else None
         self._ranks: Tensor | None = None  # of edges in time, where that decides folds
         check_directions(self.config, directions)
@@ -117,7 +119,8 @@ class UserBatchLoader(UserSchedule):
 
     def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         step = self._step(users, fold, number)
-        if not len(step.ratings):
+        # Processes that exchange items all take part in a step that has targets.
+        if not len(step.ratings if self._every_item else step.ratings[step.own_targets]):
             return None
         users_read, items_read = Reached(self._user_numbers), self._items()
         self._in_step[step.users] = torch.arange(
@@ -152,22 +155,13 @@ class UserBatchLoader(UserSchedule):
             self.config.unseen_items,
             seed_of("unseen", self.seed, step.fold.epoch, number),
         )
-        relation_keys = self._relation_keys(step.fold, number)
-        layers = [
-            self._layer(step, fanouts, users_read, items_read, keys, of_relations)
-            for fanouts, keys, of_relations in zip(
-                reversed(self.config.fanouts),
-                self._sample_keys(step.fold, number),
-                relation_keys,
-                strict=True,
-            )
-        ]
+        layers = self._read_layers(step, number, users_read, items_read)
         return EdgeBatch(
             user_nodes=users_read.nodes,
             item_nodes=items_read.nodes,
             user_inputs=biases.user_inputs(users_read.nodes),
             item_inputs=biases.item_inputs(items_read.nodes),
-            layers=tuple(reversed(layers)),
+            layers=layers,
             users=owners,
             items=targets.items,
             ratings=ratings,
@@ -177,7 +171,7 @@ class UserBatchLoader(UserSchedule):
             items_are_shared=self._every_item and self.world.size > 1,
             every_item=self._every_item,
             pool=pool,
-            unseen_others=self._labels_of_unseen(step, targets.unseen, relation_keys),
+            unseen_others=self._labels_of_unseen(step, targets.unseen, number),
         )
 
     def _items(self) -> Numbering:
@@ -190,13 +184,14 @@ class UserBatchLoader(UserSchedule):
         """Deal the ratings of a step's users into targets and support.
 
         Where processes exchange items that is done for the users of all of them: what one predicts
-        must not reach it by way of the items that another encodes. Else for its own alone.
+        must not reach it by way of the items that another encodes. Else for its own alone, unless
+        `_leaves_out_all`.
         """
         lists, world = self._by_user, self.world
         starts, counts = take(lists.starts, users), take(lists.counts, users)
         bounds = world.cut(counts.cumsum(0))
         first, last = bounds[world.rank], bounds[world.rank + 1]
-        if not self._every_item and self.world.size > 1:
+        if not self._leaves_out_all and self.world.size > 1:
             users, starts, counts = users[first:last], starts[first:last], counts[first:last]
             first, last = 0, len(users)
         split = fold.split(users, starts, counts, lists.neighbours)
@@ -232,6 +227,28 @@ class UserBatchLoader(UserSchedule):
         ends = Ends(items.nodes, places)
         items.forget()
         return self._biases.leaving_out(Ends(step.users, owners), ends, ratings)
+
+    def _read_layers(
+        self, step: Step, number: int, users_read: Reached, items_read: Numbering
+    ) -> tuple[LayerBlocks, ...]:
+        """What each layer reads, the first to be computed first; see `_layer`.
+
+        Args:
+            step: its users.
+            number: of the step in its epoch.
+            users_read: this process's users of the step.
+            items_read: the items of their targets, and of the pool.
+        """
+        outwards = [
+            self._layer(step, fanouts, users_read, items_read, keys, of_relations)
+            for fanouts, keys, of_relations in zip(
+                reversed(self.config.fanouts),
+                self._sample_keys(step.fold, number),
+                self._relation_keys(step.fold, number),
+                strict=True,
+            )
+        ]
+        return tuple(reversed(outwards))
 
     def _layer(
         self,
@@ -341,11 +358,12 @@ class UserBatchLoader(UserSchedule):
         return RelationBlock(kind.name, kind.destination_type, kind.source_type, block)
 
     def _labels_of_unseen(
-        self, step: Step, unseen: Tensor, relation_keys: Sequence[Sequence[int]]
+        self, step: Step, unseen: Tensor, number: int
     ) -> tuple[RelationBlock, ...]:
         """What items that count as unseen read of labels, in all layers what the last one reads."""
         if not len(unseen) or not self._directions:
             return ()
+        relation_keys = self._relation_keys(step.fold, number)
         return tuple(
             self._relation_block(step, tensors, unseen, None, key)
             for tensors, key in zip(self._directions, relation_keys[0], strict=True)

@@ -409,6 +409,7 @@ def _folder(
             "ratings": _described(options.ratings),
             "new_items": _described(options.new_items),
             **({"user_table": _described(options.user_table)} if options.user_table else {}),
+            **_history(trained),
         },
         "unknown": options.unknown,
         "in_part": in_part,
@@ -417,6 +418,12 @@ def _folder(
     if trained.world.is_first:
         folder.refuse_other_folder(options.overwrite)
     return folder
+
+
+def _history(trained: Predictor) -> dict[str, Any]:
+    """What a plan says of the rows that a model reads; nothing of those that it learned from."""
+    parts = trained.dataset.parts
+    return {} if parts == trained.learned_from else {"history": list(parts)}
 
 
 def _described(file: Path | None) -> dict[str, str] | None:

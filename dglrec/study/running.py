@@ -32,6 +32,7 @@ from dglrec.run import (
     CONFIG_FILE,
     LOCK_FILE,
     RESULTS_FILE,
+    SELECTION,
     check_same_dataset,
     locked,
     open_predictor,
@@ -254,7 +255,16 @@ class _Work:
         with _named(*_of_run(variant, seed, run)):
             if not (run / CONFIG_FILE).is_file():
                 raise DataError(f"{run}: holds no {CONFIG_FILE}, so it is no run")
-            own, asked = load_settings(file=run / CONFIG_FILE), variant.with_seed(seed)
+            asked = variant.with_seed(seed)
+            if asked.train.refit != "none":
+                # What a refitted run was to be trained with is what its selection was.
+                chooses = run / SELECTION / CONFIG_FILE
+                if not chooses.is_file() or not (run / RESULTS_FILE).is_file():
+                    return False
+                train = asked.train.model_copy(update={"refit": "none"})
+                own, asked = load_settings(file=chooses), replace(asked, train=train)
+            else:
+                own = load_settings(file=run / CONFIG_FILE)
             wanted = asked.resolved(
                 dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
             )

@@ -37,7 +37,8 @@ class FinishedRun:
         """
         leading = sums.sums.metrics[0]
         try:
-            valid = results["valid"].get(leading)
+            # A refitted run was chosen by its selection; one without validation rows by nothing.
+            valid = results.get("selection", results).get("valid", {}).get(leading)
             seconds = float(results["training_seconds"])
             return cls(seed, sums, None if valid is None else float(valid), seconds)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

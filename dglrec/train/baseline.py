@@ -11,7 +11,7 @@ import torch
 
 from dglrec.baselines import Baseline, fit_model, liked_from
 from dglrec.checkpoint import load_checkpoint, save_checkpoint
-from dglrec.dataset import RatingDataset
+from dglrec.dataset import TRAIN, RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.evaluate import RankingTargets, evaluate, rank_lists
@@ -28,12 +28,22 @@ from dglrec.run import (
     RESULTS_FILE,
     TrainedBaseline,
     check_same_dataset,
+    check_same_rows,
     describe_dataset,
     locked,
+    shown_parts,
 )
 from dglrec.train.config import Settings
 from dglrec.train.describe import describe_environment
-from dglrec.train.folder import append_line, check_run, job_of, seal_run, start_run, sweep_run
+from dglrec.train.folder import (
+    append_line,
+    check_run,
+    job_of,
+    seal_run,
+    start_run,
+    sweep_run,
+    what_it_learned_from,
+)
 
 LENGTH = 10
 """K of the lists by which settings are chosen, and that a run of a ranking model reports."""
@@ -81,7 +91,7 @@ def fit_baseline(
             f"--from {settings.train.begin_with}: the {kind} baseline is fitted in one go, and "
             "begins with nothing; leave it out"
         )
-    world.check_same("the data set", dataset.fingerprint)
+    world.check_same("the data set", f"{dataset.fingerprint} {' '.join(dataset.parts)}")
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:
         until_done.enter_context(Interrupts(outlives_terminal=True))
@@ -104,9 +114,10 @@ def fit_baseline(
                 world.mark_started(job_of(run))
                 graph = dataset.graph
                 what = "ratings" if dataset.has_ratings else "interactions"
+                rows = f", {shown_parts(dataset.parts)} rows" if dataset.parts != (TRAIN,) else ""
                 log(
                     f"{graph.num_edges:,} {what} by {graph.num_users:,} users of "
-                    f"{graph.num_items:,} items: fitting {kind}"
+                    f"{graph.num_items:,} items{rows}: fitting {kind}"
                 )
         started = time.monotonic()
         score = _by_validation(dataset)
@@ -115,8 +126,11 @@ def fit_baseline(
         (elapsed,) = world.sum([(time.monotonic() - started) * world.is_first])
         seconds = round(elapsed, 3)
 
-        trained = TrainedBaseline(baseline=baseline, dataset=dataset, meta={}, world=world)
-        valid = _measured(trained, "valid")
+        trained = TrainedBaseline(
+            baseline=baseline, dataset=dataset, meta=describe_dataset(dataset, run), world=world
+        )
+        figures = {split: _measured(trained, split) for split in dataset.held_out_splits}
+        valid = figures.get("valid", {})
         metrics = {name: valid[name] for name in _METRICS if name in valid}
         with world.together():
             if world.is_first:
@@ -138,8 +152,8 @@ def fit_baseline(
             "epochs": 1,
             "best_epoch": 1,
             "training_seconds": seconds,
-            "valid": valid,
-            "test": _measured(trained, "test"),
+            **figures,
+            **what_it_learned_from(dataset, run, settings.train, world),
         }
         with world.together():
             if world.is_first:
@@ -149,7 +163,9 @@ def fit_baseline(
 
 
 def _by_validation(dataset: RatingDataset) -> Callable[[Baseline], float] | None:
-    """NDCG on validation rows, to choose settings by; None where no row is relevant."""
+    """NDCG on validation rows, to choose settings by; None where none of them is relevant."""
+    if "valid" not in dataset.held_out_splits:
+        return None
     level, length = _relevant_from(dataset, "valid"), _length(dataset)
     if level is None:
         return None
@@ -200,6 +216,7 @@ def _finished(run: Path, dataset: RatingDataset, settings: Settings) -> bytes:
         return b""
     meta = load_checkpoint(run / BEST).meta
     check_same_dataset(meta, dataset, run)
+    check_same_rows(meta, dataset, run)
     values = settings.to_dict()
     # Of a run from before settings could be chosen, what it was fitted with is what was asked for.
     asked = meta.get("configured", meta.get("baseline"))

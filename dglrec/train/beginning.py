@@ -29,6 +29,7 @@ from dglrec.run import (
     best_checkpoint,
     described_model,
     identity_of,
+    learned_from,
     open_dataset_of,
 )
 from dglrec.train.config import Settings
@@ -37,8 +38,6 @@ from dglrec.train.spectral import start_vectors
 # What decides where training begins, how it is regularised, and what comes beside the model once
 # it is trained: no part of what weights mean.
 _NO_ARCHITECTURE = ("dropout", "identity_start", "spectral_std", "item_items")
-
-_HELD_OUT = ("valid", "test")
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,32 @@ class Source:
                 f"--from {self.run}: is a run of another architecture: {'; '.join(differing)}; "
                 f"take its settings: --config {self.run / CONFIG_FILE}"
             )
+
+
+def resolve_beginning(
+    dataset: RatingDataset, run: Path, settings: Settings, world: World, *, begins: bool = True
+) -> tuple[Source | None, Settings]:
+    """The run that a training is to begin with, and what `auto` comes to in its settings.
+
+    Args:
+        dataset: what is trained on.
+        run: the folder of the training.
+        settings: as they were given.
+        world: the processes that train together, all of which call this.
+        begins: whether there is nothing yet to go on from; if not, no other run is read.
+
+    Raises:
+        UsageError: as of `read_source`, `Source.check_architecture` and `Settings.resolved`.
+        DataError: there is no such run, or it is damaged.
+    """
+    source = read_source(run, settings.train.begin_with, world) if begins else None
+    settings = settings if source is None else source.adopted(settings)
+    settings = settings.resolved(
+        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
+    )
+    if source is not None:
+        source.check_architecture(settings.model)
+    return source, settings
 
 
 def read_source(run: Path, source: str, world: World) -> Source | None:
@@ -158,12 +183,13 @@ def begin(
     def made() -> bytes:
         meta = source.checkpoint.meta
         same = meta.get("fingerprint") == dataset.fingerprint
+        learned = learned_from(meta)[1:]
         known = open_dataset_of(
             source.run,
             meta,
             fallback=dataset.path if same else None,
             mend="put it back: the ids of the run's users and items are in it",
-        )
+        ).with_rows(learned)
         weights, matched = _weights(source, known, model, dataset)
         notes.update(_notes(source, matched, known, dataset))
         return safetensors.torch.save(weights)
@@ -351,7 +377,7 @@ def _seen_before(
     keys = owners * num_items + by_user.neighbours  # ascending
     last = max(len(keys) - 1, 0)
     seen = {}
-    for split in _HELD_OUT:
+    for split in dataset.held_out_splits:
         rows = dataset.held_out(split)
         users = matched[USER_TYPE][rows.users.numpy()]
         items = matched[ITEM_TYPE][rows.items.numpy()]

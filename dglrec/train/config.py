@@ -27,6 +27,18 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     epochs: int = Field(10, ge=1, description="passes over the training ratings, at most")
+    stop_after: int = Field(
+        0,
+        ge=0,
+        description="epochs after which training ends, while the learning rate falls as over all "
+        "of train.epochs; 0: none. What is trained again by train.refit has the best epoch here",
+    )
+    refit: Literal["none", "valid", "all"] = Field(
+        "none",
+        description="once the best epoch is known, train with the same settings for as many epochs "
+        "on training and validation rows (valid), or on these and the test rows (all); none: keep "
+        "the model that was chosen",
+    )
     patience: int = Field(
         3,
         ge=1,
@@ -87,6 +99,16 @@ class TrainConfig(BaseModel):
         2, ge=1, description="the last so many are kept, to go back to where one is damaged"
     )
 
+    @property
+    def is_refit(self) -> bool:
+        """Whether it is the training that follows the choice of an epoch; see `refit`."""
+        return self.refit != "none" and self.stop_after > 0
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch, from 1, after which there is no other."""
+        return min(self.epochs, self.stop_after) if self.stop_after else self.epochs
+
 
 _FANOUT_OF_DECAY = 10
 
@@ -104,7 +126,17 @@ class Settings:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and key, as in `config.toml`."""
-        sections = {
+        return {name: one.model_dump(mode="json") for name, one in self._sections().items()}
+
+    def given(self) -> dict[str, dict[str, Any]]:
+        """The same of what was set, be it to its default."""
+        return {
+            name: one.model_dump(mode="json", exclude_unset=True)
+            for name, one in self._sections().items()
+        }
+
+    def _sections(self) -> dict[str, BaseModel]:
+        return {
             "model": self.model,
             "loader": self.loader,
             "train": self.train,
@@ -112,7 +144,6 @@ class Settings:
             "ranking": self.ranking,
             "derived": self.derived,
         }
-        return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
     def resolved(
         self, graph: RatingGraph, *, has_ratings: bool = True, among_users: Collection[str] = ()
@@ -308,7 +339,8 @@ class Settings:
         """The loader's configuration; negatives of the whole catalogue take steps of all items.
 
         Raises:
-            UsageError: steps are to encode what they reach alone, and it is not to be.
+            UsageError: steps are to encode what they reach alone, and it is not to be; or layers
+                are to read more nodes than there are.
         """
         loader = self.loader
         if loader.folds_by == "auto":
@@ -335,4 +367,8 @@ class Settings:
             )
         if catalogue or related or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
-        return loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
+        loader = loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
+        if loader.kind == "layerwise":
+            counts = graph.num_edges, graph.num_users, graph.num_items
+            loader = loader.with_layer_sizes(*counts)
+        return loader

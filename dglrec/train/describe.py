@@ -48,6 +48,10 @@ def describe_training(
     if loader.kind == "saint":
         what = f"walks of {loader.walk_length} hops"
         parts.append(f"subgraphs of {what if loader.draws == 'walk' else f'{loader.draws}s'}")
+    if loader.kind == "layerwise":
+        users, items = loader.layer_sizes
+        by = {"ladies": "LADIES", "fastgcn": "FastGCN"}[loader.importance]
+        parts.append(f"{users:,} users and {items:,} items drawn for each layer, by {by}")
     if samples and loader.kind in ("users", "neighbor"):
         parts.append(f"fan-outs of {samples}")
     if loader.kind == "users":

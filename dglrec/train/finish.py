@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dglrec.checkpoint import pack_checkpoint, unpack_checkpoint
+from dglrec.checkpoint import load_checkpoint, pack_checkpoint, unpack_checkpoint
 from dglrec.evaluate import evaluate
-from dglrec.run import ITEM_ITEMS, TrainedModel, item_weights_of, save_item_weights
+from dglrec.progress import log
+from dglrec.run import ITEM_ITEMS, SELECTION, TrainedModel, item_weights_of, save_item_weights
 from dglrec.train.config import Settings
-from dglrec.train.item_items import fit_item_items, item_items_of
+from dglrec.train.item_items import fit_item_items, item_items_of, refit_item_items
 from dglrec.train.objectives import Objective, positives_from
 from dglrec.train.state import remove_item_weights
 from dglrec.train.validation import relevant_users
@@ -33,7 +34,10 @@ def with_item_weights(
     with world.together():
         if world.is_first:
             level = positives_from(settings.ranking, dataset)
-            found = fit_item_items(trained, objective, level, kind)
+            if "valid" in dataset.held_out_splits:
+                found = fit_item_items(trained, objective, level, kind)
+            else:
+                found = refit_item_items(trained, level, _chosen(run, settings))
             if found is not None:
                 save_item_weights(run, *found, trained.meta)
 
@@ -45,6 +49,22 @@ def with_item_weights(
         return trained
     weights = item_weights_of(unpack_checkpoint(data)[0], run, trained.meta, dataset)
     return replace(trained, item_weights=weights)
+
+
+def _chosen(run: Path, settings: Settings) -> dict[str, Any] | None:
+    """What item-item weights are made with in a run that has no validation rows to choose it by.
+
+    Raises:
+        DataError: the selection's weights are damaged.
+    """
+    place = run / SELECTION / ITEM_ITEMS
+    if not settings.train.is_refit:
+        log(
+            f"model.item_items = {settings.model.item_items}: what they are made with is chosen on "
+            "validation rows, and there are none; lists do without"
+        )
+        return None
+    return dict(load_checkpoint(place).meta["chosen"]) if place.is_dir() else None
 
 
 def measured(trained: TrainedModel, split: str, objective: Objective) -> dict[str, Any]:

@@ -6,10 +6,14 @@ from typing import Any
 
 import tomli_w
 
+from dglrec.dataset import TRAIN, RatingDataset
+from dglrec.distributed import World
 from dglrec.files import (
     atomic_file,
+    check_checksums,
     check_target_folder,
     disk_errors,
+    read_json,
     remove_checksums,
     sweep,
     write_checksums,
@@ -22,10 +26,11 @@ from dglrec.run import (
     LOG_FILE,
     METRICS_FILE,
     RESULTS_FILE,
+    SELECTION,
     check_is_run,
 )
-from dglrec.train.config import Settings
-from dglrec.train.state import remove_checkpoints
+from dglrec.train.config import Settings, TrainConfig
+from dglrec.train.state import remove_checkpoints, remove_folder
 
 
 def job_of(run: Path) -> str:
@@ -64,13 +69,61 @@ def seal_run(run: Path) -> None:
 
 
 def start_run(run: Path, settings: Settings) -> None:
-    """Clear the folder. The configuration goes in first: it marks the folder as a run."""
+    """Clear the folder. The configuration goes in first: it marks the folder as a run.
+
+    The selection stays where this is the training that it was made for.
+    """
     with disk_errors(run):
         remove_checksums(run)
         for name in (METRICS_FILE, RESULTS_FILE, LOG_FILE):
             (run / name).unlink(missing_ok=True)
         remove_checkpoints(run)
+        if not settings.train.is_refit:
+            remove_folder(run / SELECTION)
     write_config(run, settings)
+
+
+def what_it_learned_from(
+    dataset: RatingDataset, run: Path, config: TrainConfig, world: World
+) -> dict[str, Any]:
+    """What `results.json` says of a run that learned from more than training rows.
+
+    Args:
+        dataset: what it is trained on.
+        run: its folder.
+        config: of the training.
+        world: the processes that train together, all of which call this.
+
+    Returns:
+        `learned_from`, parts of the split, and `selection`, the results of the run by which epochs
+        and settings were chosen. Nothing of a run on training rows.
+
+    Raises:
+        DataError: the selection's results cannot be read.
+    """
+    if dataset.parts == (TRAIN,):
+        return {}
+    found: dict[str, Any] = {"learned_from": list(dataset.parts)}
+    if config.is_refit:
+        found["selection"] = read_results(run / SELECTION, world)
+    return found
+
+
+def read_results(run: Path, world: World) -> dict[str, Any]:
+    """`results.json` of a finished run, read by the first process for all; empty of another run.
+
+    Raises:
+        DataError: it cannot be read, or the run is not as it was when training ended.
+    """
+
+    def read() -> bytes:
+        if not (run / RESULTS_FILE).is_file():
+            return b"{}"
+        check_checksums(run)
+        return json.dumps(read_json(run / RESULTS_FILE)).encode()
+
+    results: dict[str, Any] = json.loads(world.from_first(read))
+    return results
 
 
 def write_config(run: Path, settings: Settings) -> None:

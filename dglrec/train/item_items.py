@@ -6,7 +6,7 @@ better lists than either. Ratings speak by their value: a rating that is no posi
 part of one, which validation chooses with the ridge and the scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,6 +149,23 @@ def fit_item_items(
         f"{chosen.setting:g}, scale {scale:g}{counts if dataset.has_ratings else ''})"
     )
     return best, {**vars(chosen), "scale": scale, name: best_figure}
+
+
+def refit_item_items(
+    trained: TrainedModel, positives_from: float, chosen: Mapping[str, Any] | None
+) -> tuple[ItemWeights, dict[str, Any]] | None:
+    """The weights that `fit_item_items` chose for another training, of these training rows.
+
+    Args:
+        trained: the model, without weights; its embeddings are computed already.
+        positives_from: the least rating that counts whole.
+        chosen: what was chosen; None for none.
+    """
+    if chosen is None:
+        return None
+    candidate = _Candidate(chosen["kind"], chosen["share"], chosen["setting"])
+    weights = _weights(trained.dataset, candidate, positives_from)
+    return _scaled(weights, chosen["scale"] * _unit(trained, weights)), dict(chosen)
 
 
 def _near(scale: float) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from dglrec.sampling import (
     ClusterLoader,
     Draw,
     FullGraphLoader,
+    LayerwiseLoader,
     LoaderConfig,
     NeighborEdgeLoader,
     PackedBatchLoader,
@@ -79,7 +80,7 @@ def make_loader(
             it, and `Settings.resolved` refuses lists of the others.
         directions: of the relations that the model reads; the loader of kind users takes them, and
             `Settings.resolved` refuses them of the others.
-        layers: of the model; the other loaders have a fan-out for each.
+        layers: of the model; the loaders of kind users and neighbor have a fan-out for each.
         by_rows: whether vectors of users are updated by rows, so that a batch may name each once.
         compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
         ages: whether the model asks for the ages of ratings; the loader of kind users gives them.
@@ -118,6 +119,8 @@ def make_loader(
         return ClusterLoader(*arguments, layers=layers)
     if config.kind == "saint":
         return SaintLoader(graph, biases, config, seed, device, world, layers=layers)
+    if config.kind == "layerwise":
+        return LayerwiseLoader(graph, biases, config, seed, device, world, layers=layers)
     if config.kind == "neighbor":
         return NeighborEdgeLoader(graph, biases, config, seed, world)
     return UserBatchLoader(graph, biases, config, seed, device, world, draw, directions, ages=ages)

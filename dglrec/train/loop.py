@@ -18,12 +18,12 @@ import torch
 
 from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
-from dglrec.errors import DglrecError, UnusableEnvironmentError
+from dglrec.errors import DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.files import write_json
 from dglrec.interrupts import Interrupts
 from dglrec.machine import give_back_memory, keep_freed_memory
 from dglrec.nn import RatingModel, half_lives
-from dglrec.progress import log, logged_to, progress
+from dglrec.progress import counted, log, logged_to, progress
 from dglrec.run import (
     LOG_FILE,
     METRICS_FILE,
@@ -32,12 +32,13 @@ from dglrec.run import (
     locked,
     new_model,
     read_directions,
+    shown_parts,
     sketched_model,
 )
 from dglrec.sampling import check_directions, seed_of
 from dglrec.train.baseline import fit_baseline
-from dglrec.train.beginning import begin, read_source
-from dglrec.train.config import Settings
+from dglrec.train.beginning import begin, resolve_beginning
+from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.derived import derive_for, keep_derived
 from dglrec.train.describe import describe_training, write_environment
 from dglrec.train.finish import measured, with_item_weights
@@ -48,6 +49,7 @@ from dglrec.train.folder import (
     seal_run,
     start_run,
     sweep_run,
+    what_it_learned_from,
     write_config,
 )
 from dglrec.train.loaders import Loader, check_loader, make_loader
@@ -60,7 +62,7 @@ from dglrec.train.validation import Validation
 _TITLES = {"rmse": "RMSE", "train_rmse": "RMSE", "train_list_loss": "list loss"}
 
 
-def train(
+def train_once(
     dataset: RatingDataset,
     run: Path,
     settings: Settings,
@@ -70,34 +72,11 @@ def train(
     overwrite: bool = False,
     world: World = ALONE,
 ) -> dict[str, Any]:
-    """Train a model and leave it, with its metrics, in a run folder.
+    """Train a model on the rows of a data set's graph; see `train.train`, which calls this.
 
-    A `model.kind` other than `graph` is fitted in one go: see `fit_baseline`.
+    Args, results and errors as of `train.train`; `train.refit` is no more than noted here.
 
-    With a world of several processes, all of them call this. SIGINT and SIGTERM end the step under
-    way (of several processes: the one after it), save, and raise `KeyboardInterrupt`. SIGHUP does
-    not: training outlives its terminal, and `train.log` in the run's folder has what it says.
-
-    Args:
-        dataset: a prepared data set.
-        run: the run's folder; the first process alone reads and writes it.
-        settings: model, loader and training configuration, the same on all processes.
-        device: where to compute; None for the CPU.
-        resume: go on from the run's last checkpoint, as though nothing had happened.
-        overwrite: whether an existing run may be replaced.
-        world: the processes that train together.
-
-    Returns:
-        What `results.json` holds: epochs, seconds, and metrics of the best model on the
-        validation and the test rows, and where older ratings weigh less the half-lives in the
-        unit of the timestamps; the same on all processes.
-
-    Raises:
-        UsageError: the run exists and may not be replaced, cannot be resumed like this, or another
-            process trains it.
-        DataError: the data set is damaged or another one, or the checkpoint to resume from is bad.
-        UnusableEnvironmentError: there is too little memory, or no DGL for its loader.
-        DglrecError: the loss is no longer finite, or the disk is full.
+    Where no validation rows are held out, the last epoch's model is kept.
     """
     run, device = Path(run), device or torch.device("cpu")
     with world.together():
@@ -105,15 +84,12 @@ def train(
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
     begins = not (resume and has_checkpoint(run, world))
-    source = read_source(run, settings.train.begin_with, world) if begins else None
-    settings = settings if source is None else source.adopted(settings)
-    settings = settings.resolved(
-        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
-    )
-    if source is not None:
-        source.check_architecture(settings.model)
+    source, settings = resolve_beginning(dataset, run, settings, world, begins=begins)
     config = settings.train
-    world.check_same("the data set", dataset.fingerprint)
+    validates = "valid" in dataset.held_out_splits
+    with world.together():
+        _check_ending(config, dataset)
+    world.check_same("the data set", f"{dataset.fingerprint} {' '.join(dataset.parts)}")
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:
         interrupts = until_done.enter_context(Interrupts(outlives_terminal=True))
@@ -149,6 +125,11 @@ def train(
                 keep_derived(run, dataset)
                 world.mark_started(job_of(run))
                 log(describe_training(dataset.graph, settings, device, world))
+                if not validates:
+                    log(
+                        f"learning from {shown_parts(dataset.parts)} rows, without validation: "
+                        f"for {counted(config.last_epoch, 'epoch')}, the last of which is kept"
+                    )
         with world.together(), _explained("before the first step", settings, device):
             model.to(device)
             if settings.loader.items == "reached":
@@ -196,7 +177,7 @@ def train(
             while done.goes_on(config):
                 _train_epoch(step, loader, device, settings, done, checkpoints, interrupts)
                 with _lost_device_said(f"after epoch {done.epoch + 1}", device):
-                    _end_epoch(step, valid, config.epochs, done, checkpoints)
+                    _end_epoch(step, valid, config.last_epoch, done, checkpoints)
                 if any(world.sum([interrupts.requested])):
                     _stop(f"epoch {done.epoch}", world)
         if any(world.sum([interrupts.requested])):
@@ -211,8 +192,8 @@ def train(
             "epochs": done.epoch,
             "best_epoch": done.best_epoch,
             "training_seconds": round(done.seconds, 3),
-            "valid": measured(trained, "valid", objective),
-            "test": measured(trained, "test", objective),
+            **{split: measured(trained, split, objective) for split in dataset.held_out_splits},
+            **what_it_learned_from(dataset, run, config, world),
         }
         if settings.model.time_decay:
             results["half_lives"] = half_lives(model, dataset.graph.time_units)
@@ -226,7 +207,7 @@ def train(
 def _first_figures(model: RatingModel, valid: Validation, world: World) -> dict[str, float]:
     """Validation figures of the weights that training begins with."""
     figures = {name: one for name, one in valid.figures(model).items() if math.isfinite(one)}
-    if world.is_first:
+    if world.is_first and figures:
         log(f"before the first step: {_said(figures, valid)}")
     return figures
 
@@ -251,7 +232,7 @@ def _train_epoch(
         KeyboardInterrupt: somebody asked to stop; all is saved.
     """
     config, world = settings.train, step.world
-    title = f"epoch {done.epoch + 1} of {config.epochs}"
+    title = f"epoch {done.epoch + 1} of {config.last_epoch}"
     started = time.monotonic() - done.seconds
     step.model.train()
     loader.set_epoch(done.epoch, done.batch)
@@ -290,6 +271,20 @@ def _train_epoch(
                     checkpoints.save_last(done)
                 if stop:
                     _stop(f"{title}, batch {done.batch}", world)
+
+
+def _check_ending(config: TrainConfig, dataset: RatingDataset) -> None:
+    """Refuse to train for as long as a default says where no row says when to stop.
+
+    Raises:
+        UsageError: there are no validation rows, and no number of epochs was given.
+    """
+    given = config.stop_after or "epochs" in config.model_fields_set
+    if "valid" not in dataset.held_out_splits and not given:
+        raise UsageError(
+            f"train.epochs: {dataset.path} has no validation rows, so nothing says which epoch is "
+            "the best; give the number of epochs: --set train.epochs=N"
+        )
 
 
 def _stop(where: str, world: World) -> NoReturn:
@@ -333,10 +328,10 @@ def _end_epoch(
             said = [
                 f"training {_TITLES.get(key, key)} {value:.4f}" for key, value in training.items()
             ]
-            said += [_said(metrics, valid)]
+            said += [_said(metrics, valid)] if metrics else []
             log(
                 f"epoch {done.epoch} of {epochs}: {', '.join(said)}"
-                f"{' (best)' if better else ''}, {done.seconds:.0f} s"
+                f"{' (best)' if better and metrics else ''}, {done.seconds:.0f} s"
             )
     if better:
         checkpoints.save_best(done, metrics)

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UnusableEnvironmentError
-from dglrec.graph import RatingGraph
+from dglrec.graph import Adjacency, RatingGraph
 from dglrec.machine import available_memory, gib
 from dglrec.nn import RatingModel
 from dglrec.progress import log
@@ -22,6 +24,7 @@ _STEP_EDGE_BYTES = 100
 _MESSAGE_BYTES, _DGL_MESSAGE_BYTES = 16, 32
 _SAMPLE_BYTES = 28  # of each place in nodes x fan-out, filled or not
 _VALUES_A_NODE, _VALUES_OF_RATED = 5, 5
+_TABLE_BYTES = 40  # of each user and item there is: what importance is added up in, and drawn from
 _VALUES_OF_LSTM = 16  # of a neighbour that it reads: gates, states, and gradients of them
 _VALUES_OF_FILTERS, _COPIES_OF_SIGNALS = 6, 3  # of a user at an item, for each feature
 # DGL keeps both relations as int64, builds more beside them, and shuffles all edge ids.
@@ -102,6 +105,8 @@ def _step_bytes(
         # At most: which nodes are met is known once chances are.
         nodes = graph.num_users + graph.num_items
         return _subgraph_bytes(settings, nodes, graph.num_edges)
+    if loader.kind == "layerwise":
+        return _layerwise_bytes(graph, settings, processes)
     if settings.model.convolution == "graph_filter":
         return _signal_bytes(graph, settings, processes)
     edges = -(-loader.edges_a_batch(graph.num_edges) // processes)
@@ -195,6 +200,43 @@ def _subgraph_bytes(settings: Settings, nodes: float, edges: float) -> int:
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if model.rating_messages else 0)
     row = 4 * model.embedding_size * values * (model.layers + 1)
     return int(2 * _STEP_EDGE_BYTES * edges + (row + 8 * model.ridge_width**2) * nodes)
+
+
+def _layerwise_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
+    """Memory of a step whose layers have their destinations and a number of drawn nodes each.
+
+    Of the ratings between a layer's destinations and its sources there are at most those of so many
+    nodes of either side that have the most.
+    """
+    loader, model = settings.loader, settings.model
+    of_step = min(loader.edges_a_batch(graph.num_edges) * int(loader.folds), graph.num_edges)
+    counts = graph.num_users, graph.num_items
+    targets = -(-of_step // (int(loader.folds) * processes))
+    mean_degree = max(1.0, graph.num_edges / max(1, int((graph.by_user.degrees > 0).sum())))
+    users = min(int(of_step / processes / mean_degree) + 1, counts[0])
+    items = min(targets, counts[1])
+    ridge = 8 * model.refinement**2 * users
+    most = [_most_edges(side) for side in (graph.by_user, graph.by_item)]
+    nodes, edges = users + items, 0
+    for _ in range(model.layers):
+        read = [
+            min(own + -(-size // processes), count)
+            for own, size, count in zip((users, items), loader.layer_sizes, counts, strict=True)
+        ]
+        edges += int(min(most[0][users], most[1][read[1]]))
+        edges += int(min(most[1][items], most[0][read[0]]))
+        users, items = read
+        nodes += users + items
+    values = _VALUES_A_NODE + (_VALUES_OF_RATED if model.rating_messages else 0)
+    tables = _TABLE_BYTES * sum(counts)
+    row = 4 * model.embedding_size * values
+    return int(_STEP_EDGE_BYTES * (of_step + edges) + row * nodes + ridge + tables)
+
+
+def _most_edges(side: Adjacency) -> npt.NDArray[np.int64]:
+    """int64 [N + 1]: how many edges n nodes have at most, n from 0 to all."""
+    descending = np.sort(side.degrees)[::-1]
+    return np.concatenate(([0], np.cumsum(descending, dtype=np.int64)))
 
 
 def _signal_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:

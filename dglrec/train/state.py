@@ -32,6 +32,7 @@ from dglrec.run import (
     METRICS_FILE,
     check_same_dataset,
     check_same_derived,
+    check_same_rows,
     describe_dataset,
 )
 from dglrec.train.config import Settings, TrainConfig
@@ -75,14 +76,20 @@ class Progress:
 
     def goes_on(self, config: TrainConfig) -> bool:
         """Whether there is an epoch left to train."""
-        return self.epoch < config.epochs and self.epoch - self.progress_epoch < config.patience
+        patient = self.epoch - self.progress_epoch < config.patience
+        return self.epoch < config.last_epoch and patient
 
     def judge_epoch(self, figures: Figures, objective: Objective) -> bool:
         """Take in the validation figures of the epoch just done; whether it is the best so far.
 
+        Without validation rows there are none, and the last epoch is the best.
+
         Raises:
             UsageError: lists are to be judged, and no validation row is relevant.
         """
+        if not figures:
+            self.best, self.best_epoch, self.progress_epoch = {}, self.epoch, self.epoch
+            return True
         better = objective.is_better(figures, self.best)
         if better:
             self.best, self.best_epoch = dict(figures), self.epoch
@@ -353,6 +360,7 @@ class Checkpoints:
             return b""
         meta = load_checkpoint(folder).meta
         check_same_dataset(meta, self.dataset, self.run)
+        check_same_rows(meta, self.dataset, self.run)
         check_same_derived(meta, self.dataset, self.run)
         return pack_checkpoint(folder)
 
@@ -395,10 +403,15 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
     damaged = (run / LAST).parent.glob(f"{DAMAGED}*")
     best = () if keep_best else (run / BEST, run / ITEM_ITEMS, run / DERIVED)
     for folder in (run / LAST, *best, *older_checkpoints(run / LAST), *damaged):
-        if folder.is_symlink():
-            folder.unlink()  # what it leads to is not the run's
-        elif folder.is_dir():
-            shutil.rmtree(folder)
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of a run, where it is there."""
+    if folder.is_symlink():
+        folder.unlink()  # what it leads to is not the run's
+    elif folder.is_dir():
+        shutil.rmtree(folder)
 
 
 def _short(error: Exception) -> str:
@@ -413,8 +426,4 @@ def _threads(count: int) -> str:
 
 def remove_item_weights(run: Path) -> None:
     """Remove the item-item weights of a run: they belong to a model that is trained anew."""
-    folder = run / ITEM_ITEMS
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.is_dir():
-        shutil.rmtree(folder)
+    remove_folder(run / ITEM_ITEMS)

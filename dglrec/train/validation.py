@@ -16,7 +16,7 @@ LISTED_USERS = 20_000
 
 
 class Validation:
-    """Measures a model on the validation rows, after each epoch.
+    """Measures a model on the validation rows, after each epoch; nothing where there are none.
 
     Args:
         dataset: whose validation rows.
@@ -36,9 +36,10 @@ class Validation:
         self.rates, self.lists = model.rates, model.lists
         self._dataset, self._world = dataset, world
         self._directions = read_directions(model, dataset)
-        self._rows = rows_of(dataset, "valid", world) if self.rates else None
+        validates = "valid" in dataset.held_out_splits
+        self._rows = rows_of(dataset, "valid", world) if self.rates and validates else None
         self._targets = None
-        if self.lists and (found := relevant_users(dataset, "valid", LISTED_USERS)):
+        if self.lists and validates and (found := relevant_users(dataset, "valid", LISTED_USERS)):
             self._targets = RankingTargets.of(dataset, "valid", *found)
         length = objective.list_length
         self.shown = {"rmse", objective.list_metric, f"ndcg@{length}"}
@@ -50,6 +51,8 @@ class Validation:
         under `standard_error_of` its name.
         """
         dataset, world = self._dataset, self._world
+        if self._rows is None and "valid" not in dataset.held_out_splits:
+            return {}
         embeddings = embed_all(model, dataset.graph, dataset.biases, world, self._directions)
         found: dict[str, float] = {}
         if self._rows is not None:
@@ -77,7 +80,7 @@ def relevant_users(
         None where no row is relevant.
     """
     rows = dataset.held_out(split)
-    relevant_from = next_level(dataset.biases.mean, dataset) if dataset.has_ratings else -np.inf
+    relevant_from = next_level(dataset.mean_rating, dataset) if dataset.has_ratings else -np.inf
     users = rows.users[rows.ratings >= relevant_from].unique()
     if len(users) > most:
         drawn = np.random.default_rng(0).permutation(len(users))[:most]

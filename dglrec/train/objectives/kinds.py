@@ -415,7 +415,7 @@ def positives_from(config: RankingConfig, dataset: RatingDataset) -> float:
     if config.positives_from == "all":
         return float(dataset.scale.minimum)
     given = config.positives_from
-    least: float = next_level(dataset.biases.mean, dataset) if given == "auto" else given
+    least: float = next_level(dataset.mean_rating, dataset) if given == "auto" else given
     levels = dataset.scale.decode(np.arange(dataset.scale.levels))
     if not dataset.graph.level_counts[levels >= least].any():
         raise UsageError(
