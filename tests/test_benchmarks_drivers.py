@@ -202,6 +202,16 @@ def test_gsp_movielens(tmp_path: Path) -> None:
         assert found[1, method] < 0.8 * found[1, "item mean"]
 
 
+def test_density(tmp_path: Path) -> None:
+    options = ["--users", 60, "--items", 30, "--densities", 0.5, 0.9, "--seeds", 1, "--epochs", 1]
+    rows = rows_of("density", tmp_path / "out.json", *options)
+    assert [row["ratings"] for row in rows] == [900] * 4 + [1620] * 4
+    assert [row["model"] for row in rows[:4]] == ["graph", "one layer", "bare edges", "factors"]
+    for row in rows:
+        bias, best, own = (row[name] ** 2 for name in ("bias_rmse", "best_rmse", "rmse"))
+        assert row["gap_closed"] == pytest.approx((bias - own) / (bias - best), abs=1e-2)
+
+
 def test_plot(tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="matplotlib draws the figure")
     assert matplotlib
