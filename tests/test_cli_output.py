@@ -76,6 +76,15 @@ def test_training_that_ended_at_its_best_says_so(epochs, best, said, capsys):
     assert "best" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("rating", "predicted", "said"), [(10.0, 10.43, "10.00 (10.43)"), (7.5, 7.5, "7.50")]
+)
+def test_a_rating_beyond_the_scale_is_shown_as_it_was_too(rating, predicted, said, capsys):
+    print_recommendations([Recommendation(1, 5, "five", 3.0, rating, predicted=predicted)])
+    out = capsys.readouterr().out
+    assert f" {said} │" in out
+
+
 def test_figures_and_notes_are_shown_alike(capsys):
     report({"out": HOSTILE, "feature": {HOSTILE: 1}}, as_json=False)
     assert_harmless(capsys.readouterr().out)

@@ -23,7 +23,7 @@ from dglrec.dataset import (
     prepare,
 )
 from dglrec.errors import DataError, UsageError
-from dglrec.score.roster import read_users_to_add
+from dglrec.score.added import read_user_to_add, read_users_to_add
 from dglrec.synthetic import synthesize
 
 NO_TEXT = PrepareOptions(text=False)
@@ -382,7 +382,7 @@ def clicks(tmp_path_factory):
 
 def test_a_new_user_is_a_list_of_items(clicks, tmp_path):
     file = write(tmp_path / "mine.csv", "item_id\n9\n7\n9\n9999\n")
-    new = read_users_to_add(clicks, file, one=True)
+    new = read_user_to_add(clicks, file)
     items = clicks.dataset.items.ids.to_pylist()
     assert [items[item] for item in new.ratings.neighbours.tolist()] == [7, 9]
     assert new.ratings.codes.tolist() == [1, 1]
@@ -395,7 +395,7 @@ def test_a_new_user_is_a_list_of_items(clicks, tmp_path):
 def test_new_users_are_lists_of_items(clicks, tmp_path):
     table = pa.table({"user_id": [900, 900, 800], "item_id": [8, 7, 10]})
     pq.write_table(table, tmp_path / "new.parquet")
-    new = read_users_to_add(clicks, tmp_path / "new.parquet")
+    new = read_users_to_add(clicks, tmp_path / "new.parquet").new
     assert new.ids.to_pylist() == [800, 900]
     items = clicks.dataset.items.ids.to_pylist()
     assert [items[item] for item in new.rated.items.tolist()] == [10, 7, 8]
@@ -412,7 +412,7 @@ def test_new_users_are_lists_of_items(clicks, tmp_path):
 def test_bad_items_of_a_new_user_are_refused(clicks, tmp_path, content, message):
     file = write(tmp_path / "mine.csv", content)
     with pytest.raises(DataError, match=message) as raised:
-        read_users_to_add(clicks, file, one=True)
+        read_user_to_add(clicks, file)
     assert str(raised.value).startswith(f"{file}: ")
 
 
@@ -426,6 +426,6 @@ def test_new_users_of_a_data_set_made_of_ratings_are_held_to_its_level(tmp_path)
     source = table_of(tmp_path / "r.csv", rated_rows(), ("user_id", "item_id", "rating"))
     dataset = prepare(source, tmp_path / "data", replace(SHARES, interactions_from=4))
     file = write(tmp_path / "mine.csv", "item_id,rating\n3,4\n5,3\n7,5\n")
-    new = read_users_to_add(SimpleNamespace(dataset=dataset), file, one=True)
+    new = read_user_to_add(SimpleNamespace(dataset=dataset), file)
     items = dataset.items.ids.to_pylist()
     assert [items[item] for item in new.ratings.neighbours.tolist()] == [3, 7]

@@ -878,12 +878,17 @@ def test_pairs_keep_their_order_and_have_the_models_values(
         "kept": 0,
         "complete": True,
     }
-    assert table.column_names == ["user_id", "item_id", "score"]
-    types = [dataset.users.ids.type, dataset.items.ids.type, pa.float32()]
+    assert table.column_names == ["user_id", "item_id", "score", "rating"]
+    types = [dataset.users.ids.type, dataset.items.ids.type, pa.float32(), pa.float32()]
     assert table.schema.types == types
     assert table.column("user_id").to_pylist() == user_ids
     assert table.column("item_id").to_pylist() == item_ids
-    assert np.allclose(table.column("score"), matrix[users, items], atol=1e-6)
+    assert np.allclose(table.column("rating"), matrix[users, items], atol=1e-6)
+    # The score is the same before it is clipped, and tells apart what the scale's end does not.
+    scale, scores = dataset.scale, table.column("score").to_numpy()
+    assert np.allclose(np.clip(scores, scale.minimum, scale.maximum), table.column("rating"))
+    ranked = trained.rank_pairs(torch.from_numpy(users), torch.from_numpy(items))
+    assert np.allclose(scores, ranked, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -974,6 +979,7 @@ def test_unknown_pairs_get_no_score(numbers, mixed, tmp_path):
     table = read_all(tmp_path / "out").to_pylist()
     assert [(row["user_id"], row["item_id"]) for row in table] == rows
     assert [row["score"] is not None for row in table] == known
+    assert [row["rating"] is not None for row in table] == known
     assert_scores_of_known_pairs(numbers, [row for row in table if row["score"] is not None])
     # The figure is the same where nothing had to be done.
     again = score_pairs(numbers, tmp_path / "out", file, ScoreOptions(unknown="null"))
@@ -985,7 +991,7 @@ def assert_scores_of_known_pairs(numbers, rows):
     for row in rows:
         user = dataset.users.encode_one(str(row["user_id"]))
         item = dataset.items.encode_one(str(row["item_id"]))
-        assert row["score"] == pytest.approx(float(matrix[user, item]), abs=1e-6)
+        assert row["rating"] == pytest.approx(float(matrix[user, item]), abs=1e-6)
 
 
 @pytest.mark.parametrize("unknown", ["skip", "null"])
@@ -1085,7 +1091,7 @@ def test_pairs_without_rows_are_nothing_to_do(trained, tmp_path, capsys):
         assert "pairs.csv: holds no row, so there is nothing to score" in capsys.readouterr().err
         assert (summary["rows"], summary["kept"], summary["complete"]) == (0, kept, True)
     dataset, table = trained.dataset, read_all(tmp_path / "out")
-    types = [dataset.users.ids.type, dataset.items.ids.type, pa.float32()]
+    types = [dataset.users.ids.type, dataset.items.ids.type, pa.float32(), pa.float32()]
     assert (table.schema.types, len(table)) == (types, 0)
 
 

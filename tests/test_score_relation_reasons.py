@@ -200,7 +200,7 @@ def test_models_without_relations_say_what_they_said(runs, tmp_path):
         return found["recommendations"]
 
     assert all(
-        list(one) == ["rank", "item_id", "title", "score", "rating", "because"]
+        list(one) == ["rank", "item_id", "title", "score", "rating", "because", "predicted"]
         for one in shown("without")
     )
     keys = {"kind", "of", "names", "count", "contribution"}

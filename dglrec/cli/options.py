@@ -86,6 +86,22 @@ def option_order(command: _Command) -> _Command:
     )(command)
 
 
+def option_known(default: str) -> Callable[[_Command], _Command]:
+    """`--known`: what ratings of users of the data set mean."""
+
+    def add(command: _Command) -> _Command:
+        return click.option(
+            "--known",
+            type=click.Choice(["extend", "replace", "error"]),
+            default=default,
+            show_default=True,
+            help="What --ratings of a user of the data set are: more ratings, which count in place "
+            "of older ones of the same item; all of the user's ratings; or an error.",
+        )(command)
+
+    return add
+
+
 def option_history(command: _Command) -> _Command:
     """`--history`: the rows that a model reads."""
     return click.option(

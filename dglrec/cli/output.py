@@ -380,7 +380,7 @@ def print_recommendations(found: list[Any]) -> None:
         reasons = [_reason(reason) for reason in one.because]
         reasons += [f"{told.text} (+{told.contribution:.2f})" for told in one.relations or ()]
         cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
-        cells += [f"{one.rating:.2f}"] if one.rating is not None else []
+        cells += [_rating(one)] if one.rating is not None else []
         cells += ["\n".join(" ".join(one.split()) for one in reasons)] if explained else []
         _add_row(table, *cells)
     _print_table(table)
@@ -390,6 +390,13 @@ def print_recommendations(found: list[Any]) -> None:
             "note: no single rated item moves a score by 0.01: so many share the weight that these "
             "reasons mean little"
         )
+
+
+def _rating(one: Any) -> str:
+    """A predicted rating on the scale; of one beyond its ends, what it was, too."""
+    rating = f"{one.rating:.2f}"
+    beyond = one.predicted is not None and f"{one.predicted:.2f}" != rating
+    return f"{rating} ({one.predicted:.2f})" if beyond else rating
 
 
 def _reason(reason: Any) -> str:

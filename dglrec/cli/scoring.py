@@ -13,6 +13,7 @@ from dglrec.cli.options import (
     option_device,
     option_history,
     option_json,
+    option_known,
     option_order,
     option_overwrite,
     option_timeout,
@@ -26,9 +27,8 @@ from dglrec.errors import UsageError
 @click.argument("run", type=FOLDER_OR_FILE)
 @click.option(
     "--user",
-    help="Id of a user of the data set. With --ratings or --user-table it may be anybody's: the "
-    "list is made from the files, and what the data set knows this user to have rated is left out, "
-    "too.",
+    help="Id of a user of the data set. With --ratings or --user-table it may be anybody's; what "
+    "the data set knows this user to have rated is left out, too.",
 )
 @click.option("-k", type=int, default=10, show_default=True, help="How many.")
 @click.option(
@@ -43,6 +43,7 @@ from dglrec.errors import UsageError
     help="A file with what that user is: the columns of users that the data set has. With or "
     "without --ratings; of several rows that of --user counts.",
 )
+@option_known("replace")
 @click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
 @option_history
 @option_order
@@ -55,6 +56,7 @@ def recommend(
     k: int,
     ratings: Path | None,
     user_table: Path | None,
+    known: Any,
     explain: bool,
     history: Any,
     order: Any,
@@ -68,6 +70,7 @@ def recommend(
     Examples:
       dglrec recommend run --user 42
       dglrec recommend run --ratings mine.csv -k 20
+      dglrec recommend run --user 42 --ratings last-week.csv --known extend
       dglrec recommend run --ratings mine.csv --user-table me.csv
       dglrec recommend run --user 42 --explain
     """
@@ -81,7 +84,7 @@ def recommend(
             "Give --user, or --ratings or --user-table for a user that training never saw."
         )
     with opened_predictor(run, dataset, device, order=order, history=history) as trained:
-        options = {"ratings": ratings, "user_table": user_table}
+        options = {"ratings": ratings, "user_table": user_table, "known": known}
         found = run_recommend(trained, user, k, **options, explain=explain)
     if as_json:
         shown = [asdict(one) for one in found]
@@ -118,6 +121,7 @@ def recommend(
     help="A file user_id and the columns of users that the data set has: what users are that "
     "training never saw, with ratings in --ratings or without; scored too.",
 )
+@option_known("error")
 @click.option(
     "--new-items",
     type=FOLDER_OR_FILE,
@@ -171,7 +175,8 @@ def score(
     """Write lists, or scores of pairs, as Parquet files into the folder OUT.
 
     Lists hold user_id, item_id, rank, score, which they are ordered by, and rating, the predicted
-    one. The score of a pair is the predicted rating; of a model without, what lists are ordered by.
+    one, on the scale. Pairs hold user_id, item_id, score, the predicted rating before it is clipped
+    to the scale, and rating; of a model without ratings the score is what lists are ordered by.
 
     The same command, given again, goes on where one was stopped; --overwrite begins anew, and
     removes first what is there. OUT holds _SUCCESS once all is there.
@@ -182,6 +187,7 @@ def score(
       dglrec score run scores --top-k 10 --shard 0/4
       dglrec score run scores --pairs pairs.parquet --unknown null
       dglrec score run scores --top-k 10 --ratings newcomers.csv --new-items season.csv
+      dglrec score run scores --top-k 10 --ratings last-week.csv --known extend
     """
     from dglrec.score import ScoreOptions, TopKOptions, score_pairs, score_top_k
 

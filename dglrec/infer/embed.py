@@ -187,9 +187,10 @@ def embed_new_users(
     *,
     features: Tensor | None = None,
     told: Sequence[Tensor] = (),
+    identities: Tensor | None = None,
     shown: bool = True,
 ) -> EncodedNodes:
-    """Encode n users that training never saw from their ratings, as training users are encoded.
+    """Encode n users from ratings that training never saw, as training users are encoded.
 
     When they gave them is not known here: where older ratings weigh less, theirs weigh the same.
 
@@ -204,6 +205,8 @@ def embed_new_users(
             where nothing is known of them.
         told: float32 [n, H] a layer, what these users are told along other relations; none for
             nothing. `Embeddings.told_users` has it of the users of the data set.
+        identities: int64 [n] which users of the embeddings they are, whose ratings are now others;
+            None for users that training never saw. What they are, and are told, is known then.
         shown: whether to show progress; not where this is a step of something that does.
     """
     device = embeddings.nodes.items.device
@@ -213,7 +216,13 @@ def embed_new_users(
     with evaluating(model), bar as advance:
         if features is not None:
             features = model.inputs.chosen_of_users(features.to(device))
-        users = model.inputs.new_users(biases.user_inputs(slice(None)).to(device), features)
+        inputs = biases.user_inputs(slice(None)).to(device)
+        if identities is None:
+            users = model.inputs.new_users(inputs, features)
+        else:
+            identities = identities.to(device)
+            users = model.inputs.users(identities, inputs)
+            told = [one.index_select(0, identities) for one in embeddings.told_users]
         edges = EdgeTensors.of(ratings, scale, torch.device("cpu"))
         given = _Given(ratings.offsets, edges, biases, to_users=True)
         every_layer = [users]

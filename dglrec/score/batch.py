@@ -25,13 +25,14 @@ from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.progress import Advance, log, progress
 from dglrec.run import Predictor, TrainedBaseline
+from dglrec.score.added import Known, read_items_to_add, read_users_to_add
 from dglrec.score.described import read_described_users
 from dglrec.score.fill import Job, Part, fill
 from dglrec.score.fitted import BaselineRoster, BaselineScorer, refused
 from dglrec.score.listed import Unknown, cut, listed, refuse_unknown
 from dglrec.score.parts import PartsFolder
 from dglrec.score.recommend import check_k
-from dglrec.score.roster import Roster, read_items_to_add, read_users_to_add
+from dglrec.score.roster import Roster
 
 _PART_USERS = 1 << 14
 _PART_ROWS = 1 << 20
@@ -55,6 +56,8 @@ class ScoreOptions:
 
     Attributes:
         ratings: a file with ratings of users that training never saw, who are scored as well.
+        known: what ratings of users of the data set in that file mean: an error, more ratings
+            (`extend`), or all that the user has rated (`replace`).
         user_table: a file with what is known of such users, with or without ratings.
         new_items: a file with items that training never saw, which are scored as well.
         unknown: what an unknown user or item in a list means: an error, a row to be left out, or,
@@ -64,6 +67,7 @@ class ScoreOptions:
     """
 
     ratings: Path | None = None
+    known: Known = "error"
     user_table: Path | None = None
     new_items: Path | None = None
     unknown: Unknown = "error"
@@ -162,9 +166,11 @@ def score_top_k(
 def score_pairs(
     trained: Predictor, out: Path, pairs: Path, options: ScoreOptions | None = None
 ) -> dict[str, Any]:
-    """Write the predicted rating of each pair of a file, in its order: `user_id, item_id, score`.
+    """Write what is predicted of each pair of a file, in its order.
 
-    Of a model without a rating head the score is what lists are ordered by.
+    Columns are `user_id, item_id, score, rating`: the score is what pairs are ordered by, which is
+    the predicted rating before it is clipped, and the rating is on the scale. Of a model without a
+    rating head the score is what lists are ordered by, and there is no rating.
 
     The file is streamed: memory does not grow with it.
 
@@ -186,7 +192,9 @@ def score_pairs(
     with trained.world.together():
         options.check()
         _check_model(trained, options)
-        described = {"pairs": _described(pairs)}
+        described: dict[str, Any] = {"pairs": _described(pairs)}
+        if trained.rates:
+            described["rating"] = True  # earlier versions wrote it as the score, and no column
         folder = _folder(trained, out, "pairs", options, described, _PART_ROWS)
         roster = _read_roster(trained, options)
         job = _Pairs(trained, roster, pairs, options.unknown)
@@ -229,7 +237,7 @@ class _TopK:
             same = not self._trained.orders_by_lists
             self._ratings = self._ranker if same else self._roster.scorer()
         if self._options.include_seen:
-            nothing = np.zeros(len(self._roster.users) + 1, dtype=np.int64)
+            nothing = np.zeros(self._roster.count + 1, dtype=np.int64)
             self._left_out = ItemLists(nothing, np.empty(0, dtype=np.int32))
         else:
             self._left_out = self._roster.rated
@@ -248,7 +256,8 @@ class _TopK:
             return self._table(users, nothing, nothing.long()), 0
         tables = []
         for some in users.split(_USERS_AT_ONCE):
-            tables.append(self._table(some, *self._ranker.best(some, self._left_out, self._k)))
+            places = self._roster.places(some)
+            tables.append(self._table(some, *self._ranker.best(places, self._left_out, self._k)))
             advance(len(some))
         return pa.concat_tables(tables).combine_chunks(), 0
 
@@ -265,11 +274,12 @@ class _TopK:
         if self._ratings is not None:
             ratings = scores[left]
             if self._ratings is not self._ranker:
-                ratings = self._ratings.pairs(rows[left], items[left])
+                ratings = self._ratings.pairs(self._roster.places(rows[left]), items[left])
             columns[schema.RATING] = clip(ratings, self._trained.dataset.scale).numpy()
         if self._options.explain:
             assert isinstance(self._roster, Roster) and not isinstance(self._ranker, BaselineScorer)
-            reasons = self._roster.reasons(self._ranker, users, items)
+            places = self._roster.places(users)
+            reasons = self._roster.reasons(self._ranker, places, items)
             because, contributions = (part[left.numpy()] for part in reasons)
             there = because >= 0
             ends = np.concatenate(([0], np.cumsum(there.sum(1)))).astype(np.int32)
@@ -278,7 +288,8 @@ class _TopK:
             columns[schema.CONTRIBUTION] = pa.ListArray.from_arrays(ends, contributions[there])
             if self._relations is not None:
                 known = torch.where(users < len(self._trained.dataset.users), users, -1)
-                found = self._relations.find(users, items, known)
+                known = torch.where(places == users, known, -1)  # its ratings are others
+                found = self._relations.find(places, items, known)
                 rows_of = zip(found, left.tolist(), strict=True)
                 wanted = [
                     [asdict(reason) for reason in one]
@@ -327,7 +338,9 @@ class _Pairs:
         if number < 0:  # a part without rows, so that who reads the folder finds its columns
             ids = {schema.USER_ID: self._roster.users, schema.ITEM_ID: self._roster.items}
             columns = {name: pa.array([], type=map_.ids.type) for name, map_ in ids.items()}
-            empty = pa.table({**columns, schema.SCORE: pa.array([], type=pa.float32())})
+            names = [schema.SCORE, *([schema.RATING] if self._trained.rates else [])]
+            none = {name: pa.array([], type=pa.float32()) for name in names}
+            empty = pa.table({**columns, **none})
             yield Part(0, lambda: (empty, 0))
 
     def _stretches(self) -> Iterator[Stretch]:
@@ -352,11 +365,14 @@ class _Pairs:
                     f"it can be {column.type}, as the data set's ids are; --unknown skip leaves "
                     "such rows out"
                 )
-        scores = self._scorer.pairs(users.clamp(min=0), items.clamp(min=0))
+        places = self._roster.places(users.clamp(min=0))
+        scores = self._scorer.pairs(places, items.clamp(min=0))
+        mask = ~known.numpy()
+        columns[schema.SCORE] = pa.array(scores.numpy(), mask=mask)
         if self._trained.rates:
-            scores = clip(scores, self._trained.dataset.scale)
-        values = pa.array(scores.numpy(), mask=~known.numpy())
-        made = pa.table({**columns, schema.SCORE: values})
+            ratings = clip(scores, self._trained.dataset.scale)
+            columns[schema.RATING] = pa.array(ratings.numpy(), mask=mask)
+        made = pa.table(columns)
         if self._unknown == "skip":
             made = made.filter(pa.array(known.numpy()))
         return made.combine_chunks(), int((~known).sum())
@@ -409,6 +425,7 @@ def _folder(
             "ratings": _described(options.ratings),
             "new_items": _described(options.new_items),
             **({"user_table": _described(options.user_table)} if options.user_table else {}),
+            **({} if options.known == "error" else {"known": options.known}),
             **_history(trained),
         },
         "unknown": options.unknown,
@@ -437,7 +454,8 @@ def _described(file: Path | None) -> dict[str, str] | None:
 def _read_roster(trained: Predictor, options: ScoreOptions) -> Roster | BaselineRoster:
     if isinstance(trained, TrainedBaseline):
         return BaselineRoster(trained)
-    new_items = new_users = None
+    new_items = None
+    new_users = changed = None
     if options.new_items is not None:
         try:
             new_items = read_items_to_add(trained, options.new_items)
@@ -449,10 +467,12 @@ def _read_roster(trained: Predictor, options: ScoreOptions) -> Roster | Baseline
     described = table is not None and len(table.ids) > 0
     if options.ratings is not None:
         try:
-            new_users = read_users_to_add(trained, options.ratings, new_items, table=table)
+            new_users, changed = read_users_to_add(
+                trained, options.ratings, new_items, table=table, known=options.known
+            )
         except EmptyFileError as error:
             log(f"{error}, so no user is new by it")
     if new_users is None and described:
-        new_users = read_users_to_add(trained, None, new_items, table=table)
+        new_users, _ = read_users_to_add(trained, None, new_items, table=table)
     explains = isinstance(options, TopKOptions) and options.explain
-    return Roster(trained, new_users, new_items, explains=explains)
+    return Roster(trained, new_users, new_items, changed, explains=explains)

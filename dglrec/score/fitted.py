@@ -44,6 +44,15 @@ class BaselineRoster:
         self.users: IdMap = trained.dataset.users
         self.items: IdMap = trained.dataset.items
 
+    @property
+    def count(self) -> int:
+        """How many rows of users there are."""
+        return len(self.users)
+
+    def places(self, users: Tensor) -> Tensor:
+        """Where users stand: all of them where they always were."""
+        return users
+
     def prepare(self) -> None:
         """Nothing: a baseline is ready."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from dglrec.biases import Biases
 from dglrec.dataset import RatingDataset
@@ -19,10 +20,10 @@ from dglrec.nn import ListTerms, NodeValues
 from dglrec.relations import ITEM_TYPE
 from dglrec.run import Predictor, TrainedBaseline, TrainedModel
 from dglrec.schema import whole_numbers
+from dglrec.score.added import Known, read_user_to_add
 from dglrec.score.described import read_described_user
 from dglrec.score.fitted import refused
 from dglrec.score.relation_reasons import Ranker, RelationReason, RelationReasons
-from dglrec.score.roster import read_users_to_add
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Recommendation:
         rating: the predicted rating, clipped to the scale; None where the model predicts none.
         because: up to three rated items that it rests on, where they were asked for.
         relations: up to three relations that it rests on, likewise; None of a model without any.
+        predicted: the predicted rating before it is clipped, which tells apart what the scale's end
+            does not.
     """
 
     rank: int
@@ -64,6 +67,7 @@ class Recommendation:
     rating: float | None = None
     because: tuple[Reason, ...] = ()
     relations: tuple[RelationReason, ...] | None = None
+    predicted: float | None = None
 
 
 def recommend(
@@ -73,6 +77,7 @@ def recommend(
     *,
     ratings: Path | None = None,
     user_table: Path | None = None,
+    known: Known = "replace",
     explain: bool = False,
 ) -> list[Recommendation]:
     """The best items that a user has not rated, by what the model's lists are ordered by.
@@ -85,13 +90,16 @@ def recommend(
             or None, and what the data set has of that user is left out as well.
         k: how many; fewer come back where fewer are left.
         ratings: a file with the ratings of a user that training never saw.
+        known: what these mean where the data set knows the user: all that it has rated (`replace`),
+            more ratings (`extend`), or an error.
         user_table: a file with what is known of such a user, with or without ratings.
         explain: whether to say which rated items each recommendation rests on.
 
     Raises:
         UsageError: k is not positive, or a baseline is asked for reasons, or for the list of a user
             that training never saw.
-        DataError: the user is unknown, or the file is bad or rates no known item.
+        DataError: the user is unknown, or known where that is an error, or the file is bad or rates
+            no known item.
     """
     dataset, biases = trained.dataset, trained.dataset.biases
     check_k(k)
@@ -110,10 +118,7 @@ def recommend(
     rated = dataset.rated_items() if index >= 0 else None
     seen = [] if rated is None else [rated.items[rated.offsets[index] : rated.offsets[index + 1]]]
     if is_new:
-        new = read_users_to_add(trained, ratings, table=table, one=True)
-        if user_table is not None and index >= 0:
-            told = tuple(one[own] for one in trained.embeddings.told_users)
-            new = replace(new, features=dataset.user_features[own], told=told)
+        new = read_user_to_add(trained, ratings, table=table, index=index, known=known)
         biases = biases.of_new_users(new.ratings, dataset.scale)
         encoded = embed_new_users(
             trained.model,
@@ -123,13 +128,14 @@ def recommend(
             biases,
             features=new.features,
             told=new.told,
+            identities=new.identities,
         )
         user, terms, of_user = encoded.nodes, encoded.lists, new.ratings
         seen.append(new.rated.items)
-        made_of = Rated(new.ratings, dataset.scale, biases, None, new.features, new.told)
+        made_of = Rated(new.ratings, dataset.scale, biases, new.identities, new.features, new.told)
     else:
-        known = torch.arange(dataset.graph.num_users)
-        made_of = Rated(dataset.graph.by_user, dataset.scale, biases, known)
+        everybody = torch.arange(dataset.graph.num_users)
+        made_of = Rated(dataset.graph.by_user, dataset.scale, biases, everybody)
         user = trained.embeddings.nodes.users[own]
         lists = trained.embeddings.lists
         terms = None if lists is None else lists[0].of(torch.tensor([index]))
@@ -151,10 +157,9 @@ def recommend(
     left = torch.isfinite(scores[0])
     best = items[:, left]
     values = scores[0][left].tolist()
-    ratings_of: list[float | None] = [None] * len(values)
+    predicted: Tensor | None = None
     if scorer is not None:
-        rows = torch.zeros_like(best[0])
-        ratings_of = clip(scorer.pairs(rows, best[0]), dataset.scale).tolist()
+        predicted = scorer.pairs(torch.zeros_like(best[0]), best[0])
     because: list[tuple[Reason, ...]] = [() for _ in values]
     relations: list[tuple[RelationReason, ...] | None] = [None for _ in values]
     if explain:
@@ -182,11 +187,29 @@ def recommend(
         indices = torch.tensor([-1 if is_new else index])
         relations[:] = RelationReasons(trained, ranker, without).find(alone, best, indices)[0]
     return [
-        Recommendation(rank, *_named(trained, item), score, rating, reasons, others)
-        for rank, (item, score, rating, reasons, others) in enumerate(
-            zip(best[0].tolist(), values, ratings_of, because, relations, strict=True), start=1
+        Recommendation(rank, *_named(trained, item), score, rating, reasons, others, unclipped)
+        for rank, (item, score, (rating, unclipped), reasons, others) in enumerate(
+            zip(
+                best[0].tolist(),
+                values,
+                _both_ratings(predicted, dataset, len(values)),
+                because,
+                relations,
+                strict=True,
+            ),
+            start=1,
         )
     ]
+
+
+def _both_ratings(
+    predicted: Tensor | None, dataset: RatingDataset, count: int
+) -> list[tuple[float | None, float | None]]:
+    """Predicted ratings on the scale, and as they are; None where there are none."""
+    if predicted is None:
+        return [(None, None)] * count
+    clipped = clip(predicted, dataset.scale).tolist()
+    return list(zip(clipped, predicted.tolist(), strict=True))
 
 
 def _given_ratings(dataset: RatingDataset, of_user: Adjacency) -> dict[int, float]:
@@ -230,12 +253,10 @@ def _by_baseline(trained: TrainedBaseline, index: int, k: int) -> list[Recommend
     scores, items = trained.best(torch.tensor([index]), dataset.rated_items(), k)
     left = torch.isfinite(scores[0])
     best, values = items[0][left], scores[0][left]
-    ratings: list[float | None] = [None] * len(best)
-    if trained.rates:
-        ratings = clip(values, dataset.scale).tolist()
+    ratings = _both_ratings(values if trained.rates else None, dataset, len(best))
     return [
-        Recommendation(rank, *_named(trained, item), score, rating)
-        for rank, (item, score, rating) in enumerate(
+        Recommendation(rank, *_named(trained, item), score, rating, predicted=unclipped)
+        for rank, (item, score, (rating, unclipped)) in enumerate(
             zip(best.tolist(), values.tolist(), ratings, strict=True), start=1
         )
     ]

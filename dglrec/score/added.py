@@ -1,0 +1,355 @@
+"""Users and items that files add to those of a data set, and users whom they say more of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.dataset import RatingDataset
+from dglrec.errors import DataError, UsageError
+from dglrec.graph import Adjacency, group_by_user
+from dglrec.ids import IdMap
+from dglrec.ingest import (
+    AttributeTable,
+    NewRatings,
+    read_new_interactions,
+    read_new_items,
+    read_new_ratings,
+)
+from dglrec.kernels import ItemLists
+from dglrec.progress import counted, log
+from dglrec.relations import ITEM_TYPE
+from dglrec.run import TrainedModel, read_attributes_of
+from dglrec.score.described import describe_users
+
+Known = Literal["error", "extend", "replace"]
+"""What ratings of a user mean that the data set knows: nothing good; more ratings, of which those
+of items that it has rated before count in place of the old ones; or all that it has rated."""
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Items that training never saw.
+
+    Attributes:
+        table: m rows, as `read_new_items` gives them.
+        features: float32 [m, F].
+    """
+
+    table: pd.DataFrame
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class NewUsers:
+    """Users that training never saw; or users of the data set whose ratings are to be others.
+
+    Attributes:
+        ids: [n] ascending.
+        ratings: of the data set's items: what they are encoded from.
+        rated: all items that they rated, new ones too.
+        features: float32 [n, F] what is known of them beside; None for nothing.
+        told: float32 [n, H] a layer, what their labels tell them; none for nothing.
+        identities: int64 [n] which users of the data set they are; None for new ones. Of those, it
+            is known already what they are.
+    """
+
+    ids: pa.Array
+    ratings: Adjacency
+    rated: ItemLists
+    features: Tensor | None = None
+    told: tuple[Tensor, ...] = ()
+    identities: Tensor | None = None
+
+
+def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
+    """The items of `--new-items`.
+
+    Raises:
+        UsageError: the model does not look at what items are.
+        DataError: the file is bad, or holds an item of the data set.
+    """
+    dataset = trained.dataset
+    labelled = bool(read_attributes_of(ITEM_TYPE, trained.model.config, dataset))
+    if not trained.model.inputs.features.shape[1] and not labelled:
+        raise UsageError(
+            f"--new-items {file}: the model uses no genres or text, and of a new item there is "
+            "nothing else"
+        )
+    table = read_new_items(file, dataset.items.ids.type)
+    ids = pa.array(table[schema.ITEM_ID], type=dataset.items.ids.type)
+    _refuse_known(file, schema.ITEM_ID, ids, dataset.items, "--new-items takes others")
+    try:
+        features = dataset.encode_items(table)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    bare = int((~features.any(1)).sum())
+    if bare and not labelled:
+        log(f"{file}: {bare} items have no genre or text that the model knows")
+    return NewItems(table, features)
+
+
+class Added(NamedTuple):
+    """Whom a file of ratings, or a table of users, adds.
+
+    Attributes:
+        new: users that the data set does not hold; None for none.
+        changed: users that it holds, with other ratings; None for none.
+    """
+
+    new: NewUsers | None
+    changed: NewUsers | None
+
+
+def read_users_to_add(
+    trained: TrainedModel,
+    file: Path | None,
+    new_items: NewItems | None = None,
+    *,
+    table: AttributeTable | None = None,
+    known: Known = "error",
+) -> Added:
+    """The users of `--ratings`, of `--user-table`, or of both.
+
+    Args:
+        trained: a run's model.
+        file: their ratings; where the data set holds interactions, theirs. None for none.
+        new_items: items that they may have rated, too.
+        table: what new users are, as `read_described_users` gives it; None where nothing is known.
+        known: what ratings of users of the data set mean.
+
+    Raises:
+        DataError: a file is bad, names no known item, or holds ratings of a known user that mean
+            an error.
+    """
+    dataset = trained.dataset
+    items = with_new_items(dataset.items, new_items)
+    if file is None:
+        assert table is not None
+        rows = _no_ratings(table.ids[:0])
+    else:
+        rows = _read_ratings(dataset, file, items, dataset.users.ids.type)
+    indices = dataset.users.encode(rows.user_ids)
+    if known == "error" and file is not None:
+        refusal = (
+            "--ratings takes users that training never saw; --known extend or replace takes others"
+        )
+        _refuse_known(file, schema.USER_ID, rows.user_ids, dataset.users, refusal)
+    if file is not None:
+        _say_what_is_unknown(dataset, file, rows)
+    is_known = indices >= 0
+    changed = None
+    if is_known.any():
+        assert file is not None
+        said = {"extend": "add to what the data set has", "replace": "count in its place"}[known]
+        count = counted(int(is_known.sum()), "user")
+        log(f"{file}: {count} of the data set; the ratings {said}")
+        own, places = _rows_of(rows, is_known)
+        users = torch.from_numpy(indices[is_known].astype(np.int64))
+        changed = _changed_users(dataset, users, own, places, len(items), known)
+    new = None
+    if table is not None or not is_known.all():
+        own, places = _rows_of(rows, ~is_known)
+        new = _new_users(trained, own, places, len(items), file, table)
+    return Added(new, changed)
+
+
+def read_user_to_add(
+    trained: TrainedModel,
+    file: Path | None,
+    *,
+    table: AttributeTable | None = None,
+    index: int = -1,
+    known: Known = "replace",
+) -> NewUsers:
+    """The one user of `--ratings`, of a table of one user, or of both, who need not be named.
+
+    Args:
+        trained: a run's model.
+        file: the user's ratings; None for none.
+        table: what the user is, as `read_described_user` gives it; None where nothing is known.
+        index: the user, where it is one of the data set; else -1.
+        known: what ratings of such a user mean.
+
+    Raises:
+        DataError: a file is bad, is of several users, or names no known item; or it is of a known
+            user, which means an error.
+    """
+    dataset = trained.dataset
+    if file is None:
+        assert table is not None
+        rows = _no_ratings(table.ids[:0])
+    else:
+        rows = _read_ratings(dataset, file, dataset.items, None)
+        _say_what_is_unknown(dataset, file, rows)
+    if index < 0:
+        return _new_users(trained, rows, rows.users, len(dataset.items), file, table)
+    if known == "error":
+        raise DataError(
+            f"{file}: the data set knows its user; --known extend adds these ratings to what it "
+            "has, and --known replace takes them in its place"
+        )
+    count = len(dataset.items)
+    return _changed_users(dataset, torch.tensor([index]), rows, rows.users, count, known)
+
+
+def _read_ratings(
+    dataset: RatingDataset, file: Path, items: IdMap, user_type: pa.DataType | None
+) -> NewRatings:
+    if dataset.has_ratings:
+        return read_new_ratings(file, items, dataset.scale, user_type)
+    return read_new_interactions(file, items, user_type, dataset.interactions_from)
+
+
+def _say_what_is_unknown(dataset: RatingDataset, file: Path, rows: NewRatings) -> None:
+    """Say how many rows are left out, as nobody knows their items.
+
+    Raises:
+        DataError: it is all of them.
+    """
+    if not len(rows.items):
+        rates = "rates" if dataset.has_ratings else "holds"
+        raise DataError(f"{file}: {rates} no item of {dataset.path}")
+    if rows.unknown:
+        what = "ratings" if dataset.has_ratings else "interactions"
+        shown = ", ".join(map(str, rows.unknown_ids))
+        log(f"{file}: {rows.unknown} {what} are of unknown items and left out (items {shown})")
+
+
+def _rows_of(
+    rows: NewRatings, chosen: npt.NDArray[np.bool_]
+) -> tuple[NewRatings, npt.NDArray[np.int64]]:
+    """The rows of some users, bool [n], and where each row's user stands among these."""
+    own = chosen[rows.users]
+    places = (np.cumsum(chosen) - 1)[rows.users[own]]
+    ids = rows.user_ids.filter(pa.array(chosen))
+    kept = NewRatings(ids, rows.users[own], rows.items[own], rows.ratings[own], 0)
+    return kept, places
+
+
+def _changed_users(
+    dataset: RatingDataset,
+    users: Tensor,
+    rows: NewRatings,
+    places: npt.NDArray[np.int64] | npt.NDArray[np.int32],
+    num_items: int,
+    known: Known,
+) -> NewUsers:
+    """Users of the data set with the ratings of a file, and perhaps their own.
+
+    Args:
+        dataset: what is known of them.
+        users: int64 [n] its users, ascending.
+        rows: of the file.
+        places: [r] which of the users each row has.
+        num_items: items, new ones included.
+        known: `extend` or `replace`.
+    """
+    sizes = {"num_users": len(users), "num_items": num_items}
+    codes = dataset.scale.encode(rows.ratings)
+    owners, items = places.astype(np.int64), rows.items
+    seen = dataset.rated_items()
+    all_seen = _stretches(seen.offsets, users.numpy())
+    if known == "extend":
+        own = dataset.graph.by_user
+        edges = _stretches(own.offsets, users.numpy())
+        before = np.repeat(np.arange(len(users)), own.degrees[users.numpy()])
+        # Of an item that is rated in both the file counts.
+        given = np.isin(before * num_items + own.neighbours[edges], owners * num_items + items)
+        owners = np.concatenate((owners, before[~given]))
+        items = np.concatenate((items, own.neighbours[edges][~given]))
+        codes = np.concatenate((codes, own.codes[edges][~given]))
+    # Known or not any more, an item that somebody has rated is not recommended.
+    owners_seen = np.repeat(np.arange(len(users)), np.diff(seen.offsets)[users.numpy()])
+    pairs = np.unique(
+        np.concatenate((owners * num_items + items, owners_seen * num_items + seen.items[all_seen]))
+    )
+    offsets = np.searchsorted(pairs, np.arange(len(users) + 1) * num_items)
+    rated = ItemLists(offsets.astype(np.int64), (pairs % num_items).astype(np.int32))
+    encoding = items < len(dataset.items)
+    ratings = group_by_user(owners[encoding], items[encoding], codes[encoding], **sizes)
+    return NewUsers(dataset.users.decode(users.numpy()), ratings, rated, identities=users)
+
+
+def _stretches(
+    offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """int64 [s]: where the entries of some rows stand, one row's after the other's."""
+    starts, counts = offsets[rows], (offsets[rows + 1] - offsets[rows])
+    before = np.cumsum(counts) - counts
+    found: npt.NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+    return found
+
+
+def _new_users(
+    trained: TrainedModel,
+    new: NewRatings,
+    users: npt.NDArray[np.int64] | npt.NDArray[np.int32],
+    num_items: int,
+    file: Path | None,
+    table: AttributeTable | None,
+) -> NewUsers:
+    """Users that the data set does not hold.
+
+    Args:
+        trained: a run's model.
+        new: their ratings.
+        users: [r] which of `new.user_ids` each row has.
+        num_items: items, new ones included.
+        file: where the ratings come from, for messages.
+        table: what they are; None where nothing is known.
+
+    Raises:
+        DataError: a row of the table is bad.
+    """
+    dataset = trained.dataset
+    ids, described = new.user_ids, None
+    if table is not None:
+        ids = pc.unique(pa.concat_arrays([ids, table.ids]))
+        ids = ids.take(pc.sort_indices(ids))
+        users = IdMap(ids).encode(new.user_ids)[users]
+        described = describe_users(trained, table, ids)
+    codes, encoding = dataset.scale.encode(new.ratings), new.items < len(dataset.items)
+    sizes = {"num_users": len(ids), "num_items": num_items}
+    rated = group_by_user(users, new.items, codes, **sizes)
+    ratings = group_by_user(users[encoding], new.items[encoding], codes[encoding], **sizes)
+    bare = ratings.degrees == 0
+    if described is not None and table is not None:
+        if without := int(np.count_nonzero(~described.has_row)):
+            log(f"{file}: {without} users have no row in {table.file}; what they are is unknown")
+        bare &= ~described.has_row
+    if bare.any():
+        count = int(np.count_nonzero(bare))
+        rate = "rate" if dataset.has_ratings else "have"
+        log(f"{file}: {count} users {rate} no item that training saw; they are scored as nobody's")
+    if described is None:
+        return NewUsers(ids, ratings, rated.lists)
+    return NewUsers(ids, ratings, rated.lists, described.features, described.told)
+
+
+def _no_ratings(ids: pa.Array) -> NewRatings:
+    """The ratings of nobody; of ids their type counts."""
+    indices = np.empty(0, dtype=np.int32)
+    return NewRatings(ids, indices, indices, np.empty(0, dtype=np.float32), 0)
+
+
+def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:
+    """The ids of a data set's items and of new ones."""
+    if new_items is None:
+        return known
+    return known.extended(pa.array(new_items.table[schema.ITEM_ID], type=known.ids.type))
+
+
+def _refuse_known(file: Path, name: str, ids: pa.Array, known: IdMap, refusal: str) -> None:
+    there = ids.filter(pc.is_in(ids, value_set=known.ids))
+    if len(there):
+        shown = ", ".join(str(one) for one in there[:3].to_pylist())
+        raise DataError(f"{file}: {name} {shown} known to the data set ({len(there)}); {refusal}")
