@@ -35,11 +35,12 @@ def without_node(direction, node):
     return dataclasses.replace(direction, edges=Edges(offsets, edges.neighbours[keep], weights))
 
 
+@pytest.mark.parametrize("refined", ["last", "all"])
 @pytest.mark.parametrize("heads", ["rating", "both"])
-def test_a_node_without_a_direction_is_what_it_is_on_a_graph_that_lacks_its_edges(heads):
+def test_a_node_without_a_direction_is_what_it_is_on_a_graph_that_lacks_its_edges(heads, refined):
     """With two layers no neighbour's change comes back to the node itself."""
     world = Related()
-    model = world.model(heads=heads)
+    model = world.model(heads=heads, refined_layers=refined)
     directions = world.directions()
     given = model, world.graph, world.biases
     found = embed_without(*given, directions=directions)

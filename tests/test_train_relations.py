@@ -44,6 +44,9 @@ def source(tmp_path_factory):
     return folder
 
 
+ALL = {"user_fanouts": (-1, -1)}  # so that users who hear of users are refined in each layer
+
+
 def prepared(source, folder, split):
     options = PrepareOptions(
         text=False,
@@ -78,7 +81,8 @@ def trained_on(dataset, folder, names, **options):
 
 @pytest.fixture(scope="module")
 def social(by_user, tmp_path_factory):
-    return trained_on(by_user, tmp_path_factory.mktemp("runs") / "run", ("trusts",))
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return trained_on(by_user, folder, ("trusts",), loader=ALL)
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +206,14 @@ def test_a_ridge_is_behind_every_layer_where_users_hear_of_users(social, labelle
     assert refined(labelled) == [False, True]
 
     def resolved(*names, among_users=(), loader=None, **model):
-        settings = settings_of(names, loader, model)
+        settings = settings_of(names, {**ALL, **(loader or {})}, model)
         return settings.resolved(by_user.graph, among_users=among_users).model.refined_layers
 
     assert by_user.among_users == ("trusts",)
     assert resolved("trusts", among_users=("trusts",)) == "all"
     assert resolved("trusts", among_users=("trusts",), refined_layers="last") == "last"
+    sampled = {"user_fanouts": (5, -1)}
+    assert resolved("trusts", among_users=("trusts",), loader=sampled) == "auto"
     assert resolved("has_kind", among_users=("trusts",)) == "auto"
     assert resolved("agreeing_users", loader={"unseen_users": 0.0}) == "all"
 

@@ -207,7 +207,7 @@ class ModelConfig(BaseModel):
         "auto",
         description="behind which layers the ridge regression is: the last, or all, so that users "
         "who are told something by users hear of tastes that are fitted; auto: all with a relation "
-        "between users, else last",
+        "between users, where steps read all ratings of a user in each layer, else last",
     )
     decoder_size: int = Field(
         64, ge=0, description="hidden units of the edge regressor; 0 leaves the dot product"

@@ -231,7 +231,7 @@ class Settings:
             model=self.model.model_copy(
                 update={
                     "dropout": dropout,
-                    "refined_layers": self._refined_layers(among_users),
+                    "refined_layers": self._refined_layers(loader, among_users),
                     "heads": heads,
                     # Of graph filters a user's vector is its value at each item.
                     "embedding_size": graph.num_items if signals else self.model.embedding_size,
@@ -243,12 +243,16 @@ class Settings:
             train=self.train.model_copy(update={"learning_rate": rate}),
         )
 
-    def _refined_layers(self, among_users: Collection[str]) -> str:
-        """`model.refined_layers`; `auto` stays, as the last layer, where users hear of no users."""
+    def _refined_layers(self, loader: LoaderConfig, among_users: Collection[str]) -> str:
+        """`model.refined_layers`; where `auto` stays it is the last layer.
+
+        Fitted to a sample of a user's ratings in training, a taste is another than inference has.
+        """
         wanted = self.model.refined_layers
         of_users = {*among_users, *DERIVED_AMONG_USERS}
-        is_all = wanted == "auto" and not of_users.isdisjoint(self.model.relations)
-        return "all" if is_all else wanted
+        hears_of_users = not of_users.isdisjoint(self.model.relations)
+        reads_all = all(of_user < 0 for of_user, _ in loader.fanouts)
+        return "all" if wanted == "auto" and hears_of_users and reads_all else wanted
 
     def _check_weighed(self) -> None:
         """Refuse what is no sum over edges, which is all that their weights make whole.
