@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device
 
     from dglrec.biases import Biases
+    from dglrec.blocks import WeightedEdges
     from dglrec.distributed import World
     from dglrec.graph import RatingGraph
     from dglrec.nn import RatingModel
@@ -276,6 +277,7 @@ class Workload:
         biases: fitted to them.
         item_features: float32 [I, F].
         directions: of the relations that a model with them reads.
+        operator: the graph of items that a model of graph filters takes.
     """
 
     graph: "RatingGraph"
@@ -283,6 +285,12 @@ class Workload:
     item_features: "Tensor"
     has_ratings: bool = True
     directions: "Sequence[Direction]" = ()
+    operator: "WeightedEdges | None" = None
+
+    @property
+    def mean_rating(self) -> float:
+        """Of the ratings that are trained on."""
+        return self.biases.mean
 
     @property
     def scale(self) -> "RatingScale":
@@ -319,7 +327,8 @@ def training_of(
     torch.manual_seed(0)
     directions = workload.directions
     features = workload.item_features
-    model = RatingModel(settings.model, graph.num_users, features, directions=directions)
+    sizes = settings.model, graph.num_users
+    model = RatingModel(*sizes, features, directions=directions, operator=workload.operator)
     model.to(device)
     change(model)
     if settings.loader.items == "reached":

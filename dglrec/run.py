@@ -105,13 +105,8 @@ class _Trained:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What names it: the checksum of its weights, and the epoch that they are of.
-
-        Of a model that learned from more than training rows, the parts of the split, too.
-        """
-        named = {"weights": self.meta["sha256"][MODEL_FILE], "epoch": self.meta["epoch"]}
-        learned = list(self.learned_from)
-        return named if learned == [TRAIN] else {**named, "learned_from": learned}
+        """What names it: see `identity_of`."""
+        return identity_of(self.meta)
 
     @property
     def learned_from(self) -> tuple[str, ...]:
@@ -131,6 +126,19 @@ class _Trained:
                 f"figures on them mean nothing; the run in its folder {SELECTION} has not"
             )
         self.dataset.check_held_out(split)
+
+
+def identity_of(meta: dict[str, Any]) -> dict[str, Any]:
+    """What names a trained model: the checksum of its weights, and the epoch that they are of.
+
+    Of a model that learned from more than training rows, the parts of the split, too.
+
+    Args:
+        meta: its checkpoint's description.
+    """
+    named = {"weights": meta["sha256"][MODEL_FILE], "epoch": meta["epoch"]}
+    learned = list(learned_from(meta))
+    return named if learned == [TRAIN] else {**named, "learned_from": learned}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,8 +374,8 @@ def open_run(
         UsageError: the run is a baseline's.
     """
     run = Path(run)
-    checkpoint = _best_checkpoint(run)
-    kind = _described(ModelConfig, checkpoint.meta.get("model"), run).kind
+    checkpoint = best_checkpoint(run)
+    kind = described_model(checkpoint.meta, run).kind
     if kind != "graph":
         raise UsageError(
             f"{run}: is a run of the {kind} baseline, which has no embeddings; this needs a graph "
@@ -400,8 +408,8 @@ def open_predictor(
         UsageError: a baseline is to read other rows.
     """
     run = Path(run)
-    checkpoint = _best_checkpoint(run)
-    kind = _described(ModelConfig, checkpoint.meta.get("model"), run).kind
+    checkpoint = best_checkpoint(run)
+    kind = described_model(checkpoint.meta, run).kind
     if kind == "graph":
         return _open_model(run, checkpoint, dataset, fallback, device, world, history)
     if history in ("valid", "all"):
@@ -409,7 +417,7 @@ def open_predictor(
             f"--history {history}: the {kind} baseline reads the rows that it was fitted to alone; "
             "leave it out, or train the baseline with --refit"
         )
-    data = _open_dataset(run, checkpoint.meta, dataset, fallback)
+    data = open_dataset_of(run, checkpoint.meta, dataset, fallback)
     config = _described(BaselineConfig, checkpoint.meta.get("baseline"), run)
     if kind in ("session", "vsknn"):
         _check_has_times(data, run)
@@ -429,7 +437,7 @@ def _open_model(
     world: World,
     history: History,
 ) -> TrainedModel:
-    data = _open_dataset(run, checkpoint.meta, dataset, fallback)
+    data = open_dataset_of(run, checkpoint.meta, dataset, fallback)
     data = data.with_rows(_splits_read(checkpoint.meta, history))
     data = _with_derived(run, checkpoint.meta, data)
     model = build_model(checkpoint.meta, data, run)
@@ -544,7 +552,7 @@ def _with_derived(run: Path, meta: dict[str, Any], dataset: RatingDataset) -> Ra
     Raises:
         DataError: what was made is missing, damaged, or of another model.
     """
-    config = _described(ModelConfig, meta.get("model"), run)
+    config = described_model(meta, run)
     names = config.derived_names(dataset.relations)
     if not names:
         return dataset
@@ -570,7 +578,12 @@ def check_same_derived(meta: dict[str, Any], dataset: RatingDataset, run: Path) 
         )
 
 
-def _best_checkpoint(run: Path) -> Checkpoint:
+def best_checkpoint(run: Path) -> Checkpoint:
+    """A run's best model.
+
+    Raises:
+        DataError: there is no run, it is damaged, or its training has not finished an epoch.
+    """
     if not run.is_dir():
         raise DataError(f"{run}: no such run; make one with `dglrec train`")
     if (run / DATASET_FILE).is_file():
@@ -581,9 +594,26 @@ def _best_checkpoint(run: Path) -> Checkpoint:
     return load_checkpoint(run / BEST)
 
 
-def _open_dataset(
-    run: Path, meta: dict[str, Any], dataset: Path | None, fallback: Path | None
+def open_dataset_of(
+    run: Path,
+    meta: dict[str, Any],
+    dataset: Path | None = None,
+    fallback: Path | None = None,
+    *,
+    mend: str = "say where with --dataset",
 ) -> RatingDataset:
+    """The data set that a run was trained on, every file of it proved.
+
+    Args:
+        run: the run's folder.
+        meta: what its checkpoint says.
+        dataset: where the data set is now, if it was moved.
+        fallback: where it is if it is not where it was.
+        mend: what to do where it is not found.
+
+    Raises:
+        DataError: it is gone, damaged, or another one.
+    """
     place = dataset or Path(str(meta.get("dataset", "")))
     from_run = meta.get("dataset_from_run")
     if dataset is None and not place.is_dir() and isinstance(from_run, str):
@@ -592,7 +622,7 @@ def _open_dataset(
     if fallback is not None and not place.is_dir():
         place = fallback
     if not place.is_dir():
-        raise DataError(f"{place}: the run's data set is not there; say where with --dataset")
+        raise DataError(f"{place}: the data set of {run} is not there; {mend}")
     data = RatingDataset.open(place)
     check_same_dataset(meta, data, run)
     data.prove()  # before there is a figure, and on all processes
@@ -620,7 +650,7 @@ def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> Rati
     Raises:
         DataError: the description is not one.
     """
-    return new_model(_described(ModelConfig, meta.get("model"), run), dataset)
+    return new_model(described_model(meta, run), dataset)
 
 
 def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
@@ -741,6 +771,15 @@ def read_attributes_of(node_type: str, config: ModelConfig, dataset: RatingDatas
         for name, one in dataset.attributes.items()
         if one.node_type == node_type and one.relation.name in config.relations
     ]
+
+
+def described_model(meta: dict[str, Any], run: Path) -> ModelConfig:
+    """The configuration of the model that a checkpoint describes.
+
+    Raises:
+        DataError: it is none of this version.
+    """
+    return _described(ModelConfig, meta.get("model"), run)
 
 
 def _described(kind: type[_Config], values: Any, run: Path) -> _Config:

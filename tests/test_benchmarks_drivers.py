@@ -70,6 +70,15 @@ def test_bench_shapes(tmp_path: Path) -> None:
         assert row["listed"] == 20 and row["embed_seconds"] >= 0
 
 
+def test_bench_presets(data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--preset", "default", "pinsage", "gsp", "--seconds", 0.1]
+    rows = rows_of("bench_presets", tmp_path / "out.json", *options, "--most-gb", 8)
+    assert [row["preset"] for row in rows] == ["default", "pinsage", "gsp"]
+    for row in rows:
+        assert row["edges_per_second"] > 0 and row["epoch_seconds"] > 0
+        assert 0 <= row["footprint_gb"] <= 8 and row["peak_memory_gb"] > 0
+
+
 def test_bench_infer(data: Path, tmp_path: Path) -> None:
     options = ["--data", data, "--scale", 0.5, 1.0, "--repeats", 1]
     rows = rows_of("bench_infer", tmp_path / "out.json", *options)

@@ -4,6 +4,7 @@ Results go to stdout, progress and logs to stderr. Heavy imports happen inside t
 `--help` is quick and `doctor` works where torch or DGL does not.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -210,6 +211,13 @@ def synth(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable."
 )
 @click.option(
+    "--from",
+    "source",
+    type=FOLDER_OR_FILE,
+    metavar="RUN1",
+    help="Begin with the best model of another run, its vectors matched by ids.",
+)
+@click.option(
     "--refit",
     type=click.Choice(["valid", "all"]),
     help="Once the best epoch is known, train for as many epochs on training and validation rows, "
@@ -226,6 +234,7 @@ def train(
     run: Path | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
+    source: Path | None,
     refit: str | None,
     resume: bool,
     print_config: bool,
@@ -246,10 +255,14 @@ def train(
       dglrec train data knn-run --config item_knn
       dglrec train data final --refit all
       dglrec train data run --resume
+      dglrec train newer-data newer-run --from run --config run/config.toml
       torchrun --standalone --nproc-per-node 4 -m dglrec train data run
     """
     from dglrec import config
 
+    if source is not None:
+        place = json.dumps(str(source.resolve()), ensure_ascii=False)
+        assignments = (*assignments, f"train.begin_with={place}")
     if refit is not None:
         assignments = (*assignments, f"train.refit={refit}")
     if print_config:

@@ -15,7 +15,7 @@ from dglrec.nn.lists import ListHead, ListRows, ListTerms
 from dglrec.nn.relations import RelationMaps
 from dglrec.nn.signals import LocalReadout
 from dglrec.nn.values import NodeValues
-from dglrec.relations import Direction
+from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 
 
 class Encoded(NamedTuple):
@@ -162,6 +162,22 @@ class RatingModel(nn.Module):
         if self.decoder is None:
             raise ValueError("the model has no rating head")
         return self.decoder
+
+    def tables(self) -> dict[str, str]:
+        """The weights with a row for each node of a type: the type by the weight's name."""
+        of_items = [self.inputs.item_vectors]
+        if self.list_head is not None:
+            of_items += self.list_head.tables()
+        types = {id(one): ITEM_TYPE for one in of_items if one is not None}
+        types[id(self.inputs.user_vectors)] = USER_TYPE
+        if self.relations is not None:
+            labels = self.relations.labels.items()
+            types |= {id(table): name.removeprefix("of_") for name, table in labels}
+        return {
+            f"{name}.weight": types[id(module)]
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Embedding)
+        }
 
     def read_items_by_rows(self) -> None:
         """From now on a batch reads few of the items' vectors: their gradients are sparse."""

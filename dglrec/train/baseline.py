@@ -80,12 +80,17 @@ def fit_baseline(
         What `results.json` holds: `kind`, and what `train` returns, with one epoch.
 
     Raises:
-        UsageError: the run exists and may not be replaced, is of another model, or another process
-            trains it.
+        UsageError: the run exists and may not be replaced, is of another model, another process
+            trains it, or it is to begin with another run.
         DataError: the data set is another one than the run's, or has too many items.
         UnusableEnvironmentError: there is too little memory.
     """
     run, kind = Path(run), settings.model.kind
+    if settings.train.begin_with:
+        raise UsageError(
+            f"--from {settings.train.begin_with}: the {kind} baseline is fitted in one go, and "
+            "begins with nothing; leave it out"
+        )
     world.check_same("the data set", f"{dataset.fingerprint} {' '.join(dataset.parts)}")
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:

@@ -46,6 +46,11 @@ class TrainConfig(BaseModel):
         "the lowest RMSE so far, the highest ranking.metric of lists, or, where there are both, an "
         "epoch that is the best by the two together",
     )
+    begin_with: str = Field(
+        "",
+        description="a run whose best model training begins with, as `train --from` sets it: its "
+        "weights, and its vectors of the users and items that are known there; empty: with none",
+    )
     loss: Literal["mse", "smooth_l1", "weighted_mse"] = Field(
         "mse",
         description="mse, smooth_l1, or weighted_mse: squared errors weighed by how rare the "

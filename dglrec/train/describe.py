@@ -3,6 +3,7 @@
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 
 from dglrec import __version__
 from dglrec.distributed import ALONE, World
+from dglrec.files import read_json, write_json
 from dglrec.graph import RatingGraph
 from dglrec.progress import counted
+from dglrec.run import ENVIRONMENT_FILE
 from dglrec.train.config import Settings
 
 
@@ -62,6 +65,25 @@ def describe_training(
         f"{graph.num_edges:,} ratings by {graph.num_users:,} users of {graph.num_items:,} items, "
         f"on {where}: {', '.join(parts)}"
     )
+
+
+def write_environment(
+    run: Path, device: torch.device, world: World, origin: dict[str, Any] | None, *, begins: bool
+) -> None:
+    """Write versions and machine into a run's folder, and what another run has given it.
+
+    Args:
+        run: the run's folder.
+        device: where it computes.
+        world: the processes that train together.
+        origin: of the other run whose weights this one begins with; see `beginning.begin`.
+        begins: whether training begins; if it goes on, what stands there of another run stays.
+    """
+    path = run / ENVIRONMENT_FILE
+    if not begins and path.is_file():
+        origin = read_json(path).get("from")
+    said = {} if origin is None else {"from": origin}
+    write_json(path, {**describe_environment(device, world), **said})
 
 
 def describe_environment(device: torch.device, world: World = ALONE) -> dict[str, Any]:

@@ -22,10 +22,9 @@ from dglrec.errors import DglrecError, UnusableEnvironmentError, UsageError
 from dglrec.files import write_json
 from dglrec.interrupts import Interrupts
 from dglrec.machine import give_back_memory, keep_freed_memory
-from dglrec.nn import half_lives
+from dglrec.nn import RatingModel, half_lives
 from dglrec.progress import counted, log, logged_to, progress
 from dglrec.run import (
-    ENVIRONMENT_FILE,
     LOG_FILE,
     METRICS_FILE,
     RESULTS_FILE,
@@ -38,9 +37,10 @@ from dglrec.run import (
 )
 from dglrec.sampling import check_directions, seed_of
 from dglrec.train.baseline import fit_baseline
+from dglrec.train.beginning import begin, resolve_beginning
 from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.derived import derive_for, keep_derived
-from dglrec.train.describe import describe_environment, describe_training
+from dglrec.train.describe import describe_training, write_environment
 from dglrec.train.finish import measured, with_item_weights
 from dglrec.train.folder import (
     append_line,
@@ -54,9 +54,8 @@ from dglrec.train.folder import (
 )
 from dglrec.train.loaders import Loader, check_loader, make_loader
 from dglrec.train.memory import footprint, place_graph
-from dglrec.train.objectives import make_objective
-from dglrec.train.spectral import start_vectors
-from dglrec.train.state import Checkpoints, Progress, Tally
+from dglrec.train.objectives import Figures, make_objective
+from dglrec.train.state import Checkpoints, Progress, Tally, has_checkpoint
 from dglrec.train.step import TrainingStep
 from dglrec.train.validation import Validation
 
@@ -84,9 +83,8 @@ def train_once(
         dataset.prove()
     if settings.model.kind != "graph":
         return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
-    settings = settings.resolved(
-        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
-    )
+    begins = not (resume and has_checkpoint(run, world))
+    source, settings = resolve_beginning(dataset, run, settings, world, begins=begins)
     config = settings.train
     validates = "valid" in dataset.held_out_splits
     with world.together():
@@ -114,8 +112,8 @@ def train_once(
         with world.together():
             torch.manual_seed(config.seed)
             model = new_model(settings.model, dataset)
-            if settings.model.identity_start == "spectral" and not resume:
-                start_vectors(model, dataset.graph, config.seed)
+        origin = begin(model, dataset, settings, source, world) if begins else None
+        del source  # training takes its room
         with world.together():
             if world.is_first:
                 until_done.enter_context(locked(run))
@@ -164,10 +162,14 @@ def train_once(
                     # Not before: what cannot be gone on with leaves a run as it is.
                     write_config(run, settings)
                     until_done.enter_context(logged_to(run / LOG_FILE))
-                write_json(run / ENVIRONMENT_FILE, describe_environment(device, world))
                 (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
         with world.together():
             valid = Validation(dataset, objective, settings.model, world)
+        if origin is not None:
+            origin["valid"] = _first_figures(model, valid, world)
+        with world.together():
+            if world.is_first:
+                write_environment(run, device, world, origin, begins=begins)
         give_back_memory()
         keep_freed_memory()
 
@@ -200,6 +202,19 @@ def train_once(
                 write_json(run / RESULTS_FILE, results)
                 seal_run(run)
     return results
+
+
+def _first_figures(model: RatingModel, valid: Validation, world: World) -> dict[str, float]:
+    """Validation figures of the weights that training begins with."""
+    figures = {name: one for name, one in valid.figures(model).items() if math.isfinite(one)}
+    if world.is_first and figures:
+        log(f"before the first step: {_said(figures, valid)}")
+    return figures
+
+
+def _said(figures: Figures, valid: Validation) -> str:
+    shown = [name for name in figures if name in valid.shown]
+    return ", ".join(f"validation {_TITLES.get(name, name)} {figures[name]:.4f}" for name in shown)
 
 
 def _train_epoch(
@@ -313,8 +328,7 @@ def _end_epoch(
             said = [
                 f"training {_TITLES.get(key, key)} {value:.4f}" for key, value in training.items()
             ]
-            shown = [key for key in metrics if key in valid.shown]
-            said += [f"validation {_TITLES.get(key, key)} {metrics[key]:.4f}" for key in shown]
+            said += [_said(metrics, valid)] if metrics else []
             log(
                 f"epoch {done.epoch} of {epochs}: {', '.join(said)}"
                 f"{' (best)' if better and metrics else ''}, {done.seconds:.0f} s"

@@ -18,7 +18,17 @@ from dglrec.dataset import HELD_OUT, RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.progress import counted, log
-from dglrec.run import BEST, CONFIG_FILE, ITEM_ITEMS, LAST, SELECTION, locked, shown_parts
+from dglrec.run import (
+    BEST,
+    CONFIG_FILE,
+    ITEM_ITEMS,
+    LAST,
+    SELECTION,
+    described_model,
+    locked,
+    shown_parts,
+)
+from dglrec.train.beginning import resolve_beginning
 from dglrec.train.config import Settings
 from dglrec.train.folder import check_run, job_of, read_results, start_run, sweep_run
 from dglrec.train.loop import train_once
@@ -76,6 +86,8 @@ def train(
     with world.together():
         dataset.prove()
         _check_refit(dataset, settings, resume)
+    if settings.model.kind == "graph" and not resume:
+        resolve_beginning(dataset, run, settings, world)  # before a run is replaced
     selection = run / SELECTION
     with ExitStack() as until_chosen:
         with world.together():
@@ -128,13 +140,16 @@ def _fixed(settings: Settings, dataset: RatingDataset, selection: Path, epochs: 
     Raises:
         DataError: a checkpoint of it is damaged.
     """
+    best = load_checkpoint(selection / BEST).meta
+    if settings.model.kind == "graph":
+        # What `auto` came to may follow from a run that it began with.
+        settings = replace(settings, model=described_model(best, selection))
     settings = settings.resolved(
         dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
     )
     settings = _with(settings, epochs=settings.train.epochs, stop_after=epochs)
     if settings.model.kind != "graph":
-        meta = load_checkpoint(selection / BEST).meta
-        return replace(settings, baseline=BaselineConfig.model_validate(meta["baseline"]))
+        return replace(settings, baseline=BaselineConfig.model_validate(best["baseline"]))
     place = selection / ITEM_ITEMS
     kind = load_checkpoint(place).meta["chosen"]["kind"] if place.is_dir() else "none"
     return replace(settings, model=settings.model.model_copy(update={"item_items": kind}))

@@ -377,6 +377,21 @@ class Checkpoints:
         return described if valid is None else {**described, "valid": valid}
 
 
+def has_checkpoint(run: Path, world: World) -> bool:
+    """Whether there is something to go on from in a run's folder, whole or damaged.
+
+    Args:
+        run: the run's folder; the first process looks.
+        world: the processes, all of which call this.
+    """
+    last = run / LAST
+
+    def found() -> bytes:
+        return b"some" if last.is_dir() or older_checkpoints(last) else b""
+
+    return bool(world.from_first(found))
+
+
 def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
     """Remove the checkpoints of a run.
 
