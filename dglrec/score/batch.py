@@ -145,7 +145,7 @@ def score_top_k(
         if options.unknown == "null":
             raise UsageError("--unknown null goes with --pairs; choose error or skip")
         in_part = max(1, min(_PART_USERS, _PART_ROWS // k))
-        described = {
+        described: dict[str, Any] = {
             "top_k": k,
             "include_seen": options.include_seen,
             "explain": options.explain,
