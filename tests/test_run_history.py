@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from runs import make_settings
@@ -14,7 +15,7 @@ from dglrec.dataset import DerivedDataset, PrepareOptions, RatingDataset, derive
 from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.evaluate import evaluate
-from dglrec.infer import embed_all, predict_pairs
+from dglrec.infer import Diversity, embed_all, predict_pairs
 from dglrec.run import BEST, open_run
 from dglrec.score import TopKOptions, recommend, score_top_k
 from dglrec.score.parts import PLAN_FILE
@@ -196,3 +197,33 @@ def test_the_commands_say_what_was_learned_from_and_read(place, tmp_path, monkey
     assert "no test rows that the model has not learned from" in out
     assert "the same settings, trained on training rows alone:" in out
     assert load_checkpoint(tmp_path / "all" / BEST).meta["learned_from"][-1] == "test"
+
+
+def test_diverse_lists_are_the_same_wherever_they_are_made(place, tmp_path, monkeypatch, capfd):
+    trained = open_run(place / "run")
+    user = trained.dataset.users.ids[0].as_py()
+    for by in ("genres", "embedding", "series"):
+        wanted = Diversity(by, 0.7)
+        score_top_k(trained, tmp_path / by, 5, TopKOptions(diversity=wanted))
+        table = pq.read_table(tmp_path / by / "part-00000.parquet").to_pandas()
+        for index in range(5):
+            user = trained.dataset.users.ids[index].as_py()
+            shown = recommend(trained, str(user), 5, diversity=wanted)
+            assert [one.item_id for one in shown] == table[table.user_id == user].item_id.tolist()
+        found = evaluate(trained, "test", ranking=5, diversity=wanted)
+        assert found["lists"]["diverse"] == by
+    plain = evaluate(trained, "test", ranking=5)
+    assert evaluate(trained, "test", ranking=5, diversity=Diversity("genres", 0.0))[
+        "ndcg@5"
+    ] == pytest.approx(plain["ndcg@5"])
+    diverse = evaluate(trained, "test", ranking=5, diversity=Diversity("genres", 0.7))
+    assert diverse["lists"]["diversity"] > plain["lists"]["diversity"]
+    options = ["--user", user, "--diverse", "genres", "--diversity", "0.7"]
+    code, *_ = run_command(monkeypatch, capfd, "recommend", place / "run", *options)
+    assert code == 0
+    for bad in (["--diversity", "0.5"], ["--diverse", "genres", "--diversity", "2"]):
+        line = ["recommend", place / "run", "--user", user, *bad]
+        assert run_command(monkeypatch, capfd, *line)[0] == 2
+    with pytest.raises(UsageError, match=r'diverse not given, now \["genres", 0.3\]'):
+        score_top_k(trained, tmp_path / "plain", 5, TopKOptions())
+        score_top_k(trained, tmp_path / "plain", 5, TopKOptions(diversity=Diversity("genres")))

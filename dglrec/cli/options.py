@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from dglrec.infer import Diversity
     from dglrec.run import History, Order, Predictor, TrainedModel
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -84,6 +85,39 @@ def option_order(command: _Command) -> _Command:
         help="What lists are made by: the list head, or predicted ratings, which a model without "
         "a list head takes in any case.",
     )(command)
+
+
+def option_diverse(command: _Command) -> _Command:
+    """`--diverse`, `--diversity`: lists whose items are unlike each other."""
+    by = click.option(
+        "--diverse",
+        type=click.Choice(["genres", "embedding", "series"]),
+        help="Make items of a list unlike each other (maximal marginal relevance): by genres, the "
+        "model's embeddings, or the series that titles say; default: off.",
+    )
+    weight = click.option(
+        "--diversity",
+        type=float,
+        metavar="W",
+        help="With --diverse: what likeness counts, from 0 to 1; the score counts the rest; "
+        "default: 0.3.",
+    )
+    return by(weight(command))
+
+
+def diversity_of(diverse: Any, diversity: float | None) -> "Diversity | None":
+    """What `--diverse` and `--diversity` ask for; None for nothing.
+
+    Raises:
+        UsageError: the weight is out of range, or nothing says what it weighs.
+    """
+    from dglrec.infer import WEIGHT, Diversity
+
+    if diverse is None:
+        if diversity is not None:
+            raise click.UsageError("--diversity goes with --diverse.")
+        return None
+    return Diversity(diverse, WEIGHT if diversity is None else diversity)
 
 
 def option_known(default: str) -> Callable[[_Command], _Command]:

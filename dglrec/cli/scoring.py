@@ -7,10 +7,12 @@ import click
 
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
+    diversity_of,
     opened,
     opened_predictor,
     option_dataset,
     option_device,
+    option_diverse,
     option_history,
     option_json,
     option_known,
@@ -45,6 +47,7 @@ from dglrec.errors import UsageError
 )
 @option_known("replace")
 @click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
+@option_diverse
 @option_history
 @option_order
 @option_dataset
@@ -58,6 +61,8 @@ def recommend(
     user_table: Path | None,
     known: Any,
     explain: bool,
+    diverse: Any,
+    diversity: float | None,
     history: Any,
     order: Any,
     dataset: Path | None,
@@ -85,7 +90,8 @@ def recommend(
         )
     with opened_predictor(run, dataset, device, order=order, history=history) as trained:
         options = {"ratings": ratings, "user_table": user_table, "known": known}
-        found = run_recommend(trained, user, k, **options, explain=explain)
+        wanted = diversity_of(diverse, diversity)
+        found = run_recommend(trained, user, k, **options, explain=explain, diversity=wanted)
     if as_json:
         shown = [asdict(one) for one in found]
         for one in shown:
@@ -147,6 +153,7 @@ def recommend(
     default="0/1",
     help="Only every n-th part, from the i-th on; all shards write into one OUT.",
 )
+@option_diverse
 @option_history
 @option_order
 @option_dataset
@@ -163,6 +170,8 @@ def score(
     items: Path | None,
     exclude_seen: bool,
     explain: bool,
+    diverse: Any,
+    diversity: float | None,
     shard: str,
     history: Any,
     order: Any,
@@ -194,8 +203,10 @@ def score(
     if (top_k is None) == (pairs is None):
         raise click.UsageError("Give either --top-k or --pairs.")
     narrowed = users is not None or items is not None
-    if pairs is not None and (narrowed or not exclude_seen or explain):
-        raise click.UsageError("--users, --items, --include-seen and --explain go with --top-k.")
+    if pairs is not None and (narrowed or not exclude_seen or explain or diverse):
+        raise click.UsageError(
+            "--users, --items, --include-seen, --explain and --diverse go with --top-k."
+        )
     options["shard"] = _parse_shard(shard)
     opening = {"order": order, "history": history}
     with opened_predictor(run, dataset, device, timeout, **opening) as trained:
@@ -209,6 +220,7 @@ def score(
                 items=items,
                 include_seen=not exclude_seen,
                 explain=explain,
+                diversity=diversity_of(diverse, diversity),
             )
             summary = score_top_k(trained, out, top_k, chosen)
     if trained.world.is_first:

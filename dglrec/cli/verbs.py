@@ -16,9 +16,11 @@ from dglrec import __version__
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
     SEED,
+    diversity_of,
     opened_predictor,
     option_dataset,
     option_device,
+    option_diverse,
     option_json,
     option_order,
     option_overwrite,
@@ -339,6 +341,7 @@ def train(
     help="Rank each relevant item among N drawn ones as well, as some papers do.",
 )
 @click.option("--seed", type=SEED, help="Of what is given, or drawn; default: 0.")
+@option_diverse
 @click.option(
     "--history",
     type=click.Choice(["train", "valid"]),
@@ -361,6 +364,8 @@ def evaluate(
     given: int | None,
     candidates: int | None,
     seed: int | None,
+    diverse: Any,
+    diversity: float | None,
     history: Any,
     order: Any,
     dataset: Path | None,
@@ -393,6 +398,7 @@ def evaluate(
             given=given,
             candidates=candidates,
             seed=seed or 0,
+            diversity=diversity_of(diverse, diversity),
         )
     if as_json and trained.world.is_first:
         print_json(result)

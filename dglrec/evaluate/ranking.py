@@ -245,6 +245,7 @@ def ranking_figures(
     targets: RankingTargets,
     ks: Sequence[int],
     relevant_from: float | None = None,
+    best: Best | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model's lists, with those of popularity under `baselines`.
 
@@ -254,6 +255,7 @@ def ranking_figures(
         ks: the lengths of lists.
         relevant_from: the least rating of a relevant item, for the oracle of planted data; None
             leaves the oracle out.
+        best: makes lists; None for the model's own way.
 
     Returns:
         `precision@K`, `recall@K`, `ndcg@K`, `hit_rate@K`, `map@K` and `mrr@K` for each K,
@@ -269,7 +271,8 @@ def ranking_figures(
     dataset, world = trained.dataset, trained.world
     traits = ListTraits(dataset)
     popularity = Popularity(dataset.graph)
-    of_model = _measure(trained.best, targets, ks, dataset, traits, world, "ranking the catalogue")
+    best, what = best or trained.best, "ranking the catalogue"
+    of_model = _measure(best, targets, ks, dataset, traits, world, what)
     of_popularity = _measure(popularity.best, targets, ks, dataset, traits, world, None)
     result = _beside(of_model.total, of_popularity.total)
     if relevant_from is not None:

@@ -14,6 +14,7 @@ from dglrec.evaluate.given import GivenRatings, NewUsers, deal
 from dglrec.evaluate.groups import by_kind, details_of, parts_by_kind
 from dglrec.evaluate.ranking import (
     DEFAULT_K,
+    Best,
     RankingTargets,
     check_ranking,
     lengths_of,
@@ -29,7 +30,7 @@ from dglrec.evaluate.rows import (
     rows_of,
     sums_of,
 )
-from dglrec.infer import cosines_by_layer
+from dglrec.infer import Diverse, Diversity, cosines_by_layer, likeness_of
 from dglrec.run import Predictor, TrainedModel
 
 _SMALLEST_GAP = 1e-6  # of the baseline's squared error; what is smaller is rounding
@@ -56,6 +57,7 @@ def evaluate(
     given: int | None = None,
     candidates: int | None = None,
     seed: int = 0,
+    diversity: Diversity | None = None,
 ) -> dict[str, Any]:
     """All that `dglrec evaluate` reports.
 
@@ -77,6 +79,8 @@ def evaluate(
         candidates: how many items to draw for each relevant one, for ranking it among these as
             well; None for not doing so.
         seed: of the choice of what is given, or of what is drawn.
+        diversity: what makes items of the ranked lists unlike each other; None for nothing. Lists
+            of one length are made anew for no other, so it takes one K.
 
     Returns:
         `split`; of a model that predicts ratings `rmse`, `mae`, `weighted_rmse`, `accuracy`, `n`
@@ -109,6 +113,8 @@ def evaluate(
             ks = (DEFAULT_K,) if ks is None else ks
         if ks is None and candidates is not None:
             raise UsageError("--candidates goes with --ranking")
+        if ks is None and diversity is not None:
+            raise UsageError("--diverse goes with --ranking")
         if ks is None and relevant_from is not None:
             raise UsageError("--relevant-from goes with --ranking")
         if ks is not None and given is not None:
@@ -144,12 +150,26 @@ def evaluate(
     if ks is not None:
         with world.together():
             targets = RankingTargets.of(dataset, split, threshold)
-        _merge(result, ranking_figures(trained, targets, ks, threshold))
+            best = None if diversity is None else diverse_best(trained, diversity)
+        _merge(result, ranking_figures(trained, targets, ks, threshold, best))
+        if diversity is not None:
+            result["lists"] |= {"diverse": diversity.by, "diversity_weight": diversity.weight}
         if is_rated:
             result["relevant_from"] = threshold
         if candidates is not None:
             result["sampled"] = sampled_figures(trained, targets, ks, candidates, seed)
     return result
+
+
+def diverse_best(trained: Predictor, diversity: Diversity) -> Best:
+    """Lists of a run's model whose items are unlike each other; the contract of `Scorer.best`.
+
+    Raises:
+        UsageError: the data set or the model lacks what items are compared by.
+    """
+    vectors = trained.embeddings.nodes.items if isinstance(trained, TrainedModel) else None
+    likeness = likeness_of(diversity.by, trained.dataset, vectors)
+    return Diverse(trained.best, likeness, diversity.weight).best
 
 
 def _refuse_ratings(

@@ -1,9 +1,10 @@
 """What a trained model says, without sampling: embeddings of all nodes, ratings, best items.
 
 `embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on,
-`smoothing.py` how alike nodes become.
+`smoothing.py` how alike nodes become; `diverse.py` makes lists of items that are unlike each other.
 """
 
+from dglrec.infer.diverse import WEIGHT, Diverse, Diversity, likeness_of
 from dglrec.infer.embed import (
     Embeddings,
     EncodedNodes,
@@ -21,6 +22,9 @@ from dglrec.infer.told import blocks_of_labels, tell_new_users
 
 __all__ = [
     "REASONS",
+    "WEIGHT",
+    "Diverse",
+    "Diversity",
     "Embeddings",
     "EncodedNodes",
     "ItemItems",
@@ -38,6 +42,7 @@ __all__ = [
     "embed_without",
     "entries_of",
     "find_reasons",
+    "likeness_of",
     "mean_cosines",
     "predict_pairs",
     "tell_new_users",

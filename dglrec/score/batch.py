@@ -19,7 +19,7 @@ from dglrec import schema
 from dglrec.errors import DataError, EmptyFileError, UsageError
 from dglrec.files import sha256_of
 from dglrec.ids import to_type
-from dglrec.infer import check_explainable
+from dglrec.infer import Diverse, Diversity, check_explainable
 from dglrec.ingest import Stretch, require_file, stream_columns
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
@@ -100,12 +100,15 @@ class TopKOptions(ScoreOptions):
         items: a file with a column `item_id`: only these are candidates.
         include_seen: whether a user's own rated items are candidates.
         explain: whether each item comes with the rated items that it rests on.
+        diversity: what makes items of a list unlike each other; None for nothing. Ranks say the
+            order then, in which scores need not fall.
     """
 
     users: Path | None = None
     items: Path | None = None
     include_seen: bool = False
     explain: bool = False
+    diversity: Diversity | None = None
 
 
 def score_top_k(
@@ -142,7 +145,7 @@ def score_top_k(
         if options.unknown == "null":
             raise UsageError("--unknown null goes with --pairs; choose error or skip")
         in_part = max(1, min(_PART_USERS, _PART_ROWS // k))
-        described = {
+        described: dict[str, Any] = {
             "top_k": k,
             "include_seen": options.include_seen,
             "explain": options.explain,
@@ -150,6 +153,8 @@ def score_top_k(
             "users": _described(options.users),
             "items": _described(options.items),
         }
+        if options.diversity is not None:
+            described["diverse"] = [options.diversity.by, options.diversity.weight]
         folder = _folder(trained, out, "top-k lists", options, described, in_part)
         roster = _read_roster(trained, options)
         try:
@@ -226,6 +231,10 @@ class _TopK:
     def ready(self) -> None:
         """What the decoder makes of all nodes, and what each user has rated."""
         self._ranker = self._roster.ranker(self._catalogue)
+        self._best = self._ranker.best
+        if self._options.diversity is not None:
+            asked = self._options.diversity
+            self._best = Diverse(self._best, self._roster.likeness(asked.by), asked.weight).best
         self._relations = None
         if self._options.explain:
             assert isinstance(self._roster, Roster)
@@ -257,7 +266,7 @@ class _TopK:
         tables = []
         for some in users.split(_USERS_AT_ONCE):
             places = self._roster.places(some)
-            tables.append(self._table(some, *self._ranker.best(places, self._left_out, self._k)))
+            tables.append(self._table(some, *self._best(places, self._left_out, self._k)))
             advance(len(some))
         return pa.concat_tables(tables).combine_chunks(), 0
 

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from dglrec.errors import UsageError
 from dglrec.ids import IdMap
+from dglrec.infer import likeness_of
+from dglrec.infer.diverse import DiverseBy, Likeness
 from dglrec.kernels import ItemLists
 from dglrec.run import TrainedBaseline
 
@@ -52,6 +54,14 @@ class BaselineRoster:
     def places(self, users: Tensor) -> Tensor:
         """Where users stand: all of them where they always were."""
         return users
+
+    def likeness(self, by: DiverseBy) -> Likeness:
+        """How alike its items are.
+
+        Raises:
+            UsageError: the data set knows no genres of them, or they are to have embeddings.
+        """
+        return likeness_of(by, self._trained.dataset, None)
 
     def prepare(self) -> None:
         """Nothing: a baseline is ready."""

@@ -13,7 +13,17 @@ from dglrec.biases import Biases
 from dglrec.dataset import RatingDataset
 from dglrec.errors import DataError, UsageError
 from dglrec.graph import Adjacency
-from dglrec.infer import EncodedNodes, ListScorer, Rated, Scorer, embed_new_users, find_reasons
+from dglrec.infer import (
+    Diverse,
+    Diversity,
+    EncodedNodes,
+    ListScorer,
+    Rated,
+    Scorer,
+    embed_new_users,
+    find_reasons,
+    likeness_of,
+)
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
@@ -79,6 +89,7 @@ def recommend(
     user_table: Path | None = None,
     known: Known = "replace",
     explain: bool = False,
+    diversity: Diversity | None = None,
 ) -> list[Recommendation]:
     """The best items that a user has not rated, by what the model's lists are ordered by.
 
@@ -94,6 +105,8 @@ def recommend(
             more ratings (`extend`), or an error.
         user_table: a file with what is known of such a user, with or without ratings.
         explain: whether to say which rated items each recommendation rests on.
+        diversity: what makes items of the list unlike each other; None for nothing. Scores need
+            not fall along the list then.
 
     Raises:
         UsageError: k is not positive, or a baseline is asked for reasons, or for the list of a user
@@ -108,7 +121,7 @@ def recommend(
         for option, value in given.items():
             if value:
                 raise refused(trained, option)
-        return _by_baseline(trained, _index_of(dataset, user_id), k)
+        return _by_baseline(trained, _index_of(dataset, user_id), k, diversity)
     table = None
     if user_table is not None:
         table, user_id = read_described_user(trained, user_table, user_id)
@@ -151,9 +164,11 @@ def recommend(
     scorer = Scorer(trained.model, nodes, biases) if trained.rates else None
     made = _Lists(trained, biases, of_user)
     ranker = made.ranker(nodes, scorer, terms)
-    scores, items = ranker.best_of_few(
-        torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k
-    )
+    best_of = ranker.best_of_few
+    if diversity is not None:
+        likeness = likeness_of(diversity.by, dataset, trained.embeddings.nodes.items)
+        best_of = Diverse(best_of, likeness, diversity.weight).best
+    scores, items = best_of(torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k)
     left = torch.isfinite(scores[0])
     best = items[:, left]
     values = scores[0][left].tolist()
@@ -247,10 +262,14 @@ def _index_of(dataset: RatingDataset, user_id: str | None, *, anyone: bool = Fal
     return index
 
 
-def _by_baseline(trained: TrainedBaseline, index: int, k: int) -> list[Recommendation]:
+def _by_baseline(
+    trained: TrainedBaseline, index: int, k: int, diversity: Diversity | None
+) -> list[Recommendation]:
     """A known user's list."""
-    dataset = trained.dataset
-    scores, items = trained.best(torch.tensor([index]), dataset.rated_items(), k)
+    dataset, best_of = trained.dataset, trained.best
+    if diversity is not None:
+        best_of = Diverse(best_of, likeness_of(diversity.by, dataset, None), diversity.weight).best
+    scores, items = best_of(torch.tensor([index]), dataset.rated_items(), k)
     left = torch.isfinite(scores[0])
     best, values = items[0][left], scores[0][left]
     ratings = _both_ratings(values if trained.rates else None, dataset, len(best))

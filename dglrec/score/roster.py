@@ -18,7 +18,9 @@ from dglrec.infer import (
     embed_new_items,
     embed_new_users,
     find_reasons,
+    likeness_of,
 )
+from dglrec.infer.diverse import DiverseBy, Likeness
 from dglrec.kernels import ItemLists
 from dglrec.nn import ListTerms, NodeValues
 from dglrec.relations import USER_TYPE
@@ -178,6 +180,15 @@ class Roster:
             found.items[mask.numpy()] = part.items
             found.contributions[mask.numpy()] = part.contributions
         return found
+
+    def likeness(self, by: DiverseBy) -> Likeness:
+        """How alike its items are.
+
+        Raises:
+            UsageError: the data set knows no genres of them.
+        """
+        more = None if self._new_items is None else self._new_items.features
+        return likeness_of(by, self._trained.dataset, self.nodes.items, more)
 
     def relation_reasons(self, ranker: Ranker) -> RelationReasons | None:
         """Finds which relations lists rest on; None of a model that reads none."""
