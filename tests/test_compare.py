@@ -687,7 +687,7 @@ def test_a_prediction_that_is_no_number_is_refused(trained, monkeypatch):
     def nothing(model, embeddings, biases, users, items):
         return torch.full((len(users),), math.nan)
 
-    monkeypatch.setattr("dglrec.run.predict_pairs", nothing)
+    monkeypatch.setattr("dglrec.run.trained.predict_pairs", nothing)
     with pytest.raises(DglrecError, match="a: its predictions are no finite numbers"):
         compare_runs(groups_of(trained.a, trained.a_again), draws=50)
 

@@ -202,7 +202,7 @@ def test_gap_of_the_truth_is_1_and_of_the_biases_0(trained, monkeypatch, predict
         rows = trained.dataset.held_out("test")
         return rows.expected if predictor == "expectation" else biases.predict(users, items)
 
-    monkeypatch.setattr("dglrec.run.predict_pairs", predict)
+    monkeypatch.setattr("dglrec.run.trained.predict_pairs", predict)
     wanted = 1 if predictor == "expectation" else 0
     assert evaluate(trained, "test")["gap_closed"] == pytest.approx(wanted, abs=1e-12)
 

@@ -261,7 +261,7 @@ def test_calibration_cuts_predictions_into_tenths(trained, monkeypatch):
 def test_tenths_are_tenths_where_predictions_differ(trained, monkeypatch):
     n = len(trained.dataset.held_out("test"))
     spread = torch.from_numpy(np.random.default_rng(0).permutation(n) / n * 8.9 + 1.05).float()
-    monkeypatch.setattr("dglrec.run.predict_pairs", lambda *arguments: spread)
+    monkeypatch.setattr("dglrec.run.trained.predict_pairs", lambda *arguments: spread)
     result = evaluate(trained, details=True)
     sizes = [one["n"] for one in result["details"]["calibration"]["groups"]]
     assert len(sizes) == 10 and max(sizes) - min(sizes) <= 2
@@ -274,7 +274,10 @@ def test_tenths_are_tenths_where_predictions_differ(trained, monkeypatch):
 
 
 def test_a_model_that_says_one_thing_has_no_calibration(trained, monkeypatch):
-    monkeypatch.setattr("dglrec.run.predict_pairs", lambda *of: torch.full((len(of[-1]),), 7.25))
+    def same(*of):
+        return torch.full((len(of[-1]),), 7.25)
+
+    monkeypatch.setattr("dglrec.run.trained.predict_pairs", same)
     result = evaluate(trained, details=True)
     assert "calibration" not in result["details"]
     assert result["notes"] == ["calibration: left out, as predictions hardly differ"]

@@ -1,0 +1,115 @@
+"""A run's folder, and who may write into it.
+
+config.toml           what it was trained with
+environment.json      versions and machine
+metrics.jsonl         one line an epoch
+results.json          metrics of the best epoch's model
+checksums.json        of the four files above, written once training has finished
+train.log             what training said, with times
+checkpoints/last/     what training goes on from
+checkpoints/step-N/   older ones, kept in case that one is damaged
+checkpoints/best/     the epoch with the best validation figure
+checkpoints/items/    item-item weights beside its list head, where it has some
+checkpoints/derived/  what the model reads that was made from training rows, where it does
+selection/            of a refitted run (`train.refit`): the run, on training rows alone, whose
+                      validation rows chose what this one was trained with
+.lock                 held by the process that trains
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dglrec.checkpoint import Checkpoint, load_checkpoint
+from dglrec.dataset import DATASET_FILE
+from dglrec.errors import DataError, UsageError
+from dglrec.files import check_checksums, disk_errors
+from dglrec.progress import log
+
+CONFIG_FILE = "config.toml"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.json"
+LOG_FILE = "train.log"
+LOCK_FILE = ".lock"
+LAST = Path("checkpoints") / "last"
+BEST = Path("checkpoints") / "best"
+SELECTION = "selection"
+ITEM_ITEMS = Path("checkpoints") / "items"
+DERIVED = Path("checkpoints") / "derived"
+
+
+@contextmanager
+def locked(
+    folder: Path, name: str = LOCK_FILE, *, shown: Path | None = None, wait: bool = False
+) -> Iterator[bool]:
+    """Be the only process that writes into a folder; it is made where it is missing.
+
+    The lock goes with the process, however that ends.
+
+    Args:
+        folder: a run's folder, or another.
+        name: the lock's file.
+        shown: what messages call the folder.
+        wait: whether to wait for another process.
+
+    Yields:
+        Whether there is a lock; not every file system has them.
+
+    Raises:
+        UsageError: another process is at it.
+    """
+    what = shown or folder
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+    held = True
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                held = False
+                log(f"{what}: no lock to be had ({error.strerror}); let nothing else write there")
+            else:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+                raise UsageError(
+                    f"{what}: in use by {holder}; wait for it, or choose another folder"
+                ) from error
+        with disk_errors(folder):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def best_checkpoint(run: Path) -> Checkpoint:
+    """A run's best model.
+
+    Raises:
+        DataError: there is no run, it is damaged, or its training has not finished an epoch.
+    """
+    if not run.is_dir():
+        raise DataError(f"{run}: no such run; make one with `dglrec train`")
+    if (run / DATASET_FILE).is_file():
+        raise DataError(f"{run}: is a data set and no run; make one: dglrec train {run} RUN")
+    if not (run / BEST).is_dir():
+        raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
+    check_checksums(run)
+    return load_checkpoint(run / BEST)
+
+
+def check_is_run(run: Path) -> None:
+    """Refuse to resume what is no run.
+
+    Raises:
+        DataError: there is none, it was never started, or it is damaged.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise DataError(f"{run}: no such run to resume; leave out --resume to start it")
+    check_checksums(run)
