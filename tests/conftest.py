@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,4 +96,9 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     if mounted.returncode:
         pytest.skip(f"not permitted to mount a small disk: {mounted.stderr.strip()}")
     yield SmallDisk(disk)
+    # What was killed may take a moment to let go of its files.
+    for _ in range(50):
+        if not subprocess.run(["umount", str(disk)], capture_output=True).returncode:
+            return
+        time.sleep(0.1)
     subprocess.run(["umount", str(disk)], check=True)

@@ -682,7 +682,8 @@ def test_a_run_finds_a_data_set_that_moved_with_it(world, tmp_path, dglrec_comma
         assert outcome.code == 0, outcome.err
         shutil.rmtree(tmp_path / "there" / "dataset")
         message = refused(3, "recommend", tmp_path / "there" / "run", "--user", 3)
-        assert f"{world.dataset}: the run's data set is not there" in message
+        run = tmp_path / "there" / "run"
+        assert f"{world.dataset}: the data set of {run} is not there" in message
     finally:
         world.dataset.with_name("elsewhere").rename(world.dataset)
 

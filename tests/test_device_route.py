@@ -50,6 +50,7 @@ def ratings():
 def dataset_of(ratings):
     dataset = type("Dataset", (), {"has_ratings": True, "scale": ratings.graph.scale})()
     dataset.graph, dataset.biases = ratings.graph, ratings.biases
+    dataset.mean_rating = ratings.biases.mean
     return dataset
 
 

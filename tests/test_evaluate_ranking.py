@@ -41,9 +41,13 @@ class Scores:
     ratings: torch.Tensor
     world: World = ALONE
     rates: bool = True
+    learned_from: tuple[str, ...] = ("train",)
 
     def prepare(self):
         """Nothing."""
+
+    def check_unseen(self, split):
+        """It has learned from nothing."""
 
     def predict(self, users, items):
         return self.ratings[users, items]

@@ -70,6 +70,7 @@ def model_of(ratings, layers, **config):
 def objective_of(ratings, **ranking):
     dataset = type("Dataset", (), {"has_ratings": True, "scale": ratings.graph.scale})()
     dataset.graph, dataset.biases = ratings.graph, ratings.biases
+    dataset.mean_rating = ratings.biases.mean
     ranking = RankingConfig(**{"negatives": "catalogue", **ranking})
     return make_objective("both", "mse", ranking, dataset, torch.device("cpu"))
 
