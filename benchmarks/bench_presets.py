@@ -84,7 +84,7 @@ def measure(preset: str, dataset: str, seconds: float, most_gb: float) -> Row:
     clock = PartClock()
     loop = DglrecLoop(*training_of(workload, settings, torch.device("cpu")), clock)
     row |= measure_loop(loop, seconds, clock)
-    row["epoch_seconds"] = round(opened.graph.num_edges / row["edges_per_second"], 1)
+    row["epoch_seconds"] = round(opened.graph.num_edges / row["edges_per_second"], 3)
     return row
 
 

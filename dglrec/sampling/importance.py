@@ -12,6 +12,8 @@ from dglrec.graph import EdgeTensors
 from dglrec.kernels import Left, Lists, add_importance
 from dglrec.sampling.tensors import sum_neighbours, take
 
+_CERTAIN = 1 + 1e-9  # a chance above it is 1
+
 
 class Drawn(NamedTuple):
     """What was drawn.
@@ -56,9 +58,10 @@ def inclusion_chances(weights: Tensor, size: int) -> Tensor:
         # Summed one after the other, so that the chances do not depend on the number of threads.
         total = weights.masked_fill(certain, 0).cumsum(0)[-1]
         chances = weights * ((size - certain.sum()) / total)
-        above = (chances >= 1) & ~certain
+        # What is 1 but for rounding stays beside the others, whose chances would else be 0.
+        above = (chances > _CERTAIN) & ~certain
         if not above.any():
-            return chances.masked_fill(certain, 1)
+            return chances.masked_fill(certain, 1).clamp(max=1)
         certain |= above
 
 
