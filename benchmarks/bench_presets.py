@@ -60,7 +60,7 @@ def measure(preset: str, dataset: str, seconds: float, most_gb: float) -> Row:
     settings = load_settings(file=None if preset == DEFAULT else Path(preset))
     opened = RatingDataset.open(Path(dataset))
     try:
-        resolved = settings.resolved(opened.graph, has_ratings=opened.has_ratings)
+        resolved = settings.resolved_for(opened)
     except DglrecError as error:
         return {"error": str(error)}
     started = time.perf_counter()

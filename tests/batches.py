@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from dglrec import biases as biases_module
-from dglrec.biases import Biases, fit_biases
+from dglrec.biases import Biases, fit_biases, no_biases
 from dglrec.graph import build_graph
+from dglrec.nn import ModelConfig, RatingModel
 from dglrec.sampling import LoaderConfig, NeighborEdgeLoader, UserBatchLoader
 from dglrec.schema import RatingScale
 
@@ -224,3 +225,40 @@ class Draws:
         """Scores of nodes of one cluster depend on each other, so their spread is about 1 alone."""
         assert len(self.scores) > 15
         assert self.scores.abs().max() < 4.5 and 0.4 < self.scores.square().mean().sqrt() < 1.6
+
+
+def check_a_targets_rating_changes_no_prediction_of_its_step(ratings, first_of, message_of):
+    """To the bit: without biases, of which other nodes' hold a trace of it. A message's does.
+
+    Args:
+        ratings: `Ratings`.
+        first_of: graph and biases -> the first batch of a loader of them.
+        message_of: a batch -> a pair (user, item) that one of its messages is of.
+    """
+    biases = no_biases(ratings.graph)
+    pairs = list(zip(ratings.users.tolist(), ratings.items.tolist(), strict=True))
+
+    def first_with_others(rows):
+        codes = ratings.codes.copy()
+        codes[rows] = np.where(codes[rows] >= 5, 0, 9)
+        counts = {"num_users": ratings.num_users, "num_items": ratings.num_items}
+        scale = ratings.graph.scale
+        graph = build_graph(ratings.users, ratings.items, codes, scale=scale, **counts)
+        return first_of(graph, biases)
+
+    first = first_of(ratings.graph, biases)
+    targets = set(target_pairs(first))
+    rows = [row for row, pair in enumerate(pairs) if pair in targets]
+    assert len(rows) == len(targets) > 0
+    second = first_with_others(rows)
+    assert torch.equal(first.edges, second.edges)
+    assert torch.all(first.ratings != second.ratings)
+    torch.manual_seed(0)
+    model = RatingModel(
+        ModelConfig(embedding_size=4, decoder_size=4, heads="rating"),
+        ratings.num_users,
+        torch.zeros(ratings.num_items, 0),
+    ).eval()
+    assert torch.equal(model(first), model(second))
+    third = first_with_others([pairs.index(message_of(first))])
+    assert not torch.equal(model(first), model(third))

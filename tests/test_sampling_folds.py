@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dglrec.kernels import parallel
+from dglrec.kernels import parallel, ragged
 from dglrec.sampling import seed_of
-from dglrec.sampling.folds import Fold, Split, ragged
+from dglrec.sampling.folds import Fold, Split
 
 MASK = (1 << 64) - 1
 

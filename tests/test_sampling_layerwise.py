@@ -10,6 +10,7 @@ from batches import (
     Draws,
     Ratings,
     all_message_pairs,
+    check_a_targets_rating_changes_no_prediction_of_its_step,
     directions,
     leaked,
     message_pairs,
@@ -20,12 +21,9 @@ from batches import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dglrec.biases import no_biases
 from dglrec.distributed import World
 from dglrec.errors import UsageError
-from dglrec.graph import build_graph
 from dglrec.kernels import Left, Lists, add_importance, edges_with, parallel
-from dglrec.nn import ModelConfig, RatingModel
 from dglrec.nn.aggregation import aggregate
 from dglrec.sampling import LayerwiseLoader, LoaderConfig
 from dglrec.sampling.folds import Fold
@@ -205,43 +203,15 @@ def test_every_message_is_a_rating_with_its_residual(importance):
 
 
 def test_a_targets_rating_changes_no_prediction_of_its_step(importance):
-    """To the bit: without biases, of which other nodes' hold a trace of it."""
     ratings = Ratings()
-    biases = no_biases(ratings.graph)
-    first = next(batches_of(loader_of(importance, ratings, biases=biases)))
-    targets = set(target_pairs(first))
-    other = Ratings()
-    rows = [
-        row
-        for row, pair in enumerate(zip(ratings.users.tolist(), ratings.items.tolist(), strict=True))
-        if pair in targets
-    ]
-    codes = ratings.codes.copy()
-    codes[rows] = np.where(codes[rows] >= 5, 0, 9)
-    other.graph = changed(ratings, codes)
-    second = next(batches_of(loader_of(importance, other, biases=biases)))
-    assert torch.equal(first.edges, second.edges)
-    assert torch.all(first.ratings != second.ratings)
-    torch.manual_seed(0)
-    model = RatingModel(
-        ModelConfig(embedding_size=4, decoder_size=4, heads="rating"),
-        ratings.num_users,
-        torch.zeros(ratings.num_items, 0),
-    ).eval()
-    assert torch.equal(model(first), model(second))
-    # And a message's does.
-    pair = all_message_pairs(first)[0]
-    row = list(zip(ratings.users.tolist(), ratings.items.tolist(), strict=True)).index(pair)
-    codes = ratings.codes.copy()
-    codes[row] = 0 if codes[row] >= 5 else 9
-    other.graph = changed(ratings, codes)
-    third = next(batches_of(loader_of(importance, other, biases=biases)))
-    assert not torch.equal(model(first), model(third))
 
+    def first_of(graph, biases):
+        ratings.graph = graph
+        return next(batches_of(loader_of(importance, ratings, biases=biases)))
 
-def changed(ratings, codes):
-    counts = {"num_users": ratings.num_users, "num_items": ratings.num_items}
-    return build_graph(ratings.users, ratings.items, codes, scale=ratings.graph.scale, **counts)
+    check_a_targets_rating_changes_no_prediction_of_its_step(
+        ratings, first_of, lambda batch: all_message_pairs(batch)[0]
+    )
 
 
 def test_seed_and_epoch_decide_every_batch_and_an_epoch_goes_on_anywhere(importance):

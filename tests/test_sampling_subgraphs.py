@@ -5,13 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from batches import Draws, Ratings, directions, leaked, message_pairs, same, target_pairs
+from batches import (
+    Draws,
+    Ratings,
+    check_a_targets_rating_changes_no_prediction_of_its_step,
+    directions,
+    leaked,
+    message_pairs,
+    same,
+    target_pairs,
+)
 
-from dglrec.biases import no_biases
 from dglrec.derived import NO_CLUSTER
 from dglrec.distributed import World
-from dglrec.graph import build_graph
-from dglrec.nn import ModelConfig, RatingModel
 from dglrec.nn.aggregation import aggregate
 from dglrec.sampling import ClusterLoader, LoaderConfig, SaintLoader
 from dglrec.sampling.folds import Fold
@@ -160,39 +166,13 @@ def test_every_message_is_a_rating_with_its_residual(kind):
 
 
 def test_a_targets_rating_changes_no_prediction_of_its_step(kind):
-    """To the bit: without biases, of which other nodes' hold a trace of it."""
-    ratings = Ratings()
-    biases = no_biases(ratings.graph)
-    first = next(batch for batch in loader_of(kind, ratings.graph, biases) if batch is not None)
-    targets = set(target_pairs(first))
-    codes = ratings.codes.copy()
-    rows = [
-        row
-        for row, pair in enumerate(zip(ratings.users.tolist(), ratings.items.tolist(), strict=True))
-        if pair in targets
-    ]
-    codes[rows] = np.where(codes[rows] >= 5, 0, 9)
-    assert len(rows) == len(targets) > 0
-    counts = {"num_users": ratings.num_users, "num_items": ratings.num_items}
-    other = build_graph(ratings.users, ratings.items, codes, scale=ratings.graph.scale, **counts)
-    second = next(batch for batch in loader_of(kind, other, biases) if batch is not None)
-    assert torch.equal(first.edges, second.edges)
-    assert torch.all(first.ratings != second.ratings)
-    torch.manual_seed(0)
-    model = RatingModel(
-        ModelConfig(embedding_size=4, decoder_size=4, heads="rating"),
-        ratings.num_users,
-        torch.zeros(ratings.num_items, 0),
-    ).eval()
-    assert torch.equal(model(first), model(second))
-    # And a message's does.
-    pair = next(iter(message_pairs(*next(directions(first))[1:])))
-    codes[rows] = ratings.codes[rows]
-    row = list(zip(ratings.users.tolist(), ratings.items.tolist(), strict=True)).index(pair)
-    codes[row] = 0 if codes[row] >= 5 else 9
-    other = build_graph(ratings.users, ratings.items, codes, scale=ratings.graph.scale, **counts)
-    third = next(batch for batch in loader_of(kind, other, biases) if batch is not None)
-    assert not torch.equal(model(first), model(third))
+    check_a_targets_rating_changes_no_prediction_of_its_step(
+        Ratings(),
+        lambda graph, biases: next(
+            batch for batch in loader_of(kind, graph, biases) if batch is not None
+        ),
+        lambda batch: next(iter(message_pairs(*next(directions(batch))[1:]))),
+    )
 
 
 def test_seed_and_epoch_decide_every_batch_and_an_epoch_goes_on_anywhere(kind):

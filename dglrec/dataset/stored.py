@@ -127,6 +127,11 @@ class RatingDataset:
         )
 
     @property
+    def rows_fingerprint(self) -> str:
+        """What tells it, with the rows that its graph holds, from others."""
+        return " ".join((self.fingerprint, *self.parts))
+
+    @property
     def held_out_splits(self) -> tuple[str, ...]:
         """Of `valid` and `test` those that have rows, and rows that the graph does not hold."""
         counts = self.meta["counts"]

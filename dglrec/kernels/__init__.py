@@ -14,7 +14,7 @@ thread.
 from dglrec.kernels.attention import attend, attend_jointly
 from dglrec.kernels.damping import damp_means
 from dglrec.kernels.dropout import drop_units
-from dglrec.kernels.edges import score_edges, sum_messages
+from dglrec.kernels.edges import ragged, score_edges, sum_messages
 from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hash_part_of, hash_parts, hashes
 from dglrec.kernels.layers import Left, Lists, add_importance, edges_with
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
@@ -70,6 +70,7 @@ __all__ = [
     "parts_of",
     "pick_largest",
     "predict_residuals",
+    "ragged",
     "rank_items",
     "run_side_by_side",
     "runs_compiled",

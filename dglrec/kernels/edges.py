@@ -126,6 +126,14 @@ def _at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.itemsize < 4 else values
 
 
+def ragged(starts: Tensor, counts: Tensor) -> Tensor:
+    """All positions of D stretches, one after the other; int64 [sum of counts]."""
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    shifts = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
+    return shifts.add_(torch.arange(total, device=starts.device))
+
+
 def check_rows(rows: Tensor, count: int, name: str) -> None:
     """Refuse rows that a table lacks: compiled code would read, or write, outside it.
 

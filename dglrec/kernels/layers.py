@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dglrec.kernels.edges import check_rows
+from dglrec.kernels.edges import check_rows, ragged
 from dglrec.kernels.hashing import hash_part_of, hash_parts
 from dglrec.kernels.numbering import in_order_met
 from dglrec.kernels.parallel import (
@@ -160,9 +160,8 @@ def _check_tables(nodes: Tensor, lists: Lists, known: Tensor, left: Left) -> Non
 def _read(nodes: Tensor, lists: Lists) -> tuple[Tensor, Tensor]:
     """All edges of D nodes, and whose they are as positions among these, in torch's operations."""
     counts = lists.counts.index_select(0, nodes)
-    owners = torch.repeat_interleave(counts)
-    shifts = lists.starts.index_select(0, nodes) - counts.cumsum(0) + counts
-    return torch.arange(len(owners), device=nodes.device) + shifts[owners], owners
+    edges = ragged(lists.starts.index_select(0, nodes), counts)
+    return edges, torch.repeat_interleave(counts, output_size=len(edges))
 
 
 def _left(nodes: Tensor, owners: Tensor, others: Tensor, lists: Lists, left: Left) -> Tensor:

@@ -16,6 +16,7 @@ from dglrec.kernels import (
     even_parts,
     hash_part_of,
     hash_parts,
+    ragged,
     run_side_by_side,
     runs_compiled,
 )
@@ -161,14 +162,6 @@ class Fold:
             support=torch.from_numpy(support),
             support_counts=counts - torch.from_numpy(target_counts),
         )
-
-
-def ragged(starts: Tensor, counts: Tensor) -> Tensor:
-    """All positions of D stretches, one after the other; int64 [sum of counts]."""
-    ends = counts.cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    shifts = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
-    return shifts.add_(torch.arange(total, device=starts.device))
 
 
 @compiled

@@ -11,9 +11,10 @@ from dglrec.biases import Biases
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import RatingGraph
+from dglrec.kernels import ragged
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
-from dglrec.sampling.folds import Split, ragged
+from dglrec.sampling.folds import Split
 from dglrec.sampling.tensors import offsets_of, take
 from dglrec.sampling.time_folds import AnyFold
 from dglrec.sampling.users import UserBatchLoader

@@ -17,9 +17,10 @@ from dglrec.biases import Biases, Ends
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import EdgeTensors, RatingGraph, node_chunks
+from dglrec.kernels import ragged
 from dglrec.relations import Direction
 from dglrec.sampling.config import LoaderConfig, seed_of
-from dglrec.sampling.folds import Fold, ragged
+from dglrec.sampling.folds import Fold
 from dglrec.sampling.schedule import UserSchedule
 from dglrec.sampling.tensors import offsets_of, take
 from dglrec.sampling.unseen import Targets, hide_items

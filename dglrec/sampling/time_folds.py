@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dglrec.kernels import chances
+from dglrec.kernels import chances, ragged
 from dglrec.sampling.config import seed_of
-from dglrec.sampling.folds import Fold, Later, Split, ragged
+from dglrec.sampling.folds import Fold, Later, Split
 
 
 @dataclass(frozen=True)

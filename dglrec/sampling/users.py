@@ -19,11 +19,11 @@ from dglrec.blocks import Block, EdgeBatch, LayerBlocks, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
-from dglrec.kernels import chances, sample_stretches
+from dglrec.kernels import chances, ragged, sample_stretches
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction, DirectionTensors
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.draws import Draw
-from dglrec.sampling.folds import Fold, ragged
+from dglrec.sampling.folds import Fold
 from dglrec.sampling.numbering import Every, Numbering, Reached
 from dglrec.sampling.schedule import UserSchedule
 from dglrec.sampling.step import Hidden, Step

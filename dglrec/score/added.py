@@ -24,7 +24,7 @@ from dglrec.ingest import (
     read_new_items,
     read_new_ratings,
 )
-from dglrec.kernels import ItemLists
+from dglrec.kernels import ItemLists, ragged
 from dglrec.progress import counted, log
 from dglrec.relations import ITEM_TYPE
 from dglrec.run import TrainedModel, read_attributes_of
@@ -283,10 +283,8 @@ def _stretches(
     offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """int64 [s]: where the entries of some rows stand, one row's after the other's."""
-    starts, counts = offsets[rows], (offsets[rows + 1] - offsets[rows])
-    before = np.cumsum(counts) - counts
-    found: npt.NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - before, counts)
-    return found
+    starts = torch.from_numpy(offsets[rows])
+    return ragged(starts, torch.from_numpy(offsets[rows + 1]) - starts).numpy()
 
 
 def _new_users(

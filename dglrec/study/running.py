@@ -265,9 +265,7 @@ class _Work:
                 own, asked = load_settings(file=chooses), replace(asked, train=train)
             else:
                 own = load_settings(file=run / CONFIG_FILE)
-            wanted = asked.resolved(
-                dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
-            )
+            wanted = asked.resolved_for(dataset)
             changed = changed_keys(own, wanted)
             if changed:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")

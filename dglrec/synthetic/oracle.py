@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dglrec.kernels import ItemLists, Terms, Tiles, rank_items
+from dglrec.kernels import ItemLists, Terms, Tiles, ragged, rank_items
 
 _PAIRS_AT_ONCE = 1 << 21  # at about 20 bytes
 _USERS_AT_ONCE = 1 << 12
@@ -214,6 +214,5 @@ def _strike(scores: F32, left_out: ItemLists, users: npt.NDArray[np.int64]) -> N
     """Set the scores of what is to be left out to -inf, [n, I]."""
     starts, lengths = left_out.offsets[users], left_out.offsets[users + 1] - left_out.offsets[users]
     rows = np.repeat(np.arange(len(users)), lengths)
-    before = np.cumsum(lengths) - lengths
-    entries = np.arange(len(rows)) + np.repeat(starts - before, lengths)
-    scores[rows, left_out.items[entries]] = -np.inf
+    entries = ragged(torch.from_numpy(starts), torch.from_numpy(lengths))
+    scores[rows, left_out.items[entries.numpy()]] = -np.inf

@@ -91,7 +91,7 @@ def fit_baseline(
             f"--from {settings.train.begin_with}: the {kind} baseline is fitted in one go, and "
             "begins with nothing; leave it out"
         )
-    world.check_same("the data set", f"{dataset.fingerprint} {' '.join(dataset.parts)}")
+    world.check_same("the data set", dataset.rows_fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:
         until_done.enter_context(Interrupts(outlives_terminal=True))

@@ -108,9 +108,7 @@ def resolve_beginning(
     """
     source = read_source(run, settings.train.begin_with, world) if begins else None
     settings = settings if source is None else source.adopted(settings)
-    settings = settings.resolved(
-        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
-    )
+    settings = settings.resolved_for(dataset)
     if source is not None:
         source.check_architecture(settings.model)
     return source, settings

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dglrec.baselines import BaselineConfig
+from dglrec.dataset import RatingDataset
 from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
@@ -241,6 +242,16 @@ class Settings:
             loader=loader,
             ranking=ranking,
             train=self.train.model_copy(update={"learning_rate": rate}),
+        )
+
+    def resolved_for(self, dataset: RatingDataset) -> "Settings":
+        """What `resolved` makes of them for the training ratings of a data set.
+
+        Raises:
+            UsageError: as of `resolved`.
+        """
+        return self.resolved(
+            dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
         )
 
     def _refined_layers(self, loader: LoaderConfig, among_users: Collection[str]) -> str:

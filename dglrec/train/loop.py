@@ -89,7 +89,7 @@ def train_once(
     validates = "valid" in dataset.held_out_splits
     with world.together():
         _check_ending(config, dataset)
-    world.check_same("the data set", f"{dataset.fingerprint} {' '.join(dataset.parts)}")
+    world.check_same("the data set", dataset.rows_fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:
         interrupts = until_done.enter_context(Interrupts(outlives_terminal=True))

@@ -144,9 +144,7 @@ def _fixed(settings: Settings, dataset: RatingDataset, selection: Path, epochs: 
     if settings.model.kind == "graph":
         # What `auto` came to may follow from a run that it began with.
         settings = replace(settings, model=described_model(best, selection))
-    settings = settings.resolved(
-        dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
-    )
+    settings = settings.resolved_for(dataset)
     settings = _with(settings, epochs=settings.train.epochs, stop_after=epochs)
     if settings.model.kind != "graph":
         return replace(settings, baseline=BaselineConfig.model_validate(best["baseline"]))
