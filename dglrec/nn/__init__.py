@@ -13,6 +13,7 @@ from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
 from dglrec.nn.relations import RelationMaps
+from dglrec.nn.transfer import ItemNetwork, fit_item_network
 from dglrec.nn.values import NO_MESSAGES, Convolution, Layer, Messages, NodeValues
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "GINConv",
     "GraphFilterConv",
     "HeteroEncoder",
+    "ItemNetwork",
     "Layer",
     "ListHead",
     "ListRows",
@@ -48,6 +50,7 @@ __all__ = [
     "SAGEConv",
     "TimeDecay",
     "aggregate",
+    "fit_item_network",
     "half_lives",
     "map_and_aggregate",
     "score_lists",
