@@ -13,6 +13,7 @@ from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
 from dglrec.nn.relations import RelationMaps
+from dglrec.nn.transfer import ItemNetwork, fit_item_network
 from dglrec.nn.values import NO_MESSAGES, Convolution, Layer, Messages, NodeValues
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "GINConv",
     "GraphFilterConv",
     "HeteroEncoder",
+    "ItemNetwork",
     "Layer",
     "ListHead",
     "ListRows",
@@ -49,6 +51,7 @@ __all__ = [
     "SAGEConv",
     "TimeDecay",
     "aggregate",
+    "fit_item_network",
     "half_lives",
     "map_and_aggregate",
     "prove_convolution",

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dglrec.blocks import Block
 from dglrec.errors import UsageError
-from dglrec.kernels import attend
+from dglrec.kernels import attend, runs_compiled
 from dglrec.nn.aggregation import aggregate, map_and_aggregate, normalised_sum, plus
 from dglrec.nn.attention import GATConv, GATv2Conv
 from dglrec.nn.config import CONVOLUTIONS, Aggregator, ModelConfig
@@ -141,9 +141,12 @@ class GINConv(Convolution):
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
-        # Where edges were sampled, each stands for several.
-        scale = block.degrees / block.counts.clamp(min=1)
-        summed = aggregate(block, sources, "sum").mul_(scale.unsqueeze(1))
+        summed = aggregate(block, sources, "sum")
+        counts = block.counts
+        # Where edges were sampled, each stands for several. A device would have to be waited for
+        # to know that none were.
+        if not runs_compiled(sources) or not torch.equal(block.degrees, counts.float()):
+            summed = summed.mul_((block.degrees / counts.clamp(min=1)).unsqueeze(1))
         out: Tensor = self.mlp(plus(summed, (1 + self.epsilon) * destinations))
         return out
 

@@ -168,6 +168,13 @@ class ModelConfig(BaseModel):
         True,
         description="use all features of the items, none, or those named: genres, text, numeric",
     )
+    new_items: Literal["encoder", "transfer"] = Field(
+        "encoder",
+        description="what items without ratings are made of: encoder (the model itself, trained "
+        "for it by loader.unseen_items), or transfer (a ridge regression from features to the "
+        "embeddings of rated items, fitted after training; loader.unseen_items is then 0 unless "
+        "it is set)",
+    )
     user_features: bool | Annotated[tuple[str, ...], Field(strict=False)] = Field(
         True,
         description="use all features of the users, none, or those named, like age or occupation",
@@ -311,6 +318,11 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 "identity_start spectral needs a vector for each node: set user_identity and "
                 "item_identity"
+            )
+        if self.new_items == "transfer" and not self.item_features:
+            raise ValueError(
+                "new_items transfer maps features of items, and item_features is off; name some, "
+                "or take new_items encoder"
             )
         if not self.list_maps and self.heads == "rating":
             raise ValueError("list_maps goes with a list head; take heads lists or both")

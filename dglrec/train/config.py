@@ -384,6 +384,9 @@ class Settings:
             )
         if catalogue or related or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
+        if self.model.new_items == "transfer" and "unseen_items" not in loader.model_fields_set:
+            # What is trained for them would be read by nobody.
+            loader = loader.model_copy(update={"unseen_items": 0.0})
         loader = loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
         if loader.kind == "layerwise":
             counts = graph.num_edges, graph.num_users, graph.num_items
