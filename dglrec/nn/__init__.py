@@ -2,8 +2,8 @@
 
 from dglrec.nn.aggregation import aggregate, map_and_aggregate
 from dglrec.nn.attention import GATConv, GATv2Conv
-from dglrec.nn.bare import GCNConv, GINConv, PinSageConv, SAGEConv
-from dglrec.nn.config import Aggregator, ModelConfig
+from dglrec.nn.bare import GCNConv, GINConv, PinSageConv, SAGEConv, prove_convolution
+from dglrec.nn.config import CONVOLUTIONS, Aggregator, ModelConfig
 from dglrec.nn.convolutions import RatingConv, RefinementConv, RelationConv
 from dglrec.nn.decay import EdgeWeights, TimeDecay, half_lives
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
@@ -17,6 +17,7 @@ from dglrec.nn.transfer import ItemNetwork, fit_item_network
 from dglrec.nn.values import NO_MESSAGES, Convolution, Layer, Messages, NodeValues
 
 __all__ = [
+    "CONVOLUTIONS",
     "NO_MESSAGES",
     "Aggregator",
     "Convolution",
@@ -53,6 +54,7 @@ __all__ = [
     "fit_item_network",
     "half_lives",
     "map_and_aggregate",
+    "prove_convolution",
     "score_lists",
     "shifts",
 ]
