@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from dglrec.dataset.rows import Rows
 from dglrec.dataset.tables import GivenTables, attribute_columns, attribute_kinds
 from dglrec.errors import UsageError
 from dglrec.features import Kind
+from dglrec.ingest import TableFile
 from dglrec.progress import log
 from dglrec.relations import (
     ITEM_TYPE,
@@ -160,7 +160,7 @@ def connect_known(
     rows: Rows,
     split: Split,
     known: Known,
-    files: Mapping[str, Path],
+    files: Mapping[str, TableFile],
     options: PrepareOptions,
     trained_items: npt.NDArray[np.bool_],
     trained_users: npt.NDArray[np.bool_],

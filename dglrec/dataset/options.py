@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dglrec import schema
 from dglrec.errors import UsageError
 from dglrec.features import Kind, TextCleaning
+from dglrec.ingest import TableFile
 from dglrec.relations import check_relation_name
 from dglrec.schema import RatingScale
 from dglrec.split import check_shares
@@ -19,6 +19,7 @@ class PrepareOptions:
 
     Attributes:
         format: layout of the source; `auto` finds out.
+        columns: what the columns of a table are called, as `ingest.parse_columns` gives it.
         split: how held-out rows are chosen; see `split.SPLIT_METHODS`.
         valid: share of rows that validate; 0 for none.
         test: share of rows that test; 0 for none.
@@ -44,12 +45,13 @@ class PrepareOptions:
     """
 
     format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
     split: str = "random"
     valid: float = 0.1
     test: float = 0.1
     seed: int = 0
-    train_file: Path | None = None
-    test_file: Path | None = None
+    train_file: TableFile | None = None
+    test_file: TableFile | None = None
     text: bool = True
     text_model: str = "auto"
     cleaning: TextCleaning = field(default_factory=TextCleaning)
@@ -58,10 +60,10 @@ class PrepareOptions:
     scale: RatingScale | None = None
     interactions_from: float | None = None
     users: int | None = None
-    item_table: Path | None = None
-    user_table: Path | None = None
+    item_table: TableFile | None = None
+    user_table: TableFile | None = None
     attribute: Mapping[str, Kind] = field(default_factory=dict)
-    relation: Mapping[str, Path] = field(default_factory=dict)
+    relation: Mapping[str, TableFile] = field(default_factory=dict)
     overwrite: bool = False
 
     def check(self) -> None:

@@ -32,26 +32,30 @@ from dglrec.dataset.tables import (
 )
 from dglrec.dataset.writing import write_dataset
 from dglrec.errors import DataError
-from dglrec.files import atomic_folder, check_target_folder, sha256_of
+from dglrec.files import atomic_folder, check_target_folder
 from dglrec.graph import build_graph
 from dglrec.ingest import (
     Source,
+    TableFile,
+    describe,
     open_source,
     read_items,
     read_users,
     require_file,
 )
+from dglrec.places import Place, local_path, place_of
 from dglrec.split import Split, split_given, split_rows
 from dglrec.synthetic import TRUTH_FILE, PlantedLists, Truth
 
 
 def prepare(
-    source_path: Path, target: Path, options: PrepareOptions | None = None
+    source_path: str | Place, target: str | Path, options: PrepareOptions | None = None
 ) -> RatingDataset:
     """Read ratings or interactions and item tables, and write a prepared data set.
 
     Args:
-        source_path: a folder in the anime or a MovieLens layout, or a table of ratings; without a
+        source_path: a folder in the anime or a MovieLens layout, or a table of ratings, a path or a
+            URI; a table may lie in parts, in a folder or where a pattern meets them; without a
             column of ratings, interactions.
         target: the data set's folder; it appears whole or not at all.
         options: see `PrepareOptions`.
@@ -64,9 +68,9 @@ def prepare(
     """
     options = options or PrepareOptions()
     options.check()
-    target = Path(target)
+    target = local_path(target)
     check_target_folder(target, marker=DATASET_FILE, overwrite=options.overwrite)
-    source = open_source(Path(source_path), options.format)
+    source = open_source(place_of(source_path), options.format, options.columns)
     items = read_items(source)
     users = read_users(source)
     tables, relation_files = _given_files(source, options)
@@ -131,7 +135,7 @@ def _write(
     rows: Rows,
     split: Split,
     known: Known,
-    relation_files: Mapping[str, Path],
+    relation_files: Mapping[str, TableFile],
 ) -> None:
     columns, scale = rows.columns, rows.scale
     catalogue = known.items
@@ -168,7 +172,7 @@ def _write(
         }
     except DataError as error:
         raise DataError(
-            f"{truth_file.parent}: its {error}; these are not the ratings it was written with. "
+            f"{source.path}: its {error}; these are not the ratings it was written with. "
             f"Remove it to prepare without a planted truth"
         ) from error
     given = rows.is_test is not None
@@ -188,7 +192,7 @@ def _write(
             "format": source.format,
             schema.FEEDBACK: rows.feedback,
             "sources": [
-                {"file": file.name, "sha256": sha256_of(file), **role}
+                {**describe(file), **role}
                 for file, role in _source_files(source, options, relation_files)
             ],
             "split": {
@@ -201,6 +205,7 @@ def _write(
             "cleaning": asdict(options.cleaning) if embeds else None,
             "numeric": list(options.numeric),
             "complete_only": options.complete_only,
+            **({"columns": dict(options.columns)} if options.columns else {}),
             # Only where it is so: it names the content, and all users are what they always were.
             **({} if options.users is None else {"users_drawn": options.users}),
             **(
@@ -217,14 +222,14 @@ def _write(
 
 
 def _source_files(
-    source: Source, options: PrepareOptions, relation_files: Mapping[str, Path]
-) -> list[tuple[Path, dict[str, str]]]:
+    source: Source, options: PrepareOptions, relation_files: Mapping[str, TableFile]
+) -> list[tuple[TableFile, dict[str, str]]]:
     """All files that were read; those beside the source's own with what they were read as."""
-    files = [source.ratings_file]
+    files: list[TableFile] = [source.ratings_file]
     if options.train_file is not None and options.test_file is not None:
         files = [source.resolve(options.train_file), source.resolve(options.test_file)]
     files += [*source.item_files, *([source.user_file] if source.user_file else [])]
-    given: dict[str, Path | None] = {
+    given: dict[str, TableFile | None] = {
         "item table": options.item_table,
         "user table": options.user_table,
         **{f"relation {name}": file for name, file in relation_files.items()},
@@ -235,7 +240,9 @@ def _source_files(
     ]
 
 
-def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, dict[str, Path]]:
+def _given_files(
+    source: Source, options: PrepareOptions
+) -> tuple[GivenTables, dict[str, TableFile]]:
     """The tables beside the source, read; and the files of relations, which are there."""
     items, users = (
         None if file is None else source.resolve(file)

@@ -13,9 +13,10 @@ from dglrec.ingest.lists import (
     read_new_ratings,
     stream_columns,
 )
+from dglrec.ingest.parts import Parts, TableFile, describe, find_table
 from dglrec.ingest.ratings import RatingReader
 from dglrec.ingest.repeats import drop_duplicates, last_of_each_pair, rows_of_each
-from dglrec.ingest.sources import FORMATS, RatingLayout, Source, open_source
+from dglrec.ingest.sources import FORMATS, RatingLayout, Source, open_source, parse_columns
 from dglrec.ingest.stream import Stretch, require_file
 from dglrec.ingest.tables import read_items, read_new_items, read_users
 
@@ -26,16 +27,21 @@ __all__ = [
     "FileCounts",
     "IngestCounts",
     "NewRatings",
+    "Parts",
     "RatingColumns",
     "RatingLayout",
     "RatingReader",
     "Source",
     "Stretch",
+    "TableFile",
     "attribute_name",
+    "describe",
     "drop_duplicates",
     "find_edge_columns",
+    "find_table",
     "last_of_each_pair",
     "open_source",
+    "parse_columns",
     "read_attributes",
     "read_items",
     "read_new_interactions",

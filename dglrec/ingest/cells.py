@@ -4,7 +4,6 @@ import datetime
 import decimal
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
+from dglrec.ingest.faults import fault_of_whole_number
+from dglrec.ingest.parts import Parts, TableFile
 from dglrec.ingest.quotes import refuse_swallowed
 
 UNKNOWN = "Unknown"
@@ -23,7 +24,7 @@ _WITHOUT_HEADER = ("u.item", "movies.dat", "u.user", "users.dat")
 NO_GENRES = "(no genres listed)"
 
 
-def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
+def raw_table(file: TableFile, id_names: Sequence[str]) -> dict[str, list[Any]]:
     """A small table's columns by name: text from CSV, Python values from Parquet.
 
     Args:
@@ -34,6 +35,8 @@ def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
         DataError: the table is damaged, has a column twice or one that cannot be read, or an open
             quote took rows into a value.
     """
+    if isinstance(file, Parts):
+        return _joined(file, id_names)
     description = f"reading {file.name}"
     if stream.is_parquet(file):
         fields = stream.parquet_schema(file)
@@ -63,7 +66,30 @@ def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
     return columns
 
 
-def _refuse_nested(fields: pa.Schema, file: Path) -> None:
+def _joined(parts: Parts, id_names: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of all parts, one part's rows after the other's, and what hive partitions give.
+
+    Raises:
+        DataError: as `raw_table`, or parts have other columns.
+    """
+    columns: dict[str, list[Any]] = {}
+    for number, part in enumerate(parts.files):
+        found = raw_table(part, id_names)
+        rows = max(map(len, found.values()), default=0)
+        for name, values in parts.partitions.items():
+            found.setdefault(name, [values[number]] * rows)
+        if number and found.keys() != columns.keys():
+            here, first = (", ".join(stream.shown_names(list(one))) for one in (found, columns))
+            raise DataError(
+                f"{part}: has the columns {here}, and {parts.files[0]} {first}; parts of one table "
+                "have the same"
+            )
+        for name, cells in found.items():
+            columns.setdefault(name, []).extend(cells)
+    return columns
+
+
+def _refuse_nested(fields: pa.Schema, file: TableFile) -> None:
     """Refuse columns that cannot be read as ids, numbers, texts, dates or lists of them."""
     for field in fields:
         is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
@@ -75,12 +101,12 @@ def _refuse_nested(fields: pa.Schema, file: Path) -> None:
             )
 
 
-def _refuse_repeated(names: Sequence[str], file: Path) -> None:
+def _refuse_repeated(names: Sequence[str], file: TableFile) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{file}: more than one column {', '.join(repeated)}")
 
 
-def ids_of(values: Sequence[Any], name: str, file: Path) -> list[int | str]:
+def ids_of(values: Sequence[Any], name: str, file: TableFile) -> list[int | str]:
     """The ids of a table's rows: whole numbers, or text without spaces around it.
 
     Raises:
@@ -103,7 +129,9 @@ def ids_of(values: Sequence[Any], name: str, file: Path) -> list[int | str]:
     return ids
 
 
-def whole_ids(values: Sequence[Any], name: str, file: Path, *, distinct: bool = True) -> pd.Series:
+def whole_ids(
+    values: Sequence[Any], name: str, file: TableFile, *, distinct: bool = True
+) -> pd.Series:
     """Whole numbers from 0, int64.
 
     Raises:
@@ -114,13 +142,13 @@ def whole_ids(values: Sequence[Any], name: str, file: Path, *, distinct: bool = 
     numbers = schema.whole_numbers(written).to_pylist()
     for row, (number, value) in enumerate(zip(numbers, ids, strict=True), first_row_of(file)):
         if number is None or number < 0:
-            raise DataError(f"{file}: row {row}: {stream.fault_of_whole_number(name, str(value))}")
+            raise DataError(f"{file}: row {row}: {fault_of_whole_number(name, str(value))}")
     if distinct:
         _refuse_twice(numbers, name, file)
     return series_of(numbers, dtype=np.int64)
 
 
-def text_ids(values: Sequence[Any], name: str, file: Path) -> pd.Series:
+def text_ids(values: Sequence[Any], name: str, file: TableFile) -> pd.Series:
     """Texts that are not empty, and distinct.
 
     Raises:
@@ -131,7 +159,7 @@ def text_ids(values: Sequence[Any], name: str, file: Path) -> pd.Series:
     return texts(ids)
 
 
-def _refuse_twice(ids: Sequence[int | str], name: str, file: Path) -> None:
+def _refuse_twice(ids: Sequence[int | str], name: str, file: TableFile) -> None:
     seen: set[int | str] = set()
     for row, value in enumerate(ids, start=first_row_of(file)):
         if value in seen:
@@ -141,7 +169,7 @@ def _refuse_twice(ids: Sequence[int | str], name: str, file: Path) -> None:
         seen.add(value)
 
 
-def first_row_of(file: Path) -> int:
+def first_row_of(file: TableFile) -> int:
     """The number of a table's first row of data, as messages give it."""
     return 1 if stream.is_parquet(file) or file.name in _WITHOUT_HEADER else 2
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
+from dglrec.ingest.parts import TableFile
 
 _OPTIONAL = (schema.WEIGHT, schema.TIMESTAMP)
 
@@ -32,7 +32,7 @@ class EdgeColumns:
     unread: tuple[str, ...]
 
 
-def find_edge_columns(file: Path, id_names: Mapping[str, Sequence[str]]) -> EdgeColumns:
+def find_edge_columns(file: TableFile, id_names: Mapping[str, Sequence[str]]) -> EdgeColumns:
     """Which columns of a file name the two ends of an edge, and of which type each end is.
 
     A column's name is that of a type of node's ids, perhaps behind a prefix: `to_user_id`. Of a
@@ -74,7 +74,7 @@ def find_edge_columns(file: Path, id_names: Mapping[str, Sequence[str]]) -> Edge
     )
 
 
-def stream_edges(file: Path, columns: EdgeColumns) -> Iterator[stream.Stretch]:
+def stream_edges(file: TableFile, columns: EdgeColumns) -> Iterator[stream.Stretch]:
     """Yield the edges of a file, past the door.
 
     Returns:
@@ -103,14 +103,14 @@ def stream_edges(file: Path, columns: EdgeColumns) -> Iterator[stream.Stretch]:
         table = stretch.table.select(names).rename_columns(renamed)
         try:
             table = schema.check_edges(
-                table, names=ends, source=str(file), first_row=stretch.first_row
+                table, names=ends, source=str(stretch.file), first_row=stretch.first_row
             )
         except pa.ArrowException as error:  # a conversion that the door does not foresee
-            raise DataError(f"{file}: a column is of an unusable type ({error})") from error
-        yield stream.Stretch(table, stretch.first_row)
+            raise DataError(f"{stretch.file}: a column is of an unusable type ({error})") from error
+        yield stream.Stretch(table, stretch.first_row, stretch.file)
 
 
-def _columns(file: Path, id_names: tuple[str, ...]) -> list[str]:
+def _columns(file: TableFile, id_names: tuple[str, ...]) -> list[str]:
     stream.require_file(file)
     if stream.is_parquet(file):
         names = list(stream.parquet_schema(file).names)

@@ -22,7 +22,9 @@ from dglrec.files import disk_errors
 from dglrec.ids import IdMap, IdMapBuilder
 from dglrec.ingest import stream
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns, at_level
+from dglrec.ingest.parts import TableFile
 from dglrec.ingest.sources import Source, ratings_columns
+from dglrec.places import Place
 from dglrec.progress import log, progress
 from dglrec.schema import RatingScale, check_interactions, check_ratings
 
@@ -98,12 +100,12 @@ class RatingReader:
         rated = self._has_ratings and self._level is None
         return schema.RATINGS if rated else schema.INTERACTIONS
 
-    def read(self, file: Path | None = None) -> int:
+    def read(self, file: TableFile | None = None) -> int:
         """Stream one ratings file through the door and into the spool folder.
 
         Args:
-            file: in the source's own format; a relative name is also looked up in the source's
-                folder. None reads the source's ratings.
+            file: in the source's own format, perhaps in parts; a relative name is also looked up in
+                the source's folder. None reads the source's ratings.
 
         Returns:
             The file's place in the list that `finish` gives.
@@ -125,7 +127,7 @@ class RatingReader:
             # Closed at once when a row is bad, so that its message finds no progress bar.
             with closing(self._stretches(file)) as stretches:
                 for stretch in stretches:
-                    rated = self._checked(file, stretch)
+                    rated = self._checked(stretch.file, stretch)
                     rows += len(stretch.table)
                     unrated += len(stretch.table) - len(rated)
                     table = rated
@@ -133,7 +135,7 @@ class RatingReader:
                         highest = max(highest, pc.max(rated.column(schema.RATING)).as_py())
                         table = at_level(rated, self._level)
                         below += len(rated) - len(table)
-                    columns = self._encoded(file, table)
+                    columns = self._encoded(stretch.file, table)
                     with disk_errors(self._spool):
                         for name, values in columns.items():
                             outputs[name].write(np.ascontiguousarray(values).data)
@@ -220,7 +222,7 @@ class RatingReader:
             spooled.open(_TIMESTAMPS, "r") if timed else None,
         )
 
-    def _stretches(self, file: Path) -> Generator[stream.Stretch, None, None]:
+    def _stretches(self, file: TableFile) -> Generator[stream.Stretch, None, None]:
         """The file's rows under the schema's column names."""
         layout = self._source.layout
         stream.require_file(file)
@@ -237,9 +239,9 @@ class RatingReader:
             stretches = stream.stream_text(file, text, self._kinds(file, text, names), description)
         for stretch in stretches:
             table = stretch.table.select(list(names)).rename_columns(list(names.values()))
-            yield stream.Stretch(table, stretch.first_row)
+            yield stream.Stretch(table, stretch.first_row, stretch.file)
 
-    def _note_feedback(self, file: Path, names: dict[str, str], found: Sequence[str]) -> None:
+    def _note_feedback(self, file: TableFile, names: dict[str, str], found: Sequence[str]) -> None:
         """Note whether the files have ratings, and hold a file to those before it.
 
         Args:
@@ -277,7 +279,7 @@ class RatingReader:
         )
 
     def _kinds(
-        self, file: Path, text: stream.TextFormat, names: dict[str, str]
+        self, file: TableFile, text: stream.TextFormat, names: dict[str, str]
     ) -> dict[str, pa.DataType]:
         """The types to read a text file's columns with, by their names in the file."""
         kinds = {name: pa.int64() for name in names}
@@ -299,7 +301,7 @@ class RatingReader:
             kinds[raw] = stream.kind_of_timestamps(head.column(raw))
         return kinds
 
-    def _checked(self, file: Path, stretch: stream.Stretch) -> pa.Table:
+    def _checked(self, file: Place, stretch: stream.Stretch) -> pa.Table:
         """The rows that are ratings or interactions, past the door."""
         table, scale = stretch.table, self._scale
         rated = np.ones(len(table), dtype=np.bool_)
@@ -325,12 +327,12 @@ class RatingReader:
                     raise DataError(f"{file}: column {name} holds text; expected whole numbers")
         return table if rated.all() else table.filter(pa.array(rated))
 
-    def _skips_zeros(self, file: Path, table: pa.Table) -> bool:
+    def _skips_zeros(self, file: Place, table: pa.Table) -> bool:
         kind = table.column(schema.RATING).type
         numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
         return numeric and self._source.zero_means_unrated(file)
 
-    def _encoded(self, file: Path, table: pa.Table) -> dict[str, npt.NDArray[Any]]:
+    def _encoded(self, file: Place, table: pa.Table) -> dict[str, npt.NDArray[Any]]:
         try:
             columns: dict[str, npt.NDArray[Any]] = {
                 _USERS[0]: self._users.add(table.column(schema.USER_ID)),

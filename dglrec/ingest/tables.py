@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,9 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.errors import DataError, EmptyFileError
 from dglrec.ingest import cells, stream
+from dglrec.ingest.parts import TableFile
 from dglrec.ingest.sources import ANIME, MOVIELENS, Source
+from dglrec.places import Place
 
 _SYNOPSIS_NAMES = ("synopsis", "sypnopsis", "Synopsis")
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
@@ -54,7 +55,7 @@ def read_items(source: Source) -> pd.DataFrame:
     return cells.frame_of({name: pd.Series(dtype=object) for name in _ITEM_COLUMNS})
 
 
-def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
+def read_new_items(file: TableFile, id_type: pa.DataType) -> pd.DataFrame:
     """Items that a data set does not hold, from a CSV or Parquet table of them.
 
     Columns go by any of their names in the layouts that we read. An id is all that has to be there;
@@ -142,7 +143,7 @@ def read_users(source: Source) -> pd.DataFrame:
     return cells.ordered(cells.frame_of(columns), schema.USER_ID)
 
 
-def _anime_items(file: Path) -> pd.DataFrame:
+def _anime_items(file: Place) -> pd.DataFrame:
     raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
     required = ["MAL_ID", "Name", "Genres"]
     schema.check_columns(stream.shown_names(list(raw)), tuple(required), str(file))
@@ -198,7 +199,7 @@ def _is_present(value: Any) -> bool:
     return value is not None and value != "" and value != []
 
 
-def _movielens_items(file: Path) -> pd.DataFrame:
+def _movielens_items(file: Place) -> pd.DataFrame:
     more: dict[str, Any] = {}
     if file.name == "u.item":
         rows = _split_lines(file, "|", 5 + len(_ML_100K_GENRES))
@@ -230,7 +231,7 @@ def _movielens_items(file: Path) -> pd.DataFrame:
     return cells.ordered(cells.frame_of(columns | more), schema.ITEM_ID)
 
 
-def _split_lines(file: Path, separator: str, fields: int) -> list[list[str]]:
+def _split_lines(file: Place, separator: str, fields: int) -> list[list[str]]:
     """Cut the lines of one of MovieLens' older tables, which have no header and no quotes.
 
     Most of their copies are Latin-1 and some are UTF-8. Text with an accent is hardly ever valid

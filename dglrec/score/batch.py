@@ -5,10 +5,9 @@ there yet: indices -> scores -> ids -> file.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +16,19 @@ from torch import Tensor
 
 from dglrec import schema
 from dglrec.errors import DataError, EmptyFileError, UsageError
-from dglrec.files import sha256_of
 from dglrec.ids import to_type
 from dglrec.infer import Diverse, Diversity, check_explainable
-from dglrec.ingest import Stretch, require_file, stream_columns
+from dglrec.ingest import (
+    Stretch,
+    TableFile,
+    describe,
+    find_table,
+    require_file,
+    stream_columns,
+)
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
+from dglrec.places import Place
 from dglrec.progress import Advance, log, progress
 from dglrec.run import Predictor, TrainedBaseline
 from dglrec.score.added import Known, read_items_to_add, read_users_to_add
@@ -66,10 +72,10 @@ class ScoreOptions:
         overwrite: whether a folder of scores that is there goes first.
     """
 
-    ratings: Path | None = None
+    ratings: TableFile | None = None
     known: Known = "error"
-    user_table: Path | None = None
-    new_items: Path | None = None
+    user_table: TableFile | None = None
+    new_items: TableFile | None = None
     unknown: Unknown = "error"
     shard: tuple[int, int] = (0, 1)
     overwrite: bool = False
@@ -104,15 +110,27 @@ class TopKOptions(ScoreOptions):
             order then, in which scores need not fall.
     """
 
-    users: Path | None = None
-    items: Path | None = None
+    users: TableFile | None = None
+    items: TableFile | None = None
     include_seen: bool = False
     explain: bool = False
     diversity: Diversity | None = None
 
 
+_Options = TypeVar("_Options", bound=ScoreOptions)
+
+
+def _found(options: _Options) -> _Options:
+    """The same options with their tables looked for: which are files, and which lie in parts."""
+    given = {one.name: getattr(options, one.name) for one in fields(options)}
+    tables: dict[str, Any] = {
+        name: find_table(one) for name, one in given.items() if isinstance(one, Place)
+    }
+    return replace(options, **tables)
+
+
 def score_top_k(
-    trained: Predictor, out: Path, k: int, options: TopKOptions | None = None
+    trained: Predictor, out: Place, k: int, options: TopKOptions | None = None
 ) -> dict[str, Any]:
     """Write every user's best items: `user_id, item_id, rank, score`, and `rating`.
 
@@ -124,7 +142,7 @@ def score_top_k(
 
     Args:
         trained: a run's model; the processes of its world share the work.
-        out: a folder of Parquet files, begun or not; see `parts`.
+        out: a folder of Parquet files, here or in a store, begun or not; see `parts`.
         k: items for each user; fewer where fewer are left.
         options: see `TopKOptions`.
 
@@ -140,6 +158,7 @@ def score_top_k(
     options = options or TopKOptions()
     with trained.world.together():
         options.check()
+        options = _found(options)
         check_k(k)
         _check_model(trained, options)
         if options.unknown == "null":
@@ -169,7 +188,7 @@ def score_top_k(
 
 
 def score_pairs(
-    trained: Predictor, out: Path, pairs: Path, options: ScoreOptions | None = None
+    trained: Predictor, out: Place, pairs: TableFile, options: ScoreOptions | None = None
 ) -> dict[str, Any]:
     """Write what is predicted of each pair of a file, in its order.
 
@@ -196,6 +215,7 @@ def score_pairs(
     options = options or ScoreOptions()
     with trained.world.together():
         options.check()
+        options, pairs = _found(options), find_table(pairs)
         _check_model(trained, options)
         described: dict[str, Any] = {"pairs": _described(pairs)}
         if trained.rates:
@@ -316,7 +336,11 @@ class _Pairs:
     count: int | None = None
 
     def __init__(
-        self, trained: Predictor, roster: Roster | BaselineRoster, file: Path, unknown: Unknown
+        self,
+        trained: Predictor,
+        roster: Roster | BaselineRoster,
+        file: TableFile,
+        unknown: Unknown,
     ) -> None:
         self._trained, self._roster = trained, roster
         self._file, self._unknown = file, unknown
@@ -418,7 +442,7 @@ def _filled(
 
 def _folder(
     trained: Predictor,
-    out: Path,
+    out: Place,
     kind: str,
     options: ScoreOptions,
     described: dict[str, Any],
@@ -452,12 +476,12 @@ def _history(trained: Predictor) -> dict[str, Any]:
     return {} if parts == trained.learned_from else {"history": list(parts)}
 
 
-def _described(file: Path | None) -> dict[str, str] | None:
+def _described(file: TableFile | None) -> dict[str, Any] | None:
     """A file by its name, for people, and its content."""
     if file is None:
         return None
     require_file(file)
-    return {"file": file.name, "sha256": sha256_of(file)}
+    return describe(file)
 
 
 def _read_roster(trained: Predictor, options: ScoreOptions) -> Roster | BaselineRoster:

@@ -1,7 +1,6 @@
 """Files that list users, items or pairs -> indices, and what becomes of ids that are unknown."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Literal, NoReturn
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from dglrec.errors import DataError, EmptyFileError
 from dglrec.ids import IdMap
-from dglrec.ingest import Stretch, stream_columns
+from dglrec.ingest import Stretch, TableFile, stream_columns
 from dglrec.progress import log
 
 Unknown = Literal["error", "skip", "null"]
@@ -19,7 +18,7 @@ Unknown = Literal["error", "skip", "null"]
 _SHOWN = 3
 
 
-def listed(file: Path | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor:
+def listed(file: TableFile | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor:
     """int64 [n] the indices that a file lists, ascending, each once; all where there is no file.
 
     Raises:
@@ -44,7 +43,7 @@ def listed(file: Path | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor
     return found
 
 
-def refuse_unknown(file: Path, columns: dict[str, IdMap], instead: str | None) -> NoReturn:
+def refuse_unknown(file: TableFile, columns: dict[str, IdMap], instead: str | None) -> NoReturn:
     """Say which ids of a file are unknown, and how many.
 
     Raises:

@@ -1,7 +1,6 @@
 """Recommendations for one user, to look at."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from dglrec.infer import (
     find_reasons,
     likeness_of,
 )
+from dglrec.ingest import TableFile, find_table
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
@@ -85,8 +85,8 @@ def recommend(
     user_id: str | None,
     k: int = 10,
     *,
-    ratings: Path | None = None,
-    user_table: Path | None = None,
+    ratings: TableFile | None = None,
+    user_table: TableFile | None = None,
     known: Known = "replace",
     explain: bool = False,
     diversity: Diversity | None = None,
@@ -122,9 +122,10 @@ def recommend(
             if value:
                 raise refused(trained, option)
         return _by_baseline(trained, _index_of(dataset, user_id), k, diversity)
+    ratings = None if ratings is None else find_table(ratings)
     table = None
     if user_table is not None:
-        table, user_id = read_described_user(trained, user_table, user_id)
+        table, user_id = read_described_user(trained, find_table(user_table), user_id)
     is_new = ratings is not None or table is not None
     index = _index_of(dataset, user_id, anyone=is_new)
     own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
