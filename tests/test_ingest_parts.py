@@ -18,7 +18,6 @@ from dglrec.ids import IdMap
 from dglrec.ingest import (
     Parts,
     RatingReader,
-    describe,
     find_edge_columns,
     find_table,
     open_source,
@@ -31,6 +30,7 @@ from dglrec.ingest import (
     stream_columns,
     stream_edges,
 )
+from dglrec.ingest.parts import describe_file
 from dglrec.places import place_of
 from dglrec.schema import RatingScale
 
@@ -217,7 +217,7 @@ def test_a_store_holds_parts_too(tmp_path, spool, rows):
     (place / "one.csv.gz").unlink()
     found, _ = read("memory://lake/ratings", spool)
     pd.testing.assert_frame_equal(found, rows, check_dtype=False)
-    here, there = describe(find_table(folder)), describe(find_table(place))
+    here, there = describe_file(find_table(folder)), describe_file(find_table(place))
     assert here == there
     with pytest.raises(DataError, match="memory://lake/nothing: no such file or folder"):
         read("memory://lake/nothing", spool)
@@ -402,7 +402,7 @@ def test_parts_and_partitions_without_rows_are_told(tmp_path, spool, rows, endin
     assert f"t: 2 parts without a row, bucket=0/a{ending} the first" in told
     for file in (tmp_path / "t").rglob(f"b{ending}"):
         file.unlink()
-    with pytest.raises(DataError, match="t: holds a header and no rows"):
+    with pytest.raises(DataError, match="t: holds (a header and )?no rows"):
         read(tmp_path / "t", spool)
 
 

@@ -35,8 +35,8 @@ from dglrec.errors import DataError
 from dglrec.files import atomic_folder, check_target_folder
 from dglrec.graph import build_graph
 from dglrec.ingest import (
+    Given,
     Source,
-    TableFile,
     describe,
     open_source,
     read_items,
@@ -49,14 +49,14 @@ from dglrec.synthetic import TRUTH_FILE, PlantedLists, Truth
 
 
 def prepare(
-    source_path: str | Place, target: str | Path, options: PrepareOptions | None = None
+    source_path: str | Given, target: str | Path, options: PrepareOptions | None = None
 ) -> RatingDataset:
     """Read ratings or interactions and item tables, and write a prepared data set.
 
     Args:
-        source_path: a folder in the anime or a MovieLens layout, or a table of ratings, a path or a
-            URI; a table may lie in parts, in a folder or where a pattern meets them; without a
-            column of ratings, interactions.
+        source_path: a folder in the anime or a MovieLens layout, or a table of ratings, which may
+            be a frame, or lie in parts, in a folder or where a pattern meets them, here or at a
+            URI; without a column of ratings, interactions.
         target: the data set's folder; it appears whole or not at all.
         options: see `PrepareOptions`.
 
@@ -70,7 +70,9 @@ def prepare(
     options.check()
     target = local_path(target)
     check_target_folder(target, marker=DATASET_FILE, overwrite=options.overwrite)
-    source = open_source(place_of(source_path), options.format, options.columns)
+    if isinstance(source_path, str):
+        source_path = place_of(source_path)
+    source = open_source(source_path, options.format, options.columns)
     items = read_items(source)
     users = read_users(source)
     tables, relation_files = _given_files(source, options)
@@ -135,7 +137,7 @@ def _write(
     rows: Rows,
     split: Split,
     known: Known,
-    relation_files: Mapping[str, TableFile],
+    relation_files: Mapping[str, Given],
 ) -> None:
     columns, scale = rows.columns, rows.scale
     catalogue = known.items
@@ -160,8 +162,7 @@ def _write(
         "users_without_training_rating": int((degrees == 0).sum()),
         "users_with_one_training_rating": int((degrees == 1).sum()),
     }
-    truth_file = source.path / TRUTH_FILE
-    planted_truth = Truth.read(truth_file) if truth_file.is_file() else None
+    planted_truth = _read_truth(source)
     # Of an interaction the truth expects no rating; who meets what it knows all the same.
     truth = planted_truth if rows.feedback == schema.RATINGS else None
     try:
@@ -222,14 +223,14 @@ def _write(
 
 
 def _source_files(
-    source: Source, options: PrepareOptions, relation_files: Mapping[str, TableFile]
-) -> list[tuple[TableFile, dict[str, str]]]:
+    source: Source, options: PrepareOptions, relation_files: Mapping[str, Given]
+) -> list[tuple[Given, dict[str, str]]]:
     """All files that were read; those beside the source's own with what they were read as."""
-    files: list[TableFile] = [source.ratings_file]
+    files: list[Given] = [source.ratings_file]
     if options.train_file is not None and options.test_file is not None:
         files = [source.resolve(options.train_file), source.resolve(options.test_file)]
     files += [*source.item_files, *([source.user_file] if source.user_file else [])]
-    given: dict[str, TableFile | None] = {
+    given: dict[str, Given | None] = {
         "item table": options.item_table,
         "user table": options.user_table,
         **{f"relation {name}": file for name, file in relation_files.items()},
@@ -240,9 +241,7 @@ def _source_files(
     ]
 
 
-def _given_files(
-    source: Source, options: PrepareOptions
-) -> tuple[GivenTables, dict[str, TableFile]]:
+def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, dict[str, Given]]:
     """The tables beside the source, read; and the files of relations, which are there."""
     items, users = (
         None if file is None else source.resolve(file)
@@ -252,6 +251,14 @@ def _given_files(
     for file in relation_files.values():
         require_file(file)
     return GivenTables.read(items, users), relation_files
+
+
+def _read_truth(source: Source) -> Truth | None:
+    """What the ratings of a generated data set were drawn from, where that lies beside them."""
+    if not isinstance(source.path, Place):
+        return None
+    file = source.path / TRUTH_FILE
+    return Truth.read(file) if file.is_file() else None
 
 
 def _held_out(rows: Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -> pd.DataFrame:

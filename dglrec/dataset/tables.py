@@ -13,7 +13,7 @@ from dglrec import schema
 from dglrec.errors import DataError, UsageError
 from dglrec.features import Kind, infer_kind
 from dglrec.ids import IdMap
-from dglrec.ingest import AttributeTable, TableFile, attribute_name, read_attributes
+from dglrec.ingest import AttributeTable, Given, attribute_name, read_attributes
 
 IN_TABLE = "in_item_table"
 
@@ -29,7 +29,7 @@ class GivenTables:
     users: AttributeTable | None = None
 
     @classmethod
-    def read(cls, items: TableFile | None, users: TableFile | None) -> "GivenTables":
+    def read(cls, items: Given | None, users: Given | None) -> "GivenTables":
         """Read them.
 
         Raises:

@@ -14,7 +14,8 @@ from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
 from dglrec.ingest.faults import fault_of_whole_number
-from dglrec.ingest.parts import Parts, TableFile
+from dglrec.ingest.frames import Given
+from dglrec.ingest.parts import Parts
 from dglrec.ingest.quotes import refuse_swallowed
 
 UNKNOWN = "Unknown"
@@ -24,8 +25,8 @@ _WITHOUT_HEADER = ("u.item", "movies.dat", "u.user", "users.dat")
 NO_GENRES = "(no genres listed)"
 
 
-def raw_table(file: TableFile, id_names: Sequence[str]) -> dict[str, list[Any]]:
-    """A small table's columns by name: text from CSV, Python values from Parquet.
+def raw_table(file: Given, id_names: Sequence[str]) -> dict[str, list[Any]]:
+    """A small table's columns by name: text from CSV, Python values from Parquet and frames.
 
     Args:
         file: the table.
@@ -38,12 +39,12 @@ def raw_table(file: TableFile, id_names: Sequence[str]) -> dict[str, list[Any]]:
     if isinstance(file, Parts):
         return _joined(file, id_names)
     description = f"reading {file.name}"
-    if stream.is_parquet(file):
-        fields = stream.parquet_schema(file)
+    if not stream.is_text(file):
+        fields = stream.typed_schema(file)
         names = list(fields.names)
         _refuse_repeated(names, file)
         _refuse_nested(fields, file)
-        stretches = stream.stream_parquet(file, names, description)
+        stretches = stream.stream_typed(file, names, description)
     else:
         text = stream.header_format(file, ())
         names = list(text.names)
@@ -54,7 +55,7 @@ def raw_table(file: TableFile, id_names: Sequence[str]) -> dict[str, list[Any]]:
     for stretch in stretches:
         for name in names:
             columns[name].extend(stretch.table.column(name).to_pylist())
-    if stream.is_parquet(file):
+    if not stream.is_text(file):
         return columns
     last = columns[names[-1]]
     if last and stream.ends_in_open_quote(file, last[-1]):
@@ -89,7 +90,7 @@ def _joined(parts: Parts, id_names: Sequence[str]) -> dict[str, list[Any]]:
     return columns
 
 
-def _refuse_nested(fields: pa.Schema, file: TableFile) -> None:
+def _refuse_nested(fields: pa.Schema, file: Given) -> None:
     """Refuse columns that cannot be read as ids, numbers, texts, dates or lists of them."""
     for field in fields:
         is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
@@ -101,12 +102,12 @@ def _refuse_nested(fields: pa.Schema, file: TableFile) -> None:
             )
 
 
-def _refuse_repeated(names: Sequence[str], file: TableFile) -> None:
+def _refuse_repeated(names: Sequence[str], file: Given) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{file}: more than one column {', '.join(repeated)}")
 
 
-def ids_of(values: Sequence[Any], name: str, file: TableFile) -> list[int | str]:
+def ids_of(values: Sequence[Any], name: str, file: Given) -> list[int | str]:
     """The ids of a table's rows: whole numbers, or text without spaces around it.
 
     Raises:
@@ -129,9 +130,7 @@ def ids_of(values: Sequence[Any], name: str, file: TableFile) -> list[int | str]
     return ids
 
 
-def whole_ids(
-    values: Sequence[Any], name: str, file: TableFile, *, distinct: bool = True
-) -> pd.Series:
+def whole_ids(values: Sequence[Any], name: str, file: Given, *, distinct: bool = True) -> pd.Series:
     """Whole numbers from 0, int64.
 
     Raises:
@@ -148,7 +147,7 @@ def whole_ids(
     return series_of(numbers, dtype=np.int64)
 
 
-def text_ids(values: Sequence[Any], name: str, file: TableFile) -> pd.Series:
+def text_ids(values: Sequence[Any], name: str, file: Given) -> pd.Series:
     """Texts that are not empty, and distinct.
 
     Raises:
@@ -159,7 +158,7 @@ def text_ids(values: Sequence[Any], name: str, file: TableFile) -> pd.Series:
     return texts(ids)
 
 
-def _refuse_twice(ids: Sequence[int | str], name: str, file: TableFile) -> None:
+def _refuse_twice(ids: Sequence[int | str], name: str, file: Given) -> None:
     seen: set[int | str] = set()
     for row, value in enumerate(ids, start=first_row_of(file)):
         if value in seen:
@@ -169,9 +168,9 @@ def _refuse_twice(ids: Sequence[int | str], name: str, file: TableFile) -> None:
         seen.add(value)
 
 
-def first_row_of(file: TableFile) -> int:
+def first_row_of(file: Given) -> int:
     """The number of a table's first row of data, as messages give it."""
-    return 1 if stream.is_parquet(file) or file.name in _WITHOUT_HEADER else 2
+    return 2 if stream.is_text(file) and file.name not in _WITHOUT_HEADER else 1
 
 
 def numbers_or_texts(values: Sequence[Any]) -> pd.Series:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dglrec import schema
-from dglrec.ingest.parts import TableFile
+from dglrec.ingest.frames import Given
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FileCounts:
         below_level: ratings that were skipped, as they are below the least one of an interaction.
     """
 
-    file: TableFile
+    file: Given
     rows: int
     unrated: int
     below_level: int = 0

@@ -134,7 +134,7 @@ def has_parts(folder: Place) -> bool:
     )
 
 
-def describe(table: TableFile) -> dict[str, Any]:
+def describe_file(table: TableFile) -> dict[str, Any]:
     """A table by its name and content, for who reads of it later.
 
     Of parts, the SHA-256 is that of the lines that `sha256sum` prints of them, by ascending name.

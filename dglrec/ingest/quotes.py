@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dglrec.errors import DataError
-from dglrec.places import Place
+from dglrec.ingest.parts import TableFile
 
 _WHOLE = re.compile(r"\s*[0-9]+\s*")
 _SHOWN = 60
@@ -55,7 +55,7 @@ class _Rows:
 
 
 def refuse_swallowed(
-    columns: Mapping[str, Sequence[str]], delimiter: str, id_name: str | None, file: Place
+    columns: Mapping[str, Sequence[str]], delimiter: str, id_name: str | None, file: TableFile
 ) -> None:
     """Refuse a table in which the lines of a value look like rows of their own.
 

@@ -8,7 +8,8 @@ from typing import Any
 from dglrec import schema
 from dglrec.errors import DataError, UsageError
 from dglrec.ingest import stream
-from dglrec.ingest.parts import TABLE_ENDINGS, TableFile, find_table, has_parts, parts_of
+from dglrec.ingest.frames import Frame, Given, find, is_file
+from dglrec.ingest.parts import TABLE_ENDINGS, Parts, TableFile, find_table, has_parts, parts_of
 from dglrec.places import Place, RemotePath, folder_and_pattern
 from dglrec.schema import RatingScale
 
@@ -132,36 +133,36 @@ class Source:
         user_file: the table of users.
     """
 
-    path: Place
+    path: Given
     format: str
-    ratings_file: TableFile
+    ratings_file: Given
     scale: RatingScale | None
     layout: RatingLayout
     item_files: tuple[Place, ...] = ()
     user_file: Place | None = None
 
-    def resolve(self, file: TableFile) -> TableFile:
-        """A table named by a person: as it stands, or else inside the source's folder."""
-        if isinstance(file, Path) and self.path.is_dir() and not file.exists():
-            inside = self.path / file
-            globbed = folder_and_pattern(file)
-            if inside.exists() or (globbed is not None and not globbed[0].is_dir()):
-                return find_table(inside)
-        return find_table(file)
+    def resolve(self, file: Given) -> Given:
+        """A table that is named: as it stands, or else in the source's folder; a frame as it is."""
+        if isinstance(file, Path) and isinstance(self.path, Place) and self.path.is_dir():
+            inside, globbed = self.path / file, folder_and_pattern(file)
+            nowhere_else = globbed is not None and not globbed[0].is_dir()
+            if not file.exists() and (inside.exists() or nowhere_else):
+                return find(inside)
+        return find(file)
 
-    def zero_means_unrated(self, file: Place) -> bool:
+    def zero_means_unrated(self, file: Given) -> bool:
         """Whether rating 0 in this file says that the user did not rate: so in `animelist`."""
         return self.format == ANIME and file.name.startswith(_UNRATED_STEM)
 
 
 def open_source(
-    path: Place, format: str = AUTO, columns: Mapping[str, str] | None = None
+    path: Given, format: str = AUTO, columns: Mapping[str, str] | None = None
 ) -> Source:
     """Find out what lies at `path`.
 
     Args:
         path: a folder in the published layout of the anime or a MovieLens data set, or a table: a
-            file, a folder of parts, or a pattern that meets them.
+            file, a folder of parts, a pattern that meets them, or a frame.
         format: one of `FORMATS`, or `auto` to find out.
         columns: names of a table's columns, as `parse_columns` gives them.
 
@@ -174,6 +175,10 @@ def open_source(
         raise UsageError(f"no format {format!r}; choose {AUTO}, {', '.join(FORMATS)}")
     if columns and format not in (AUTO, TABLE):
         raise UsageError(f"--columns: the columns of --format {format} have names of their own")
+    if isinstance(path, Frame):
+        return _open_frame(path, format, columns)
+    if isinstance(path, Parts):
+        path = path.place
     if not path.exists() and folder_and_pattern(path) is None:
         what = "file or folder"
         lack = path.lack(what) if isinstance(path, RemotePath) else f"no such {what}"
@@ -221,22 +226,22 @@ def _layout_of(columns: Mapping[str, str]) -> RatingLayout:
     return replace(_TABLE_LAYOUT, **named, named=tuple(columns.values()))
 
 
-def ratings_columns(file: TableFile, layout: RatingLayout) -> stream.TextFormat | None:
-    """How a ratings file of this layout is to be read; None for Parquet.
+def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | None:
+    """How a ratings file of this layout is to be read; None where its columns have types.
 
     Raises:
         DataError: the file is missing, is empty, is no text, lacks a column, or names its ratings
             in another way.
     """
     text: stream.TextFormat | None
-    first = parts_of(file).files[0]
-    if stream.is_parquet(file):
-        text, names = None, list(stream.parquet_schema(file).names)
+    first = file if isinstance(file, Frame) else parts_of(file).files[0]
+    if not stream.is_text(file):
+        text, names = None, list(stream.typed_schema(file).names)
         for name in layout.columns:
             if names.count(name) > 1:
                 raise DataError(f"{first}: column {name} is there {names.count(name)} times")
     elif layout.fields:
-        return _headerless(first, layout)
+        return _headerless(file, layout)
     else:
         text = stream.header_format(file, layout.columns, layout.delimiters)
         names = list(text.names)
@@ -252,7 +257,7 @@ def ratings_columns(file: TableFile, layout: RatingLayout) -> stream.TextFormat 
 
 
 def _refuse_ratings_by_another_name(
-    file: Place, layout: RatingLayout, names: Sequence[str]
+    file: Given, layout: RatingLayout, names: Sequence[str]
 ) -> None:
     """Refuse to read a table of ratings as interactions because of how its column is spelled.
 
@@ -268,7 +273,7 @@ def _refuse_ratings_by_another_name(
         )
 
 
-def _headerless(file: Place, layout: RatingLayout) -> stream.TextFormat:
+def _headerless(file: TableFile, layout: RatingLayout) -> stream.TextFormat:
     found = len(stream.first_line(file).split(layout.separator))
     expected = layout.separator.join((layout.user, layout.item, layout.rating, "timestamp"))
     if found != 4:
@@ -278,8 +283,8 @@ def _headerless(file: Place, layout: RatingLayout) -> stream.TextFormat:
     return stream.TextFormat(layout.fields, layout.delimiters, header=False, quoted=False)
 
 
-def _hint(file: Place, layout: RatingLayout) -> str:
-    if layout != _TABLE_LAYOUT:
+def _hint(file: Given, layout: RatingLayout) -> str:
+    if layout != _TABLE_LAYOUT or not is_file(file):
         return ""
     if isinstance(file, Path) and _kinds_of_folder(file.parent):
         return f"; to read the whole data set give its folder, {file.parent}"
@@ -365,6 +370,14 @@ def _open_movielens(path: Place) -> Source:
 
 def _open_table(path: Place) -> Source:
     return Source(path, TABLE, find_table(path), None, _TABLE_LAYOUT)
+
+
+def _open_frame(frame: Frame, format: str, columns: Mapping[str, str] | None) -> Source:
+    if format not in (AUTO, TABLE):
+        raise UsageError(f"{frame}: a frame is a table; --format {format} reads a folder")
+    source = Source(frame, TABLE, frame, None, _layout_of(columns) if columns else _TABLE_LAYOUT)
+    ratings_columns(frame, source.layout)
+    return source
 
 
 def _folder(path: Place, format: str) -> Place:

@@ -1,4 +1,4 @@
-"""Files -> Arrow tables, a stretch at a time, and every fault of a file -> a `DataError`.
+"""Files and frames -> Arrow tables, a stretch at a time; faults of a file -> a `DataError`.
 
 Nothing here knows what a rating is; nothing above here sees an exception of Arrow's. A table may
 lie in several parts: their stretches follow each other, and each says which file it is of.
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,7 @@ import pyarrow.parquet
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest.faults import SHOWN_CHARACTERS, explained, fault_of_whole_number, faults
+from dglrec.ingest.frames import Frame, Given, is_file
 from dglrec.ingest.parts import Parts, TableFile, parts_of, with_partitions
 from dglrec.places import Place, RemotePath
 from dglrec.progress import counted, log, progress
@@ -44,12 +46,12 @@ class Stretch:
     """Consecutive rows of a file.
 
     `first_row` is the first row's number in `file` as messages give it: in text the number of its
-    line, counting the header and leaving out empty lines; in Parquet counted from 1.
+    line, counting the header and leaving out empty lines; in Parquet and in frames counted from 1.
     """
 
     table: pa.Table
     first_row: int
-    file: Place
+    file: Place | Frame
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,18 @@ class TextFormat:
         return 2 if self.header else 1
 
 
-def is_parquet(file: TableFile) -> bool:
-    """Whether a table's name, or that of its parts, says that it is Parquet."""
-    return file.suffix.lower() == ".parquet"
+def is_text(file: Given) -> TypeGuard[TableFile]:
+    """Whether it is of text, by its name; columns of Parquet and of frames have types."""
+    return is_file(file) and file.suffix.lower() != ".parquet"
 
 
-def require_file(file: TableFile) -> None:
-    """Refuse a place that is neither a file nor was found to be several.
+def require_file(file: Given) -> None:
+    """Refuse a place that is neither a file nor was found to be several. A frame is there.
 
     Raises:
         DataError: nothing is there, or a folder.
     """
-    if isinstance(file, Parts):
+    if isinstance(file, Parts | Frame):
         return
     if file.is_dir():
         raise DataError(f"{file}: is a folder where a file was expected")
@@ -154,12 +156,16 @@ def shown_names(names: Sequence[str]) -> list[str]:
     return [name[:SHOWN_CHARACTERS] for name in names[:SHOWN_CHARACTERS]]
 
 
-def parquet_schema(file: TableFile) -> pa.Schema:
-    """The columns of a Parquet file; of parts the first one's, and what hive partitions give.
+def typed_schema(file: Given) -> pa.Schema:
+    """The columns of a Parquet file or a frame.
+
+    Of parts they are the first one's, and what hive partitions give.
 
     Raises:
         DataError: the file is missing or no Parquet.
     """
+    if isinstance(file, Frame):
+        return file.table.schema
     require_file(file)
     parts = parts_of(file)
     with _open_parquet(parts.files[0]) as parquet:
@@ -170,12 +176,15 @@ def parquet_schema(file: TableFile) -> pa.Schema:
     return fields
 
 
-def stream_parquet(file: TableFile, columns: Sequence[str], description: str) -> Iterator[Stretch]:
-    """Yield the stretches of some columns of a Parquet file, or of its parts in their order.
+def stream_typed(file: Given, columns: Sequence[str], description: str) -> Iterator[Stretch]:
+    """Yield the stretches of some columns of a frame, a Parquet file, or its parts in their order.
 
     Raises:
         DataError: the file is missing or damaged, or a part's columns are not the first one's.
     """
+    if isinstance(file, Frame):
+        yield from _stream_frame(file, columns, description)
+        return
     require_file(file)
     parts = parts_of(file)
     counts = _rows_of_alike(parts, columns)
@@ -192,6 +201,15 @@ def stream_parquet(file: TableFile, columns: Sequence[str], description: str) ->
                     row += len(batch)
                     advance(len(batch))
     _say_what_is_empty(parts, counts)
+
+
+def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Iterator[Stretch]:
+    table = frame.table.select(list(columns))
+    with progress(description, len(table), "rows") as advance:
+        for start in range(0, len(table), _PARQUET_ROWS):
+            part = table.slice(start, _PARQUET_ROWS)
+            yield Stretch(part, start + 1, frame)
+            advance(len(part))
 
 
 def _rows_of_alike(parts: Parts, columns: Sequence[str]) -> list[int]:
@@ -390,13 +408,14 @@ def kind_of_timestamps(head: pa.ChunkedArray) -> pa.DataType:
     return pa.int64() if isinstance(first, str | bytes) and first.strip().isdigit() else head.type
 
 
-def ends_in_open_quote(file: Place, last: str) -> bool:
+def ends_in_open_quote(file: TableFile, last: str) -> bool:
     """Whether a small text file breaks off inside the quoted field that was read as `last`.
 
     Arrow closes such a field at the file's end without a word, and a download cut short is lost in
     it.
     """
-    with faults(file), _open_bytes(file) as (_, stream):
+    part = parts_of(file).files[-1]
+    with faults(part), _open_bytes(part) as (_, stream):
         content = bytes(stream.read())
     return bool(last) and content.endswith(b'"' + last.replace('"', '""').encode())
 

@@ -23,7 +23,7 @@ from dglrec.infer import (
     find_reasons,
     likeness_of,
 )
-from dglrec.ingest import TableFile, find_table
+from dglrec.ingest import Given, find
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
@@ -85,8 +85,8 @@ def recommend(
     user_id: str | None,
     k: int = 10,
     *,
-    ratings: TableFile | None = None,
-    user_table: TableFile | None = None,
+    ratings: Given | None = None,
+    user_table: Given | None = None,
     known: Known = "replace",
     explain: bool = False,
     diversity: Diversity | None = None,
@@ -122,10 +122,10 @@ def recommend(
             if value:
                 raise refused(trained, option)
         return _by_baseline(trained, _index_of(dataset, user_id), k, diversity)
-    ratings = None if ratings is None else find_table(ratings)
+    ratings = None if ratings is None else find(ratings)
     table = None
     if user_table is not None:
-        table, user_id = read_described_user(trained, find_table(user_table), user_id)
+        table, user_id = read_described_user(trained, find(user_table), user_id)
     is_new = ratings is not None or table is not None
     index = _index_of(dataset, user_id, anyone=is_new)
     own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
