@@ -681,6 +681,17 @@ def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch, capsys, cl
     assert all(f"`{name}`" in public for name in dglrec.__all__ if name != "__version__")
 
 
+def test_the_example_of_the_readme_runs(ratings, tmp_path, monkeypatch, clean_registries):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Recommender, "fit", with_settings(Recommender.fit))
+    ratings.assign(user_id=ratings["user_id"] - 70).to_csv("ratings.csv", index=False)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (code,) = (block for block in blocks if "Recommender" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "model" / "run" / "results.json").is_file()
+
+
 def with_settings(fit_as_it_is):
     """`Recommender.fit` of a model that takes no time, whatever else is asked for."""
 
