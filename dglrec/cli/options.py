@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Opened = TypeVar("_Opened")
 
-FOLDER_OR_FILE = click.Path(path_type=Path)
+FOLDER_OR_FILE = click.Path(path_type=Path, readable=False)  # who reads it says so, with code 3
 SEED = click.IntRange(0, 2**63 - 1)
 
 

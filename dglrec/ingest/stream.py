@@ -82,12 +82,16 @@ def require_file(file: Path) -> None:
     """Refuse a path that is not a file.
 
     Raises:
-        DataError: nothing is there, or a folder.
+        DataError: nothing is there, or a folder, or a pipe or a device.
     """
     if file.is_dir():
         raise DataError(f"{file}: is a folder where a file was expected")
     if not file.exists():
         raise DataError(f"{file}: no such file")
+    if not file.is_file():
+        raise DataError(
+            f"{file}: is a pipe or a device, and files are read more than once; write a file first"
+        )
 
 
 def first_line(file: Path) -> str:
