@@ -13,7 +13,7 @@ def main() -> None:
     except KeyboardInterrupt:
         if sys.stderr is not None:
             with suppress(OSError):
-                print("interrupted", file=sys.stderr)
+                sys.stderr.write("interrupted\n")
         sys.exit(INTERRUPTED)
     run()
 

@@ -232,7 +232,6 @@ def verbs(runs, data, out):
         "evaluate ranking": ["evaluate", runs.graph, "--dataset", data, "--ranking", 5],
         "evaluate details": ["evaluate", runs.graph, "--dataset", data, "--details"],
         "evaluate history": ["evaluate", runs.graph, "--history", "valid", "--dataset", data],
-        "compare": ["compare", runs.graph, runs.knn, "--bootstrap", 40, "--dataset", data],
         "evaluate item_knn": ["evaluate", runs.knn, "--dataset", data],
         "recommend": ["recommend", runs.graph, "--user", 1, "--dataset", data],
         "score": ["score", runs.graph, out, "--top-k", 3, "--dataset", data],
@@ -292,7 +291,7 @@ def test_each_verb_refuses_what_is_in_range_but_wrong(small, runs, copy, command
         small, runs, copy, command, tmp_path / "out", names, ["in range but wrong"]
     )
     assert not wrong
-    assert count == 4 * 18
+    assert count == 4 * 17
 
 
 @pytest.mark.slow
