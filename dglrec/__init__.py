@@ -1,6 +1,45 @@
-"""dglrec: scalable mini-batch training of graph neural networks for rating prediction."""
+"""dglrec: scalable mini-batch training of graph neural networks for rating prediction.
+
+What `__all__` names is public: `Recommender`, from data frames to lists, its errors, and what adds
+a loss, a convolution or an encoder of one's own. `docs/api.md` has examples.
+"""
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dglrec.api import (
+        Block,
+        Convolution,
+        DataError,
+        DglrecError,
+        FeatureEncoder,
+        Recommender,
+        UnknownIdsError,
+        UnusableEnvironmentError,
+        UsageError,
+        aggregate,
+        register_convolution,
+        register_encoder,
+        register_loss,
+    )
+
+__all__ = [
+    "Block",
+    "Convolution",
+    "DataError",
+    "DglrecError",
+    "FeatureEncoder",
+    "Recommender",
+    "UnknownIdsError",
+    "UnusableEnvironmentError",
+    "UsageError",
+    "__version__",
+    "aggregate",
+    "register_convolution",
+    "register_encoder",
+    "register_loss",
+]
 
 # DGL asks for its backend through this variable; unset, the first `import dgl` writes a config
 # file under the user's home and prints a line about it.
@@ -12,3 +51,16 @@ os.environ.setdefault("DGLBACKEND", "pytorch")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """What `dglrec.api` holds, loaded when it is first asked for: torch takes seconds to load."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dglrec import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -63,6 +63,7 @@ def load_settings(
     file: Path | None = None,
     assignments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Put a configuration together; later sources win over earlier ones.
 
@@ -72,6 +73,7 @@ def load_settings(
         environment: variables like `DGLREC_TRAIN_EPOCHS`; beat the file.
         assignments: texts like `train.epochs=5`; beat all else. A value is TOML; what is no TOML
             is taken as text.
+        given: values by key, like `{"train.epochs": 5}`; beat the assignments.
 
     Raises:
         UsageError: an unknown key, with the nearest known one, or a value of the wrong type.
@@ -79,6 +81,10 @@ def load_settings(
     """
     values: Values = {name: {} for name in SECTIONS} if file is None else read_config(file)
     _override(values, assignments, environment or {})
+    for key, value in (given or {}).items():
+        _check_key(key, "settings")
+        section, name = key.split(".")
+        values[section][name] = value
     return build_settings(values)
 
 

@@ -25,6 +25,10 @@ class EmptyFileError(DataError):
     """A table has a header and no rows, which may be all right: on some nights nobody is new."""
 
 
+class UnknownIdsError(DataError):
+    """Users or items are named that the data set does not have."""
+
+
 class UnreadableError(DataError):
     """A file is there and cannot be read today. What is in it may be whole."""
 

@@ -1,5 +1,7 @@
 """What a person sees while work goes on: a bar on a terminal, a heartbeat line elsewhere.
 
+In a notebook it is one line that is written over.
+
 Everything here goes to stderr; stdout belongs to results.
 """
 
@@ -194,6 +196,12 @@ def progress(
     elif Messages(sys.stderr).isatty() and not manner.as_json:
         with _bar(description, total, unit) as advance:
             yield advance
+    elif _is_notebook(sys.stderr) and not manner.as_json:
+        line = _Line(description, total, unit)
+        try:
+            yield line
+        finally:
+            line.clear()
     else:
         yield _Heartbeat(description, total, unit)
 
@@ -229,8 +237,15 @@ class _RateColumn(ProgressColumn):
         return Text(f"{_count(speed)} {self.unit}/s" if speed else f"- {self.unit}/s")
 
 
+def _is_notebook(stream: TextIO | None) -> bool:
+    """Whether a stream leads into a notebook, whose lines can be written over as a terminal's."""
+    return type(stream).__module__.startswith("ipykernel.")
+
+
 class _Heartbeat:
     """Prints a line every `HEARTBEAT_SECONDS`: share done, rate, time left."""
+
+    every = HEARTBEAT_SECONDS
 
     def __init__(self, description: str, total: int | None, unit: str) -> None:
         self.description = description
@@ -243,7 +258,7 @@ class _Heartbeat:
         check_interrupts()
         self.done += count
         now = time.monotonic()
-        if now - self.printed < HEARTBEAT_SECONDS:
+        if now - self.printed < self.every:
             return
         self.printed = now
         rate = self.done / (now - self.started)
@@ -255,7 +270,32 @@ class _Heartbeat:
         line += f", {_count(rate)} {self.unit}/s"
         if self.total and rate > 0:
             line += f", {max(self.total - self.done, 0) / rate:.0f} s left"
+        self._show(line)
+
+    def _show(self, line: str) -> None:
         log(line)
+
+
+class _Line(_Heartbeat):
+    """The same as one line of a notebook, written over every half second, and gone in the end."""
+
+    every = 0.5
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self.shown = 0
+
+    def _show(self, line: str) -> None:
+        text = printable(line)
+        stream = Messages(sys.stderr)
+        stream.write("\r" + text.ljust(self.shown))
+        stream.flush()
+        self.shown = len(text)
+
+    def clear(self) -> None:
+        """Leave no trace of it."""
+        if self.shown:
+            Messages(sys.stderr).write("\r" + " " * self.shown + "\r")
 
 
 def _count(value: float) -> str:

@@ -54,6 +54,8 @@ SCORE = "score"
 BECAUSE = "because"
 CONTRIBUTION = "contribution"
 RELATIONS = "relations"
+SIMILAR_ID = "similar_id"
+SIMILARITY = "similarity"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 _WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,18})$"

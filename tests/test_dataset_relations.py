@@ -326,7 +326,7 @@ def test_an_attribute_with_a_value_for_each_is_said_and_not_used(tmp_path, capsy
 
 
 def test_an_attribute_with_many_labels_is_nodes_and_no_feature(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(attributes, "MOST_LABELS", 6)
+    monkeypatch.setattr("dglrec.features.encoders.MOST_LABELS", 6)
     options = replace(NO_TEXT, item_table=item_table(tmp_path))
     dataset = prepare(ratings(tmp_path), tmp_path / "data", options)
     assert "tags" in dataset.attributes and "tags" not in dataset.meta["features"]

@@ -415,6 +415,23 @@ def test_new_items_together_are_each_of_them_alone_and_none_are_no_rows():
     assert embed_new_items(model, features[:0]).nodes.shape == (0, 8)
 
 
+def test_where_embeddings_are_transferred_unrated_items_are_made_of_features_alone(world):
+    """Rated ones stay what the encoder makes of them, and say what the features of others mean."""
+    torch.manual_seed(3)
+    plain = make_model()
+    torch.manual_seed(3)
+    model = make_model(new_items="transfer")
+    expected = embed_all(plain, world.graph, world.biases)
+    found = embed_all(model, world.graph, world.biases)
+    assert expected.item_network is None and found.item_network is not None
+    torch.testing.assert_close(found.nodes.items[:-2], expected.nodes.items[:-2])
+    features = model.inputs.features[-2:]
+    torch.testing.assert_close(found.nodes.items[-2:], found.item_network(features), **CLOSE)
+    assert not torch.allclose(found.nodes.items[-2:], expected.nodes.items[-2:], atol=1e-2)
+    added = embed_new_items(model, features, item_network=found.item_network)
+    torch.testing.assert_close(added.nodes, found.nodes.items[-2:], **CLOSE)
+
+
 # ---------------------------------------------------------------- pairs
 
 

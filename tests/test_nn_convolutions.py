@@ -21,6 +21,7 @@ from dglrec.config import load_settings
 from dglrec.errors import UsageError
 from dglrec.kernels import attend, attend_jointly, attention, max_messages, maxima
 from dglrec.nn import (
+    CONVOLUTIONS,
     ConvolutionLayer,
     GATConv,
     GATv2Conv,
@@ -350,14 +351,7 @@ def test_chunks_of_nodes_are_read_as_all_nodes_are():
 
 
 def test_all_that_the_configuration_names_are_here():
-    from dglrec.nn.bare import _CONVOLUTIONS
-    from dglrec.nn.config import MESSAGE_CONVOLUTIONS
-
-    assert (
-        tuple(_CONVOLUTIONS)
-        == MESSAGE_CONVOLUTIONS
-        == tuple(dict.fromkeys(kind["convolution"] for kind in KINDS))
-    )
+    assert tuple(CONVOLUTIONS) == tuple(dict.fromkeys(kind["convolution"] for kind in KINDS))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)

@@ -1,3 +1,4 @@
+import io
 import os
 import pty
 import subprocess
@@ -154,3 +155,28 @@ with progress("reading ratings", 10, "rows") as advance:
     hidden, visible = "\x1b[?25l", "\x1b[?25h"
     assert hidden in shown
     assert shown.rindex(visible) > shown.rindex(hidden)
+
+
+def test_a_notebook_gets_one_line_that_is_written_over(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", kernel_stream)
+    with progress("reading ratings", 100, "rows") as advance:
+        for _ in range(4):
+            clock.now += 0.3
+            advance(25)
+    first, second, blank, end = kernel_stream.getvalue().split("\r")[1:]
+    assert first == "reading ratings: 50 of 100 rows (50%), 83.3 rows/s, 1 s left"
+    assert second.rstrip() == "reading ratings: 100 of 100 rows (100%), 83.3 rows/s, 0 s left"
+    assert blank == " " * len(second.rstrip()) and end == ""
+
+
+def test_short_work_leaves_a_notebook_as_it_is(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", kernel_stream)
+    with progress("reading ratings", 100, "rows") as advance:
+        advance(100)
+    assert kernel_stream.getvalue() == ""

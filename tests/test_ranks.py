@@ -34,7 +34,7 @@ from dglrec.nn import ModelConfig, RatingModel
 from dglrec.run import LAST, METRICS_FILE, open_run
 from dglrec.sampling import NeighborEdgeLoader, UserBatchLoader
 from dglrec.score import MANIFEST_FILE, ScoreOptions, TopKOptions, score_pairs, score_top_k
-from dglrec.score import batch as score_module
+from dglrec.score import jobs as score_module
 from dglrec.score.parts import SUCCESS_FILE, PartsFolder
 from dglrec.train import RatingObjective, TrainConfig, TrainingStep, train
 from dglrec.train import loop as train_module
@@ -1128,7 +1128,7 @@ def short_stretches(monkeypatch):
             for start in range(0, len(stretch.table), 11):
                 yield dataclasses.replace(stretch, table=stretch.table.slice(start, 11))
 
-    for name in ("batch", "listed"):
+    for name in ("jobs", "listed"):
         monkeypatch.setattr(f"dglrec.score.{name}.stream_columns", stretches)
 
 

@@ -26,7 +26,7 @@ from dglrec.score import (
     MANIFEST_FILE,
     ScoreOptions,
     TopKOptions,
-    batch,
+    jobs,
     recommend,
     score_pairs,
     score_top_k,
@@ -149,8 +149,8 @@ def by_user(table):
 
 
 def in_small_parts(monkeypatch, users=10, rows=1 << 20):
-    monkeypatch.setattr(batch, "_PART_USERS", users)
-    monkeypatch.setattr(batch, "_PART_ROWS", rows)
+    monkeypatch.setattr(jobs, "_PART_USERS", users)
+    monkeypatch.setattr(jobs, "_PART_ROWS", rows)
 
 
 def listing(file, column, ids):
@@ -425,7 +425,7 @@ def test_k_is_within_the_catalogue(k, numbers, tmp_path):
 @pytest.mark.parametrize("at_once", [1, 3, 1_000])
 def test_how_many_users_are_scored_at_once_changes_nothing(at_once, numbers, tmp_path, monkeypatch):
     score_top_k(numbers, tmp_path / "whole", 5)
-    monkeypatch.setattr(batch, "_USERS_AT_ONCE", at_once)
+    monkeypatch.setattr(jobs, "_USERS_AT_ONCE", at_once)
     score_top_k(numbers, tmp_path / "parts", 5)
     assert_same_lists(read_all(tmp_path / "parts"), read_all(tmp_path / "whole"))
 
@@ -1176,7 +1176,7 @@ def test_a_folder_that_may_not_be_written_is_refused_before_any_work(
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(f"user_id,item_id\n1,{numbers.dataset.items.ids[0]}\n")
     monkeypatch.setattr(Roster, "scorer", no_work)
-    monkeypatch.setattr(batch, "stream_columns", no_work)
+    monkeypatch.setattr(jobs, "stream_columns", no_work)
     with pytest.raises(UsageError, match="out exists"):
         score_top_k(numbers, tmp_path / "out", 3)
     with pytest.raises(UsageError, match="out exists"):
@@ -1359,7 +1359,7 @@ def test_finished_pairs_given_again_are_left_as_they_are(numbers, tmp_path, monk
     first = score_pairs(numbers, tmp_path / "out", file, options)
     before, written = files_of(tmp_path / "out"), identities(tmp_path / "out")
     monkeypatch.setattr(PartsFolder, "write", no_work)
-    monkeypatch.setattr(batch._Pairs, "_make", no_work)
+    monkeypatch.setattr(jobs.PairsJob, "_make", no_work)
     again = score_pairs(numbers, tmp_path / "out", file, options)
     assert again == {**first, "kept": 9} and first["kept"] == 0
     assert files_of(tmp_path / "out") == before and identities(tmp_path / "out") == written

@@ -28,7 +28,7 @@ from dglrec.score import (
     MANIFEST_FILE,
     ScoreOptions,
     TopKOptions,
-    batch,
+    jobs,
     parts,
     score_pairs,
     score_top_k,
@@ -258,7 +258,7 @@ def test_killed_before_its_first_part_another_plan_may_take_over(trained, tmp_pa
         def killed(touch=touch):
             kill_at_touch(touch)
             # Its first part has a number that the other plan does not come to.
-            batch._PART_USERS = 5  # twelve parts
+            jobs._PART_USERS = 5  # twelve parts
             score_top_k(trained, out, K, TopKOptions(shard=(7, 8)))
 
         assert in_fork(killed) == -signal.SIGKILL
@@ -485,11 +485,11 @@ def test_one_part_after_the_other_fits_as_room_is_made(
 _IN_SMALL_PARTS = """
 import os, sys, time
 from dglrec.cli import main
-from dglrec.score import batch
+from dglrec.score import jobs
 from dglrec.score.parts import NOTES_FOLDER, PartsFolder
 
 hold, release, users, rows, *sys.argv[1:] = sys.argv[1:]
-batch._PART_USERS, batch._PART_ROWS = int(users), int(rows)
+jobs._PART_USERS, jobs._PART_ROWS = int(users), int(rows)
 write = PartsFolder.write
 
 def holding(self, *arguments):

@@ -13,6 +13,7 @@ ORDER = [
     *("errors", "files", "interrupts", "progress", "machine", "kernels"),
     *(
         "schema",
+        "registry",
         "ids",
         "synthetic",
         "ingest",
@@ -36,6 +37,7 @@ ORDER = [
         "score",
         "export",
         "config",
+        "api",
         "study",
         "doctor",
         "verify",

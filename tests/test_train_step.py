@@ -13,8 +13,7 @@ from runs import planted
 from test_sampling_users import random_graphs, star
 
 from dglrec.biases import fit_biases
-from dglrec.nn import ModelConfig
-from dglrec.nn.config import MESSAGE_CONVOLUTIONS
+from dglrec.nn import CONVOLUTIONS, ModelConfig
 from dglrec.run import new_model
 from dglrec.sampling import LoaderConfig, UserBatchLoader
 from dglrec.train import RankingConfig, Settings, TrainConfig, TrainingStep
@@ -48,7 +47,7 @@ class Step:
 
     def __init__(self, dataset, model, precision, ranking=None):
         # Layers of collaborative filtering read the whole graph.
-        whole = "convolution" in model and model["convolution"] not in MESSAGE_CONVOLUTIONS
+        whole = "convolution" in model and model["convolution"] not in CONVOLUTIONS
         loader = {"kind": "full" if whole else "users", "batch_size": 1_000}
         resolved = Settings(
             ModelConfig(embedding_size=16, decoder_size=8, dropout=0.0, **model),

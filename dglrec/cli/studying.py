@@ -59,7 +59,8 @@ def study(
 ) -> None:
     """Train the variants of STUDY, each with several seeds, and leave one table in OUT.
 
-    STUDY is `ablation`, `architectures`, `baselines`, `hybrid`, `lists`, `relations`, `samplers`,
+    STUDY is `ablation`, `architectures`, `baselines`, `hybrid`, `lists`, `new_items`, `relations`,
+    `samplers`,
     `scaling` or a TOML file. SOURCE is a prepared data set, or what `prepare` takes. The same
     command, given again, goes on where it was stopped, and trains what was added. Of the
     checkpoints of each run in OUT only `best` is kept. The table is of predicted ratings where all

@@ -12,14 +12,15 @@ from dglrec import schema
 from dglrec.dataset.tables import attribute_columns
 from dglrec.errors import DataError
 from dglrec.features import (
+    ColumnEncoder,
+    Fitting,
     GenresEncoder,
     IdentityEncoder,
     Kind,
     SequenceEncoder,
     TextCleaning,
-    read_labels,
-    read_numbers,
-    read_texts,
+    fit_column,
+    stored_kind,
 )
 
 ITEM_ATTRIBUTES = "item_attributes"
@@ -28,9 +29,6 @@ USER_ATTRIBUTES = "user_attributes"
 
 USER_FEATURES = "user_features"
 """The file of users' features, and the entry of `dataset.json` with their widths by name."""
-
-MOST_LABELS = 256
-"""An attribute with more labels is no feature, which would have a column for each; only nodes."""
 
 _TOLERANCE = 1e-3  # of an embedding of unit length, on another machine
 
@@ -65,19 +63,22 @@ class AttributeOptions:
 
 
 def used_kinds(kinds: Mapping[str, str], features: Iterable[str]) -> dict[str, Kind]:
-    """The kinds of those attributes that became features, as `dataset.json` says."""
-    return {name: Kind(kinds[name]) for name in features if name in kinds}
+    """The kinds of those attributes that became features, as `dataset.json` says.
+
+    Raises:
+        DataError: one is of a kind whose encoder nobody has registered.
+    """
+    return {name: stored_kind(name, kinds[name]) for name in features if name in kinds}
 
 
 @dataclass(frozen=True)
 class AttributeEncoder:
     """Encoders of attributes of any kind, by name: one feature each.
 
-    Left out are attributes without a use (`none`), without a label or with more than `MOST_LABELS`,
-    and texts where there is no model for them.
+    Left out are those that `fit_column` makes no feature of.
     """
 
-    encoders: Mapping[str, tuple[Kind, IdentityEncoder | GenresEncoder | SequenceEncoder]]
+    encoders: Mapping[str, ColumnEncoder]
 
     @classmethod
     def fit(
@@ -97,21 +98,14 @@ class AttributeEncoder:
 
         Raises:
             DataError: a value is not of its column's kind.
+            UsageError: an encoder that somebody registered fails.
         """
         columns = attribute_columns(table)
-        encoders: dict[str, tuple[Kind, IdentityEncoder | GenresEncoder | SequenceEncoder]] = {}
-        for name, kind in kinds.items():
-            column = table[columns[name]]
-            if kind in (Kind.NUMBER, Kind.DATE):
-                numbers = read_numbers(column, kind, name)
-                encoders[name] = kind, IdentityEncoder.fit(numbers, trained, standardize=True)
-            elif kind.has_labels:
-                labels = GenresEncoder.fit(read_labels(column, kind), trained)
-                if 0 < len(labels.vocabulary) <= MOST_LABELS:
-                    encoders[name] = kind, labels
-            elif kind is Kind.TEXT and text is not None:
-                encoders[name] = kind, text
-        return cls(encoders)
+        fitted = {
+            name: fit_column(table[columns[name]], Fitting(name, kind, trained, text))
+            for name, kind in kinds.items()
+        }
+        return cls({name: one for name, one in fitted.items() if one is not None})
 
     def unseen(self, table: pd.DataFrame) -> dict[str, int]:
         """How many labels of n rows training does not know, by name, where there are some.
@@ -121,9 +115,7 @@ class AttributeEncoder:
         """
         columns = attribute_columns(table)
         counts = {
-            name: encoder.unseen(read_labels(table[columns[name]], kind))
-            for name, (kind, encoder) in self.encoders.items()
-            if isinstance(encoder, GenresEncoder)
+            name: encoder.unseen(table[columns[name]]) for name, encoder in self.encoders.items()
         }
         return {name: count for name, count in counts.items() if count}
 
@@ -140,16 +132,7 @@ class AttributeEncoder:
         columns = attribute_columns(table)
         if missing := [name for name in self.encoders if name not in columns]:
             raise DataError(f"no column {', '.join(missing)}, which the data set uses")
-        features: Features = {}
-        for name, (kind, encoder) in self.encoders.items():
-            column = table[columns[name]]
-            if isinstance(encoder, IdentityEncoder):
-                features[name] = encoder.encode(read_numbers(column, kind, name))
-            elif isinstance(encoder, GenresEncoder):
-                features[name] = encoder.encode(read_labels(column, kind))
-            else:
-                features[name] = encoder.encode(read_texts(column))
-        return features
+        return {name: one.encode(table[columns[name]]) for name, one in self.encoders.items()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,6 @@ import pandas as pd
 from dglrec import schema
 from dglrec.dataset.attributes import (
     ITEM_ATTRIBUTES,
-    MOST_LABELS,
     USER_ATTRIBUTES,
     AttributeOptions,
     Features,
@@ -23,7 +21,8 @@ from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.rows import Rows
 from dglrec.dataset.tables import GivenTables, attribute_columns, attribute_kinds
 from dglrec.errors import UsageError
-from dglrec.features import Kind
+from dglrec.features import MOST_LABELS, Kind
+from dglrec.ingest import Given
 from dglrec.progress import log
 from dglrec.relations import (
     ITEM_TYPE,
@@ -160,7 +159,7 @@ def connect_known(
     rows: Rows,
     split: Split,
     known: Known,
-    files: Mapping[str, Path],
+    files: Mapping[str, Given],
     options: PrepareOptions,
     trained_items: npt.NDArray[np.bool_],
     trained_users: npt.NDArray[np.bool_],

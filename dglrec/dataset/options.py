@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dglrec import schema
 from dglrec.errors import UsageError
 from dglrec.features import Kind, TextCleaning
+from dglrec.ingest import Given
 from dglrec.relations import check_relation_name
 from dglrec.schema import RatingScale
 from dglrec.split import check_shares
@@ -39,7 +39,8 @@ class PrepareOptions:
         user_table: the same of users.
         attribute: kinds of attributes, by name, where they are not to be inferred; an attribute of
             the source's own item tables that is named here becomes a feature, too.
-        relation: files of further edges, by the relation's name.
+        relation: files of further edges, by the relation's name. These and the two tables may be
+            frames.
         overwrite: whether an existing data set may be replaced.
     """
 
@@ -48,8 +49,8 @@ class PrepareOptions:
     valid: float = 0.1
     test: float = 0.1
     seed: int = 0
-    train_file: Path | None = None
-    test_file: Path | None = None
+    train_file: Given | None = None
+    test_file: Given | None = None
     text: bool = True
     text_model: str = "auto"
     cleaning: TextCleaning = field(default_factory=TextCleaning)
@@ -58,10 +59,10 @@ class PrepareOptions:
     scale: RatingScale | None = None
     interactions_from: float | None = None
     users: int | None = None
-    item_table: Path | None = None
-    user_table: Path | None = None
+    item_table: Given | None = None
+    user_table: Given | None = None
     attribute: Mapping[str, Kind] = field(default_factory=dict)
-    relation: Mapping[str, Path] = field(default_factory=dict)
+    relation: Mapping[str, Given] = field(default_factory=dict)
     overwrite: bool = False
 
     def check(self) -> None:

@@ -32,10 +32,13 @@ from dglrec.dataset.tables import (
 )
 from dglrec.dataset.writing import write_dataset
 from dglrec.errors import DataError
-from dglrec.files import atomic_folder, check_target_folder, sha256_of
+from dglrec.files import atomic_folder, check_target_folder
 from dglrec.graph import build_graph
 from dglrec.ingest import (
+    Given,
     Source,
+    checksum_of,
+    is_file,
     open_source,
     read_items,
     read_users,
@@ -46,13 +49,13 @@ from dglrec.synthetic import TRUTH_FILE, PlantedLists, Truth
 
 
 def prepare(
-    source_path: Path, target: Path, options: PrepareOptions | None = None
+    source_path: Given, target: Path, options: PrepareOptions | None = None
 ) -> RatingDataset:
     """Read ratings or interactions and item tables, and write a prepared data set.
 
     Args:
-        source_path: a folder in the anime or a MovieLens layout, or a table of ratings; without a
-            column of ratings, interactions.
+        source_path: a folder in the anime or a MovieLens layout, or a table of ratings, which may
+            be a frame; without a column of ratings, interactions.
         target: the data set's folder; it appears whole or not at all.
         options: see `PrepareOptions`.
 
@@ -66,7 +69,7 @@ def prepare(
     options.check()
     target = Path(target)
     check_target_folder(target, marker=DATASET_FILE, overwrite=options.overwrite)
-    source = open_source(Path(source_path), options.format)
+    source = open_source(source_path, options.format)
     items = read_items(source)
     users = read_users(source)
     tables, relation_files = _given_files(source, options)
@@ -131,7 +134,7 @@ def _write(
     rows: Rows,
     split: Split,
     known: Known,
-    relation_files: Mapping[str, Path],
+    relation_files: Mapping[str, Given],
 ) -> None:
     columns, scale = rows.columns, rows.scale
     catalogue = known.items
@@ -156,8 +159,7 @@ def _write(
         "users_without_training_rating": int((degrees == 0).sum()),
         "users_with_one_training_rating": int((degrees == 1).sum()),
     }
-    truth_file = source.path / TRUTH_FILE
-    planted_truth = Truth.read(truth_file) if truth_file.is_file() else None
+    planted_truth = _read_truth(source)
     # Of an interaction the truth expects no rating; who meets what it knows all the same.
     truth = planted_truth if rows.feedback == schema.RATINGS else None
     try:
@@ -168,7 +170,7 @@ def _write(
         }
     except DataError as error:
         raise DataError(
-            f"{truth_file.parent}: its {error}; these are not the ratings it was written with. "
+            f"{source.path}: its {error}; these are not the ratings it was written with. "
             f"Remove it to prepare without a planted truth"
         ) from error
     given = rows.is_test is not None
@@ -188,7 +190,7 @@ def _write(
             "format": source.format,
             schema.FEEDBACK: rows.feedback,
             "sources": [
-                {"file": file.name, "sha256": sha256_of(file), **role}
+                {"file": file.name, "sha256": checksum_of(file), **role}
                 for file, role in _source_files(source, options, relation_files)
             ],
             "split": {
@@ -217,14 +219,14 @@ def _write(
 
 
 def _source_files(
-    source: Source, options: PrepareOptions, relation_files: Mapping[str, Path]
-) -> list[tuple[Path, dict[str, str]]]:
+    source: Source, options: PrepareOptions, relation_files: Mapping[str, Given]
+) -> list[tuple[Given, dict[str, str]]]:
     """All files that were read; those beside the source's own with what they were read as."""
-    files = [source.ratings_file]
+    files: list[Given] = [source.ratings_file]
     if options.train_file is not None and options.test_file is not None:
         files = [source.resolve(options.train_file), source.resolve(options.test_file)]
     files += [*source.item_files, *([source.user_file] if source.user_file else [])]
-    given: dict[str, Path | None] = {
+    given: dict[str, Given | None] = {
         "item table": options.item_table,
         "user table": options.user_table,
         **{f"relation {name}": file for name, file in relation_files.items()},
@@ -235,7 +237,7 @@ def _source_files(
     ]
 
 
-def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, dict[str, Path]]:
+def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, dict[str, Given]]:
     """The tables beside the source, read; and the files of relations, which are there."""
     items, users = (
         None if file is None else source.resolve(file)
@@ -245,6 +247,14 @@ def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, 
     for file in relation_files.values():
         require_file(file)
     return GivenTables.read(items, users), relation_files
+
+
+def _read_truth(source: Source) -> Truth | None:
+    """What the ratings of a generated data set were drawn from, where that lies beside them."""
+    if not is_file(source.path):
+        return None
+    file = source.path / TRUTH_FILE
+    return Truth.read(file) if file.is_file() else None
 
 
 def _held_out(rows: Rows, numbers: npt.NDArray[np.int64], truth: Truth | None) -> pd.DataFrame:

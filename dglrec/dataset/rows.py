@@ -12,7 +12,7 @@ import pandas as pd
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ids import IdMap
-from dglrec.ingest import RatingColumns, RatingReader, Source, drop_duplicates
+from dglrec.ingest import Given, RatingColumns, RatingReader, Source, drop_duplicates
 from dglrec.schema import RatingScale
 
 # Of the numbers that follow from the seed, those that draw users; the split's have fewer words.
@@ -46,7 +46,7 @@ def read_rows(
     source: Source,
     spool: Path,
     *,
-    given_files: Sequence[Path] = (),
+    given_files: Sequence[Given] = (),
     scale: RatingScale | None = None,
     interactions_from: float | None = None,
 ) -> Rows:

@@ -44,7 +44,7 @@ from dglrec.dataset.planted import read_planted
 from dglrec.dataset.relations import RELATIONS, read_relations
 from dglrec.dataset.tables import attribute_columns, attribute_kinds
 from dglrec.errors import DataError, UsageError
-from dglrec.features import Kind, TextCleaning, read_labels
+from dglrec.features import TextCleaning, read_labels, stored_kind
 from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
 from dglrec.kernels import ItemLists, merge_lists
@@ -366,7 +366,7 @@ class RatingDataset:
         """
         items, users = self._catalogue(), self._table(USERS).to_pandas()
         kinds = (
-            {name: Kind(kind) for name, kind in self.meta.get(entry, {}).items()}
+            {name: stored_kind(name, kind) for name, kind in self.meta.get(entry, {}).items()}
             for entry in (ITEM_ATTRIBUTES, USER_ATTRIBUTES)
         )
         trained = (self._is_trained("item"), self._is_trained("user"))
@@ -402,7 +402,7 @@ class RatingDataset:
         attribute, columns = self.attributes[name], attribute_columns(known)
         # An attribute of users that is called as one of items has a prefix that its column lacks.
         own = name if name in columns else name.removeprefix(f"{attribute.node_type}_")
-        given = {key: Kind(kind) for key, kind in self.meta.get(entry, {}).items()}
+        given = {key: stored_kind(key, kind) for key, kind in self.meta.get(entry, {}).items()}
         kind = attribute_kinds(known, given, [own])[own]
         column = attribute_columns(table).get(own)
         labels = [[]] * len(table) if column is None else read_labels(table[column], kind)

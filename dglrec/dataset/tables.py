@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from dglrec import schema
 from dglrec.errors import DataError, UsageError
 from dglrec.features import Kind, infer_kind
 from dglrec.ids import IdMap
-from dglrec.ingest import AttributeTable, attribute_name, read_attributes
+from dglrec.ingest import AttributeTable, Given, attribute_name, read_attributes
 
 IN_TABLE = "in_item_table"
 
@@ -30,7 +29,7 @@ class GivenTables:
     users: AttributeTable | None = None
 
     @classmethod
-    def read(cls, items: Path | None, users: Path | None) -> "GivenTables":
+    def read(cls, items: Given | None, users: Given | None) -> "GivenTables":
         """Read them.
 
         Raises:

@@ -39,7 +39,7 @@ _EPOCH = datetime.date(1970, 1, 1).toordinal()
 
 
 class Kind(str, Enum):
-    """What a column of attributes is."""
+    """What a column of attributes is; or one of the kinds that `own_kind` makes beside these."""
 
     NUMBER = "number"
     CATEGORY = "category"
@@ -48,10 +48,44 @@ class Kind(str, Enum):
     DATE = "date"
     NONE = "none"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Kind | None":
+        return _OWN_KINDS.get(str(value))
+
     @property
     def has_labels(self) -> bool:
         """Whether a cell is one label or several."""
         return self in (Kind.CATEGORY, Kind.CATEGORIES)
+
+
+_OWN_KINDS: dict[str, Kind] = {}
+
+
+def own_kind(name: str) -> Kind:
+    """A kind that somebody adds, with an encoder of its own; the same one for the same name.
+
+    `Kind(name)` gives it from then on, and `list(Kind)` does not know it.
+    """
+    if name not in _OWN_KINDS:
+        kind = str.__new__(Kind, name)
+        kind._name_, kind._value_ = name.upper(), name
+        _OWN_KINDS[name] = kind
+    return _OWN_KINDS[name]
+
+
+def stored_kind(attribute: str, name: str) -> Kind:
+    """The kind that a prepared data set says of an attribute.
+
+    Raises:
+        DataError: nobody has added one of that name in this process.
+    """
+    try:
+        return Kind(name)
+    except ValueError as error:
+        raise DataError(
+            f"attribute {attribute} is of kind {name}, whose encoder has to be registered first "
+            f"in this process, as it was where the data set was prepared"
+        ) from error
 
 
 def parse_kinds(texts: Sequence[str]) -> dict[str, Kind]:
@@ -66,8 +100,9 @@ def parse_kinds(texts: Sequence[str]) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     for text in texts:
         name, _, kind = text.partition("=")
-        if not name or kind not in list(Kind):
-            known = ", ".join(one.value for one in Kind)
+        known_kinds = [*(one.value for one in Kind), *_OWN_KINDS]
+        if not name or kind not in known_kinds:
+            known = ", ".join(known_kinds)
             raise UsageError(f"--attribute {text!r}: write NAME=KIND, KIND being one of {known}")
         if name in kinds:
             raise UsageError(f"--attribute {name}: is given twice")
@@ -83,7 +118,7 @@ def infer_kind(column: pd.Series) -> Kind:
     """
     if pd.api.types.is_numeric_dtype(column):
         return _kind_of_numbers(column.to_numpy(np.float64))
-    present = [cell for cell in column if not _is_missing(cell)]
+    present = [cell for cell in column if not is_missing(cell)]
     if not present:
         return Kind.NONE
     if any(_is_list(cell) for cell in present):
@@ -108,7 +143,7 @@ def read_labels(column: pd.Series, kind: Kind) -> list[list[str]]:
     """
     if kind is Kind.CATEGORIES:
         return [_cut(cell) for cell in column]
-    return [[] if _is_missing(cell) else [_label(cell)] for cell in column]
+    return [[] if is_missing(cell) else [_label(cell)] for cell in column]
 
 
 def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.float64]:
@@ -127,7 +162,7 @@ def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.flo
     numbers = np.full(len(column), np.nan)
     bad = None
     for row, cell in enumerate(column):
-        if _is_missing(cell):
+        if is_missing(cell):
             continue
         number = _day(str(cell)) if kind is Kind.DATE else _number(cell)
         if number is None:
@@ -141,7 +176,7 @@ def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.flo
 
 def read_texts(column: pd.Series) -> list[str | None]:
     """[N] texts, None where missing."""
-    return [None if _is_missing(cell) else str(cell) for cell in column]
+    return [None if is_missing(cell) else str(cell) for cell in column]
 
 
 def _kind_of_numbers(numbers: npt.NDArray[np.float64]) -> Kind:
@@ -157,7 +192,8 @@ def _is_list(cell: Any) -> bool:
     return isinstance(cell, list | tuple | np.ndarray)
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Whether a cell holds nothing: no value, an empty text or list, or NaN."""
     if _is_list(cell):
         return len(cell) == 0
     return cell is None or cell == "" or (isinstance(cell, float) and np.isnan(cell))
@@ -165,10 +201,10 @@ def _is_missing(cell: Any) -> bool:
 
 def _cut(cell: Any) -> list[str]:
     """The labels of a list, or of a text with bars or commas."""
-    if _is_missing(cell):
+    if is_missing(cell):
         return []
     if _is_list(cell):
-        pieces: Sequence[str] = [_label(piece) for piece in cell if not _is_missing(piece)]
+        pieces: Sequence[str] = [_label(piece) for piece in cell if not is_missing(piece)]
     else:
         text = _label(cell)
         pieces = [piece.strip() for piece in text.split("|" if "|" in text else ",")]

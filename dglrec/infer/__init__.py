@@ -1,7 +1,8 @@
 """What a trained model says, without sampling: embeddings of all nodes, ratings, best items.
 
 `embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on,
-`smoothing.py` how alike nodes become; `diverse.py` makes lists of items that are unlike each other.
+`smoothing.py` how alike nodes become, `similar.py` which items are; `diverse.py` makes lists of
+items that are unlike each other.
 """
 
 from dglrec.infer.diverse import WEIGHT, Diverse, Diversity, likeness_of
@@ -17,6 +18,7 @@ from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, fin
 from dglrec.infer.item_items import ItemItems, ItemWeights
 from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of, predict_pairs
+from dglrec.infer.similar import nearest_items
 from dglrec.infer.smoothing import cosines_by_layer, mean_cosines
 from dglrec.infer.told import blocks_of_labels, tell_new_users
 
@@ -44,6 +46,7 @@ __all__ = [
     "find_reasons",
     "likeness_of",
     "mean_cosines",
+    "nearest_items",
     "predict_pairs",
     "tell_new_users",
 ]

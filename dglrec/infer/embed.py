@@ -23,11 +23,13 @@ from dglrec.infer.told import Others
 from dglrec.nn import (
     NO_MESSAGES,
     HeteroEncoder,
+    ItemNetwork,
     Layer,
     ListTerms,
     Messages,
     NodeValues,
     RatingModel,
+    fit_item_network,
 )
 from dglrec.progress import Advance, progress
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
@@ -50,6 +52,7 @@ class Embeddings:
             ratings; none where no such relation ends in users.
         cosines: [2] of the inputs, of each layer and, where they are combined, of what they make:
             see `mean_cosines`; none where nobody asked.
+        item_network: what items without ratings are made by; None where the encoder makes them.
     """
 
     nodes: NodeValues
@@ -57,6 +60,7 @@ class Embeddings:
     lists: tuple[ListTerms, ListTerms] | None = None
     told_users: tuple[Tensor, ...] = ()
     cosines: tuple[Tensor, ...] = ()
+    item_network: ItemNetwork | None = None
 
 
 class EncodedNodes(NamedTuple):
@@ -114,13 +118,17 @@ def embed_all(
             results.add(nodes)
             cosines += [mean_cosines(nodes)] if with_cosines else []
         nodes = results.combined()
+        network = _item_network(model, biases, nodes.items)
+        if network is not None:
+            nodes = NodeValues(nodes.users, _mapped(model, biases, nodes.items, network))
         if with_cosines and model.config.combination != "last":
             cosines.append(mean_cosines(nodes))
         lists = None
         if model.list_head is not None:
             users_terms = _list_terms(model, of_users, nodes.users, world)
             lists = users_terms, _item_terms(model, biases, nodes.items)
-    return Embeddings(nodes, tuple(item_layers), lists, tuple(told_users), tuple(cosines))
+    every_layer = tuple(item_layers), lists, tuple(told_users), tuple(cosines)
+    return Embeddings(nodes, *every_layer, network)
 
 
 @torch.inference_mode()
@@ -130,6 +138,7 @@ def embed_without(
     biases: Biases,
     world: World = ALONE,
     directions: Sequence[Direction] = (),
+    item_network: ItemNetwork | None = None,
 ) -> dict[str, EncodedNodes]:
     """What users or items would be had a direction told them nothing, by its name.
 
@@ -141,6 +150,7 @@ def embed_without(
         biases: fitted to them.
         world: the processes.
         directions: of the relations that the model reads.
+        item_network: that of `Embeddings`.
     """
     kinds = {one.name: one.destination_type for one in directions}
     edges_read = (2 + len(kinds)) * model.config.layers * graph.num_edges // world.size
@@ -168,6 +178,8 @@ def embed_without(
         found = {}
         for name, kind in kinds.items():
             values, lists = model.encoder.combine(layers.pop(name)), None
+            if item_network is not None and kind == ITEM_TYPE:
+                values = _mapped(model, biases, values, item_network)
             if model.list_head is not None and kind == USER_TYPE:
                 lists = _list_terms(model, of_users, values, world)
             elif model.list_head is not None:
@@ -239,7 +251,10 @@ def embed_new_users(
 
 @torch.inference_mode()
 def embed_new_items(
-    model: RatingModel, features: Tensor, others: Sequence[RelationBlock] = ()
+    model: RatingModel,
+    features: Tensor,
+    others: Sequence[RelationBlock] = (),
+    item_network: ItemNetwork | None = None,
 ) -> EncodedNodes:
     """Encode m items that nobody has rated from what they are.
 
@@ -247,15 +262,35 @@ def embed_new_items(
         model: the model.
         features: float32 [m, F].
         others: their labels, along the relations that the model reads; see `blocks_of_labels`.
+        item_network: that of `Embeddings`.
     """
     device = next(model.parameters()).device
     with evaluating(model):
         features = model.inputs.chosen(features.to(device))
-        nodes = model.new_items(features, [one.to(device) for one in others])
+        if item_network is None:
+            nodes = model.new_items(features, [one.to(device) for one in others])
+        else:
+            nodes = item_network(features)
         lists = None
         if model.list_head is not None:
             lists = model.list_head.of_items(nodes, nodes.new_zeros(len(nodes), INPUTS), None)
     return EncodedNodes(nodes, lists)
+
+
+def _item_network(model: RatingModel, biases: Biases, items: Tensor) -> ItemNetwork | None:
+    """What maps features to the embeddings of rated items; None where the encoder does."""
+    if model.config.new_items == "encoder":
+        return None
+    # A vector of few ratings says little of its item, and counts as much as it does in the model.
+    degrees = biases.item_degrees.to(items.device)
+    importance = degrees / (degrees + model.config.identity_damping).clamp(min=1)
+    return fit_item_network(model.inputs.features, items, importance)
+
+
+def _mapped(model: RatingModel, biases: Biases, items: Tensor, network: ItemNetwork) -> Tensor:
+    """Embeddings of all items, those without ratings made of their features."""
+    new = (biases.item_degrees == 0).to(items.device)
+    return items.masked_scatter(new.unsqueeze(1), network(model.inputs.features[new]))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""CSV and Parquet, streamed -> validated columns and id maps.
+"""CSV, Parquet and frames, streamed -> validated columns and id maps.
 
 `open_source` finds out what lies at a path, `RatingReader` reads ratings of any size, `read_items`
 and `read_users` read the tables beside them.
@@ -7,7 +7,9 @@ and `read_users` read the tables beside them.
 from dglrec.ingest.attributes import AttributeTable, attribute_name, read_attributes
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns
 from dglrec.ingest.edges import EdgeColumns, find_edge_columns, stream_edges
+from dglrec.ingest.frames import Frame, Given, checksum_of, is_file
 from dglrec.ingest.lists import (
+    ID_NAMES,
     NewRatings,
     read_new_interactions,
     read_new_ratings,
@@ -21,9 +23,12 @@ from dglrec.ingest.tables import read_items, read_new_items, read_users
 
 __all__ = [
     "FORMATS",
+    "ID_NAMES",
     "AttributeTable",
     "EdgeColumns",
     "FileCounts",
+    "Frame",
+    "Given",
     "IngestCounts",
     "NewRatings",
     "RatingColumns",
@@ -32,8 +37,10 @@ __all__ = [
     "Source",
     "Stretch",
     "attribute_name",
+    "checksum_of",
     "drop_duplicates",
     "find_edge_columns",
+    "is_file",
     "last_of_each_pair",
     "open_source",
     "read_attributes",

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ids import IdMap
 from dglrec.ingest import cells, stream
+from dglrec.ingest.frames import Given
 from dglrec.ingest.lists import ids_of_type
 from dglrec.ingest.tables import ITEM_NAMES
 
@@ -41,7 +41,7 @@ class AttributeTable:
             where there is no value.
     """
 
-    file: Path
+    file: Given
     ids: pa.Array
     columns: dict[str, pd.Series]
 
@@ -74,8 +74,8 @@ class AttributeTable:
         return rows, len(index) - len(of_known)
 
 
-def read_attributes(file: Path, id_name: str, *, one: bool = False) -> AttributeTable:
-    """Read a CSV or Parquet table of attributes of items or users.
+def read_attributes(file: Given, id_name: str, *, one: bool = False) -> AttributeTable:
+    """Read a CSV or Parquet table, or a frame, of attributes of items or users.
 
     A column's name becomes the attribute's in lowercase letters, digits and `_`. A table of items
     may have `title`, `genres` and `synopsis`, by any of their names in the layouts that we read.
@@ -132,7 +132,7 @@ def attribute_name(column: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
 
 
-def _ids(values: list[Any], name: str, file: Path) -> pa.Array:
+def _ids(values: list[Any], name: str, file: Given) -> pa.Array:
     """Ids as text, or as the whole numbers that a Parquet file has."""
     if not values:
         raise DataError(f"{file}: holds no row")

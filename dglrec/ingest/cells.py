@@ -4,7 +4,6 @@ import datetime
 import decimal
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
+from dglrec.ingest.frames import Given
 from dglrec.ingest.quotes import refuse_swallowed
 
 UNKNOWN = "Unknown"
@@ -23,8 +23,8 @@ _WITHOUT_HEADER = ("u.item", "movies.dat", "u.user", "users.dat")
 NO_GENRES = "(no genres listed)"
 
 
-def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
-    """A small table's columns by name: text from CSV, Python values from Parquet.
+def raw_table(file: Given, id_names: Sequence[str]) -> dict[str, list[Any]]:
+    """A small table's columns by name: text from CSV, Python values from Parquet and frames.
 
     Args:
         file: the table.
@@ -35,12 +35,12 @@ def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
             quote took rows into a value.
     """
     description = f"reading {file.name}"
-    if stream.is_parquet(file):
-        fields = stream.parquet_schema(file)
+    if not stream.is_text(file):
+        fields = stream.typed_schema(file)
         names = list(fields.names)
         _refuse_repeated(names, file)
         _refuse_nested(fields, file)
-        stretches = stream.stream_parquet(file, names, description)
+        stretches = stream.stream_typed(file, names, description)
     else:
         text = stream.header_format(file, ())
         names = list(text.names)
@@ -51,7 +51,7 @@ def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
     for stretch in stretches:
         for name in names:
             columns[name].extend(stretch.table.column(name).to_pylist())
-    if stream.is_parquet(file):
+    if not stream.is_text(file):
         return columns
     last = columns[names[-1]]
     if last and stream.ends_in_open_quote(file, last[-1]):
@@ -63,7 +63,7 @@ def raw_table(file: Path, id_names: Sequence[str]) -> dict[str, list[Any]]:
     return columns
 
 
-def _refuse_nested(fields: pa.Schema, file: Path) -> None:
+def _refuse_nested(fields: pa.Schema, file: Given) -> None:
     """Refuse columns that cannot be read as ids, numbers, texts, dates or lists of them."""
     for field in fields:
         is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
@@ -75,12 +75,12 @@ def _refuse_nested(fields: pa.Schema, file: Path) -> None:
             )
 
 
-def _refuse_repeated(names: Sequence[str], file: Path) -> None:
+def _refuse_repeated(names: Sequence[str], file: Given) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{file}: more than one column {', '.join(repeated)}")
 
 
-def ids_of(values: Sequence[Any], name: str, file: Path) -> list[int | str]:
+def ids_of(values: Sequence[Any], name: str, file: Given) -> list[int | str]:
     """The ids of a table's rows: whole numbers, or text without spaces around it.
 
     Raises:
@@ -103,7 +103,7 @@ def ids_of(values: Sequence[Any], name: str, file: Path) -> list[int | str]:
     return ids
 
 
-def whole_ids(values: Sequence[Any], name: str, file: Path, *, distinct: bool = True) -> pd.Series:
+def whole_ids(values: Sequence[Any], name: str, file: Given, *, distinct: bool = True) -> pd.Series:
     """Whole numbers from 0, int64.
 
     Raises:
@@ -120,7 +120,7 @@ def whole_ids(values: Sequence[Any], name: str, file: Path, *, distinct: bool = 
     return series_of(numbers, dtype=np.int64)
 
 
-def text_ids(values: Sequence[Any], name: str, file: Path) -> pd.Series:
+def text_ids(values: Sequence[Any], name: str, file: Given) -> pd.Series:
     """Texts that are not empty, and distinct.
 
     Raises:
@@ -131,7 +131,7 @@ def text_ids(values: Sequence[Any], name: str, file: Path) -> pd.Series:
     return texts(ids)
 
 
-def _refuse_twice(ids: Sequence[int | str], name: str, file: Path) -> None:
+def _refuse_twice(ids: Sequence[int | str], name: str, file: Given) -> None:
     seen: set[int | str] = set()
     for row, value in enumerate(ids, start=first_row_of(file)):
         if value in seen:
@@ -141,9 +141,9 @@ def _refuse_twice(ids: Sequence[int | str], name: str, file: Path) -> None:
         seen.add(value)
 
 
-def first_row_of(file: Path) -> int:
+def first_row_of(file: Given) -> int:
     """The number of a table's first row of data, as messages give it."""
-    return 1 if stream.is_parquet(file) or file.name in _WITHOUT_HEADER else 2
+    return 2 if stream.is_text(file) and file.name not in _WITHOUT_HEADER else 1
 
 
 def numbers_or_texts(values: Sequence[Any]) -> pd.Series:

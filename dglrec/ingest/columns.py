@@ -1,7 +1,6 @@
 """What reading files of ratings or interactions gives: columns of indices, and counts."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dglrec import schema
+from dglrec.ingest.frames import Given
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FileCounts:
         below_level: ratings that were skipped, as they are below the least one of an interaction.
     """
 
-    file: Path
+    file: Given
     rows: int
     unrated: int
     below_level: int = 0

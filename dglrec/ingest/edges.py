@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
+from dglrec.ingest.frames import Given
 
 _OPTIONAL = (schema.WEIGHT, schema.TIMESTAMP)
 
@@ -32,14 +32,14 @@ class EdgeColumns:
     unread: tuple[str, ...]
 
 
-def find_edge_columns(file: Path, id_names: Mapping[str, Sequence[str]]) -> EdgeColumns:
+def find_edge_columns(file: Given, id_names: Mapping[str, Sequence[str]]) -> EdgeColumns:
     """Which columns of a file name the two ends of an edge, and of which type each end is.
 
     A column's name is that of a type of node's ids, perhaps behind a prefix: `to_user_id`. Of a
     column with a prefix and one without, the one without is the source; else the first is.
 
     Args:
-        file: CSV (perhaps `.gz`) with a header, or `.parquet`.
+        file: CSV (perhaps `.gz`) with a header, `.parquet`, or a frame.
         id_names: for each type of node the names that a column of its ids may have.
 
     Raises:
@@ -74,7 +74,7 @@ def find_edge_columns(file: Path, id_names: Mapping[str, Sequence[str]]) -> Edge
     )
 
 
-def stream_edges(file: Path, columns: EdgeColumns) -> Iterator[stream.Stretch]:
+def stream_edges(file: Given, columns: EdgeColumns) -> Iterator[stream.Stretch]:
     """Yield the edges of a file, past the door.
 
     Returns:
@@ -88,8 +88,8 @@ def stream_edges(file: Path, columns: EdgeColumns) -> Iterator[stream.Stretch]:
     names = [*ends, *columns.optional]
     renamed = [schema.SOURCE, schema.DESTINATION, *columns.optional]
     description = f"reading {file.name}"
-    if stream.is_parquet(file):
-        stretches = stream.stream_parquet(file, names, description)
+    if not stream.is_text(file):
+        stretches = stream.stream_typed(file, names, description)
     else:
         text = stream.header_format(file, names, ",;\t")
         kinds = dict.fromkeys(ends, pa.string())
@@ -110,10 +110,10 @@ def stream_edges(file: Path, columns: EdgeColumns) -> Iterator[stream.Stretch]:
         yield stream.Stretch(table, stretch.first_row)
 
 
-def _columns(file: Path, id_names: tuple[str, ...]) -> list[str]:
+def _columns(file: Given, id_names: tuple[str, ...]) -> list[str]:
     stream.require_file(file)
-    if stream.is_parquet(file):
-        names = list(stream.parquet_schema(file).names)
+    if not stream.is_text(file):
+        names = list(stream.typed_schema(file).names)
     else:
         names = list(stream.header_format(file, (*id_names, *_OPTIONAL), ",;\t").names)
     if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,25 +13,26 @@ from dglrec.errors import DataError, EmptyFileError
 from dglrec.ids import IdMap, IdMapBuilder, to_type
 from dglrec.ingest import stream
 from dglrec.ingest.columns import at_level
+from dglrec.ingest.frames import Given
 from dglrec.ingest.repeats import last_of_each_pair
 from dglrec.progress import log
 from dglrec.schema import RatingScale, check_columns, check_interactions, check_ratings
 
 _SHOWN = 3  # of ids, in a message
 
-# What the columns are called in the layouts that we read.
-_NAMES: Mapping[str, tuple[str, ...]] = {
+ID_NAMES: Mapping[str, tuple[str, ...]] = {
     schema.USER_ID: (schema.USER_ID, "userId"),
     schema.ITEM_ID: (schema.ITEM_ID, "anime_id", "movieId", "MAL_ID"),
     schema.RATING: (schema.RATING,),
 }
+"""What the columns are called in the layouts that we read."""
 
 
-def stream_columns(file: Path, kinds: Mapping[str, pa.DataType]) -> Iterator[stream.Stretch]:
-    """Yield some columns of a CSV or Parquet file under the schema's names.
+def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[stream.Stretch]:
+    """Yield some columns of a CSV or Parquet file, or of a frame, under the schema's names.
 
     Args:
-        file: CSV (perhaps `.gz`) with a header, or `.parquet`.
+        file: CSV (perhaps `.gz`) with a header, `.parquet`, or a frame.
         kinds: schema names of the columns, with the types that text is read as.
 
     Returns:
@@ -45,12 +45,12 @@ def stream_columns(file: Path, kinds: Mapping[str, pa.DataType]) -> Iterator[str
     text, found = _header(file, kinds)
     raw = {}
     for name in kinds:
-        raw[name] = next((alias for alias in _NAMES[name] if alias in found), None)
+        raw[name] = next((alias for alias in ID_NAMES[name] if alias in found), None)
     if missing := [name for name, alias in raw.items() if alias is None]:
         check_columns(stream.shown_names(found), tuple(missing), str(file))
     names = {name: alias for name, alias in raw.items() if alias is not None}
-    if text is None:
-        stretches = stream.stream_parquet(file, list(names.values()), f"reading {file.name}")
+    if text is None or not stream.is_text(file):
+        stretches = stream.stream_typed(file, list(names.values()), f"reading {file.name}")
     else:
         of_raw = {alias: _read_as(name, kinds[name]) for name, alias in names.items()}
         stretches = stream.stream_text(file, text, of_raw, f"reading {file.name}")
@@ -72,7 +72,7 @@ def _read_as(name: str, kind: pa.DataType) -> pa.DataType:
 
 
 def ids_of_type(
-    ids: pa.Array | pa.ChunkedArray, kind: pa.DataType, name: str, file: Path, first_row: int
+    ids: pa.Array | pa.ChunkedArray, kind: pa.DataType, name: str, file: Given, first_row: int
 ) -> pa.Array | pa.ChunkedArray:
     """Ids of a file in the type that a data set's have.
 
@@ -116,7 +116,7 @@ class NewRatings:
 
 
 def read_new_ratings(
-    file: Path, items: IdMap, scale: RatingScale, user_type: pa.DataType | None
+    file: Given, items: IdMap, scale: RatingScale, user_type: pa.DataType | None
 ) -> NewRatings:
     """The ratings of users that training never saw; of an item rated twice the last counts.
 
@@ -130,7 +130,7 @@ def read_new_ratings(
     Raises:
         DataError: the file is missing or bad, holds no rating, or is of several users and may not.
     """
-    _, found = _header(file, _NAMES)
+    _, found = _header(file, ID_NAMES)
     if schema.RATING not in found:
         raise DataError(
             f"{file}: no column {schema.RATING}; found {', '.join(stream.shown_names(found))}; "
@@ -145,7 +145,7 @@ def read_new_ratings(
 
 
 def read_new_interactions(
-    file: Path, items: IdMap, user_type: pa.DataType | None, level: float | None = None
+    file: Given, items: IdMap, user_type: pa.DataType | None, level: float | None = None
 ) -> NewRatings:
     """The interactions of users that training never saw; repeated ones count once.
 
@@ -162,7 +162,7 @@ def read_new_interactions(
         DataError: the file is missing or bad, holds no interaction, or is of several users and may
             not.
     """
-    _, found = _header(file, _NAMES)
+    _, found = _header(file, ID_NAMES)
     has_ratings = schema.RATING in found
     by_level = level if has_ratings else None
     if has_ratings and level is None:
@@ -192,7 +192,7 @@ def read_new_interactions(
 
 
 def _read_new(
-    file: Path,
+    file: Given,
     items: IdMap,
     user_type: pa.DataType | None,
     kinds: Mapping[str, pa.DataType],
@@ -252,28 +252,30 @@ def _read_new(
     )
 
 
-def _header(file: Path, wanted: Iterable[str]) -> tuple[stream.TextFormat | None, Sequence[str]]:
-    """How a file is cut into fields, None for Parquet, and its columns.
+def _header(file: Given, wanted: Iterable[str]) -> tuple[stream.TextFormat | None, Sequence[str]]:
+    """How a file is cut into fields, None where columns have types, and its columns.
 
     Args:
-        file: CSV or Parquet.
+        file: CSV, Parquet, or a frame.
         wanted: schema names of columns that tell the delimiter.
     """
     stream.require_file(file)
-    if stream.is_parquet(file):
-        return None, stream.parquet_schema(file).names
-    text = stream.header_format(file, [alias for name in wanted for alias in _NAMES[name]], ",;\t")
+    if not stream.is_text(file):
+        return None, stream.typed_schema(file).names
+    text = stream.header_format(
+        file, [alias for name in wanted for alias in ID_NAMES[name]], ",;\t"
+    )
     return text, text.names
 
 
-def _refuse_several_users(file: Path) -> None:
+def _refuse_several_users(file: Given) -> None:
     """Refuse a file with a column of users that names more than one.
 
     Raises:
         DataError: it does.
     """
-    _, found = _header(file, _NAMES)
-    if not set(_NAMES[schema.USER_ID]) & set(found):
+    _, found = _header(file, ID_NAMES)
+    if not set(ID_NAMES[schema.USER_ID]) & set(found):
         return
     users: set[object] = set()
     for stretch in stream_columns(file, {schema.USER_ID: pa.string()}):

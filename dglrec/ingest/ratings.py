@@ -22,6 +22,7 @@ from dglrec.files import disk_errors
 from dglrec.ids import IdMap, IdMapBuilder
 from dglrec.ingest import stream
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns, at_level
+from dglrec.ingest.frames import Given
 from dglrec.ingest.sources import Source, ratings_columns
 from dglrec.progress import log, progress
 from dglrec.schema import RatingScale, check_interactions, check_ratings
@@ -98,7 +99,7 @@ class RatingReader:
         rated = self._has_ratings and self._level is None
         return schema.RATINGS if rated else schema.INTERACTIONS
 
-    def read(self, file: Path | None = None) -> int:
+    def read(self, file: Given | None = None) -> int:
         """Stream one ratings file through the door and into the spool folder.
 
         Args:
@@ -145,7 +146,7 @@ class RatingReader:
             raise DataError(
                 f"{file}: none of its {rows:,} rows is a rating"
                 if rows
-                else f"{file}: holds a header and no rows"
+                else f"{file}: holds {'a header and ' if stream.is_text(file) else ''}no rows"
             )
         counts = FileCounts(file, rows, unrated, below)
         if not counts.kept:
@@ -220,17 +221,17 @@ class RatingReader:
             spooled.open(_TIMESTAMPS, "r") if timed else None,
         )
 
-    def _stretches(self, file: Path) -> Generator[stream.Stretch, None, None]:
+    def _stretches(self, file: Given) -> Generator[stream.Stretch, None, None]:
         """The file's rows under the schema's column names."""
         layout = self._source.layout
         stream.require_file(file)
         text = ratings_columns(file, layout)
         description = f"reading {file.name}"
-        if text is None:
-            found = stream.parquet_schema(file).names
+        if text is None or not stream.is_text(file):
+            found = stream.typed_schema(file).names
             names = layout.schema_names(found)
             self._note_feedback(file, names, found)
-            stretches = stream.stream_parquet(file, list(names), description)
+            stretches = stream.stream_typed(file, list(names), description)
         else:
             names = layout.schema_names(text.names)
             self._note_feedback(file, names, text.names)
@@ -239,7 +240,7 @@ class RatingReader:
             table = stretch.table.select(list(names)).rename_columns(list(names.values()))
             yield stream.Stretch(table, stretch.first_row)
 
-    def _note_feedback(self, file: Path, names: dict[str, str], found: Sequence[str]) -> None:
+    def _note_feedback(self, file: Given, names: dict[str, str], found: Sequence[str]) -> None:
         """Note whether the files have ratings, and hold a file to those before it.
 
         Args:
@@ -299,7 +300,7 @@ class RatingReader:
             kinds[raw] = stream.kind_of_timestamps(head.column(raw))
         return kinds
 
-    def _checked(self, file: Path, stretch: stream.Stretch) -> pa.Table:
+    def _checked(self, file: Given, stretch: stream.Stretch) -> pa.Table:
         """The rows that are ratings or interactions, past the door."""
         table, scale = stretch.table, self._scale
         rated = np.ones(len(table), dtype=np.bool_)
@@ -325,12 +326,12 @@ class RatingReader:
                     raise DataError(f"{file}: column {name} holds text; expected whole numbers")
         return table if rated.all() else table.filter(pa.array(rated))
 
-    def _skips_zeros(self, file: Path, table: pa.Table) -> bool:
+    def _skips_zeros(self, file: Given, table: pa.Table) -> bool:
         kind = table.column(schema.RATING).type
         numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
         return numeric and self._source.zero_means_unrated(file)
 
-    def _encoded(self, file: Path, table: pa.Table) -> dict[str, npt.NDArray[Any]]:
+    def _encoded(self, file: Given, table: pa.Table) -> dict[str, npt.NDArray[Any]]:
         try:
             columns: dict[str, npt.NDArray[Any]] = {
                 _USERS[0]: self._users.add(table.column(schema.USER_ID)),

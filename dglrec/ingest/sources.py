@@ -7,6 +7,7 @@ from pathlib import Path
 from dglrec import schema
 from dglrec.errors import DataError, UsageError
 from dglrec.ingest import stream
+from dglrec.ingest.frames import Frame, Given, is_file
 from dglrec.schema import RatingScale
 
 ANIME = "anime"
@@ -123,30 +124,33 @@ class Source:
         user_file: the table of users.
     """
 
-    path: Path
+    path: Given
     format: str
-    ratings_file: Path
+    ratings_file: Given
     scale: RatingScale | None
     layout: RatingLayout
     item_files: tuple[Path, ...] = ()
     user_file: Path | None = None
 
-    def resolve(self, file: Path) -> Path:
-        """A ratings file named by a person: as it stands, or else inside the source's folder."""
+    def resolve(self, file: Given) -> Given:
+        """A file that is named: as it stands, or else in the source's folder; a frame as it is."""
+        if not is_file(file) or not is_file(self.path):
+            return file
         file = Path(file)
         inside = self.path / file
         return inside if self.path.is_dir() and not file.exists() and inside.exists() else file
 
-    def zero_means_unrated(self, file: Path) -> bool:
+    def zero_means_unrated(self, file: Given) -> bool:
         """Whether rating 0 in this file says that the user did not rate: so in `animelist`."""
         return self.format == ANIME and file.name.startswith(_UNRATED_STEM)
 
 
-def open_source(path: Path, format: str = AUTO) -> Source:
+def open_source(path: Given, format: str = AUTO) -> Source:
     """Find out what lies at `path`.
 
     Args:
-        path: a folder in the published layout of the anime or a MovieLens data set, or a table.
+        path: a folder in the published layout of the anime or a MovieLens data set, a table, or a
+            frame, which is read as a table.
         format: one of `FORMATS`, or `auto` to find out.
 
     Raises:
@@ -154,9 +158,11 @@ def open_source(path: Path, format: str = AUTO) -> Source:
         DataError: nothing is there, it is of no known layout or of several, or its ratings lack a
             column.
     """
-    path = Path(path)
     if format not in (AUTO, *FORMATS):
         raise UsageError(f"no format {format!r}; choose {AUTO}, {', '.join(FORMATS)}")
+    if isinstance(path, Frame):
+        return _open_frame(path, format)
+    path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if format == AUTO:
@@ -166,16 +172,16 @@ def open_source(path: Path, format: str = AUTO) -> Source:
     return source
 
 
-def ratings_columns(file: Path, layout: RatingLayout) -> stream.TextFormat | None:
-    """How a ratings file of this layout is to be read; None for Parquet.
+def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | None:
+    """How a ratings file of this layout is to be read; None where its columns have types.
 
     Raises:
         DataError: the file is missing, is empty, is no text, lacks a column, or names its ratings
             in another way.
     """
     text: stream.TextFormat | None
-    if stream.is_parquet(file):
-        text, names = None, list(stream.parquet_schema(file).names)
+    if not stream.is_text(file):
+        text, names = None, list(stream.typed_schema(file).names)
         for name in layout.columns:
             if names.count(name) > 1:
                 raise DataError(f"{file}: column {name} is there {names.count(name)} times")
@@ -195,7 +201,9 @@ def ratings_columns(file: Path, layout: RatingLayout) -> stream.TextFormat | Non
     return text
 
 
-def _refuse_ratings_by_another_name(file: Path, layout: RatingLayout, names: Sequence[str]) -> None:
+def _refuse_ratings_by_another_name(
+    file: Given, layout: RatingLayout, names: Sequence[str]
+) -> None:
     """Refuse to read a table of ratings as interactions because of how its column is spelled.
 
     Raises:
@@ -220,8 +228,8 @@ def _headerless(file: Path, layout: RatingLayout) -> stream.TextFormat:
     return stream.TextFormat(layout.fields, layout.delimiters, header=False, quoted=False)
 
 
-def _hint(file: Path, layout: RatingLayout) -> str:
-    if layout == _TABLE_LAYOUT and _kinds_of_folder(file.parent):
+def _hint(file: Given, layout: RatingLayout) -> str:
+    if layout == _TABLE_LAYOUT and is_file(file) and _kinds_of_folder(file.parent):
         return f"; to read the whole data set give its folder, {file.parent}"
     return ""
 
@@ -305,6 +313,14 @@ def _open_table(path: Path) -> Source:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; --format {TABLE} reads one CSV or Parquet file")
     return Source(path, TABLE, path, None, _TABLE_LAYOUT)
+
+
+def _open_frame(frame: Frame, format: str) -> Source:
+    if format not in (AUTO, TABLE):
+        raise UsageError(f"{frame}: a frame is a table; --format {format} reads a folder")
+    source = Source(frame, TABLE, frame, None, _TABLE_LAYOUT)
+    ratings_columns(frame, source.layout)
+    return source
 
 
 def _folder(path: Path, format: str) -> Path:

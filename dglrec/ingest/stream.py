@@ -1,4 +1,4 @@
-"""Files -> Arrow tables, a stretch at a time, and every fault of a file -> a `DataError`.
+"""Files and frames -> Arrow tables, a stretch at a time; faults of a file -> a `DataError`.
 
 Nothing here knows what a rating is; nothing above here sees an exception of Arrow's.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,7 @@ import pyarrow.parquet
 from dglrec import schema
 from dglrec.errors import DataError, UnusableEnvironmentError
 from dglrec.files import read_errors
+from dglrec.ingest.frames import Frame, Given, is_file
 from dglrec.progress import progress
 
 WHOLE_IDS = pa.dictionary(pa.int32(), pa.string())
@@ -44,7 +46,7 @@ class Stretch:
     """Consecutive rows of a file.
 
     `first_row` is the first row's number as messages give it: in text the number of its line,
-    counting the header and leaving out empty lines; in Parquet counted from 1.
+    counting the header and leaving out empty lines; in Parquet and in frames counted from 1.
     """
 
     table: pa.Table
@@ -73,17 +75,24 @@ class TextFormat:
         return 2 if self.header else 1
 
 
-def is_parquet(file: Path) -> bool:
+def is_text(file: Given) -> TypeGuard[Path]:
+    """Whether it is a text file, by its name; columns of Parquet and of frames have types."""
+    return is_file(file) and not _is_parquet(file)
+
+
+def _is_parquet(file: Path) -> bool:
     """Whether a file's name says that it is Parquet."""
     return file.suffix.lower() == ".parquet"
 
 
-def require_file(file: Path) -> None:
-    """Refuse a path that is not a file.
+def require_file(file: Given) -> None:
+    """Refuse a path that is not a file. A frame is there.
 
     Raises:
         DataError: nothing is there, or a folder, or a pipe or a device.
     """
+    if isinstance(file, Frame):
+        return
     if file.is_dir():
         raise DataError(f"{file}: is a folder where a file was expected")
     if not file.exists():
@@ -145,23 +154,28 @@ def shown_names(names: Sequence[str]) -> list[str]:
     return [name[:_SHOWN_CHARACTERS] for name in names[:_SHOWN_CHARACTERS]]
 
 
-def parquet_schema(file: Path) -> pa.Schema:
-    """The columns of a Parquet file.
+def typed_schema(file: Given) -> pa.Schema:
+    """The columns of a Parquet file or a frame.
 
     Raises:
         DataError: the file is missing or no Parquet.
     """
+    if isinstance(file, Frame):
+        return file.table.schema
     require_file(file)
     with _faults(file), pyarrow.parquet.ParquetFile(file) as parquet:
         return parquet.schema_arrow
 
 
-def stream_parquet(file: Path, columns: Sequence[str], description: str) -> Iterator[Stretch]:
-    """Yield the stretches of some columns of a Parquet file.
+def stream_typed(file: Given, columns: Sequence[str], description: str) -> Iterator[Stretch]:
+    """Yield the stretches of some columns of a Parquet file or a frame.
 
     Raises:
         DataError: the file is missing or damaged.
     """
+    if isinstance(file, Frame):
+        yield from _stream_frame(file, columns, description)
+        return
     require_file(file)
     # A reader that reads ahead keeps all that it has read, until it has come to the end.
     with _faults(file), pyarrow.parquet.ParquetFile(file, pre_buffer=False) as parquet:
@@ -171,6 +185,15 @@ def stream_parquet(file: Path, columns: Sequence[str], description: str) -> Iter
                 yield Stretch(pa.Table.from_batches([batch]), row)
                 row += len(batch)
                 advance(len(batch))
+
+
+def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Iterator[Stretch]:
+    table = frame.table.select(list(columns))
+    with progress(description, len(table), "rows") as advance:
+        for start in range(0, len(table), _PARQUET_ROWS):
+            part = table.slice(start, _PARQUET_ROWS)
+            yield Stretch(part, start + 1)
+            advance(len(part))
 
 
 def stream_text(
@@ -331,7 +354,7 @@ def _faults(file: Path) -> Iterator[None]:
     except MemoryError as error:  # Arrow's is one of both
         raise UnusableEnvironmentError(f"{file}: out of memory while it was read") from error
     except pa.ArrowException as error:
-        kind = "Parquet" if is_parquet(file) else "CSV"
+        kind = "Parquet" if _is_parquet(file) else "CSV"
         raise DataError(f"{file}: not readable as {kind} ({_short(str(error))})") from error
     except OSError as error:
         message = str(error)
@@ -339,7 +362,7 @@ def _faults(file: Path) -> Iterator[None]:
             what = "its gzip data end too early; fetch the file again"
         elif "inflate" in message:
             what = "is no gzip data, or damaged; fetch the file again"
-        elif is_parquet(file) and error.errno is None:
+        elif _is_parquet(file) and error.errno is None:
             what = f"damaged Parquet ({_short(message)}); fetch the file again"
         else:
             with read_errors(file):

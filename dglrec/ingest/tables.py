@@ -12,6 +12,7 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.errors import DataError, EmptyFileError
 from dglrec.ingest import cells, stream
+from dglrec.ingest.frames import Given
 from dglrec.ingest.sources import ANIME, MOVIELENS, Source
 
 _SYNOPSIS_NAMES = ("synopsis", "sypnopsis", "Synopsis")
@@ -54,8 +55,8 @@ def read_items(source: Source) -> pd.DataFrame:
     return cells.frame_of({name: pd.Series(dtype=object) for name in _ITEM_COLUMNS})
 
 
-def read_new_items(file: Path, id_type: pa.DataType) -> pd.DataFrame:
-    """Items that a data set does not hold, from a CSV or Parquet table of them.
+def read_new_items(file: Given, id_type: pa.DataType) -> pd.DataFrame:
+    """Items that a data set does not hold, from a CSV or Parquet table or a frame of them.
 
     Columns go by any of their names in the layouts that we read. An id is all that has to be there;
     genres stand between commas or bars, or are a list.

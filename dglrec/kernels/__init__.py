@@ -36,6 +36,7 @@ from dglrec.kernels.sampling import sample_fixed, sample_stretches
 from dglrec.kernels.segments import segment_squares, segment_sums
 from dglrec.kernels.softmax import catalogue_log_sum_exp
 from dglrec.kernels.turned import turned_edges
+from dglrec.kernels.whole import left_edges
 
 __all__ = [
     "HASH_BITS",
@@ -63,6 +64,7 @@ __all__ = [
     "hash_part_of",
     "hash_parts",
     "hashes",
+    "left_edges",
     "max_messages",
     "merge_lists",
     "move_rows",

@@ -225,17 +225,17 @@ class _Attend(Function):
         of_sources = np.empty((len(values), len(factors)), dtype=values.dtype)
         run_side_by_side(
             [
-                partial(score_sources, values, factors, of_sources, low, high)
-                for low, high in parts_of(len(values), values.size)
+                partial(score_sources, values, factors, of_sources, *part)
+                for part in parts_of(len(values), values.size)
             ]
         )
         weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
         out = np.empty((len(own), *factors.shape), dtype=values.dtype)
-        given = (present_array(present), values, of_sources, own, added)
+        given = (present_array(present), values, of_sources, own, added, weights, out)
         run_side_by_side(
             [
-                partial(attend_rows, *edges, *given, weights, out, low, high)
-                for low, high in even_parts(edges[0], _WORK * factors.size)
+                partial(attend_rows, *edges, *given, *part)
+                for part in even_parts(edges[0], _WORK * factors.size)
             ]
         )
         summed = torch.from_numpy(out).flatten(1)
@@ -290,12 +290,10 @@ class _AttendJointly(Function):
         values, added = _by_head(len(factors), rows, own)
         weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
         out = np.empty_like(added)
-        there = present_array(present)
+        given = (present_array(present), values, factors, added, np.zeros_like(factors))
         run_side_by_side(
             [
-                partial(
-                    attend_rows_jointly, *edges, there, values, factors, added, weights, out, *part
-                )
+                partial(attend_rows_jointly, *edges, *given, weights, out, *part)
                 for part in even_parts(edges[0], _WORK * factors.size)
             ]
         )

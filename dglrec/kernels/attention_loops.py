@@ -1,7 +1,8 @@
 """The compiled loops of `attention.py`: they go over stretches of destinations, or of sources.
 
 Arrays are as there, with a dimension for the heads, so that inner loops begin at 0 and vectorise:
-rows [S, A, F], attention [A, F], weights [K, A], own, out and gradient [D, A, F].
+rows [S, A, F], attention and bias [A, F], scores, weights and products [K, A], own, out and
+gradient [D, A, F]. One loop does one thing: where it does several, little of it is vectorised.
 """
 
 import numpy as np
@@ -11,16 +12,21 @@ from dglrec.kernels.parallel import compiled
 SLOPE = 0.2
 """Of LeakyReLU, as the authors of GAT and of GATv2 have it."""
 
+_CHUNK = 256  # destinations whose rows are read again while they are at hand
+
 
 @compiled
-def dot_heads(left, right, less, out, low, high):  # type: ignore[no-untyped-def]
-    """Products of the gradient with the result less what was added to it, [D, A]."""
-    for d in range(low, high):
-        for a in range(out.shape[1]):
-            total = left.dtype.type(0)
-            for f in range(left.shape[2]):
-                total += left[d, a, f] * (right[d, a, f] - less[a, f])
-            out[d, a] = total
+def _fetch(offsets, neighbours, rows, low, high):  # type: ignore[no-untyped-def]
+    """Have the rows of some edges brought near: many at once, as nothing else is to be done.
+
+    What it gives means nothing; without it the compiler would see that nothing is read.
+    """
+    total = rows.dtype.type(0)
+    for k in range(offsets[low], offsets[high]):
+        row = rows[neighbours[k]]
+        for a in range(row.shape[0]):
+            total += row[a, 0]
+    return total
 
 
 @compiled
@@ -36,6 +42,127 @@ def score_sources(rows, attention, out, low, high):  # type: ignore[no-untyped-d
 
 
 @compiled
+def _add_scores(offsets, neighbours, of_sources, of_own, scores, low, high):  # type: ignore[no-untyped-def]
+    """GAT's scores of edges: what their ends add up to, through LeakyReLU."""
+    slope, zero = scores.dtype.type(SLOPE), scores.dtype.type(0)
+    for d in range(low, high):
+        for k in range(offsets[d], offsets[d + 1]):
+            s = neighbours[k]
+            for a in range(scores.shape[1]):
+                score = of_sources[s, a] + of_own[d, a]
+                scores[k, a] = slope * score if score < zero else score
+
+
+@compiled
+def _score_jointly(offsets, neighbours, rows, attention, own, scores, low, high):  # type: ignore[no-untyped-def]
+    """GATv2's scores of edges."""
+    heads, size = attention.shape
+    slope, zero = rows.dtype.type(SLOPE), rows.dtype.type(0)
+    for d in range(low, high):
+        mine = own[d]
+        for k in range(offsets[d], offsets[d + 1]):
+            row = rows[neighbours[k]]
+            for a in range(heads):
+                score = zero
+                for f in range(size):
+                    both = row[a, f] + mine[a, f]
+                    score += attention[a, f] * (slope * both if both < zero else both)
+                scores[k, a] = score
+
+
+@compiled
+def _soften(offsets, present, weights, low, high):  # type: ignore[no-untyped-def]
+    """Scores of each destination's edges, in place, to weights that are 1 in sum.
+
+    What is not there weighs 0. Each head's largest score is taken off, so that nothing overflows.
+    What is kept of a weight has the sign of its score, for `attend_back`.
+    """
+    heads = weights.shape[1]
+    zero, masked = weights.dtype.type(0), len(present) > 0
+    largest, shares = np.empty(heads, dtype=weights.dtype), np.empty(heads, dtype=weights.dtype)
+    for d in range(low, high):
+        first, last = offsets[d], offsets[d + 1]
+        for a in range(heads):
+            largest[a], shares[a] = -np.inf, zero
+        for k in range(first, last):
+            if masked and present[k] == 0:
+                continue
+            for a in range(heads):
+                if not weights[k, a] <= largest[a]:  # NaN stays
+                    largest[a] = weights[k, a]
+        for k in range(first, last):
+            gone = masked and present[k] == 0
+            for a in range(heads):
+                score = weights[k, a]
+                weight = zero if gone else np.exp(score - largest[a])
+                shares[a] += weight
+                weights[k, a] = -weight if score < zero else weight
+        for a in range(heads):
+            shares[a] = 1 / shares[a] if shares[a] != zero else zero
+        for k in range(first, last):
+            for a in range(heads):
+                weights[k, a] *= shares[a]
+
+
+@compiled
+def _sum_weighed(offsets, neighbours, rows, weights, bias, out, low, high):  # type: ignore[no-untyped-def]
+    """The bias, and on top of it the rows of each destination's edges by their weights."""
+    heads, size = bias.shape
+    for d in range(low, high):
+        total = out[d]
+        for a in range(heads):
+            for f in range(size):
+                total[a, f] = bias[a, f]
+        for k in range(offsets[d], offsets[d + 1]):
+            row = rows[neighbours[k]]
+            for a in range(heads):
+                weight = abs(weights[k, a])
+                for f in range(size):
+                    total[a, f] += weight * row[a, f]
+
+
+@compiled
+def attend_rows(  # type: ignore[no-untyped-def]
+    offsets, neighbours, present, rows, of_sources, of_own, bias, weights, out, low, high
+):
+    """Weights of GAT's attention, and what they make of each destination's edges."""
+    fetched = rows.dtype.type(0)
+    for first in range(low, high, _CHUNK):
+        part = first, min(first + _CHUNK, high)
+        fetched += _fetch(offsets, neighbours, rows, *part)
+        _add_scores(offsets, neighbours, of_sources, of_own, weights, *part)
+        _soften(offsets, present, weights, *part)
+        _sum_weighed(offsets, neighbours, rows, weights, bias, out, *part)
+    return fetched
+
+
+@compiled
+def attend_rows_jointly(  # type: ignore[no-untyped-def]
+    offsets, neighbours, present, rows, attention, own, bias, weights, out, low, high
+):
+    """Weights of GATv2's attention, and what they make of each destination's edges."""
+    fetched = rows.dtype.type(0)
+    for first in range(low, high, _CHUNK):
+        part = first, min(first + _CHUNK, high)
+        fetched += _fetch(offsets, neighbours, rows, *part)
+        _score_jointly(offsets, neighbours, rows, attention, own, weights, *part)
+        _soften(offsets, present, weights, *part)
+        _sum_weighed(offsets, neighbours, rows, weights, bias, out, *part)
+    return fetched
+
+
+@compiled
+def dot_heads(left, right, less, out, low, high):  # type: ignore[no-untyped-def]
+    """Products of the gradient with the result less what was added to it, [D, A]."""
+    for d in range(low, high):
+        for a in range(out.shape[1]):
+            total = left.dtype.type(0)
+            for f in range(left.shape[2]):
+                total += left[d, a, f] * (right[d, a, f] - less[a, f])
+            out[d, a] = total
+
+
+@compiled
 def sum_edges(offsets, of_edges, out, low, high):  # type: ignore[no-untyped-def]
     """What belongs to a destination's edges, summed, [D, A]."""
     for d in range(low, high):
@@ -44,68 +171,6 @@ def sum_edges(offsets, of_edges, out, low, high):  # type: ignore[no-untyped-def
         for k in range(offsets[d], offsets[d + 1]):
             for a in range(out.shape[1]):
                 out[d, a] += of_edges[k, a]
-
-
-@compiled
-def _weigh(neighbours, present, rows, weights, total, first, last):  # type: ignore[no-untyped-def]
-    """Scores of a destination's edges, in place, to weights; and the sum of rows weighed by them.
-
-    What is not there weighs 0. Each head's largest score is taken off, so that nothing overflows.
-    """
-    heads, size = total.shape
-    zero, masked = weights.dtype.type(0), len(present) > 0
-    total[:, :] = 0
-    for a in range(heads):
-        largest = weights.dtype.type(-np.inf)
-        for k in range(first, last):
-            if not (masked and present[k] == 0):
-                score = weights[k, a]
-                if not score <= largest:  # NaN stays
-                    largest = score
-        summed = zero
-        for k in range(first, last):
-            if masked and present[k] == 0:
-                weights[k, a] = zero
-            else:
-                weights[k, a] = np.exp(weights[k, a] - largest)
-                summed += weights[k, a]
-        for k in range(first, last):
-            if summed > zero or summed != summed:
-                weights[k, a] /= summed
-    for k in range(first, last):
-        if masked and present[k] == 0:
-            continue
-        row = rows[neighbours[k]]
-        for a in range(heads):
-            weight = weights[k, a]
-            for f in range(size):
-                total[a, f] += weight * row[a, f]
-
-
-@compiled
-def attend_rows(  # type: ignore[no-untyped-def]
-    offsets, neighbours, present, rows, of_sources, of_own, bias, weights, out, low, high
-):
-    """Weights of GAT's attention, and what they make of each destination's edges."""
-    slope, zero = rows.dtype.type(SLOPE), rows.dtype.type(0)
-    for d in range(low, high):
-        first, last = offsets[d], offsets[d + 1]
-        for k in range(first, last):
-            s = neighbours[k]
-            for a in range(weights.shape[1]):
-                score = of_sources[s, a] + of_own[d, a]
-                weights[k, a] = slope * score if score < zero else score
-        total = out[d]
-        _weigh(neighbours, present, rows, weights, total, first, last)
-        for a in range(weights.shape[1]):
-            for f in range(total.shape[1]):
-                total[a, f] += bias[a, f]
-        # What is kept of a weight has the sign of its score.
-        for k in range(first, last):
-            s = neighbours[k]
-            for a in range(weights.shape[1]):
-                if of_sources[s, a] + of_own[d, a] < zero:
-                    weights[k, a] = -weights[k, a]
 
 
 @compiled
@@ -156,27 +221,6 @@ def attend_back(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def attend_rows_jointly(  # type: ignore[no-untyped-def]
-    offsets, neighbours, present, rows, attention, own, weights, out, low, high
-):
-    """Weights of GATv2's attention, and what they make of each destination's edges."""
-    heads, size = attention.shape
-    slope, zero = rows.dtype.type(SLOPE), rows.dtype.type(0)
-    for d in range(low, high):
-        first, last = offsets[d], offsets[d + 1]
-        mine = own[d]
-        for k in range(first, last):
-            row = rows[neighbours[k]]
-            for a in range(heads):
-                score = zero
-                for f in range(size):
-                    both = row[a, f] + mine[a, f]
-                    score += attention[a, f] * (slope * both if both < zero else both)
-                weights[k, a] = score
-        _weigh(neighbours, present, rows, weights, out[d], first, last)
-
-
-@compiled
 def joint_scores_back(  # type: ignore[no-untyped-def]
     offsets,
     neighbours,
@@ -204,7 +248,7 @@ def joint_scores_back(  # type: ignore[no-untyped-def]
                 dot = zero
                 for f in range(size):
                     dot += upstream[a, f] * row[a, f]
-                back = weights[k, a] * (dot - along[d, a])
+                back = abs(weights[k, a]) * (dot - along[d, a])
                 of_edges[k, a] = back
                 # One array written in each inner loop, or it does not vectorise.
                 for f in range(size):
@@ -240,7 +284,7 @@ def joint_rows_back(  # type: ignore[no-untyped-def]
             d, k = destinations[at], places[at]
             upstream, mine = gradient[d], own[d]
             for a in range(heads):
-                weight, back = weights[k, a], of_edges[k, a]
+                weight, back = abs(weights[k, a]), of_edges[k, a]
                 for f in range(size):
                     both = row[a, f] + mine[a, f]
                     of_score = back * attention[a, f] * (slope if both < zero else one)

@@ -248,7 +248,7 @@ class _SumMessages(Function):
             (gradient.new_empty(0) if weights is None else weights).numpy(),
         )
         # A table a thread is worth it where each of its rows gets several edges.
-        out = _scatter if 2 * ctx.num_sources <= len(neighbours) else _gather
+        out = _scatter if 4 * ctx.num_sources <= len(neighbours) else _gather
         result = out(*arrays, ctx.mean, gradient.contiguous().numpy(), ctx.num_sources)
         return None, None, torch.from_numpy(result), *nothing
 

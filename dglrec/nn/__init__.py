@@ -2,8 +2,8 @@
 
 from dglrec.nn.aggregation import aggregate, map_and_aggregate
 from dglrec.nn.attention import GATConv, GATv2Conv
-from dglrec.nn.bare import GCNConv, GINConv, PinSageConv, SAGEConv
-from dglrec.nn.config import Aggregator, ModelConfig
+from dglrec.nn.bare import GCNConv, GINConv, PinSageConv, SAGEConv, prove_convolution
+from dglrec.nn.config import CONVOLUTIONS, Aggregator, ModelConfig
 from dglrec.nn.convolutions import RatingConv, RefinementConv, RelationConv
 from dglrec.nn.decay import EdgeWeights, TimeDecay, half_lives
 from dglrec.nn.decoder import DecoderTerms, EdgeRegressor
@@ -13,9 +13,11 @@ from dglrec.nn.inputs import NodeInputs
 from dglrec.nn.lists import ListHead, ListRows, ListTerms, score_lists
 from dglrec.nn.model import Encoded, RatingModel
 from dglrec.nn.relations import RelationMaps
+from dglrec.nn.transfer import ItemNetwork, fit_item_network
 from dglrec.nn.values import NO_MESSAGES, Convolution, Layer, Messages, NodeValues
 
 __all__ = [
+    "CONVOLUTIONS",
     "NO_MESSAGES",
     "Aggregator",
     "Convolution",
@@ -31,6 +33,7 @@ __all__ = [
     "GINConv",
     "GraphFilterConv",
     "HeteroEncoder",
+    "ItemNetwork",
     "Layer",
     "ListHead",
     "ListRows",
@@ -48,8 +51,10 @@ __all__ = [
     "SAGEConv",
     "TimeDecay",
     "aggregate",
+    "fit_item_network",
     "half_lives",
     "map_and_aggregate",
+    "prove_convolution",
     "score_lists",
     "shifts",
 ]

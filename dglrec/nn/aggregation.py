@@ -95,7 +95,7 @@ def normalised_sum(block: Block, sources: Tensor, own: int = 0) -> Tensor:
     if block.source_degrees is None:
         raise ValueError("the normalisation needs the sources' degrees")
     of_sources = (block.source_degrees + own).clamp(min=1).rsqrt()
-    if block.turned is None:
+    if block.turned is None or len(block.neighbours) < 4 * len(sources):
         # A factor an edge: less than to write every source's values anew.
         factors = of_sources.index_select(0, block.neighbours)
         factors = factors if block.present is None else factors * block.present

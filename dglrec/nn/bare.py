@@ -7,17 +7,18 @@ all edges of its nodes, and stands for all of them where it has a sample.
 Shapes: S sources, D destinations, H embedding size.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dglrec.blocks import Block
-from dglrec.kernels import attend
+from dglrec.errors import UsageError
+from dglrec.kernels import attend, runs_compiled
 from dglrec.nn.aggregation import aggregate, map_and_aggregate, normalised_sum, plus
 from dglrec.nn.attention import GATConv, GATv2Conv
-from dglrec.nn.config import Aggregator, ModelConfig
+from dglrec.nn.config import CONVOLUTIONS, Aggregator, ModelConfig
 from dglrec.nn.decay import EdgeWeights
 from dglrec.nn.lstm import LSTMAggregator
 from dglrec.nn.values import Convolution
@@ -140,9 +141,12 @@ class GINConv(Convolution):
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
-        # Where edges were sampled, each stands for several.
-        scale = block.degrees / block.counts.clamp(min=1)
-        summed = aggregate(block, sources, "sum").mul_(scale.unsqueeze(1))
+        summed = aggregate(block, sources, "sum")
+        counts = block.counts
+        # Where edges were sampled, each stands for several. A device would have to be waited for
+        # to know that none were.
+        if not runs_compiled(sources) or not torch.equal(block.degrees, counts.float()):
+            summed = summed.mul_((block.degrees / counts.clamp(min=1)).unsqueeze(1))
         out: Tensor = self.mlp(plus(summed, (1 + self.epsilon) * destinations))
         return out
 
@@ -190,16 +194,64 @@ def _attention(
     return kind(size, size, config.attention_heads, config.attention_merge)
 
 
-_CONVOLUTIONS: dict[str, Callable[[int, ModelConfig], Convolution]] = {
-    "sage": lambda size, config: SAGEConv(size, size, config.aggregator, config.lstm_neighbours),
-    "gcn": lambda size, config: GCNConv(size, size),
-    "gat": lambda size, config: _attention(GATConv, size, config),
-    "gatv2": lambda size, config: _attention(GATv2Conv, size, config),
-    "gin": lambda size, config: GINConv(size, size),
-    "pinsage": lambda size, config: PinSageConv(size, size),
-}
+CONVOLUTIONS.update(
+    sage=lambda size, config: SAGEConv(size, size, config.aggregator, config.lstm_neighbours),
+    gcn=lambda size, config: GCNConv(size, size),
+    gat=lambda size, config: _attention(GATConv, size, config),
+    gatv2=lambda size, config: _attention(GATv2Conv, size, config),
+    gin=lambda size, config: GINConv(size, size),
+    pinsage=lambda size, config: PinSageConv(size, size),
+)
 
 
 def make_convolution(size: int, config: ModelConfig) -> Convolution:
     """The convolution that a configuration names, from H columns to H."""
-    return _CONVOLUTIONS[config.convolution](size, config)
+    return CONVOLUTIONS[config.convolution](size, config)
+
+
+def prove_convolution(config: ModelConfig) -> None:
+    """Try a convolution that was added on a small block, before anything is trained with it.
+
+    Raises:
+        UsageError: it fails, gives another shape or no numbers, or `without_edges` gives a node
+            something else than `forward` gives one that has no edge.
+    """
+    name = config.convolution
+    if name not in CONVOLUTIONS.added:
+        return
+    size, where = config.embedding_size, f"{CONVOLUTIONS.key} = {name}"
+    # The last of three destinations has no edge.
+    block = Block(
+        torch.tensor([0, 2, 3, 3]),
+        torch.tensor([0, 3, 1]),
+        torch.tensor([0.5, -1.0, 2.0]),
+        torch.tensor([2.0, 1.0, 0.0]),
+        source_degrees=torch.ones(4),
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        sources, destinations = torch.randn(4, size), torch.randn(3, size)
+        try:
+            convolution = make_convolution(size, config).eval()
+            out = convolution(block, sources, destinations)
+            bare = convolution.without_edges(destinations)
+        except Exception as error:
+            raise UsageError(
+                f"{where}: fails on a block of 3 nodes ({type(error).__name__}: {error})"
+            ) from error
+    for what, found in (("forward", out), ("without_edges", bare)):
+        if not isinstance(found, Tensor) or found.shape != destinations.shape:
+            raise UsageError(
+                f"{where}: {what} gives {_shape_of(found)} for 3 nodes; give [3, {size}], a row a "
+                "node, as wide as an embedding"
+            )
+        if not bool(found.isfinite().all()):
+            raise UsageError(f"{where}: {what} gives what is no finite number")
+    if not torch.allclose(out[2], bare[2], rtol=1e-3, atol=1e-4):
+        raise UsageError(
+            f"{where}: without_edges gives a node something else than forward gives one that has "
+            "no edge"
+        )
+
+
+def _shape_of(found: Any) -> str:
+    return str(list(found.shape)) if isinstance(found, Tensor) else type(found).__name__

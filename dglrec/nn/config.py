@@ -1,18 +1,25 @@
 """What the model is made of."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from dglrec.nn.values import Convolution
+from dglrec.registry import Registry
 from dglrec.relations import DERIVED_NAMES
 from dglrec.schema import OF_GRAPH
 
 Aggregator = Literal["mean", "sum", "pool", "attention", "lstm"]
 
-MESSAGE_CONVOLUTIONS = ("sage", "gcn", "gat", "gatv2", "gin", "pinsage")
-"""Convolutions along one relation, which ratings, relations and residuals go with."""
+_WHOLE_LAYERS = ("lightgcn", "lr_gccf", "ngcf", "graph_filter")
+
+CONVOLUTIONS: Registry[Callable[[int, "ModelConfig"], Convolution]] = Registry(
+    "convolution", "model.convolution", "register_convolution", _WHOLE_LAYERS
+)
+"""Convolutions along one relation, which ratings, relations and residuals go with, by name: what
+makes one of H columns. `bare.py` fills it."""
 
 _ATTENTION = ("gat", "gatv2")
 
@@ -73,18 +80,7 @@ class ModelConfig(BaseModel):
         "where there are ratings (rating with DGL's loader), lists where there are interactions",
     )
     embedding_size: int = Field(64, ge=1, le=_WIDEST, description="width of every node embedding")
-    convolution: Literal[
-        "sage",
-        "gcn",
-        "gat",
-        "gatv2",
-        "gin",
-        "pinsage",
-        "lightgcn",
-        "lr_gccf",
-        "ngcf",
-        "graph_filter",
-    ] = Field(
+    convolution: Annotated[str, AfterValidator(CONVOLUTIONS.known)] = Field(
         "sage",
         description="what a layer does with neighbours: sage (GraphSAGE), gcn, gat, gatv2, gin or "
         "pinsage, beside which there are rated messages and the ridge; or a layer of collaborative "
@@ -172,6 +168,13 @@ class ModelConfig(BaseModel):
         True,
         description="use all features of the items, none, or those named: genres, text, numeric",
     )
+    new_items: Literal["encoder", "transfer"] = Field(
+        "encoder",
+        description="what items without ratings are made of: encoder (the model itself, trained "
+        "for it by loader.unseen_items), or transfer (a ridge regression from features to the "
+        "embeddings of rated items, fitted after training; loader.unseen_items is then 0 unless "
+        "it is set)",
+    )
     user_features: bool | Annotated[tuple[str, ...], Field(strict=False)] = Field(
         True,
         description="use all features of the users, none, or those named, like age or occupation",
@@ -258,20 +261,20 @@ class ModelConfig(BaseModel):
 
     def model_post_init(self, context: Any) -> None:
         """Refuse a decoder that could say nothing, and parts that do not go together."""
-        convolves = self.convolution in MESSAGE_CONVOLUTIONS
+        convolves = self.convolution in CONVOLUTIONS
         if self.relations and not convolves:
             raise ValueError(
-                f"relations are read by convolution {_either(MESSAGE_CONVOLUTIONS)}, and not by "
+                f"relations are read by convolution {_either(tuple(CONVOLUTIONS))}, and not by "
                 f"{self.convolution}; leave relations out, or take one of these"
             )
         if self.residual is True and not convolves:
             raise ValueError(
-                f"residual goes with convolution {_either(MESSAGE_CONVOLUTIONS)}; "
+                f"residual goes with convolution {_either(tuple(CONVOLUTIONS))}; "
                 f"{self.convolution} has none, and takes combination mean or concat in its place"
             )
         if self.unit_length is True and not convolves:
             raise ValueError(
-                f"unit_length goes with convolution {_either(MESSAGE_CONVOLUTIONS)}; leave it out "
+                f"unit_length goes with convolution {_either(tuple(CONVOLUTIONS))}; leave it out "
                 f"with {self.convolution}, whose layers are as their paper has them"
             )
         if self.convolution in _ATTENTION and self.attention_merge == "concat":
@@ -299,7 +302,7 @@ class ModelConfig(BaseModel):
         if self.time_trend and not (convolves and self.layers and self.refines(last=True)):
             raise ValueError(
                 "time_trend is one of the ridge regression behind the layers: it goes with "
-                f"convolution {_either(MESSAGE_CONVOLUTIONS)}, layers and refinement of 1 or more, "
+                f"convolution {_either(tuple(CONVOLUTIONS))}, layers and refinement of 1 or more, "
                 "and rating_messages"
             )
         if not self.decoder_size and not self.interaction:
@@ -315,6 +318,11 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 "identity_start spectral needs a vector for each node: set user_identity and "
                 "item_identity"
+            )
+        if self.new_items == "transfer" and not self.item_features:
+            raise ValueError(
+                "new_items transfer maps features of items, and item_features is off; name some, "
+                "or take new_items encoder"
             )
         if not self.list_maps and self.heads == "rating":
             raise ValueError("list_maps goes with a list head; take heads lists or both")
@@ -385,7 +393,7 @@ class ModelConfig(BaseModel):
     def adds_residual(self) -> bool:
         """Whether layers add what a node was before."""
         if self.residual == "auto":
-            return self.convolution in MESSAGE_CONVOLUTIONS and not self.pools_by_importance
+            return self.convolution in CONVOLUTIONS and not self.pools_by_importance
         return self.residual
 
     @property

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dglrec.blocks import Block, LayerBlocks, WeightedEdges
 from dglrec.nn.collaborative import LightGCNLayer, LRGCCFLayer, NGCFLayer
-from dglrec.nn.config import MESSAGE_CONVOLUTIONS, ModelConfig
+from dglrec.nn.config import CONVOLUTIONS, ModelConfig
 from dglrec.nn.convolutions import RefinementConv, RelationConv
 from dglrec.nn.dropout import Dropout
 from dglrec.nn.relations import RelationMaps
@@ -143,8 +143,7 @@ class ConvolutionLayer(nn.Module):
         return dropped
 
 
-_LAYERS: dict[str, Callable[..., nn.Module]] = {
-    **dict.fromkeys(MESSAGE_CONVOLUTIONS, ConvolutionLayer),
+_WHOLE_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "lightgcn": LightGCNLayer,
     "lr_gccf": LRGCCFLayer,
     "ngcf": NGCFLayer,
@@ -169,7 +168,8 @@ class HeteroEncoder(nn.Module):
     def __init__(self, config: ModelConfig, operator: WeightedEdges | None = None) -> None:
         super().__init__()
         self.combination = config.combination
-        layer = _LAYERS[config.convolution]
+        whole: Callable[..., nn.Module] = ConvolutionLayer
+        layer = whole if config.convolution in CONVOLUTIONS else _WHOLE_LAYERS[config.convolution]
         further = {} if operator is None else {"operator": operator}
         self.layers = nn.ModuleList(
             layer(config, last=number == config.layers - 1, **further)

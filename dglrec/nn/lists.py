@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dglrec.blocks import Block
+from dglrec.kernels import runs_compiled, score_edges
 from dglrec.nn.aggregation import aggregate
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decay import TimeDecay, mean_of
@@ -188,8 +189,16 @@ class ListHead(nn.Module):
         return ListTerms(factors, base)
 
 
+_MANY = 1 << 24  # numbers of rows that are written out no more
+
+
 def score_lists(of_users: ListTerms, of_items: ListTerms, users: Tensor, items: Tensor) -> Tensor:
     """Scores of B pairs of rows, [B]."""
+    factors = of_users.factors, of_items.factors
+    if len(users) * factors[0].shape[1] > _MANY and runs_compiled(factors[0]):
+        none = factors[0][:, :0], factors[1][:, :0]
+        products = score_edges(users, items, none, factors[0].new_empty(0), factors)
+        return products + of_items.base.index_select(0, items)
     products = of_users.factors.index_select(0, users) * of_items.factors.index_select(0, items)
     return products.sum(1) + of_items.base.index_select(0, items)
 

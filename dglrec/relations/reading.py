@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +9,13 @@ import numpy.typing as npt
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ids import IdMap
-from dglrec.ingest import EdgeColumns, find_edge_columns, last_of_each_pair, stream_edges
+from dglrec.ingest import (
+    EdgeColumns,
+    Given,
+    find_edge_columns,
+    last_of_each_pair,
+    stream_edges,
+)
 from dglrec.relations.relation import (
     ITEM_TYPE,
     USER_TYPE,
@@ -102,7 +107,7 @@ class HeldOutPairs:
 
 def read_relation(
     name: str,
-    file: Path,
+    file: Given,
     nodes: Mapping[str, IdMap],
     *,
     held_out: HeldOutPairs,
@@ -116,8 +121,8 @@ def read_relation(
 
     Args:
         name: what the relation is called.
-        file: CSV (perhaps `.gz`) with a header, or `.parquet`; two columns of ids, and perhaps
-            `weight` and `timestamp`.
+        file: CSV (perhaps `.gz`) with a header, `.parquet`, or a frame; two columns of ids, and
+            perhaps `weight` and `timestamp`.
         nodes: by type of node its ids: `user`, `item` and the attributes that there are.
         held_out: the rows that training must not see.
         cut: the time of the latest training row, where time decides the split.
@@ -192,7 +197,7 @@ def _id_names(node_type: str) -> Sequence[str]:
 
 
 def _read_edges(
-    file: Path, columns: EdgeColumns, nodes: Mapping[str, IdMap]
+    file: Given, columns: EdgeColumns, nodes: Mapping[str, IdMap]
 ) -> tuple[
     npt.NDArray[np.int32],
     npt.NDArray[np.int32],
@@ -231,7 +236,7 @@ def _user_and_item(
     return (ends[USER_TYPE], ends[ITEM_TYPE]) if set(ends) == {USER_TYPE, ITEM_TYPE} else None
 
 
-def _refuse_another_unit(times: npt.NDArray[np.int64], cut: int, file: Path) -> None:
+def _refuse_another_unit(times: npt.NDArray[np.int64], cut: int, file: Given) -> None:
     """Refuse times that the cut cannot be compared with.
 
     Raises:

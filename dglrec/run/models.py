@@ -172,4 +172,8 @@ def described(kind: type[_Config], values: Any, run: Path) -> _Config:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise DataError(f"{run}: its checkpoint describes no model of this version") from error
+        first = error.errors(include_url=False)[0]
+        what = ".".join(map(str, first["loc"][:1]))
+        raise DataError(
+            f"{run}: its checkpoint describes no model of this version ({what}: {first['msg']})"
+        ) from error

@@ -113,7 +113,7 @@ class TrainedModel(_Trained):
     @cached_property
     def without_relations(self) -> dict[str, EncodedNodes]:
         """What users or items would be had a direction told them nothing; likewise."""
-        return embed_without(*self._embedded)
+        return embed_without(*self._embedded, self.embeddings.item_network)
 
     @cached_property
     def directions(self) -> tuple[Direction, ...]:

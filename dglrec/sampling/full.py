@@ -10,8 +10,8 @@ from torch import Tensor
 from dglrec.biases import Biases
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
-from dglrec.graph import RatingGraph
-from dglrec.kernels import ragged
+from dglrec.graph import EdgeTensors, RatingGraph
+from dglrec.kernels import left_edges, runs_compiled
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Split
@@ -51,10 +51,6 @@ class FullGraphLoader(UserBatchLoader):
         super().__init__(graph, biases, config, seed, device, world, draw)
         self._layers = layers
         self._edges_by_item = torch.from_numpy(graph.edges_by_item).to(self.device)
-        users = torch.arange(graph.num_users, dtype=torch.int32, device=self.device)
-        self._users_of_edges = torch.repeat_interleave(
-            users, self._by_user.counts, output_size=graph.num_edges
-        )
 
     def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         lists = self._by_user
@@ -97,47 +93,38 @@ class FullGraphLoader(UserBatchLoader):
 
     def _blocks(self, split: Split, biases: Biases) -> LayerBlocks:
         """The whole graph in both directions, without the targets."""
-        users, items = self._users_of_edges, self._by_user.neighbours
-        owners_by_item = self._by_item.neighbours
-        of_items = torch.repeat_interleave(
-            self._by_item.counts, output_size=len(owners_by_item)
-        ).int()
-        ratings, ratings_by_item = self._all_ratings
-        user_counts, item_counts = self._by_user.counts, self._by_item.counts
+        keep = None
         if self.config.exclude_targets:
-            keep = torch.ones(len(users), dtype=torch.bool, device=self.device)
+            count = len(self._by_user.neighbours)
+            keep = torch.ones(count, dtype=torch.bool, device=self.device)
             keep[split.targets] = False
-            keep_by_item = take(keep, self._edges_by_item)
-            lost_users = take(users, split.targets).long()
-            user_counts = user_counts - torch.bincount(lost_users, minlength=len(user_counts))
-            lost_items = split.items.long()
-            item_counts = item_counts - torch.bincount(lost_items, minlength=len(item_counts))
-            users, items, ratings = users[keep], items[keep], ratings[keep]
-            owners_by_item = owners_by_item[keep_by_item]
-            of_items = of_items[keep_by_item]
-            ratings_by_item = ratings_by_item[keep_by_item]
+        sides = biases.users, biases.items
+        by_user = self._left(self._by_user, sides, biases.mean, keep)
+        by_item = self._left(self._by_item, sides[::-1], biases.mean, keep, self._edges_by_item)
         # Each direction's edges are the other's, turned.
-        by_user = offsets_of(user_counts), items
-        by_item = offsets_of(item_counts), owners_by_item
-        to_users = Block(
-            *by_user,
-            ratings - biases.predict(users, items),
-            biases.user_degrees,
-            biases.item_degrees,
-            by_item,
-        )
-        to_items = Block(
-            *by_item,
-            ratings_by_item - biases.predict(owners_by_item, of_items),
-            biases.item_degrees,
-            biases.user_degrees,
-            by_user,
-        )
+        degrees = biases.user_degrees, biases.item_degrees
+        to_users = Block(*by_user, *degrees, by_item[:2])
+        to_items = Block(*by_item, *degrees[::-1], by_user[:2])
         return LayerBlocks(to_users, to_items)
 
-    @property
-    def _all_ratings(self) -> tuple[Tensor, Tensor]:
-        """The ratings of all edges, in the order of users and in that of items."""
-        every = ragged(self._by_user.starts, self._by_user.counts)
-        ratings = self._by_user.ratings(every)
-        return ratings, take(ratings, self._edges_by_item)
+    def _left(
+        self,
+        lists: EdgeTensors,
+        sides: tuple[Tensor, Tensor],
+        mean: float,
+        keep: Tensor | None,
+        numbers: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is left of the edges of all nodes of a type; see `left_edges`."""
+        edges = lists.offsets, lists.neighbours, lists.codes, lists.levels
+        if runs_compiled(lists.neighbours):
+            return left_edges(*edges, (*sides, mean), keep, numbers)
+        # The same in torch's operations.
+        owners = torch.repeat_interleave(lists.counts, output_size=len(lists.neighbours))
+        ends, ratings, counts = lists.neighbours, lists.ratings(slice(None)), lists.counts
+        if keep is not None:
+            here = keep if numbers is None else take(keep, numbers)
+            counts = counts - torch.bincount(owners[~here], minlength=len(counts))
+            owners, ends, ratings = owners[here], ends[here], ratings[here]
+        explained = take(sides[0], owners).add_(take(sides[1], ends)) + mean
+        return offsets_of(counts), ends, ratings - explained

@@ -1,7 +1,6 @@
 """Users and items that files add to those of a data set, and users whom they say more of."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from dglrec.graph import Adjacency, group_by_user
 from dglrec.ids import IdMap
 from dglrec.ingest import (
     AttributeTable,
+    Given,
     NewRatings,
     read_new_interactions,
     read_new_items,
@@ -70,7 +70,7 @@ class NewUsers:
     identities: Tensor | None = None
 
 
-def read_items_to_add(trained: TrainedModel, file: Path) -> NewItems:
+def read_items_to_add(trained: TrainedModel, file: Given) -> NewItems:
     """The items of `--new-items`.
 
     Raises:
@@ -111,7 +111,7 @@ class Added(NamedTuple):
 
 def read_users_to_add(
     trained: TrainedModel,
-    file: Path | None,
+    file: Given | None,
     new_items: NewItems | None = None,
     *,
     table: AttributeTable | None = None,
@@ -164,7 +164,7 @@ def read_users_to_add(
 
 def read_user_to_add(
     trained: TrainedModel,
-    file: Path | None,
+    file: Given | None,
     *,
     table: AttributeTable | None = None,
     index: int = -1,
@@ -202,14 +202,14 @@ def read_user_to_add(
 
 
 def _read_ratings(
-    dataset: RatingDataset, file: Path, items: IdMap, user_type: pa.DataType | None
+    dataset: RatingDataset, file: Given, items: IdMap, user_type: pa.DataType | None
 ) -> NewRatings:
     if dataset.has_ratings:
         return read_new_ratings(file, items, dataset.scale, user_type)
     return read_new_interactions(file, items, user_type, dataset.interactions_from)
 
 
-def _say_what_is_unknown(dataset: RatingDataset, file: Path, rows: NewRatings) -> None:
+def _say_what_is_unknown(dataset: RatingDataset, file: Given, rows: NewRatings) -> None:
     """Say how many rows are left out, as nobody knows their items.
 
     Raises:
@@ -292,7 +292,7 @@ def _new_users(
     new: NewRatings,
     users: npt.NDArray[np.int64] | npt.NDArray[np.int32],
     num_items: int,
-    file: Path | None,
+    file: Given | None,
     table: AttributeTable | None,
 ) -> NewUsers:
     """Users that the data set does not hold.
@@ -346,7 +346,7 @@ def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:
     return known.extended(pa.array(new_items.table[schema.ITEM_ID], type=known.ids.type))
 
 
-def _refuse_known(file: Path, name: str, ids: pa.Array, known: IdMap, refusal: str) -> None:
+def _refuse_known(file: Given, name: str, ids: pa.Array, known: IdMap, refusal: str) -> None:
     there = ids.filter(pc.is_in(ids, value_set=known.ids))
     if len(there):
         shown = ", ".join(str(one) for one in there[:3].to_pylist())

@@ -1,7 +1,6 @@
 """What a table says of users that training never saw: `read_described_users`, `Described`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from dglrec.dataset import user_table
 from dglrec.errors import DataError, UsageError
 from dglrec.ids import IdMap
 from dglrec.infer import tell_new_users
-from dglrec.ingest import AttributeTable, read_attributes
+from dglrec.ingest import AttributeTable, Given, read_attributes
 from dglrec.progress import log
 from dglrec.relations import USER_TYPE
 from dglrec.run import TrainedModel, blocks_of_new_users, read_attributes_of
@@ -37,7 +36,7 @@ class Described:
     has_row: np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def read_described_users(trained: TrainedModel, file: Path) -> AttributeTable:
+def read_described_users(trained: TrainedModel, file: Given) -> AttributeTable:
     """The rows of `--user-table` of users that the data set does not hold; there may be none.
 
     Raises:
@@ -54,7 +53,7 @@ def read_described_users(trained: TrainedModel, file: Path) -> AttributeTable:
 
 
 def read_described_user(
-    trained: TrainedModel, file: Path, user_id: str | None
+    trained: TrainedModel, file: Given, user_id: str | None
 ) -> tuple[AttributeTable | None, str | None]:
     """The row of one user, under the id 0, and that user's id; None for one that is known.
 
@@ -121,7 +120,7 @@ def describe_users(trained: TrainedModel, table: AttributeTable, ids: pa.Array) 
     return Described(features, told, rows >= 0)
 
 
-def _read(trained: TrainedModel, file: Path, *, one: bool = False) -> AttributeTable:
+def _read(trained: TrainedModel, file: Given, *, one: bool = False) -> AttributeTable:
     used, there = _read_by_model(trained), trained.dataset.user_attributes
     if not used:
         raise UsageError(

@@ -1,7 +1,6 @@
 """Files that list users, items or pairs -> indices, and what becomes of ids that are unknown."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Literal, NoReturn
 
 import numpy as np
@@ -9,9 +8,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from dglrec.errors import DataError, EmptyFileError
+from dglrec.errors import EmptyFileError, UnknownIdsError
 from dglrec.ids import IdMap
-from dglrec.ingest import Stretch, stream_columns
+from dglrec.ingest import Given, Stretch, stream_columns
 from dglrec.progress import log
 
 Unknown = Literal["error", "skip", "null"]
@@ -19,7 +18,7 @@ Unknown = Literal["error", "skip", "null"]
 _SHOWN = 3
 
 
-def listed(file: Path | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor:
+def listed(file: Given | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor:
     """int64 [n] the indices that a file lists, ascending, each once; all where there is no file.
 
     Raises:
@@ -44,11 +43,11 @@ def listed(file: Path | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor
     return found
 
 
-def refuse_unknown(file: Path, columns: dict[str, IdMap], instead: str | None) -> NoReturn:
+def refuse_unknown(file: Given, columns: dict[str, IdMap], instead: str | None) -> NoReturn:
     """Say which ids of a file are unknown, and how many.
 
     Raises:
-        DataError: always.
+        UnknownIdsError: always.
     """
     counts = dict.fromkeys(columns, 0)
     shown: dict[str, list[str]] = {name: [] for name in columns}
@@ -67,7 +66,7 @@ def refuse_unknown(file: Path, columns: dict[str, IdMap], instead: str | None) -
         if count
     )
     mend = "" if instead is None else f"; --unknown {instead} goes on without them"
-    raise DataError(f"{file}: {said}{mend}")
+    raise UnknownIdsError(f"{file}: {said}{mend}")
 
 
 def cut(stretches: Iterable[Stretch], rows: int) -> Iterator[pa.Table]:

@@ -1,7 +1,6 @@
 """Recommendations for one user, to look at."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from dglrec.infer import (
     find_reasons,
     likeness_of,
 )
+from dglrec.ingest import Given
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
@@ -85,8 +85,8 @@ def recommend(
     user_id: str | None,
     k: int = 10,
     *,
-    ratings: Path | None = None,
-    user_table: Path | None = None,
+    ratings: Given | None = None,
+    user_table: Given | None = None,
     known: Known = "replace",
     explain: bool = False,
     diversity: Diversity | None = None,

@@ -110,7 +110,9 @@ class Roster:
         if self._new_items is not None:
             table = self._new_items.table
             others = blocks_of_new_items(model.config, self._trained.dataset, table)
-            added = embed_new_items(model, self._new_items.features, others)
+            added = embed_new_items(
+                model, self._new_items.features, others, embeddings.item_network
+            )
             items = torch.cat((items, added.nodes))
             if lists is not None and added.lists is not None:
                 lists = lists[0], _appended(lists[1], added.lists)

@@ -5,12 +5,20 @@ from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.describe import describe_environment
 from dglrec.train.folder import job_of
 from dglrec.train.loaders import Loader, make_loader
-from dglrec.train.objectives import Loss, RankingConfig, RatingObjective, make_loss, make_objective
+from dglrec.train.objectives import (
+    LOSSES,
+    Loss,
+    RankingConfig,
+    RatingObjective,
+    make_loss,
+    make_objective,
+)
 from dglrec.train.refit import train
 from dglrec.train.state import remove_checkpoints
 from dglrec.train.step import TrainingStep, learning_rate_share
 
 __all__ = [
+    "LOSSES",
     "Loader",
     "Loss",
     "RankingConfig",

@@ -4,17 +4,18 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from dglrec.baselines import BaselineConfig
 from dglrec.dataset import RatingDataset
 from dglrec.derived import DerivedConfig
 from dglrec.errors import UsageError
 from dglrec.graph import RatingGraph
-from dglrec.nn import ModelConfig
+from dglrec.nn import CONVOLUTIONS, ModelConfig
 from dglrec.relations import DERIVED_AMONG_USERS, DERIVED_NAMES
 from dglrec.sampling import WEIGHING, LoaderConfig
 from dglrec.train.objectives.config import RankingConfig
+from dglrec.train.objectives.rating import LOSSES
 
 # Found on planted data of full size, where twice the rate runs away, and on the small real sets.
 _RATE, _BATCH_OF_RATE, _ROOT = 0.01, 1 << 18, 5
@@ -52,7 +53,7 @@ class TrainConfig(BaseModel):
         description="a run whose best model training begins with, as `train --from` sets it: its "
         "weights, and its vectors of the users and items that are known there; empty: with none",
     )
-    loss: Literal["mse", "smooth_l1", "weighted_mse"] = Field(
+    loss: Annotated[str, AfterValidator(LOSSES.known)] = Field(
         "mse",
         description="mse, smooth_l1, or weighted_mse: squared errors weighed by how rare the "
         "rating is (the best epoch is still that of the lowest plain validation RMSE)",
@@ -280,7 +281,8 @@ class Settings:
         sums = self.model.aggregator in ("mean", "sum")
         if self.model.convolution != "sage":
             asked = f"convolution = {self.model.convolution}"
-            sums = self.model.convolution not in ("gat", "gatv2")
+            # Of one that was added nobody knows.
+            sums = self.model.convolution not in ("gat", "gatv2", *CONVOLUTIONS.added)
         if not sums:
             raise UsageError(
                 f"model.{asked}: loader.kind={self.loader.kind} weighs the edges of a sample so "
@@ -382,6 +384,9 @@ class Settings:
             )
         if catalogue or related or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
+        if self.model.new_items == "transfer" and "unseen_items" not in loader.model_fields_set:
+            # What is trained for them would be read by nobody.
+            loader = loader.model_copy(update={"unseen_items": 0.0})
         loader = loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
         if loader.kind == "layerwise":
             counts = graph.num_edges, graph.num_users, graph.num_items

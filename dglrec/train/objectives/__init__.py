@@ -15,9 +15,10 @@ from dglrec.train.objectives.kinds import (
     positives_from,
     standard_error_of,
 )
-from dglrec.train.objectives.rating import Loss, make_loss
+from dglrec.train.objectives.rating import LOSSES, Loss, make_loss, prove_loss
 
 __all__ = [
+    "LOSSES",
     "Costs",
     "Figures",
     "Loss",
@@ -28,5 +29,6 @@ __all__ = [
     "make_loss",
     "make_objective",
     "positives_from",
+    "prove_loss",
     "standard_error_of",
 ]

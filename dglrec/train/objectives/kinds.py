@@ -12,7 +12,7 @@ from dglrec.blocks import EdgeBatch
 from dglrec.dataset import RatingDataset
 from dglrec.errors import UsageError
 from dglrec.evaluate import next_level
-from dglrec.nn import Encoded, ListRows, RatingModel
+from dglrec.nn import Encoded, ListRows, ListTerms, RatingModel
 from dglrec.sampling import Draw
 from dglrec.train.objectives.config import RankingConfig
 from dglrec.train.objectives.negatives import KnownItems, PoolSampler, RelatedSampler
@@ -248,9 +248,10 @@ class RankingObjective:
         listed = losses.sum()
         total = listed + len(users) * self._penalties(list_rows)
         if self._config.vector_l2:
-            ends = of_users.factors.index_select(0, targets.users)
-            others = of_items.factors.index_select(0, targets.items)
-            total = total + self._config.vector_l2 * (ends.square().sum() + others.square().sum())
+            each = torch.ones_like(losses)
+            squares = _squares(of_users, targets.users, each)
+            squares = squares + _squares(of_items, targets.items, each)
+            total = total + self._config.vector_l2 * squares
         positives = torch.tensor(len(users), device=listed.device)
         return Costs(total, _zero(listed), listed.detach().double(), positives)
 
@@ -285,10 +286,9 @@ class RankingObjective:
         positives = liked.sum()
         total = listed + positives * self._penalties(list_rows)
         if self._config.vector_l2:
-            ends = of_users.factors.index_select(0, batch.users)
-            others = of_items.factors.index_select(0, items)
-            squares = ends.square().sum(1) + others.square().sum(1)
-            total = total + self._config.vector_l2 * (squares * liked).sum()
+            each = liked.to(listed.dtype)
+            squares = _squares(of_users, batch.users, each) + _squares(of_items, items, each)
+            total = total + self._config.vector_l2 * squares
         return Costs(total, _zero(listed), listed.detach().double(), positives)
 
     def _related_to(self, batch: EdgeBatch, users: Tensor) -> Related | None:
@@ -431,6 +431,18 @@ def _mean_weight(dataset: RatingDataset, least: float) -> float:
     above = scale.decode(np.arange(scale.levels)) - least + scale.step
     positive = above > 0
     return float((counts * above)[positive].sum() / counts[positive].sum())
+
+
+def _squares(terms: ListTerms, rows: Tensor, weights: Tensor) -> Tensor:
+    """The squared lengths of targets' vectors, each by its weight, in sum.
+
+    Args:
+        terms: of N nodes.
+        rows: int64 [B] each target's node.
+        weights: [B].
+    """
+    counts = weights.new_zeros(len(terms.factors)).index_add(0, rows, weights)
+    return counts @ terms.factors.square().sum(1).to(counts.dtype)
 
 
 def _none(batch: EdgeBatch) -> Tensor:

@@ -184,19 +184,18 @@ class PoolSampler:
         return counts.float().log() - expected
 
 
-def hide_known(scores: Tensor, pool: Tensor, offsets: Tensor, known: Tensor) -> Tensor:
-    """Scores [n, M] with -inf where a pool's item is known of a user; `scores` is left as it is.
+def known_in(pool: Tensor, offsets: Tensor, known: Tensor) -> Tensor:
+    """Whether a pool's item is known of a user, bool [n, M].
 
     Args:
-        scores: [n, M].
         pool: int64 [M] items, ascending.
         offsets: int64 [n + 1], as `KnownItems.of` gives them.
         known: int64 [K].
     """
     offsets, places = known_places(pool, offsets, known)
-    hidden = torch.zeros_like(scores, dtype=torch.bool)
+    hidden = torch.zeros(len(offsets) - 1, len(pool), dtype=torch.bool, device=pool.device)
     hidden[torch.repeat_interleave(offsets.diff(), output_size=len(places)), places] = True
-    return scores.masked_fill(hidden, -torch.inf)
+    return hidden
 
 
 def known_places(pool: Tensor, offsets: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

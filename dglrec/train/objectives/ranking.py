@@ -15,7 +15,7 @@ from dglrec.blocks import Pool
 from dglrec.kernels import catalogue_log_sum_exp
 from dglrec.nn import ListTerms, score_lists
 from dglrec.train.objectives.config import RankingConfig
-from dglrec.train.objectives.negatives import KnownItems, hide_known, known_places
+from dglrec.train.objectives.negatives import KnownItems, known_in, known_places
 
 Related = tuple[Tensor, Tensor]
 
@@ -100,10 +100,19 @@ class RankingLoss:
             hidden = known_places(pool.items, offsets, known)
             total = catalogue_log_sum_exp(ranked.factors, drawn.factors, base, *hidden)
             return functional.softplus(total.index_select(0, users) - positives)
-        scores = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
-        scores = hide_known(scores, pool.items, offsets, known)
+        in_pool = known_in(pool.items, offsets, known)
+        if config.negatives == "hard":
+            every = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
+            negatives = self._few_of(every.masked_fill(in_pool, -torch.inf), users, pool)
+        else:
+            # Of a large step a few scores a target are far fewer than all of the pool's.
+            columns = _choose(pool, (len(users), self._count(len(pool.items))))
+            owners = users.unsqueeze(1).expand_as(columns)
+            scores = score_lists(ranked, drawn, owners.flatten(), columns.flatten())
+            gone = in_pool.flatten()[owners * len(pool.items) + columns]
+            negatives = scores.view_as(columns).masked_fill(gone, -torch.inf)
         related = _related_scores(ranked, of_items, users, targets.related)
-        return self._of_few(scores, positives, users, pool, related)
+        return self._of_few(negatives, positives, related)
 
     def of_fixed(
         self, of_users: ListTerms, of_items: ListTerms, targets: FixedTargets, pool: Pool | None
@@ -136,7 +145,7 @@ class RankingLoss:
         hidden[torch.repeat_interleave(offsets.diff(), output_size=len(places)), places] = True
         every = every.masked_fill(hidden, -torch.inf)
         related = _related_scores(of_users, of_items, targets.users, targets.related)
-        return self._of_few(every, scores, targets.users, pool, related)
+        return self._of_few(self._few_of(every, targets.users, pool), scores, related)
 
     def _terms(self, of_users: ListTerms, of_items: ListTerms) -> tuple[ListTerms, ListTerms]:
         """Both sides as the loss takes them: perhaps of length 1, and over the temperature."""
@@ -148,31 +157,29 @@ class RankingLoss:
         of_items = ListTerms(of_items.factors, of_items.base / config.temperature)
         return of_users._replace(factors=of_users.factors / config.temperature), of_items
 
+    def _count(self, drawn: int) -> int:
+        """How many of a pool's items are each target's negatives."""
+        return min(self.config.negatives_a_target, drawn)
+
+    def _few_of(self, scores: Tensor, users: Tensor, pool: Pool) -> Tensor:
+        """[B, k] scores of each target's negatives, out of [n, M] of its user and the pool."""
+        count = self._count(scores.shape[1])
+        if self.config.negatives == "hard":
+            return scores.topk(count, dim=1).values.index_select(0, users)
+        columns = _choose(pool, (len(users), count))
+        return scores.flatten()[users.unsqueeze(1) * scores.shape[1] + columns]
+
     def _of_few(
-        self,
-        scores: Tensor,
-        positives: Tensor,
-        users: Tensor,
-        pool: Pool,
-        related: Sequence[Tensor] = (),
+        self, negatives: Tensor, positives: Tensor, related: Sequence[Tensor] = ()
     ) -> Tensor:
-        """Losses that take a few of the pool for each target.
+        """Losses that take a few negatives for each target.
 
         Args:
-            scores: [n, M], -inf for items that a user knows.
+            negatives: [B, k] scores, -inf for items that a user knows.
             positives: [B].
-            users: int64 [B], rows of `scores`.
-            pool: whose scores they are.
             related: r times [B], scores of further negatives; -inf where there is none.
         """
         config = self.config
-        count = min(config.negatives_a_target, scores.shape[1])
-        if config.negatives == "hard":
-            negatives = scores.topk(count, dim=1).values.index_select(0, users)
-        else:
-            shape = (len(users), count)
-            columns = _choose(pool, shape)
-            negatives = scores.flatten()[users.unsqueeze(1) * scores.shape[1] + columns]
         if related:
             negatives = torch.cat((negatives, torch.stack(tuple(related), dim=1)), dim=1)
         # Of a pool that the user knows whole nothing is learned.

@@ -8,21 +8,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from dglrec.dataset import RatingDataset
+from dglrec.errors import UsageError
 from dglrec.metrics import class_weights, level_of
+from dglrec.registry import Registry
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+LOSSES: Registry[Callable[[RatingDataset], Loss]] = Registry("loss", "train.loss", "register_loss")
+"""What `train.loss` names: the training ratings -> float32 [B] predictions and ratings -> [B] the
+loss of each."""
 
-def make_loss(name: str, dataset: RatingDataset) -> Loss:
-    """The loss of a name: float32 [B] predictions and ratings -> [B] the loss of each.
 
-    `weighted_mse` weighs each squared error by (count of the most frequent rating / count of its
-    own rating) in training, normalised to mean 1 over the training ratings.
+def _weighted_mse(dataset: RatingDataset) -> Loss:
+    """Squared errors weighed by how rare ratings are.
+
+    Each by (count of the most frequent rating / count of its own rating) in training, normalised to
+    mean 1 over the training ratings.
     """
-    if name == "mse":
-        return partial(functional.mse_loss, reduction="none")
-    if name == "smooth_l1":
-        return partial(functional.smooth_l1_loss, reduction="none")
     counts = torch.from_numpy(dataset.graph.level_counts).float()
     weights = class_weights(dataset.graph.level_counts)
     weights = weights / ((weights * counts).sum() / counts.sum())
@@ -32,3 +34,45 @@ def make_loss(name: str, dataset: RatingDataset) -> Loss:
         return row_weights * (predictions - ratings) ** 2
 
     return weighted_mse
+
+
+LOSSES.update(
+    mse=lambda dataset: partial(functional.mse_loss, reduction="none"),
+    smooth_l1=lambda dataset: partial(functional.smooth_l1_loss, reduction="none"),
+    weighted_mse=_weighted_mse,
+)
+
+
+def make_loss(name: str, dataset: RatingDataset) -> Loss:
+    """The loss of a name: float32 [B] predictions and ratings -> [B] the loss of each."""
+    return LOSSES[name](dataset)
+
+
+def prove_loss(name: str, dataset: RatingDataset) -> None:
+    """Try a loss that was added on three ratings, before anything is trained with it.
+
+    Raises:
+        UsageError: it fails, or gives another shape, no numbers, or what has no gradient.
+    """
+    if name not in LOSSES.added:
+        return
+    where = f"{LOSSES.key} = {name}"
+    scale = dataset.scale
+    ratings = torch.tensor([scale.minimum, scale.maximum, scale.minimum])
+    predictions = (ratings.flip(0) + 0.25).requires_grad_()
+    try:
+        losses = make_loss(name, dataset)(predictions, ratings)
+    except Exception as error:
+        raise UsageError(
+            f"{where}: fails on 3 predictions ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(losses, Tensor) or losses.shape != ratings.shape:
+        shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise UsageError(
+            f"{where}: gives {shape} for 3 predictions; give [3], the loss of each, and not their "
+            "mean or sum"
+        )
+    if not bool(losses.isfinite().all()):
+        raise UsageError(f"{where}: gives what is no finite number")
+    if not losses.requires_grad:
+        raise UsageError(f"{where}: has no gradient; make it of the predictions by torch's means")

@@ -1,0 +1,101 @@
+"""Parts of one's own, under names that the configuration takes from then on, in this process.
+
+What is registered is tried on a few rows before anything is trained with it. A run or a data set
+that was made with it needs it registered again wherever it is opened.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from dglrec.errors import UsageError
+from dglrec.features import FeatureEncoder, add_encoder
+from dglrec.nn import CONVOLUTIONS, Convolution
+from dglrec.train import LOSSES, Loss
+
+_Loss = TypeVar("_Loss", bound=Loss)
+_Make = TypeVar("_Make", bound=Callable[[int], Convolution])
+_Encoder = TypeVar("_Encoder", bound=type[FeatureEncoder])
+
+
+def register_loss(name: str, *, replace: bool = False) -> Callable[[_Loss], _Loss]:
+    """Make a function the loss `train.loss = name`.
+
+    The function takes float32 [B] predicted ratings and ratings, and gives the loss of each, [B],
+    through which gradients go back.
+
+    Args:
+        name: lowercase letters, digits and underscores.
+        replace: whether one that was registered before under that name may go.
+
+    Raises:
+        UsageError: the name is none, or taken.
+    """
+
+    def register(loss: _Loss) -> _Loss:
+        _check_callable(loss, "loss", name)
+        LOSSES.add(name, lambda dataset: loss, replace=replace)
+        return loss
+
+    return register
+
+
+def register_convolution(name: str, *, replace: bool = False) -> Callable[[_Make], _Make]:
+    """Make a class the convolution `model.convolution = name`: messages along one relation.
+
+    The class, or function, takes the width H of embeddings and gives a `Convolution`: its `forward`
+    takes a `Block` of edges, [S, H] sources and [D, H] destinations, and gives [D, H]; its
+    `without_edges` gives the same of [D, H] destinations that have no edge. Beside it there are the
+    rated messages and the ridge regression, unless the configuration switches them off.
+
+    Args:
+        name: lowercase letters, digits and underscores.
+        replace: whether one that was registered before under that name may go.
+
+    Raises:
+        UsageError: the name is none, or taken.
+    """
+
+    def register(make: _Make) -> _Make:
+        _check_callable(make, "convolution", name)
+
+        def sized(size: int, config: Any) -> Convolution:
+            del config
+            made = make(size)
+            if not isinstance(made, nn.Module):
+                raise TypeError(f"{type(made).__name__} is no Convolution")
+            return made
+
+        CONVOLUTIONS.add(name, sized, replace=replace)
+        return make
+
+    return register
+
+
+def register_encoder(name: str, *, replace: bool = False) -> Callable[[_Encoder], _Encoder]:
+    """Make a class what encodes attributes of a kind: `attributes={"column": name}` of `fit`.
+
+    The class has a class method `fit(column, training)` and a method `encode(column)`; see
+    `FeatureEncoder`.
+
+    Args:
+        name: lowercase letters, digits and underscores.
+        replace: whether one that was registered before under that name may go.
+
+    Raises:
+        UsageError: the name is none, or taken.
+    """
+
+    def register(encoder: _Encoder) -> _Encoder:
+        for method in ("fit", "encode"):
+            _check_callable(getattr(encoder, method, None), f"encoder {name}'s {method}", "")
+        add_encoder(name, encoder, replace=replace)
+        return encoder
+
+    return register
+
+
+def _check_callable(found: Any, what: str, name: str) -> None:
+    if not callable(found):
+        raise UsageError(f"{what} {name}".rstrip() + ": is no function or class")

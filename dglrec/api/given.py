@@ -1,0 +1,89 @@
+"""What a caller gives -> frames that can stand where the verbs take files."""
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from dglrec import schema
+from dglrec.errors import DataError, UsageError
+from dglrec.ingest import ID_NAMES, Frame
+
+
+def frame_of(given: Any, name: str) -> Frame:
+    """A frame, whatever library it is of; see `Frame.of`."""
+    return given if isinstance(given, Frame) else Frame.of(given, name)
+
+
+def optional_frame(given: Any, name: str) -> Frame | None:
+    """The same; None for None."""
+    return None if given is None else frame_of(given, name)
+
+
+def is_frame(given: Any) -> bool:
+    """Whether something is a table, and no list of ids: it has columns by name."""
+    return isinstance(given, Frame) or hasattr(given, "columns") or hasattr(given, "column_names")
+
+
+def ids_frame(given: Any, id_name: str, name: str) -> Frame:
+    """Ids in a column: one id, several in any order, or a frame that has that column.
+
+    Args:
+        given: them.
+        id_name: `user_id` or `item_id`.
+        name: what messages call them.
+
+    Raises:
+        DataError: they are of several types.
+        UsageError: there is none.
+    """
+    if is_frame(given):
+        return frame_of(given, name)
+    single = isinstance(given, str | numbers.Number) or not isinstance(given, Iterable)
+    ids = [given] if single else list(given)
+    if not ids:
+        raise UsageError(f"{name}: no id is given; leave {name} out for all")
+    return Frame(name, pa.table({id_name: _ids_column(ids, name)}))
+
+
+def pairs_frame(given: Any) -> Frame:
+    """Pairs of ids in two columns: a frame with them, or pairs like `(user, item)`.
+
+    Raises:
+        DataError: ids are of several types.
+        UsageError: something is no pair.
+    """
+    if is_frame(given):
+        return frame_of(given, "pairs")
+    pairs = [
+        (one,) if isinstance(one, str) or not isinstance(one, Iterable) else tuple(one)
+        for one in given
+    ]
+    if bad := [one for one in pairs if len(one) != 2]:
+        raise UsageError(
+            f"pairs: {bad[0]!r} is no pair; give a frame of {schema.USER_ID} and "
+            f"{schema.ITEM_ID}, or pairs like (user, item)"
+        )
+    ends = zip(*pairs, strict=True) if pairs else ([], [])
+    columns = {
+        name: _ids_column(list(ids), f"pairs: {name}")
+        for name, ids in zip(schema.PAIR_COLUMNS, ends, strict=True)
+    }
+    return Frame("pairs", pa.table(columns))
+
+
+def holds_ratings(frame: Frame) -> bool:
+    """Whether a frame has a column of items: then it says what users rated, not only who."""
+    return bool(set(ID_NAMES[schema.ITEM_ID]) & set(frame.table.column_names))
+
+
+def _ids_column(ids: list[Any], name: str) -> pa.Array:
+    try:
+        return pa.array(ids)
+    except (pa.ArrowException, OverflowError) as error:
+        kinds = ", ".join(dict.fromkeys(type(one).__name__ for one in ids))
+        raise DataError(
+            f"{name}: ids are of several types ({kinds}), or none; give whole numbers below 2^63, "
+            "or text"
+        ) from error

@@ -1,0 +1,228 @@
+"""Columns of attributes of any kind -> features: `fit_column`, and `ENCODERS` that others add to.
+
+What an encoder is fitted to are the rows that have a training row; a data set that is opened again
+fits it again, to the same values.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dglrec.errors import DglrecError, UsageError
+from dglrec.features.columns import GenresEncoder, IdentityEncoder, Mask
+from dglrec.features.kinds import Kind, is_missing, own_kind, read_labels, read_numbers, read_texts
+from dglrec.features.text import SequenceEncoder
+from dglrec.registry import Registry
+
+MOST_LABELS = 256
+"""An attribute with more labels is no feature, which would have a column for each; only nodes."""
+
+
+class FeatureEncoder(Protocol):
+    """What `register_encoder` takes: an encoder of somebody's own.
+
+    A column's cells are texts, numbers or lists; where one is missing it is None, or of a column of
+    numbers NaN.
+    """
+
+    @classmethod
+    def fit(cls, column: pd.Series, training: Mask) -> "FeatureEncoder":
+        """An encoder fitted to N cells.
+
+        Args:
+            column: N cells, numbered from 0.
+            training: bool [N], whether a row is a training row: the rest must not be looked at.
+        """
+
+    def encode(self, column: pd.Series) -> Any:
+        """N cells -> [n, F] finite numbers; F is always the same."""
+
+
+class ColumnEncoder(Protocol):
+    """Makes features of a column, once fitted."""
+
+    def encode(self, column: pd.Series) -> npt.NDArray[np.float32]:
+        """N cells -> float32 [n, F].
+
+        Raises:
+            DataError: a value is not of the column's kind.
+            UnusableEnvironmentError: the text model cannot be had.
+        """
+
+    def unseen(self, column: pd.Series) -> int:
+        """How many labels of n cells training does not know; 0 of what are no labels."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What an encoder is fitted with, beside its column.
+
+    Attributes:
+        name: the attribute's.
+        kind: the attribute's.
+        training: bool [N], whether a row is a training row.
+        text: embeds texts; None leaves them out.
+    """
+
+    name: str
+    kind: Kind
+    training: Mask
+    text: SequenceEncoder | None = None
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    name: str
+    kind: Kind
+    encoder: IdentityEncoder
+
+    @classmethod
+    def fit(cls, column: pd.Series, how: Fitting) -> "_Numbers":
+        numbers = read_numbers(column, how.kind, how.name)
+        encoder = IdentityEncoder.fit(numbers, how.training, standardize=True)
+        return cls(how.name, how.kind, encoder)
+
+    def encode(self, column: pd.Series) -> npt.NDArray[np.float32]:
+        return self.encoder.encode(read_numbers(column, self.kind, self.name))
+
+    def unseen(self, column: pd.Series) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class _Labels:
+    kind: Kind
+    encoder: GenresEncoder
+
+    @classmethod
+    def fit(cls, column: pd.Series, how: Fitting) -> "_Labels | None":
+        encoder = GenresEncoder.fit(read_labels(column, how.kind), how.training)
+        return cls(how.kind, encoder) if 0 < len(encoder.vocabulary) <= MOST_LABELS else None
+
+    def encode(self, column: pd.Series) -> npt.NDArray[np.float32]:
+        return self.encoder.encode(read_labels(column, self.kind))
+
+    def unseen(self, column: pd.Series) -> int:
+        return self.encoder.unseen(read_labels(column, self.kind))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    encoder: SequenceEncoder
+
+    @classmethod
+    def fit(cls, column: pd.Series, how: Fitting) -> "_Texts | None":
+        return None if how.text is None else cls(how.text)
+
+    def encode(self, column: pd.Series) -> npt.NDArray[np.float32]:
+        return self.encoder.encode(read_texts(column))
+
+    def unseen(self, column: pd.Series) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class _Added:
+    """An encoder that somebody registered, whose results are looked at."""
+
+    where: str
+    encoder: FeatureEncoder
+
+    @classmethod
+    def fit(cls, kind: type[FeatureEncoder], column: pd.Series, how: Fitting) -> "_Added":
+        where = f"attribute {how.name}: encoder {how.kind.value}"
+        try:
+            return cls(where, kind.fit(_cells(column), how.training))
+        except DglrecError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{where} cannot be fitted ({_said(error)})") from error
+
+    def encode(self, column: pd.Series) -> npt.NDArray[np.float32]:
+        try:
+            found = np.asarray(self.encoder.encode(_cells(column)))
+        except DglrecError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{self.where} fails ({_said(error)})") from error
+        rows = len(column)
+        if (
+            found.ndim != 2
+            or len(found) != rows
+            or not found.shape[1]
+            or found.dtype.kind not in "biuf"
+        ):
+            raise UsageError(
+                f"{self.where} gives {found.dtype} {list(found.shape)} for {rows} rows; give "
+                f"numbers, [{rows}, F]"
+            )
+        if not np.isfinite(found).all():
+            raise UsageError(f"{self.where} gives what is no finite number")
+        return found.astype(np.float32)
+
+    def unseen(self, column: pd.Series) -> int:
+        return 0
+
+
+ENCODERS: Registry[Callable[[pd.Series, Fitting], ColumnEncoder | None]] = Registry(
+    "encoder", "attributes", "register_encoder", [Kind.NONE.value]
+)
+"""What makes features of a column, by the column's kind: fits an encoder, or none where the column
+is no feature."""
+
+ENCODERS.update(
+    {
+        Kind.NUMBER.value: _Numbers.fit,
+        Kind.DATE.value: _Numbers.fit,
+        Kind.CATEGORY.value: _Labels.fit,
+        Kind.CATEGORIES.value: _Labels.fit,
+        Kind.TEXT.value: _Texts.fit,
+    }
+)
+
+
+def add_encoder(name: str, encoder: type[FeatureEncoder], *, replace: bool = False) -> None:
+    """Add a kind of attributes, and what makes features of them.
+
+    Raises:
+        UsageError: the name is none, or taken.
+    """
+
+    def fit(column: pd.Series, how: Fitting) -> ColumnEncoder:
+        return _Added.fit(encoder, column, how)
+
+    ENCODERS.add(name, fit, replace=replace)
+    own_kind(name)
+
+
+def fit_column(column: pd.Series, how: Fitting) -> ColumnEncoder | None:
+    """Fit an encoder to a column of N cells.
+
+    Returns:
+        None where the column is no feature: its kind is `none`, it has no label or more than
+        `MOST_LABELS`, or it holds texts and there is no model for them.
+
+    Raises:
+        DataError: a value is not of the column's kind.
+        UsageError: an encoder that somebody registered fails.
+    """
+    fit = ENCODERS.get(how.kind.value)
+    return None if fit is None else fit(column, how)
+
+
+def _cells(column: pd.Series) -> pd.Series:
+    """A column as `FeatureEncoder` describes it, however it came: of a frame, or of a file."""
+    if pd.api.types.is_numeric_dtype(column):
+        numbers: pd.Series = pd.Series(column.to_numpy(np.float64))
+        return numbers
+    cells = [None if is_missing(cell) else cell for cell in column]
+    others: pd.Series = pd.Series(cells, dtype=object)
+    return others
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

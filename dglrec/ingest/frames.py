@@ -1,0 +1,150 @@
+"""Tables in memory, which can stand wherever a file can: `Frame`.
+
+What a file of the same rows would be refused for, a frame is refused for: both go through the same
+door. Rows count from 1 in messages.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import pyarrow as pa
+
+from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
+from dglrec.files import sha256_of
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A table in memory.
+
+    Attributes:
+        name: what messages call it, and what a data set that is made of it says that it came from.
+        table: its columns.
+    """
+
+    name: str
+    table: pa.Table
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def of(cls, native: Any, name: str) -> "Frame":
+        """Take a data frame of whatever library.
+
+        Args:
+            native: a frame of pandas, polars (a lazy one is collected), pyarrow, or anything else
+                that narwhals reads. The index of a pandas frame is not read.
+            name: what messages call it.
+
+        Raises:
+            UsageError: it is no data frame.
+            DataError: a column is there twice, or its values are of several types.
+        """
+        return cls(name, _arrow_table(native, name).replace_schema_metadata(None))
+
+    def checksum(self) -> str:
+        """The SHA-256 of its columns' names, types and values, in hexadecimal.
+
+        Frames of the same columns have the same, in whatever pieces they lie in memory.
+        """
+        digest = hashlib.sha256()
+        sink = pa.PythonFile(_Hashing(digest), mode="w")
+        whole = self.table.combine_chunks()
+        with pa.ipc.new_stream(sink, whole.schema) as writer:
+            writer.write_table(whole)
+        return digest.hexdigest()
+
+
+Given = Path | Frame
+"""What somebody gives: a file, or a table in memory."""
+
+
+def is_file(given: Given) -> TypeGuard[Path]:
+    """Whether it is a path, and no table in memory."""
+    return not isinstance(given, Frame)
+
+
+def checksum_of(given: Given) -> str:
+    """The SHA-256 of what a file or a frame holds, in hexadecimal."""
+    return given.checksum() if isinstance(given, Frame) else sha256_of(given)
+
+
+class _Hashing(io.RawIOBase):
+    """A file that keeps nothing of what is written to it but its digest."""
+
+    def __init__(self, digest: Any) -> None:
+        super().__init__()
+        self._digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._digest.update(view)
+        return view.nbytes
+
+
+def _arrow_table(native: Any, name: str) -> pa.Table:
+    if isinstance(native, pa.Table):
+        _refuse_repeated(native.column_names, name)
+        return native
+    # Where no frame is given, nobody has to wait for the import.
+    import narwhals as nw
+    from narwhals.exceptions import NarwhalsError
+
+    try:
+        frame = nw.from_native(native)
+    except TypeError as error:
+        raise UsageError(
+            f"{name}: is of type {type(native).__name__}; give a DataFrame of pandas or polars, a "
+            "pyarrow table, or another that narwhals takes"
+        ) from error
+    except NarwhalsError as error:
+        raise DataError(f"{name}: {_said(error)}") from error
+    try:
+        if isinstance(frame, nw.LazyFrame):
+            frame = frame.collect("pyarrow")
+        names = [str(column) for column in frame.columns]
+        _refuse_repeated(names, name)
+        table: pa.Table = frame.to_arrow()
+    except MemoryError as error:  # Arrow's is one of both
+        raise UnusableEnvironmentError(f"{name}: out of memory while it was read") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{name}: {_fault(native, error)}") from error
+    except NarwhalsError as error:
+        raise DataError(f"{name}: {_said(error)}") from error
+    # Of a pandas frame its index comes behind the columns.
+    return table.select(names)
+
+
+def _refuse_repeated(names: list[str], name: str) -> None:
+    if repeated := sorted({one for one in names if names.count(one) > 1}):
+        raise DataError(f"{name}: more than one column {', '.join(repeated)}")
+
+
+def _fault(native: Any, error: Exception) -> str:
+    """Which column cannot be read, and why."""
+    for column in native.columns:
+        cells = list(native[column])
+        try:
+            pa.array(cells, from_pandas=True)
+        except pa.ArrowException:
+            kinds = dict.fromkeys(
+                type(cell).__name__
+                for cell in cells
+                if cell is not None and not (isinstance(cell, float) and cell != cell)
+            )
+            return (
+                f"column {str(column)[:40]} holds values of several types "
+                f"({', '.join(list(kinds)[:4])}); make them all numbers, or all text"
+            )
+    return f"not readable as a table ({_said(error)})"
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -1,0 +1,484 @@
+"""What is scored, part by part: the best items of users, or pairs; wherever the rows then go.
+
+Data flow: files or frames that say who and what -> roster -> parts by number -> for each: indices
+-> scores -> ids. `batch.py` writes the parts into a folder, `tables.py` puts them together.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from dglrec import schema
+from dglrec.errors import DataError, EmptyFileError, UsageError
+from dglrec.ids import to_type
+from dglrec.infer import REASONS, Diverse, Diversity, check_explainable
+from dglrec.ingest import Given, Stretch, stream_columns
+from dglrec.kernels import ItemLists
+from dglrec.metrics import clip
+from dglrec.progress import Advance, log, progress
+from dglrec.run import Predictor, TrainedBaseline
+from dglrec.score.added import Known, read_items_to_add, read_users_to_add
+from dglrec.score.described import read_described_users
+from dglrec.score.fill import Part
+from dglrec.score.fitted import BaselineRoster, BaselineScorer, refused
+from dglrec.score.listed import Unknown, cut, listed, refuse_unknown
+from dglrec.score.recommend import check_k
+from dglrec.score.roster import Roster
+
+_PART_USERS = 1 << 14
+_PART_ROWS = 1 << 20
+_USERS_AT_ONCE = 1 << 13
+_RELATIONS = pa.list_(
+    pa.struct(
+        [
+            ("kind", pa.string()),
+            ("of", pa.string()),
+            ("names", pa.list_(pa.string())),
+            ("count", pa.int64()),
+            ("contribution", pa.float32()),
+        ]
+    )
+)
+
+
+def users_in_part(k: int) -> int:
+    """How many users a part of lists of k items has."""
+    return max(1, min(_PART_USERS, _PART_ROWS // k))
+
+
+def rows_in_part() -> int:
+    """How many pairs a part has."""
+    return _PART_ROWS
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What both ways of scoring can be told.
+
+    Attributes:
+        ratings: a file with ratings of users that training never saw, who are scored as well.
+        known: what ratings of users of the data set in that file mean: an error, more ratings
+            (`extend`), or all that the user has rated (`replace`).
+        user_table: a file with what is known of such users, with or without ratings.
+        new_items: a file with items that training never saw, which are scored as well.
+        unknown: what an unknown user or item in a list means: an error, a row to be left out, or,
+            of pairs, a score that is missing.
+        shard: (i, n): only every n-th part from the i-th on, i from 0.
+        overwrite: whether a folder of scores that is there goes first.
+    """
+
+    ratings: Given | None = None
+    known: Known = "error"
+    user_table: Given | None = None
+    new_items: Given | None = None
+    unknown: Unknown = "error"
+    shard: tuple[int, int] = (0, 1)
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UsageError: it does not.
+        """
+        number, shards = self.shard
+        if not 0 <= number < shards:
+            runs = f"the first figure runs from 0 to {shards - 1}"
+            mend = runs if shards > 0 else "the second figure is how many shards there are"
+            raise UsageError(f"--shard {number}/{shards}: {mend}")
+        if self.overwrite and shards > 1:
+            raise UsageError(
+                "--overwrite would remove what other shards write; remove the folder by hand first"
+            )
+
+
+@dataclass(frozen=True)
+class TopKOptions(ScoreOptions):
+    """What scoring of the best items can be told besides.
+
+    Attributes:
+        users: a file with a column `user_id`: only these.
+        items: a file with a column `item_id`: only these are candidates.
+        include_seen: whether a user's own rated items are candidates.
+        explain: whether each item comes with the rated items that it rests on.
+        diversity: what makes items of a list unlike each other; None for nothing. Ranks say the
+            order then, in which scores need not fall.
+    """
+
+    users: Given | None = None
+    items: Given | None = None
+    include_seen: bool = False
+    explain: bool = False
+    diversity: Diversity | None = None
+
+
+class TopKJob:
+    """Lists of the best items, by stretches of users; columns are those of `score_top_k`.
+
+    Args:
+        trained: a run's model.
+        roster: whom and what it scores.
+        users: int64, the users of each part.
+        catalogue: int64 [C] the items to choose from, ascending.
+        k: items for each user.
+        options: see `TopKOptions`.
+
+    Attributes:
+        count: how many parts there are.
+    """
+
+    def __init__(
+        self,
+        trained: Predictor,
+        roster: Roster | BaselineRoster,
+        users: Sequence[Tensor],
+        catalogue: Tensor,
+        k: int,
+        options: TopKOptions,
+    ) -> None:
+        self.count: int | None = len(users)
+        self._trained, self._roster = trained, roster
+        self._users, self._catalogue = users, catalogue
+        self._k, self._options = k, options
+
+    @classmethod
+    def of(cls, trained: Predictor, k: int, options: TopKOptions) -> "TopKJob":
+        """The job that options ask for, which `check_top_k` has let pass.
+
+        Raises:
+            UsageError: there are fewer items than a list has places.
+            DataError: a file is bad or names what is unknown.
+        """
+        roster = read_roster(trained, options)
+        try:
+            users = listed(options.users, schema.USER_ID, roster.users, options.unknown)
+        except EmptyFileError as error:
+            log(f"{error}, so there is nobody to score")
+            users = torch.empty(0, dtype=torch.int64)
+        catalogue = listed(options.items, schema.ITEM_ID, roster.items, options.unknown)
+        check_k(k, len(catalogue))
+        return cls(trained, roster, users.split(users_in_part(k)), catalogue, k, options)
+
+    @property
+    def num_users(self) -> int:
+        """How many users get lists."""
+        return sum(len(some) for some in self._users)
+
+    def prepare(self) -> None:
+        """Embeddings."""
+        self._roster.prepare()
+
+    def ready(self) -> None:
+        """What the decoder makes of all nodes, and what each user has rated."""
+        self._ranker = self._roster.ranker(self._catalogue)
+        self._best = self._ranker.best
+        if self._options.diversity is not None:
+            asked = self._options.diversity
+            self._best = Diverse(self._best, self._roster.likeness(asked.by), asked.weight).best
+        self._relations = None
+        if self._options.explain:
+            assert isinstance(self._roster, Roster)
+            assert not isinstance(self._ranker, BaselineScorer)
+            self._relations = self._roster.relation_reasons(self._ranker)
+        # Beside what lists are ordered by stands the predicted rating.
+        self._ratings = None
+        if self._trained.rates:
+            same = not self._trained.orders_by_lists
+            self._ratings = self._ranker if same else self._roster.scorer()
+        if self._options.include_seen:
+            nothing = np.zeros(self._roster.count + 1, dtype=np.int64)
+            self._left_out = ItemLists(nothing, np.empty(0, dtype=np.int32))
+        else:
+            self._left_out = self._roster.rated
+
+    def parts(self, missing: set[int]) -> Iterator[Part]:
+        """One for each stretch of users."""
+        total = sum(len(self._users[number]) for number in missing)
+        shown = self._trained.world.is_first
+        with progress("scoring users", total, "users", shown=shown) as advance:
+            for number, users in enumerate(self._users):
+                yield Part(number, partial(self._make, users, advance))
+
+    def _make(self, users: Tensor, advance: Advance) -> tuple[pa.Table, int]:
+        if not len(users):
+            nothing = torch.empty((0, self._k))
+            return self._table(users, nothing, nothing.long()), 0
+        tables = []
+        for some in users.split(_USERS_AT_ONCE):
+            places = self._roster.places(some)
+            tables.append(self._table(some, *self._best(places, self._left_out, self._k)))
+            advance(len(some))
+        return pa.concat_tables(tables).combine_chunks(), 0
+
+    def _table(self, users: Tensor, scores: Tensor, items: Tensor) -> pa.Table:
+        left = torch.isfinite(scores)
+        ranks = torch.arange(1, scores.shape[1] + 1, dtype=torch.int32).expand_as(scores)
+        rows = users.unsqueeze(1).expand_as(scores)
+        columns: dict[str, Any] = {
+            schema.USER_ID: self._roster.users.decode(rows[left].numpy()),
+            schema.ITEM_ID: self._roster.items.decode(items[left].numpy()),
+            schema.RANK: ranks[left].numpy(),
+            schema.SCORE: scores[left].numpy(),
+        }
+        if self._ratings is not None:
+            ratings = scores[left]
+            if self._ratings is not self._ranker:
+                ratings = self._ratings.pairs(self._roster.places(rows[left]), items[left])
+            columns[schema.RATING] = clip(ratings, self._trained.dataset.scale).numpy()
+        if self._options.explain:
+            assert isinstance(self._roster, Roster) and not isinstance(self._ranker, BaselineScorer)
+            places = self._roster.places(users)
+            reasons = self._roster.reasons(self._ranker, places, items)
+            because, contributions = (part[left.numpy()] for part in reasons)
+            there = because >= 0
+            ends = np.concatenate(([0], np.cumsum(there.sum(1)))).astype(np.int32)
+            rated = self._roster.items.decode(because[there])
+            columns[schema.BECAUSE] = pa.ListArray.from_arrays(ends, rated)
+            columns[schema.CONTRIBUTION] = pa.ListArray.from_arrays(ends, contributions[there])
+            if self._relations is not None:
+                known = torch.where(users < len(self._trained.dataset.users), users, -1)
+                known = torch.where(places == users, known, -1)  # its ratings are others
+                found = self._relations.find(places, items, known)
+                rows_of = zip(found, left.tolist(), strict=True)
+                wanted = [
+                    [asdict(reason) for reason in one]
+                    for of_user, there in rows_of
+                    for one, is_there in zip(of_user, there, strict=True)
+                    if is_there
+                ]
+                columns[schema.RELATIONS] = pa.array(wanted, _RELATIONS)
+        return pa.table(columns)
+
+
+class _EncodedPairs(NamedTuple):
+    """Pairs as indices; of one that is unknown any.
+
+    Attributes:
+        columns: ids, in the data set's types.
+        places: int64 [n] where the users stand in the roster.
+        items: int64 [n].
+        known: bool [n], whether both ends are known.
+    """
+
+    columns: dict[str, Any]
+    places: Tensor
+    items: Tensor
+    known: Tensor
+
+
+class PairsJob:
+    """Predicted ratings of pairs, or their scores in lists, by stretches of the file.
+
+    Columns are those of `score_pairs`.
+
+    Args:
+        trained: a run's model.
+        roster: whom and what it scores.
+        file: the pairs.
+        unknown: what unknown ids mean.
+
+    Attributes:
+        count: None: how many parts there are shows at the end.
+    """
+
+    count: int | None = None
+
+    def __init__(
+        self, trained: Predictor, roster: Roster | BaselineRoster, file: Given, unknown: Unknown
+    ) -> None:
+        self._trained, self._roster = trained, roster
+        self._file, self._unknown = file, unknown
+
+    @classmethod
+    def of(cls, trained: Predictor, pairs: Given, options: ScoreOptions) -> "PairsJob":
+        """The job that options ask for, which `check_options` has let pass.
+
+        Raises:
+            DataError: a file is bad.
+        """
+        job = cls(trained, read_roster(trained, options), pairs, options.unknown)
+        job._check()
+        return job
+
+    def _check(self) -> None:
+        """Refuse, before any work, a file without the columns, and say of one without a row.
+
+        Raises:
+            DataError: it is bad.
+        """
+        if next(self._stretches(), None) is None:
+            log(f"{self._file}: holds no row, so there is nothing to score")
+
+    def prepare(self) -> None:
+        """Embeddings."""
+        self._roster.prepare()
+
+    def ready(self) -> None:
+        """What the decoder makes of all nodes."""
+        rates = self._trained.rates
+        self._scorer = self._roster.scorer() if rates else self._roster.ranker()
+
+    def parts(self, missing: set[int]) -> Iterator[Part]:
+        """One for each stretch of the file."""
+        number = -1
+        for number, table in enumerate(cut(self._stretches(), rows_in_part())):
+            yield Part(number, partial(self._make, table))
+        if number < 0:  # a part without rows, so that who reads the folder finds its columns
+            ids = {schema.USER_ID: self._roster.users.ids, schema.ITEM_ID: self._roster.items.ids}
+            nothing = pa.table({name: of_end[:0] for name, of_end in ids.items()})
+            yield Part(0, partial(self._make, nothing))
+
+    def _stretches(self) -> Iterator[Stretch]:
+        ids = self._roster.users.ids, self._roster.items.ids
+        return stream_columns(
+            self._file, {schema.USER_ID: ids[0].type, schema.ITEM_ID: ids[1].type}
+        )
+
+    def _encoded(self, table: pa.Table) -> "_EncodedPairs":
+        """The pairs of a stretch as indices.
+
+        Raises:
+            DataError: an id is unknown, which is an error, or is of another type where all stay.
+        """
+        ids = {schema.USER_ID: self._roster.users, schema.ITEM_ID: self._roster.items}
+        columns = {name: to_type(table.column(name), map_.ids.type) for name, map_ in ids.items()}
+        users, items = (
+            torch.from_numpy(map_.encode(columns[name])).long() for name, map_ in ids.items()
+        )
+        known = (users >= 0) & (items >= 0)
+        if self._unknown == "error" and not known.all():
+            refuse_unknown(self._file, ids, "skip or null")
+        for name, column in columns.items():
+            if self._unknown == "null" and column.null_count:
+                raise DataError(
+                    f"{self._file}: column {name} holds {table.column(name).type}, and not all of "
+                    f"it can be {column.type}, as the data set's ids are; --unknown skip leaves "
+                    "such rows out"
+                )
+        places = self._roster.places(users.clamp(min=0))
+        return _EncodedPairs(columns, places, items.clamp(min=0), known)
+
+    def _make(self, table: pa.Table) -> tuple[pa.Table, int]:
+        columns, places, items, known = self._encoded(table)
+        scores = self._scorer.pairs(places, items)
+        mask = ~known.numpy()
+        columns[schema.SCORE] = pa.array(scores.numpy(), mask=mask)
+        if self._trained.rates:
+            ratings = clip(scores, self._trained.dataset.scale)
+            columns[schema.RATING] = pa.array(ratings.numpy(), mask=mask)
+        made = pa.table(columns)
+        if self._unknown == "skip":
+            made = made.filter(pa.array(known.numpy()))
+        return made.combine_chunks(), int((~known).sum())
+
+
+class ReasonsJob(PairsJob):
+    """For each pair up to three rated items of the user that the pair's score rests on.
+
+    Columns are `user_id, item_id, because, contribution`, a row a reason, the largest contribution
+    first; see `infer.explain`. The score is what lists are ordered by. A pair without a reason has
+    no row.
+    """
+
+    def ready(self) -> None:
+        """What lists are made with."""
+        self._ranker = self._roster.ranker()
+
+    def _make(self, table: pa.Table) -> tuple[pa.Table, int]:
+        assert isinstance(self._roster, Roster) and not isinstance(self._ranker, BaselineScorer)
+        columns, places, items, known = self._encoded(table)
+        shape = (len(places), REASONS)
+        because, contributions = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+        here = torch.nonzero(known).squeeze(1)
+        # All items of a user at once, so that the user is encoded without each rating once.
+        by_user = here[torch.argsort(places[here], stable=True)]
+        _, counts = torch.unique_consecutive(places[by_user], return_counts=True)
+        for rows in by_user.split(counts.tolist()) if len(here) else ():
+            found = self._roster.reasons(self._ranker, places[rows[:1]], items[rows].unsqueeze(0))
+            at = rows.numpy()
+            because[at], contributions[at] = found.items[0], found.contributions[0]
+        row, place = np.nonzero(because >= 0)
+        made = {name: column.take(pa.array(row)) for name, column in columns.items()}
+        made[schema.BECAUSE] = self._roster.items.decode(because[row, place])
+        made[schema.CONTRIBUTION] = pa.array(contributions[row, place])
+        return pa.table(made).combine_chunks(), int((~known).sum())
+
+
+def check_top_k(trained: Predictor, k: int, options: TopKOptions) -> None:
+    """Refuse lists that cannot be made, before any work.
+
+    Raises:
+        UsageError: options do not go together, or the model is not made for them.
+    """
+    check_options(trained, options)
+    check_k(k)
+    if options.unknown == "null":
+        raise UsageError("--unknown null goes with --pairs; choose error or skip")
+
+
+def check_options(trained: Predictor, options: ScoreOptions, *, explain: bool = False) -> None:
+    """Refuse what does not go together, and what a model is not made for, before any work.
+
+    Args:
+        trained: a run's model.
+        options: of it.
+        explain: whether reasons are asked for, whatever the options say.
+
+    Raises:
+        UsageError: it is asked for.
+    """
+    options.check()
+    explain = explain or (isinstance(options, TopKOptions) and options.explain)
+    if not isinstance(trained, TrainedBaseline):
+        if explain:
+            check_explainable(trained.model)
+        return
+    given = {
+        "--ratings": options.ratings,
+        "--user-table": options.user_table,
+        "--new-items": options.new_items,
+        "--items": options.items if isinstance(options, TopKOptions) else None,
+        "--explain": explain or None,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise refused(trained, name)
+
+
+def read_roster(trained: Predictor, options: ScoreOptions) -> Roster | BaselineRoster:
+    """Whom and what a model scores, and whom and what the options add.
+
+    Raises:
+        UsageError: the model does not look at what is said of them.
+        DataError: a file is bad.
+    """
+    if isinstance(trained, TrainedBaseline):
+        return BaselineRoster(trained)
+    new_items = None
+    new_users = changed = None
+    if options.new_items is not None:
+        try:
+            new_items = read_items_to_add(trained, options.new_items)
+        except EmptyFileError as error:
+            log(f"{error}, so there are no new items")
+    table = None
+    if options.user_table is not None:
+        table = read_described_users(trained, options.user_table)
+    described = table is not None and len(table.ids) > 0
+    if options.ratings is not None:
+        try:
+            new_users, changed = read_users_to_add(
+                trained, options.ratings, new_items, table=table, known=options.known
+            )
+        except EmptyFileError as error:
+            log(f"{error}, so no user is new by it")
+    if new_users is None and described:
+        new_users, _ = read_users_to_add(trained, None, new_items, table=table)
+    explains = isinstance(options, TopKOptions) and options.explain
+    return Roster(trained, new_users, new_items, changed, explains=explains)
