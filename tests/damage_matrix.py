@@ -36,7 +36,7 @@ from dglrec import cli
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.files import CHECKSUMS_FILE
 from dglrec.run import LOG_FILE, METRICS_FILE
-from dglrec.score import batch
+from dglrec.score import jobs
 from dglrec.synthetic import synthesize
 from dglrec.train import loop as loop_module
 from dglrec.train import train
@@ -184,7 +184,10 @@ def verbs_of(folder: Path) -> dict[str, tuple[Verb, ...]]:
         f"train {data} {{out}} --from {{it}} {small} {sizes} --json",
         blind=(*NOT_READ, "checkpoints/items/", "checkpoints/derived/"),
     )
-    of_baseline = [one for one in opening if one.name.startswith(("evaluate", "compare w"))]
+    of_baseline = [
+        *opening[:2],
+        Verb("compare", f"compare {{it}} {folder / 'run-one'} --bootstrap 40 --json"),
+    ]
     again = f"score {folder / 'run-one'} {{it}} --json"
 
     def unfinished(verb: Verb) -> Verb:
@@ -390,7 +393,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    batch._PART_USERS = 25
+    jobs._PART_USERS = 25
     counts: Counter[tuple[str, str]] = Counter()
     wrong = []
     with tempfile.TemporaryDirectory() as folder:

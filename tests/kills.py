@@ -31,7 +31,7 @@ from runs import without_times
 
 from dglrec.files import TEMPORARY
 from dglrec.run import CONFIG_FILE, LAST, METRICS_FILE
-from dglrec.score import batch
+from dglrec.score import jobs
 from dglrec.train.step import TrainingStep
 from dglrec.verify import verify
 
@@ -54,9 +54,9 @@ _SETTINGS = {
 
 _PART_USERS, _PART_ROWS = 8, 64
 _IN_SMALL_PARTS = f"""
-from dglrec.score import batch
+from dglrec.score import jobs
 from dglrec.cli import main
-batch._PART_USERS, batch._PART_ROWS = {_PART_USERS}, {_PART_ROWS}
+jobs._PART_USERS, jobs._PART_ROWS = {_PART_USERS}, {_PART_ROWS}
 main()
 """
 
@@ -370,7 +370,7 @@ def main() -> None:
     parser.add_argument("--pause", type=Path, default=Path("/nowhere"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    batch._PART_USERS, batch._PART_ROWS = _PART_USERS, _PART_ROWS
+    jobs._PART_USERS, jobs._PART_ROWS = _PART_USERS, _PART_ROWS
     chance, counts, bad = random.Random(asked.seed), Counter(), 0
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder))

@@ -10,7 +10,7 @@ KINDS = ["run", "refitted", "stopped", "baseline", "lists", "pairs", "export"]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(damage_matrix.batch, "_PART_USERS", 25)
+        patch.setattr(damage_matrix.jobs, "_PART_USERS", 25)
         yield make_world(tmp_path_factory.mktemp("damaged"))
 
 

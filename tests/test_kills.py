@@ -12,8 +12,8 @@ SHORT = ("prepare over", "train", "score lists", "export over")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kills.batch, "_PART_USERS", kills._PART_USERS)
-        patch.setattr(kills.batch, "_PART_ROWS", kills._PART_ROWS)
+        patch.setattr(kills.jobs, "_PART_USERS", kills._PART_USERS)
+        patch.setattr(kills.jobs, "_PART_ROWS", kills._PART_ROWS)
         yield make_world(tmp_path_factory.mktemp("killed"))
 
 

@@ -1,6 +1,7 @@
 """The door for ratings, and the rating scale."""
 
 import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
