@@ -202,6 +202,7 @@ class PartClock:
                     return
             if batch is not None:
                 yield batch
+            del batch  # the next one has its room
 
     def shares(self) -> dict[str, float]:
         """Each part's share of their sum."""

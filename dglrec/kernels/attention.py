@@ -1,11 +1,12 @@
 """Attention over a node's edges: scores, softmax and weighed sum in one pass, and one back.
 
 Torch's operations write a row for each edge several times, and DGL's those of the scores; here a
-row is read, used and dropped, and what is kept of an edge is one weight a head. With w an edge's
-weight, v the row of its source, g the gradient of its destination's sum o, the gradient of its
-score is w (g . v - g . o), so that nothing but w and o has to be kept (Dao, Fu, Ermon, Rudra and
-Re, "FlashAttention", NeurIPS 2022, section B.2). Gradients of sources are summed source by source,
-in an order that follows from the edges alone, so they are repeatable.
+row is read, used and dropped. With w an edge's weight, v the row of its source, g the gradient of
+its destination's sum o, the gradient of its score is w (g . v - g . o) (Dao, Fu, Ermon, Rudra and
+Re, "FlashAttention", NeurIPS 2022, section B.2). GATv2 keeps w of each edge and head. GAT, whose
+scores are sums of a number of either end, computes w again, and keeps nothing of an edge. Gradients
+of sources are summed source by source, in an order that follows from the edges alone, so they are
+repeatable.
 
 Shapes: S sources, D destinations, K edges, A heads, F columns of a head.
 """
@@ -229,9 +230,9 @@ class _Attend(Function):
                 for part in parts_of(len(values), values.size)
             ]
         )
-        weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
+        largest, shares = np.empty_like(own), np.empty_like(own)
         out = np.empty((len(own), *factors.shape), dtype=values.dtype)
-        given = (present_array(present), values, of_sources, own, added, weights, out)
+        given = (present_array(present), values, of_sources, own, added, largest, shares, out)
         run_side_by_side(
             [
                 partial(attend_rows, *edges, *given, *part)
@@ -239,37 +240,44 @@ class _Attend(Function):
             ]
         )
         summed = torch.from_numpy(out).flatten(1)
-        kept = torch.from_numpy(weights)
-        ctx.save_for_backward(offsets, neighbours, rows, attention, bias, kept, summed)
+        kept = map(torch.from_numpy, (of_sources, largest, shares))
+        ctx.save_for_backward(
+            offsets, neighbours, rows, attention, of_own, bias, present, summed, *kept
+        )
         return summed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        offsets, neighbours, rows, attention, bias, kept, summed = ctx.saved_tensors
+        offsets, neighbours, rows, attention, of_own, bias, present, summed, *kept = (
+            ctx.saved_tensors
+        )
         edges = edge_arrays(offsets, neighbours)
-        factors, weights, added = arrays_of(attention, kept, bias.view_as(attention))
+        factors, own, added = arrays_of(attention, of_own, bias.view_as(attention))
+        of_sources, largest, shares = arrays_of(*kept)
         values, made, upstream = _by_head(len(factors), rows, summed, gradient)
         along = _along(upstream, made, added)
         turned = turned_edges(*edges, len(values))
-        of_edges, of_rows = np.empty_like(weights), np.empty_like(values)
+        of_edges = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
+        of_rows = np.empty_like(values)
         parts = even_parts(turned[0], _WORK * factors.size)
         of_attention = [np.zeros_like(factors) for _ in parts]
-        given = (values, factors, weights, upstream, along)
+        terms = np.stack((own, largest, shares, along), axis=1)
+        given = (present_array(present), values, factors, of_sources, terms, upstream)
         run_side_by_side(
             [
-                partial(attend_back, *turned, *given, of_edges, of_rows, mine, low, high)
-                for (low, high), mine in zip(parts, of_attention, strict=True)
+                partial(attend_back, *turned, *given, of_edges, of_rows, mine, *part)
+                for part, mine in zip(parts, of_attention, strict=True)
             ]
         )
-        of_own = np.empty_like(along)
+        of_destinations = np.empty_like(along)
         run_side_by_side(
             [
-                partial(sum_edges, edges[0], of_edges, of_own, low, high)
+                partial(sum_edges, edges[0], of_edges, of_destinations, low, high)
                 for low, high in even_parts(edges[0], along.shape[1])
             ]
         )
-        found = (torch.from_numpy(one) for one in (total_of(of_attention), of_own))
+        found = (torch.from_numpy(one) for one in (total_of(of_attention), of_destinations))
         of_bias = gradient.sum(0) if ctx.needs_input_grad[5] else None
         return None, None, torch.from_numpy(of_rows).flatten(1), *found, of_bias, None
 
@@ -290,7 +298,8 @@ class _AttendJointly(Function):
         values, added = _by_head(len(factors), rows, own)
         weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
         out = np.empty_like(added)
-        given = (present_array(present), values, factors, added, np.zeros_like(factors))
+        norms = np.empty((2, *added.shape[:2]), dtype=added.dtype)
+        given = (present_array(present), values, factors, added, np.zeros_like(factors), *norms)
         run_side_by_side(
             [
                 partial(attend_rows_jointly, *edges, *given, weights, out, *part)

@@ -42,7 +42,9 @@ def score_sources(rows, attention, out, low, high):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _add_scores(offsets, neighbours, of_sources, of_own, scores, low, high):  # type: ignore[no-untyped-def]
+def _add_scores(  # type: ignore[no-untyped-def]
+    offsets, neighbours, of_sources, of_own, scores, base, low, high
+):
     """GAT's scores of edges: what their ends add up to, through LeakyReLU."""
     slope, zero = scores.dtype.type(SLOPE), scores.dtype.type(0)
     for d in range(low, high):
@@ -50,11 +52,13 @@ def _add_scores(offsets, neighbours, of_sources, of_own, scores, low, high):  # 
             s = neighbours[k]
             for a in range(scores.shape[1]):
                 score = of_sources[s, a] + of_own[d, a]
-                scores[k, a] = slope * score if score < zero else score
+                scores[k - base, a] = slope * score if score < zero else score
 
 
 @compiled
-def _score_jointly(offsets, neighbours, rows, attention, own, scores, low, high):  # type: ignore[no-untyped-def]
+def _score_jointly(  # type: ignore[no-untyped-def]
+    offsets, neighbours, rows, attention, own, scores, low, high
+):
     """GATv2's scores of edges."""
     heads, size = attention.shape
     slope, zero = rows.dtype.type(SLOPE), rows.dtype.type(0)
@@ -71,41 +75,43 @@ def _score_jointly(offsets, neighbours, rows, attention, own, scores, low, high)
 
 
 @compiled
-def _soften(offsets, present, weights, low, high):  # type: ignore[no-untyped-def]
+def _soften(  # type: ignore[no-untyped-def]
+    offsets, present, weights, largest, shares, base, low, high
+):
     """Scores of each destination's edges, in place, to weights that are 1 in sum.
 
-    What is not there weighs 0. Each head's largest score is taken off, so that nothing overflows.
-    What is kept of a weight has the sign of its score, for `attend_back`.
+    What is not there weighs 0. Each head's largest score is taken off, so that nothing overflows;
+    the weight of a score is exp(score - largest) * share.
     """
     heads = weights.shape[1]
     zero, masked = weights.dtype.type(0), len(present) > 0
-    largest, shares = np.empty(heads, dtype=weights.dtype), np.empty(heads, dtype=weights.dtype)
     for d in range(low, high):
         first, last = offsets[d], offsets[d + 1]
         for a in range(heads):
-            largest[a], shares[a] = -np.inf, zero
+            largest[d, a], shares[d, a] = -np.inf, zero
         for k in range(first, last):
             if masked and present[k] == 0:
                 continue
             for a in range(heads):
-                if not weights[k, a] <= largest[a]:  # NaN stays
-                    largest[a] = weights[k, a]
+                if not weights[k - base, a] <= largest[d, a]:  # NaN stays
+                    largest[d, a] = weights[k - base, a]
         for k in range(first, last):
             gone = masked and present[k] == 0
             for a in range(heads):
-                score = weights[k, a]
-                weight = zero if gone else np.exp(score - largest[a])
-                shares[a] += weight
-                weights[k, a] = -weight if score < zero else weight
+                weight = zero if gone else np.exp(weights[k - base, a] - largest[d, a])
+                shares[d, a] += weight
+                weights[k - base, a] = weight
         for a in range(heads):
-            shares[a] = 1 / shares[a] if shares[a] != zero else zero
+            shares[d, a] = 1 / shares[d, a] if shares[d, a] != zero else zero
         for k in range(first, last):
             for a in range(heads):
-                weights[k, a] *= shares[a]
+                weights[k - base, a] *= shares[d, a]
 
 
 @compiled
-def _sum_weighed(offsets, neighbours, rows, weights, bias, out, low, high):  # type: ignore[no-untyped-def]
+def _sum_weighed(  # type: ignore[no-untyped-def]
+    offsets, neighbours, rows, weights, bias, out, base, low, high
+):
     """The bias, and on top of it the rows of each destination's edges by their weights."""
     heads, size = bias.shape
     for d in range(low, high):
@@ -116,38 +122,53 @@ def _sum_weighed(offsets, neighbours, rows, weights, bias, out, low, high):  # t
         for k in range(offsets[d], offsets[d + 1]):
             row = rows[neighbours[k]]
             for a in range(heads):
-                weight = abs(weights[k, a])
+                weight = weights[k - base, a]
                 for f in range(size):
                     total[a, f] += weight * row[a, f]
 
 
 @compiled
 def attend_rows(  # type: ignore[no-untyped-def]
-    offsets, neighbours, present, rows, of_sources, of_own, bias, weights, out, low, high
+    offsets, neighbours, present, rows, of_sources, of_own, bias, largest, shares, out, low, high
 ):
-    """Weights of GAT's attention, and what they make of each destination's edges."""
-    fetched = rows.dtype.type(0)
+    """What GAT's attention makes of each destination's edges; weights last as long as a chunk."""
+    fetched, most = rows.dtype.type(0), 0
     for first in range(low, high, _CHUNK):
-        part = first, min(first + _CHUNK, high)
-        fetched += _fetch(offsets, neighbours, rows, *part)
-        _add_scores(offsets, neighbours, of_sources, of_own, weights, *part)
-        _soften(offsets, present, weights, *part)
-        _sum_weighed(offsets, neighbours, rows, weights, bias, out, *part)
+        most = max(most, offsets[min(first + _CHUNK, high)] - offsets[first])
+    weights = np.empty((most, shares.shape[1]), dtype=rows.dtype)
+    for first in range(low, high, _CHUNK):
+        base, last = offsets[first], min(first + _CHUNK, high)
+        fetched += _fetch(offsets, neighbours, rows, first, last)
+        _add_scores(offsets, neighbours, of_sources, of_own, weights, base, first, last)
+        _soften(offsets, present, weights, largest, shares, base, first, last)
+        _sum_weighed(offsets, neighbours, rows, weights, bias, out, base, first, last)
     return fetched
 
 
 @compiled
 def attend_rows_jointly(  # type: ignore[no-untyped-def]
-    offsets, neighbours, present, rows, attention, own, bias, weights, out, low, high
+    offsets,
+    neighbours,
+    present,
+    rows,
+    attention,
+    own,
+    bias,
+    largest,
+    shares,
+    weights,
+    out,
+    low,
+    high,
 ):
     """Weights of GATv2's attention, and what they make of each destination's edges."""
     fetched = rows.dtype.type(0)
     for first in range(low, high, _CHUNK):
-        part = first, min(first + _CHUNK, high)
-        fetched += _fetch(offsets, neighbours, rows, *part)
-        _score_jointly(offsets, neighbours, rows, attention, own, weights, *part)
-        _soften(offsets, present, weights, *part)
-        _sum_weighed(offsets, neighbours, rows, weights, bias, out, *part)
+        last = min(first + _CHUNK, high)
+        fetched += _fetch(offsets, neighbours, rows, first, last)
+        _score_jointly(offsets, neighbours, rows, attention, own, weights, first, last)
+        _soften(offsets, present, weights, largest, shares, 0, first, last)
+        _sum_weighed(offsets, neighbours, rows, weights, bias, out, 0, first, last)
     return fetched
 
 
@@ -178,20 +199,25 @@ def attend_back(  # type: ignore[no-untyped-def]
     starts,
     destinations,
     places,
+    present,
     rows,
     attention,
-    weights,
+    of_sources,
+    terms,
     gradient,
-    along,
     of_edges,
     of_rows,
     of_attention,
     low,
     high,
 ):
-    """Gradients of rows, of edges' scores and of the attention, source by source."""
+    """Gradients of rows, of edges' scores and of the attention, source by source.
+
+    A destination's `terms`, [D, 4, A], are what it adds to scores, the largest of these, the share,
+    and the product of its gradient with its result.
+    """
     heads, size = attention.shape
-    slope, zero = rows.dtype.type(SLOPE), rows.dtype.type(0)
+    slope, zero, masked = rows.dtype.type(SLOPE), rows.dtype.type(0), len(present) > 0
     of_scores = np.empty(heads, dtype=rows.dtype)
     for s in range(low, high):
         row, total = rows[s], of_rows[s]
@@ -199,15 +225,18 @@ def attend_back(  # type: ignore[no-untyped-def]
         of_scores[:] = 0
         for at in range(starts[s], starts[s + 1]):
             d, k = destinations[at], places[at]
-            upstream = gradient[d]
+            if masked and present[k] == 0:
+                of_edges[k, :] = 0
+                continue
+            upstream, term = gradient[d], terms[d]
             for a in range(heads):
                 dot = zero
                 for f in range(size):
                     dot += upstream[a, f] * row[a, f]
-                weight = abs(weights[k, a])
-                back = weight * (dot - along[d, a])
-                if weights[k, a] < zero:
-                    back *= slope
+                score = of_sources[s, a] + term[0, a]
+                scale = slope if score < zero else rows.dtype.type(1)
+                weight = np.exp(scale * score - term[1, a]) * term[2, a]
+                back = scale * weight * (dot - term[3, a])
                 of_edges[k, a] = back
                 of_scores[a] += back
                 for f in range(size):
@@ -248,7 +277,7 @@ def joint_scores_back(  # type: ignore[no-untyped-def]
                 dot = zero
                 for f in range(size):
                     dot += upstream[a, f] * row[a, f]
-                back = abs(weights[k, a]) * (dot - along[d, a])
+                back = weights[k, a] * (dot - along[d, a])
                 of_edges[k, a] = back
                 # One array written in each inner loop, or it does not vectorise.
                 for f in range(size):
@@ -284,7 +313,7 @@ def joint_rows_back(  # type: ignore[no-untyped-def]
             d, k = destinations[at], places[at]
             upstream, mine = gradient[d], own[d]
             for a in range(heads):
-                weight, back = abs(weights[k, a]), of_edges[k, a]
+                weight, back = weights[k, a], of_edges[k, a]
                 for f in range(size):
                     both = row[a, f] + mine[a, f]
                     of_score = back * attention[a, f] * (slope if both < zero else one)

@@ -65,8 +65,10 @@ def left_edges(
         starts[0] = 0
         run_side_by_side([partial(_count, arrays[0], kept, named, starts, *part) for part in parts])
         np.cumsum(starts, out=starts)
-    ends = np.empty(int(starts[-1]), dtype=np.int32)
-    residuals = np.empty(len(ends), dtype=np.float32)
+    # With room for all, so that a step asks for blocks of the size that the one before it freed.
+    left, room = int(starts[-1]), len(arrays[1])
+    ends = np.empty(room, dtype=np.int32)[:left]
+    residuals = np.empty(room, dtype=np.float32)[:left]
     given = (*arrays, np.float32(mean), kept, named, starts, ends, residuals)
     run_side_by_side([partial(_write, *given, *part) for part in parts])
     return torch.from_numpy(starts), torch.from_numpy(ends), torch.from_numpy(residuals)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dglrec.blocks import Block
-from dglrec.nn.aggregation import normalised_sum
+from dglrec.nn.aggregation import normalised_sum, plus
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.dropout import Dropout
 from dglrec.nn.values import TwoWayLayer, of_length_one
@@ -114,6 +114,6 @@ class NGCFLayer(TwoWayLayer):
         return self._update(torch.zeros_like(items), items)
 
     def _update(self, summed: Tensor, own: Tensor) -> Tensor:
-        mapped = self.plain(own + summed) + self.product(summed * own)
-        out = self.dropout(functional.leaky_relu(mapped, _SLOPE))
+        mapped = plus(self.plain(own + summed), self.product(summed * own))
+        out = self.dropout(functional.leaky_relu(mapped, _SLOPE, inplace=True))
         return of_length_one(out)

@@ -231,11 +231,14 @@ def _difference(name: str, found: Comparison) -> dict[str, Any] | None:
 
 
 def _twins(runs: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
-    """A note for variants that are told apart by their settings and not by their weights."""
-    owners: dict[str, list[str]] = {}
+    """A note for variants whose weights and figures are alike, whatever their settings.
+
+    Of the same weights a setting like `model.new_items` may make something else.
+    """
+    owners: dict[tuple[str, float | None], list[str]] = {}
     for name, found in runs.items():
         for run in found:
-            owners.setdefault(run.sums.weights, []).append(name)
+            owners.setdefault((run.sums.weights, run.valid), []).append(name)
     return [
         f"{' and '.join(names)} hold the same weights: what sets them apart changes nothing on "
         "these data"

@@ -261,6 +261,7 @@ def _train_epoch(
                     notes=(interrupts.requested, due) if update else (),
                 )
                 tally.add(outcome.costs)
+            del batch  # the next one has its room
             done.count += outcome.count
             advance(1)
             if update:

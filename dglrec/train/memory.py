@@ -21,6 +21,9 @@ from dglrec.train.config import Settings
 # and masks; a message is a neighbour, a residual and their temporaries; a node of a layer is its
 # value, those of its messages and of its maps, and the gradients of all of them.
 _STEP_EDGE_BYTES = 100
+_WHOLE_EDGE_BYTES = (
+    80  # of a step of the whole graph: both ends, residuals, what leaves targets out
+)
 _MESSAGE_BYTES, _DGL_MESSAGE_BYTES = 16, 32
 _SAMPLE_BYTES = 28  # of each place in nodes x fan-out, filled or not
 _VALUES_A_NODE, _VALUES_OF_RATED = 5, 5
@@ -183,9 +186,12 @@ def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
         for count in (graph.num_users, graph.num_items)
     )
     of_lstm = 4 * settings.model.embedding_size * _VALUES_OF_LSTM * read
-    return int(
-        2 * _STEP_EDGE_BYTES * graph.num_edges + row * nodes * (layers + 1) + of_lstm * layers
-    )
+    # What an edge weighs for each head: GATv2 keeps it of all layers and both sides until it has
+    # gone back, GAT makes it again for one at a time, and both make gradients of that size.
+    per_head = 4 * settings.model.attention_heads * graph.num_edges
+    kept = {"gat": 1, "gatv2": 2 * layers + 1}.get(settings.model.convolution, 0)
+    edges = _WHOLE_EDGE_BYTES * graph.num_edges + per_head * kept
+    return int(edges + row * nodes * (layers + 1) + of_lstm * layers)
 
 
 def _subgraph_bytes(settings: Settings, nodes: float, edges: float) -> int:

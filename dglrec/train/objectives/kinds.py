@@ -248,9 +248,10 @@ class RankingObjective:
         listed = losses.sum()
         total = listed + len(users) * self._penalties(list_rows)
         if self._config.vector_l2:
-            each = torch.ones_like(losses)
-            squares = _squares(of_users, targets.users, each)
-            squares = squares + _squares(of_items, targets.items, each)
+            # Of a step over the whole graph few users have targets.
+            rows, counts = torch.unique(targets.users, return_counts=True)
+            squares = _squares(of_users.of(rows), counts.to(listed.dtype))
+            squares = squares + _squares(of_items, _counts(of_items, targets.items, liked[liked]))
             total = total + self._config.vector_l2 * squares
         positives = torch.tensor(len(users), device=listed.device)
         return Costs(total, _zero(listed), listed.detach().double(), positives)
@@ -286,8 +287,8 @@ class RankingObjective:
         positives = liked.sum()
         total = listed + positives * self._penalties(list_rows)
         if self._config.vector_l2:
-            each = liked.to(listed.dtype)
-            squares = _squares(of_users, batch.users, each) + _squares(of_items, items, each)
+            squares = _squares(of_users, _counts(of_users, batch.users, liked))
+            squares = squares + _squares(of_items, _counts(of_items, items, liked))
             total = total + self._config.vector_l2 * squares
         return Costs(total, _zero(listed), listed.detach().double(), positives)
 
@@ -433,15 +434,14 @@ def _mean_weight(dataset: RatingDataset, least: float) -> float:
     return float((counts * above)[positive].sum() / counts[positive].sum())
 
 
-def _squares(terms: ListTerms, rows: Tensor, weights: Tensor) -> Tensor:
-    """The squared lengths of targets' vectors, each by its weight, in sum.
+def _counts(terms: ListTerms, rows: Tensor, counted: Tensor) -> Tensor:
+    """How many of B targets that count, bool [B], each node has, [N]; `rows` are their nodes."""
+    none = terms.factors.new_zeros(len(terms.factors), dtype=torch.float32)
+    return none.index_add(0, rows, counted.float())
 
-    Args:
-        terms: of N nodes.
-        rows: int64 [B] each target's node.
-        weights: [B].
-    """
-    counts = weights.new_zeros(len(terms.factors)).index_add(0, rows, weights)
+
+def _squares(terms: ListTerms, counts: Tensor) -> Tensor:
+    """The squared lengths of N nodes' vectors, each as often as `counts`, [N], says, in sum."""
     return counts @ terms.factors.square().sum(1).to(counts.dtype)
 
 
