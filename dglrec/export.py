@@ -36,6 +36,7 @@ from dglrec.files import (
     write_json,
 )
 from dglrec.ids import IdMap
+from dglrec.places import Place
 from dglrec.run import TrainedModel
 
 EXPORT_FILE = "export.json"
@@ -48,12 +49,13 @@ _SCHEMA_VERSION = 1
 _ROWS_AT_ONCE = 1 << 16
 
 
-def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+def export(trained: TrainedModel, out: Place, *, overwrite: bool = False) -> dict[str, Any]:
     """Write exact embeddings of all users and items, and the decoder.
 
     Args:
         trained: a run's model.
-        out: a folder; it appears whole or not at all.
+        out: a folder; it appears whole or not at all. In a store `EXPORT_FILE` comes last, and says
+            that it is whole.
         overwrite: whether an existing export may be replaced.
 
     Returns:
@@ -119,7 +121,7 @@ def export(trained: TrainedModel, out: Path, *, overwrite: bool = False) -> dict
     return {"out": str(out), **figures}
 
 
-def check_export(out: Path) -> None:
+def check_export(out: Place) -> None:
     """Compare an export with its checksums.
 
     Raises:

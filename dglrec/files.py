@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,9 +26,11 @@ from dglrec.errors import (
     UnusableEnvironmentError,
     UsageError,
 )
+from dglrec.places import TEMPORARY as TEMPORARY
+from dglrec.places import Place, RemotePath, store_errors
 
-TEMPORARY = ".dglrec-tmp-"
 CHECKSUMS_FILE = "checksums.json"
+_BEGUN = f"{TEMPORARY}begun"
 _OLD = f"{TEMPORARY}old-"
 _NO_SPACE = "no space left on the disk; free some"
 _FULL = {
@@ -40,8 +43,10 @@ _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Place) -> Iterator[None]:
     """Turn a failed write into an error that names the target.
+
+    What goes to a store is made in a folder for temporary files, and is written from there.
 
     Raises:
         DglrecError: the disk is full, the quota is used up, or the folder cannot be written.
@@ -51,20 +56,26 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
+            if isinstance(path, RemotePath):
+                raise DglrecError(
+                    f"{path}: no space left in {tempfile.gettempdir()}, where it is made; free "
+                    "some, or set TMPDIR"
+                ) from error
             if any(part.startswith(TEMPORARY) for part in path.absolute().parts):
                 raise  # inside a folder that is being made; who makes it names its target
             raise DglrecError(f"{path}: {_FULL[error.errno]}, or write elsewhere") from error
         closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        if closed and _concerns(path, error.filename):
+        if closed and isinstance(path, Path) and _concerns(path, error.filename):
             raise DglrecError(f"{path}: cannot be written ({error.strerror})") from error
-        if isinstance(error, IsADirectoryError) and _concerns(path, error.filename):
+        blocked = isinstance(error, IsADirectoryError)
+        if blocked and isinstance(path, Path) and _concerns(path, error.filename):
             named = error.filename2 or error.filename or path
             raise DataError(f"{named}: is a folder where a file belongs; remove it") from error
         raise
 
 
 @contextmanager
-def read_errors(path: Path) -> Iterator[None]:
+def read_errors(path: Place) -> Iterator[None]:
     """Turn a failed read into an error that names the file, and does not call it damaged.
 
     Raises:
@@ -93,11 +104,17 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, flush and rename it to `path`.
+def atomic_file(path: Place) -> Iterator[Path]:
+    """Give a temporary path; when the block ends well, flush and rename it to `path`.
 
-    When the block raises, the temporary file is removed and `path` is as it was.
+    It lies beside `path`; of a store, it is made here and then written there at once. When the
+    block raises, the temporary file is removed and `path` is as it was.
     """
+    if isinstance(path, RemotePath):
+        with disk_errors(path), tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
+            yield Path(folder) / path.name
+            path.put(Path(folder) / path.name)
+        return
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
     with disk_errors(path):
@@ -110,14 +127,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """Read one JSON object.
 
     Raises:
@@ -231,7 +248,7 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def check_target_folder(
-    target: Path, *, marker: str, overwrite: bool, ignored: str | None = None
+    target: Place, *, marker: str, overwrite: bool, ignored: str | None = None
 ) -> None:
     """Refuse a target folder that must not be written, before any work is done.
 
@@ -248,6 +265,8 @@ def check_target_folder(
     check_possible(target)
     if not target.exists():
         return
+    if isinstance(target, RemotePath) and _is_half_written(target, marker):
+        return
     if target.is_dir() and all(
         path.name == ignored or path.name.startswith(TEMPORARY) for path in target.iterdir()
     ):
@@ -261,12 +280,16 @@ def check_target_folder(
         )
 
 
-def check_possible(target: Path) -> None:
+def check_possible(target: Place) -> None:
     """Refuse a path at which no folder can be made, before any work is done.
 
     Raises:
-        UsageError: it lies below a file, or a name in it is too long.
+        UsageError: it lies below a file, or a name in it is too long; or its bucket is not there.
+        DglrecError: its store cannot be reached, or refuses.
     """
+    if isinstance(target, RemotePath):
+        target.check_bucket()
+        return
     try:
         target.absolute().stat()
     except NotADirectoryError as error:
@@ -279,7 +302,7 @@ def check_possible(target: Path) -> None:
 
 @contextmanager
 def atomic_folder(
-    target: Path, *, marker: str, overwrite: bool = False, aside: Path | None = None
+    target: Place, *, marker: str, overwrite: bool = False, aside: Path | None = None
 ) -> Iterator[Path]:
     """Give a temporary folder beside `target`; when the block ends well, rename it to `target`.
 
@@ -297,6 +320,10 @@ def atomic_folder(
     Raises:
         UsageError: another process is writing `target`, or has written it meanwhile.
     """
+    if isinstance(target, RemotePath):
+        with _folder_in_store(target, marker=marker, overwrite=overwrite) as temporary:
+            yield temporary
+        return
     target = Path(target)
     check_target_folder(target, marker=marker, overwrite=overwrite)
     with disk_errors(target), ExitStack() as until_done:
@@ -314,22 +341,52 @@ def atomic_folder(
         _flush(target.parent)
 
 
-def sha256_of(path: Path) -> str:
+@contextmanager
+def _folder_in_store(target: RemotePath, *, marker: str, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary folder here; when the block ends well, write its files to `target`.
+
+    A store cannot rename a folder. So `marker` goes first and comes last: whoever waits for it
+    finds all files of one writing. A file of its own says that a folder is half-written; such a
+    folder is written over.
+    """
+    check_target_folder(target, marker=marker, overwrite=overwrite)
+    with disk_errors(target), tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
+        folder = Path(name)
+        yield folder
+        made = sorted(path.name for path in folder.iterdir())
+        (folder / _BEGUN).touch()
+        (target / _BEGUN).put(folder / _BEGUN)
+        (target / marker).unlink(missing_ok=True)
+        for file in (*(name for name in made if name != marker), marker):
+            (target / file).put(folder / file)
+        for left in target.iterdir():
+            if left.name not in made and left.is_file():
+                left.unlink(missing_ok=True)
+
+
+def _is_half_written(target: RemotePath, marker: str) -> bool:
+    return (target / _BEGUN).exists() and not (target / marker).exists()
+
+
+def sha256_of(path: Place) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with store_errors(path), path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Place) -> None:
     """Remove what a killed process left half-written, and put back what it had moved aside.
 
     Only for whoever keeps all others from writing there: what they are writing would go too.
     """
     for left in folder.glob(f"{TEMPORARY}*"):
-        if match := re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", left.name):
+        match = re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", left.name)
+        if isinstance(left, RemotePath):
+            left.unlink(missing_ok=True)
+        elif match:
             # Killed after it went aside, and perhaps before the new one was in place.
             _put_back(left, left.with_name(match[1]))
         elif left.is_dir() and not left.is_symlink():

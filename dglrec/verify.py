@@ -17,6 +17,7 @@ from dglrec.doctor import Check
 from dglrec.errors import DataError, DglrecError
 from dglrec.export import EXPORT_FILE, check_export
 from dglrec.files import CHECKSUMS_FILE, TEMPORARY, check_checksums, read_errors, read_json
+from dglrec.places import Place
 from dglrec.run import (
     BEST,
     CONFIG_FILE,
@@ -34,11 +35,11 @@ _GO_ON = "dglrec train DATASET {} --resume"
 _GET_IT_BACK = "get the folder back from where it was copied, or make it again"
 
 
-def verify(folder: Path) -> list[Check]:
+def verify(folder: Place) -> list[Check]:
     """Read all of a folder, and compare it with the checksums in it.
 
     Args:
-        folder: of a prepared data set, a run, scores or an export.
+        folder: of a prepared data set or a run, here; of scores or an export, here or in a store.
 
     Returns:
         What was found: of damage a failure that names the file, of what cannot be compared a
@@ -47,16 +48,19 @@ def verify(folder: Path) -> list[Check]:
     Raises:
         DataError: the folder is none of these.
     """
-    folder = Path(folder)
-    kinds: dict[str, Callable[[Path], Iterator[Check]]] = {
-        DATASET_FILE: _of_dataset,
-        CONFIG_FILE: _of_run,
-        "checkpoints": _of_run,
+    kinds: dict[str, Callable[[Any], Iterator[Check]]] = {
         PLAN_FILE: _of_scores,
         MANIFEST_FILE: _of_scores,
         NOTES_FOLDER: _of_scores,
         EXPORT_FILE: _of_export,
     }
+    if isinstance(folder, Path):
+        of_this_machine = {
+            DATASET_FILE: _of_dataset,
+            CONFIG_FILE: _of_run,
+            "checkpoints": _of_run,
+        }
+        kinds = {**of_this_machine, **kinds}
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     for marker, of_kind in kinds.items():
@@ -154,7 +158,7 @@ def _read_run_files(run: Path) -> None:
             raise DataError(f"{metrics}: line {number} is not JSON ({error})") from error
 
 
-def _of_scores(folder: Path) -> Iterator[Check]:
+def _of_scores(folder: Place) -> Iterator[Check]:
     try:
         missing = check_scores(folder)
     except DglrecError as error:
@@ -166,12 +170,12 @@ def _of_scores(folder: Path) -> Iterator[Check]:
         yield Check("scores", "ok", "every part is as it was written")
 
 
-def _of_export(folder: Path) -> Iterator[Check]:
+def _of_export(folder: Place) -> Iterator[Check]:
     yield from _checked("export", lambda: check_export(folder))
 
 
-def _leftovers(folder: Path) -> Iterator[Check]:
-    for left in sorted(folder.rglob(f"{TEMPORARY}*")):
+def _leftovers(folder: Place) -> Iterator[Check]:
+    for left in sorted(folder.rglob(f"{TEMPORARY}*"), key=str):
         yield Check("leftover", "warning", f"{left}: half-written", "the next command removes it")
 
 

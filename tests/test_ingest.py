@@ -346,7 +346,8 @@ def test_what_source_may_not_be(tmp_path):
         (tmp_path / "bare", "auto", "no ratings here; found an empty folder, expected"),
         (tmp_path / "ml", "anime", "neither rating_complete.csv nor animelist.csv"),
         (folder, "movielens", r"none of u\.data, ratings\.dat, ratings\.csv"),
-        (folder, "table", "is a folder; --format table reads one CSV or Parquet file"),
+        (folder, "table", "rating_complete.csv: no column item_id; .* to read the whole data set"),
+        (tmp_path / "bare", "table", "holds no part of a table; found an empty folder, expected"),
         (file, "anime", "is a file; --format anime reads a folder"),
         (file, "movielens", "is a file; --format movielens reads a folder"),
         (both, "auto", "both layouts; choose with --format anime or movielens"),
@@ -519,7 +520,7 @@ def test_any_cut_through_a_gzip_file_is_refused(tmp_path, spool):
 
 def test_a_folder_named_like_a_file(tmp_path):
     (tmp_path / "a.csv").mkdir()
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="a.csv: holds no part of a table; found an empty folder"):
         open_source(tmp_path / "a.csv", "table")
 
 

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "dglrec"
 
 # A module imports only from modules above it.
 ORDER = [
-    *("errors", "files", "interrupts", "progress", "machine", "kernels"),
+    *("errors", "places", "files", "interrupts", "progress", "machine", "kernels"),
     *(
         "schema",
         "registry",

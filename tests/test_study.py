@@ -140,12 +140,20 @@ def test_prepare_keys_are_the_options_of_prepare():
     assert set(PrepareKeys.model_fields) == options | cleaning
     assert PrepareKeys().options() == PrepareOptions()
     keys = PrepareKeys(
-        train_file="a", test_file="b", scale="1:5", per_sentence=True, numeric="x,y", users=3
+        train_file="a",
+        test_file="b",
+        scale="1:5",
+        per_sentence=True,
+        numeric="x,y",
+        users=3,
+        columns="user=u",
     )
     found = keys.options()
     assert (found.train_file, found.test_file) == (Path("a"), Path("b"))
     assert (found.scale.maximum, found.cleaning.per_sentence, found.users) == (5, True, 3)
-    assert found.numeric == ("x", "y")
+    assert (found.numeric, found.columns) == (("x", "y"), {"user": "u"})
+    with pytest.raises(UsageError, match="s3://b/t: is in a store; give a path"):
+        PrepareKeys(item_table="s3://b/t").options()
     keys = PrepareKeys(
         item_table="i", user_table="u", attribute=["age=date"], relation="trusts=t.csv"
     )

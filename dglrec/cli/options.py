@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dglrec.errors import UsageError
+from dglrec.places import Place, is_uri, local_path, place_of
+
 if TYPE_CHECKING:
     from dglrec.infer import Diversity
     from dglrec.run import History, Order, Predictor, TrainedModel
@@ -14,7 +17,36 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Opened = TypeVar("_Opened")
 
-FOLDER_OR_FILE = click.Path(path_type=Path, readable=False)  # who reads it says so, with code 3
+
+class _OfThisMachine(click.Path):
+    """A path. A URI is refused by name, unless it is a `file://` one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path that a word of the command line names."""
+        try:
+            if isinstance(value, str) and is_uri(value):
+                value = str(local_path(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Anywhere(click.ParamType[Place]):
+    """A path, or a URI of a store."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The place that a word of the command line names."""
+        try:
+            return place_of(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+# Who reads it says that it cannot be read, with code 3.
+FOLDER_OR_FILE = _OfThisMachine(path_type=Path, readable=False)
+PLACE = _Anywhere()
 SEED = click.IntRange(0, 2**63 - 1)
 
 

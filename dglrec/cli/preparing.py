@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
-from dglrec.cli.options import FOLDER_OR_FILE, SEED, option_json, option_overwrite
+from dglrec.cli.options import FOLDER_OR_FILE, PLACE, SEED, option_json, option_overwrite
 from dglrec.cli.output import report
 from dglrec.cli.verbs import cli
+from dglrec.places import Place
 
 
 @cli.command()
-@click.argument("source", type=FOLDER_OR_FILE)
+@click.argument("source", type=PLACE)
 @click.argument("dataset", type=FOLDER_OR_FILE)
 @click.option(
     "--format",
@@ -20,6 +21,12 @@ from dglrec.cli.verbs import cli
     default="auto",
     show_default=True,
     help="Layout of SOURCE.",
+)
+@click.option(
+    "--columns",
+    metavar="KEY=NAME,...",
+    help="What the columns of a table are called: user=NAME,item=NAME,rating=NAME,timestamp=NAME; "
+    "those left out are user_id, item_id, rating, timestamp.",
 )
 @click.option(
     "--split",
@@ -44,8 +51,8 @@ from dglrec.cli.verbs import cli
     help="Share that tests; with 0, there is nothing to evaluate on.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the split and --users.")
-@click.option("--train-file", type=FOLDER_OR_FILE, help="Rows to train and validate on.")
-@click.option("--test-file", type=FOLDER_OR_FILE, help="Rows to test on.")
+@click.option("--train-file", type=PLACE, help="Rows to train and validate on.")
+@click.option("--test-file", type=PLACE, help="Rows to test on.")
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
 @click.option(
     "--text-model",
@@ -68,13 +75,11 @@ from dglrec.cli.verbs import cli
 @click.option("--users", type=int, metavar="N", help="Keep N users, drawn by chance; default: all.")
 @click.option(
     "--item-table",
-    type=FOLDER_OR_FILE,
+    type=PLACE,
     metavar="FILE",
     help="Table of items: item_id, and columns that become attributes and features.",
 )
-@click.option(
-    "--user-table", type=FOLDER_OR_FILE, metavar="FILE", help="The same of users: user_id."
-)
+@click.option("--user-table", type=PLACE, metavar="FILE", help="The same of users: user_id.")
 @click.option(
     "--attribute",
     "attributes",
@@ -93,9 +98,10 @@ from dglrec.cli.verbs import cli
 @option_overwrite
 @option_json
 def prepare(
-    source: Path,
+    source: Place,
     dataset: Path,
     format_: str,
+    columns: str | None,
     scale: str | None,
     remove_stop_words: bool,
     remove_punctuation: bool,
@@ -120,6 +126,10 @@ def prepare(
     prefix (to_user_id), and perhaps weight and timestamp. What cannot be an edge is counted and
     left out.
 
+    A table may be a file, a folder of parts, hive partitions included, or a pattern in quotes
+    ("ratings/*.parquet"), on this machine or at a URI: s3://, gs://, abfs://, and others through
+    fsspec. DATASET is of this machine.
+
     \b
     Examples:
       dglrec prepare anime/ data
@@ -128,10 +138,12 @@ def prepare(
       dglrec prepare clicks.csv data
       dglrec prepare ml-100k/ data --interactions-from 4
       dglrec prepare ratings.csv data --relation trusts=trust.csv --item-table items.csv
+      dglrec prepare s3://bucket/ratings/ data --columns user=uid,item=product,rating=stars
     """
     from dglrec.dataset import PrepareOptions
     from dglrec.dataset import prepare as run_prepare
     from dglrec.features import TextCleaning, parse_kinds
+    from dglrec.ingest import parse_columns
     from dglrec.relations import parse_relations
     from dglrec.schema import RatingScale
 
@@ -140,6 +152,7 @@ def prepare(
         dataset,
         PrepareOptions(
             format=format_,
+            columns={} if columns is None else parse_columns(columns),
             text=not no_text,
             cleaning=TextCleaning(remove_stop_words, remove_punctuation, per_sentence),
             numeric=numeric,

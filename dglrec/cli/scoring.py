@@ -7,6 +7,7 @@ import click
 
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
+    PLACE,
     diversity_of,
     opened,
     opened_predictor,
@@ -23,6 +24,7 @@ from dglrec.cli.options import (
 from dglrec.cli.output import print_json, print_recommendations, report
 from dglrec.cli.verbs import cli
 from dglrec.errors import UsageError
+from dglrec.places import Place
 
 
 @cli.command()
@@ -35,13 +37,13 @@ from dglrec.errors import UsageError
 @click.option("-k", type=int, default=10, show_default=True, help="How many.")
 @click.option(
     "--ratings",
-    type=FOLDER_OR_FILE,
+    type=PLACE,
     help="A file item_id,rating of a user that training never saw; item_id where the model was "
     "trained on interactions.",
 )
 @click.option(
     "--user-table",
-    type=FOLDER_OR_FILE,
+    type=PLACE,
     help="A file with what that user is: the columns of users that the data set has. With or "
     "without --ratings; of several rows that of --user counts.",
 )
@@ -57,8 +59,8 @@ def recommend(
     run: Path,
     user: str | None,
     k: int,
-    ratings: Path | None,
-    user_table: Path | None,
+    ratings: Place | None,
+    user_table: Place | None,
     known: Any,
     explain: bool,
     diverse: Any,
@@ -104,11 +106,11 @@ def recommend(
 
 @cli.command()
 @click.argument("run", type=FOLDER_OR_FILE)
-@click.argument("out", type=FOLDER_OR_FILE)
+@click.argument("out", type=PLACE)
 @click.option("--top-k", type=int, metavar="K", help="The K best items of each user.")
-@click.option("--pairs", type=FOLDER_OR_FILE, help="A file user_id,item_id: score these pairs.")
-@click.option("--users", type=FOLDER_OR_FILE, help="A file with a column user_id: only these.")
-@click.option("--items", type=FOLDER_OR_FILE, help="A file with a column item_id: only of these.")
+@click.option("--pairs", type=PLACE, help="A file user_id,item_id: score these pairs.")
+@click.option("--users", type=PLACE, help="A file with a column user_id: only these.")
+@click.option("--items", type=PLACE, help="A file with a column item_id: only of these.")
 @click.option(
     "--exclude-seen/--include-seen",
     default=True,
@@ -117,20 +119,20 @@ def recommend(
 )
 @click.option(
     "--ratings",
-    type=FOLDER_OR_FILE,
+    type=PLACE,
     help="A file user_id,item_id,rating of users that training never saw, without rating where "
     "the model was trained on interactions; scored too.",
 )
 @click.option(
     "--user-table",
-    type=FOLDER_OR_FILE,
+    type=PLACE,
     help="A file user_id and the columns of users that the data set has: what users are that "
     "training never saw, with ratings in --ratings or without; scored too.",
 )
 @option_known("error")
 @click.option(
     "--new-items",
-    type=FOLDER_OR_FILE,
+    type=PLACE,
     help="A file item_id,genres,synopsis of items that training never saw, with the columns that "
     "the data set uses as numbers; scored too.",
 )
@@ -163,11 +165,11 @@ def recommend(
 @option_json
 def score(
     run: Path,
-    out: Path,
+    out: Place,
     top_k: int | None,
-    pairs: Path | None,
-    users: Path | None,
-    items: Path | None,
+    pairs: Place | None,
+    users: Place | None,
+    items: Place | None,
     exclude_seen: bool,
     explain: bool,
     diverse: Any,
@@ -190,11 +192,15 @@ def score(
     The same command, given again, goes on where one was stopped; --overwrite begins anew, and
     removes first what is there. OUT holds _SUCCESS once all is there.
 
+    OUT, and the files that options name, may be at a URI: s3://, gs://, ... Such a file may be a
+    folder of parts, too.
+
     \b
     Examples:
       dglrec score run scores --top-k 10
       dglrec score run scores --top-k 10 --shard 0/4
       dglrec score run scores --pairs pairs.parquet --unknown null
+      dglrec score run s3://bucket/scores --top-k 10
       dglrec score run scores --top-k 10 --ratings newcomers.csv --new-items season.csv
       dglrec score run scores --top-k 10 --ratings last-week.csv --known extend
     """
@@ -229,7 +235,7 @@ def score(
 
 @cli.command()
 @click.argument("run", type=FOLDER_OR_FILE)
-@click.argument("out", type=FOLDER_OR_FILE)
+@click.argument("out", type=PLACE)
 @option_history
 @option_dataset
 @option_device
@@ -237,7 +243,7 @@ def score(
 @option_json
 def export(
     run: Path,
-    out: Path,
+    out: Place,
     history: Any,
     dataset: Path | None,
     device: str,
@@ -247,7 +253,8 @@ def export(
     """Write embeddings and decoder into the folder OUT, to be used without dglrec.
 
     users.parquet and items.parquet hold id, embedding and bias, decoder.safetensors the rest. The
-    README shows how ratings come out of them.
+    README shows how ratings come out of them. OUT may be at a URI (s3://, gs://, ...), where
+    export.json comes last.
 
     \b
     Example:  dglrec export run exported

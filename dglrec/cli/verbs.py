@@ -15,6 +15,7 @@ import click
 from dglrec import __version__
 from dglrec.cli.options import (
     FOLDER_OR_FILE,
+    PLACE,
     SEED,
     diversity_of,
     opened_predictor,
@@ -37,6 +38,7 @@ from dglrec.cli.output import (
 )
 from dglrec.errors import DataError
 from dglrec.interrupts import outlive_terminal
+from dglrec.places import Place
 
 # What several processes can do together, or each for itself; the rest is for one.
 _SHARED = ("train", "evaluate", "score", "doctor")
@@ -71,14 +73,14 @@ def cli(**common: Any) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=FOLDER_OR_FILE, required=False)
+@click.argument("folder", type=PLACE, required=False)
 @option_json
-def doctor(folder: Path | None, as_json: bool) -> None:
+def doctor(folder: Place | None, as_json: bool) -> None:
     """Check versions, DGL, torch, devices, memory and the text model; or what lies in FOLDER.
 
     Each thing that is wrong comes with its mend. Exits 4 where dglrec cannot work. Of FOLDER, a
     prepared data set, a run, scores or an export, every byte is compared with its checksum; exits 3
-    where something is damaged.
+    where something is damaged. Scores and exports may be at a URI.
 
     \b
     Examples:

@@ -19,6 +19,7 @@ class PrepareOptions:
 
     Attributes:
         format: layout of the source; `auto` finds out.
+        columns: what the columns of a table are called, as `ingest.parse_columns` gives it.
         split: how held-out rows are chosen; see `split.SPLIT_METHODS`.
         valid: share of rows that validate; 0 for none.
         test: share of rows that test; 0 for none.
@@ -45,6 +46,7 @@ class PrepareOptions:
     """
 
     format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
     split: str = "random"
     valid: float = 0.1
     test: float = 0.1

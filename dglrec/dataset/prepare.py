@@ -37,25 +37,26 @@ from dglrec.graph import build_graph
 from dglrec.ingest import (
     Given,
     Source,
-    checksum_of,
-    is_file,
+    describe,
     open_source,
     read_items,
     read_users,
     require_file,
 )
+from dglrec.places import Place, local_path, place_of
 from dglrec.split import Split, split_given, split_rows
 from dglrec.synthetic import TRUTH_FILE, PlantedLists, Truth
 
 
 def prepare(
-    source_path: Given, target: Path, options: PrepareOptions | None = None
+    source_path: str | Given, target: str | Path, options: PrepareOptions | None = None
 ) -> RatingDataset:
     """Read ratings or interactions and item tables, and write a prepared data set.
 
     Args:
         source_path: a folder in the anime or a MovieLens layout, or a table of ratings, which may
-            be a frame; without a column of ratings, interactions.
+            be a frame, or lie in parts, in a folder or where a pattern meets them, here or at a
+            URI; without a column of ratings, interactions.
         target: the data set's folder; it appears whole or not at all.
         options: see `PrepareOptions`.
 
@@ -67,9 +68,11 @@ def prepare(
     """
     options = options or PrepareOptions()
     options.check()
-    target = Path(target)
+    target = local_path(target)
     check_target_folder(target, marker=DATASET_FILE, overwrite=options.overwrite)
-    source = open_source(source_path, options.format)
+    if isinstance(source_path, str):
+        source_path = place_of(source_path)
+    source = open_source(source_path, options.format, options.columns)
     items = read_items(source)
     users = read_users(source)
     tables, relation_files = _given_files(source, options)
@@ -190,7 +193,7 @@ def _write(
             "format": source.format,
             schema.FEEDBACK: rows.feedback,
             "sources": [
-                {"file": file.name, "sha256": checksum_of(file), **role}
+                {**describe(file), **role}
                 for file, role in _source_files(source, options, relation_files)
             ],
             "split": {
@@ -203,6 +206,7 @@ def _write(
             "cleaning": asdict(options.cleaning) if embeds else None,
             "numeric": list(options.numeric),
             "complete_only": options.complete_only,
+            **({"columns": dict(options.columns)} if options.columns else {}),
             # Only where it is so: it names the content, and all users are what they always were.
             **({} if options.users is None else {"users_drawn": options.users}),
             **(
@@ -251,7 +255,7 @@ def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, 
 
 def _read_truth(source: Source) -> Truth | None:
     """What the ratings of a generated data set were drawn from, where that lies beside them."""
-    if not is_file(source.path):
+    if not isinstance(source.path, Place):
         return None
     file = source.path / TRUTH_FILE
     return Truth.read(file) if file.is_file() else None

@@ -7,7 +7,7 @@ and `read_users` read the tables beside them.
 from dglrec.ingest.attributes import AttributeTable, attribute_name, read_attributes
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns
 from dglrec.ingest.edges import EdgeColumns, find_edge_columns, stream_edges
-from dglrec.ingest.frames import Frame, Given, checksum_of, is_file
+from dglrec.ingest.frames import Frame, Given, describe, find, is_file
 from dglrec.ingest.lists import (
     ID_NAMES,
     NewRatings,
@@ -15,9 +15,10 @@ from dglrec.ingest.lists import (
     read_new_ratings,
     stream_columns,
 )
+from dglrec.ingest.parts import Parts, TableFile, find_table
 from dglrec.ingest.ratings import RatingReader
 from dglrec.ingest.repeats import drop_duplicates, last_of_each_pair, rows_of_each
-from dglrec.ingest.sources import FORMATS, RatingLayout, Source, open_source
+from dglrec.ingest.sources import FORMATS, RatingLayout, Source, open_source, parse_columns
 from dglrec.ingest.stream import Stretch, require_file
 from dglrec.ingest.tables import read_items, read_new_items, read_users
 
@@ -31,18 +32,23 @@ __all__ = [
     "Given",
     "IngestCounts",
     "NewRatings",
+    "Parts",
     "RatingColumns",
     "RatingLayout",
     "RatingReader",
     "Source",
     "Stretch",
+    "TableFile",
     "attribute_name",
-    "checksum_of",
+    "describe",
     "drop_duplicates",
+    "find",
     "find_edge_columns",
+    "find_table",
     "is_file",
     "last_of_each_pair",
     "open_source",
+    "parse_columns",
     "read_attributes",
     "read_items",
     "read_new_interactions",

@@ -13,7 +13,9 @@ import pyarrow as pa
 from dglrec import schema
 from dglrec.errors import DataError
 from dglrec.ingest import stream
+from dglrec.ingest.faults import fault_of_whole_number
 from dglrec.ingest.frames import Given
+from dglrec.ingest.parts import Parts
 from dglrec.ingest.quotes import refuse_swallowed
 
 UNKNOWN = "Unknown"
@@ -34,6 +36,8 @@ def raw_table(file: Given, id_names: Sequence[str]) -> dict[str, list[Any]]:
         DataError: the table is damaged, has a column twice or one that cannot be read, or an open
             quote took rows into a value.
     """
+    if isinstance(file, Parts):
+        return _joined(file, id_names)
     description = f"reading {file.name}"
     if not stream.is_text(file):
         fields = stream.typed_schema(file)
@@ -60,6 +64,29 @@ def raw_table(file: Given, id_names: Sequence[str]) -> dict[str, list[Any]]:
         )
     id_name = next((name for name in id_names if name in columns), None)
     refuse_swallowed(columns, text.delimiter, id_name, file)
+    return columns
+
+
+def _joined(parts: Parts, id_names: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of all parts, one part's rows after the other's, and what hive partitions give.
+
+    Raises:
+        DataError: as `raw_table`, or parts have other columns.
+    """
+    columns: dict[str, list[Any]] = {}
+    for number, part in enumerate(parts.files):
+        found = raw_table(part, id_names)
+        rows = max(map(len, found.values()), default=0)
+        for name, values in parts.partitions.items():
+            found.setdefault(name, [values[number]] * rows)
+        if number and found.keys() != columns.keys():
+            here, first = (", ".join(stream.shown_names(list(one))) for one in (found, columns))
+            raise DataError(
+                f"{part}: has the columns {here}, and {parts.files[0]} {first}; parts of one table "
+                "have the same"
+            )
+        for name, cells in found.items():
+            columns.setdefault(name, []).extend(cells)
     return columns
 
 
@@ -114,7 +141,7 @@ def whole_ids(values: Sequence[Any], name: str, file: Given, *, distinct: bool =
     numbers = schema.whole_numbers(written).to_pylist()
     for row, (number, value) in enumerate(zip(numbers, ids, strict=True), first_row_of(file)):
         if number is None or number < 0:
-            raise DataError(f"{file}: row {row}: {stream.fault_of_whole_number(name, str(value))}")
+            raise DataError(f"{file}: row {row}: {fault_of_whole_number(name, str(value))}")
     if distinct:
         _refuse_twice(numbers, name, file)
     return series_of(numbers, dtype=np.int64)

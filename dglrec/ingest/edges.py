@@ -103,11 +103,11 @@ def stream_edges(file: Given, columns: EdgeColumns) -> Iterator[stream.Stretch]:
         table = stretch.table.select(names).rename_columns(renamed)
         try:
             table = schema.check_edges(
-                table, names=ends, source=str(file), first_row=stretch.first_row
+                table, names=ends, source=str(stretch.file), first_row=stretch.first_row
             )
         except pa.ArrowException as error:  # a conversion that the door does not foresee
-            raise DataError(f"{file}: a column is of an unusable type ({error})") from error
-        yield stream.Stretch(table, stretch.first_row)
+            raise DataError(f"{stretch.file}: a column is of an unusable type ({error})") from error
+        yield stream.Stretch(table, stretch.first_row, stretch.file)
 
 
 def _columns(file: Given, id_names: tuple[str, ...]) -> list[str]:

@@ -7,13 +7,12 @@ door. Rows count from 1 in messages.
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import pyarrow as pa
 
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
-from dglrec.files import sha256_of
+from dglrec.ingest.parts import TableFile, describe_file, find_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,18 +58,25 @@ class Frame:
         return digest.hexdigest()
 
 
-Given = Path | Frame
-"""What somebody gives: a file, or a table in memory."""
+Given = TableFile | Frame
+"""What somebody gives: a file or its parts, here or in a store, or a table in memory."""
 
 
-def is_file(given: Given) -> TypeGuard[Path]:
-    """Whether it is a path, and no table in memory."""
+def is_file(given: Given) -> TypeGuard[TableFile]:
+    """Whether it is a file or its parts, and no table in memory."""
     return not isinstance(given, Frame)
 
 
-def checksum_of(given: Given) -> str:
-    """The SHA-256 of what a file or a frame holds, in hexadecimal."""
-    return given.checksum() if isinstance(given, Frame) else sha256_of(given)
+def find(given: Given) -> Given:
+    """The table at a place, see `find_table`; a frame as it is."""
+    return given if isinstance(given, Frame) else find_table(given)
+
+
+def describe(given: Given) -> dict[str, Any]:
+    """A table by its name and the SHA-256 of what it holds, for who reads of it later."""
+    if isinstance(given, Frame):
+        return {"file": given.name, "sha256": given.checksum()}
+    return describe_file(given)
 
 
 class _Hashing(io.RawIOBase):

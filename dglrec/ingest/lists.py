@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from dglrec.errors import DataError, EmptyFileError
 from dglrec.ids import IdMap, IdMapBuilder, to_type
 from dglrec.ingest import stream
 from dglrec.ingest.columns import at_level
+from dglrec.ingest.faults import fault_of_whole_number
 from dglrec.ingest.frames import Given
 from dglrec.ingest.repeats import last_of_each_pair
 from dglrec.progress import log
@@ -59,10 +61,13 @@ def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[st
         for place, (name, alias) in enumerate(names.items()):
             if name in schema.PAIR_COLUMNS:
                 ids = schema.check_ids(
-                    table.column(name), alias, source=str(file), first_row=stretch.first_row
+                    table.column(name),
+                    alias,
+                    source=str(stretch.file),
+                    first_row=stretch.first_row,
                 )
                 table = table.set_column(place, name, ids)
-        yield stream.Stretch(table, stretch.first_row)
+        yield stream.Stretch(table, stretch.first_row, stretch.file)
 
 
 def _read_as(name: str, kind: pa.DataType) -> pa.DataType:
@@ -89,7 +94,7 @@ def ids_of_type(
     cast = to_type(ids, kind)
     if cast.null_count:
         position = pc.index(cast.is_null(), True).as_py()
-        fault = stream.fault_of_whole_number(name, ids[position].as_py())
+        fault = fault_of_whole_number(name, ids[position].as_py())
         raise DataError(f"{file}: row {first_row + position}: {fault}, as the data set's are")
     return cast
 
@@ -137,8 +142,8 @@ def read_new_ratings(
             "the model was trained on ratings, and needs those of new users"
         )
 
-    def checked(table: pa.Table, first_row: int) -> pa.Table:
-        return check_ratings(table, source=str(file), first_row=first_row, scale=scale)
+    def checked(table: pa.Table, where: dict[str, Any]) -> pa.Table:
+        return check_ratings(table, **where, scale=scale)
 
     kinds = {schema.ITEM_ID: items.ids.type, schema.RATING: pa.float32()}
     return _read_new(file, items, user_type, kinds, checked, "rating")
@@ -169,12 +174,12 @@ def read_new_interactions(
         log(f"{file}: column {schema.RATING} is not read; the model was trained on interactions")
     below = 0
 
-    def checked(table: pa.Table, first_row: int) -> pa.Table:
+    def checked(table: pa.Table, where: dict[str, Any]) -> pa.Table:
         nonlocal below
         if by_level is None:
-            table = check_interactions(table, source=str(file), first_row=first_row)
+            table = check_interactions(table, **where)
         else:
-            rated = check_ratings(table, source=str(file), first_row=first_row)
+            rated = check_ratings(table, **where)
             table = at_level(rated, by_level).drop_columns([schema.RATING])
             below += len(rated) - len(table)
         ones = np.full(len(table), schema.INTERACTION, dtype=np.float32)
@@ -196,7 +201,7 @@ def _read_new(
     items: IdMap,
     user_type: pa.DataType | None,
     kinds: Mapping[str, pa.DataType],
-    checked: Callable[[pa.Table, int], pa.Table],
+    checked: Callable[[pa.Table, dict[str, Any]], pa.Table],
     wanted: str,
 ) -> NewRatings:
     """Stream the rows of new users past the door.
@@ -206,7 +211,8 @@ def _read_new(
         items: as for the callers.
         user_type: as for the callers.
         kinds: the columns to read beside users, and the types that text is read as.
-        checked: a stretch and the number of its first row -> the rows that count, with ratings.
+        checked: a stretch, with its file and the number of its first row as the door takes them ->
+            the rows that count, with ratings.
         wanted: what an empty file lacks, for the message.
     """
     if user_type is None:
@@ -225,9 +231,9 @@ def _read_new(
             table = table.add_column(0, schema.USER_ID, nobody)
         else:
             ids = table.column(0)
-            ids = ids_of_type(ids, user_type, schema.USER_ID, file, stretch.first_row)
+            ids = ids_of_type(ids, user_type, schema.USER_ID, stretch.file, stretch.first_row)
             table = table.set_column(0, schema.USER_ID, ids)
-        table = checked(table, stretch.first_row)
+        table = checked(table, {"source": str(stretch.file), "first_row": stretch.first_row})
         users.append(builder.add(table.column(schema.USER_ID)))
         indices.append(items.encode(table.column(schema.ITEM_ID)))
         if len(unknown_ids) < _SHOWN:

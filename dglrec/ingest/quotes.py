@@ -4,9 +4,9 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dglrec.errors import DataError
+from dglrec.ingest.parts import TableFile
 
 _WHOLE = re.compile(r"\s*[0-9]+\s*")
 _SHOWN = 60
@@ -55,7 +55,7 @@ class _Rows:
 
 
 def refuse_swallowed(
-    columns: Mapping[str, Sequence[str]], delimiter: str, id_name: str | None, file: Path
+    columns: Mapping[str, Sequence[str]], delimiter: str, id_name: str | None, file: TableFile
 ) -> None:
     """Refuse a table in which the lines of a value look like rows of their own.
 

@@ -23,6 +23,7 @@ from dglrec.ids import IdMap, IdMapBuilder
 from dglrec.ingest import stream
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns, at_level
 from dglrec.ingest.frames import Given
+from dglrec.ingest.parts import TableFile
 from dglrec.ingest.sources import Source, ratings_columns
 from dglrec.progress import log, progress
 from dglrec.schema import RatingScale, check_interactions, check_ratings
@@ -103,8 +104,8 @@ class RatingReader:
         """Stream one ratings file through the door and into the spool folder.
 
         Args:
-            file: in the source's own format; a relative name is also looked up in the source's
-                folder. None reads the source's ratings.
+            file: in the source's own format, perhaps in parts; a relative name is also looked up in
+                the source's folder. None reads the source's ratings.
 
         Returns:
             The file's place in the list that `finish` gives.
@@ -126,7 +127,7 @@ class RatingReader:
             # Closed at once when a row is bad, so that its message finds no progress bar.
             with closing(self._stretches(file)) as stretches:
                 for stretch in stretches:
-                    rated = self._checked(file, stretch)
+                    rated = self._checked(stretch.file, stretch)
                     rows += len(stretch.table)
                     unrated += len(stretch.table) - len(rated)
                     table = rated
@@ -134,7 +135,7 @@ class RatingReader:
                         highest = max(highest, pc.max(rated.column(schema.RATING)).as_py())
                         table = at_level(rated, self._level)
                         below += len(rated) - len(table)
-                    columns = self._encoded(file, table)
+                    columns = self._encoded(stretch.file, table)
                     with disk_errors(self._spool):
                         for name, values in columns.items():
                             outputs[name].write(np.ascontiguousarray(values).data)
@@ -238,7 +239,7 @@ class RatingReader:
             stretches = stream.stream_text(file, text, self._kinds(file, text, names), description)
         for stretch in stretches:
             table = stretch.table.select(list(names)).rename_columns(list(names.values()))
-            yield stream.Stretch(table, stretch.first_row)
+            yield stream.Stretch(table, stretch.first_row, stretch.file)
 
     def _note_feedback(self, file: Given, names: dict[str, str], found: Sequence[str]) -> None:
         """Note whether the files have ratings, and hold a file to those before it.
@@ -278,7 +279,7 @@ class RatingReader:
         )
 
     def _kinds(
-        self, file: Path, text: stream.TextFormat, names: dict[str, str]
+        self, file: TableFile, text: stream.TextFormat, names: dict[str, str]
     ) -> dict[str, pa.DataType]:
         """The types to read a text file's columns with, by their names in the file."""
         kinds = {name: pa.int64() for name in names}

@@ -1,13 +1,16 @@
 """What lies at a SOURCE: which of the known layouts, which files, which columns in them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dglrec import schema
 from dglrec.errors import DataError, UsageError
 from dglrec.ingest import stream
-from dglrec.ingest.frames import Frame, Given, is_file
+from dglrec.ingest.frames import Frame, Given, find, is_file
+from dglrec.ingest.parts import TABLE_ENDINGS, Parts, TableFile, find_table, has_parts, parts_of
+from dglrec.places import Place, RemotePath, folder_and_pattern
 from dglrec.schema import RatingScale
 
 ANIME = "anime"
@@ -19,9 +22,13 @@ FORMATS = (ANIME, MOVIELENS, TABLE)
 _UNRATED_STEM = "animelist"
 _ANIME_RATINGS = ("rating_complete", _UNRATED_STEM)
 _ANIME_ITEMS = ("anime_with_synopsis", "anime")
-_TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet")
+# Stems of files that stand beside ratings in a layout: a folder without the ratings is no table.
+_NEIGHBOURS = {*_ANIME_ITEMS, "movies", "u"}
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _NAMES_OF_RATINGS = ("rating", "ratings", "stars", "score", "scores")
+
+COLUMN_KEYS = ("user", "item", "rating", "timestamp")
+"""What `--columns` names: fields of `RatingLayout`."""
 
 _WHOLE_STARS = RatingScale(1.0, 5.0, 1.0)
 _HALF_STARS = RatingScale(0.5, 5.0, 0.5)
@@ -40,6 +47,7 @@ class RatingLayout:
         delimiters: the delimiters that may be, each one character.
         fields: the names of all fields, where the files have no header.
         separator: what stands between two fields of a file without a header.
+        named: columns that a person named, and that have to be there.
     """
 
     user: str
@@ -51,11 +59,12 @@ class RatingLayout:
     delimiters: str = ","
     fields: tuple[str, ...] = ()
     separator: str = ""
+    named: tuple[str, ...] = ()
 
     @property
     def required(self) -> tuple[str, ...]:
         """The columns that a file must have."""
-        names = (self.user, self.item)
+        names = tuple(dict.fromkeys((self.user, self.item, *self.named)))
         if self.timestamp_required and self.timestamp is not None:
             return (*names, self.timestamp)
         return names
@@ -129,47 +138,92 @@ class Source:
     ratings_file: Given
     scale: RatingScale | None
     layout: RatingLayout
-    item_files: tuple[Path, ...] = ()
-    user_file: Path | None = None
+    item_files: tuple[Place, ...] = ()
+    user_file: Place | None = None
 
     def resolve(self, file: Given) -> Given:
-        """A file that is named: as it stands, or else in the source's folder; a frame as it is."""
-        if not is_file(file) or not is_file(self.path):
-            return file
-        file = Path(file)
-        inside = self.path / file
-        return inside if self.path.is_dir() and not file.exists() and inside.exists() else file
+        """A table that is named: as it stands, or else in the source's folder; a frame as it is."""
+        if isinstance(file, Path) and isinstance(self.path, Place) and self.path.is_dir():
+            inside, globbed = self.path / file, folder_and_pattern(file)
+            nowhere_else = globbed is not None and not globbed[0].is_dir()
+            if not file.exists() and (inside.exists() or nowhere_else):
+                return find(inside)
+        return find(file)
 
     def zero_means_unrated(self, file: Given) -> bool:
         """Whether rating 0 in this file says that the user did not rate: so in `animelist`."""
         return self.format == ANIME and file.name.startswith(_UNRATED_STEM)
 
 
-def open_source(path: Given, format: str = AUTO) -> Source:
+def open_source(
+    path: Given, format: str = AUTO, columns: Mapping[str, str] | None = None
+) -> Source:
     """Find out what lies at `path`.
 
     Args:
-        path: a folder in the published layout of the anime or a MovieLens data set, a table, or a
-            frame, which is read as a table.
+        path: a folder in the published layout of the anime or a MovieLens data set, or a table: a
+            file, a folder of parts, a pattern that meets them, or a frame.
         format: one of `FORMATS`, or `auto` to find out.
+        columns: names of a table's columns, as `parse_columns` gives them.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: there is no such format, or columns are named of another than a table.
         DataError: nothing is there, it is of no known layout or of several, or its ratings lack a
             column.
     """
     if format not in (AUTO, *FORMATS):
         raise UsageError(f"no format {format!r}; choose {AUTO}, {', '.join(FORMATS)}")
+    if columns and format not in (AUTO, TABLE):
+        raise UsageError(f"--columns: the columns of --format {format} have names of their own")
     if isinstance(path, Frame):
-        return _open_frame(path, format)
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+        return _open_frame(path, format, columns)
+    if isinstance(path, Parts):
+        path = path.place
+    if not path.exists() and folder_and_pattern(path) is None:
+        what = "file or folder"
+        lack = path.lack(what) if isinstance(path, RemotePath) else f"no such {what}"
+        raise DataError(f"{path}: {lack}")
     if format == AUTO:
-        format = _detect(path)
+        format = TABLE if columns else _detect(path)
     source = _OPENERS[format](path)
+    if columns:
+        source = replace(source, layout=_layout_of(columns))
     ratings_columns(source.ratings_file, source.layout)
     return source
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Read `user=NAME,item=NAME,...`, as on a command line.
+
+    >>> parse_columns("user=uid,rating=stars")
+    {'user': 'uid', 'rating': 'stars'}
+
+    Raises:
+        UsageError: the text has another form, or a column is named twice.
+    """
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        key, _, name = part.partition("=")
+        if key == schema.WEIGHT:
+            raise UsageError(
+                "--columns weight: ratings have no weight; edges of --relation have, in a column "
+                f"{schema.WEIGHT}"
+            )
+        if key not in COLUMN_KEYS or not name:
+            raise UsageError(
+                f"--columns {part!r}: write KEY=NAME, with commas between, of the keys "
+                f"{', '.join(COLUMN_KEYS)}"
+            )
+        if key in columns or name in columns.values():
+            raise UsageError(f"--columns {part!r}: the key or the column is there twice")
+        columns[key] = name
+    return columns
+
+
+def _layout_of(columns: Mapping[str, str]) -> RatingLayout:
+    """A table's layout, with names that a person gave; those that were not given stay."""
+    named: dict[str, Any] = dict(columns)
+    return replace(_TABLE_LAYOUT, **named, named=tuple(columns.values()))
 
 
 def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | None:
@@ -180,11 +234,12 @@ def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | No
             in another way.
     """
     text: stream.TextFormat | None
+    first = file if isinstance(file, Frame) else parts_of(file).files[0]
     if not stream.is_text(file):
         text, names = None, list(stream.typed_schema(file).names)
         for name in layout.columns:
             if names.count(name) > 1:
-                raise DataError(f"{file}: column {name} is there {names.count(name)} times")
+                raise DataError(f"{first}: column {name} is there {names.count(name)} times")
     elif layout.fields:
         return _headerless(file, layout)
     else:
@@ -193,11 +248,11 @@ def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | No
     if missing := [name for name in layout.required if name not in names]:
         found = ", ".join(stream.shown_names(names)) or "no columns"
         raise DataError(
-            f"{file}: no column {', '.join(missing)}; found {found}"
-            f"{schema.renames(names, missing)}{_hint(file, layout)}"
+            f"{first}: no column {', '.join(missing)}; found {found}"
+            f"{schema.renames(names, missing)}{_hint(first, layout)}"
         )
     if layout.rating not in names:
-        _refuse_ratings_by_another_name(file, layout, names)
+        _refuse_ratings_by_another_name(first, layout, names)
     return text
 
 
@@ -218,7 +273,7 @@ def _refuse_ratings_by_another_name(
         )
 
 
-def _headerless(file: Path, layout: RatingLayout) -> stream.TextFormat:
+def _headerless(file: TableFile, layout: RatingLayout) -> stream.TextFormat:
     found = len(stream.first_line(file).split(layout.separator))
     expected = layout.separator.join((layout.user, layout.item, layout.rating, "timestamp"))
     if found != 4:
@@ -229,59 +284,63 @@ def _headerless(file: Path, layout: RatingLayout) -> stream.TextFormat:
 
 
 def _hint(file: Given, layout: RatingLayout) -> str:
-    if layout == _TABLE_LAYOUT and is_file(file) and _kinds_of_folder(file.parent):
+    if layout != _TABLE_LAYOUT or not is_file(file):
+        return ""
+    if isinstance(file, Path) and _kinds_of_folder(file.parent):
         return f"; to read the whole data set give its folder, {file.parent}"
-    return ""
+    return "; or say what they are called here: --columns user=NAME,item=NAME"
 
 
-def _detect(path: Path) -> str:
+def _detect(path: Place) -> str:
     if path.is_dir():
         kinds = _kinds_of_folder(path)
         if not kinds:
             names = sorted(entry.name for entry in path.iterdir())
+            if not _NEIGHBOURS & {name.split(".")[0] for name in names} and has_parts(path):
+                return TABLE
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise DataError(
                 f"{path}: no ratings here; found {shown or 'an empty folder'}, expected "
                 "rating_complete.csv or animelist.csv (anime), or u.data, ratings.dat or "
-                "ratings.csv (MovieLens)"
+                "ratings.csv (MovieLens), or the parts of a table"
             )
         if len(kinds) > 1:
             raise DataError(
                 f"{path}: holds both layouts; choose with --format {' or '.join(kinds)}"
             )
         return kinds[0]
-    if path.name.lower().endswith(_TABLE_ENDINGS):
+    if path.name.lower().endswith(TABLE_ENDINGS) or not path.exists():  # else it is a pattern
         return TABLE
-    if _kinds_of_folder(path.parent) == [MOVIELENS]:
+    if isinstance(path, Path) and _kinds_of_folder(path.parent) == [MOVIELENS]:
         raise DataError(f"{path}: is one file of a MovieLens data set; give its folder")
     raise DataError(
-        f"{path}: not known by its ending; a table ends in {', '.join(_TABLE_ENDINGS)}, "
+        f"{path}: not known by its ending; a table ends in {', '.join(TABLE_ENDINGS)}, "
         "or say --format table"
     )
 
 
-def _kinds_of_folder(folder: Path) -> list[str]:
+def _kinds_of_folder(folder: Place) -> list[str]:
     anime = _find(folder, _ANIME_RATINGS, _ENDINGS)
     return [ANIME] * (anime is not None) + [MOVIELENS] * (_movielens_ratings(folder) is not None)
 
 
-def _movielens_ratings(folder: Path) -> Path | None:
+def _movielens_ratings(folder: Place) -> Place | None:
     for name in ("u.data", "ratings.dat"):
         if (folder / name).is_file():
             return folder / name
     return _find(folder, ("ratings",), _ENDINGS)
 
 
-def _find(folder: Path, stems: Sequence[str], endings: Sequence[str]) -> Path | None:
+def _find(folder: Place, stems: Sequence[str], endings: Sequence[str]) -> Place | None:
     candidates = (folder / f"{stem}{ending}" for stem in stems for ending in endings)
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _existing(*files: Path | None) -> tuple[Path, ...]:
+def _existing(*files: Place | None) -> tuple[Place, ...]:
     return tuple(file for file in files if file is not None and file.is_file())
 
 
-def _open_anime(path: Path) -> Source:
+def _open_anime(path: Place) -> Source:
     ratings = _find(_folder(path, ANIME), _ANIME_RATINGS, _ENDINGS)
     if ratings is None:
         raise DataError(f"{path}: neither rating_complete.csv nor animelist.csv in this folder")
@@ -289,11 +348,11 @@ def _open_anime(path: Path) -> Source:
     return Source(path, ANIME, ratings, _OUT_OF_TEN, _ANIME_LAYOUT, items)
 
 
-def _open_movielens(path: Path) -> Source:
+def _open_movielens(path: Place) -> Source:
     ratings = _movielens_ratings(_folder(path, MOVIELENS))
     if ratings is None:
         raise DataError(f"{path}: none of u.data, ratings.dat, ratings.csv in this folder")
-    users: tuple[Path, ...] = ()
+    users: tuple[Place, ...] = ()
     if ratings.name == "u.data":
         layout, scale = _ML_TAB_LAYOUT, _WHOLE_STARS
         items, users = _existing(path / "u.item"), _existing(path / "u.user")
@@ -309,21 +368,19 @@ def _open_movielens(path: Path) -> Source:
     )
 
 
-def _open_table(path: Path) -> Source:
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; --format {TABLE} reads one CSV or Parquet file")
-    return Source(path, TABLE, path, None, _TABLE_LAYOUT)
+def _open_table(path: Place) -> Source:
+    return Source(path, TABLE, find_table(path), None, _TABLE_LAYOUT)
 
 
-def _open_frame(frame: Frame, format: str) -> Source:
+def _open_frame(frame: Frame, format: str, columns: Mapping[str, str] | None) -> Source:
     if format not in (AUTO, TABLE):
         raise UsageError(f"{frame}: a frame is a table; --format {format} reads a folder")
-    source = Source(frame, TABLE, frame, None, _TABLE_LAYOUT)
+    source = Source(frame, TABLE, frame, None, _layout_of(columns) if columns else _TABLE_LAYOUT)
     ratings_columns(frame, source.layout)
     return source
 
 
-def _folder(path: Path, format: str) -> Path:
+def _folder(path: Place, format: str) -> Place:
     if not path.is_dir():
         raise DataError(f"{path}: is a file; --format {format} reads a folder in that layout")
     return path

@@ -1,14 +1,14 @@
 """Files and frames -> Arrow tables, a stretch at a time; faults of a file -> a `DataError`.
 
-Nothing here knows what a rating is; nothing above here sees an exception of Arrow's.
+Nothing here knows what a rating is; nothing above here sees an exception of Arrow's. A table may
+lie in several parts: their stretches follow each other, and each says which file it is of.
 """
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import pyarrow as pa
@@ -17,10 +17,12 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from dglrec import schema
-from dglrec.errors import DataError, UnusableEnvironmentError
-from dglrec.files import read_errors
+from dglrec.errors import DataError
+from dglrec.ingest.faults import SHOWN_CHARACTERS, explained, fault_of_whole_number, faults
 from dglrec.ingest.frames import Frame, Given, is_file
-from dglrec.progress import progress
+from dglrec.ingest.parts import Parts, TableFile, parts_of, with_partitions
+from dglrec.places import Place, RemotePath
+from dglrec.progress import counted, log, progress
 
 WHOLE_IDS = pa.dictionary(pa.int32(), pa.string())
 """What `stream_text` is told to read as int64, but as written: Arrow's numbers lose leading zeros,
@@ -29,8 +31,6 @@ and take 0x5 for 5."""
 _HEAD_BYTES = 1 << 20  # the first line must end within this
 _BLOCK_BYTES = 8 << 20  # of decompressed text: the stretch in memory, and the longest row
 _PARQUET_ROWS = 1 << 19
-_SHOWN_CHARACTERS = 40
-_OUT_OF_RANGE = "out of range; whole numbers must lie below 2^63"
 
 _MAGIC = (
     (b"PAR1", "a Parquet file; name it .parquet"),
@@ -45,12 +45,13 @@ _MAGIC = (
 class Stretch:
     """Consecutive rows of a file.
 
-    `first_row` is the first row's number as messages give it: in text the number of its line,
-    counting the header and leaving out empty lines; in Parquet and in frames counted from 1.
+    `first_row` is the first row's number in `file` as messages give it: in text the number of its
+    line, counting the header and leaving out empty lines; in Parquet and in frames counted from 1.
     """
 
     table: pa.Table
     first_row: int
+    file: Place | Frame
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class TextFormat:
     """How a delimited text file is cut into fields.
 
     Attributes:
-        names: the columns' names, in file order.
+        names: the columns' names, in file order; of parts, then those that hive partitions give.
         delimiter: one character.
         header: whether the first line holds the names.
         quoted: whether a field may stand in double quotes.
@@ -75,42 +76,39 @@ class TextFormat:
         return 2 if self.header else 1
 
 
-def is_text(file: Given) -> TypeGuard[Path]:
-    """Whether it is a text file, by its name; columns of Parquet and of frames have types."""
-    return is_file(file) and not _is_parquet(file)
-
-
-def _is_parquet(file: Path) -> bool:
-    """Whether a file's name says that it is Parquet."""
-    return file.suffix.lower() == ".parquet"
+def is_text(file: Given) -> TypeGuard[TableFile]:
+    """Whether it is of text, by its name; columns of Parquet and of frames have types."""
+    return is_file(file) and file.suffix.lower() != ".parquet"
 
 
 def require_file(file: Given) -> None:
-    """Refuse a path that is not a file. A frame is there.
+    """Refuse a place that is neither a file nor was found to be several. A frame is there.
 
     Raises:
         DataError: nothing is there, or a folder, or a pipe or a device.
     """
-    if isinstance(file, Frame):
+    if isinstance(file, Parts | Frame):
         return
     if file.is_dir():
         raise DataError(f"{file}: is a folder where a file was expected")
     if not file.exists():
-        raise DataError(f"{file}: no such file")
+        lack = file.lack("file") if isinstance(file, RemotePath) else "no such file"
+        raise DataError(f"{file}: {lack}")
     if not file.is_file():
         raise DataError(
             f"{file}: is a pipe or a device, and files are read more than once; write a file first"
         )
 
 
-def first_line(file: Path) -> str:
-    """The first line of a text file that is not empty, without its end.
+def first_line(file: TableFile) -> str:
+    """The first line of a text file, or of the first part, that is not empty, without its end.
 
     Raises:
         DataError: the file is missing, empty, damaged, or no UTF-8 text.
     """
     require_file(file)
-    with _faults(file), _open_bytes(file) as (_, stream):
+    file = parts_of(file).files[0]
+    with faults(file), _open_bytes(file) as (_, stream):
         head = bytes(stream.read(_HEAD_BYTES))
     if not head:
         raise DataError(f"{file}: is empty")
@@ -131,8 +129,10 @@ def first_line(file: Path) -> str:
     return line
 
 
-def header_format(file: Path, wanted: Sequence[str], delimiters: str = ",") -> TextFormat:
+def header_format(file: TableFile, wanted: Sequence[str], delimiters: str = ",") -> TextFormat:
     """Read a header, with the delimiter of `delimiters` that finds most of the `wanted` names.
+
+    Of a table in parts it is the first one's, with the columns that hive partitions give.
 
     Raises:
         DataError: as `first_line`, or a wanted column is there twice.
@@ -141,21 +141,29 @@ def header_format(file: Path, wanted: Sequence[str], delimiters: str = ",") -> T
     try:
         cuts = [(next(csv.reader([line], delimiter=mark)), mark) for mark in delimiters]
     except csv.Error as error:
-        raise DataError(f"{file}: its first line is no CSV header ({error})") from error
+        first = parts_of(file).files[0]
+        raise DataError(f"{first}: its first line is no CSV header ({error})") from error
     names, delimiter = max(cuts, key=lambda cut: (len(set(cut[0]) & set(wanted)), len(cut[0])))
+    _refuse_twice(parts_of(file).files[0], names, wanted)
+    more = [name for name in parts_of(file).partitions if name not in names]
+    return TextFormat((*names, *more), delimiter)
+
+
+def _refuse_twice(file: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
     for name in wanted:
         if names.count(name) > 1:
             raise DataError(f"{file}: column {name} is there {names.count(name)} times")
-    return TextFormat(tuple(names), delimiter)
 
 
 def shown_names(names: Sequence[str]) -> list[str]:
     """Column names cut to what a message can hold."""
-    return [name[:_SHOWN_CHARACTERS] for name in names[:_SHOWN_CHARACTERS]]
+    return [name[:SHOWN_CHARACTERS] for name in names[:SHOWN_CHARACTERS]]
 
 
 def typed_schema(file: Given) -> pa.Schema:
     """The columns of a Parquet file or a frame.
+
+    Of parts they are the first one's, and what hive partitions give.
 
     Raises:
         DataError: the file is missing or no Parquet.
@@ -163,28 +171,40 @@ def typed_schema(file: Given) -> pa.Schema:
     if isinstance(file, Frame):
         return file.table.schema
     require_file(file)
-    with _faults(file), pyarrow.parquet.ParquetFile(file) as parquet:
-        return parquet.schema_arrow
+    parts = parts_of(file)
+    with _open_parquet(parts.files[0]) as parquet:
+        fields = parquet.schema_arrow
+    for name, values in parts.partitions.items():
+        if name not in fields.names:
+            fields = fields.append(pa.field(name, pa.array(values).type))
+    return fields
 
 
 def stream_typed(file: Given, columns: Sequence[str], description: str) -> Iterator[Stretch]:
-    """Yield the stretches of some columns of a Parquet file or a frame.
+    """Yield the stretches of some columns of a frame, a Parquet file, or its parts in their order.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: the file is missing or damaged, or a part's columns are not the first one's.
     """
     if isinstance(file, Frame):
         yield from _stream_frame(file, columns, description)
         return
     require_file(file)
-    # A reader that reads ahead keeps all that it has read, until it has come to the end.
-    with _faults(file), pyarrow.parquet.ParquetFile(file, pre_buffer=False) as parquet:
-        row = 1
-        with progress(description, parquet.metadata.num_rows, "rows") as advance:
-            for batch in parquet.iter_batches(_PARQUET_ROWS, columns=list(columns)):
-                yield Stretch(pa.Table.from_batches([batch]), row)
-                row += len(batch)
-                advance(len(batch))
+    parts = parts_of(file)
+    counts = _rows_of_alike(parts, columns)
+    with progress(description, sum(counts), "rows") as advance:
+        for number, part in enumerate(parts.files):
+            row = 1
+            with _open_parquet(part) as parquet:
+                stored = [name for name in columns if name in parquet.schema_arrow.names]
+                added = dict.fromkeys(name for name in columns if name not in stored)
+                for batch in parquet.iter_batches(_PARQUET_ROWS, columns=stored):
+                    table = pa.Table.from_batches([batch])
+                    table = with_partitions(table, parts, number, added)
+                    yield Stretch(table, row, part)
+                    row += len(batch)
+                    advance(len(batch))
+    _say_what_is_empty(parts, counts)
 
 
 def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Iterator[Stretch]:
@@ -192,19 +212,81 @@ def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Ite
     with progress(description, len(table), "rows") as advance:
         for start in range(0, len(table), _PARQUET_ROWS):
             part = table.slice(start, _PARQUET_ROWS)
-            yield Stretch(part, start + 1)
+            yield Stretch(part, start + 1, frame)
             advance(len(part))
 
 
+def _rows_of_alike(parts: Parts, columns: Sequence[str]) -> list[int]:
+    """How many rows each part has, by what stands at its end.
+
+    Raises:
+        DataError: one lacks a column that the first has, or has it of another kind.
+    """
+    counts = []
+    first: dict[str, pa.DataType] = {}
+    several = len(parts.files) > 1
+    with progress("looking at parts", len(parts.files), "parts", shown=several) as advance:
+        for part in parts.files:
+            with _open_parquet(part) as parquet:
+                fields, rows = parquet.schema_arrow, parquet.metadata.num_rows
+            types = dict(zip(fields.names, fields.types, strict=True))
+            found = {name: types[name] for name in columns if name in types}
+            first = first or found
+            _refuse_other_columns(part, parts.files[0], fields.names, found, first)
+            counts.append(rows)
+            advance(1)
+    return counts
+
+
+def _refuse_other_columns(
+    part: Place,
+    first_part: Place,
+    names: Sequence[str],
+    found: Mapping[str, pa.DataType],
+    first: Mapping[str, pa.DataType],
+) -> None:
+    if part == first_part:
+        return
+    _refuse_twice(part, names, list(first))
+    if missing := [name for name in first if name not in found]:
+        raise DataError(
+            f"{part}: no column {', '.join(missing)}, which {first_part} has; found "
+            f"{', '.join(shown_names(names)) or 'no columns'}"
+        )
+    for name, kind in first.items():
+        if _family(found[name]) != _family(kind):
+            raise DataError(
+                f"{part}: column {name} holds {found[name]}, and in {first_part} {kind}; parts of "
+                "one table have columns of the same types"
+            )
+
+
+def _family(kind: pa.DataType) -> str:
+    """What types have in common that are read alike."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "number"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    return str(kind)
+
+
+def _say_what_is_empty(parts: Parts, counts: Sequence[int]) -> None:
+    empty = [name for name, rows in zip(parts.names, counts, strict=True) if not rows]
+    if empty and len(empty) < len(counts):
+        log(f"{parts}: {counted(len(empty), 'part')} without a row, {empty[0]} the first")
+
+
 def stream_text(
-    file: Path,
+    file: TableFile,
     text: TextFormat,
     kinds: Mapping[str, pa.DataType],
     description: str,
     *,
     newlines_in_values: bool = False,
 ) -> Iterator[Stretch]:
-    """Yield the stretches of some columns of a delimited text file, `.gz` or not.
+    """Yield the stretches of some columns of a delimited text file, `.gz` or not, or of its parts.
 
     No text counts as missing: an empty number is a fault, and an empty text is "".
 
@@ -218,31 +300,59 @@ def stream_text(
 
     Raises:
         DataError: the file is missing or damaged, a row has too few or too many fields, or a field
-            is not of its column's type. The message names the first such row.
+            is not of its column's type. The message names the first such row. Or a part lacks a
+            column that the first one has.
     """
     require_file(file)
+    parts = parts_of(file)
+    counts = [0] * len(parts.files)
+    total = sum(part.stat().st_size for part in parts.files)
+    with progress(description, total, "bytes") as advance:
+        for number, part in enumerate(parts.files):
+            own, stored = text, dict(kinds)
+            if len(parts.files) > 1 or parts.partitions:
+                own = _format_of_part(part, parts, text, kinds)
+                stored = {name: kind for name, kind in kinds.items() if name in own.names}
+            added = {
+                name: pa.int64() if kind == WHOLE_IDS else kind
+                for name, kind in kinds.items()
+                if name not in stored
+            }
+            reader = _TextReader(part, own, stored, newlines_in_values)
+            row, position = own.first_row, 0
+            with faults(part), _open_bytes(part) as (raw, stream):
+                try:
+                    for batch in reader.open(stream):
+                        table = _with_whole_ids(batch, part, row)
+                        yield Stretch(with_partitions(table, parts, number, added), row, part)
+                        row += len(batch)
+                        counts[number] += len(batch)
+                        advance(raw.tell() - position)
+                        position = raw.tell()
+                except pa.ArrowInvalid as error:
+                    raise reader.explained(error) from error
+    _say_what_is_empty(parts, counts)
 
-    def open_reader(stream: pa.NativeFile, threads: bool) -> pyarrow.csv.CSVStreamingReader:
-        return _csv_reader(stream, text, kinds, newlines_in_values, threads)
 
-    row = text.first_row
-    with (
-        _faults(file),
-        _open_bytes(file) as (raw, stream),
-        progress(description, file.stat().st_size, "bytes") as advance,
-    ):
-        position = 0
-        try:
-            for batch in open_reader(stream, True):
-                yield Stretch(_with_whole_ids(batch, file, row), row)
-                row += len(batch)
-                advance(raw.tell() - position)
-                position = raw.tell()
-        except pa.ArrowInvalid as error:
-            raise _explained(error, file, text, open_reader) from error
+def _format_of_part(
+    part: Place, parts: Parts, text: TextFormat, kinds: Mapping[str, pa.DataType]
+) -> TextFormat:
+    """How a part is cut into fields: as the first, with columns in an order of its own.
+
+    Raises:
+        DataError: it lacks a column.
+    """
+    found = header_format(part, list(kinds), text.delimiter).names
+    wanted = (name for name in kinds if name not in found)
+    if missing := [name for name in wanted if name not in parts.partitions]:
+        raise DataError(
+            f"{part}: no column {', '.join(missing)}, which {parts.files[0]} has; found "
+            f"{', '.join(shown_names(found))}"
+        )
+    return replace(text, names=found)
 
 
-def _with_whole_ids(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Table:
+def _with_whole_ids(batch: pa.RecordBatch, file: Place, first_row: int) -> pa.Table:
     """A stretch with numbers in place of ids that were read as text.
 
     Raises:
@@ -262,7 +372,7 @@ def _with_whole_ids(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Tab
 
 
 def head_of_text(
-    file: Path, text: TextFormat, columns: Sequence[str], kinds: Mapping[str, pa.DataType]
+    file: TableFile, text: TextFormat, columns: Sequence[str], kinds: Mapping[str, pa.DataType]
 ) -> pa.Table:
     """The first stretch of some columns; types that `kinds` leaves out are inferred.
 
@@ -270,17 +380,26 @@ def head_of_text(
         DataError: as `stream_text`.
     """
     require_file(file)
-
-    def open_reader(stream: pa.NativeFile, threads: bool) -> pyarrow.csv.CSVStreamingReader:
-        return _csv_reader(stream, text, kinds, False, threads, columns=columns, nulls=("",))
-
-    with _faults(file), _open_bytes(file) as (_, stream):
-        try:
-            reader = open_reader(stream, True)
-            batch = next(iter(reader), None)
-            return pa.Table.from_batches([] if batch is None else [batch], schema=reader.schema)
-        except pa.ArrowInvalid as error:
-            raise _explained(error, file, text, open_reader) from error
+    parts = parts_of(file)
+    number, head, added = 0, pa.table({}), {}
+    for number, part in enumerate(parts.files):  # noqa: B007 - the first that has a row
+        stored = list(columns)
+        if parts.partitions:
+            found = header_format(part, columns, text.delimiter).names
+            stored = [name for name in columns if name in found]
+        added = {name: kinds.get(name) for name in columns if name not in stored}
+        of_file = {name: kind for name, kind in kinds.items() if name in stored}
+        reader = _TextReader(part, text, of_file, columns=stored, nulls=("",))
+        with faults(part), _open_bytes(part) as (_, stream):
+            try:
+                opened = reader.open(stream)
+                batch = next(iter(opened), None)
+                head = pa.Table.from_batches([] if batch is None else [batch], opened.schema)
+            except pa.ArrowInvalid as error:
+                raise reader.explained(error) from error
+        if len(head) or part == parts.files[-1]:
+            break
+    return with_partitions(head, parts, number, added).select(list(columns))
 
 
 def kind_of_timestamps(head: pa.ChunkedArray) -> pa.DataType:
@@ -293,152 +412,99 @@ def kind_of_timestamps(head: pa.ChunkedArray) -> pa.DataType:
     return pa.int64() if isinstance(first, str | bytes) and first.strip().isdigit() else head.type
 
 
-def ends_in_open_quote(file: Path, last: str) -> bool:
+def ends_in_open_quote(file: TableFile, last: str) -> bool:
     """Whether a small text file breaks off inside the quoted field that was read as `last`.
 
     Arrow closes such a field at the file's end without a word, and a download cut short is lost in
     it.
     """
-    with _faults(file), _open_bytes(file) as (_, stream):
+    part = parts_of(file).files[-1]
+    with faults(part), _open_bytes(part) as (_, stream):
         content = bytes(stream.read())
     return bool(last) and content.endswith(b'"' + last.replace('"', '""').encode())
 
 
-def _csv_reader(
-    stream: pa.NativeFile,
-    text: TextFormat,
-    kinds: Mapping[str, pa.DataType],
-    newlines_in_values: bool,
-    threads: bool,
-    *,
-    columns: Sequence[str] | None = None,
-    nulls: Sequence[str] = (),
-) -> pyarrow.csv.CSVStreamingReader:
-    return pyarrow.csv.open_csv(
-        stream,
-        read_options=pyarrow.csv.ReadOptions(
-            block_size=_BLOCK_BYTES,
-            use_threads=threads,
-            column_names=None if text.header else list(text.names),
-        ),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=text.delimiter,
-            quote_char='"' if text.quoted else False,
-            newlines_in_values=newlines_in_values,
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict(kinds),
-            include_columns=list(kinds if columns is None else columns),
-            null_values=list(nulls),
-            strings_can_be_null=False,
-        ),
-    )
+@dataclass(frozen=True)
+class _TextReader:
+    """Opens a delimited text file, and says what is wrong with it.
 
-
-@contextmanager
-def _open_bytes(file: Path) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
-    """The file itself, whose position tells the progress, and the stream of its plain bytes."""
-    with pa.OSFile(str(file)) as raw:
-        if file.suffix.lower() == ".gz":
-            with pa.CompressedInputStream(raw, "gzip") as stream:
-                yield raw, stream
-        else:
-            yield raw, raw
-
-
-@contextmanager
-def _faults(file: Path) -> Iterator[None]:
-    """Turn what Arrow and the system raise about a file into errors for a person."""
-    try:
-        yield
-    except MemoryError as error:  # Arrow's is one of both
-        raise UnusableEnvironmentError(f"{file}: out of memory while it was read") from error
-    except pa.ArrowException as error:
-        kind = "Parquet" if _is_parquet(file) else "CSV"
-        raise DataError(f"{file}: not readable as {kind} ({_short(str(error))})") from error
-    except OSError as error:
-        message = str(error)
-        if "Truncated compressed stream" in message:
-            what = "its gzip data end too early; fetch the file again"
-        elif "inflate" in message:
-            what = "is no gzip data, or damaged; fetch the file again"
-        elif _is_parquet(file) and error.errno is None:
-            what = f"damaged Parquet ({_short(message)}); fetch the file again"
-        else:
-            with read_errors(file):
-                raise
-        raise DataError(f"{file}: {what}") from error
-
-
-def _explained(
-    error: pa.ArrowInvalid,
-    file: Path,
-    text: TextFormat,
-    open_reader: Callable[[pa.NativeFile, bool], pyarrow.csv.CSVStreamingReader],
-) -> DataError:
-    """Say where a text file is bad and how.
-
-    Arrow counts rows only when it reads with one thread, so the file is read once more.
+    Attributes:
+        file: which.
+        text: how it is cut into fields.
+        kinds: types of columns, by name.
+        newlines_in_values: whether a quoted field may hold line ends.
+        columns: which to read; None for those that have a type.
+        nulls: texts that stand for a missing value.
     """
-    message = str(error)
-    with _open_bytes(file) as (_, stream):
-        try:
-            for _ in open_reader(stream, False):
-                pass
-        except pa.ArrowInvalid as numbered:
-            message = str(numbered)
-    row = re.search(r"Row #(\d+): ", message)
-    where = f"{file}: row {row[1]}" if row else f"{file}"
-    if fields := re.search(r"Expected (\d+) columns, got (\d+): (.*)", message, re.DOTALL):
-        return DataError(
-            f"{where}: {fields[2]} fields where {fields[1]} were expected ({_short(fields[3])!r})"
+
+    file: Place
+    text: TextFormat
+    kinds: Mapping[str, pa.DataType]
+    newlines_in_values: bool = False
+    columns: Sequence[str] | None = None
+    nulls: Sequence[str] = ()
+
+    def open(
+        self, stream: pa.NativeFile, *, threads: bool = True
+    ) -> pyarrow.csv.CSVStreamingReader:
+        """Its batches."""
+        text = self.text
+        return pyarrow.csv.open_csv(
+            stream,
+            read_options=pyarrow.csv.ReadOptions(
+                block_size=_BLOCK_BYTES,
+                use_threads=threads,
+                column_names=None if text.header else list(text.names),
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=text.delimiter,
+                quote_char='"' if text.quoted else False,
+                newlines_in_values=self.newlines_in_values,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict(self.kinds),
+                include_columns=list(self.kinds if self.columns is None else self.columns),
+                null_values=list(self.nulls),
+                strings_can_be_null=False,
+            ),
         )
-    column = re.search(r"In CSV column #(\d+)", message)
-    name = text.names[int(column[1])] if column else "a value"
-    if "invalid UTF8 data" in message:
-        return DataError(f"{where}: {name} is no UTF-8 text; save the file as UTF-8")
-    if value := re.search(
-        r"conversion error to ([^:]+): invalid value '(.*)'$", message, re.DOTALL
+
+    def explained(self, error: pa.ArrowInvalid) -> DataError:
+        """Where the file is bad and how."""
+
+        def read_again() -> None:
+            with _open_bytes(self.file) as (_, stream):
+                for _ in self.open(stream, threads=False):
+                    pass
+
+        return explained(error, self.file, self.text.names, read_again, _BLOCK_BYTES)
+
+
+@contextmanager
+def _open_bytes(file: Place) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
+    """The file itself, whose position tells the progress, and the stream of its plain bytes."""
+    with ExitStack() as until_read:
+        raw = opened = until_read.enter_context(_open_anywhere(file))
+        if isinstance(file, RemotePath):  # each read is a request
+            opened = until_read.enter_context(pa.BufferedInputStream(raw, _BLOCK_BYTES))
+        if file.suffix.lower() == ".gz":
+            opened = until_read.enter_context(pa.CompressedInputStream(opened, "gzip"))
+        yield raw, opened
+
+
+def _open_anywhere(file: Place) -> pa.NativeFile:
+    """The bytes of a file, to be read from anywhere."""
+    if isinstance(file, RemotePath):
+        return file.store.filesystem.open_input_file(file.address)
+    return pa.OSFile(str(file))
+
+
+@contextmanager
+def _open_parquet(file: Place) -> Iterator[pyarrow.parquet.ParquetFile]:
+    # A reader that reads ahead keeps all that it has read, until it has come to the end.
+    with (
+        faults(file),
+        _open_anywhere(file) as source,
+        pyarrow.parquet.ParquetFile(source, pre_buffer=False) as parquet,
     ):
-        return DataError(f"{where}: {_fault_of_value(name, value[1], value[2])}")
-    if "Empty CSV file" in message:
-        return DataError(f"{file}: holds a header and no rows")
-    if "straddling" in message:
-        return DataError(
-            f"{file}: a row is longer than {_BLOCK_BYTES >> 20} MiB, or a quote is open"
-        )
-    return DataError(f"{where}: not readable as CSV ({_short(message)})")
-
-
-def fault_of_whole_number(name: str, value: str) -> str:
-    """Why a text is no whole number from 0 below 2^63, for a message about a row."""
-    plain = value.strip()
-    if not plain:
-        return f"{name} is missing"
-    if re.fullmatch(r"[-+]?0[0-9]+", plain):
-        return (
-            f"{name} begins with a zero ({_short(value)!r}) where ids are whole numbers: write it "
-            "without, or give all ids as text, in Parquet"
-        )
-    if re.fullmatch(r"-?[0-9]+", plain):
-        whole = int(plain)
-        what = "negative" if -(2**63) <= whole < 0 else _OUT_OF_RANGE
-        return f"{name} is {what} ({_short(value)!r})"
-    return f"{name} is no whole number ({_short(value)!r})"
-
-
-def _fault_of_value(name: str, kind: str, value: str) -> str:
-    if not value.strip():
-        return f"{name} is missing"
-    if kind.startswith("int"):
-        if re.fullmatch(r"\s*-?\d+\s*", value):
-            return f"{name} is {_OUT_OF_RANGE} ({_short(value)!r})"
-        return f"{name} is no whole number ({_short(value)!r})"
-    if kind in ("float", "double"):
-        return f"{name} is no number ({_short(value)!r})"
-    return f"{name} is no {kind} as those before it ({_short(value)!r})"
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 3 * _SHOWN_CHARACTERS else text[: 3 * _SHOWN_CHARACTERS] + "..."
+        yield parquet

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from dglrec.errors import DataError, EmptyFileError
 from dglrec.ingest import cells, stream
 from dglrec.ingest.frames import Given
 from dglrec.ingest.sources import ANIME, MOVIELENS, Source
+from dglrec.places import Place
 
 _SYNOPSIS_NAMES = ("synopsis", "sypnopsis", "Synopsis")
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
@@ -143,7 +143,7 @@ def read_users(source: Source) -> pd.DataFrame:
     return cells.ordered(cells.frame_of(columns), schema.USER_ID)
 
 
-def _anime_items(file: Path) -> pd.DataFrame:
+def _anime_items(file: Place) -> pd.DataFrame:
     raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
     required = ["MAL_ID", "Name", "Genres"]
     schema.check_columns(stream.shown_names(list(raw)), tuple(required), str(file))
@@ -199,7 +199,7 @@ def _is_present(value: Any) -> bool:
     return value is not None and value != "" and value != []
 
 
-def _movielens_items(file: Path) -> pd.DataFrame:
+def _movielens_items(file: Place) -> pd.DataFrame:
     more: dict[str, Any] = {}
     if file.name == "u.item":
         rows = _split_lines(file, "|", 5 + len(_ML_100K_GENRES))
@@ -231,7 +231,7 @@ def _movielens_items(file: Path) -> pd.DataFrame:
     return cells.ordered(cells.frame_of(columns | more), schema.ITEM_ID)
 
 
-def _split_lines(file: Path, separator: str, fields: int) -> list[list[str]]:
+def _split_lines(file: Place, separator: str, fields: int) -> list[list[str]]:
     """Cut the lines of one of MovieLens' older tables, which have no header and no quotes.
 
     Most of their copies are Latin-1 and some are UTF-8. Text with an accent is hardly ever valid

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy import sparse
 
 from dglrec import schema
 from dglrec.errors import UsageError
+from dglrec.places import Place, place_of
 
 USER_TYPE = "user"
 ITEM_TYPE = "item"
@@ -199,8 +199,8 @@ def check_relation_name(name: str) -> None:
         )
 
 
-def parse_relations(texts: Sequence[str]) -> dict[str, Path]:
-    """Read `NAME=FILE`, as on a command line.
+def parse_relations(texts: Sequence[str]) -> dict[str, Place]:
+    """Read `NAME=FILE`, as on a command line; the file may be a URI.
 
     >>> parse_relations(["trusts=data/trust.csv"])
     {'trusts': PosixPath('data/trust.csv')}
@@ -208,7 +208,7 @@ def parse_relations(texts: Sequence[str]) -> dict[str, Path]:
     Raises:
         UsageError: a text has another form, a name is not allowed or given twice.
     """
-    files: dict[str, Path] = {}
+    files: dict[str, Place] = {}
     for text in texts:
         name, equals, file = text.partition("=")
         if not (equals and file):
@@ -216,8 +216,8 @@ def parse_relations(texts: Sequence[str]) -> dict[str, Path]:
         check_relation_name(name)
         if name in files:
             raise UsageError(
-                f"--relation {name}: two files, {files[name]} and {file}; join them, or choose "
-                "two names"
+                f"--relation {name}: two files, {files[name]} and {place_of(file)}; join them, or "
+                "choose two names"
             )
-        files[name] = Path(file)
+        files[name] = place_of(file)
     return files

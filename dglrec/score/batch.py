@@ -3,10 +3,10 @@
 Data flow: plan -> folder -> the parts of a job (`jobs.py`) that are not there yet -> files.
 """
 
-from pathlib import Path
 from typing import Any
 
-from dglrec.ingest import Given, checksum_of, require_file
+from dglrec.ingest import Given, describe, find, require_file
+from dglrec.places import Place
 from dglrec.run import Predictor
 from dglrec.score.fill import Job, fill
 from dglrec.score.jobs import (
@@ -16,6 +16,7 @@ from dglrec.score.jobs import (
     TopKOptions,
     check_options,
     check_top_k,
+    found,
     rows_in_part,
     users_in_part,
 )
@@ -23,7 +24,7 @@ from dglrec.score.parts import PartsFolder
 
 
 def score_top_k(
-    trained: Predictor, out: Path, k: int, options: TopKOptions | None = None
+    trained: Predictor, out: Place, k: int, options: TopKOptions | None = None
 ) -> dict[str, Any]:
     """Write every user's best items: `user_id, item_id, rank, score`, and `rating`.
 
@@ -35,7 +36,7 @@ def score_top_k(
 
     Args:
         trained: a run's model; the processes of its world share the work.
-        out: a folder of Parquet files, begun or not; see `parts`.
+        out: a folder of Parquet files, here or in a store, begun or not; see `parts`.
         k: items for each user; fewer where fewer are left.
         options: see `TopKOptions`.
 
@@ -51,6 +52,7 @@ def score_top_k(
     options = options or TopKOptions()
     with trained.world.together():
         check_top_k(trained, k, options)
+        options = found(options)
         described: dict[str, Any] = {
             "top_k": k,
             "include_seen": options.include_seen,
@@ -67,7 +69,7 @@ def score_top_k(
 
 
 def score_pairs(
-    trained: Predictor, out: Path, pairs: Given, options: ScoreOptions | None = None
+    trained: Predictor, out: Place, pairs: Given, options: ScoreOptions | None = None
 ) -> dict[str, Any]:
     """Write what is predicted of each pair of a file, in its order.
 
@@ -94,6 +96,7 @@ def score_pairs(
     options = options or ScoreOptions()
     with trained.world.together():
         check_options(trained, options)
+        options, pairs = found(options), find(pairs)
         described: dict[str, Any] = {"pairs": _described(pairs)}
         if trained.rates:
             described["rating"] = True  # earlier versions wrote it as the score, and no column
@@ -110,7 +113,7 @@ def _filled(
 
 def _folder(
     trained: Predictor,
-    out: Path,
+    out: Place,
     kind: str,
     options: ScoreOptions,
     described: dict[str, Any],
@@ -144,9 +147,9 @@ def _history(trained: Predictor) -> dict[str, Any]:
     return {} if parts == trained.learned_from else {"history": list(parts)}
 
 
-def _described(file: Given | None) -> dict[str, str] | None:
+def _described(file: Given | None) -> dict[str, Any] | None:
     """A file by its name, for people, and its content."""
     if file is None:
         return None
     require_file(file)
-    return {"file": file.name, "sha256": checksum_of(file)}
+    return describe(file)

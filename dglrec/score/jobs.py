@@ -5,9 +5,9 @@ Data flow: files or frames that say who and what -> roster -> parts by number ->
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,10 @@ from dglrec import schema
 from dglrec.errors import DataError, EmptyFileError, UsageError
 from dglrec.ids import to_type
 from dglrec.infer import REASONS, Diverse, Diversity, check_explainable
-from dglrec.ingest import Given, Stretch, stream_columns
+from dglrec.ingest import Given, Stretch, find, stream_columns
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
+from dglrec.places import Place
 from dglrec.progress import Advance, log, progress
 from dglrec.run import Predictor, TrainedBaseline
 from dglrec.score.added import Known, read_items_to_add, read_users_to_add
@@ -116,6 +117,22 @@ class TopKOptions(ScoreOptions):
     include_seen: bool = False
     explain: bool = False
     diversity: Diversity | None = None
+
+
+_Options = TypeVar("_Options", bound=ScoreOptions)
+
+
+def found(options: _Options) -> _Options:
+    """The same options with their tables looked for: which are files, and which lie in parts.
+
+    Raises:
+        DataError: a folder or a pattern has no part, or one that is no table.
+    """
+    given = {one.name: getattr(options, one.name) for one in fields(options)}
+    tables: dict[str, Any] = {
+        name: find(one) for name, one in given.items() if isinstance(one, Place)
+    }
+    return replace(options, **tables)
 
 
 class TopKJob:

@@ -13,8 +13,7 @@ there yet, in any order and any number of processes, and the folder ends up the 
 import hashlib
 import json
 from collections.abc import Container, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +33,7 @@ from dglrec.files import (
     sweep,
     write_json,
 )
+from dglrec.places import Place, RemotePath
 from dglrec.progress import log
 from dglrec.run import locked
 
@@ -46,6 +46,7 @@ SCHEMA_VERSION = 1
 
 _A_NOTE = "[0-9]*.json"
 _START_LOCK = "start.lock"
+_ONLY = "0-of-1"  # the job of one shard
 _VERSION = "dglrec"  # in the manifest: which version finished it
 _MEND = "give the command that made it once more"
 
@@ -80,7 +81,7 @@ class PartsFolder:
         plan: JSON values that say what is scored, with what, how.
     """
 
-    def __init__(self, out: Path, plan: dict[str, Any]) -> None:
+    def __init__(self, out: Place, plan: dict[str, Any]) -> None:
         self.out = out
         self.plan = {"schema_version": SCHEMA_VERSION, **plan}
         self._is_locked = False
@@ -127,9 +128,11 @@ class PartsFolder:
             self.refuse_other_folder(overwrite)
             self.out.resolve().mkdir(parents=True, exist_ok=True)
             self._notes.mkdir(exist_ok=True)
+        if isinstance(self.out, RemotePath):
+            log(f"{self.out}: stores have no locks; let nothing but other shards write there")
         with ExitStack() as until_done:
             with self._alone_at_start():
-                lock = locked(self._notes, f"{job}.lock", shown=self.out)
+                lock = self._lock(f"{job}.lock")
                 # Where there are no locks, nobody knows who else is there.
                 self._is_locked = until_done.enter_context(lock)
                 with disk_errors(self.out):
@@ -155,14 +158,25 @@ class PartsFolder:
 
     def _alone_at_start(self) -> AbstractContextManager[bool]:
         """Locks are taken and looked at by one process at a time; it takes no time."""
-        return locked(self._notes, _START_LOCK, shown=self.out, wait=True)
+        return self._lock(_START_LOCK, wait=True)
+
+    def _lock(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
+        """A lock in the folder; stores have none."""
+        if isinstance(self.out, RemotePath):
+            return nullcontext(False)
+        return locked(self.out / NOTES_FOLDER, name, shown=self.out, wait=wait)
 
     def _is_alone(self, job: str) -> bool:
-        """Whether no other job is at the folder, for all that is known."""
+        """Whether no other job is at the folder, for all that is known.
+
+        In a store, where nothing can be known, the only shard is taken to be.
+        """
+        if isinstance(self.out, RemotePath):
+            return job == _ONLY
         for lock in self._notes.glob("*-of-*.lock"):
             try:
                 if lock.stem != job:
-                    with locked(self._notes, lock.name):
+                    with self._lock(lock.name):
                         pass
             except UsageError:
                 return False
@@ -227,8 +241,9 @@ class PartsFolder:
 
     def _readable_notes(self) -> dict[int, Note]:
         """The notes that are whole, by part; of the others is told where their parts are made."""
+        paths: Iterable[Place] = self._notes.glob(_A_NOTE)
         notes = {}
-        for path in sorted(self._notes.glob(_A_NOTE)):
+        for path in sorted(paths, key=lambda path: path.name):
             with suppress(DataError, ValueError):
                 notes[int(path.stem)] = Note.model_validate(read_json(path))
         return notes
@@ -249,13 +264,15 @@ class PartsFolder:
         Raises:
             DataError: one was made by another plan.
         """
-        found = {}
+        found, lacking = {}, False
         for number in numbers:
             note, path = self._note(number), self.out / part_name(number)
             if note is not None and _is_as_written(path, note):
                 found[number] = note
                 continue
-            self._not_finished()
+            if not lacking:
+                self._not_finished()
+                lacking = True
             if note is not None:
                 what = "damaged" if path.exists() else "gone"
                 log(f"{path}: {what} since it was written; making it again")
@@ -330,7 +347,8 @@ class PartsFolder:
             DataError: a file is not as it was written.
         """
         there = {}
-        for path in sorted(self._notes.glob(_A_NOTE)):
+        notes: Iterable[Place] = self._notes.glob(_A_NOTE)
+        for path in sorted(notes, key=str):
             try:
                 number, note = int(path.stem), Note.model_validate(read_json(path))
             except ValueError as error:  # pydantic's is one
@@ -366,7 +384,7 @@ class PartsFolder:
         return {**self.plan, _VERSION: __version__, **totals, "parts": parts}
 
     @property
-    def _notes(self) -> Path:
+    def _notes(self) -> Place:
         return self.out / NOTES_FOLDER
 
     def _not_finished(self) -> None:
@@ -374,7 +392,7 @@ class PartsFolder:
             for name in (SUCCESS_FILE, MANIFEST_FILE):
                 (self.out / name).unlink(missing_ok=True)
 
-    def _note_path(self, number: int) -> Path:
+    def _note_path(self, number: int) -> Place:
         return self._notes / f"{number:05d}.json"
 
     def _note(self, number: int) -> Note | None:
@@ -399,7 +417,7 @@ class PartsFolder:
             )
 
 
-def check_scores(out: Path) -> str:
+def check_scores(out: Place) -> str:
     """What is not there yet of a folder of scores, in words; nothing where all is.
 
     Raises:
@@ -420,7 +438,7 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
-def _is_as_written(path: Path, note: Note) -> bool:
+def _is_as_written(path: Place, note: Note) -> bool:
     return path.is_file() and path.stat().st_size == note.size and sha256_of(path) == note.sha256
 
 

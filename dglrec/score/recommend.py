@@ -23,7 +23,7 @@ from dglrec.infer import (
     find_reasons,
     likeness_of,
 )
-from dglrec.ingest import Given
+from dglrec.ingest import Given, find
 from dglrec.kernels import ItemLists
 from dglrec.metrics import clip
 from dglrec.nn import ListTerms, NodeValues
@@ -122,9 +122,10 @@ def recommend(
             if value:
                 raise refused(trained, option)
         return _by_baseline(trained, _index_of(dataset, user_id), k, diversity)
+    ratings = None if ratings is None else find(ratings)
     table = None
     if user_table is not None:
-        table, user_id = read_described_user(trained, user_table, user_id)
+        table, user_id = read_described_user(trained, find(user_table), user_id)
     is_new = ratings is not None or table is not None
     index = _index_of(dataset, user_id, anyone=is_new)
     own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks

@@ -26,6 +26,8 @@ from dglrec.config import (
 from dglrec.dataset import PrepareOptions
 from dglrec.errors import DataError, UsageError
 from dglrec.features import TextCleaning, parse_kinds
+from dglrec.ingest import parse_columns
+from dglrec.places import local_path
 from dglrec.relations import parse_relations
 from dglrec.schema import RatingScale
 from dglrec.train import Settings
@@ -48,6 +50,7 @@ class PrepareKeys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["auto", "anime", "movielens", "table"] = "auto"
+    columns: str | None = None
     split: Literal["random", "time", "last", "user", "item"] = "random"
     valid: float = 0.1
     test: float = 0.1
@@ -82,14 +85,16 @@ class PrepareKeys(BaseModel):
             UsageError: one is out of range, or two do not fit together.
         """
         cleaning = TextCleaning(self.remove_stop_words, self.remove_punctuation, self.per_sentence)
+        relations = parse_relations(self.relation)
         options = PrepareOptions(
             format=self.format,
+            columns={} if self.columns is None else parse_columns(self.columns),
             split=self.split,
             valid=self.valid,
             test=self.test,
             seed=self.seed,
-            train_file=None if self.train_file is None else Path(self.train_file),
-            test_file=None if self.test_file is None else Path(self.test_file),
+            train_file=None if self.train_file is None else local_path(self.train_file),
+            test_file=None if self.test_file is None else local_path(self.test_file),
             text=self.text,
             text_model=self.text_model,
             cleaning=cleaning,
@@ -98,10 +103,10 @@ class PrepareKeys(BaseModel):
             scale=None if self.scale is None else RatingScale.parse(self.scale),
             interactions_from=self.interactions_from,
             users=self.users,
-            item_table=None if self.item_table is None else Path(self.item_table),
-            user_table=None if self.user_table is None else Path(self.user_table),
+            item_table=None if self.item_table is None else local_path(self.item_table),
+            user_table=None if self.user_table is None else local_path(self.user_table),
             attribute=parse_kinds(self.attribute),
-            relation=parse_relations(self.relation),
+            relation={name: local_path(file) for name, file in relations.items()},
         )
         options.check()
         return options

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dglrec.errors import DataError
 from dglrec.files import read_json, write_json
+from dglrec.places import Place
 from dglrec.synthetic.drift import Drift
 from dglrec.synthetic.oracle import PlantedLists
 from dglrec.synthetic.packing import finite, pack, unpack, whole
@@ -276,14 +277,13 @@ class Truth:
         write_json(path, value)
 
     @classmethod
-    def read(cls, path: Path) -> "Truth":
+    def read(cls, path: Place) -> "Truth":
         """Read `truth.json`, or the one in the folder `path`.
 
         Raises:
             DataError: the file is missing, of another version, ill-formed, or its arrays do not
                 fit its counts.
         """
-        path = Path(path)
         if path.is_dir():
             path = path / TRUTH_FILE
         value = read_json(path)
