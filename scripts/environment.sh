@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by scripts/quickstart and scripts/test: makes the virtual environment, or finds it in order.
 #
-#   DGLREC_PYTHON  the Python 3.10 or 3.11 to make it with (default: the first that runs)
+#   DGLREC_PYTHON  the Python 3.10 to 3.13 to make it with (default: the first that runs)
 #   DGLREC_VENV    where it lies (default: .venv at the top of the checkout)
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -9,6 +9,7 @@ venv=${DGLREC_VENV:-$root/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 made_here=$venv/.dglrec-venv   # the mark of an environment that these scripts made
 stamp=$venv/.dglrec-installed  # written last; holds the fingerprint of what was installed
+dgl=1.1.3                      # as in setup.cfg
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -17,10 +18,10 @@ unusable() {
     exit 4
 }
 
-# Succeeds where $1 runs and is a Python that DGL has wheels for. Asked, not read off the name: a
+# Succeeds where $1 runs and is a Python that dglrec is tested with. Asked, not read off the name: a
 # version manager puts a python3.11 on the path that only prints an error.
 is_supported() {
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' \
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
         >/dev/null 2>&1 </dev/null
 }
 
@@ -33,10 +34,10 @@ find_python() {
     local name candidate without_venv=''
     if [ -n "${DGLREC_PYTHON:-}" ]; then
         is_supported "$DGLREC_PYTHON" ||
-            unusable "DGLREC_PYTHON=$DGLREC_PYTHON does not run as Python 3.10 or 3.11."
+            unusable "DGLREC_PYTHON=$DGLREC_PYTHON does not run as Python 3.10 to 3.13."
         can_make_environments "$DGLREC_PYTHON" ||
             unusable "DGLREC_PYTHON=$DGLREC_PYTHON lacks the modules venv and ensurepip" \
-                "(Debian and Ubuntu: apt install python3.11-venv)."
+                "(Debian and Ubuntu: apt install python3-venv)."
         python=$DGLREC_PYTHON
         return
     fi
@@ -48,12 +49,12 @@ find_python() {
         fi
         without_venv=${without_venv:-$candidate}
     done < <(
-        for name in python3.11 python3.10 python3 python; do
+        for name in python3.11 python3.12 python3.13 python3.10 python3 python; do
             type -aP "$name" || true
         done
         for candidate in \
-            "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.{11,10}.*/bin/python \
-            "${UV_PYTHON_INSTALL_DIR:-${HOME:-}/.local/share/uv/python}"/cpython-3.{11,10}.*/bin/python3; do
+            "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.{11,12,13,10}.*/bin/python \
+            "${UV_PYTHON_INSTALL_DIR:-${HOME:-}/.local/share/uv/python}"/cpython-3.{11,12,13,10}.*/bin/python3; do
             [ ! -x "$candidate" ] || printf '%s\n' "$candidate"
         done
     )
@@ -62,14 +63,13 @@ find_python() {
             "On Debian and Ubuntu: apt install $("$without_venv" -c \
                 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
     fi
-    unusable 'No Python 3.10 or 3.11 was found. dglrec needs one of the two: DGL has no wheels for later ones.
+    unusable 'No Python 3.10 to 3.13 was found, and dglrec is tested with these.
 Install one, whichever way is yours:
-  Debian 12:     apt install python3.11 python3.11-venv
-  Ubuntu 22.04:  apt install python3.10 python3.10-venv
-  pyenv:         pyenv install 3.11
-  uv:            uv python install 3.11
-  conda:         conda create -n dglrec python=3.11 && conda activate dglrec
-Then run this again. If it lies off the path: DGLREC_PYTHON=/path/to/python3.11 '"$0"
+  Debian, Ubuntu: apt install python3 python3-venv
+  pyenv:          pyenv install 3.13
+  uv:             uv python install 3.13
+  conda:          conda create -n dglrec python=3.13 && conda activate dglrec
+Then run this again. If it lies off the path: DGLREC_PYTHON=/path/to/python3.13 '"$0"
 }
 
 # Prints what the environment depends on, as one hash, by the Python $1. The checkout's place counts
@@ -79,7 +79,7 @@ fingerprint() {
 import hashlib, pathlib, sys
 root, venv = sys.argv[1:]
 digest = hashlib.sha256(repr((sys.version_info[:2], root, venv)).encode())
-for name in "scripts/constraints.txt", "setup.cfg", "pyproject.toml":
+for name in "scripts/constraints.txt", "scripts/environment.sh", "setup.cfg", "pyproject.toml":
     digest.update(pathlib.Path(root, name).read_bytes())
 print(digest.hexdigest())
 PYTHON
@@ -126,6 +126,30 @@ make_venv() {
         unusable "$python could not make a virtual environment in $venv."
 }
 
+# DGL ends with a wheel for Python 3.11. All that binds it to that Python is its name: its library is
+# loaded through ctypes, and takes Cython's faster way where that fits. So a later Python gets the
+# same wheel under another name. Where there is none for this machine, what needs DGL is not there.
+install_dgl() {
+    local work wheel pip=("$venv/bin/python" -m pip)
+    "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || return 0
+    if [ "$("${pip[@]}" list --format freeze 2>/dev/null | grep -c "^dgl==$dgl\$")" = 1 ]; then
+        return 0
+    fi
+    work=$(mktemp -d)
+    if "${pip[@]}" download --quiet --no-deps --python-version 3.11 --only-binary=:all: \
+        --dest "$work" "dgl==$dgl"; then
+        "${pip[@]}" install --quiet --constraint "$root/scripts/constraints.txt" wheel &&
+            "$venv/bin/python" -m wheel tags --python-tag py3 --abi-tag none --remove \
+                "$work"/dgl-*.whl &&
+            wheel=$(echo "$work"/dgl-*.whl) &&
+            "${pip[@]}" install --constraint "$root/scripts/constraints.txt" "$wheel" ||
+            { rm -rf -- "$work"; return 1; }
+    else
+        say "there is no wheel of DGL for this machine: loader.kind=neighbor and cluster will not work"
+    fi
+    rm -rf -- "$work"
+}
+
 install() {
     local wanted pip
     wanted=$(fingerprint "$venv/bin/python")
@@ -137,7 +161,8 @@ install() {
     (
         cd -- "$root" &&
             "${pip[@]}" pip setuptools &&
-            "${pip[@]}" --no-build-isolation --editable '.[text,dev]'
+            "${pip[@]}" --no-build-isolation --editable '.[text,dev]' &&
+            install_dgl
     ) >&2 || unusable \
         'pip could not install the packages; its last lines above say why. Most often the package' \
         'index is out of reach or the disk is full. Mend that and run this again.'

@@ -58,18 +58,22 @@ def test_only_failures_count_as_not_ok() -> None:
     assert not Check("x", "failure", "found", "mend").ok
 
 
-@pytest.mark.parametrize("version", [(3, 10, 0), (3, 11, 9)])
+@pytest.mark.parametrize("version", [(3, 10, 0), (3, 11, 9), (3, 13, 5)])
 def test_python_supported(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]) -> None:
     monkeypatch.setattr(sys, "version_info", version)
     assert doctor._check_python()[0].level == "ok"
 
 
-@pytest.mark.parametrize("version", [(3, 9, 18), (3, 12, 0), (4, 0, 0)])
-def test_python_without_wheels(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("version", "level"), [((3, 9, 18), "failure"), ((3, 14, 0), "warning"), ((4, 0, 0), "warning")]
+)
+def test_a_python_that_is_not_tested(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], level: str
+) -> None:
     monkeypatch.setattr(sys, "version_info", version)
     (check,) = doctor._check_python()
-    assert check.level == "failure"
-    assert "3.10 or 3.11" in check.mend
+    assert check.level == level
+    assert "3.10 to 3.13" in check.mend
 
 
 def test_packages_as_declared_are_well(installed: dict[str, str | None]) -> None:
