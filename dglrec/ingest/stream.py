@@ -85,7 +85,7 @@ def require_file(file: Given) -> None:
     """Refuse a place that is neither a file nor was found to be several. A frame is there.
 
     Raises:
-        DataError: nothing is there, or a folder.
+        DataError: nothing is there, or a folder, or a pipe or a device.
     """
     if isinstance(file, Parts | Frame):
         return
@@ -94,6 +94,10 @@ def require_file(file: Given) -> None:
     if not file.exists():
         lack = file.lack("file") if isinstance(file, RemotePath) else "no such file"
         raise DataError(f"{file}: {lack}")
+    if not file.is_file():
+        raise DataError(
+            f"{file}: is a pipe or a device, and files are read more than once; write a file first"
+        )
 
 
 def first_line(file: TableFile) -> str:
