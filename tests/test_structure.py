@@ -39,6 +39,7 @@ ORDER = [
         "config",
         "api",
         "study",
+        "report",
         "doctor",
         "verify",
         "quickstart",
