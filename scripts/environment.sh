@@ -181,9 +181,12 @@ prepare_store() {
             rm -rf -- "$place"
             return 0
         fi
+        # Alone on the path: beside it lies a Python.
+        mkdir -p -- "$place/path"
+        ln -s -- "$place/bin/moto_server" "$place/path/moto_server"
         printf '%s\n' "$wanted" >"$place/.dglrec-installed"
     fi
-    PATH=$PATH:$place/bin
+    PATH=$place/path:$PATH
 }
 
 prepare_environment() {
