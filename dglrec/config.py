@@ -242,7 +242,7 @@ def read_toml(file: Path) -> dict[str, Any]:
             if not file.exists():
                 raise DataError(f"{file}: no such configuration file")
             values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{file}: not readable as TOML ({error})") from error
     return values
 
@@ -271,7 +271,7 @@ def parse_value(text: str) -> Any:
     for candidate in (text, f"[{text}]") if "," in text else (text,):
         try:
             return tomllib.loads(f"value = {candidate}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             continue
     return text
 

@@ -32,6 +32,12 @@ from dglrec.places import Place, RemotePath, store_errors
 CHECKSUMS_FILE = "checksums.json"
 _BEGUN = f"{TEMPORARY}begun"
 _OLD = f"{TEMPORARY}old-"
+_NO_SPACE = "no space left on the disk; free some"
+_FULL = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EFBIG: "a file in it may not be so large; raise the limit (ulimit -f)",
+}
 _USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -44,11 +50,12 @@ def disk_errors(path: Place) -> Iterator[None]:
 
     Raises:
         DglrecError: the disk is full, the quota is used up, or the folder cannot be written.
+        DataError: a folder lies where a file belongs.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             if isinstance(path, RemotePath):
                 raise DglrecError(
                     f"{path}: no space left in {tempfile.gettempdir()}, where it is made; free "
@@ -56,12 +63,14 @@ def disk_errors(path: Place) -> Iterator[None]:
                 ) from error
             if any(part.startswith(TEMPORARY) for part in path.absolute().parts):
                 raise  # inside a folder that is being made; who makes it names its target
-            raise DglrecError(
-                f"{path}: no space left on the disk; free some, or write elsewhere"
-            ) from error
+            raise DglrecError(f"{path}: {_FULL[error.errno]}, or write elsewhere") from error
         closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         if closed and isinstance(path, Path) and _concerns(path, error.filename):
             raise DglrecError(f"{path}: cannot be written ({error.strerror})") from error
+        blocked = isinstance(error, IsADirectoryError)
+        if blocked and isinstance(path, Path) and _concerns(path, error.filename):
+            named = error.filename2 or error.filename or path
+            raise DataError(f"{named}: is a folder where a file belongs; remove it") from error
         raise
 
 
@@ -150,7 +159,12 @@ def json_digest(value: Any) -> str:
 
 
 def write_checksums(folder: Path, names: Sequence[str]) -> None:
-    """Write the checksums (XXH128) of some files of a folder beside them, once all are written."""
+    """Write the checksums (XXH128) of some files of a folder beside them, once all are written.
+
+    Args:
+        folder: where they are, and where the checksums go.
+        names: of the files, relative to the folder.
+    """
     sums = {name: xxhash.xxh3_128_hexdigest((folder / name).read_bytes()) for name in names}
     write_json(folder / CHECKSUMS_FILE, {"xxh128": sums})
 
@@ -170,16 +184,50 @@ def check_checksums(folder: Path, *, all_there: bool = False) -> None:
     Raises:
         DataError: one is damaged or altered.
     """
-    if not (folder / CHECKSUMS_FILE).exists():
-        return
-    sums = read_json(folder / CHECKSUMS_FILE).get("xxh128")
-    if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
-        raise DataError(f"{folder / CHECKSUMS_FILE}: damaged; remove it to do without")
+    while (sums := read_checksums(folder)) is not None:
+        try:
+            _compare(folder, sums, all_there)
+        except DataError:
+            # A process that goes on with a run removes the checksums first, and writes new ones.
+            if read_checksums(folder) == sums:
+                raise
+        else:
+            return
+
+
+def read_checksums(folder: Path) -> dict[str, Any] | None:
+    """What `write_checksums` wrote; None where it wrote nothing.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / CHECKSUMS_FILE
+    try:
+        sums = read_json(path).get("xxh128")
+    except DataError:
+        if not path.exists():
+            return None
+        raise
+    if not isinstance(sums, dict) or not all(map(_is_below, sums)):
+        raise DataError(f"{path}: damaged; remove it to do without")
+    return sums
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name is that of a file in a folder, and leads nowhere else."""
+    parts = Path(name).parts
+    return bool(parts) and ".." not in parts and not Path(name).is_absolute() and "\0" not in name
+
+
+def _compare(folder: Path, sums: dict[str, Any], all_there: bool) -> None:
     for name, wanted in sums.items():
         path = folder / name
         if not path.exists():
             if all_there:
-                raise DataError(f"{path}: no such file; get it back, or train again")
+                raise DataError(
+                    f"{path}: no such file, though {CHECKSUMS_FILE} names it; get it back, or "
+                    "train again"
+                )
             continue
         with read_errors(path):
             found = xxhash.xxh3_128_hexdigest(path.read_bytes())
@@ -283,21 +331,14 @@ def atomic_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = until_done.enter_context(_only_writer(target))
         check_target_folder(target, marker=marker, overwrite=overwrite)
-        try:
-            # mkdtemp makes the folder private; what is published follows the user's umask.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o777 & ~umask)
-            yield temporary
-            for path in temporary.rglob("*"):
-                if path.is_file():
-                    _flush(path)
-            if overwrite or not _takes_name(temporary, target):
-                check_target_folder(target, marker=marker, overwrite=overwrite)
-                _replace_folder(temporary, target, aside)
-            _flush(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _flush(path)
+        if overwrite or not _takes_name(temporary, target):
+            check_target_folder(target, marker=marker, overwrite=overwrite)
+            _replace_folder(temporary, target, aside)
+        _flush(target.parent)
 
 
 @contextmanager
@@ -385,7 +426,10 @@ def _only_writer(target: Path) -> Iterator[Path]:
                             shutil.rmtree(left, ignore_errors=True)
                 elif re.fullmatch(rf"{re.escape(_OLD)}\d+-{re.escape(target.name)}", left.name):
                     _put_back(left, target)
-            temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+            temporary = target.parent / f"{prefix}{secrets.token_hex(4)}"
+            # Before it is made, so that no signal falls between.
+            until_done.callback(shutil.rmtree, temporary, ignore_errors=True)
+            temporary.mkdir()  # as the user's umask says: it is what will be published
             until_done.enter_context(_folder_lock(temporary))
         yield temporary
 

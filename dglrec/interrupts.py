@@ -1,11 +1,15 @@
 """Signals that ask a job to stop, and the one that says that its terminal has gone."""
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+
+INTERRUPTED = 130
+"""The exit code of a command that was asked to stop."""
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _ECHO_SECONDS = 1.0
@@ -19,9 +23,9 @@ class Interrupts:
     Schedulers send the one before they kill, a terminal the other when it goes. In a thread other
     than the first nothing is changed, since signals do not reach it.
 
-    A second SIGINT, from somebody who will not wait, is not put off. But one that follows at once
-    is the first one's echo: `torchrun` passes on what the terminal has sent to all. And a second
-    SIGTERM says no more than the first.
+    A second SIGINT, from somebody who will not wait, is not put off. But what follows at once is
+    the first one's echo, and disturbs no cleaning up: `torchrun` passes on what the terminal has
+    sent to all. And while they are put off a second SIGTERM says no more than the first.
 
     What is raised within a callback of compiled code, or while an object is deleted, goes no
     further. So work that takes long calls `check_interrupts`, which raises it again.
@@ -38,6 +42,7 @@ class Interrupts:
         self._outlives = outlives_terminal
         self._put_off = False
         self._first = 0.0
+        self._raised = -math.inf
         self._before: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -77,12 +82,27 @@ class Interrupts:
         if number == signal.SIGHUP and self._outlives:
             return
         now = time.monotonic()
-        insists = number == signal.SIGINT and now - self._first > _ECHO_SECONDS
-        at_once = not self._put_off or (self.requested and insists)
+        if self._put_off:
+            insists = self.requested and now - self._first > _ECHO_SECONDS
+            at_once = number == signal.SIGINT and insists
+        else:
+            at_once = now - self._raised > _ECHO_SECONDS
         if not self.requested:
             self.requested, self._first = True, now
         if at_once:
+            self._raised = now
             raise KeyboardInterrupt
+
+
+def outlive_terminal() -> None:
+    """From now on SIGHUP stops nothing that is under way, be it before the long work begins."""
+    for one in _active:
+        one._outlives = True
+
+
+def asked_to_stop() -> bool:
+    """Whether a signal asked to stop: what it raised may have become another error on its way."""
+    return bool(_active) and _active[-1].requested
 
 
 def check_interrupts() -> None:

@@ -99,8 +99,10 @@ class RatingScale:
         try:
             minimum, maximum, *step = (float(part) for part in text.split(":"))
             return cls(minimum, maximum, *step)
+        except UsageError as error:
+            raise UsageError(f"--scale {text}: {error}") from error
         except (ValueError, TypeError) as error:
-            raise UsageError(f"rating scale {text!r}: write MIN:MAX or MIN:MAX:STEP") from error
+            raise UsageError(f"--scale {text}: write MIN:MAX or MIN:MAX:STEP") from error
 
     @classmethod
     def infer(cls, values: npt.NDArray[np.float64], source: str) -> "RatingScale":

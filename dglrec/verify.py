@@ -21,13 +21,17 @@ from dglrec.places import Place
 from dglrec.run import (
     BEST,
     CONFIG_FILE,
+    LAST,
     METRICS_FILE,
     RESULTS_FILE,
     SELECTION,
+    check_metrics,
+    holds_checkpoints,
     open_predictor,
 )
 from dglrec.score.parts import MANIFEST_FILE, NOTES_FOLDER, PLAN_FILE, check_scores
 
+_GO_ON = "dglrec train DATASET {} --resume"
 _GET_IT_BACK = "get the folder back from where it was copied, or make it again"
 
 
@@ -109,11 +113,15 @@ def _of_run(folder: Path) -> Iterator[Check]:
     if (folder / CHECKSUMS_FILE).exists():
         yield from _checked("files", lambda: check_checksums(folder, all_there=True))
     else:
-        found = f"no {CHECKSUMS_FILE}: training has not finished, or was an earlier version's"
-        yield Check("files", "warning", found, f"dglrec train DATASET {folder} --resume")
+        found = f"no {CHECKSUMS_FILE}: training was stopped, or was an earlier version's"
+        yield Check("files", "warning", found, _GO_ON.format(folder))
+    if not (folder / RESULTS_FILE).exists():
+        found = f"no {RESULTS_FILE}: training has not finished"
+        yield Check("files", "warning", found, _GO_ON.format(folder))
     yield from _checked("files", lambda: _read_run_files(folder))
-    if (folder / SELECTION / CONFIG_FILE).exists():
-        for check in _of_run(folder / SELECTION):
+    chooses = folder / SELECTION
+    if (chooses / CONFIG_FILE).exists() or holds_checkpoints(chooses):
+        for check in _of_run(chooses):
             yield replace(check, name=f"{SELECTION}: {check.name}")
 
 
@@ -126,10 +134,20 @@ def _opened(run: Path) -> None:
     open_predictor(run)
 
 
+def _description(place: Path) -> dict[str, Any]:
+    """What a checkpoint says; nothing of a damaged one, of which is told elsewhere."""
+    try:
+        return load_checkpoint(place).meta
+    except DglrecError:
+        return {}
+
+
 def _read_run_files(run: Path) -> None:
     load_settings(file=run / CONFIG_FILE)
     if (run / RESULTS_FILE).exists():
         read_json(run / RESULTS_FILE)
+    if (run / LAST).is_dir():
+        check_metrics(run, _description(run / LAST))
     metrics = run / METRICS_FILE
     with read_errors(metrics):
         lines = metrics.read_bytes().splitlines() if metrics.exists() else []

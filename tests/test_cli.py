@@ -1,6 +1,7 @@
 """The command line: what every bad input gets, exit codes, and what goes to which stream."""
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -24,6 +25,7 @@ import dglrec
 from dglrec import cli
 from dglrec.config import build_settings, load_settings
 from dglrec.dataset import DATASET_FILE, PrepareOptions, RatingDataset, prepare
+from dglrec.errors import DataError
 from dglrec.study import shipped_studies
 from dglrec.synthetic import synthesize
 from dglrec.train import train
@@ -1311,6 +1313,47 @@ def test_doctor_exits_4_where_dglrec_cannot_work(monkeypatch, dglrec_command):
     assert "mend: install it" in outcome.out
 
 
+def test_training_outlives_its_terminal_before_it_begins(
+    world, tmp_path, monkeypatch, dglrec_command
+):
+    opened = RatingDataset.open
+
+    def terminal_goes(path):
+        signal.raise_signal(signal.SIGHUP)
+        return opened(path)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    monkeypatch.setattr(RatingDataset, "open", terminal_goes)
+    assert dglrec_command("train", world.dataset, tmp_path / "run", *FAST).code == 0
+    assert dglrec_command("evaluate", tmp_path / "run").code == 130
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_that_became_another_error_is_still_one(tmp_path, monkeypatch, dglrec_command):
+    def interrupted(*arguments, **options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise RuntimeError("of a library that was just being loaded") from None
+
+    monkeypatch.setattr("dglrec.synthetic.synthesize", interrupted)
+    outcome = dglrec_command("synth", tmp_path / "out")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_while_the_command_is_loaded_ends_quietly():
+    script = (
+        "import runpy, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "runpy.run_module('dglrec', run_name='__main__')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
 def test_interruptions_end_quietly(error, tmp_path, monkeypatch, dglrec_command):
     def interrupted(*arguments, **options):
@@ -1458,3 +1501,72 @@ def test_a_truth_that_does_not_know_the_items_says_how_to_go_on(tmp_path, dglrec
     message = refused(3, "prepare", source, tmp_path / "data", "--no-text")
     assert "Remove it" in message
     assert str(source) in message
+
+
+# --- limits of the machine -----------------------------------------------------------------------
+
+
+def test_what_the_machine_lacks_is_said(tmp_path, monkeypatch, refused):
+    def fail(error):
+        def failing(*arguments, **options):
+            raise error
+
+        return failing
+
+    too_many = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x")
+    monkeypatch.setattr("dglrec.synthetic.synthesize", fail(too_many))
+    assert "ulimit -n" in refused(4, "synth", tmp_path / "out")
+    monkeypatch.setattr("dglrec.synthetic.synthesize", fail(DataError("x" * 100_000)))
+    assert len(refused(3, "synth", tmp_path / "out")) < 5_000
+
+
+def test_a_current_folder_that_is_gone_is_said(tmp_path, monkeypatch, world, refused):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "current folder is gone" in refused(4, "prepare", world.source, "data", "--no-text")
+
+
+def test_names_that_are_too_long_are_wrong_usage(world, refused):
+    assert "too long" in refused(2, "evaluate", "x" * 300)
+    assert "too long" in refused(2, "recommend", world.run, "--ratings", "x" * 300)
+
+
+def test_pipes_and_devices_are_no_files_of_data(world, tmp_path, refused):
+    os.mkfifo(tmp_path / "pairs.csv")
+    for file in (tmp_path / "pairs.csv", "/dev/null"):
+        message = refused(3, "score", world.run, tmp_path / "out", "--pairs", file)
+        assert f"{file}: is a pipe or a device" in message
+
+
+def test_unreadable_files_are_bad_data_and_not_wrong_usage(world, tmp_path, monkeypatch, refused):
+    write(tmp_path / "t.csv", TABLE + rows())
+    opened = Path.open
+
+    def closed(self, *arguments, **options):
+        if self.name == "t.csv":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(os, "access", lambda *arguments, **options: False)
+    monkeypatch.setattr(Path, "open", closed)
+    assert "t.csv" in refused(3, "prepare", tmp_path / "t.csv", tmp_path / "data")
+
+
+def test_what_is_nested_too_deeply_is_no_configuration(world, tmp_path, refused):
+    deep = "[" * 2_000 + "]" * 2_000
+    file = write(tmp_path / "c.toml", f"[train]\nepochs = {deep}\n")
+    refused(3, "train", world.dataset, tmp_path / "run", "--config", file)
+    refused(2, "train", world.dataset, tmp_path / "run", "--set", f"train.epochs={deep}")
+
+
+def test_a_scale_that_cannot_be_names_its_option(world, tmp_path, refused):
+    for scale in ("5:1", "1:5:0", "nan:5", "1", "1:2:3:4"):
+        message = refused(2, "prepare", world.source, tmp_path / "data", "--scale", scale)
+        assert message.startswith(f"error: --scale {scale}: ")
+
+
+def test_a_study_of_no_list_makes_no_folder(world, tmp_path, refused):
+    refused(2, "study", "ablation", world.dataset, tmp_path / "out", "--ranking", "0")
+    assert not (tmp_path / "out").exists()

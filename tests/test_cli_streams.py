@@ -31,6 +31,10 @@ def table():
     _add_row(shown, "T\\u00fcr \\u6771")
     _print_table(shown)
 
+@cli.command()
+def figures():
+    print_json({"title": "T\\u00fcr"})
+
 main()
 """
 
@@ -55,6 +59,11 @@ def test_stdout_that_is_full_or_closed_is_said_and_is_no_success():
         ran = run("words", shell=shell)
         assert ran.returncode == 1
         assert ran.stderr.decode() == f"a message ü\nerror: {what}\n"
+    ran = run("figures", shell=">&-")
+    assert (ran.returncode, ran.stderr.decode()) == (
+        1,
+        "error: stdout is closed, so results cannot be printed\n",
+    )
     ran = run("--version", shell=">/dev/full")
     assert (ran.returncode, ran.stderr) == (
         1,

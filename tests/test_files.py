@@ -337,7 +337,7 @@ def test_somebody_elses_files_are_refused_even_with_overwrite(tmp_path: Path, ki
 # Disks that are full, closed or broken
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_names_the_target_and_the_mend(tmp_path: Path, code: int) -> None:
     target = tmp_path / "x.txt"
     target.write_text("old")
@@ -346,9 +346,10 @@ def test_a_full_disk_names_the_target_and_the_mend(tmp_path: Path, code: int) ->
         raise OSError(code, os.strerror(code))
     assert type(raised.value) is DglrecError
     assert raised.value.exit_code == 1
-    assert str(raised.value) == (
-        f"{target}: no space left on the disk; free some, or write elsewhere"
-    )
+    what = "no space left on the disk; free some"
+    if code == errno.EFBIG:
+        what = "a file in it may not be so large; raise the limit (ulimit -f)"
+    assert str(raised.value) == f"{target}: {what}, or write elsewhere"
     assert tree(tmp_path) == {"x.txt": "old"}
 
 
@@ -580,6 +581,23 @@ def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path) -> Non
         (temporary / "m").write_text("whole")
     assert left_in(tmp_path) == []
     assert (target / "m").read_text() == "whole"
+
+
+def test_a_signal_as_the_temporary_folder_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, calls = files.fcntl.flock, []
+
+    def interrupted(descriptor: int, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 2:  # of the new folder; the first is of the one around it
+            raise KeyboardInterrupt
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "data", marker=MARKER):
+        pass
+    assert len(calls) == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_folder_moved_aside_by_a_killed_writer_comes_back(tmp_path: Path) -> None:

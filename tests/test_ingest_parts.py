@@ -26,9 +26,9 @@ from dglrec.ingest import (
     read_attributes,
     read_new_ratings,
     sources,
-    stream,
     stream_columns,
     stream_edges,
+    typed,
 )
 from dglrec.ingest.parts import describe_file
 from dglrec.places import place_of
@@ -125,7 +125,7 @@ def test_hive_partitions_that_nobody_asks_for_are_ignored(
     tmp_path, spool, rows, small, monkeypatch
 ):
     if small:
-        monkeypatch.setattr(stream, "_PARQUET_ROWS", 7)
+        monkeypatch.setattr(typed, "_PARQUET_ROWS", 7)
         monkeypatch.setattr(ratings, "_CHUNK_ROWS", 5)
     folder = tmp_path / "ratings"
     rows["user_bucket"] = rows["user_id"] % 3

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from dglrec.interrupts import Interrupts, check_interrupts
+from dglrec.interrupts import Interrupts, asked_to_stop, check_interrupts, outlive_terminal
 from dglrec.progress import progress
 
 STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -64,6 +64,31 @@ def test_what_outlives_its_terminal_is_stopped_by_the_others_only():
         assert not interrupts.requested
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGTERM)
+
+
+def test_what_follows_at_once_disturbs_no_cleaning_up(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("dglrec.interrupts.time.monotonic", lambda: now[0])
+    with Interrupts():
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        now[0] += 2  # from somebody who will not wait
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_work_outlives_its_terminal_from_when_it_says_so():
+    with Interrupts() as interrupts:
+        assert not asked_to_stop()
+        outlive_terminal()
+        send(signal.SIGHUP)
+        assert not interrupts.requested and not asked_to_stop()
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+        assert asked_to_stop()
+    assert not asked_to_stop()
 
 
 def test_what_is_put_off_is_raised_by_no_check_before_its_time():

@@ -117,6 +117,23 @@ def test_a_job_that_is_asked_to_stop_saves_and_goes_on_later(dataset, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_refit_that_lost_a_process_goes_on_with_what_was_chosen(dataset, tmp_path):
+    run = tmp_path / "run"
+    settings = [*SMALL, "--set", "train.epochs=40", "--set", "train.checkpoint_steps=3"]
+    settings += ["--set", "train.learning_rate=0.0005", "--refit", "valid"]
+    job = launch("launch_multi_gpu", dataset, run, *settings, "--device", "cpu", "--json")
+    wait_for(lambda: epochs(run) >= 1, job)  # those of the second training
+    chosen = json.loads((run / "selection" / "results.json").read_text())
+    os.kill(workers_of(job)[-1], signal.SIGKILL)
+    code, out, errors = finished(job)
+    assert code == 0, errors
+    results = json.loads(out)
+    assert results["learned_from"] == ["train", "valid"]
+    assert results["selection"] == chosen
+    assert results["epochs"] == epochs(run) == chosen["best_epoch"]
+
+
+@pytest.mark.slow
 def test_a_run_that_is_there_is_refused_at_every_attempt(dataset, tmp_path):
     """torchrun starts processes again whatever ended them: that must not make a run theirs."""
     run = tmp_path / "run"

@@ -1,5 +1,7 @@
 """The door for ratings, and the rating scale."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -87,7 +89,7 @@ def test_a_scale_is_parsed():
     "text", ["", "1", "a:b", "1:2:3:4", "5:1", "1:1", "1:5:0", "1:5:3", "1:nan"]
 )
 def test_an_impossible_scale_is_a_usage_error(text):
-    with pytest.raises(UsageError, match="rating scale"):
+    with pytest.raises(UsageError, match=f"--scale {re.escape(text)}: "):
         RatingScale.parse(text)
 
 

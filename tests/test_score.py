@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -858,7 +859,7 @@ def test_pairs_keep_their_order_and_have_the_models_values(
     part_rows, kind, trained, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("dglrec.ingest.stream._BLOCK_BYTES", 512)
-    monkeypatch.setattr("dglrec.ingest.stream._PARQUET_ROWS", 50)
+    monkeypatch.setattr("dglrec.ingest.typed._PARQUET_ROWS", 50)
     in_small_parts(monkeypatch, rows=part_rows)
     dataset, matrix = trained.dataset, all_scores(trained)
     rng = np.random.default_rng(1)
@@ -935,7 +936,7 @@ def mixed_pairs(numbers, file, known=400):
 def mixed(request, numbers, tmp_path, monkeypatch):
     """Read in short stretches, written in parts of 50 rows."""
     monkeypatch.setattr("dglrec.ingest.stream._BLOCK_BYTES", 512)
-    monkeypatch.setattr("dglrec.ingest.stream._PARQUET_ROWS", 60)
+    monkeypatch.setattr("dglrec.ingest.typed._PARQUET_ROWS", 60)
     in_small_parts(monkeypatch, rows=50)
     file = tmp_path / f"pairs.{request.param}"
     return file, *mixed_pairs(numbers, file)
@@ -1026,7 +1027,7 @@ def test_parts_are_bounded(numbers, tmp_path, monkeypatch):
 
 
 def test_parts_of_pairs_are_bounded(numbers, tmp_path, monkeypatch):
-    monkeypatch.setattr("dglrec.ingest.stream._PARQUET_ROWS", 100)
+    monkeypatch.setattr("dglrec.ingest.typed._PARQUET_ROWS", 100)
     in_small_parts(monkeypatch, rows=250)
     known = numbers.dataset.items.ids[0].as_py()
     frame = pd.DataFrame({"user_id": np.arange(1_010) % 70, "item_id": known})
@@ -1429,6 +1430,68 @@ def test_a_damaged_part_is_made_again(
     read_all(out)
     after = identities(out)
     assert [one for one in after if after[one] != identity[one]] == ["part-00002.parquet"]
+
+
+def change_number(path):
+    text = path.read_text()
+    path.write_text(text.replace('"top_k": 5', '"top_k": 6') if "top_k" in text else text)
+    assert path.read_text() != text
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        (MANIFEST_FILE, change_number, "altered since it was written; making it again"),
+        (MANIFEST_FILE, halve, "not readable as JSON .*; making it again"),
+        (SUCCESS_FILE, lambda path: path.write_text("x"), "holds something; making it again"),
+    ],
+)
+def test_what_says_that_all_is_there_is_made_again(
+    name, spoil, message, numbers, tmp_path, monkeypatch, capsys
+):
+    in_small_parts(monkeypatch)
+    out = tmp_path / "out"
+    score_top_k(numbers, out, 5)
+    before, written = files_of(out), identities(out)
+    spoil(out / name)
+    capsys.readouterr()
+    assert score_top_k(numbers, out, 5)["complete"] is True
+    assert re.search(f"{out / name}: {message}", capsys.readouterr().err)
+    assert files_of(out) == before and identities(out) == written
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (change_number, "altered since it was written"),
+        (lambda path: path.unlink(), "no such file, though .* holds scores"),
+        (lambda path: (path.unlink(), path.mkdir()), "no such file, though .* holds scores"),
+    ],
+)
+def test_scores_whose_plan_was_altered_are_no_other_jobs(
+    spoil, message, numbers, tmp_path, monkeypatch
+):
+    in_small_parts(monkeypatch)
+    out = tmp_path / "out"
+    score_top_k(numbers, out, 5)
+    spoil(out / PLAN_FILE)
+    before = files_of(out)
+    with pytest.raises(DataError, match=f"{PLAN_FILE}: {message}"):
+        score_top_k(numbers, out, 5)
+    assert files_of(out) == before
+
+
+@pytest.mark.parametrize("name", ["part-00001.parquet", "_parts/00001.json", SUCCESS_FILE])
+def test_a_folder_where_a_file_of_scores_belongs_is_named(name, numbers, tmp_path, monkeypatch):
+    in_small_parts(monkeypatch)
+    out = tmp_path / "out"
+    score_top_k(numbers, out, 3)
+    (out / name).unlink()
+    (out / name).mkdir()
+    with pytest.raises(DataError, match=f"{out / name}: is a folder where a file belongs"):
+        score_top_k(numbers, out, 3)
+    (out / name).rmdir()
+    assert score_top_k(numbers, out, 3)["complete"] is True
 
 
 @pytest.mark.parametrize("missing", ["part-00001.parquet", "_parts/00001.json"])

@@ -674,6 +674,7 @@ def alter(path):
                 shutil.copytree(
                     run.parent.parent.parent / "foreign" / "checkpoints", run / "checkpoints"
                 ),
+                (run / CHECKSUMS_FILE).unlink(),
             ),
             "not the data set that",
         ),

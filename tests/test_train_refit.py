@@ -1,12 +1,23 @@
 """A training once more on validation rows, or on all rows; and trainings without validation."""
 
+import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from runs import lines_of, make_settings, planted, same_run, same_weights, weights_of
+from ranks import in_ranks
+from runs import (
+    lines_of,
+    make_settings,
+    planted,
+    same_run,
+    same_weights,
+    weights_of,
+    without_times,
+)
 
 from dglrec.compare import compare_runs
 from dglrec.config import build_settings, resumed_settings
@@ -17,6 +28,7 @@ from dglrec.files import CHECKSUMS_FILE
 from dglrec.run import BEST, CONFIG_FILE, ITEM_ITEMS, LAST, RESULTS_FILE, SELECTION, open_predictor
 from dglrec.train import loop as loop_module
 from dglrec.train import train
+from dglrec.train.step import TrainingStep
 from dglrec.verify import verify
 
 EPOCHS = 3
@@ -302,3 +314,61 @@ def test_the_configuration_of_a_refitted_run_says_what_it_was(runs):
     chose = resumed_settings(runs("all") / SELECTION, None, (), {})
     assert chose.train.refit == "none" and not chose.train.stop_after
     assert (runs("all") / CONFIG_FILE).is_file()
+
+
+# --- in many processes ---------------------------------------------------------------------------
+
+
+def train_in_rank(world, path, run, settings, parts=(), resume=False, cut=0):
+    """The first process alone sees the run's folder, as on machines that share no disk."""
+    place = Path(run) if world.is_first else Path("/nowhere") / "run"
+    dataset = RatingDataset.open(Path(path)).with_rows(parts)
+    if cut:
+        step, calls = TrainingStep.__call__, itertools.count(1)
+
+        def cutting(self, *arguments, **options):
+            if next(calls) == cut:
+                raise CutOff
+            return step(self, *arguments, **options)
+
+        TrainingStep.__call__ = cutting
+    try:
+        return without_times(train(dataset, place, settings, resume=resume, world=world))
+    except CutOff:
+        return None
+
+
+def refit_of_lists(**fitting):
+    return make_settings(model={"heads": "both"}, epochs=EPOCHS, **RATE, **fitting)
+
+
+def test_processes_refit_together_and_the_first_alone_sees_the_folder(dataset, tmp_path):
+    def trained(name, settings, *arguments):
+        run = tmp_path / name
+        found = in_ranks(2, train_in_rank, str(dataset.path), str(run), settings, *arguments)
+        assert found == [found[0]] * 2
+        return run, found[0]
+
+    run, found = trained("run", refit_of_lists(refit="valid"))
+    assert found == without_times(results_of(run))
+    assert found["learned_from"] == ["train", "valid"]
+    plain, chosen = trained("plain", refit_of_lists())
+    assert same_run(run / SELECTION, plain)
+    resolved = refit_of_lists(stop_after=chosen["best_epoch"]).resolved(dataset.graph)
+    more, _ = trained("more", resolved, ("valid",))
+    assert same_weights(weights_of(run, BEST), weights_of(more, BEST))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [5, 14], ids=["while choosing", "while refitting"])
+def test_processes_that_were_cut_off_refit_to_the_same_end(dataset, tmp_path, cut):
+    settings = refit_of_lists(refit="valid", checkpoint_steps=1)
+    runs = [tmp_path / name for name in ("whole", "run")]
+    of_both = [in_ranks(2, train_in_rank, str(dataset.path), str(runs[0]), settings)]
+    stopped = in_ranks(2, train_in_rank, str(dataset.path), str(runs[1]), settings, (), False, cut)
+    assert stopped == [None, None]
+    own = resumed_settings(runs[1], None, (), {})
+    of_both.append(in_ranks(2, train_in_rank, str(dataset.path), str(runs[1]), own, (), True))
+    assert of_both[0] == of_both[1]
+    assert same_weights(*(weights_of(run, BEST) for run in runs))
+    assert same_weights(*(weights_of(run / SELECTION, BEST) for run in runs))

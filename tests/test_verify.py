@@ -1,19 +1,23 @@
 """What `dglrec doctor FOLDER` finds: damage of any kind in a data set, a run, scores, an export."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from damage import WAYS, copied, files_of, victims
 from proofs import as_of_an_earlier_version
-from runs import make_settings, planted
+from runs import lines_of, make_settings, planted, train_one_epoch
 
+from dglrec import files as files_module
+from dglrec.config import resumed_settings
 from dglrec.errors import DataError
 from dglrec.export import export
 from dglrec.files import CHECKSUMS_FILE, TEMPORARY, check_checksums, write_checksums
 from dglrec.run import (
     CONFIG_FILE,
+    ITEM_ITEMS,
     LAST,
     LOG_FILE,
     METRICS_FILE,
@@ -168,3 +172,95 @@ def test_files_are_compared_by_all_their_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"2")
     with pytest.raises(DataError, match="a: damaged or altered since it was written"):
         check_checksums(tmp_path)
+
+
+# --- a run that is not finished ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped(both, tmp_path_factory):
+    """A run that was cut off in its second epoch."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    settings = make_settings(epochs=3, seed=0, keep_checkpoints=2, checkpoint_steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        train_one_epoch(patch, open_run(both[0].run).dataset, run, settings)
+    return run
+
+
+def goes_on(run, both):
+    return train(
+        open_run(both[0].run).dataset, run, resumed_settings(run, None, (), {}), resume=True
+    )
+
+
+def test_what_stands_in_a_run_from_the_start_is_proven_while_it_is_trained(stopped, both, tmp_path):
+    assert not failures(stopped) and "training has not finished" in " ".join(warnings(stopped))
+    for name in (CONFIG_FILE, "environment.json"):
+        run = copied(stopped, tmp_path / name)
+        (run / name).write_text((run / name).read_text() + "\n")
+        for use in (open_predictor, lambda run: goes_on(run, both)):
+            with pytest.raises(DataError, match=f"{name}: damaged or altered since it was written"):
+                use(run)
+        assert name in " ".join(failures(run))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}\n", b"\xff\n", None])
+def test_a_run_does_not_go_on_with_other_figures_than_it_had(content, stopped, both, tmp_path):
+    run = copied(stopped, tmp_path / "run")
+    if content is None:
+        (run / METRICS_FILE).unlink()
+    else:
+        (run / METRICS_FILE).write_bytes(content)
+    assert METRICS_FILE in " ".join(failures(run))
+    before = files_of(run)
+    with pytest.raises(DataError, match=f"{METRICS_FILE}: damaged or altered"):
+        goes_on(run, both)
+    assert files_of(run) == [*before]
+
+
+def test_lines_of_an_epoch_that_was_not_saved_are_dropped(stopped, both, tmp_path):
+    run = copied(stopped, tmp_path / "run")
+    with (run / METRICS_FILE).open("ab") as file:
+        file.write(b'{"epoch": 2, "half')
+    goes_on(run, both)
+    assert [line["epoch"] for line in lines_of(run)] == [1, 2, 3]
+    assert not failures(run) and not warnings(run)
+
+
+def test_a_run_without_its_configuration_is_no_run_to_go_on_with(stopped, both, tmp_path):
+    run = copied(stopped, tmp_path / "run")
+    (run / CONFIG_FILE).unlink()
+    with pytest.raises(DataError, match=rf"{CONFIG_FILE}: no such file, though .* checkpoints"):
+        resumed_settings(run, None, (), {})
+
+
+def test_item_weights_that_are_gone_are_missed(both, tmp_path):
+    settings = make_settings(model={"heads": "both", "item_items": "ease"}, epochs=1)
+    train(open_run(both[0].run).dataset, tmp_path / "run", settings)
+    open_predictor(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / ITEM_ITEMS)
+    with pytest.raises(DataError, match="checkpoints/items/meta.json: no such file"):
+        open_predictor(tmp_path / "run")
+
+
+def test_checksums_that_change_while_they_are_compared_are_read_again(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"1")
+    write_checksums(tmp_path, ["a"])
+    (tmp_path / "a").write_bytes(b"2")
+    compare, calls = files_module._compare, []
+
+    def replaced_meanwhile(*arguments):
+        calls.append(arguments)
+        try:
+            compare(*arguments)
+        finally:
+            write_checksums(tmp_path, ["a"])
+
+    monkeypatch.setattr(files_module, "_compare", replaced_meanwhile)
+    check_checksums(tmp_path)
+    assert len(calls) == 2
+    monkeypatch.undo()
+    for name in ("../a", "/a", "", "a\\u0000"):
+        (tmp_path / CHECKSUMS_FILE).write_text(f'{{"xxh128": {{"{name}": "0"}}}}')
+        with pytest.raises(DataError, match=f"{CHECKSUMS_FILE}: damaged"):
+            check_checksums(tmp_path)

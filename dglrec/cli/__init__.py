@@ -7,6 +7,7 @@ share, `output.py` what they print.
 Whatever happens ends here, in an exit code and at most two lines on stderr.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -19,10 +20,10 @@ from dglrec.cli import comparing, preparing, scoring, studying, tuning  # noqa: 
 from dglrec.cli.streams import guarded
 from dglrec.cli.verbs import cli
 from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError
-from dglrec.interrupts import Interrupts
+from dglrec.interrupts import INTERRUPTED, Interrupts, asked_to_stop
 from dglrec.progress import Manner, log, logged_to, printable, spoken
 
-INTERRUPTED = 130
+_LONGEST = 4_000  # letters of a line of an error: it may show what was given
 
 _FLAGS = ("--debug", "--quiet")
 _COMMON = (*_FLAGS, "--log-file", "--log-format")
@@ -33,7 +34,10 @@ def main() -> None:
     # One of several processes may be waiting for another, where only a signal's own effect ends it.
     alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
     with guarded(), Interrupts() if alone else nullcontext() as interrupts:
-        code = _run(sys.argv[1:])
+        try:
+            code = _run(sys.argv[1:])
+        except KeyboardInterrupt:  # before the command began, or while its end was told
+            code = _interrupted()
         if code == 0 and interrupts is not None and interrupts.requested:
             code = INTERRUPTED  # what the signal raised was lost
     sys.exit(code)
@@ -93,19 +97,25 @@ def _reported(arguments: list[str], *, debug: bool) -> int:
         log(_usage_in_short(error), "error")
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        if os.environ.get("RANK", "0") == "0":
-            log("interrupted")
-        code = INTERRUPTED
+        code = _interrupted()
     except BrokenPipeError:
         # The reader of stdout has gone; there is nobody to tell.
         code = 1
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if asked_to_stop() and not isinstance(error, DglrecError):
+            return _interrupted()
         if not getattr(error, "told", False):
             log(_in_short(error), "error")
         code = _code_of(error)
     return code
+
+
+def _interrupted() -> int:
+    if os.environ.get("RANK", "0") == "0":
+        log("interrupted")
+    return INTERRUPTED
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -130,7 +140,27 @@ def _code_of(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, PermissionError):
         return DataError.exit_code
-    return UnusableEnvironmentError.exit_code if _is_out_of_memory(error) else 1
+    if _errno_of(error) == errno.ENAMETOOLONG:
+        return UsageError.exit_code
+    unusable = _is_out_of_memory(error) or _lacks_files(error) or _lacks_folder(error)
+    return UnusableEnvironmentError.exit_code if unusable else 1
+
+
+def _errno_of(error: Exception) -> int | None:
+    return error.errno if isinstance(error, OSError) else None
+
+
+def _lacks_files(error: Exception) -> bool:
+    return _errno_of(error) in (errno.EMFILE, errno.ENFILE)
+
+
+def _lacks_folder(error: Exception) -> bool:
+    """Whether it is for want of a current folder that something is not found."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -141,9 +171,18 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _in_short(error: Exception) -> str:
     if isinstance(error, DglrecError):
         first, *more = printable(str(error)).splitlines() or [type(error).__name__]
-        return "\n".join([first, " ".join(more)] if more else [first])
+        lines = [first, " ".join(more)] if more else [first]
+        return "\n".join(
+            line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..." for line in lines
+        )
     if isinstance(error, PermissionError):
         return printable(f"{error.filename}: no permission to read or write it")
+    if _errno_of(error) == errno.ENAMETOOLONG:
+        return printable(f"{getattr(error, 'filename', '')}: the name is too long for a file")
+    if _lacks_files(error):
+        return "too many open files; end other programs, or raise the limit (ulimit -n)"
+    if _lacks_folder(error):
+        return "the current folder is gone; change to one that is there"
     if _is_out_of_memory(error):
         return "out of memory; end other programs, or take a machine with more (--debug: where)"
     text = printable(" ".join(str(error).split())[:300])

@@ -44,7 +44,8 @@ class _Anywhere(click.ParamType[Place]):
             self.fail(str(error), param, ctx)
 
 
-FOLDER_OR_FILE = _OfThisMachine(path_type=Path)
+# Who reads it says that it cannot be read, with code 3.
+FOLDER_OR_FILE = _OfThisMachine(path_type=Path, readable=False)
 PLACE = _Anywhere()
 SEED = click.IntRange(0, 2**63 - 1)
 

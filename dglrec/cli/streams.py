@@ -43,6 +43,11 @@ class Results:
             with _said():
                 self._stream.flush()
 
+    @property
+    def encoding(self) -> str:
+        """What letters become."""
+        return "utf-8" if self._stream is None else self._stream.encoding
+
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return self._stream is not None and self._stream.isatty()

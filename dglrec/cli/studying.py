@@ -10,6 +10,7 @@ from dglrec.cli.options import FOLDER_OR_FILE, option_device, option_json
 from dglrec.cli.output import print_json, print_study, say
 from dglrec.cli.verbs import cli
 from dglrec.errors import UsageError
+from dglrec.interrupts import outlive_terminal
 
 if TYPE_CHECKING:
     from dglrec.study import Study
@@ -89,6 +90,7 @@ def study(
         raise click.UsageError("Missing arguments SOURCE and OUT.")
     from dglrec.distributed import choose_device
 
+    outlive_terminal()
     result = run_study(
         declared,
         source,

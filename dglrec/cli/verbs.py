@@ -37,6 +37,7 @@ from dglrec.cli.output import (
     say,
 )
 from dglrec.errors import DataError
+from dglrec.interrupts import outlive_terminal
 from dglrec.places import Place
 
 # What several processes can do together, or each for itself; the rest is for one.
@@ -277,6 +278,7 @@ def train(
         raise click.UsageError("Missing arguments DATASET and RUN.")
     if resume and overwrite:
         raise click.UsageError("--resume keeps the run and --overwrite replaces it: give one.")
+    outlive_terminal()
     from dglrec.dataset import RatingDataset
     from dglrec.distributed import joined
     from dglrec.train import job_of

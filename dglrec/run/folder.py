@@ -4,7 +4,8 @@ config.toml           what it was trained with
 environment.json      versions and machine
 metrics.jsonl         one line an epoch
 results.json          metrics of the best epoch's model
-checksums.json        of the four files above, written once training has finished
+checksums.json        of the files above: of the first two from the start, of all once training has
+                      finished. Before that each checkpoint says what the lines of metrics were
 train.log             what training said, with times
 checkpoints/last/     what training goes on from
 checkpoints/step-N/   older ones, kept in case that one is damaged
@@ -20,14 +21,17 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import xxhash
 
 from dglrec.checkpoint import Checkpoint, load_checkpoint
 from dglrec.dataset import DATASET_FILE
 from dglrec.errors import DataError, UsageError
-from dglrec.files import check_checksums, disk_errors
+from dglrec.files import check_checksums, disk_errors, read_checksums, read_errors
 from dglrec.progress import log
 
 CONFIG_FILE = "config.toml"
@@ -100,7 +104,7 @@ def best_checkpoint(run: Path) -> Checkpoint:
         raise DataError(f"{run}: is a data set and no run; make one: dglrec train {run} RUN")
     if not (run / BEST).is_dir():
         raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
-    check_checksums(run)
+    check_checksums(run, all_there=True)
     return load_checkpoint(run / BEST)
 
 
@@ -110,6 +114,69 @@ def check_is_run(run: Path) -> None:
     Raises:
         DataError: there is none, it was never started, or it is damaged.
     """
-    if not (run / CONFIG_FILE).is_file():
+    config = run / CONFIG_FILE
+    if not config.is_file() and holds_checkpoints(run):
+        raise DataError(
+            f"{config}: no such file, though {run} holds checkpoints; get it back, or train again "
+            "in another folder"
+        )
+    if not config.is_file():
         raise DataError(f"{run}: no such run to resume; leave out --resume to start it")
     check_checksums(run)
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a training came to its end: there are results, and their checksum.
+
+    Runs of earlier versions have no checksums, or none until the end.
+
+    Raises:
+        DataError: the checksums are damaged.
+    """
+    if not (run / RESULTS_FILE).is_file():
+        return False
+    sums = read_checksums(run)
+    return sums is None or RESULTS_FILE in sums
+
+
+def holds_checkpoints(run: Path) -> bool:
+    """Whether there are any in a run's folder, whole or damaged."""
+    places = (run / BEST).parent
+    return places.is_dir() and any(places.iterdir())
+
+
+def metrics_lines(run: Path, epochs: int) -> bytes:
+    """The lines of a run's metrics of its first epochs, as far as they are there.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    path = run / METRICS_FILE
+    if not path.exists():
+        return b""
+    with read_errors(path):
+        return b"".join(path.read_bytes().splitlines(keepends=True)[:epochs])
+
+
+def metrics_digest(run: Path, epochs: int) -> str:
+    """XXH128 of `metrics_lines`, which a checkpoint keeps."""
+    return xxhash.xxh3_128_hexdigest(metrics_lines(run, epochs))
+
+
+def check_metrics(run: Path, meta: Mapping[str, Any]) -> None:
+    """Refuse metrics whose lines are not those that a checkpoint saw.
+
+    Args:
+        run: the run's folder.
+        meta: what the checkpoint says; one of an earlier version says nothing of them.
+
+    Raises:
+        DataError: they are others, or lines are missing.
+    """
+    wanted = meta.get("metrics")
+    if wanted is not None and metrics_digest(run, meta["epoch"]) != wanted:
+        raise DataError(
+            f"{run / METRICS_FILE}: damaged or altered since it was written (the first "
+            f"{meta['epoch']} lines are not those that the checkpoint saw); get it back, or train "
+            "again"
+        )

@@ -13,7 +13,7 @@ there yet, in any order and any number of processes, and the folder ends up the 
 import hashlib
 import json
 from collections.abc import Container, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -92,10 +92,17 @@ class PartsFolder:
 
         Raises:
             UsageError: it does.
+            DataError: it holds scores whose plan is gone.
         """
         check_possible(self.out)
-        if (self.out / PLAN_FILE).is_file() or not self.out.exists():
+        plan = self.out / PLAN_FILE
+        if plan.is_file() or not self.out.exists():
             return
+        if any(self._notes.glob(_A_NOTE)):
+            raise DataError(
+                f"{plan}: no such file, though {self.out} holds scores; get it back, or score into "
+                "another folder"
+            )
         if self.out.is_dir() and all(
             path.name.startswith(TEMPORARY) or path.suffix == ".lock"
             for path in (*self.out.iterdir(), *self._notes.glob("*"))
@@ -199,6 +206,11 @@ class PartsFolder:
             begun = read_json(self.out / PLAN_FILE)
         except DataError as error:
             raise DataError(f"{error}; --overwrite begins the folder anew") from error
+        if _identity(begun) != _identity(self.plan) and self._is_made_by_this():
+            raise DataError(
+                f"{self.out / PLAN_FILE}: altered since it was written, as parts are there of this "
+                "command; get it back, or begin anew with --overwrite"
+            )
         # What was finished while unknown ids were an error names none.
         as_now = begun.get("unknown") in ("error", self.plan["unknown"])
         if _identity(begun) != _identity(self.plan) or not as_now:
@@ -209,15 +221,42 @@ class PartsFolder:
 
     def count(self) -> int:
         """How many parts a finished folder has; 0 for another."""
-        if not (self.out / SUCCESS_FILE).is_file():
+        success, manifest = self.out / SUCCESS_FILE, self.out / MANIFEST_FILE
+        if not success.is_file():
+            return 0
+        if success.stat().st_size:
+            log(f"{success}: holds something; making it again")
             return 0
         try:
-            parts = read_json(self.out / MANIFEST_FILE).get("parts")
+            found = read_json(manifest)
         except DataError as error:
             log(f"{error}; making it again")
             return 0
+        notes = self._readable_notes()
         count = sum(1 for _ in self._notes.glob(_A_NOTE))
-        return count if isinstance(parts, list) and len(parts) == count else 0
+        if len(notes) == count and not self._is_manifest(found, notes):
+            log(f"{manifest}: altered since it was written; making it again")
+            return 0
+        return count
+
+    def _readable_notes(self) -> dict[int, Note]:
+        """The notes that are whole, by part; of the others is told where their parts are made."""
+        paths: Iterable[Place] = self._notes.glob(_A_NOTE)
+        notes = {}
+        for path in sorted(paths, key=lambda path: path.name):
+            with suppress(DataError, ValueError):
+                notes[int(path.stem)] = Note.model_validate(read_json(path))
+        return notes
+
+    def _is_made_by_this(self) -> bool:
+        """Whether a finished part is of this plan, whatever the folder's plan says."""
+        return any(note.plan == self._digest for note in self._readable_notes().values())
+
+    def _is_manifest(self, found: dict[str, Any], there: dict[int, Note]) -> bool:
+        """Whether a manifest is that of some parts of this plan, whatever files were called."""
+        wanted = json.loads(json.dumps(self._manifest(there)))
+        same = _identity({**found, _VERSION: None}) == _identity({**wanted, _VERSION: None})
+        return same and found.get("parts") == wanted["parts"]
 
     def whole(self, numbers: Iterable[int]) -> dict[int, Note]:
         """Which of some parts are finished, and as they were written; the others have to be made.
@@ -261,7 +300,7 @@ class PartsFolder:
                 )
             write_json(note_path, note.model_dump())
         except DglrecError as error:
-            raise DglrecError(
+            raise type(error)(
                 f"{error}; finished parts are kept: the same command goes on from there"
             ) from error
         return note

@@ -34,6 +34,7 @@ from dglrec.run import (
     RESULTS_FILE,
     SELECTION,
     check_same_dataset,
+    is_finished,
     locked,
     open_predictor,
 )
@@ -87,6 +88,8 @@ def run_study(
         DglrecError: a training failed. What is finished stays.
     """
     source, out = Path(source), Path(out)
+    if ranking is not None and ranking < 1:
+        raise UsageError(f"--ranking {ranking}: must be 1 or more")
     variants, chosen = select(study, () if study.discovers else only, seeds)
     _check_source(source, variants)
     if study.discovers and is_prepared(source):
@@ -259,7 +262,7 @@ class _Work:
             if asked.train.refit != "none":
                 # What a refitted run was to be trained with is what its selection was.
                 chooses = run / SELECTION / CONFIG_FILE
-                if not chooses.is_file() or not (run / RESULTS_FILE).is_file():
+                if not chooses.is_file() or not is_finished(run):
                     return False
                 train = asked.train.model_copy(update={"refit": "none"})
                 own, asked = load_settings(file=chooses), replace(asked, train=train)
@@ -269,7 +272,7 @@ class _Work:
             changed = changed_keys(own, wanted)
             if changed:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")
-            if not (run / RESULTS_FILE).is_file():
+            if not is_finished(run):
                 return False
             check_checksums(run)
             read_json(run / RESULTS_FILE)

@@ -30,6 +30,7 @@ from dglrec.run import (
     check_same_dataset,
     check_same_rows,
     describe_dataset,
+    is_finished,
     locked,
     shown_parts,
 )
@@ -39,6 +40,7 @@ from dglrec.train.folder import (
     append_line,
     check_run,
     job_of,
+    note_begun,
     seal_run,
     start_run,
     sweep_run,
@@ -113,6 +115,7 @@ def fit_baseline(
                 start_run(run, settings)
                 until_done.enter_context(logged_to(run / LOG_FILE))
                 write_json(run / ENVIRONMENT_FILE, describe_environment(_CPU, world))
+                note_begun(run)
                 world.mark_started(job_of(run))
                 graph = dataset.graph
                 what = "ratings" if dataset.has_ratings else "interactions"
@@ -225,7 +228,7 @@ def _finished(run: Path, dataset: RatingDataset, settings: Settings) -> bytes:
     asked = meta.get("configured", meta.get("baseline"))
     if meta.get("model") != values["model"] or asked != values["baseline"]:
         raise UsageError(f"{run / BEST}: does not fit the configuration; resume with the run's own")
-    if not (run / RESULTS_FILE).is_file():
+    if not is_finished(run):
         return b""
     log(f"{run}: {settings.model.kind} is fitted, and its training finished")
     return json.dumps(read_json(run / RESULTS_FILE)).encode()

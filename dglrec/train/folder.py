@@ -1,6 +1,7 @@
 """A run's folder while it is trained: who may write it, what is cleared, what is noted."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dglrec.files import (
 from dglrec.run import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
+    ITEM_ITEMS,
     LAST,
     LOCK_FILE,
     LOG_FILE,
@@ -28,9 +30,13 @@ from dglrec.run import (
     RESULTS_FILE,
     SELECTION,
     check_is_run,
+    is_finished,
 )
 from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.state import remove_checkpoints, remove_folder
+
+_BEGUN = (CONFIG_FILE, ENVIRONMENT_FILE)
+_FINISHED = (*_BEGUN, METRICS_FILE, RESULTS_FILE, f"{ITEM_ITEMS}/meta.json")
 
 
 def job_of(run: Path) -> str:
@@ -58,14 +64,25 @@ def check_run(run: Path, resume: bool, overwrite: bool) -> None:
 
 def sweep_run(run: Path) -> None:
     """Remove what a killed process left half-written."""
-    for folder in (run, (run / LAST).parent):
-        sweep(folder)
+    for place in (run, run / SELECTION):
+        for folder in (place, (place / LAST).parent):
+            sweep(folder)
+
+
+def note_begun(run: Path) -> None:
+    """Write the checksums of what stands in a run's folder from the start.
+
+    They hold while it is trained, and where it is stopped.
+    """
+    write_checksums(run, [name for name in _BEGUN if (run / name).is_file()])
 
 
 def seal_run(run: Path) -> None:
-    """Write the checksums of a finished run, which `run.open_predictor` and the like compare."""
-    names = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RESULTS_FILE)
-    write_checksums(run, [name for name in names if (run / name).is_file()])
+    """Write the checksums of a finished run, which `run.open_predictor` and the like compare.
+
+    Nothing else says that there are item-item weights, so their description is among the files.
+    """
+    write_checksums(run, [name for name in _FINISHED if (run / name).is_file()])
 
 
 def start_run(run: Path, settings: Settings) -> None:
@@ -81,6 +98,7 @@ def start_run(run: Path, settings: Settings) -> None:
         if not settings.train.is_refit:
             remove_folder(run / SELECTION)
     write_config(run, settings)
+    write_checksums(run, [CONFIG_FILE])
 
 
 def what_it_learned_from(
@@ -117,7 +135,7 @@ def read_results(run: Path, world: World) -> dict[str, Any]:
     """
 
     def read() -> bytes:
-        if not (run / RESULTS_FILE).is_file():
+        if not is_finished(run):
             return b"{}"
         check_checksums(run)
         return json.dumps(read_json(run / RESULTS_FILE)).encode()
@@ -133,6 +151,8 @@ def write_config(run: Path, settings: Settings) -> None:
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
-    """Add a line of JSON to a file."""
+    """Add a line of JSON to a file, and flush it: checkpoints after it say what the lines were."""
     with disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -46,6 +46,7 @@ from dglrec.train.folder import (
     append_line,
     check_run,
     job_of,
+    note_begun,
     seal_run,
     start_run,
     sweep_run,
@@ -179,6 +180,7 @@ def train_once(
         with world.together():
             if world.is_first:
                 write_environment(run, device, world, origin, begins=begins)
+                note_begun(run)
         give_back_memory()
         keep_freed_memory()
 

@@ -4,6 +4,7 @@ Validation rows say which epoch is the best and which settings are; after that t
 rows, are data like others. What chose stays beside the model, a run of its own in `selection/`.
 """
 
+import json
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +27,7 @@ from dglrec.run import (
     LAST,
     SELECTION,
     described_model,
+    holds_checkpoints,
     locked,
     shown_parts,
 )
@@ -111,17 +113,18 @@ def train(
         chosen = read_results(selection, world)
         if not chosen:
             alone = _with(settings, refit="none")
-            begun = bool(world.from_first(lambda: _is_there(selection / CONFIG_FILE)))
+            begun = bool(world.from_first(lambda: _is_begun(selection)))
             first(dataset, selection, alone, resume=begun)
             chosen = read_results(selection, world)
     whole = dataset.with_rows(("valid",) if settings.train.refit == "valid" else HELD_OUT)
     if world.is_first:
         epochs = counted(chosen["best_epoch"], "epoch")
         log(f"once more for {epochs}, on {shown_parts(whole.parts)} rows")
+    found: dict[str, Any] = json.loads(world.from_first(lambda: _read_choice(selection)))
     with world.together():
-        fixed = _fixed(settings, dataset, selection, chosen["best_epoch"])
+        fixed = _fixed(settings, dataset, selection, found, chosen["best_epoch"])
     last = BEST if settings.model.kind != "graph" else LAST
-    begun = bool(world.from_first(lambda: _is_there(run / last)))
+    begun = bool(world.from_first(lambda: b"begun" if (run / last).exists() else b""))
     return once(whole, run, fixed, resume=begun, overwrite=True)
 
 
@@ -143,13 +146,35 @@ def _check_refit(dataset: RatingDataset, settings: Settings, resume: bool) -> No
         )
 
 
-def _fixed(settings: Settings, dataset: RatingDataset, selection: Path, epochs: int) -> Settings:
-    """The settings of the first training, with all that its validation rows chose.
+def _read_choice(selection: Path) -> bytes:
+    """What the first training chose, as JSON: its best checkpoint's description, `item_items`.
 
     Raises:
         DataError: a checkpoint of it is damaged.
     """
+    place = selection / ITEM_ITEMS
+    kind = load_checkpoint(place).meta["chosen"]["kind"] if place.is_dir() else "none"
     best = load_checkpoint(selection / BEST).meta
+    return json.dumps({"best": best, "item_items": kind}).encode()
+
+
+def _fixed(
+    settings: Settings,
+    dataset: RatingDataset,
+    selection: Path,
+    choice: dict[str, Any],
+    epochs: int,
+) -> Settings:
+    """The settings of the first training, with all that its validation rows chose.
+
+    Args:
+        settings: those that were given.
+        dataset: with the training rows alone.
+        selection: the first training's folder, for messages.
+        choice: what `_read_choice` found in it.
+        epochs: after which it was best.
+    """
+    best = choice["best"]
     if settings.model.kind == "graph":
         # What `auto` came to may follow from a run that it began with.
         settings = replace(settings, model=described_model(best, selection))
@@ -157,9 +182,8 @@ def _fixed(settings: Settings, dataset: RatingDataset, selection: Path, epochs: 
     settings = _with(settings, epochs=settings.train.epochs, stop_after=epochs)
     if settings.model.kind != "graph":
         return replace(settings, baseline=BaselineConfig.model_validate(best["baseline"]))
-    place = selection / ITEM_ITEMS
-    kind = load_checkpoint(place).meta["chosen"]["kind"] if place.is_dir() else "none"
-    return replace(settings, model=settings.model.model_copy(update={"item_items": kind}))
+    model = settings.model.model_copy(update={"item_items": choice["item_items"]})
+    return replace(settings, model=model)
 
 
 def _with(settings: Settings, **changes: Any) -> Settings:
@@ -167,6 +191,6 @@ def _with(settings: Settings, **changes: Any) -> Settings:
     return replace(settings, train=settings.train.model_copy(update=changes))
 
 
-def _is_there(path: Path) -> bytes:
-    """Some bytes where a file or a folder is there."""
-    return b"there" if path.exists() else b""
+def _is_begun(run: Path) -> bytes:
+    """Some bytes where a training began in a folder."""
+    return b"begun" if (run / CONFIG_FILE).exists() or holds_checkpoints(run) else b""

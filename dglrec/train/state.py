@@ -30,10 +30,13 @@ from dglrec.run import (
     ITEM_ITEMS,
     LAST,
     METRICS_FILE,
+    check_metrics,
     check_same_dataset,
     check_same_derived,
     check_same_rows,
     describe_dataset,
+    metrics_digest,
+    metrics_lines,
 )
 from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.objectives import Costs, Figures, Objective
@@ -235,6 +238,7 @@ class Checkpoints:
                 ) from error
         with self.world.together():
             if self.world.is_first:
+                check_metrics(self.run, checkpoint.meta)
                 self._keep_lines(progress.epoch)
         if self.world.is_first:
             where = f"batch {progress.batch} of epoch {progress.epoch + 1}"
@@ -267,11 +271,10 @@ class Checkpoints:
 
     def _keep_lines(self, count: int) -> None:
         """Drop lines of epochs that will be computed again."""
-        path = self.run / METRICS_FILE
+        lines = metrics_lines(self.run, count)
         remove_checksums(self.run)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        with atomic_file(path) as temporary:
-            temporary.write_text("".join(lines[:count]), encoding="utf-8")
+        with atomic_file(self.run / METRICS_FILE) as temporary:
+            temporary.write_bytes(lines)
 
     def _miss_best(self, epoch: int) -> bytes:
         """Some bytes where the best checkpoint is not that of an epoch, which is said."""
@@ -373,6 +376,7 @@ class Checkpoints:
             "epochs": self.config.epochs,
             "steps": self.step.steps,
             "threads": torch.get_num_threads(),
+            "metrics": metrics_digest(self.run, progress.epoch),
         }
         return described if valid is None else {**described, "valid": valid}
 
