@@ -40,6 +40,7 @@ ORDER = [
         "api",
         "study",
         "tune",
+        "report",
         "doctor",
         "verify",
         "quickstart",
