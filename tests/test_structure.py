@@ -39,6 +39,7 @@ ORDER = [
         "config",
         "api",
         "study",
+        "tune",
         "report",
         "doctor",
         "verify",
