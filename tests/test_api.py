@@ -271,6 +271,21 @@ def test_what_is_asked_for_of_lists_is_what_comes(fitted, ratings):
         fitted.recommend(more, 3, known="error")
 
 
+def test_a_frame_may_have_names_of_its_own(ratings, fitted):
+    names = {"user_id": "who", "item_id": "what", "rating": "stars"}
+    own = ratings.rename(columns=names)
+    columns = {"user": "who", "item": "what", "rating": "stars"}
+    model = fit(own, make_items(), columns=columns)
+    same_figures(model, fitted)
+    pairs = own[["who", "what"]].head(9)
+    wanted = fitted.predict(ratings.head(9))
+    pd.testing.assert_frame_equal(model.predict(pairs), wanted)
+    pd.testing.assert_frame_equal(model.predict(wanted), wanted)
+    new = ratings.head(20).assign(user_id=999)
+    found = model.recommend(new.rename(columns=names), 3)
+    pd.testing.assert_frame_equal(found, fitted.recommend(new, 3))
+
+
 # ---------------------------------------------------------------- what bad input gets
 
 
@@ -318,6 +333,8 @@ def test_a_bad_frame_is_refused_and_leaves_nothing(ratings, tmp_path, change, sa
         ({"config": "lightgc"}, "none of that name comes with dglrec"),
         ({"attributes": {"length": "heavy"}}, "attributes 'length=heavy'.*number, category"),
         ({"scale": (1, 5, 0.3)}, "step must divide the range"),
+        ({"columns": {"users": "user_id"}}, "columns 'users=user_id': write KEY=NAME"),
+        ({"columns": {"user": "who"}}, "ratings: no column who"),
         ({"device": "tpu"}, "device 'tpu'"),
         ({"split": "chance"}, "chance"),
         ({"valid": 0}, "train.epochs|validation"),

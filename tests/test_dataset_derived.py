@@ -36,8 +36,8 @@ def prepared(folder, train, test):
     pd.DataFrame(table, columns=["user_id", "home"]).to_csv(folder / "users.csv", index=False)
     options = PrepareOptions(
         text=False,
-        train_file=str(folder / "train.csv"),
-        test_file=str(folder / "test.csv"),
+        train_file=folder / "train.csv",
+        test_file=folder / "test.csv",
         user_table=folder / "users.csv",
     )
     return prepare(folder / "train.csv", folder / "data", options)

@@ -447,7 +447,7 @@ def prepared(folder, train, test):
     train.to_csv(folder / "train.csv", index=False)
     test.to_csv(folder / "test.csv", index=False)
     options = PrepareOptions(
-        text=False, train_file=str(folder / "train.csv"), test_file=str(folder / "test.csv")
+        text=False, train_file=folder / "train.csv", test_file=folder / "test.csv"
     )
     prepare(folder / "train.csv", folder / "data", options)
     return folder / "data"

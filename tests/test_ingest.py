@@ -29,6 +29,7 @@ from dglrec.ingest import (
     repeats,
     stream,
     stream_columns,
+    typed,
 )
 from dglrec.schema import RatingScale
 
@@ -48,7 +49,7 @@ def spool(tmp_path):
 def small_stretches(monkeypatch):
     """Few rows a stretch, so that small files have many."""
     monkeypatch.setattr(stream, "_BLOCK_BYTES", 256)
-    monkeypatch.setattr(stream, "_PARQUET_ROWS", 7)
+    monkeypatch.setattr(typed, "_PARQUET_ROWS", 7)
     monkeypatch.setattr(ratings, "_CHUNK_ROWS", 5)
 
 

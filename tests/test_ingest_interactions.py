@@ -22,6 +22,7 @@ from dglrec.ingest import (
     read_new_ratings,
     repeats,
     stream,
+    typed,
 )
 from dglrec.schema import RatingScale
 
@@ -40,7 +41,7 @@ def spool(tmp_path):
 def small_stretches(monkeypatch):
     """Few rows a stretch, so that small files have many."""
     monkeypatch.setattr(stream, "_BLOCK_BYTES", 256)
-    monkeypatch.setattr(stream, "_PARQUET_ROWS", 7)
+    monkeypatch.setattr(typed, "_PARQUET_ROWS", 7)
 
 
 def write(path, content):

@@ -1,7 +1,10 @@
 """Tables in parts: as Spark, Dask and DuckDB write them, here and in a store."""
 
+import functools
 import itertools
 import json
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +29,9 @@ from dglrec.ingest import (
     read_attributes,
     read_new_ratings,
     sources,
-    stream,
     stream_columns,
     stream_edges,
+    typed,
 )
 from dglrec.ingest.parts import describe_file
 from dglrec.places import place_of
@@ -125,7 +128,7 @@ def test_hive_partitions_that_nobody_asks_for_are_ignored(
     tmp_path, spool, rows, small, monkeypatch
 ):
     if small:
-        monkeypatch.setattr(stream, "_PARQUET_ROWS", 7)
+        monkeypatch.setattr(typed, "_PARQUET_ROWS", 7)
         monkeypatch.setattr(ratings, "_CHUNK_ROWS", 5)
     folder = tmp_path / "ratings"
     rows["user_bucket"] = rows["user_id"] % 3
@@ -490,6 +493,30 @@ def test_a_data_set_is_the_same_from_parts(tmp_path, rows):
     assert (relation["file"], relation["parts"]) == ("*.csv", 4)
     assert RatingDataset.open(tmp_path / "store").faults() == []
     clear_memory()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_a_file_at_an_address_of_the_web_is_read_and_its_token_kept_back(tmp_path, rows, capsys):
+    pytest.importorskip("aiohttp", reason="no aiohttp, by which fsspec reads http://")
+    (tmp_path / "web").mkdir()
+    write(tmp_path / "web" / "a.csv", rows)
+    handler = functools.partial(_Quiet, directory=tmp_path / "web")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        prepare(f"{address}/a.csv?token=verysecret", tmp_path / "there", PrepareOptions(text=False))
+        with pytest.raises(DataError, match=r"/no\.csv: no such file or folder$") as error:
+            prepare(f"{address}/no.csv?token=verysecret", tmp_path / "no")
+        server.shutdown()
+    prepare(tmp_path / "web" / "a.csv", tmp_path / "here", PrepareOptions(text=False))
+    assert arrays_of(tmp_path / "there") == arrays_of(tmp_path / "here")
+    written = [(tmp_path / name / "dataset.json").read_text() for name in ("here", "there")]
+    told = str(error.value) + capsys.readouterr().err
+    assert written[0] == written[1] and "verysecret" not in told + written[1]
 
 
 def test_train_and_test_files_may_lie_in_parts(tmp_path, rows):

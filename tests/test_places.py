@@ -292,6 +292,11 @@ _S3 = "When reading information for key 'a.csv' in bucket 'b': AWS Error "
             "the store cannot be reached .*curlCode: 7",
         ),
         (ConnectionRefusedError(111, "no"), UnreadableError, "the store cannot be reached"),
+        (
+            OSError("google::cloud::Status(UNAVAILABLE: Could not create a OAuth2 access token"),
+            UnreadableError,
+            r"no credentials that the store takes \(OAuth2 access token\)",
+        ),
         (RuntimeError("what\nis this"), UnreadableError, r"cannot be read \(what is this\)"),
         (ImportError("Install x"), UnusableEnvironmentError, "needs another package .Install x"),
         (MemoryError(), UnusableEnvironmentError, "out of memory"),

@@ -859,7 +859,7 @@ def test_pairs_keep_their_order_and_have_the_models_values(
     part_rows, kind, trained, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("dglrec.ingest.stream._BLOCK_BYTES", 512)
-    monkeypatch.setattr("dglrec.ingest.stream._PARQUET_ROWS", 50)
+    monkeypatch.setattr("dglrec.ingest.typed._PARQUET_ROWS", 50)
     in_small_parts(monkeypatch, rows=part_rows)
     dataset, matrix = trained.dataset, all_scores(trained)
     rng = np.random.default_rng(1)
@@ -936,7 +936,7 @@ def mixed_pairs(numbers, file, known=400):
 def mixed(request, numbers, tmp_path, monkeypatch):
     """Read in short stretches, written in parts of 50 rows."""
     monkeypatch.setattr("dglrec.ingest.stream._BLOCK_BYTES", 512)
-    monkeypatch.setattr("dglrec.ingest.stream._PARQUET_ROWS", 60)
+    monkeypatch.setattr("dglrec.ingest.typed._PARQUET_ROWS", 60)
     in_small_parts(monkeypatch, rows=50)
     file = tmp_path / f"pairs.{request.param}"
     return file, *mixed_pairs(numbers, file)
@@ -1027,7 +1027,7 @@ def test_parts_are_bounded(numbers, tmp_path, monkeypatch):
 
 
 def test_parts_of_pairs_are_bounded(numbers, tmp_path, monkeypatch):
-    monkeypatch.setattr("dglrec.ingest.stream._PARQUET_ROWS", 100)
+    monkeypatch.setattr("dglrec.ingest.typed._PARQUET_ROWS", 100)
     in_small_parts(monkeypatch, rows=250)
     known = numbers.dataset.items.ids[0].as_py()
     frame = pd.DataFrame({"user_id": np.arange(1_010) % 70, "item_id": known})

@@ -327,8 +327,8 @@ def test_what_is_not_there_or_not_readable(trained, lake, server, rows, tmp_path
 _COMMAND = """
 import os, signal, sys
 from dglrec.places import RemotePath
-from dglrec.score import batch
-batch._PART_USERS = 15
+from dglrec.score import jobs
+jobs._PART_USERS = 15
 left, upload = int(sys.argv.pop(1)), RemotePath._upload
 def uploading(self, file):
     global left

@@ -1,14 +1,21 @@
 """What a caller gives -> frames that can stand where the verbs take files."""
 
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from dglrec import schema
 from dglrec.errors import DataError, UsageError
-from dglrec.ingest import ID_NAMES, Frame
+from dglrec.ingest import ID_NAMES, Frame, parse_columns
+
+_SCHEMA_NAMES = {
+    "user": schema.USER_ID,
+    "item": schema.ITEM_ID,
+    "rating": schema.RATING,
+    "timestamp": schema.TIMESTAMP,
+}
 
 
 def frame_of(given: Any, name: str) -> Frame:
@@ -73,6 +80,19 @@ def pairs_frame(given: Any) -> Frame:
     return Frame("pairs", pa.table(columns))
 
 
+def in_schema_names(frame: Frame, columns: Mapping[str, str]) -> Frame:
+    """A frame whose columns are called as those of the ratings that a model was fitted to.
+
+    Args:
+        frame: of users, ratings or pairs; names that are the schema's stay.
+        columns: what `fit` was told that they are called: `user`, `item`, `rating`, `timestamp`.
+    """
+    found = frame.table.column_names
+    named = {name: _SCHEMA_NAMES[key] for key, name in columns.items()}
+    names = [named[one] if named.get(one) not in (None, *found) else one for one in found]
+    return Frame(frame.name, frame.table.rename_columns(names))
+
+
 def holds_ratings(frame: Frame) -> bool:
     """Whether a frame has a column of items: then it says what users rated, not only who."""
     return bool(set(ID_NAMES[schema.ITEM_ID]) & set(frame.table.column_names))
@@ -87,3 +107,14 @@ def _ids_column(ids: list[Any], name: str) -> pa.Array:
             f"{name}: ids are of several types ({kinds}), or none; give whole numbers below 2^63, "
             "or text"
         ) from error
+
+
+def columns_of(columns: Mapping[str, str] | None) -> dict[str, str]:
+    """Names of a table's columns, as `parse_columns` gives them.
+
+    Raises:
+        UsageError: a key is none, or a column is named twice.
+    """
+    if not columns:
+        return {}
+    return parse_columns(",".join(f"{key}={name}" for key, name in columns.items()))

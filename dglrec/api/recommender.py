@@ -1,28 +1,28 @@
 """`Recommender`: from data frames to a trained model, and from it to data frames."""
 
 import shutil
-import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from dglrec import schema
 from dglrec.api.given import (
+    columns_of,
     frame_of,
     holds_ratings,
     ids_frame,
+    in_schema_names,
     is_frame,
     optional_frame,
     pairs_frame,
 )
+from dglrec.api.home import DATA, RUN, home_of
+from dglrec.api.out import figures_frame, in_order_of, titled, to_pandas
 from dglrec.api.words import speaks_python
 from dglrec.config import load_settings
 from dglrec.dataset import DATASET_FILE, TRAIN, PrepareOptions, RatingDataset, prepare
@@ -30,16 +30,13 @@ from dglrec.distributed import choose_device
 from dglrec.errors import UnknownIdsError
 from dglrec.evaluate import evaluate
 from dglrec.features import parse_kinds
-from dglrec.files import atomic_folder, check_target_folder, read_json
-from dglrec.ids import to_type
+from dglrec.files import atomic_folder, read_json
 from dglrec.infer import WEIGHT, Diversity
 from dglrec.infer.diverse import DiverseBy
-from dglrec.ingest import ID_NAMES, Frame
+from dglrec.ingest import Frame
 from dglrec.progress import Manner, spoken
 from dglrec.run import (
-    BEST,
     CONFIG_FILE,
-    LAST,
     LOCK_FILE,
     RESULTS_FILE,
     History,
@@ -59,9 +56,6 @@ from dglrec.score import (
 from dglrec.score.added import Known
 from dglrec.score.listed import Unknown
 from dglrec.train import train
-
-DATA, RUN = "data", "run"
-"""Folders of a recommender: what `dglrec prepare` makes, and what `dglrec train` makes."""
 
 _NEWCOMERS = "; for users that training never saw give a frame of their ratings in place of ids"
 
@@ -113,6 +107,7 @@ class Recommender:
         valid: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
+        columns: Mapping[str, str] | None = None,
         scale: tuple[float, ...] | None = None,
         interactions_from: float | None = None,
         attributes: Mapping[str, str] | None = None,
@@ -139,13 +134,17 @@ class Recommender:
             valid: share of rows that validates.
             test: share of rows that tests.
             seed: of the split; `settings={"train.seed": ...}` is that of training.
+            columns: what the columns of `ratings` are called where their names are others: of
+                `user`, `item`, `rating` and `timestamp`. Frames that the model is asked about may
+                have these names.
             scale: (minimum, maximum) or (minimum, maximum, step) of ratings; None to find out.
             interactions_from: make interactions of the ratings of so much or more.
             attributes: kinds of columns of `items` and `users`, where they are not to be inferred:
                 number, category, categories, text, date, none, or one that was registered.
             text: whether synopses and other texts become features.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            overwrite: whether what another `fit` left in `path` may be replaced.
+            overwrite: whether what another `fit` left in `path` may be replaced; it goes once the
+                new data set is whole.
             quiet: whether nothing is said on stderr.
 
         Raises:
@@ -160,6 +159,7 @@ class Recommender:
             valid=valid,
             test=test,
             seed=seed,
+            columns=columns_of(columns),
             scale=None if scale is None else RatingScale.parse(":".join(map(str, scale))),
             interactions_from=interactions_from,
             text=text,
@@ -178,7 +178,7 @@ class Recommender:
         where = choose_device(device)
         folder = None if path is None else Path(path)
         manner = spoken(Manner(quiet=True)) if quiet else nullcontext()
-        with manner, _home(folder, overwrite) as home:
+        with manner, home_of(folder, overwrite) as home:
             dataset = prepare(source, home / DATA, options)
             results = train(dataset, home / RUN, chosen, device=where, overwrite=overwrite)
         fitted = cls(home, home / RUN, home / DATA, where)
@@ -269,13 +269,13 @@ class Recommender:
             UsageError: the model is not made for what is asked.
         """
         options = ScoreOptions(
-            ratings=optional_frame(ratings, "ratings"),
+            ratings=self._optional(ratings, "ratings"),
             known=known,
             user_table=optional_frame(user_table, "user_table"),
             new_items=optional_frame(new_items, "new_items"),
             unknown=unknown,
         )
-        return _to_pandas(pairs_table(self._open(), pairs_frame(pairs), options))
+        return to_pandas(pairs_table(self._open(), self._named(pairs_frame(pairs)), options))
 
     @speaks_python
     def recommend(
@@ -322,7 +322,7 @@ class Recommender:
             DataError: a frame is bad.
             UsageError: the model is not made for what is asked, or k is impossible.
         """
-        given = None if users is None else ids_frame(users, schema.USER_ID, "users")
+        given = None if users is None else self._named(ids_frame(users, schema.USER_ID, "users"))
         rated = given if given is not None and is_frame(users) and holds_ratings(given) else None
         options = TopKOptions(
             ratings=rated,
@@ -343,7 +343,7 @@ class Recommender:
             if rated is None and str(error).startswith("users:"):
                 raise UnknownIdsError(f"{error}{_NEWCOMERS}") from error
             raise
-        return self._titled(self._in_order_of(given, table, schema.USER_ID), schema.ITEM_ID)
+        return titled(in_order_of(given, table, schema.USER_ID), schema.ITEM_ID, self.dataset)
 
     @speaks_python
     def explain(
@@ -371,10 +371,10 @@ class Recommender:
             UsageError: the model gives no reasons.
         """
         options = ScoreOptions(
-            ratings=optional_frame(ratings, "ratings"), known=known, unknown=unknown
+            ratings=self._optional(ratings, "ratings"), known=known, unknown=unknown
         )
-        table = reasons_table(self._open(), pairs_frame(pairs), options)
-        return self._titled(table, schema.BECAUSE)
+        table = reasons_table(self._open(), self._named(pairs_frame(pairs)), options)
+        return titled(table, schema.BECAUSE, self.dataset)
 
     @speaks_python
     def similar_items(
@@ -396,7 +396,7 @@ class Recommender:
         """
         given = None if items is None else ids_frame(items, schema.ITEM_ID, "items")
         table = similar_table(self._open(), given, k, unknown)
-        return self._titled(self._in_order_of(given, table, schema.ITEM_ID), schema.SIMILAR_ID)
+        return titled(in_order_of(given, table, schema.ITEM_ID), schema.SIMILAR_ID, self.dataset)
 
     def evaluate(self, split: str = "test", **options: Any) -> pd.DataFrame:
         """The figures of `report`: a row for the model, and one for each baseline.
@@ -405,12 +405,7 @@ class Recommender:
             split: `test`, `valid` or `train`.
             options: those of `report`.
         """
-        result = self.report(split, **options)
-        rows = {"model": result, **result.get("baselines", {})}
-        figures = {name: _numbers_of(row) for name, row in rows.items()}
-        frame: pd.DataFrame = pd.DataFrame(list(figures.values()), index=list(figures))
-        frame.index.name = "predictor"
-        return frame
+        return figures_frame(self.report(split, **options))
 
     @speaks_python
     def report(
@@ -472,64 +467,9 @@ class Recommender:
             found = self._opened[history, order] = found.ordered_by(order)
         return found
 
-    def _in_order_of(self, given: Frame | None, table: pa.Table, name: str) -> pa.Table:
-        """A table's rows in the order in which their users, or items, are given."""
-        if given is None:
-            return table
-        column = next(one for one in ID_NAMES[name] if one in given.table.column_names)
-        ids = schema.check_ids(given.table.column(column), column, source=str(given), first_row=1)
-        places = pc.index_in(table.column(name), to_type(ids, table.column(name).type).unique())
-        return table.take(pa.array(np.argsort(places.to_numpy(), kind="stable")))
+    def _named(self, frame: Frame) -> Frame:
+        """A frame with the schema's names in place of those that `fit` was told."""
+        return in_schema_names(frame, self.dataset.meta.get("columns", {}))
 
-    def _titled(self, table: pa.Table, name: str) -> pd.DataFrame:
-        """A table with titles behind a column of items; those without one have their ids."""
-        dataset, ids = self.dataset, table.column(name)
-        at = dataset.items.encode(ids)
-        titles = dataset.titles.cast(pa.string()).take(pa.array(at, mask=at < 0))
-        titles = pc.coalesce(titles, ids.cast(pa.string()))
-        return _to_pandas(
-            table.add_column(table.column_names.index(name) + 1, schema.TITLE, titles)
-        )
-
-
-@contextmanager
-def _home(path: Path | None, overwrite: bool) -> Iterator[Path]:
-    """The folder to make a recommender in.
-
-    Where that fails before training has saved anything, what was made there is removed, unless it
-    stands in the place of something older.
-
-    Args:
-        path: the caller's; None for a temporary one.
-        overwrite: whether what an earlier call made may be replaced.
-
-    Raises:
-        UsageError: it holds something that may not be replaced.
-    """
-    home = Path(tempfile.mkdtemp(prefix="dglrec-")) if path is None else path
-    made = [home / DATA, home / RUN]
-    if path is not None:
-        check_target_folder(made[0], marker=DATASET_FILE, overwrite=overwrite)
-        check_target_folder(made[1], marker=CONFIG_FILE, overwrite=overwrite, ignored=LOCK_FILE)
-    was_there, were_there = home.exists() and path is not None, any(one.exists() for one in made)
-    try:
-        yield home
-    except BaseException:
-        saved = any((home / RUN / which).is_dir() for which in (LAST, BEST))
-        if path is None or not (saved or were_there):
-            for folder in made if was_there else [home]:
-                shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
-
-
-def _numbers_of(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: figure
-        for name, figure in figures.items()
-        if isinstance(figure, int | float) and not isinstance(figure, bool)
-    }
+    def _optional(self, given: Any, name: str) -> Frame | None:
+        return None if given is None else self._named(frame_of(given, name))

@@ -255,7 +255,7 @@ def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, 
 
 def _read_truth(source: Source) -> Truth | None:
     """What the ratings of a generated data set were drawn from, where that lies beside them."""
-    if not isinstance(source.path, Place):
+    if not isinstance(source.path, Place) or not source.path.is_dir():
         return None
     file = source.path / TRUTH_FILE
     return Truth.read(file) if file.is_file() else None

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dglrec import schema
 from dglrec.errors import DataError
-from dglrec.ingest import stream
+from dglrec.ingest import stream, typed
 from dglrec.ingest.faults import fault_of_whole_number
 from dglrec.ingest.frames import Given
 from dglrec.ingest.parts import Parts
@@ -40,11 +40,11 @@ def raw_table(file: Given, id_names: Sequence[str]) -> dict[str, list[Any]]:
         return _joined(file, id_names)
     description = f"reading {file.name}"
     if not stream.is_text(file):
-        fields = stream.typed_schema(file)
+        fields = typed.typed_schema(file)
         names = list(fields.names)
         _refuse_repeated(names, file)
         _refuse_nested(fields, file)
-        stretches = stream.stream_typed(file, names, description)
+        stretches = typed.stream_typed(file, names, description)
     else:
         text = stream.header_format(file, ())
         names = list(text.names)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from dglrec import schema
 from dglrec.errors import DataError
-from dglrec.ingest import stream
+from dglrec.ingest import stream, typed
 from dglrec.ingest.frames import Given
 
 _OPTIONAL = (schema.WEIGHT, schema.TIMESTAMP)
@@ -89,7 +89,7 @@ def stream_edges(file: Given, columns: EdgeColumns) -> Iterator[stream.Stretch]:
     renamed = [schema.SOURCE, schema.DESTINATION, *columns.optional]
     description = f"reading {file.name}"
     if not stream.is_text(file):
-        stretches = stream.stream_typed(file, names, description)
+        stretches = typed.stream_typed(file, names, description)
     else:
         text = stream.header_format(file, names, ",;\t")
         kinds = dict.fromkeys(ends, pa.string())
@@ -113,7 +113,7 @@ def stream_edges(file: Given, columns: EdgeColumns) -> Iterator[stream.Stretch]:
 def _columns(file: Given, id_names: tuple[str, ...]) -> list[str]:
     stream.require_file(file)
     if not stream.is_text(file):
-        names = list(stream.typed_schema(file).names)
+        names = list(typed.typed_schema(file).names)
     else:
         names = list(stream.header_format(file, (*id_names, *_OPTIONAL), ",;\t").names)
     if repeated := sorted({name for name in names if names.count(name) > 1}):

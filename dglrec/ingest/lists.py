@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from dglrec import schema
 from dglrec.errors import DataError, EmptyFileError
 from dglrec.ids import IdMap, IdMapBuilder, to_type
-from dglrec.ingest import stream
+from dglrec.ingest import stream, typed
 from dglrec.ingest.columns import at_level
 from dglrec.ingest.faults import fault_of_whole_number
 from dglrec.ingest.frames import Given
@@ -52,7 +52,7 @@ def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[st
         check_columns(stream.shown_names(found), tuple(missing), str(file))
     names = {name: alias for name, alias in raw.items() if alias is not None}
     if text is None or not stream.is_text(file):
-        stretches = stream.stream_typed(file, list(names.values()), f"reading {file.name}")
+        stretches = typed.stream_typed(file, list(names.values()), f"reading {file.name}")
     else:
         of_raw = {alias: _read_as(name, kinds[name]) for name, alias in names.items()}
         stretches = stream.stream_text(file, text, of_raw, f"reading {file.name}")
@@ -267,7 +267,7 @@ def _header(file: Given, wanted: Iterable[str]) -> tuple[stream.TextFormat | Non
     """
     stream.require_file(file)
     if not stream.is_text(file):
-        return None, stream.typed_schema(file).names
+        return None, typed.typed_schema(file).names
     text = stream.header_format(
         file, [alias for name in wanted for alias in ID_NAMES[name]], ",;\t"
     )

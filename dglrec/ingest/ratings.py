@@ -20,7 +20,7 @@ from dglrec import schema
 from dglrec.errors import DataError, UsageError
 from dglrec.files import disk_errors
 from dglrec.ids import IdMap, IdMapBuilder
-from dglrec.ingest import stream
+from dglrec.ingest import stream, typed
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns, at_level
 from dglrec.ingest.frames import Given
 from dglrec.ingest.parts import TableFile
@@ -229,10 +229,10 @@ class RatingReader:
         text = ratings_columns(file, layout)
         description = f"reading {file.name}"
         if text is None or not stream.is_text(file):
-            found = stream.typed_schema(file).names
+            found = typed.typed_schema(file).names
             names = layout.schema_names(found)
             self._note_feedback(file, names, found)
-            stretches = stream.stream_typed(file, list(names), description)
+            stretches = typed.stream_typed(file, list(names), description)
         else:
             names = layout.schema_names(text.names)
             self._note_feedback(file, names, text.names)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dglrec import schema
 from dglrec.errors import DataError, UsageError
-from dglrec.ingest import stream
+from dglrec.ingest import stream, typed
 from dglrec.ingest.frames import Frame, Given, find, is_file
 from dglrec.ingest.parts import TABLE_ENDINGS, Parts, TableFile, find_table, has_parts, parts_of
 from dglrec.places import Place, RemotePath, folder_and_pattern
@@ -236,7 +236,7 @@ def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | No
     text: stream.TextFormat | None
     first = file if isinstance(file, Frame) else parts_of(file).files[0]
     if not stream.is_text(file):
-        text, names = None, list(stream.typed_schema(file).names)
+        text, names = None, list(typed.typed_schema(file).names)
         for name in layout.columns:
             if names.count(name) > 1:
                 raise DataError(f"{first}: column {name} is there {names.count(name)} times")

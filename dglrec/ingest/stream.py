@@ -14,7 +14,6 @@ from typing import TypeGuard
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet
 
 from dglrec import schema
 from dglrec.errors import DataError
@@ -30,7 +29,6 @@ and take 0x5 for 5."""
 
 _HEAD_BYTES = 1 << 20  # the first line must end within this
 _BLOCK_BYTES = 8 << 20  # of decompressed text: the stretch in memory, and the longest row
-_PARQUET_ROWS = 1 << 19
 
 _MAGIC = (
     (b"PAR1", "a Parquet file; name it .parquet"),
@@ -144,12 +142,17 @@ def header_format(file: TableFile, wanted: Sequence[str], delimiters: str = ",")
         first = parts_of(file).files[0]
         raise DataError(f"{first}: its first line is no CSV header ({error})") from error
     names, delimiter = max(cuts, key=lambda cut: (len(set(cut[0]) & set(wanted)), len(cut[0])))
-    _refuse_twice(parts_of(file).files[0], names, wanted)
+    refuse_twice(parts_of(file).files[0], names, wanted)
     more = [name for name in parts_of(file).partitions if name not in names]
     return TextFormat((*names, *more), delimiter)
 
 
-def _refuse_twice(file: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
+def refuse_twice(file: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse a file that has a wanted column more than once.
+
+    Raises:
+        DataError: it has.
+    """
     for name in wanted:
         if names.count(name) > 1:
             raise DataError(f"{file}: column {name} is there {names.count(name)} times")
@@ -160,119 +163,8 @@ def shown_names(names: Sequence[str]) -> list[str]:
     return [name[:SHOWN_CHARACTERS] for name in names[:SHOWN_CHARACTERS]]
 
 
-def typed_schema(file: Given) -> pa.Schema:
-    """The columns of a Parquet file or a frame.
-
-    Of parts they are the first one's, and what hive partitions give.
-
-    Raises:
-        DataError: the file is missing or no Parquet.
-    """
-    if isinstance(file, Frame):
-        return file.table.schema
-    require_file(file)
-    parts = parts_of(file)
-    with _open_parquet(parts.files[0]) as parquet:
-        fields = parquet.schema_arrow
-    for name, values in parts.partitions.items():
-        if name not in fields.names:
-            fields = fields.append(pa.field(name, pa.array(values).type))
-    return fields
-
-
-def stream_typed(file: Given, columns: Sequence[str], description: str) -> Iterator[Stretch]:
-    """Yield the stretches of some columns of a frame, a Parquet file, or its parts in their order.
-
-    Raises:
-        DataError: the file is missing or damaged, or a part's columns are not the first one's.
-    """
-    if isinstance(file, Frame):
-        yield from _stream_frame(file, columns, description)
-        return
-    require_file(file)
-    parts = parts_of(file)
-    counts = _rows_of_alike(parts, columns)
-    with progress(description, sum(counts), "rows") as advance:
-        for number, part in enumerate(parts.files):
-            row = 1
-            with _open_parquet(part) as parquet:
-                stored = [name for name in columns if name in parquet.schema_arrow.names]
-                added = dict.fromkeys(name for name in columns if name not in stored)
-                for batch in parquet.iter_batches(_PARQUET_ROWS, columns=stored):
-                    table = pa.Table.from_batches([batch])
-                    table = with_partitions(table, parts, number, added)
-                    yield Stretch(table, row, part)
-                    row += len(batch)
-                    advance(len(batch))
-    _say_what_is_empty(parts, counts)
-
-
-def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Iterator[Stretch]:
-    table = frame.table.select(list(columns))
-    with progress(description, len(table), "rows") as advance:
-        for start in range(0, len(table), _PARQUET_ROWS):
-            part = table.slice(start, _PARQUET_ROWS)
-            yield Stretch(part, start + 1, frame)
-            advance(len(part))
-
-
-def _rows_of_alike(parts: Parts, columns: Sequence[str]) -> list[int]:
-    """How many rows each part has, by what stands at its end.
-
-    Raises:
-        DataError: one lacks a column that the first has, or has it of another kind.
-    """
-    counts = []
-    first: dict[str, pa.DataType] = {}
-    several = len(parts.files) > 1
-    with progress("looking at parts", len(parts.files), "parts", shown=several) as advance:
-        for part in parts.files:
-            with _open_parquet(part) as parquet:
-                fields, rows = parquet.schema_arrow, parquet.metadata.num_rows
-            types = dict(zip(fields.names, fields.types, strict=True))
-            found = {name: types[name] for name in columns if name in types}
-            first = first or found
-            _refuse_other_columns(part, parts.files[0], fields.names, found, first)
-            counts.append(rows)
-            advance(1)
-    return counts
-
-
-def _refuse_other_columns(
-    part: Place,
-    first_part: Place,
-    names: Sequence[str],
-    found: Mapping[str, pa.DataType],
-    first: Mapping[str, pa.DataType],
-) -> None:
-    if part == first_part:
-        return
-    _refuse_twice(part, names, list(first))
-    if missing := [name for name in first if name not in found]:
-        raise DataError(
-            f"{part}: no column {', '.join(missing)}, which {first_part} has; found "
-            f"{', '.join(shown_names(names)) or 'no columns'}"
-        )
-    for name, kind in first.items():
-        if _family(found[name]) != _family(kind):
-            raise DataError(
-                f"{part}: column {name} holds {found[name]}, and in {first_part} {kind}; parts of "
-                "one table have columns of the same types"
-            )
-
-
-def _family(kind: pa.DataType) -> str:
-    """What types have in common that are read alike."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return "number"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "text"
-    return str(kind)
-
-
-def _say_what_is_empty(parts: Parts, counts: Sequence[int]) -> None:
+def say_what_is_empty(parts: Parts, counts: Sequence[int]) -> None:
+    """Say how many parts have no row; all of them is for somebody else to say."""
     empty = [name for name, rows in zip(parts.names, counts, strict=True) if not rows]
     if empty and len(empty) < len(counts):
         log(f"{parts}: {counted(len(empty), 'part')} without a row, {empty[0]} the first")
@@ -331,7 +223,7 @@ def stream_text(
                         position = raw.tell()
                 except pa.ArrowInvalid as error:
                     raise reader.explained(error) from error
-    _say_what_is_empty(parts, counts)
+    say_what_is_empty(parts, counts)
 
 
 def _format_of_part(
@@ -484,7 +376,7 @@ class _TextReader:
 def _open_bytes(file: Place) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
     """The file itself, whose position tells the progress, and the stream of its plain bytes."""
     with ExitStack() as until_read:
-        raw = opened = until_read.enter_context(_open_anywhere(file))
+        raw = opened = until_read.enter_context(open_anywhere(file))
         if isinstance(file, RemotePath):  # each read is a request
             opened = until_read.enter_context(pa.BufferedInputStream(raw, _BLOCK_BYTES))
         if file.suffix.lower() == ".gz":
@@ -492,19 +384,8 @@ def _open_bytes(file: Place) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
         yield raw, opened
 
 
-def _open_anywhere(file: Place) -> pa.NativeFile:
+def open_anywhere(file: Place) -> pa.NativeFile:
     """The bytes of a file, to be read from anywhere."""
     if isinstance(file, RemotePath):
         return file.store.filesystem.open_input_file(file.address)
     return pa.OSFile(str(file))
-
-
-@contextmanager
-def _open_parquet(file: Place) -> Iterator[pyarrow.parquet.ParquetFile]:
-    # A reader that reads ahead keeps all that it has read, until it has come to the end.
-    with (
-        faults(file),
-        _open_anywhere(file) as source,
-        pyarrow.parquet.ParquetFile(source, pre_buffer=False) as parquet,
-    ):
-        yield parquet

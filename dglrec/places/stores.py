@@ -27,6 +27,7 @@ _SHOWN_CHARACTERS = 160
 
 _AWS_ERROR = re.compile(r"AWS Error ([A-Z_0-9]+)(?: \(HTTP status (\d+)\))?")
 _OF_A_STORE = re.compile(r"AWS Error|google::cloud|HTTP status|curlCode|\bStatus\(")
+_REFUSED_BY_GOOGLE = re.compile(r"PERMISSION_DENIED|UNAUTHENTICATED|OAuth2 access token")
 _REFUSED_KEYS = (
     "INVALID_ACCESS_KEY_ID",
     "INVALID_CLIENT_TOKEN_ID",
@@ -132,6 +133,8 @@ def _explained(error: Exception, uri: Uri) -> tuple[type[DglrecError] | None, st
         return UnreadableError, f"access denied{hint}"
     if code in _REFUSED_KEYS:
         return UnreadableError, f"the store refuses the credentials ({code}){hint}"
+    if refused := _REFUSED_BY_GOOGLE.search(text):
+        return UnreadableError, f"no credentials that the store takes ({refused[0]}){hint}"
     if code == "NETWORK_CONNECTION" or isinstance(error, ConnectionError | TimeoutError):
         return UnreadableError, f"the store cannot be reached ({_short(text, uri)})"
     return None, _short(text, uri)
