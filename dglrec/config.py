@@ -9,7 +9,7 @@ Each key stands beside what it configures: `model.*` in `nn.ModelConfig`, `loade
 import difflib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def load_settings(
     values: Values = {name: {} for name in SECTIONS} if file is None else read_config(file)
     _override(values, assignments, environment or {})
     for key, value in (given or {}).items():
-        _check_key(key, "settings")
+        check_key(key, "settings")
         section, name = key.split(".")
         values[section][name] = value
     return build_settings(values)
@@ -109,7 +109,7 @@ def read_config(file: Path) -> Values:
         if section not in SECTIONS:
             raise UsageError(f"{file}: no section [{section}]{nearest(section, SECTIONS)}")
         for key, value in keys.items():
-            _check_key(f"{section}.{key}", str(file))
+            check_key(f"{section}.{key}", str(file))
             values[section][key] = value
     return values
 
@@ -295,6 +295,17 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def keyed_entries(
+    table: Mapping[str, Any], sections: Collection[str] = tuple(SECTIONS)
+) -> Iterator[tuple[str, Any]]:
+    """Values by keys like `model.layers`, which TOML takes for tables unless they are quoted."""
+    for key, value in table.items():
+        if key in sections and isinstance(value, dict):
+            yield from ((f"{key}.{name}", one) for name, one in value.items())
+        else:
+            yield key, value
+
+
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """The end of a message that refuses a name: which of the known ones is most like it."""
     names = list(known)
@@ -329,12 +340,21 @@ def _override(values: Values, assignments: Sequence[str], environment: Mapping[s
 
 
 def _assign(values: Values, key: str, text: str, source: str) -> None:
-    _check_key(key, source)
+    check_key(key, source)
     section, name = key.split(".")
     values[section][name] = parse_value(text)
 
 
-def _check_key(key: str, source: str) -> None:
+def check_key(key: str, source: str) -> None:
+    """Refuse what is no setting.
+
+    Args:
+        key: like `train.epochs`.
+        source: where it stands.
+
+    Raises:
+        UsageError: it is none; the nearest one is named.
+    """
     if key not in known_keys():
         raise UsageError(f"{source}: no setting {key}{nearest(key, known_keys())}")
 

@@ -9,6 +9,10 @@ class DglrecError(Exception):
     """Whether another process of the same job says it already."""
 
 
+class DivergedError(DglrecError):
+    """What a training computes is no longer finite: its settings do not suit the data."""
+
+
 class UsageError(DglrecError):
     """A command, an option or a configuration value is wrong."""
 

@@ -169,6 +169,26 @@ install() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# A store of objects on the path, for tests; without it they are skipped, and say so.
+prepare_store() {
+    local place=$venv-store wanted
+    wanted=$(cat -- "$root/scripts/store.txt" "$venv/pyvenv.cfg")
+    if [ "$(cat -- "$place/.dglrec-installed" 2>/dev/null)" != "$wanted" ]; then
+        rm -rf -- "$place"
+        if ! "$venv/bin/python" -m venv "$place" >&2 ||
+            ! "$place/bin/python" -m pip install --quiet --requirement "$root/scripts/store.txt" >&2; then
+            say 'there will be no store of objects: its packages could not be installed'
+            rm -rf -- "$place"
+            return 0
+        fi
+        # Alone on the path: beside it lies a Python.
+        mkdir -p -- "$place/path"
+        ln -s -- "$place/bin/moto_server" "$place/path/moto_server"
+        printf '%s\n' "$wanted" >"$place/.dglrec-installed"
+    fi
+    PATH=$place/path:$PATH
+}
+
 prepare_environment() {
     # One at a time: two runs at once would install over each other.
     exec 9<"$root/setup.cfg"

@@ -1108,7 +1108,7 @@ def test_score_on_a_full_disk(world, small_disk, dglrec_command, refused):
 
 VERBS = [
     *("doctor", "synth", "prepare", "train", "evaluate", "recommend", "score", "compare"),
-    *("study", "quickstart"),
+    *("study", "report", "quickstart"),
 ]
 
 
@@ -1228,7 +1228,7 @@ NEEDS_FILES = {
     "score pairs": ("pairs.csv", "user_id,item_id\n{user},{item}\n"),
     "recommend new": ("mine.csv", "item_id,rating\n{item},8\n"),
 }
-ELSEWHERE = {"compare", "study", "quickstart"}  # in tests of their own
+ELSEWHERE = {"compare", "study", "report", "quickstart"}  # in tests of their own
 REPORTING = [*(verb for verb in VERBS if verb not in ELSEWHERE), *NEEDS_FILES]
 
 

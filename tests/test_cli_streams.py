@@ -25,11 +25,11 @@ def words():
 @cli.command()
 def table():
     from rich.table import Table
-    from dglrec.cli.output import _add_row, _print_table
+    from dglrec.cli.output import add_row, print_table
     shown = Table()
     shown.add_column("title")
-    _add_row(shown, "T\\u00fcr \\u6771")
-    _print_table(shown)
+    add_row(shown, "T\\u00fcr \\u6771")
+    print_table(shown)
 
 @cli.command()
 def figures():

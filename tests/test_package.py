@@ -39,7 +39,7 @@ def test_an_sdist_makes_a_wheel_that_works_where_nothing_else_is(tmp_path: Path)
     names = zipfile.ZipFile(wheel).namelist()
     kept = [name for name in names if ".dist-info/" not in name]
     assert {name.partition("/")[0] for name in kept} == {"dglrec"}
-    for folder in ("configs", "studies"):
+    for folder in ("configs", "spaces", "studies"):
         shipped = {path.name for path in (ROOT / "dglrec" / folder).glob("*.toml")}
         assert {n.rpartition("/")[2] for n in kept if f"/{folder}/" in n} == shipped
     run(sys.executable, "-m", "venv", tmp_path / "venv", folder=tmp_path)

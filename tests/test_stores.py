@@ -221,7 +221,7 @@ def server():
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     moto = shutil.which("moto_server", path=path)
     if moto is None:
-        pytest.skip("no moto_server on the PATH, which the extra `store` brings")
+        pytest.skip("no moto_server on the PATH, where scripts/test puts one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -39,6 +39,8 @@ ORDER = [
         "config",
         "api",
         "study",
+        "tune",
+        "report",
         "doctor",
         "verify",
         "quickstart",

@@ -1,8 +1,8 @@
 """The command line: `verbs.py` up to a trained model, `scoring.py` what uses one.
 
 `preparing.py` makes data sets, `comparing.py` holds several models against one another,
-`studying.py` trains a grid of them. `options.py` holds what they share, `output.py` what they
-print.
+`studying.py` trains a grid of them, `tuning.py` searches for settings. `options.py` holds what they
+share, `output.py` what they print.
 
 Whatever happens ends here, in an exit code and at most two lines on stderr.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from dglrec.cli import comparing, preparing, scoring, studying  # noqa: F401 - they add their verbs
+from dglrec.cli import comparing, preparing, scoring, studying, tuning  # noqa: F401 - they add their verbs
 from dglrec.cli.streams import guarded
 from dglrec.cli.verbs import cli
 from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, UsageError

@@ -271,8 +271,8 @@ def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
-        _add_row(table, *row)
-    _print_table(table)
+        add_row(table, *row)
+    print_table(table)
 
 
 def print_comparison(result: dict[str, Any]) -> None:
@@ -291,8 +291,8 @@ def print_comparison(result: dict[str, Any]) -> None:
         table.add_column(name)
     for run in result["runs"]:
         cells = (f"{run[name]['value']:.4f} {_interval(run[name])}".rstrip() for name in metrics)
-        _add_row(table, run["name"], str(run["runs"]), *cells)
-    _print_table(table)
+        add_row(table, run["name"], str(run["runs"]), *cells)
+    print_table(table)
     table = Table(title=f"Paired differences, {level}")
     for name in ("", "metric", "value", "interval", "p (Holm)", "percent", "d_z"):
         table.add_column(name, justify="left" if name in ("", "metric", "interval") else "right")
@@ -302,7 +302,7 @@ def print_comparison(result: dict[str, Any]) -> None:
             found = pair[name]
             includes = found["low"] is not None and found["low"] <= 0 <= found["high"]
             whole = (pair["percent"], pair["d_z"]) if name == metrics[0] else (None, None)
-            _add_row(
+            add_row(
                 table,
                 title,
                 name,
@@ -312,7 +312,7 @@ def print_comparison(result: dict[str, Any]) -> None:
                 *("" if value is None else f"{value:+.2f}" for value in whole),
                 end_section=name == metrics[-1],
             )
-    _print_table(table)
+    print_table(table)
     for note in result["notes"]:
         say(f"note: {note}")
 
@@ -327,8 +327,8 @@ def print_study(result: dict[str, Any]) -> None:
         table.add_column(name, justify="right" if name == "runs" else "left")
     for row in result["variants"]:
         figures = (f"{row[name]['value']:.4f} {_interval(row[name])}".rstrip() for name in metrics)
-        _add_row(table, row["name"], str(row["runs"]), *figures)
-    _print_table(table)
+        add_row(table, row["name"], str(row["runs"]), *figures)
+    print_table(table)
     leading = "RMSE" if metrics[0] == "rmse" else metrics[0]
     table = Table(title=f"{leading} against {result['reference']}, {level}")
     beside = ("valid", result["baseline"], "seconds")
@@ -348,8 +348,8 @@ def print_study(result: dict[str, Any]) -> None:
                 "" if apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
             ]
         cells += ["" if row[key] is None else f"{row[key]:.4f}" for key in ("valid", "baseline")]
-        _add_row(table, row["name"], *cells, f"{row['training_seconds']:.1f}")
-    _print_table(table)
+        add_row(table, row["name"], *cells, f"{row['training_seconds']:.1f}")
+    print_table(table)
     for note in result["notes"]:
         say(f"note: {note}")
 
@@ -382,8 +382,8 @@ def print_recommendations(found: list[Any]) -> None:
         cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
         cells += [_rating(one)] if one.rating is not None else []
         cells += ["\n".join(" ".join(one.split()) for one in reasons)] if explained else []
-        _add_row(table, *cells)
-    _print_table(table)
+        add_row(table, *cells)
+    print_table(table)
     most = max((abs(reason.contribution) for one in found for reason in one.because), default=1.0)
     if most < _TELLING:
         say(
@@ -405,11 +405,13 @@ def _reason(reason: Any) -> str:
     return f"{reason.title}{rated} (+{reason.contribution:.2f})"
 
 
-def _add_row(table: Table, *cells: str, end_section: bool = False) -> None:
+def add_row(table: Table, *cells: str, end_section: bool = False) -> None:
+    """Add a row of a table, its cells as `printable`."""
     table.add_row(*map(printable, cells), end_section=end_section)
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Print a table, where stdout is no terminal 100 characters wide."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=100)

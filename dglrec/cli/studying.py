@@ -1,4 +1,4 @@
-"""The verb that trains a declared grid of runs: study."""
+"""The verbs about many runs: study trains a declared grid, report makes a page."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dglrec.cli.options import FOLDER_OR_FILE, option_device, option_json
+from dglrec.cli.options import (
+    FOLDER_OR_FILE,
+    option_dataset,
+    option_device,
+    option_json,
+    option_overwrite,
+)
 from dglrec.cli.output import print_json, print_study, say
+from dglrec.cli.output import report as print_figures
 from dglrec.cli.verbs import cli
 from dglrec.errors import UsageError
 from dglrec.interrupts import outlive_terminal
@@ -135,3 +142,47 @@ def _print_list(studies: list["Study"], as_json: bool) -> None:
         for name, description in shown["variants"].items():
             mark = "; the reference" if name == shown["reference"] else ""
             say(f"  {name:{width}}  {description}{mark}")
+
+
+@cli.command()
+@click.argument("sources", metavar="RUN RUN...", nargs=-1, type=FOLDER_OR_FILE, required=True)
+@click.argument("out", metavar="OUT.html", type=FOLDER_OR_FILE)
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@option_dataset
+@option_device
+@option_overwrite
+@option_json
+def report(
+    sources: tuple[Path, ...],
+    out: Path,
+    split: str,
+    dataset: Path | None,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write a page about runs, side by side, to look at in a browser.
+
+    Curves of training, metrics beside baselines with intervals, calibration, errors by activity and
+    popularity, what lists are like, a map of items, some users' lists, costs, settings, data card
+    and model card. The page needs no network. Runs must have the same held-out rows. The folder of
+    a study gives its table and its differences.
+
+    \b
+    Examples:
+      dglrec report run report.html
+      dglrec report run other-run report.html --overwrite
+      dglrec report ablation-out ablation.html
+    """
+    from dglrec.distributed import choose_device
+    from dglrec.report import write_report
+
+    result = write_report(
+        sources,
+        out,
+        split=split,
+        overwrite=overwrite,
+        dataset=dataset,
+        device=choose_device(device),
+    )
+    print_figures(result, as_json)

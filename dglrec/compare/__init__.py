@@ -15,7 +15,8 @@ from dglrec.compare.groups import (
     compare,
     notes_on_seeds,
 )
-from dglrec.compare.runs import SPLITS, compare_runs
+from dglrec.compare.rows import SharedRows
+from dglrec.compare.runs import SPLITS, SharedLists, compare_runs
 from dglrec.compare.statistics import (
     UserSums,
     bootstrap,
@@ -47,6 +48,8 @@ __all__ = [
     "Estimate",
     "GroupFigures",
     "PairedEstimate",
+    "SharedLists",
+    "SharedRows",
     "UserSums",
     "bootstrap",
     "check_options",

@@ -65,7 +65,7 @@ def compare_runs(
     check_options(draws, level, seed)
     _check_groups(groups)
     shared: SharedRows | None = None
-    lists: _Lists | None = None
+    lists: SharedLists | None = None
     models: dict[str, Path] = {}
     sums: dict[str, list[UserSums]] = {}
     for name, runs in groups.items():
@@ -75,7 +75,7 @@ def compare_runs(
             rows = rows_of_run(trained, run, split)
             if shared is None:
                 shared = SharedRows.of(trained.dataset, run, split, rows)
-                lists = _Lists.of(trained, split, ranking, relevant_from)
+                lists = SharedLists.of(trained, split, ranking, relevant_from)
             order = shared.order_of(trained.dataset, run, rows)
             twin = models.setdefault(trained.identity["weights"], run)
             if twin != run:
@@ -102,7 +102,7 @@ def compare_runs(
 
 
 @dataclass(frozen=True)
-class _Lists:
+class SharedLists:
     """Lists that runs are compared by.
 
     Attributes:
@@ -118,7 +118,7 @@ class _Lists:
     @classmethod
     def of(
         cls, first: Predictor, split: str, ranking: int | None, relevant_from: float | None
-    ) -> "_Lists | None":
+    ) -> "SharedLists | None":
         """What is asked for, or what the first run is good for; None for predicted ratings.
 
         Raises:

@@ -327,6 +327,7 @@ Stream = Literal[
     "relations",
     "walks",
     "nodes",
+    "trials",
 ]
 """What a seed is for; no two of them share their numbers."""
 

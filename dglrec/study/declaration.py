@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from dglrec.config import (
     build_settings,
     explain,
     from_environment,
+    keyed_entries,
     known_keys,
     nearest,
     parse_value,
@@ -413,20 +414,12 @@ def _configured(table: Mapping[str, Any], where: str, file: Path) -> dict[str, A
 def _flattened(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Values by keys like `model.layers`, which TOML takes for tables unless they are quoted."""
     found: dict[str, Any] = {}
-    for key, value in _entries(table):
+    for key, value in keyed_entries(table, (*SECTIONS, _PREPARE)):
         _check_key(key, where)
         if key in found:
             raise UsageError(f"{where}: {key} is there twice; give it once")
         found[key] = value
     return found
-
-
-def _entries(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if key in (*SECTIONS, _PREPARE) and isinstance(value, dict):
-            yield from ((f"{key}.{name}", one) for name, one in value.items())
-        else:
-            yield key, value
 
 
 def _check_key(key: str, where: str) -> None:

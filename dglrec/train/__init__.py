@@ -5,11 +5,16 @@ from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.describe import describe_environment
 from dglrec.train.folder import job_of
 from dglrec.train.loaders import Loader, make_loader
+from dglrec.train.loop import AfterEpoch, LostDeviceError
 from dglrec.train.objectives import (
     LOSSES,
+    WORTH_OF_RMSE,
+    Figures,
     Loss,
+    Metric,
     RankingConfig,
     RatingObjective,
+    list_metric,
     make_loss,
     make_objective,
 )
@@ -19,8 +24,13 @@ from dglrec.train.step import TrainingStep, learning_rate_share
 
 __all__ = [
     "LOSSES",
+    "WORTH_OF_RMSE",
+    "AfterEpoch",
+    "Figures",
     "Loader",
     "Loss",
+    "LostDeviceError",
+    "Metric",
     "RankingConfig",
     "RatingObjective",
     "Settings",
@@ -30,6 +40,7 @@ __all__ = [
     "fit_baseline",
     "job_of",
     "learning_rate_share",
+    "list_metric",
     "make_loader",
     "make_loss",
     "make_objective",

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from dglrec.baselines import Baseline, fit_model, liked_from
 from dglrec.checkpoint import load_checkpoint, save_checkpoint
-from dglrec.dataset import TRAIN, RatingDataset
+from dglrec.dataset import HELD_OUT, TRAIN, RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import UsageError
 from dglrec.evaluate import RankingTargets, evaluate, rank_lists
@@ -62,6 +62,7 @@ def fit_baseline(
     resume: bool = False,
     overwrite: bool = False,
     world: World = ALONE,
+    report: Collection[str] = HELD_OUT,
 ) -> dict[str, Any]:
     """Fit the baseline that `model.kind` names and leave it, with its metrics, in a run folder.
 
@@ -77,6 +78,7 @@ def fit_baseline(
         resume: see above.
         overwrite: whether an existing run may be replaced.
         world: the processes that fit together.
+        report: the held-out splits to measure.
 
     Returns:
         What `results.json` holds: `kind`, and what `train` returns, with one epoch.
@@ -132,7 +134,8 @@ def fit_baseline(
         trained = TrainedBaseline(
             baseline=baseline, dataset=dataset, meta=describe_dataset(dataset, run), world=world
         )
-        figures = {split: _measured(trained, split) for split in dataset.held_out_splits}
+        splits = [split for split in dataset.held_out_splits if split in report]
+        figures = {split: _measured(trained, split) for split in splits}
         valid = figures.get("valid", {})
         metrics = {name: valid[name] for name in _METRICS if name in valid}
         with world.together():

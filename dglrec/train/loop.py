@@ -9,16 +9,16 @@ gradients, sums and counts are added up, and the first process alone writes the 
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from dglrec.dataset import RatingDataset
+from dglrec.dataset import HELD_OUT, RatingDataset
 from dglrec.distributed import ALONE, PeerError, World
-from dglrec.errors import DglrecError, UnusableEnvironmentError, UsageError
+from dglrec.errors import DglrecError, DivergedError, UnusableEnvironmentError, UsageError
 from dglrec.files import write_json
 from dglrec.interrupts import Interrupts
 from dglrec.machine import give_back_memory, keep_freed_memory
@@ -60,6 +60,9 @@ from dglrec.train.state import Checkpoints, Progress, Tally, has_checkpoint
 from dglrec.train.step import TrainingStep
 from dglrec.train.validation import Validation
 
+AfterEpoch = Callable[[int, Figures], bool]
+"""What is told each epoch, from 1, with its validation figures by name, and whether to stop."""
+
 _TITLES = {"rmse": "RMSE", "train_rmse": "RMSE", "train_list_loss": "list loss"}
 
 
@@ -72,6 +75,8 @@ def train_once(
     resume: bool = False,
     overwrite: bool = False,
     world: World = ALONE,
+    after_epoch: AfterEpoch = lambda epoch, figures: False,
+    report: Collection[str] = HELD_OUT,
 ) -> dict[str, Any]:
     """Train a model on the rows of a data set's graph; see `train.train`, which calls this.
 
@@ -83,7 +88,9 @@ def train_once(
     with world.together():
         dataset.prove()
     if settings.model.kind != "graph":
-        return fit_baseline(dataset, run, settings, resume=resume, overwrite=overwrite, world=world)
+        return fit_baseline(
+            dataset, run, settings, resume=resume, overwrite=overwrite, world=world, report=report
+        )
     begins = not (resume and has_checkpoint(run, world))
     source, settings = resolve_beginning(dataset, run, settings, world, begins=begins)
     config = settings.train
@@ -181,9 +188,11 @@ def train_once(
             while done.goes_on(config):
                 _train_epoch(step, loader, device, settings, done, checkpoints, interrupts)
                 with _lost_device_said(f"after epoch {done.epoch + 1}", device):
-                    _end_epoch(step, valid, config.last_epoch, done, checkpoints)
+                    figures = _end_epoch(step, valid, config.last_epoch, done, checkpoints)
                 if any(world.sum([interrupts.requested])):
                     _stop(f"epoch {done.epoch}", world)
+                if after_epoch(done.epoch, figures):
+                    break
         if any(world.sum([interrupts.requested])):
             _stop(f"epoch {done.epoch}", world)
 
@@ -196,7 +205,11 @@ def train_once(
             "epochs": done.epoch,
             "best_epoch": done.best_epoch,
             "training_seconds": round(done.seconds, 3),
-            **{split: measured(trained, split, objective) for split in dataset.held_out_splits},
+            **{
+                split: measured(trained, split, objective)
+                for split in dataset.held_out_splits
+                if split in report
+            },
             **what_it_learned_from(dataset, run, config, world),
         }
         if settings.model.time_decay:
@@ -300,8 +313,8 @@ def _stop(where: str, world: World) -> NoReturn:
 
 def _end_epoch(
     step: TrainingStep, valid: Validation, epochs: int, done: Progress, checkpoints: Checkpoints
-) -> None:
-    """Validate, note, save."""
+) -> Figures:
+    """Validate, note, save; the validation figures."""
     world = step.world
     training = _training_figures(done, world, valid)
     give_back_memory()  # what steps took, and embeddings take in larger pieces
@@ -313,7 +326,7 @@ def _end_epoch(
         for name, figure in metrics.items():
             if math.isfinite(figure):
                 continue
-            raise DglrecError(
+            raise DivergedError(
                 f"epoch {done.epoch}: validation {_TITLES.get(name, name)} {figure:g}; the best "
                 "checkpoint is as before this epoch; try a lower train.learning_rate"
             )
@@ -341,6 +354,7 @@ def _end_epoch(
     if better:
         checkpoints.save_best(done, metrics)
     checkpoints.save_last(done, metrics)
+    return metrics
 
 
 def _training_figures(done: Progress, world: World, valid: Validation) -> dict[str, float]:

@@ -5,6 +5,7 @@ rows, are data like others. What chose stays beside the model, a run of its own 
 """
 
 import json
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from dglrec.run import (
 from dglrec.train.beginning import resolve_beginning
 from dglrec.train.config import Settings
 from dglrec.train.folder import check_run, job_of, read_results, start_run, sweep_run
-from dglrec.train.loop import train_once
+from dglrec.train.loop import AfterEpoch, train_once
 
 
 def train(
@@ -45,6 +46,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     world: World = ALONE,
+    after_epoch: AfterEpoch = lambda epoch, figures: False,
+    report: Collection[str] = HELD_OUT,
 ) -> dict[str, Any]:
     """Train a model and leave it, with its metrics, in a run folder.
 
@@ -66,6 +69,11 @@ def train(
         resume: go on from the run's last checkpoint, as though nothing had happened.
         overwrite: whether an existing run may be replaced.
         world: the processes that train together.
+        after_epoch: called with each epoch, from 1, and its validation figures, once it is saved;
+            where it returns True training ends there, and the best epoch so far is kept. With
+            several processes it must answer the same on all. It is not called for a baseline, nor
+            for what `train.refit` trains again.
+        report: the held-out splits to measure at the end; of others no row is read.
 
     Returns:
         What `results.json` holds: epochs, seconds, metrics of the best model on the validation and
@@ -82,9 +90,10 @@ def train(
         DglrecError: the loss is no longer finite, or the disk is full.
     """
     run = Path(run)
-    once = partial(train_once, device=device, world=world)
+    once = partial(train_once, device=device, world=world, report=report)
+    first = partial(once, after_epoch=after_epoch)
     if settings.train.refit == "none":
-        return once(dataset, run, settings, resume=resume, overwrite=overwrite)
+        return first(dataset, run, settings, resume=resume, overwrite=overwrite)
     with world.together():
         dataset.prove()
         _check_refit(dataset, settings, resume)
@@ -105,7 +114,7 @@ def train(
         if not chosen:
             alone = _with(settings, refit="none")
             begun = bool(world.from_first(lambda: _is_begun(selection)))
-            once(dataset, selection, alone, resume=begun)
+            first(dataset, selection, alone, resume=begun)
             chosen = read_results(selection, world)
     whole = dataset.with_rows(("valid",) if settings.train.refit == "valid" else HELD_OUT)
     if world.is_first:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dglrec.blocks import EdgeBatch
 from dglrec.distributed import ALONE, World
-from dglrec.errors import DglrecError
+from dglrec.errors import DivergedError
 from dglrec.nn import Encoded, ListTerms, NodeValues, RatingModel
 from dglrec.train.config import TrainConfig
 from dglrec.train.objectives import Costs, Objective
@@ -105,7 +105,7 @@ class TrainingStep:
             notes: numbers to add up over all processes on the way; with `update` only.
 
         Raises:
-            DglrecError: loss or gradient is not finite; the weights are as before.
+            DivergedError: loss or gradient is not finite; the weights are as before.
         """
         count = 0 if batch is None else batch.num_targets
         self._targets += 0 if batch is None else batch.divisor
@@ -187,7 +187,7 @@ class TrainingStep:
         rank = f"rank {self.world.rank}, " if self.world.size > 1 else ""
         with self.world.together():
             if bad or (not somebodys and self.world.is_first):
-                raise DglrecError(
+                raise DivergedError(
                     f"{rank}loss {float(loss):g}, gradient norm {float(norm):g} (batch of edges "
                     f"{', '.join(str(int(edge)) for edge in edges)}, ...); the weights are as "
                     "before this step; try a lower train.learning_rate"

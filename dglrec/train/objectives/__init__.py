@@ -6,11 +6,13 @@ figures say that one epoch is better than another. The loop knows none of it.
 
 from dglrec.train.objectives.config import RankingConfig
 from dglrec.train.objectives.kinds import (
+    WORTH_OF_RMSE,
     Costs,
     Figures,
     Metric,
     Objective,
     RatingObjective,
+    list_metric,
     make_objective,
     positives_from,
     standard_error_of,
@@ -19,6 +21,7 @@ from dglrec.train.objectives.rating import LOSSES, Loss, make_loss, prove_loss
 
 __all__ = [
     "LOSSES",
+    "WORTH_OF_RMSE",
     "Costs",
     "Figures",
     "Loss",
@@ -26,6 +29,7 @@ __all__ = [
     "Objective",
     "RankingConfig",
     "RatingObjective",
+    "list_metric",
     "make_loss",
     "make_objective",
     "positives_from",

@@ -19,8 +19,8 @@ from dglrec.train.objectives.negatives import KnownItems, PoolSampler, RelatedSa
 from dglrec.train.objectives.ranking import FixedTargets, RankingLoss, Related, Targets
 from dglrec.train.objectives.rating import Loss, make_loss
 
-# How many percent of the lists' figure one percent of RMSE is worth; see `BothObjective`.
-_WORTH_OF_RMSE = 5.0
+WORTH_OF_RMSE = 5.0
+"""How many percent of the lists' figure one percent of RMSE is worth; see `BothObjective`."""
 
 # The t of `BothObjective`, chosen on validation rows of MovieLens 100K, the anime sample and Ciao,
 # three trainings of each. Half of the users, drawn 200 times, chose the epoch by their lists, and
@@ -60,6 +60,16 @@ class Metric(NamedTuple):
     def is_better_epoch(self, figures: Figures, best: Figures | None) -> bool:
         """Whether an epoch's figure is better than that of the best epoch so far."""
         return self.is_better(figures[self.name], None if best is None else best[self.name])
+
+
+def list_metric(config: RankingConfig, num_items: int) -> Metric:
+    """What lists are judged by on validation rows.
+
+    Args:
+        config: which names the figure, and how long lists are.
+        num_items: of the catalogue; no list is longer.
+    """
+    return Metric(f"{config.metric}@{min(config.at, num_items)}", maximise=True)
 
 
 class Costs(NamedTuple):
@@ -180,8 +190,8 @@ class RankingObjective:
         self._related = RelatedSampler(config, graph, device) if config.related_negatives else None
         self._epoch = 0
         self.list_length = min(config.at, graph.num_items)
-        self.list_metric = f"{config.metric}@{self.list_length}"
-        self.metrics = (Metric(self.list_metric, maximise=True),)
+        self.metrics = (list_metric(config, graph.num_items),)
+        self.list_metric = self.metrics[0].name
 
     def is_better(self, figures: Figures, best: Figures | None) -> bool:
         """Whether its NDCG or recall is higher.
@@ -342,7 +352,7 @@ class BothObjective:
         """Whether what the lists gain for certain is more than what RMSE loses."""
         if best is None:
             return math.isfinite(figures["rmse"])
-        lost = _WORTH_OF_RMSE * _relative(figures["rmse"], best["rmse"])
+        lost = WORTH_OF_RMSE * _relative(figures["rmse"], best["rmse"])
         # Where no validation row is relevant there are no lists to judge by.
         name = self.list_metric
         gained = 0.0 if name not in figures else _certain_gain(figures, best, name)
