@@ -137,7 +137,9 @@ def test_what_is_declared_is_what_setup_says() -> None:
         declared = metadata.requires("dglrec") or []
     except metadata.PackageNotFoundError:
         pytest.skip("dglrec is not installed, only on the path")
-    assert "dgl==1.1.3" in [text.replace(" ", "") for text in declared]
+    (dgl,) = [text.replace(" ", "") for text in declared if text.startswith("dgl")]
+    # Later Pythons get it from scripts/environment.sh.
+    assert dgl.startswith("dgl==1.1.3;python_version<") and "3.12" in dgl
 
 
 @pytest.mark.parametrize("name", ["devices", "threads", "memory"])

@@ -1171,7 +1171,7 @@ def test_an_unknown_id_far_down_stops_all_and_finishes_nothing(
         return score_pairs(trained, out, tmp_path / "pairs.csv", ScoreOptions(**options))
 
     found = outcomes_of(3, work)
-    assert sorted(one["kind"] for one in found) == ["DataError", "PeerError", "PeerError"]
+    assert sorted(one["kind"] for one in found) == ["PeerError", "PeerError", "UnknownIdsError"]
     assert {one["code"] for one in found} == {3}
     assert all("user_id 987654 unknown" in one["message"] for one in found)
     assert not (out / SUCCESS_FILE).exists() and not (out / MANIFEST_FILE).exists()

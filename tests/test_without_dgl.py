@@ -99,5 +99,9 @@ def test_doctor_says_what_is_missing_without_dgl(monkeypatch: pytest.MonkeyPatch
     (check,) = [check for check in examine() if check.name == "DGL at work"]
     assert check.level == "warning" and check.ok
     assert "not installed" in check.found and "loader.kind=neighbor" in check.found
-    assert check.mend == 'python -m pip install "dgl==1.1.3"'
+    monkeypatch.setattr(sys, "version_info", (3, 11, 9))
+    assert doctor._dgl_mend() == 'python -m pip install "dgl==1.1.3"'
+    monkeypatch.setattr(sys, "version_info", (3, 13, 5))
+    assert "scripts/quickstart" in doctor._dgl_mend()
+    monkeypatch.undo()
     assert doctor._check_package("dgl", "==1.1.3").level == "ok"  # its files are here, after all
