@@ -191,7 +191,7 @@ case("export: files of 500 bytes at most", "export {run} out", 1, "out", before=
 case("evaluate: 12 open files at most", "evaluate {run}", 4, before=limited(resource.RLIMIT_NOFILE, 12))
 case("prepare: 6 open files at most", "prepare t.csv out", (1, 4), files={"t.csv": rows()}, before=limited(resource.RLIMIT_NOFILE, 6))
 case("recommend: a current folder that is gone", "recommend {run} --user 1", 0, before=lambda: (os.mkdir("x"), os.chdir("x"), os.rmdir("../x")))
-case("prepare: into a current folder that is gone", "prepare {source} out --no-text", (1, 2, 3), before=lambda: (os.mkdir("x"), os.chdir("x"), os.rmdir("../x")))
+case("prepare: into a current folder that is gone", "prepare {source} out --no-text", 4, before=lambda: (os.mkdir("x"), os.chdir("x"), os.rmdir("../x")))
 
 # --- settings -------------------------------------------------------------------------------------
 

@@ -163,7 +163,9 @@ WAYS = {
         lambda frame: frame.iloc[:-1],
         lambda value: dict(list(value.items())[:-1]),
     ),
-    "of another": lambda victim, content: victim.other.read_bytes(),
+    "of another": lambda victim, content: (
+        victim.other.read_bytes() if victim.other.is_file() else content
+    ),
     "of its neighbour": lambda victim, content: victim.neighbour.read_bytes(),
     "in range but wrong": lambda victim, content: _rewritten(
         victim, content, _exchanged, _first_column_rolled, _number_changed

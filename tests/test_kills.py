@@ -29,6 +29,7 @@ def faults_in(world, names, turns, seed):
     return [one for one in found if one["faults"]]
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_moment_ends_a_command_as_promised_and_it_goes_on(world):
     assert not faults_in(world, SHORT, 1, 1)
 

@@ -196,6 +196,21 @@ def test_page_says_what_it_has_to(parsed):
         assert words in whole
 
 
+def test_runs_of_interactions_have_lists_alone(made, tmp_path):
+    options = PrepareOptions(text=False, interactions_from=6)
+    dataset = prepare(made.table, tmp_path / "clicks", options)
+    train(dataset, tmp_path / "popular", make_settings({"kind": "popularity"}))
+    write_report([tmp_path / "popular"], tmp_path / "page.html", split="valid")
+    page = Parsed((tmp_path / "page.html").read_text(encoding="utf-8"))
+    headings = ["".join(one.text) for one in page.named("h2")]
+    assert "Calibration" not in headings and "Error by activity and popularity" not in headings
+    found = evaluate(open_predictor(tmp_path / "popular"), "valid", ranking=[5, 10, 20])
+    rows = page.tables()["nDCG@10 (higher is better)"]
+    assert rows[1][:2] == ["popular", number(found["ndcg@10"])]
+    assert rows[1][1:] == rows[2][1:]  # popularity is its own baseline
+    assert page.tables()["In training"][0] == ["item"]
+
+
 def test_page_is_well_formed_and_small(made, parsed):
     assert len(made.page.encode()) < MOST_BYTES
     ids = Counter(one.attributes["id"] for one in parsed.elements if "id" in one.attributes)

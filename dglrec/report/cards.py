@@ -49,17 +49,25 @@ def examples(together: Together) -> Html:
     parts: list[Any] = []
     first = together.runs[0]
     for place, one in enumerate(first.examples):
-        rows = [(title, "" if value is None else f"{value:g}") for title, value in one.history]
         name = f"User {one.user}, {one.rated:,} training ratings"
-        shown = [table("Best rated in training", ("item", "rating"), rows)]
+        shown = [_history(one)]
         shown += [_listed(run.name, run.examples[place]) for run in together.runs]
         parts += [tag("h3", name), grid(shown)]
+    if not parts:
+        parts.append(tag("p", "No user with held-out rows has a training rating."))
     notes = [f"{run.name}: {note}" for run in together.runs for note in run.notes]
     said = (
         "Users with little, middling and much activity among those with held-out rows. Lists leave "
         "out all that a user has rated. Below an item: what the score would lose without a rating."
     )
     return section("Histories and lists", "examples", tag("p", said), *parts, note_list(notes))
+
+
+def _history(example: Example) -> Html:
+    if all(rating is None for _, rating in example.history):
+        return table("In training", ("item",), [(title,) for title, _ in example.history])
+    rows = [(title, f"{rating:g}") for title, rating in example.history]
+    return table("Best rated in training", ("item", "rating"), rows)
 
 
 def _listed(run: str, example: Example) -> Html:
@@ -88,7 +96,7 @@ def costs(together: Together) -> Html:
     of_each = [_costs(run) for run in together.runs]
     for name in dict.fromkeys(name for found in of_each for name in found):
         rows.append([name, *(found.get(name, "") for found in of_each)])
-    columns = ("", *(run.name for run in together.runs))
+    columns = ("entry", *(run.name for run in together.runs))
     made = table("Training: time, throughput, memory and machine", columns, rows)
     silent = [run.name for run in together.runs if not any("memory" in key for key in _flat(run))]
     note = f"Memory was not recorded by: {', '.join(silent)}." if silent else None
@@ -103,7 +111,7 @@ def _costs(run: Measured) -> dict[str, str]:
     results, epochs = run.kept.results, run.kept.results.get("epochs")
     seconds = float(results.get("training_seconds") or 0.0)
     found = {"training seconds": f"{seconds:,.1f}"}
-    if epochs and seconds:
+    if epochs and seconds and run.kind == "graph":
         counts = run.data["counts"]
         read = sum(counts.get(part, 0) for part in run.figures.get("learned_from", ["train"]))
         found |= {
@@ -149,7 +157,7 @@ def data_card(together: Together) -> Html:
         rows = [(name, _setting(value)) for name, value in flat(data)]
         for source in run.data["sources"]:
             rows.append((f"source {source.get('file')}", f"SHA-256 {source.get('sha256')}"))
-        shown.append(table(f"Data set of {run.name}", ("", "value"), rows, words=2))
+        shown.append(table(f"Data set of {run.name}", ("entry", "value"), rows, words=2))
     return section("Data card", "data", *shown)
 
 

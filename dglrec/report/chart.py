@@ -96,7 +96,9 @@ def line_figure(
     xs, ys = [point[0] for point in every], [point[1] for point in every]
     if diagonal:
         xs = ys = xs + ys
-    across = _Axis.over([-0.4, len(places) - 0.6] if places else xs, _LEFT, _WIDTH - _RIGHT)
+    whole = not diagonal and all(value == round(value) for value in xs)
+    ends_of_x = [-0.4, len(places) - 0.6] if places else xs
+    across = _Axis.over(ends_of_x, _LEFT, _WIDTH - _RIGHT, whole=whole)
     up = _Axis.over(ys, _HEIGHT - _BOTTOM, _TOP)
     parts = [*_grid_up(up), *_grid_across(across, places)]
     if diagonal:
@@ -119,7 +121,7 @@ def line_figure(
         for one in series
         for a, b in one.points
     ]
-    behind = table(title, ("", x, y), rows, words=2)
+    behind = table(title, ("line", x, y), rows, words=2)
     names = [(one.name, one.colour) for one in series]
     return figure(title, _svg(f"{title}: {y} by {x}", parts, _HEIGHT), _legend(names), behind, note)
 
@@ -159,7 +161,7 @@ def bar_figure(
         [bar.name, *map(number, (bar.value, bar.low, bar.high, *([bar.p] if tested else [])))]
         for bar in bars
     ]
-    columns = ("", "value", "lower end", "upper end", *(["p (Holm)"] if tested else []))
+    columns = ("name", "value", "lower end", "upper end", *(["p (Holm)"] if tested else []))
     behind = table(title, columns, rows)
     return figure(title, _svg(title, parts, height), None, behind, note)
 
@@ -221,14 +223,29 @@ class _Axis:
 
     @classmethod
     def over(
-        cls, values: Sequence[float], start: float, end: float, *, tight: bool = False
+        cls,
+        values: Sequence[float],
+        start: float,
+        end: float,
+        *,
+        tight: bool = False,
+        whole: bool = False,
     ) -> "_Axis":
-        """An axis that has room for all values, and for rounding where there is but one."""
+        """An axis that has room for all values, and for rounding where there is but one.
+
+        Args:
+            values: at least one.
+            start: where the axis begins in the picture.
+            end: where it ends.
+            tight: whether to leave less room.
+            whole: whether ticks are whole numbers, as epochs and lengths are.
+        """
         low, high = min(values), max(values)
         room = (high - low) * (0.02 if tight else 0.06) or max(abs(high), 1.0) * 0.05
         low, high = low - room, high + room
         step = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
         step *= next((by for by in (1, 2, 5) if (high - low) / (step * by) <= _TICKS), 10)
+        step = max(1.0, step) if whole else step
         first, last = math.ceil(low / step), math.floor(high / step)
         return cls(low, high, start, end, tuple(step * at for at in range(first, last + 1)))
 

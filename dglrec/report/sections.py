@@ -164,7 +164,7 @@ def all_figures(together: Together) -> Html:
         if isinstance(value, int | float)
     )
     rows = [[name, *(number(values.get(name)) for _, values in columns)] for name in names]
-    made = table("All figures of evaluate", ("", *(name for name, _ in columns)), rows)
+    made = table("All figures of evaluate", ("figure", *(name for name, _ in columns)), rows)
     return tag("details", tag("summary", "All figures"), made)
 
 
