@@ -133,8 +133,11 @@ class _Search:
             UsageError: each of them was refused.
         """
         started = time.monotonic()
-        shown = 0
-        with progress(f"searching {self.space.name}", wanted, "trials") as advance:
+        with locked(self.out, wait=True):
+            self._recover()
+            shown = begun = self.trials.begun()
+        left = max(wanted - begun, 0)
+        with progress(f"searching {self.space.name}", left, "trials") as advance:
             while True:
                 with ExitStack() as until_told:
                     with locked(self.out, wait=True):
@@ -147,7 +150,7 @@ class _Search:
                         until_told.enter_context(self.trials.held(trial.number))
                     shown = _caught_up(advance, shown, begun)
                     self._try(trial, wanted)
-            _caught_up(advance, shown, min(begun, wanted))
+            _caught_up(advance, shown, begun)
         if late and begun < wanted:
             log(f"{self.out}: {timeout:g} s are over after {counted(begun, 'trial')} of {wanted}")
         self._refuse_if_all_refused()
