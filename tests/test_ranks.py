@@ -544,7 +544,7 @@ def test_a_gradient_that_is_no_number_stops_all_though_every_loss_is_one(ratings
             return [type(error).__name__, named, before == digest(model.state_dict())]
 
     found = in_ranks(size, steps) if size > 1 else [steps(ALONE)]
-    assert found == [["DglrecError", True, True], ["PeerError", True, True]][:size]
+    assert found == [["DivergedError", True, True], ["PeerError", True, True]][:size]
 
 
 @pytest.mark.parametrize("failing_rank", [0, 1])
@@ -562,7 +562,7 @@ def test_a_rank_without_targets_hears_of_a_loss_that_is_no_number(ratings, faili
             return [type(error).__name__, f"rank {failing_rank}, loss nan" in str(error), same]
 
     expected = [["PeerError", True, True]] * 2
-    expected[failing_rank] = ["DglrecError", True, True]
+    expected[failing_rank] = ["DivergedError", True, True]
     assert in_ranks(2, steps, timeout=20) == expected
 
 
@@ -863,7 +863,7 @@ def test_a_validation_error_that_is_no_number_is_said_once(dataset, tmp_path):
 
     found = outcomes_of(2, work)
     assert all("validation RMSE nan" in one["message"] for one in found), found
-    assert [one["kind"] for one in found] == ["DglrecError", "PeerError"]
+    assert [one["kind"] for one in found] == ["DivergedError", "PeerError"]
 
 
 @pytest.mark.parametrize(
@@ -907,7 +907,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_the_weights(
     )
     found = in_ranks(2, work)
     kind, message, weights, same = found[failing_rank]
-    assert kind == "DglrecError" and same
+    assert kind == "DivergedError" and same
     number = 4 if accumulated == 2 else 3
     assert f"epoch 1 of 4, batch {number} (step {number // accumulated}): " in message
     assert f"rank {failing_rank}, loss {value:g}, gradient norm" in message

@@ -16,7 +16,13 @@ from dglrec.baselines.cosine import CosineNeighbours
 from dglrec.baselines.ease import Ease, ease_weights
 from dglrec.baselines.following import FollowingItems
 from dglrec.baselines.graph_filter import GraphFilter
-from dglrec.baselines.models import Baseline, fit_model, load_model, predicts_ratings
+from dglrec.baselines.models import (
+    Baseline,
+    check_data,
+    fit_model,
+    load_model,
+    predicts_ratings,
+)
 from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
 from dglrec.baselines.positives import liked_from, positives_of
@@ -41,6 +47,7 @@ __all__ = [
     "SessionNeighbours",
     "SessionRanker",
     "Sessions",
+    "check_data",
     "cut_sessions",
     "ease_weights",
     "fit_model",

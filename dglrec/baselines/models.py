@@ -15,6 +15,7 @@ from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.neighbours import ItemNeighbours
 from dglrec.baselines.popularity import Popularity
 from dglrec.baselines.ranker import Known, Ranker, check_fits
+from dglrec.baselines.recent import times_of
 from dglrec.baselines.search import stages_of, start_of
 from dglrec.baselines.session_ranker import SessionRanker
 from dglrec.baselines.simple import BiasBaseline, GlobalMean
@@ -71,12 +72,23 @@ _RANKING: dict[str, type[Ranker]] = {
     "vsknn": SessionRanker,
     "item_knn": CosineNeighbours,  # of interactions; ratings have the one above
 }
+_OF_SESSIONS = ("session", "vsknn")
 _BROADCAST_AT_ONCE = 1 << 28  # numbers
 
 
 def predicts_ratings(kind: str, *, has_ratings: bool) -> bool:
     """Whether a kind of baseline predicts ratings; if not, it makes lists alone."""
     return has_ratings and kind in _RATING
+
+
+def check_data(kind: str, dataset: RatingDataset) -> None:
+    """Refuse a data set that lacks what a baseline reads, before anything is begun.
+
+    Raises:
+        UsageError: there are no timestamps, and it reads sessions.
+    """
+    if kind in _OF_SESSIONS:
+        times_of(dataset, kind)
 
 
 def fit_model(

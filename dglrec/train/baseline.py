@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dglrec.baselines import Baseline, fit_model, liked_from
+from dglrec.baselines import Baseline, check_data, fit_model, liked_from
 from dglrec.checkpoint import load_checkpoint, save_checkpoint
 from dglrec.dataset import HELD_OUT, TRAIN, RatingDataset
 from dglrec.distributed import ALONE, World
@@ -100,6 +100,7 @@ def fit_baseline(
     with ExitStack() as until_done:
         until_done.enter_context(Interrupts(outlives_terminal=True))
         with world.together():
+            check_data(kind, dataset)
             if world.is_first:
                 check_run(run, resume, overwrite)
                 until_done.enter_context(locked(run))
