@@ -306,6 +306,26 @@ def keyed_entries(
             yield key, value
 
 
+def declared_file(what: str, name: str, shipped: Mapping[str, Path]) -> Path:
+    """The TOML file that is meant: one that ships, by its name, or a file.
+
+    Args:
+        what: what it declares, for messages.
+        name: of one that ships, or a path that ends in .toml.
+        shipped: those that ship, by name.
+
+    Raises:
+        UsageError: none of that name ships.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in shipped:
+        raise UsageError(
+            f"no {what} {name!r}; choose {' or '.join(shipped)}, or give a file that ends in .toml"
+        )
+    return shipped[name]
+
+
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """The end of a message that refuses a name: which of the known ones is most like it."""
     names = list(known)

@@ -31,7 +31,14 @@ import xxhash
 from dglrec.checkpoint import Checkpoint, load_checkpoint
 from dglrec.dataset import DATASET_FILE
 from dglrec.errors import DataError, UsageError
-from dglrec.files import check_checksums, disk_errors, read_checksums, read_errors
+from dglrec.files import (
+    TEMPORARY,
+    check_checksums,
+    check_possible,
+    disk_errors,
+    read_checksums,
+    read_errors,
+)
 from dglrec.progress import log
 
 CONFIG_FILE = "config.toml"
@@ -90,6 +97,26 @@ def locked(
         yield held
     finally:
         os.close(descriptor)
+
+
+def check_folder_with(out: Path, marker: str) -> None:
+    """Refuse a folder that is somebody else's: of runs, whose own file is not in it.
+
+    Args:
+        out: where runs are to be; a folder that holds no more than a lock or what was half written
+            is free.
+        marker: the file that says whose it is.
+
+    Raises:
+        UsageError: it is a file, or holds other things.
+    """
+    check_possible(out)
+    if not out.exists() or (out / marker).is_file():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out} is a file; name a folder")
+    if any(not path.name.startswith((LOCK_FILE, TEMPORARY)) for path in out.iterdir()):
+        raise UsageError(f"{out} exists and holds no {marker}; choose another name")
 
 
 def best_checkpoint(run: Path) -> Checkpoint:

@@ -15,6 +15,7 @@ from dglrec.compare import SPLITS
 from dglrec.config import (
     SECTIONS,
     build_settings,
+    declared_file,
     explain,
     from_environment,
     keyed_entries,
@@ -222,7 +223,7 @@ def read_study(
             cannot be carried out.
         DataError: the file is missing or no TOML.
     """
-    file = _find(study)
+    file = declared_file("study", study, shipped_studies())
     found = read_toml(file)
     for key in found:
         if key not in _KEYS:
@@ -302,17 +303,6 @@ def check_length(found: Any, where: Path | str) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise UsageError(f"{where}: ranking = {found!r}: write a length of lists, such as 10")
     return found
-
-
-def _find(study: str) -> Path:
-    if study.endswith(".toml"):
-        return Path(study)
-    shipped = shipped_studies()
-    if study not in shipped:
-        raise UsageError(
-            f"no study {study!r}; choose {' or '.join(shipped)}, or give a file that ends in .toml"
-        )
-    return shipped[study]
 
 
 def _table(found: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:

@@ -8,29 +8,13 @@ from dglrec import __version__
 from dglrec.config import build_settings
 from dglrec.dataset import DATASET_FILE, RatingDataset
 from dglrec.errors import DataError, UsageError
-from dglrec.files import TEMPORARY, check_possible, read_json, write_json
-from dglrec.run import LOCK_FILE
+from dglrec.files import read_json, write_json
 from dglrec.study.declaration import PrepareKeys, Study
 
 STUDY_FILE = "study.json"
 SCHEMA_VERSION = 1
 
 _MOST_SHOWN = 3
-
-
-def check_study_folder(out: Path) -> None:
-    """Refuse a folder that is somebody else's, before any work is done.
-
-    Raises:
-        UsageError: it is a file, or holds other things than a study.
-    """
-    check_possible(out)
-    if not out.exists() or (out / STUDY_FILE).is_file():
-        return
-    if not out.is_dir():
-        raise UsageError(f"{out} is a file; name a folder")
-    if any(not path.name.startswith((LOCK_FILE, TEMPORARY)) for path in out.iterdir()):
-        raise UsageError(f"{out} exists and holds no {STUDY_FILE}; choose another name")
 
 
 def record_study(study: Study, source: Path, out: Path) -> str:

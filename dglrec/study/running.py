@@ -33,6 +33,7 @@ from dglrec.run import (
     LOCK_FILE,
     RESULTS_FILE,
     SELECTION,
+    check_folder_with,
     check_same_dataset,
     is_finished,
     locked,
@@ -40,7 +41,7 @@ from dglrec.run import (
 )
 from dglrec.study.declaration import PrepareKeys, Study, Variant, select
 from dglrec.study.discovery import discover
-from dglrec.study.record import STUDY_FILE, check_study_folder, is_prepared, record_study
+from dglrec.study.record import STUDY_FILE, is_prepared, record_study
 from dglrec.study.sums import RunSums, load_sums, save_sums, sums_of_run
 from dglrec.study.table import FinishedRun, as_markdown, tabulate
 from dglrec.train import remove_checkpoints, train
@@ -96,7 +97,7 @@ def run_study(
         dataset = RatingDataset.open(source)
         study = discover(study, lambda variant: dataset)
         variants, chosen = select(study, only, seeds)
-    check_study_folder(out)
+    check_folder_with(out, STUDY_FILE)
     with locked(out), disk_errors(out):
         for folder in (out, out / _DATA, *(out / _SUMS).glob("*")):
             sweep(folder)

@@ -6,28 +6,12 @@ from typing import Any
 from dglrec import __version__
 from dglrec.dataset import RatingDataset
 from dglrec.errors import DataError, UsageError
-from dglrec.files import TEMPORARY, check_possible, json_digest, read_json, write_json
-from dglrec.run import LOCK_FILE
+from dglrec.files import json_digest, read_json, write_json
 from dglrec.tune.goal import Goal
 from dglrec.tune.space import Space
 
 TUNE_FILE = "tune.json"
 SCHEMA_VERSION = 1
-
-
-def check_tuning_folder(out: Path) -> None:
-    """Refuse a folder that is somebody else's, before any work is done.
-
-    Raises:
-        UsageError: it is a file, or holds other things than a search.
-    """
-    check_possible(out)
-    if not out.exists() or (out / TUNE_FILE).is_file():
-        return
-    if not out.is_dir():
-        raise UsageError(f"{out} is a file; name a folder")
-    if any(not path.name.startswith((LOCK_FILE, TEMPORARY)) for path in out.iterdir()):
-        raise UsageError(f"{out} exists and holds no {TUNE_FILE}; choose another name")
 
 
 def record_tuning(space: Space, dataset: RatingDataset, goal: Goal, out: Path) -> str:

@@ -14,7 +14,7 @@ from dglrec.dataset import RatingDataset
 from dglrec.errors import DivergedError, UnusableEnvironmentError, UsageError
 from dglrec.files import atomic_file, disk_errors, sweep, write_json
 from dglrec.progress import Advance, Manner, counted, log, progress, spoken
-from dglrec.run import RESULTS_FILE, locked
+from dglrec.run import RESULTS_FILE, check_folder_with, locked
 from dglrec.train import (
     Figures,
     LostDeviceError,
@@ -24,7 +24,7 @@ from dglrec.train import (
     train,
 )
 from dglrec.tune.goal import Goal
-from dglrec.tune.record import check_tuning_folder, record_tuning
+from dglrec.tune.record import TUNE_FILE, record_tuning
 from dglrec.tune.space import Space
 from dglrec.tune.storage import REASON, TRIALS, Trials, import_optuna
 from dglrec.tune.table import as_markdown, tabulate
@@ -83,7 +83,7 @@ def run_tuning(
         }
     )
     goal = Goal.of(space.heads, ranking, dataset)
-    check_tuning_folder(out)
+    check_folder_with(out, TUNE_FILE)
     with disk_errors(out):
         with locked(out, wait=True):
             sweep(out)

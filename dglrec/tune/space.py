@@ -13,6 +13,7 @@ from dglrec.config import (
     SECTIONS,
     build_settings,
     check_key,
+    declared_file,
     explain,
     from_environment,
     keyed_entries,
@@ -172,7 +173,7 @@ def read_space(
             the wrong type or out of range, or nothing says what is measured.
         DataError: the file is missing or no TOML.
     """
-    file = _find(space)
+    file = declared_file("space", space, shipped_spaces())
     found = read_toml(file)
     for key in found:
         if key not in _KEYS:
@@ -217,17 +218,6 @@ def read_space(
         fixed=fixed,
         searched=searched,
     )
-
-
-def _find(space: str) -> Path:
-    if space.endswith(".toml"):
-        return Path(space)
-    shipped = shipped_spaces()
-    if space not in shipped:
-        raise UsageError(
-            f"no space {space!r}; choose {' or '.join(shipped)}, or give a file that ends in .toml"
-        )
-    return shipped[space]
 
 
 def _title(found: Mapping[str, Any], file: Path) -> str:

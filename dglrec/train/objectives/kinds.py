@@ -259,9 +259,11 @@ class RankingObjective:
         total = listed + len(users) * self._penalties(list_rows)
         if self._config.vector_l2:
             # Of a step over the whole graph few users have targets.
-            rows, counts = torch.unique(targets.users, return_counts=True)
-            squares = _squares(of_users.of(rows), counts.to(listed.dtype))
-            squares = squares + _squares(of_items, _counts(of_items, targets.items, liked[liked]))
+            counts = torch.bincount(targets.users, minlength=len(of_users.factors))
+            rows = counts.nonzero().squeeze(1)
+            squares = _squares(of_users.of(rows), counts[rows].float())
+            counts = torch.bincount(targets.items, minlength=len(of_items.factors))
+            squares = squares + _squares(of_items, counts.float())
             total = total + self._config.vector_l2 * squares
         positives = torch.tensor(len(users), device=listed.device)
         return Costs(total, _zero(listed), listed.detach().double(), positives)
