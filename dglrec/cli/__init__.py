@@ -39,7 +39,7 @@ def main() -> None:
         except KeyboardInterrupt:  # before the command began, or while its end was told
             code = _interrupted()
         if code == 0 and interrupts is not None and interrupts.requested:
-            code = INTERRUPTED  # what the signal raised was lost
+            code = _interrupted()  # what the signal raised was lost
     sys.exit(code)
 
 
