@@ -63,6 +63,7 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._put_off = True  # it is over: nothing is to be raised while handlers are put back
         _active.remove(self)
         if self._show_before is not None:
             sys.unraisablehook = self._show_before

@@ -401,10 +401,13 @@ def main() -> None:
         if asked.fresh:
             measure_fresh(world)
         print(json.dumps({name: round(value, 2) for name, value in world.seconds.items()}))
-        until, number = time.monotonic() + asked.seconds, 0
+        until, number, told = time.monotonic() + asked.seconds, 0, 0
         while sum(counts.values()) < asked.kills and time.monotonic() < until:
             while asked.pause.exists():
                 time.sleep(0.5)
+            if (done := sum(counts.values())) >= told + 100:
+                told = done
+                print(f"{done} signals, {bad} not answered as promised", flush=True)
             job, number = world.jobs[number % len(world.jobs)], number + 1
             fresh = chance.random() < asked.fresh
             for one in series(world, job, chance, chance.choice((1, 1, 2, 3)), fresh=fresh):
