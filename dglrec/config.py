@@ -80,11 +80,7 @@ def load_settings(
         DataError: the file is missing or no TOML, or none of that name is shipped.
     """
     values: Values = {name: {} for name in SECTIONS} if file is None else read_config(file)
-    _override(values, assignments, environment or {})
-    for key, value in (given or {}).items():
-        check_key(key, "settings")
-        section, name = key.split(".")
-        values[section][name] = value
+    _override(values, assignments, environment or {}, given or {})
     return build_settings(values)
 
 
@@ -162,9 +158,21 @@ def describe(settings: Settings | None = None) -> str:
 
 
 def resumed_settings(
-    run: Path, file: Path | None, assignments: Sequence[str], environment: Mapping[str, str]
+    run: Path,
+    file: Path | None,
+    assignments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    given: Mapping[str, Any] | None = None,
 ) -> Settings:
     """The settings a run goes on with: its own, but for how long it may still train.
+
+    Args:
+        run: its folder.
+        file: as for `load_settings`.
+        assignments: likewise.
+        environment: likewise.
+        given: likewise.
 
     Raises:
         UsageError: a setting would change that decides what is learned.
@@ -173,9 +181,9 @@ def resumed_settings(
     check_is_run(run)
     own = load_settings(file=run / CONFIG_FILE)
     values: Values = own.to_dict()
-    for section, given in ({} if file is None else read_config(file)).items():
-        values[section].update(given)
-    _override(values, assignments, environment)
+    for section, keys in ({} if file is None else read_config(file)).items():
+        values[section].update(keys)
+    _override(values, assignments, environment, given or {})
     for section, own_values in own.to_dict().items():
         for key, value in own_values.items():
             if values[section].get(key) == "auto":
@@ -349,7 +357,12 @@ def explain(section: str, error: ValidationError) -> str:
     return f"{key} = {first['input']!r}: {'; or '.join(wanted)}"
 
 
-def _override(values: Values, assignments: Sequence[str], environment: Mapping[str, str]) -> None:
+def _override(
+    values: Values,
+    assignments: Sequence[str],
+    environment: Mapping[str, str],
+    given: Mapping[str, Any],
+) -> None:
     for key, text in from_environment(environment).items():
         _assign(values, key, text, f"{ENVIRONMENT_PREFIX}{key.replace('.', '_').upper()}")
     for assignment in assignments:
@@ -357,6 +370,10 @@ def _override(values: Values, assignments: Sequence[str], environment: Mapping[s
         if not equals:
             raise UsageError(f"--set {assignment}: write section.key=value")
         _assign(values, key.strip(), text.strip(), f"--set {assignment}")
+    for key, value in given.items():
+        check_key(key, "settings")
+        section, name = key.split(".")
+        values[section][name] = value
 
 
 def _assign(values: Values, key: str, text: str, source: str) -> None:

@@ -109,10 +109,12 @@ class Manner:
     Attributes:
         quiet: whether stderr gets errors alone, and no bars.
         as_json: whether each line is a JSON object of `time`, `level` and `message`.
+        words: makes of a message that names a verb's options one for whoever reads it here.
     """
 
     quiet: bool = False
     as_json: bool = False
+    words: Callable[[str], str] | None = None
 
 
 _manners = [Manner()]
@@ -133,7 +135,8 @@ def spoken(manner: Manner) -> Iterator[None]:
 
 def log(message: str, level: Level = "info") -> None:
     """Print one line on stderr, as `printable`, and add it to the files of `logged_to`."""
-    text, manner = printable(message), _manners[-1]
+    manner = _manners[-1]
+    text = printable(message if manner.words is None else manner.words(message))
     for file in _log_files:
         _add_line(file, text, level)
     if manner.quiet and level == "info":

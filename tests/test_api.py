@@ -688,7 +688,7 @@ def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch, capsys, cl
     monkeypatch.setattr(Recommender, "fit", with_settings(Recommender.fit))
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names: dict[str, object] = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"docs/api.md, example {number + 1}", "exec"), names)

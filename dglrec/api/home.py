@@ -5,13 +5,67 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from dglrec.dataset import DATASET_FILE
+from dglrec.errors import DataError, UsageError
 from dglrec.files import check_target_folder
-from dglrec.run import BEST, CONFIG_FILE, LAST, LOCK_FILE
+from dglrec.run import (
+    BEST,
+    CONFIG_FILE,
+    LAST,
+    LOCK_FILE,
+    RESULTS_FILE,
+    SELECTION,
+    holds_checkpoints,
+)
 
 DATA, RUN = "data", "run"
 """Folders of a recommender: what `dglrec prepare` makes, and what `dglrec train` makes."""
+
+
+class Home(NamedTuple):
+    """Where the parts of a recommender are.
+
+    Attributes:
+        run: the run's folder.
+        dataset: the data set's folder; None where only the run's own notes say where it is.
+    """
+
+    run: Path
+    dataset: Path | None
+
+
+def existing_home(path: Path, dataset: str | Path | None) -> Home:
+    """The parts of a recommender that was made before, whether or not they are there.
+
+    Args:
+        path: its folder, or a run's.
+        dataset: where the data set is now, if it was moved.
+    """
+    run = path / RUN if (path / RUN).is_dir() else path
+    beside = path / DATA if (path / DATA / DATASET_FILE).is_file() else None
+    return Home(run, beside if dataset is None else Path(dataset))
+
+
+def begun_home(path: Path, dataset: str | Path | None) -> tuple[Path, Path]:
+    """The run's and the data set's folder of a training that was begun.
+
+    Args:
+        path: its folder, or a run's.
+        dataset: where the data set is now, if it was moved.
+
+    Raises:
+        DataError: no training was begun there, or its data set is not beside it.
+    """
+    home = existing_home(path, dataset)
+    if not _is_begun(home.run):
+        raise DataError(f"{path}: no training was begun there; begin one with Recommender.fit")
+    if home.dataset is None:
+        raise DataError(
+            f"{path}: holds no data set; say where it is that the run was trained on: dataset=..."
+        )
+    return home.run, home.dataset
 
 
 @contextmanager
@@ -31,14 +85,24 @@ def home_of(path: Path | None, overwrite: bool) -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="dglrec-")) if path is None else path
     made = [home / DATA, home / RUN]
     if path is not None:
+        if not overwrite and _is_begun(made[1]) and not (made[1] / RESULTS_FILE).is_file():
+            raise UsageError(
+                f"{path}: holds a training that has not come to its end; go on with it by "
+                "--resume, or replace it with --overwrite"
+            )
         check_target_folder(made[0], marker=DATASET_FILE, overwrite=overwrite)
         check_target_folder(made[1], marker=CONFIG_FILE, overwrite=overwrite, ignored=LOCK_FILE)
     was_there, were_there = home.exists() and path is not None, any(one.exists() for one in made)
     try:
         yield home
     except BaseException:
-        saved = any((home / RUN / which).is_dir() for which in (LAST, BEST))
+        places = (home / RUN, home / RUN / SELECTION)
+        saved = any((place / which).is_dir() for place in places for which in (LAST, BEST))
         if path is None or not (saved or were_there):
             for folder in made if was_there else [home]:
                 shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _is_begun(run: Path) -> bool:
+    return (run / CONFIG_FILE).is_file() or holds_checkpoints(run)

@@ -3,7 +3,7 @@
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from dglrec.api.given import (
     optional_frame,
     pairs_frame,
 )
-from dglrec.api.home import DATA, RUN, home_of
+from dglrec.api.home import DATA, RUN, begun_home, existing_home, home_of
 from dglrec.api.out import figures_frame, in_order_of, titled, to_pandas
-from dglrec.api.words import speaks_python
-from dglrec.config import load_settings
-from dglrec.dataset import DATASET_FILE, TRAIN, PrepareOptions, RatingDataset, prepare
+from dglrec.api.words import in_python, speaks_python, without_path
+from dglrec.config import load_settings, resumed_settings
+from dglrec.dataset import TRAIN, PrepareOptions, RatingDataset, prepare
 from dglrec.distributed import choose_device
 from dglrec.errors import UnknownIdsError
 from dglrec.evaluate import evaluate
@@ -63,10 +63,10 @@ _NEWCOMERS = "; for users that training never saw give a frame of their ratings 
 class Recommender:
     """A trained model with the data set that it reads.
 
-    `fit` and `load` make one. All that it does a verb of the command line does as well, by the same
-    code and with the same figures. Frames that come in are of pandas, polars, pyarrow, or whatever
-    else narwhals takes; those that go out are of pandas, with ids as the caller gave them: whole
-    numbers or text.
+    `fit`, `resume` and `load` make one. All that it does a verb of the command line does as well,
+    by the same code and with the same figures. Frames that come in are of pandas, polars, pyarrow,
+    or whatever else narwhals takes; those that go out are of pandas, with ids as the caller gave
+    them: whole numbers or text.
 
     Errors are `DglrecError`s: `UsageError` for what a caller asks, `DataError` for what a frame
     holds. A frame's rows count from 1 in messages.
@@ -128,8 +128,9 @@ class Recommender:
             config: the name of a configuration that comes with the package, or a TOML file.
             settings: single settings, like `{"train.epochs": 5}`; they beat the configuration.
                 Variables of the environment are not read.
-            path: a folder for the data set and the run, which the verbs take; None for one that
-                goes when the recommender does.
+            path: a folder for the data set and the run, which the verbs take, and in which `resume`
+                goes on with a training that was cut off; None for one that goes when the
+                recommender does.
             split: how held-out rows are chosen: `random`, `time`, `last`, `user` or `item`.
             valid: share of rows that validates.
             test: share of rows that tests.
@@ -153,6 +154,7 @@ class Recommender:
             DataError: a frame lacks a column, or a row is bad.
             UnusableEnvironmentError: the text model, the device or memory is missing.
             DglrecError: training failed, or the disk is full.
+            KeyboardInterrupt: SIGINT or SIGTERM came; the step under way was ended and saved.
         """
         options = PrepareOptions(
             split=split,
@@ -177,8 +179,7 @@ class Recommender:
         chosen = load_settings(file=None if config is None else Path(config), given=settings)
         where = choose_device(device)
         folder = None if path is None else Path(path)
-        manner = spoken(Manner(quiet=True)) if quiet else nullcontext()
-        with manner, home_of(folder, overwrite) as home:
+        with _spoken(quiet, kept=folder is not None), home_of(folder, overwrite) as home:
             dataset = prepare(source, home / DATA, options)
             results = train(dataset, home / RUN, chosen, device=where, overwrite=overwrite)
         fitted = cls(home, home / RUN, home / DATA, where)
@@ -186,6 +187,50 @@ class Recommender:
         if folder is None:
             weakref.finalize(fitted, shutil.rmtree, home, ignore_errors=True)
         return fitted
+
+    @classmethod
+    @speaks_python
+    def resume(
+        cls,
+        path: str | Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        dataset: str | Path | None = None,
+        device: str = "auto",
+        quiet: bool = False,
+    ) -> "Recommender":
+        """Go on with a training that was cut off, as though nothing had happened.
+
+        The same as `dglrec train --resume`: weights and figures come out as those of a training
+        that was not cut off, to the last bit. Of one that has come to its end nothing is trained
+        again, unless `settings` give it more epochs.
+
+        Args:
+            path: the folder that `fit` was given, or a run's, of `dglrec train`.
+            settings: how long to go on, and how often to save: `train.epochs`, `train.patience`,
+                `train.checkpoint_seconds`, `train.checkpoint_steps`, `train.keep_checkpoints`. All
+                else is as it was.
+            dataset: where the data set is, if it is not in `path`.
+            device: where to compute.
+            quiet: whether nothing is said on stderr.
+
+        Raises:
+            DataError: no training was begun there, or its data set is gone or another one, or what
+                was saved is damaged.
+            UsageError: a setting would change that decides what is learned, or another process
+                trains there.
+            UnusableEnvironmentError: the device or memory is missing.
+            DglrecError: training failed, or the disk is full.
+            KeyboardInterrupt: SIGINT or SIGTERM came; the step under way was ended and saved.
+        """
+        run, data = begun_home(Path(path), dataset)
+        chosen = resumed_settings(run, None, (), {}, given=settings)
+        where = choose_device(device)
+        with _spoken(quiet):
+            results = train(RatingDataset.open(data), run, chosen, device=where, resume=True)
+        resumed = cls(Path(path), run, data, where)
+        resumed.results = results
+        return resumed
 
     @classmethod
     @speaks_python
@@ -203,9 +248,7 @@ class Recommender:
             DataError: nothing whole is there, or the data set is gone or another one.
         """
         path = Path(path)
-        run = path / RUN if (path / RUN).is_dir() else path
-        beside = path / DATA if (path / DATA / DATASET_FILE).is_file() else None
-        place = beside if dataset is None else Path(dataset)
+        run, place = existing_home(path, dataset)
         loaded = cls(path, run, place, choose_device(device))
         loaded._open()  # what is wrong is said now
         if (run / RESULTS_FILE).is_file():
@@ -473,3 +516,8 @@ class Recommender:
 
     def _optional(self, given: Any, name: str) -> Frame | None:
         return None if given is None else self._named(frame_of(given, name))
+
+
+def _spoken(quiet: bool, *, kept: bool = True) -> AbstractContextManager[None]:
+    """Messages of a training, whose folder is kept or not, in the words of a caller from Python."""
+    return spoken(Manner(quiet=quiet, words=in_python if kept else without_path))

@@ -30,6 +30,7 @@ _RENAMED = {
     "item_table": "items",
     "no_text": "text=False",
     "relation": "relations",
+    "resume": "Recommender.resume",
     "top_k": "k",
 }
 
@@ -46,6 +47,16 @@ def in_python(message: str) -> str:
     message = _VALUED.sub(_valued, message)
     message = _SWITCH.sub(r"\1=True", message)
     return _OPTION.sub(lambda found: _renamed(found[1].replace("-", "_")), message)
+
+
+def without_path(message: str) -> str:
+    """The same of a training whose folder goes with its process: there is nothing to go on from.
+
+    >>> without_path("stopped after epoch 1; go on with --resume")
+    'stopped after epoch 1; only with path=... is it kept, and can be gone on with'
+    """
+    kept = "; only with path=... is it kept, and can be gone on with"
+    return in_python(message.replace("; go on with --resume", kept))
 
 
 def speaks_python(
