@@ -278,10 +278,12 @@ def faults_of(world: World, job: Job, out: Path, number: int, ended: Ended) -> l
         return faults
     outlives = number == signal.SIGHUP and job.verb == "train"
     codes = {signal.SIGKILL: {-9, 0}}.get(number, {0, -number} if outlives else {130, 0, -number})
+    # Before the command is read, nobody knows that it is to outlive its terminal.
+    not_begun = outlives and ended.code == 130 and not (out / CONFIG_FILE).exists()
     # Python ends itself by SIGINT, of which a shell makes 130 as well, where what a signal raised
     # went through an `exec`, as in the imports of libraries.
     stopped = ended.code == -signal.SIGINT and ended.said.strip() == "interrupted"
-    if ended.code not in codes and not stopped:
+    if ended.code not in codes and not stopped and not not_begun:
         faults.append(f"exit code {ended.code}")
     if "Traceback" in ended.said or "unexpected" in ended.said or "error:" in ended.said:
         faults.append("said more than that it was interrupted")
