@@ -65,6 +65,8 @@ class Interrupts:
     ) -> None:
         self._put_off = True  # it is over: nothing is to be raised while handlers are put back
         _active.remove(self)
+        if self.requested and error is not None and _active:
+            _active[-1].requested = True  # a library may have made another error of it
         if self._show_before is not None:
             sys.unraisablehook = self._show_before
         for number, handler in self._before.items():

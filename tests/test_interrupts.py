@@ -81,6 +81,20 @@ def test_what_was_lost_is_not_shown_and_other_errors_are(monkeypatch, number):
     assert sys.unraisablehook is hook
 
 
+@pytest.mark.parametrize("number", STOPPING)
+def test_what_encloses_it_knows_why_another_error_came(number):
+    with Interrupts() as outer:
+        with Interrupts(), pytest.raises(KeyboardInterrupt):
+            send(number)
+        assert not asked_to_stop()  # it went well in the end
+        with pytest.raises(ValueError), Interrupts():
+            try:
+                send(number)
+            except KeyboardInterrupt:
+                raise ValueError from None
+        assert outer.requested and asked_to_stop()
+
+
 def test_what_outlives_its_terminal_is_stopped_by_the_others_only():
     with Interrupts(outlives_terminal=True) as interrupts:
         send(signal.SIGHUP)
