@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         aggregate,
         register_convolution,
         register_encoder,
+        register_list_loss,
         register_loss,
     )
 
@@ -38,6 +39,7 @@ __all__ = [
     "aggregate",
     "register_convolution",
     "register_encoder",
+    "register_list_loss",
     "register_loss",
 ]
 
