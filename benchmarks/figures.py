@@ -17,7 +17,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 README, BENCHMARKS, FINDINGS = "README.md", "docs/benchmarks.md", "docs/findings.md"
+SPEED, LIMITS = "docs/speed.md", "docs/limits.md"
 
 
 class FigureError(Exception):
@@ -246,7 +247,7 @@ def _plain(scale: float, form: str, key: str = "ns_per_edge") -> Figure:
 
 THROUGHPUT = [
     *table(
-        README,
+        SPEED,
         {
             "| dglrec | {} | {} | **{}** |": _peer("dglrec"),
             "| stock DGL | {} | {} | {} |": _peer("dgl"),
@@ -304,7 +305,7 @@ ANIME, MILLION = (310_059, 16_872), (1_000_000, 1_000_000)
 
 COSTS_BY_SHAPE = [
     Quote(
-        README,
+        SPEED,
         "takes {} µs, where one of the anime graph takes {} µs; {} GB at most. Exact embeddings of "
         "all its nodes take {} s, and lists are made for {} users a second, in {} GB.",
         (
@@ -336,7 +337,7 @@ LAST_EPOCH = 10
 
 TIME_TO_ACCURACY = [
     *table(
-        README,
+        SPEED,
         {
             "| an epoch of training, ratings and lists (the default) | {} s | {} GB |": [
                 ratio(
@@ -419,7 +420,7 @@ CEILING = Quote(
 )
 
 JOBS = table(
-    README,
+    SPEED,
     {
         "| `dglrec prepare` from CSV, synopses in the cache | {} s | {} GB |": [
             at(".0f", "prepare.json", "seconds", step="prepare"),
@@ -460,7 +461,7 @@ def _pairs(millions: int, key: str, form: str) -> Figure:
 
 SCORING = [
     *table(
-        README,
+        SPEED,
         {
             "| dglrec | **{}** |": [_side("dglrec", ",2")],
             "| torch, first layer split by node and broadcast | {} |": [
@@ -547,7 +548,7 @@ def _preset(model: str) -> list[Figure]:
 
 
 AFTER = ("after_60", "after_300", "after_900", "after_1200", "recall@20")
-IN_README = ("after_60", "after_300", "after_1200")
+BY_MINUTES = ("after_60", "after_300", "after_1200")
 
 
 def _peer_lists(model: str, *more: Figure) -> list[Figure]:
@@ -556,7 +557,7 @@ def _peer_lists(model: str, *more: Figure) -> list[Figure]:
 
 LISTS = [
     *table(
-        README,
+        SPEED,
         {
             "| `--config lightgcn_softmax`, done in {} min | {} | **{}** | **{}** |": [
                 times(".0f", 1 / 60, *_ranked("lightgcn_softmax", "seconds")),
@@ -566,13 +567,13 @@ LISTS = [
                 times(".0f", 1 / 60, *_ranked("lightgcn", "seconds")),
                 *_ranked("lightgcn", "after_60", "after_300", "recall@20", form=".3"),
             ],
-            "| PyG's LightGCN | {} | {} | {} |": _ranked("pyg", *IN_README, form=".3"),
+            "| PyG's LightGCN | {} | {} | {} |": _ranked("pyg", *BY_MINUTES, form=".3"),
             "| Cornac's LightGCN, on DGL | {} | {} | {} |": _ranked(
-                "cornac", *IN_README, form=".3"
+                "cornac", *BY_MINUTES, form=".3"
             ),
-            "| implicit's BPR | {} | {} | {} |": _ranked("implicit_bpr", *IN_README, form=".3"),
+            "| implicit's BPR | {} | {} | {} |": _ranked("implicit_bpr", *BY_MINUTES, form=".3"),
             "| implicit's ALS, as good as done after 30 seconds | {} | {} | {} |": _ranked(
-                "implicit_als", *IN_README, form=".3"
+                "implicit_als", *BY_MINUTES, form=".3"
             ),
         },
     ),
@@ -759,7 +760,7 @@ RATINGS = [
         (_bias("ml"), _surprise(KNN)[0], _surprise(TUNED)[0], *_default("ml")),
     ),
     Quote(
-        README,
+        LIMITS,
         "genres and text alone: RMSE {} against {} of user biases on `anime-2020-sample` with "
         "`--split item --seed 1`, {} against {} on MovieLens 100K",
         tuple(
@@ -799,6 +800,27 @@ ONE_FILM = table(
     },
 )
 
+
+def _millions(peer: str) -> Figure:
+    return times(".1f", 1e-6, best("", [DEFAULT], RATE, loop=peer, model="plain", scale=1.0))
+
+
+_SHOWN = ("`dglrec prepare` from", "an epoch of training", "an epoch of `dglrec train`", "--top-k")
+
+IN_SHORT = [
+    *(
+        replace(quote, document=README)
+        for quote in (*JOBS, *TIME_TO_ACCURACY)
+        if quote.document == SPEED and any(one in quote.text for one in _SHOWN)
+    ),
+    Quote(
+        README,
+        "trains on {} million target edges a second, on {} million in stock DGL's loop and {} "
+        "million in PyG's",
+        tuple(map(_millions, ("dglrec", "dgl", "pyg"))),
+    ),
+]
+
 QUOTES: list[Quote] = [
     *THROUGHPUT,
     *COSTS_BY_SHAPE,
@@ -811,12 +833,19 @@ QUOTES: list[Quote] = [
     *SCALES_OF_PROCESSES,
     *RATINGS,
     *ONE_FILM,
+    *IN_SHORT,
 ]
 
 # Sections of which each table row that is made of figures has to be quoted above.
 HELD: dict[str, tuple[str, ...]] = {
     FINDINGS: ("## One film's ratings, from the graph of films",),
     README: ("## How fast it is",),
+    SPEED: (
+        "## The main jobs",
+        "## Training beside others",
+        "## Lists for everybody",
+        "## Lists against seconds of training",
+    ),
     BENCHMARKS: (
         "## The floor",
         "## Beside scikit-surprise",

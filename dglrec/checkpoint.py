@@ -69,6 +69,8 @@ def save_checkpoint(
             what is beside it alone.
     """
     aside = _name_of_older(folder) if keep is not None and folder.is_dir() else None
+    if (folder / MODEL_FILE).exists() and not (folder / _META).exists():
+        _move_aside(folder)  # overwriting would refuse it, as it may be anything
     with atomic_folder(folder, marker=_META, overwrite=True, aside=aside) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         # By way of memory: what the two libraries raise when a disk is full does not say so.

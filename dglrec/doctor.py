@@ -194,7 +194,7 @@ def _dgl_mend() -> str:
     """How DGL is had: from Python 3.12 on there is no wheel under a name that pip takes."""
     if sys.version_info[:2] < _FIRST_PYTHON_WITHOUT_DGL:
         return 'python -m pip install "dgl==1.1.3"'
-    return "scripts/quickstart installs it; README, DGL and later Pythons, has the three commands"
+    return "scripts/quickstart installs it; docs/dgl.md has the three commands"
 
 
 def _check_devices() -> list[Check]:

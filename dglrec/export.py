@@ -9,10 +9,10 @@ item_weights.safetensors  item-item weights beside it, where there are some
 export.json           what they came of
 
 A rating is mean + user's bias + item's bias + w relu(W_u u + b_u + W_i i) + b + P u . Q i, clipped
-to the scale; the README has it in numpy. An item's place in a list comes of the dot product of the
-two list embeddings + the item's bias, and of the item-item weights: for each item j that the user
-rated, values[level of the rating] * weights[n] for each of the items[n], n from offsets[j] up to
-offsets[j + 1].
+to the scale; docs/scoring.md has it in numpy. An item's place in a list comes of the dot product of
+the two list embeddings + the item's bias, and of the item-item weights: for each item j that the
+user rated, values[level of the rating] * weights[n] for each of the items[n], n from offsets[j] up
+to offsets[j + 1].
 """
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,8 @@ class Interrupts:
     sent to all. And while they are put off a second SIGTERM says no more than the first.
 
     What is raised within a callback of compiled code, or while an object is deleted, goes no
-    further. So work that takes long calls `check_interrupts`, which raises it again.
+    further. So work that takes long calls `check_interrupts`, which raises it again, and Python
+    shows no traceback of it.
 
     Args:
         outlives_terminal: whether work goes on where SIGHUP says that the terminal has gone.
@@ -44,6 +46,7 @@ class Interrupts:
         self._first = 0.0
         self._raised = -math.inf
         self._before: dict[signal.Signals, Callable[..., object] | int | None] = {}
+        self._show_before: Callable[[sys.UnraisableHookArgs], object] | None = None
 
     def __enter__(self) -> "Interrupts":
         _active.append(self)
@@ -51,6 +54,7 @@ class Interrupts:
             for number in (*_STOPPING, signal.SIGHUP):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
                     self._before[number] = signal.signal(number, self._note)
+            self._show_before, sys.unraisablehook = sys.unraisablehook, self._show
         return self
 
     def __exit__(
@@ -59,7 +63,12 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._put_off = True  # it is over: nothing is to be raised while handlers are put back
         _active.remove(self)
+        if self.requested and error is not None and _active:
+            _active[-1].requested = True  # a library may have made another error of it
+        if self._show_before is not None:
+            sys.unraisablehook = self._show_before
         for number, handler in self._before.items():
             if handler is not None:  # not one of Python's, which cannot be set again
                 signal.signal(number, handler)
@@ -77,6 +86,13 @@ class Interrupts:
         """Raise `KeyboardInterrupt` where a signal came and is not put off."""
         if self.requested and not self._put_off:
             raise KeyboardInterrupt
+
+    def _show(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Show an exception that goes no further, but for one of a signal that is noted."""
+        if self._show_before is not None and not (
+            self.requested and lost.exc_type is KeyboardInterrupt
+        ):
+            self._show_before(lost)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP and self._outlives:

@@ -161,7 +161,7 @@ install() {
     (
         cd -- "$root" &&
             "${pip[@]}" pip setuptools &&
-            "${pip[@]}" --no-build-isolation --editable '.[text,dev]' &&
+            "${pip[@]}" --no-build-isolation --editable '.[text,dev,docs]' &&
             install_dgl
     ) >&2 || unusable \
         'pip could not install the packages; its last lines above say why. Most often the package' \

@@ -307,7 +307,7 @@ def verdict(
         return "other figures"
     if _untimed(told.err) == _untimed(wanted.err):
         blind = any(one in name for one in verb.blind)
-        gone = name == CHECKSUMS_FILE and how == "missing"
+        gone = file.name == CHECKSUMS_FILE and how == "missing"
         return "not read" if blind or gone or verb.mends else "believed"
     return "mended" if verb.mends and named else "believed"
 

@@ -54,9 +54,14 @@ _SETTINGS = {
 
 _PART_USERS, _PART_ROWS = 8, 64
 _IN_SMALL_PARTS = f"""
-from dglrec.score import jobs
-from dglrec.cli import main
-jobs._PART_USERS, jobs._PART_ROWS = {_PART_USERS}, {_PART_ROWS}
+from dglrec.__main__ import main
+try:
+    from dglrec.score import jobs
+    jobs._PART_USERS, jobs._PART_ROWS = {_PART_USERS}, {_PART_ROWS}
+except KeyboardInterrupt:
+    import sys
+    sys.stderr.write("interrupted\\n")
+    sys.exit(130)
 main()
 """
 
@@ -110,9 +115,21 @@ class World:
 
 @dataclass(frozen=True)
 class Ended:
+    """How a command ended.
+
+    Attributes:
+        code: its exit code, or less than nothing for the signal that ended it.
+        said: on both streams.
+        step: the training step that it was in.
+        before: what an earlier one, which was killed, had left half-written.
+        was_whole: whether an earlier one had come to its end, killed or not.
+    """
+
     code: int
     said: str
     step: int
+    before: tuple[str, ...]
+    was_whole: bool
 
 
 def make_world(folder: Path) -> World:
@@ -243,22 +260,30 @@ def disturb(
     said, trace = _said(world), world.folder / "trace"
     trace.unlink(missing_ok=True)
     seconds = world.seconds[f"fresh {job.verb}" if fresh else job.name]
-    line = job.line(out)
+    line, before = job.line(out), tuple(temporaries(world))
+    was_whole = out.is_dir() and contents_of(out) == world.whole[job.name]
     noting = partial(_note_steps, trace)
     process = started(line, said[0]) if fresh else forked(line, *said, noting)
     time.sleep(moment * seconds * world.slowness)
     os.kill(process, number)
     code = code_of(process)
     step = int(trace.read_text() or -1) if trace.exists() else -1
-    return Ended(code, said_in(world), step)
+    return Ended(code, said_in(world), step, before, was_whole)
 
 
 def faults_of(world: World, job: Job, out: Path, number: int, ended: Ended) -> list[str]:
     """What was not as promised after a signal."""
-    faults = []
+    faults: list[str] = []
+    if ended.was_whole and job.exists and ended.code == 2 and "exists" in ended.said:
+        return faults
     outlives = number == signal.SIGHUP and job.verb == "train"
     codes = {signal.SIGKILL: {-9, 0}}.get(number, {0, -number} if outlives else {130, 0, -number})
-    if ended.code not in codes:
+    # Before the command is read, nobody knows that it is to outlive its terminal.
+    not_begun = outlives and ended.code == 130 and not (out / CONFIG_FILE).exists()
+    # Python ends itself by SIGINT, of which a shell makes 130 as well, where what a signal raised
+    # went through an `exec`, as in the imports of libraries.
+    stopped = ended.code == -signal.SIGINT and ended.said.strip() == "interrupted"
+    if ended.code not in codes and not stopped and not not_begun:
         faults.append(f"exit code {ended.code}")
     if "Traceback" in ended.said or "unexpected" in ended.said or "error:" in ended.said:
         faults.append("said more than that it was interrupted")
@@ -266,8 +291,9 @@ def faults_of(world: World, job: Job, out: Path, number: int, ended: Ended) -> l
         faults.append("not said that it was interrupted")
     if ended.code == 0 and contents_of(out) != world.whole[job.name]:
         faults.append("exit code 0, and not what it should be")
-    if ended.code in (0, 130) and (left := temporaries(world)):
-        faults.append(f"left behind: {left}")
+    swept = () if ended.code == 0 else ended.before  # whoever is stopped early has not swept yet
+    if ended.code in (0, 130) and (left := set(temporaries(world)).difference(swept)):
+        faults.append(f"left behind: {sorted(left)}")
     if job.counted and ended.step >= 0:
         faults += _lost(out, ended)
     if job.before is not None and job.verb in ("prepare", "export"):
@@ -377,10 +403,13 @@ def main() -> None:
         if asked.fresh:
             measure_fresh(world)
         print(json.dumps({name: round(value, 2) for name, value in world.seconds.items()}))
-        until, number = time.monotonic() + asked.seconds, 0
+        until, number, told = time.monotonic() + asked.seconds, 0, 0
         while sum(counts.values()) < asked.kills and time.monotonic() < until:
             while asked.pause.exists():
                 time.sleep(0.5)
+            if (done := sum(counts.values())) >= told + 100:
+                told = done
+                print(f"{done} signals, {bad} not answered as promised", flush=True)
             job, number = world.jobs[number % len(world.jobs)], number + 1
             fresh = chance.random() < asked.fresh
             for one in series(world, job, chance, chance.choice((1, 1, 2, 3)), fresh=fresh):

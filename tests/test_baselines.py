@@ -25,6 +25,7 @@ from dglrec.config import load_settings
 from dglrec.dataset import PrepareOptions, prepare
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
 from dglrec.evaluate import evaluate
+from dglrec.files import remove_checksums
 from dglrec.graph import build_graph
 from dglrec.kernels import ItemLists, predict_residuals
 from dglrec.metrics import RATING_METRICS, RatingSums
@@ -435,6 +436,7 @@ def test_weights_of_another_model_are_refused_though_checksums_fit(kind, change,
     meta = json.loads((run / BEST / "meta.json").read_text())
     meta["sha256"][path.name] = checkpoint.sha256_of(path)
     (run / BEST / "meta.json").write_text(json.dumps(meta))
+    remove_checksums(run)
     with pytest.raises(DataError, match="do not fit the model"):
         open_predictor(run)
 
@@ -445,6 +447,7 @@ def test_weights_of_another_model_are_refused_though_checksums_fit(kind, change,
 def test_a_description_of_no_baseline_is_refused(changes, runs, tmp_path):
     run = shutil.copytree(runs["item_knn"][0], tmp_path / "run")
     rewrite_meta(run / BEST, **changes)
+    remove_checksums(run)
     with pytest.raises(DataError, match="describes no model of this version"):
         open_predictor(run)
 

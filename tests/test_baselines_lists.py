@@ -42,6 +42,7 @@ from dglrec.checkpoint import load_checkpoint
 from dglrec.config import load_settings
 from dglrec.errors import DataError, UnusableEnvironmentError, UsageError
 from dglrec.evaluate.ranking import RankingTargets, next_level, ranking_figures
+from dglrec.files import remove_checksums
 from dglrec.kernels import ItemLists
 from dglrec.run import BEST, RESULTS_FILE, open_predictor
 from dglrec.schema import RatingScale
@@ -542,6 +543,7 @@ def test_weights_of_another_model_are_refused(kind, change, runs, tmp_path):
     meta = json.loads((run / BEST / "meta.json").read_text())
     meta["sha256"][path.name] = checkpoint.sha256_of(path)
     (run / BEST / "meta.json").write_text(json.dumps(meta))
+    remove_checksums(run)
     with pytest.raises(DataError, match="do not fit the model"):
         open_predictor(run)
 

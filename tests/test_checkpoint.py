@@ -337,6 +337,14 @@ def test_an_interrupted_save_leaves_the_old_one_whole(folder, monkeypatch, faili
     assert [path.name for path in folder.parent.iterdir()] == ["last"]
 
 
+@pytest.mark.parametrize("keep", [None, 2])
+def test_one_that_lacks_its_description_is_moved_away_by_the_next(folder, keep):
+    (folder / "meta.json").unlink()
+    save_checkpoint(folder, weights(seed=1), {"step": 9}, {"step": 4}, keep=keep)
+    assert load_checkpoint(folder).meta["step"] == 4
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["damaged-last", "last"]
+
+
 def test_a_full_disk_is_named_and_leaves_the_old_one_whole(folder, monkeypatch):
     def fill(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))

@@ -37,7 +37,7 @@ def trained(request, tmp_path_factory):
 
 
 def documented_reference():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "scoring.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (code,) = (block for block in blocks if "safetensors" in block)
     return code
@@ -53,7 +53,7 @@ def test_the_documented_reference_predicts_what_the_model_does(trained, tmp_path
     }
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(documented_reference(), "README.md", "exec"), names)
+    exec(compile(documented_reference(), "scoring.md", "exec"), names)
     dataset = trained.dataset
     assert names["user_ids"] == dataset.users.ids.to_pylist()
     assert names["item_ids"] == dataset.items.ids.to_pylist()

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 
 import pytest
 
@@ -56,6 +57,42 @@ def test_what_was_lost_in_a_callback_is_raised_where_work_goes_on(number, shown)
         with pytest.raises(KeyboardInterrupt):
             advance(1)
     check_interrupts()  # it was somebody else's
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_what_was_lost_is_not_shown_and_other_errors_are(monkeypatch, number):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: shown.append(lost.exc_type))
+    hook = sys.unraisablehook
+
+    class Failing:
+        def __del__(self):
+            raise ValueError
+
+    class Losing:
+        def __del__(self):
+            send(number)
+
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        Failing()
+        Losing()
+        check_interrupts()
+    assert shown == [ValueError]
+    assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_what_encloses_it_knows_why_another_error_came(number):
+    with Interrupts() as outer:
+        with Interrupts(), pytest.raises(KeyboardInterrupt):
+            send(number)
+        assert not asked_to_stop()  # it went well in the end
+        with pytest.raises(ValueError), Interrupts():
+            try:
+                send(number)
+            except KeyboardInterrupt:
+                raise ValueError from None
+        assert outer.requested and asked_to_stop()
 
 
 def test_what_outlives_its_terminal_is_stopped_by_the_others_only():

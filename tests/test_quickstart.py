@@ -1,8 +1,10 @@
 """The quickstart, in small: it runs through, reports, and harms nothing that is there already."""
 
+import importlib
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from dglrec.errors import UsageError
 from dglrec.run import open_run
 from dglrec.score import recommend
 
+ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("source", "dataset", "run")
 SIZES = {"USERS": 80, "ITEMS": 60, "RATINGS": 1_200, "EPOCHS": 1}
 
@@ -61,6 +64,25 @@ def test_it_runs_through_and_reports(tmp_path, capsys):
         "3/4 ",
         "4/4 ",
     ]
+
+
+def test_the_readme_shows_what_it_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    readme = importlib.import_module("readme")
+    monkeypatch.setattr(sys, "argv", ["dglrec", "quickstart", str(tmp_path / "out"), "--no-text"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    shown = readme.shown_in((ROOT / "README.md").read_text(encoding="utf-8"))
+    found = readme.rows_of(capsys.readouterr().out)
+    assert len(found) > 15 and found == readme.rows_of(shown)
+
+
+def test_a_readme_without_its_marks_is_told(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    readme = importlib.import_module("readme")
+    with pytest.raises(readme.ReadmeError, match="0 times"):
+        readme.shown_in("no marks")
 
 
 def test_it_says_the_same_twice(tmp_path):

@@ -111,7 +111,7 @@ def test_its_export_says_the_same(trained, tmp_path, monkeypatch):
     export(trained, tmp_path / "exported")
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(documented_reference(), "README.md", "exec"), names)
+    exec(compile(documented_reference(), "scoring.md", "exec"), names)
     users, items = every_pair(trained)
     expected = clip(trained.scorer.pairs(users, items), trained.dataset.scale)
     assert np.allclose(names["predict"](users.numpy(), items.numpy()), expected, atol=1e-5)

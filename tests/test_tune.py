@@ -245,12 +245,13 @@ def test_a_search_begins_with_the_defaults_where_the_space_has_them(dataset, tmp
 
 @needs_optuna
 def test_trials_without_hope_are_pruned(dataset, tmp_path, trainings, monkeypatch):
-    text = TINY.replace("train.epochs = 2", "train.epochs = 5")
+    text = TINY.replace("train.epochs = 2", "train.epochs = 13")
     result = run_tuning(declared(tmp_path, text), dataset.path, tmp_path / "out", trials=20)
     pruned = [row for row in result["trials"] if row["state"] == "pruned"]
     assert pruned
-    assert all(2 <= row["epochs"] < 5 for row in pruned)
-    assert result["best"]["epochs"] == 5
+    assert all(3 <= row["epochs"] < 13 for row in pruned)
+    assert min(row["epochs"] for row in pruned) == 3  # a quarter of them
+    assert result["best"]["epochs"] == 13
 
 
 @needs_optuna

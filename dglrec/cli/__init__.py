@@ -31,16 +31,25 @@ _COMMON = (*_FLAGS, "--log-file", "--log-format")
 
 def main() -> None:
     """Run a command and turn every outcome into an exit code and at most two lines on stderr."""
+    try:
+        code = _guarded(sys.argv[1:])
+    except KeyboardInterrupt:  # as its end was told, or the handlers of signals put back
+        code = _interrupted()
+    sys.exit(code)
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run a command with streams and signals as commands need them, and report how it ended."""
     # One of several processes may be waiting for another, where only a signal's own effect ends it.
     alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
     with guarded(), Interrupts() if alone else nullcontext() as interrupts:
         try:
-            code = _run(sys.argv[1:])
-        except KeyboardInterrupt:  # before the command began, or while its end was told
-            code = _interrupted()
+            code = _run(arguments)
+        except KeyboardInterrupt:  # before the command began
+            return _interrupted()
         if code == 0 and interrupts is not None and interrupts.requested:
-            code = INTERRUPTED  # what the signal raised was lost
-    sys.exit(code)
+            return _interrupted()  # what the signal raised was lost
+        return code
 
 
 def _run(arguments: list[str]) -> int:

@@ -252,9 +252,9 @@ def export(
 ) -> None:
     """Write embeddings and decoder into the folder OUT, to be used without dglrec.
 
-    users.parquet and items.parquet hold id, embedding and bias, decoder.safetensors the rest. The
-    README shows how ratings come out of them. OUT may be at a URI (s3://, gs://, ...), where
-    export.json comes last.
+    users.parquet and items.parquet hold id, embedding and bias, decoder.safetensors the rest;
+    docs/scoring.md shows how ratings come out of them. OUT may be at a URI (s3://, gs://, ...),
+    where export.json comes last.
 
     \b
     Example:  dglrec export run exported

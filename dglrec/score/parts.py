@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dglrec import __version__
 from dglrec.errors import DataError, DglrecError, UnreadableError, UsageError
@@ -28,6 +28,7 @@ from dglrec.files import (
     check_possible,
     check_target_folder,
     disk_errors,
+    json_digest,
     read_json,
     sha256_of,
     sweep,
@@ -42,12 +43,14 @@ PLAN_FILE = "_plan.json"
 SUCCESS_FILE = "_SUCCESS"
 NOTES_FOLDER = "_parts"
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 had no checksums of notes and manifests."""
 
 _A_NOTE = "[0-9]*.json"
 _START_LOCK = "start.lock"
 _ONLY = "0-of-1"  # the job of one shard
 _VERSION = "dglrec"  # in the manifest: which version finished it
+_CHECKSUM = "checksum"  # in the manifest: of all else in it
 _MEND = "give the command that made it once more"
 
 
@@ -61,6 +64,7 @@ class Note(BaseModel):
         unknown_rows: rows of the input that named an unknown user or item.
         unknown: what such rows meant when it was made; None where there was none.
         plan: a digest of what it was made by.
+        checksum: of the others, as `json_digest` has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -71,6 +75,18 @@ class Note(BaseModel):
     unknown_rows: int = Field(ge=0)
     unknown: str | None
     plan: str
+    checksum: str
+
+    @classmethod
+    def of(cls, **values: Any) -> "Note":
+        """A note with its checksum."""
+        return cls(**values, checksum=json_digest(values))
+
+    @model_validator(mode="after")
+    def _is_as_written(self) -> "Note":
+        if self.checksum != json_digest(self.model_dump(exclude={"checksum"})):
+            raise ValueError("altered since it was written")
+        return self
 
 
 class PartsFolder:
@@ -255,8 +271,8 @@ class PartsFolder:
     def _is_manifest(self, found: dict[str, Any], there: dict[int, Note]) -> bool:
         """Whether a manifest is that of some parts of this plan, whatever files were called."""
         wanted = json.loads(json.dumps(self._manifest(there)))
-        same = _identity({**found, _VERSION: None}) == _identity({**wanted, _VERSION: None})
-        return same and found.get("parts") == wanted["parts"]
+        same = _identity(_of_any_version(found)) == _identity(_of_any_version(wanted))
+        return same and found.get("parts") == wanted["parts"] and _is_self_consistent(found)
 
     def whole(self, numbers: Iterable[int]) -> dict[int, Note]:
         """Which of some parts are finished, and as they were written; the others have to be made.
@@ -290,7 +306,7 @@ class PartsFolder:
                 # Ids and ranks repeat; scores do not.
                 repeated = [name for name in table.column_names if _repeats(table, name)]
                 pq.write_table(table, temporary, use_dictionary=repeated)
-                note = Note(
+                note = Note.of(
                     rows=len(table),
                     size=temporary.stat().st_size,
                     sha256=sha256_of(temporary),
@@ -364,7 +380,8 @@ class PartsFolder:
         if success.stat().st_size:
             raise DataError(f"{success}: holds something; {_MEND}")
         found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(there)))
-        if {**found, _VERSION: None} != {**wanted, _VERSION: None}:
+        same = _of_any_version(found) == _of_any_version(wanted)
+        if not same or not _is_self_consistent(found):
             raise DataError(
                 f"{manifest}: not what {PLAN_FILE} and the parts are: one of them was altered; "
                 f"{_MEND}"
@@ -381,7 +398,8 @@ class PartsFolder:
         if unknown := sum(note.unknown_rows for note in there.values()):
             totals["unknown_rows"] = unknown
         # The version is no part of the plan: another one may go on with it.
-        return {**self.plan, _VERSION: __version__, **totals, "parts": parts}
+        manifest = {**self.plan, _VERSION: __version__, **totals, "parts": parts}
+        return {_CHECKSUM: json_digest(manifest), **manifest}
 
     @property
     def _notes(self) -> Place:
@@ -440,6 +458,16 @@ def part_name(number: int) -> str:
 
 def _is_as_written(path: Place, note: Note) -> bool:
     return path.is_file() and path.stat().st_size == note.size and sha256_of(path) == note.sha256
+
+
+def _of_any_version(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {**manifest, _VERSION: None, _CHECKSUM: None}
+
+
+def _is_self_consistent(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest's checksum is that of the rest."""
+    rest = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    return bool(manifest.get(_CHECKSUM) == json_digest(rest))
 
 
 def _repeats(table: pa.Table, name: str) -> bool:

@@ -165,7 +165,8 @@ def fit_baseline(
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
-                seal_run(run)
+                # Two baselines may have the same weights and other settings.
+                seal_run(run, f"{BEST}/meta.json")
     return results
 
 
@@ -230,6 +231,7 @@ def _finished(run: Path, dataset: RatingDataset, settings: Settings) -> bytes:
     if meta.get("model") != values["model"] or asked != values["baseline"]:
         raise UsageError(f"{run / BEST}: does not fit the configuration; resume with the run's own")
     if not is_finished(run):
+        log(f"{run / RESULTS_FILE}: no such file, or not finished; fitting once more")
         return b""
     log(f"{run}: {settings.model.kind} is fitted, and its training finished")
     return json.dumps(read_json(run / RESULTS_FILE)).encode()

@@ -77,12 +77,16 @@ def note_begun(run: Path) -> None:
     write_checksums(run, [name for name in _BEGUN if (run / name).is_file()])
 
 
-def seal_run(run: Path) -> None:
+def seal_run(run: Path, *also: str) -> None:
     """Write the checksums of a finished run, which `run.open_predictor` and the like compare.
 
     Nothing else says that there are item-item weights, so their description is among the files.
+
+    Args:
+        run: its folder.
+        also: more files to be covered, relative to it.
     """
-    write_checksums(run, [name for name in _FINISHED if (run / name).is_file()])
+    write_checksums(run, [name for name in (*_FINISHED, *also) if (run / name).is_file()])
 
 
 def start_run(run: Path, settings: Settings) -> None:

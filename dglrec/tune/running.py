@@ -218,12 +218,14 @@ class _Search:
     ) -> tuple[dict[str, Any], bool]:
         """A trial's results, and whether it was pruned."""
         pruned = []
+        # At a low learning rate the first epochs say little of the last ones.
+        unhurried = settings.train.epochs // 4
 
         def after_epoch(epoch: int, figures: Figures) -> bool:
             value = self.goal.value(figures)
             if value is not None:
                 trial.report(value, epoch)
-                if trial.should_prune():
+                if epoch >= unhurried and trial.should_prune():
                     pruned.append(epoch)
             return bool(pruned)
 
