@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         aggregate,
         register_convolution,
         register_encoder,
+        register_list_loss,
         register_loss,
     )
 
@@ -38,6 +39,7 @@ __all__ = [
     "aggregate",
     "register_convolution",
     "register_encoder",
+    "register_list_loss",
     "register_loss",
 ]
 
@@ -50,7 +52,7 @@ os.environ.setdefault("DGLBACKEND", "pytorch")
 # 36 s with spinning threads, and 5 s without.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -25,13 +25,15 @@ from dglrec import (
     UsageError,
     register_convolution,
     register_encoder,
+    register_list_loss,
     register_loss,
 )
 from dglrec.api.words import in_python
 from dglrec.cli import cli
+from dglrec.config import load_settings
 from dglrec.features import ENCODERS, IdentityEncoder
 from dglrec.nn import CONVOLUTIONS, GCNConv
-from dglrec.train import LOSSES
+from dglrec.train import LIST_LOSSES, LOSSES, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
@@ -503,7 +505,8 @@ def test_importing_the_package_loads_nothing_and_shows_what_is_public():
 @pytest.fixture
 def clean_registries():
     """What a test registers goes when it ends."""
-    before = [(registry, set(registry.added)) for registry in (LOSSES, CONVOLUTIONS, ENCODERS)]
+    registries = (LOSSES, LIST_LOSSES, CONVOLUTIONS, ENCODERS)
+    before = [(registry, set(registry.added)) for registry in registries]
     yield
     for registry, names in before:
         for name in registry.added - names:
@@ -528,6 +531,27 @@ def test_a_loss_that_is_the_squared_error_trains_what_mse_trains(ratings, fitted
 
     other = fit(ratings, make_items(), settings={"train.loss": "absolute"})
     assert other.results["test"]["rmse"] != fitted.results["test"]["rmse"]
+
+
+def test_a_list_loss_that_is_bpr_trains_what_bpr_trains(ratings, tmp_path, clean_registries):
+    @register_list_loss("my_bpr")
+    def bpr(positives, negatives, there):
+        each = functional.softplus(negatives - positives.unsqueeze(1)) * there
+        return each.sum(1) / there.sum(1).clamp(min=1)
+
+    for others in ({"ranking.negatives": "uniform"}, {"ranking.negatives": "hard"}):
+        own = fit(ratings, settings={"ranking.loss": "my_bpr", **others}, path=tmp_path / "own")
+        same_figures(own, fit(ratings, settings={"ranking.loss": "bpr", **others}))
+        LIST_LOSSES.remove("my_bpr")
+        assert len(Recommender.load(tmp_path / "own").recommend([100], 3)) == 3
+        with pytest.raises(UsageError, match="ranking.loss.*'bpr'.*register_list_loss adds"):
+            fit(ratings, settings={"ranking.loss": "my_bpr"})
+        with pytest.raises(UsageError, match="ranking.loss.*'bpr'.*register_list_loss adds"):
+            Recommender.resume(tmp_path / "own")
+        register_list_loss("my_bpr")(bpr)
+        (tmp_path / "own").rename(tmp_path / others["ranking.negatives"])
+    with pytest.raises(UsageError, match="negatives catalogue go with loss softmax"):
+        fit(ratings, settings={"ranking.loss": "my_bpr", "ranking.negatives": "catalogue"})
 
 
 def test_a_convolution_that_is_gcn_trains_what_gcn_trains(ratings, tmp_path, clean_registries):
@@ -590,6 +614,46 @@ def test_a_loss_of_the_wrong_shape_is_refused_before_training(
     with pytest.raises(UsageError, match=f"train.loss = wrong_{name}: .*{said}"):
         fit(ratings, settings={"train.loss": f"wrong_{name}"}, path=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+WRONG_LIST_LOSSES = {
+    "mean": (lambda p, n, t: (n - p[:, None]).mean(), r"gives \[\] for 3 positives; give \[3\]"),
+    "wide": (lambda p, n, t: n - p[:, None], r"gives \[3, 2\] for 3 positives"),
+    "none": (lambda p, n, t: None, "gives NoneType for 3 positives"),
+    "nan": (lambda p, n, t: p + n.sum(1) / t.sum(1), "no finite number"),  # one has no negative
+    "flat": (lambda p, n, t: (p + n.sum(1)).detach(), "has no gradient"),
+    "raises": (lambda p, n: p, r"fails on 3 positives \(TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LIST_LOSSES)
+def test_a_list_loss_of_the_wrong_shape_is_refused_before_training(
+    ratings, tmp_path, name, clean_registries
+):
+    loss, said = WRONG_LIST_LOSSES[name]
+    register_list_loss(f"wrong_{name}")(loss)
+    with pytest.raises(UsageError, match=f"^ranking.loss = wrong_{name}: .*{said}"):
+        fit(ratings, settings={"ranking.loss": f"wrong_{name}"}, path=tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("refit", ["none", "valid"])
+def test_a_wrong_part_leaves_the_run_that_it_was_to_replace(
+    ratings, tmp_path, refit, clean_registries
+):
+    model = fit(ratings, path=tmp_path / "model")
+    before = (tmp_path / "model" / "run" / "checksums.json").read_bytes()
+    register_loss("wrong")(lambda predictions, ratings: None)
+    settings = load_settings(given={**SMALL, "train.loss": "wrong", "train.refit": refit})
+    with pytest.raises(UsageError, match="train.loss = wrong: gives NoneType"):
+        train(model.dataset, tmp_path / "model" / "run", settings, overwrite=True)
+    assert (tmp_path / "model" / "run" / "checksums.json").read_bytes() == before
+
+
+def test_a_list_loss_that_changes_its_shape_is_an_error_while_training(ratings, clean_registries):
+    register_list_loss("of_three")(lambda p, n, t: p if len(p) == 3 else p.sum())
+    with pytest.raises(UsageError, match=r"of_three: gives \[\] for \d+ positives; give"):
+        fit(ratings, settings={"ranking.loss": "of_three"})
 
 
 class Wrong(dglrec.Convolution):
@@ -660,6 +724,7 @@ def test_names_that_are_taken_or_none_are_refused(clean_registries):
 
     for register, taken in (
         (register_loss, ["mse", "weighted_mse"]),
+        (register_list_loss, ["softmax", "bpr"]),
         (register_convolution, ["sage", "lightgcn", "graph_filter"]),
         (register_encoder, ["number", "none"]),
     ):
@@ -688,7 +753,7 @@ def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch, capsys, cl
     monkeypatch.setattr(Recommender, "fit", with_settings(Recommender.fit))
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     names: dict[str, object] = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"docs/api.md, example {number + 1}", "exec"), names)

@@ -4,7 +4,12 @@ What is public is what `__all__` names here, which `dglrec` names too; the rest 
 change from version to version. `docs/api.md` has examples.
 """
 
-from dglrec.api.extensions import register_convolution, register_encoder, register_loss
+from dglrec.api.extensions import (
+    register_convolution,
+    register_encoder,
+    register_list_loss,
+    register_loss,
+)
 from dglrec.api.recommender import Recommender
 from dglrec.blocks import Block
 from dglrec.errors import (
@@ -30,5 +35,6 @@ __all__ = [
     "aggregate",
     "register_convolution",
     "register_encoder",
+    "register_list_loss",
     "register_loss",
 ]

@@ -12,9 +12,10 @@ from torch import nn
 from dglrec.errors import UsageError
 from dglrec.features import FeatureEncoder, add_encoder
 from dglrec.nn import CONVOLUTIONS, Convolution
-from dglrec.train import LOSSES, Loss
+from dglrec.train import LIST_LOSSES, LOSSES, ListLoss, Loss
 
 _Loss = TypeVar("_Loss", bound=Loss)
+_ListLoss = TypeVar("_ListLoss", bound=ListLoss)
 _Make = TypeVar("_Make", bound=Callable[[int], Convolution])
 _Encoder = TypeVar("_Encoder", bound=type[FeatureEncoder])
 
@@ -36,6 +37,32 @@ def register_loss(name: str, *, replace: bool = False) -> Callable[[_Loss], _Los
     def register(loss: _Loss) -> _Loss:
         _check_callable(loss, "loss", name)
         LOSSES.add(name, lambda dataset: loss, replace=replace)
+        return loss
+
+    return register
+
+
+def register_list_loss(name: str, *, replace: bool = False) -> Callable[[_ListLoss], _ListLoss]:
+    """Make a function the loss of lists `ranking.loss = name`.
+
+    Of B positive targets, each beside k items that its user has not rated, the function takes
+    float32 [B] scores of the positives, float32 [B, k] scores of their negatives, and bool [B, k]
+    which negatives there are; the scores of others are 0 and mean nothing. It gives the loss of
+    each positive, [B], through which gradients go back. Which negatives there are say
+    `ranking.negatives`, `ranking.negatives_a_target` and the like; scores are over
+    `ranking.temperature`, and cosines with `ranking.normalised`.
+
+    Args:
+        name: lowercase letters, digits and underscores.
+        replace: whether one that was registered before under that name may go.
+
+    Raises:
+        UsageError: the name is none, or taken.
+    """
+
+    def register(loss: _ListLoss) -> _ListLoss:
+        _check_callable(loss, "list loss", name)
+        LIST_LOSSES.add(name, lambda config: loss, replace=replace)
         return loss
 
     return register

@@ -7,9 +7,11 @@ from dglrec.train.folder import job_of
 from dglrec.train.loaders import Loader, make_loader
 from dglrec.train.loop import AfterEpoch, LostDeviceError
 from dglrec.train.objectives import (
+    LIST_LOSSES,
     LOSSES,
     WORTH_OF_RMSE,
     Figures,
+    ListLoss,
     Loss,
     Metric,
     RankingConfig,
@@ -23,10 +25,12 @@ from dglrec.train.state import remove_checkpoints
 from dglrec.train.step import TrainingStep, learning_rate_share
 
 __all__ = [
+    "LIST_LOSSES",
     "LOSSES",
     "WORTH_OF_RMSE",
     "AfterEpoch",
     "Figures",
+    "ListLoss",
     "Loader",
     "Loss",
     "LostDeviceError",

@@ -22,7 +22,7 @@ from dglrec.errors import DglrecError, DivergedError, UnusableEnvironmentError, 
 from dglrec.files import write_json
 from dglrec.interrupts import Interrupts
 from dglrec.machine import give_back_memory, keep_freed_memory
-from dglrec.nn import RatingModel, half_lives, prove_convolution
+from dglrec.nn import RatingModel, half_lives
 from dglrec.progress import counted, log, logged_to, progress
 from dglrec.run import (
     LOG_FILE,
@@ -36,6 +36,7 @@ from dglrec.run import (
     sketched_model,
 )
 from dglrec.sampling import check_directions, seed_of
+from dglrec.train.added import prove_parts
 from dglrec.train.baseline import fit_baseline
 from dglrec.train.beginning import begin, resolve_beginning
 from dglrec.train.config import Settings, TrainConfig
@@ -55,7 +56,7 @@ from dglrec.train.folder import (
 )
 from dglrec.train.loaders import Loader, check_loader, make_loader
 from dglrec.train.memory import footprint, place_graph
-from dglrec.train.objectives import Figures, make_objective, prove_loss
+from dglrec.train.objectives import Figures, make_objective
 from dglrec.train.state import Checkpoints, Progress, Tally, has_checkpoint
 from dglrec.train.step import TrainingStep
 from dglrec.train.validation import Validation
@@ -97,8 +98,7 @@ def train_once(
     validates = "valid" in dataset.held_out_splits
     with world.together():
         _check_ending(config, dataset)
-        prove_convolution(settings.model)
-        prove_loss(config.loss, dataset)
+        prove_parts(settings, dataset)
     world.check_same("the data set", dataset.rows_fingerprint)
     world.check_same("the configuration", json.dumps(settings.to_dict()))
     with ExitStack() as until_done:

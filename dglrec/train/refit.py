@@ -31,6 +31,7 @@ from dglrec.run import (
     locked,
     shown_parts,
 )
+from dglrec.train.added import prove_parts
 from dglrec.train.beginning import resolve_beginning
 from dglrec.train.config import Settings
 from dglrec.train.folder import check_run, job_of, read_results, start_run, sweep_run
@@ -97,8 +98,10 @@ def train(
     with world.together():
         dataset.prove()
         _check_refit(dataset, settings, resume)
-    if settings.model.kind == "graph" and not resume:
-        resolve_beginning(dataset, run, settings, world)  # before a run is replaced
+    if settings.model.kind == "graph" and not resume:  # before a run is replaced
+        _, resolved = resolve_beginning(dataset, run, settings, world)
+        with world.together():
+            prove_parts(resolved, dataset)
     selection = run / SELECTION
     with ExitStack() as until_chosen:
         with world.together():

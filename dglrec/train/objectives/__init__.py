@@ -17,13 +17,16 @@ from dglrec.train.objectives.kinds import (
     positives_from,
     standard_error_of,
 )
+from dglrec.train.objectives.list_losses import LIST_LOSSES, ListLoss, prove_list_loss
 from dglrec.train.objectives.rating import LOSSES, Loss, make_loss, prove_loss
 
 __all__ = [
+    "LIST_LOSSES",
     "LOSSES",
     "WORTH_OF_RMSE",
     "Costs",
     "Figures",
+    "ListLoss",
     "Loss",
     "Metric",
     "Objective",
@@ -33,6 +36,7 @@ __all__ = [
     "make_loss",
     "make_objective",
     "positives_from",
+    "prove_list_loss",
     "prove_loss",
     "standard_error_of",
 ]

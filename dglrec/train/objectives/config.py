@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from dglrec.train.objectives.list_losses import LIST_LOSSES, SOFTMAX
 
 # Found on real ratings, 48 and 11 an item, by validation.
 _L2 = 700.0
@@ -17,10 +19,11 @@ class RankingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    loss: Literal["softmax", "bpr", "bce", "cosine"] = Field(
-        "softmax",
+    loss: Annotated[str, AfterValidator(LIST_LOSSES.known)] = Field(
+        SOFTMAX,
         description="softmax: the positive among all negatives; bpr: each positive above its "
-        "negatives; bce: positives and negatives told apart; cosine: cosine contrastive",
+        "negatives; bce: positives and negatives told apart; cosine: cosine contrastive; or what "
+        "register_list_loss adds",
     )
     negatives: Literal["auto", "catalogue", "uniform", "popularity", "in_batch", "hard"] = Field(
         "auto",
@@ -32,14 +35,14 @@ class RankingConfig(BaseModel):
     )
     pool: int = Field(2048, ge=1, description="items that a step draws for all of its users")
     negatives_a_target: int = Field(
-        16, ge=1, description="of the pool, those that a target has with bpr, bce and cosine"
+        16, ge=1, description="of the pool, those that a target has, but with softmax"
     )
     related_negatives: int = Field(
         0,
         ge=0,
-        description="with bpr, bce and cosine, the most negatives a target has beside those of the "
-        "pool among items that the user is somewhat related to: PinSage's hard negatives; none in "
-        "the first epochs, and in each later one another of them",
+        description="with other losses than softmax, the most negatives a target has beside those "
+        "of the pool among items that the user is somewhat related to: PinSage's hard negatives; "
+        "none in the first epochs, and in each later one another of them",
     )
     related_from_epoch: int = Field(
         2, ge=1, description="the epoch in which a target has the first of related_negatives"
@@ -115,17 +118,17 @@ class RankingConfig(BaseModel):
 
     def model_post_init(self, context: Any) -> None:
         """Refuse negatives that a loss cannot take."""
-        if self.negatives == "catalogue" and self.loss != "softmax":
+        if self.negatives == "catalogue" and self.loss != SOFTMAX:
             raise ValueError(
                 f"negatives catalogue go with loss softmax; take a pool with {self.loss}: uniform, "
                 "popularity, in_batch or hard"
             )
-        if self.negatives == "hard" and self.loss == "softmax":
+        if self.negatives == "hard" and self.loss == SOFTMAX:
             raise ValueError(
                 "negatives hard go with loss bpr, bce or cosine; the softmax weighs hard ones by "
                 "itself"
             )
-        if self.related_negatives and self.loss == "softmax":
+        if self.related_negatives and self.loss == SOFTMAX:
             raise ValueError(
                 "related_negatives go with loss bpr, bce or cosine, which take a few negatives a "
                 "target; the softmax takes all of its pool; leave them out, or take one of these"
@@ -163,5 +166,5 @@ class RankingConfig(BaseModel):
             return self
         scores = num_users * num_items
         few = scores <= max(_FEW_SCORES, min(_CATALOGUE_SCORES, _SCORES_A_RATING * num_edges))
-        kind = "catalogue" if self.loss == "softmax" and few and every_item else "uniform"
+        kind = "catalogue" if self.loss == SOFTMAX and few and every_item else "uniform"
         return self.model_copy(update={"negatives": kind})

@@ -149,7 +149,10 @@ class RatingObjective:
         predictions = model.rate(encoded, batch)
         losses = self._loss(predictions, batch.ratings)
         if losses.shape != batch.ratings.shape:
-            raise ValueError("a loss is wanted for each target, not their mean or sum")
+            raise UsageError(
+                f"train.loss: gives {list(losses.shape)} for {len(predictions)} predictions; give "
+                "the loss of each, and not their mean or sum"
+            )
         squared = (predictions.detach() - batch.ratings) ** 2
         if batch.present is not None:
             losses, squared = losses * batch.present, squared * batch.present

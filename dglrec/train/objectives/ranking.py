@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dglrec.blocks import Pool
+from dglrec.errors import UsageError
 from dglrec.kernels import catalogue_log_sum_exp
 from dglrec.nn import ListTerms, score_lists
 from dglrec.train.objectives.config import RankingConfig
+from dglrec.train.objectives.list_losses import LIST_LOSSES, SOFTMAX
 from dglrec.train.objectives.negatives import KnownItems, known_in, known_places
 
 Related = tuple[Tensor, Tensor]
@@ -69,6 +71,7 @@ class RankingLoss:
     def __init__(self, config: RankingConfig, known: KnownItems) -> None:
         self.config = config
         self._known = known
+        self._few = None if config.loss == SOFTMAX else LIST_LOSSES[config.loss](config)
 
     def __call__(
         self, of_users: ListTerms, of_items: ListTerms, targets: Targets, pool: Pool | None
@@ -95,7 +98,7 @@ class RankingLoss:
             total = _with_disliked(total, ranked, of_items, targets, rows)
             return functional.softplus(total.index_select(0, users) - positives)
         drawn = of_items.of(pool.rows)
-        if config.loss == "softmax":
+        if config.loss == SOFTMAX:
             base = drawn.base + pool.log_weights
             hidden = known_places(pool.items, offsets, known)
             total = catalogue_log_sum_exp(ranked.factors, drawn.factors, base, *hidden)
@@ -136,7 +139,7 @@ class RankingLoss:
         # What is not in the pool strikes its last place, which is room.
         is_drawn = pool.items.index_select(0, places) == known
         places = places.masked_fill(~is_drawn, len(pool.items) - 1)
-        if self.config.loss == "softmax":
+        if self.config.loss == SOFTMAX:
             base = drawn.base + pool.log_weights
             total = catalogue_log_sum_exp(of_users.factors, drawn.factors, base, offsets, places)
             return functional.softplus(total.index_select(0, targets.users) - scores)
@@ -179,23 +182,18 @@ class RankingLoss:
             positives: [B].
             related: r times [B], scores of further negatives; -inf where there is none.
         """
-        config = self.config
+        assert self._few is not None
         if related:
             negatives = torch.cat((negatives, torch.stack(tuple(related), dim=1)), dim=1)
         # Of a pool that the user knows whole nothing is learned.
         there = negatives.isfinite()
-        negatives = negatives.masked_fill(~there, 0.0)
-        number = there.sum(1).clamp(min=1)
-        if config.loss == "bpr":
-            each = functional.softplus(negatives - positives.unsqueeze(1))
-            return (each * there).sum(1) / number
-        if config.loss == "bce":
-            each = functional.softplus(negatives)
-            return functional.softplus(-positives) + (each * there).sum(1) / number
-        # Cosines are over the temperature here, and so is the margin.
-        each = functional.relu(negatives * config.temperature - config.margin)
-        near = 1 - positives * config.temperature
-        return near + config.negative_weight * (each * there).sum(1) / number
+        losses = self._few(positives, negatives.masked_fill(~there, 0.0), there)
+        if losses.shape != positives.shape:
+            raise UsageError(
+                f"{LIST_LOSSES.key} = {self.config.loss}: gives {list(losses.shape)} for "
+                f"{len(positives)} positives; give the loss of each, and not their mean or sum"
+            )
+        return losses
 
 
 def _related_scores(

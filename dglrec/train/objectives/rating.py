@@ -56,23 +56,40 @@ def prove_loss(name: str, dataset: RatingDataset) -> None:
     """
     if name not in LOSSES.added:
         return
-    where = f"{LOSSES.key} = {name}"
     scale = dataset.scale
     ratings = torch.tensor([scale.minimum, scale.maximum, scale.minimum])
     predictions = (ratings.flip(0) + 0.25).requires_grad_()
+    prove_losses_of(
+        f"{LOSSES.key} = {name}",
+        "3 predictions",
+        lambda: make_loss(name, dataset)(predictions, ratings),
+        ratings.shape,
+    )
+
+
+def prove_losses_of(where: str, what: str, call: Callable[[], object], shape: torch.Size) -> None:
+    """Refuse what a loss that was added gives, unless it is the loss of each.
+
+    Args:
+        where: the setting that names it, for messages.
+        what: it is tried on, for messages.
+        call: calls it.
+        shape: that is wanted.
+
+    Raises:
+        UsageError: it fails, or gives another shape, no numbers, or what has no gradient.
+    """
     try:
-        losses = make_loss(name, dataset)(predictions, ratings)
+        losses = call()
     except Exception as error:
+        raise UsageError(f"{where}: fails on {what} ({type(error).__name__}: {error})") from error
+    if not isinstance(losses, Tensor) or losses.shape != shape:
+        given = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise UsageError(
-            f"{where}: fails on 3 predictions ({type(error).__name__}: {error})"
-        ) from error
-    if not isinstance(losses, Tensor) or losses.shape != ratings.shape:
-        shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        raise UsageError(
-            f"{where}: gives {shape} for 3 predictions; give [3], the loss of each, and not their "
-            "mean or sum"
+            f"{where}: gives {given} for {what}; give {list(shape)}, the loss of each, and not "
+            "their mean or sum"
         )
     if not bool(losses.isfinite().all()):
         raise UsageError(f"{where}: gives what is no finite number")
     if not losses.requires_grad:
-        raise UsageError(f"{where}: has no gradient; make it of the predictions by torch's means")
+        raise UsageError(f"{where}: has no gradient; make it of its arguments by torch's means")

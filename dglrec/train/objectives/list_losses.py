@@ -1,0 +1,98 @@
+"""What a positive target costs beside its negatives: the losses that take a few of them.
+
+Shapes: B positive targets, k negatives a target.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dglrec.registry import Registry
+from dglrec.train.objectives.rating import prove_losses_of
+
+if TYPE_CHECKING:
+    from dglrec.train.objectives.config import RankingConfig
+
+ListLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+SOFTMAX = "softmax"
+"""The loss that takes all negatives at once: of the catalogue, or of a pool."""
+
+LIST_LOSSES: Registry[Callable[["RankingConfig"], ListLoss]] = Registry(
+    "list loss", "ranking.loss", "register_list_loss", taken=[SOFTMAX]
+)
+"""What `ranking.loss` names beside the softmax: how lists are trained -> float32 [B] scores of
+positives, float32 [B, k] scores of their negatives and bool [B, k] which of these there are -> [B]
+the loss of each positive."""
+
+
+def _bpr(config: "RankingConfig") -> ListLoss:
+    """Each positive above its negatives.
+
+    Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
+    """
+
+    def bpr(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+        each = functional.softplus(negatives - positives.unsqueeze(1))
+        return _mean(each, there)
+
+    return bpr
+
+
+def _bce(config: "RankingConfig") -> ListLoss:
+    """Positives and negatives told apart: binary cross-entropy."""
+
+    def bce(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+        each = functional.softplus(negatives)
+        return functional.softplus(-positives) + _mean(each, there)
+
+    return bce
+
+
+def _cosine(config: "RankingConfig") -> ListLoss:
+    """Positives near, and negatives no nearer than a margin.
+
+    Mao et al., "SimpleX: a simple and strong baseline for collaborative filtering", CIKM 2021.
+    """
+
+    def cosine(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+        # Cosines are over the temperature here, and so is the margin.
+        each = functional.relu(negatives * config.temperature - config.margin)
+        near = 1 - positives * config.temperature
+        return near + config.negative_weight * (each * there).sum(1) / _number(there)
+
+    return cosine
+
+
+LIST_LOSSES.update(bpr=_bpr, bce=_bce, cosine=_cosine)
+
+
+def prove_list_loss(config: "RankingConfig") -> None:
+    """Try a list loss that was added on three positives, before anything is trained with it.
+
+    Raises:
+        UsageError: it fails, or gives another shape, no numbers, or what has no gradient.
+    """
+    if config.loss not in LIST_LOSSES.added:
+        return
+    positives = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
+    negatives = torch.tensor([[0.25, 1.0], [-2.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    there = torch.tensor([[True, True], [True, False], [False, False]])
+    prove_losses_of(
+        f"{LIST_LOSSES.key} = {config.loss}",
+        "3 positives",
+        lambda: LIST_LOSSES[config.loss](config)(positives, negatives, there),
+        positives.shape,
+    )
+
+
+def _mean(each: Tensor, there: Tensor) -> Tensor:
+    """[B] means over [B, k] of what is there; 0 where nothing is."""
+    return (each * there).sum(1) / _number(there)
+
+
+def _number(there: Tensor) -> Tensor:
+    return there.sum(1).clamp(min=1)
