@@ -19,7 +19,14 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from dglrec.errors import DataError, UnreadableError
-from dglrec.files import atomic_folder, json_digest, read_json, sha256_of, write_json
+from dglrec.files import (
+    TEMPORARY,
+    atomic_folder,
+    json_digest,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from dglrec.progress import log
 
 SCHEMA_VERSION = 1
@@ -83,7 +90,10 @@ def save_checkpoint(
         checksums[_META] = json_digest(described)
         write_json(temporary / _META, {**described, "sha256": checksums})
     for old in [] if keep is None else older_checkpoints(folder)[keep - 1 :]:
-        shutil.rmtree(old)
+        # Half-removed under its name it would be a damaged checkpoint; like this it is swept.
+        going = old.with_name(f"{TEMPORARY}{old.name}")
+        old.rename(going)
+        shutil.rmtree(going)
 
 
 def older_checkpoints(folder: Path) -> list[Path]:

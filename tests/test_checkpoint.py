@@ -345,6 +345,24 @@ def test_one_that_lacks_its_description_is_moved_away_by_the_next(folder, keep):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["damaged-last", "last"]
 
 
+def test_an_older_one_is_never_half_there(folder, monkeypatch):
+    for step in (1, 2):
+        save_checkpoint(folder, weights(), {}, {"step": step}, keep=2)
+
+    def die(path, *arguments, **options):
+        if "step-" in path.name:
+            (path / "meta.json").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(folder, weights(), {}, {"step": 3}, keep=2)
+    monkeypatch.undo()
+    assert [load_checkpoint(one).meta["step"] for one in older_checkpoints(folder)] == [2]
+    files.sweep(folder.parent)
+    assert {path.name for path in folder.parent.iterdir()} == {"last", "step-000000002"}
+
+
 def test_a_full_disk_is_named_and_leaves_the_old_one_whole(folder, monkeypatch):
     def fill(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
