@@ -13,7 +13,7 @@ import pytest
 from runs import make_settings, planted
 
 from dglrec import cli
-from dglrec.config import known_keys, load_settings
+from dglrec.config import SHIPPED, known_keys, load_settings
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, DivergedError, UnusableEnvironmentError, UsageError
 from dglrec.run import METRICS_FILE
@@ -241,6 +241,24 @@ def test_a_search_begins_with_the_defaults_where_the_space_has_them(dataset, tmp
     settings = load_settings(assignments=["model.heads=rating"]).resolved_for(dataset)
     rate = settings.train.learning_rate
     assert trainings == [(0, 64, rate, 2)]
+
+
+@needs_optuna
+def test_a_search_begins_with_the_configuration_that_it_names(dataset, tmp_path, trainings):
+    (tmp_path / "base.toml").write_text(
+        "[model]\nembedding_size = 8\nlayers = 1\n[train]\nlearning_rate = 0.05\n"
+    )
+    text = TINY.replace("[common]", 'config = "base.toml"\n[common]')
+    space = declared(tmp_path, text)
+    run_tuning(space, dataset.path, tmp_path / "out", trials=1)
+    assert trainings == [(0, 8, 0.05, 1)]
+    assert space.settings({"model.layers": 2}).model.layers == 2
+
+
+def test_the_shipped_search_for_lists_begins_with_its_preset():
+    space = read_space("lists")
+    preset = load_settings(file=SHIPPED / "lightgcn_softmax.toml").to_dict()
+    assert space.settings({}).to_dict() == preset
 
 
 @needs_optuna

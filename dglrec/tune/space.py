@@ -114,6 +114,7 @@ class Space:
         seed: of the search.
         fixed: values by key that all trials have.
         searched: what varies, by key.
+        configured: what the space's `config` says of keys that vary, with which a search begins.
     """
 
     name: str
@@ -121,18 +122,20 @@ class Space:
     seed: int
     fixed: dict[str, Any]
     searched: dict[str, Dimension]
+    configured: dict[str, Any]
 
     def settings(self, parameters: Mapping[str, Any]) -> Settings:
         """The settings of a trial.
 
         Args:
-            parameters: values of the searched keys; what is missing keeps its default.
+            parameters: values of the searched keys; what is missing is as `config` has it, or the
+                default.
 
         Raises:
             UsageError: they are impossible together.
         """
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-        for key, value in {**self.fixed, **parameters}.items():
+        for key, value in {**self.configured, **self.fixed, **parameters}.items():
             section, _, setting = key.partition(".")
             sections[section][setting] = value
         return build_settings(sections)
@@ -190,6 +193,7 @@ def read_space(
         searched.pop(key, None)
     if not searched:
         raise UsageError(f"{file}: nothing is searched; add settings below [space]")
+    configured = {key: value for key, value in fixed.items() if key in searched}
     fixed = {key: value for key, value in fixed.items() if key not in searched}
     for key in fixed.keys() & _NOT_SET.keys():
         raise UsageError(f"{file}: {key} in a search: {_NOT_SET[key]}")
@@ -217,6 +221,7 @@ def read_space(
         seed=_seed(found, file),
         fixed=fixed,
         searched=searched,
+        configured=configured,
     )
 
 
