@@ -46,13 +46,14 @@ ENVIRONMENT_PREFIX = "DGLREC_"
 # Variables of this prefix that are no configuration: where caches and the scripts' tools are.
 _OTHER_VARIABLES = {"DGLREC_CACHE", "DGLREC_PYTHON", "DGLREC_VENV"}
 
-# When a run is resumed: how long it goes on, and how often it is saved.
+# When a run is resumed: how long it goes on, how often it is saved, and who follows it.
 _MAY_CHANGE = (
     "train.epochs",
     "train.patience",
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
     "train.keep_checkpoints",
+    "train.logger",
 )
 
 Values = dict[str, dict[str, Any]]

@@ -3,6 +3,8 @@
 import ctypes
 import math
 import os
+import resource
+import sys
 from pathlib import Path
 
 GIB = 1 << 30
@@ -10,6 +12,7 @@ GIB = 1 << 30
 # Where Linux says what a container may use.
 _CGROUP = Path("/sys/fs/cgroup")
 _CACHED = ("active", "inactive")  # pages of files, read again when they are wanted
+_STATUS = Path("/proc/self/status")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # as in glibc's malloc.h
 
 
@@ -46,6 +49,20 @@ def available_memory() -> int:
     cached = dict(line.split() for line in _read_cgroup("memory.stat").splitlines())
     used_for_good = int(used) - sum(int(cached.get(f"{kind}_file", 0)) for kind in _CACHED)
     return max(0, min(available, limit - used_for_good))
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had resident; mapped files that it read count."""
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    # It may be that of a parent, before another program took the process over.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def give_back_memory() -> None:

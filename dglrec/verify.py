@@ -25,11 +25,13 @@ from dglrec.run import (
     METRICS_FILE,
     RESULTS_FILE,
     SELECTION,
+    TRACKER,
     check_metrics,
     holds_checkpoints,
     open_predictor,
 )
 from dglrec.score.parts import MANIFEST_FILE, NOTES_FOLDER, PLAN_FILE, check_scores
+from dglrec.train import read_note
 
 _GO_ON = "dglrec train DATASET {} --resume"
 _GET_IT_BACK = "get the folder back from where it was copied, or make it again"
@@ -119,6 +121,10 @@ def _of_run(folder: Path) -> Iterator[Check]:
         found = f"no {RESULTS_FILE}: training has not finished"
         yield Check("files", "warning", found, _GO_ON.format(folder))
     yield from _checked("files", lambda: _read_run_files(folder))
+    for note in sorted((folder / TRACKER).glob("*.json")):
+        for check in _checked(f"tracker {note.stem}", partial(_read_note, note)):
+            mend = f"remove {note}: --resume then begins another run of the tracker"
+            yield check if check.level == "ok" else replace(check, mend=mend)
     chooses = folder / SELECTION
     if (chooses / CONFIG_FILE).exists() or holds_checkpoints(chooses):
         for check in _of_run(chooses):
@@ -128,6 +134,10 @@ def _of_run(folder: Path) -> Iterator[Check]:
 def _read_checkpoint(place: Path) -> None:
     load_checkpoint(place)
     load_state(place)
+
+
+def _read_note(path: Path) -> None:
+    read_note(path)
 
 
 def _opened(run: Path) -> None:

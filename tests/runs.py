@@ -69,9 +69,13 @@ def lines_of(run):
 
 
 def without_times(value):
-    """Figures of a run, wall-clock times left out."""
+    """Figures of a run, those of wall-clock times and of memory left out."""
     if isinstance(value, dict):
-        return {key: without_times(v) for key, v in value.items() if "seconds" not in key}
+        return {
+            key: without_times(v)
+            for key, v in value.items()
+            if "second" not in key and "memory" not in key
+        }
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 

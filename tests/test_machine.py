@@ -73,3 +73,22 @@ def test_this_machine_has_some() -> None:
     assert machine.usable_cores() >= 1
     assert 0 < machine.available_memory() <= psutil.virtual_memory().total
     assert machine.gib(1.5 * GIB) == "1.5 GiB"
+
+
+def test_peak_memory_rises_with_what_is_held_and_falls_no_more() -> None:
+    before = machine.peak_memory()
+    resident = psutil.Process().memory_info().rss
+    assert before >= 0.99 * resident
+    held = b"x" * (before - resident + (64 << 20))
+    after = machine.peak_memory()
+    assert after >= before + (32 << 20)
+    del held
+    assert machine.peak_memory() >= 0.99 * after  # the kernel counts in batches
+
+
+def test_peak_memory_where_there_is_no_proc(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = machine.peak_memory()
+    monkeypatch.setattr(machine, "_STATUS", tmp_path / "status")
+    assert 0.9 * found <= machine.peak_memory()

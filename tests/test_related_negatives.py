@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import lines_of, same_run, train_one_epoch
+from runs import lines_of, same_run, train_one_epoch, without_times
 from test_biases import Ratings
 from test_train_objectives import CPU, NONE, Case
 
@@ -193,7 +193,7 @@ def test_without_them_training_is_what_it_was(dataset, tmp_path):
     """They change nothing before their epoch."""
     for name, setting in (("off", "related_negatives=0"), ("late", "related_from_epoch=9")):
         train(dataset, tmp_path / name, settings_of("train.epochs=2", f"ranking.{setting}"))
-    off, late = ([{**one, "seconds": 0} for one in lines_of(tmp_path / n)] for n in ("off", "late"))
+    off, late = (without_times(lines_of(tmp_path / name)) for name in ("off", "late"))
     assert off == late
 
 

@@ -180,6 +180,21 @@ def test_curves_are_those_of_metrics(made, parsed):
     ]
 
 
+def test_throughput_and_memory_are_those_that_were_recorded(made, parsed):
+    tables = parsed.tables()
+    results = json.loads((made.run / RESULTS_FILE).read_text())
+    (row,) = (row for (row) in tables["Training: time, throughput, memory and machine"]
+              if row[0] == "most memory of a process")  # fmt: skip
+    shown, unit = row[1].replace(",", "").split()
+    step = {"GB": 1e9, "MB": 1e6}[unit]
+    assert float(shown) * step == pytest.approx(results["peak_memory_bytes"], rel=0.01)
+    rows = [row for row in tables["Training ratings a second"] if row[0] == "run"]
+    lines = [json.loads(line) for line in (made.run / METRICS_FILE).read_text().splitlines()]
+    assert [row[2] for row in rows] == [number(one["ratings_per_second"]) for one in lines]
+    assert max(one["peak_memory_bytes"] for one in lines) <= results["peak_memory_bytes"]
+    assert "Memory was not recorded by" not in made.page
+
+
 def test_the_bias_run_is_no_better_than_the_bias_baseline(parsed):
     rows = {row[0]: row for row in parsed.tables()["Difference of RMSE"]}
     row = rows["bias-run \N{MINUS SIGN} bias (baseline)"]

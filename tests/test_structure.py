@@ -26,7 +26,7 @@ ORDER = [
         "derived",
         "dataset",
     ),
-    *("distributed", "sampling", "nn", "metrics", "checkpoint"),
+    *("distributed", "sampling", "nn", "metrics", "checkpoint", "trackers"),
     *(
         "infer",
         "baselines",
@@ -49,8 +49,8 @@ ORDER = [
     ),
 ]
 
-# These two serve everyone, and know nothing of ratings.
-LEAVES = {"distributed", "checkpoint"}
+# These serve everyone, and know nothing of ratings.
+LEAVES = {"distributed", "checkpoint", "trackers"}
 LEAF_IMPORTS = {"errors", "files", "progress"}
 
 WITHOUT_TESTS = {"__main__", "errors"}

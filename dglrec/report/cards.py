@@ -7,7 +7,7 @@ from dglrec.report.chart import map_figure
 from dglrec.report.examples import Example
 from dglrec.report.html import Html, details, join, number, table, tag
 from dglrec.report.measure import Measured, Together, flat
-from dglrec.report.sections import grid, note_list, section
+from dglrec.report.sections import curve, grid, note_list, section
 
 _LIMITS = (
     "Figures are of held-out rows of this data set, split as the data card says. They do not say "
@@ -19,6 +19,11 @@ _LIMITS = (
     "Predictions follow the ratings that were collected, with whatever bias these have. Nothing "
     "here looks at groups of people.",
 )
+
+_MEMORY = {
+    "most memory of a process": "peak_memory_bytes",
+    "most memory on its GPU": "peak_gpu_memory_bytes",
+}
 
 
 def maps(together: Together) -> Html:
@@ -98,13 +103,13 @@ def costs(together: Together) -> Html:
         rows.append([name, *(found.get(name, "") for found in of_each)])
     columns = ("entry", *(run.name for run in together.runs))
     made = table("Training: time, throughput, memory and machine", columns, rows)
-    silent = [run.name for run in together.runs if not any("memory" in key for key in _flat(run))]
+    silent = [run.name for run in together.runs if "peak_memory_bytes" not in run.kept.results]
     note = f"Memory was not recorded by: {', '.join(silent)}." if silent else None
-    return section("Throughput and memory", "costs", made, note and tag("p", note, class_="note"))
-
-
-def _flat(run: Measured) -> dict[str, Any]:
-    return dict(flat(run.kept.environment)) | dict(flat(run.kept.results))
+    curves = curve(together.runs, "Training ratings a second", (("ratings_per_second", ""),))
+    return section(
+        "Throughput and memory", "costs", made, note and tag("p", note, class_="note"),
+        grid(list(curves)),
+    )  # fmt: skip
 
 
 def _costs(run: Measured) -> dict[str, str]:
@@ -119,9 +124,15 @@ def _costs(run: Measured) -> dict[str, str]:
             "seconds an epoch, validation included": f"{seconds / epochs:,.1f}",
             "training ratings a second": f"{read * epochs / seconds:,.0f}",
         }
-    memory = {key: number(value) for key, value in _flat(run).items() if "memory" in key}
-    shown = {key: str(value) for key, value in flat(run.kept.environment)}
-    return found | memory | {key: value for key, value in shown.items() if key not in memory}
+    memory = {name: _bytes(results[key]) for name, key in _MEMORY.items() if key in results}
+    return found | memory | {key: str(value) for key, value in flat(run.kept.environment)}
+
+
+def _bytes(count: Any) -> str:
+    """A number of bytes as the page shows it; what is none as it is."""
+    if not isinstance(count, int):
+        return str(count)
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
 def settings(together: Together) -> Html:

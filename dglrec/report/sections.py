@@ -52,12 +52,12 @@ def training(together: Together) -> Html:
     """Curves of training."""
     found: list[Html] = []
     for title, keys in _CURVES:
-        found += _curve(together.runs, title, keys)
+        found += curve(together.runs, title, keys)
     known = {key for _, keys in _CURVES for key, _ in keys}
     losses = [key for key in _keys(together.runs) if key.startswith("train_") and key not in known]
     for key in losses:
         title = key.removeprefix("train_").replace("_", " ")
-        found += _curve(together.runs, f"Training: {title}", ((key, "training"),))
+        found += curve(together.runs, f"Training: {title}", ((key, "training"),))
     for key in _keys(together.runs):
         metric = key.removeprefix("valid_")
         if (
@@ -65,8 +65,8 @@ def training(together: Together) -> Html:
             and metric.partition("@")[0] in _LIST_CURVES
             and (not metric.endswith("_standard_error"))
         ):
-            found += _curve(together.runs, title_of(metric), ((key, "validation"),))
-    found += _curve(together.runs, "Learning rate", (("learning_rate", ""),))
+            found += curve(together.runs, title_of(metric), ((key, "validation"),))
+    found += curve(together.runs, "Learning rate", (("learning_rate", ""),))
     without = [run.name for run in together.runs if not run.kept.epochs]
     note = f"Fitted at once, without epochs: {', '.join(without)}." if without else None
     return section("Training", "training", grid(found), note and tag("p", note))
@@ -76,7 +76,7 @@ def _keys(runs: Sequence[Measured]) -> list[str]:
     return list(dict.fromkeys(key for run in runs for epoch in run.kept.epochs for key in epoch))
 
 
-def _curve(runs: Sequence[Measured], title: str, keys: Sequence[tuple[str, str]]) -> Iterator[Html]:
+def curve(runs: Sequence[Measured], title: str, keys: Sequence[tuple[str, str]]) -> Iterator[Html]:
     """A picture of some figures by epoch; none where no run has them."""
     lines = []
     for place, run in enumerate(runs):

@@ -12,6 +12,8 @@ checkpoints/step-N/   older ones, kept in case that one is damaged
 checkpoints/best/     the epoch with the best validation figure
 checkpoints/items/    item-item weights beside its list head, where it has some
 checkpoints/derived/  what the model reads that was made from training rows, where it does
+tracker/              what a tracker was told, and its files (`train.logger`); without checksums,
+                      since trackers change them later
 selection/            of a refitted run (`train.refit`): the run, on training rows alone, whose
                       validation rows chose what this one was trained with
 .lock                 held by the process that trains
@@ -50,6 +52,7 @@ LOCK_FILE = ".lock"
 LAST = Path("checkpoints") / "last"
 BEST = Path("checkpoints") / "best"
 SELECTION = "selection"
+TRACKER = "tracker"
 ITEM_ITEMS = Path("checkpoints") / "items"
 DERIVED = Path("checkpoints") / "derived"
 

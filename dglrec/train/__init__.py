@@ -23,6 +23,7 @@ from dglrec.train.objectives import (
 from dglrec.train.refit import train
 from dglrec.train.state import remove_checkpoints
 from dglrec.train.step import TrainingStep, learning_rate_share
+from dglrec.train.tracking import read_note
 
 __all__ = [
     "LIST_LOSSES",
@@ -48,6 +49,7 @@ __all__ = [
     "make_loader",
     "make_loss",
     "make_objective",
+    "read_note",
     "remove_checkpoints",
     "train",
 ]

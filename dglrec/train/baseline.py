@@ -34,8 +34,9 @@ from dglrec.run import (
     locked,
     shown_parts,
 )
+from dglrec.trackers import check_tracker
 from dglrec.train.config import Settings
-from dglrec.train.describe import describe_environment
+from dglrec.train.describe import describe_environment, peak_memory_of
 from dglrec.train.folder import (
     append_line,
     check_run,
@@ -46,6 +47,7 @@ from dglrec.train.folder import (
     sweep_run,
     what_it_learned_from,
 )
+from dglrec.train.tracking import tracked
 
 LENGTH = 10
 """K of the lists by which settings are chosen, and that a run of a ranking model reports."""
@@ -87,7 +89,8 @@ def fit_baseline(
         UsageError: the run exists and may not be replaced, is of another model, another process
             trains it, or it is to begin with another run.
         DataError: the data set is another one than the run's, or has too many items.
-        UnusableEnvironmentError: there is too little memory.
+        UnusableEnvironmentError: there is too little memory, or no package of the tracker that
+            `train.logger` names.
     """
     run, kind = Path(run), settings.model.kind
     if settings.train.begin_with:
@@ -102,6 +105,7 @@ def fit_baseline(
         with world.together():
             check_data(kind, dataset)
             if world.is_first:
+                check_tracker(settings.train.logger)
                 check_run(run, resume, overwrite)
                 until_done.enter_context(locked(run))
                 check_run(run, resume, overwrite)
@@ -110,6 +114,9 @@ def fit_baseline(
             finished = world.from_first(lambda: _finished(run, dataset, settings))
             if finished:
                 results: dict[str, Any] = json.loads(finished)
+                with tracked(run, settings, here=world.is_first) as tracking:
+                    tracking.follow(1)
+                    tracking.finish(results)
                 return results
         with world.together():
             if world.is_first:
@@ -125,6 +132,7 @@ def fit_baseline(
                     f"{graph.num_edges:,} {what} by {graph.num_users:,} users of "
                     f"{graph.num_items:,} items{rows}: fitting {kind}"
                 )
+        tracking = until_done.enter_context(tracked(run, settings, here=world.is_first))
         started = time.monotonic()
         score = _by_validation(dataset)
         baseline, chosen = fit_model(kind, dataset, settings.baseline, world, score)
@@ -139,6 +147,7 @@ def fit_baseline(
         figures = {split: _measured(trained, split) for split in splits}
         valid = figures.get("valid", {})
         metrics = {name: valid[name] for name in _METRICS if name in valid}
+        memory = peak_memory_of(_CPU, world)
         with world.together():
             if world.is_first:
                 values = settings.to_dict()
@@ -153,7 +162,7 @@ def fit_baseline(
                 }
                 save_checkpoint(run / BEST, baseline.state(), {}, meta)
                 line = {f"valid_{name}": value for name, value in metrics.items()}
-                append_line(run / METRICS_FILE, {"epoch": 1, **line, "seconds": seconds})
+                append_line(run / METRICS_FILE, {"epoch": 1, **line, "seconds": seconds, **memory})
         results = {
             "kind": kind,
             "epochs": 1,
@@ -161,12 +170,15 @@ def fit_baseline(
             "training_seconds": seconds,
             **figures,
             **what_it_learned_from(dataset, run, settings.train, world),
+            **memory,
         }
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
                 # Two baselines may have the same weights and other settings.
                 seal_run(run, f"{BEST}/meta.json")
+        tracking.follow(1)
+        tracking.finish(results)
     return results
 
 

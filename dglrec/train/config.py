@@ -100,6 +100,12 @@ class TrainConfig(BaseModel):
     keep_checkpoints: int = Field(
         2, ge=1, description="the last so many are kept, to go back to where one is damaged"
     )
+    logger: Literal["none", "tensorboard", "mlflow", "wandb"] = Field(
+        "none",
+        description="a tracker that settings and figures go to as well, below the run's folder "
+        "unless its own environment variables name another place; each is an extra of its name "
+        "(docs/trackers.md)",
+    )
 
     @property
     def is_refit(self) -> bool:

@@ -1,5 +1,6 @@
 """What a training is, in words and figures: for the log, and for whoever reads the run later."""
 
+import json
 import platform
 import sys
 from importlib import metadata
@@ -13,8 +14,9 @@ from dglrec import __version__
 from dglrec.distributed import ALONE, World
 from dglrec.files import read_json, write_json
 from dglrec.graph import RatingGraph
+from dglrec.machine import peak_memory
 from dglrec.progress import counted
-from dglrec.run import ENVIRONMENT_FILE
+from dglrec.run import ENVIRONMENT_FILE, metrics_lines
 from dglrec.train.config import Settings
 
 
@@ -84,6 +86,53 @@ def write_environment(
         origin = read_json(path).get("from")
     said = {} if origin is None else {"from": origin}
     write_json(path, {**describe_environment(device, world), **said})
+
+
+def peak_memory_of(device: torch.device, world: World = ALONE) -> dict[str, int]:
+    """The most memory that one of the processes has had so far; for all of them to call.
+
+    Args:
+        device: where this one computes.
+        world: the processes that train together.
+
+    Returns:
+        `peak_memory_bytes`, resident, and on a GPU `peak_gpu_memory_bytes`, in torch's tensors.
+    """
+    peaks = {"peak_memory_bytes": peak_memory()}
+    if device.type == "cuda":
+        peaks["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    # A sum in which each process has a place of its own.
+    of_all = [0.0] * (len(peaks) * world.size)
+    of_all[world.rank :: world.size] = [float(peak) for peak in peaks.values()]
+    found = world.sum(of_all)
+    return {
+        name: round(max(found[place * world.size : (place + 1) * world.size]))
+        for place, name in enumerate(peaks)
+    }
+
+
+def peak_of_run(run: Path, epochs: int, last: dict[str, int], world: World) -> dict[str, int]:
+    """The most memory that a training took; for all processes to call.
+
+    Args:
+        run: its folder, which the first process reads.
+        epochs: that it had. Each one's line in `metrics.jsonl` has the peak of the process that
+            trained it; lines of earlier versions have none.
+        last: the peak of the process that has just measured the result.
+        world: the processes that train together.
+    """
+
+    def highest() -> bytes:
+        lines = [json.loads(line) for line in metrics_lines(run, epochs).splitlines()]
+        return json.dumps(
+            {
+                name: max(peak, *(line.get(name, 0) for line in lines)) if lines else peak
+                for name, peak in last.items()
+            }
+        ).encode()
+
+    found: dict[str, int] = json.loads(world.from_first(highest))
+    return found
 
 
 def describe_environment(device: torch.device, world: World = ALONE) -> dict[str, Any]:

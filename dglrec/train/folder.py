@@ -29,6 +29,7 @@ from dglrec.run import (
     METRICS_FILE,
     RESULTS_FILE,
     SELECTION,
+    TRACKER,
     check_is_run,
     is_finished,
 )
@@ -65,7 +66,7 @@ def check_run(run: Path, resume: bool, overwrite: bool) -> None:
 def sweep_run(run: Path) -> None:
     """Remove what a killed process left half-written."""
     for place in (run, run / SELECTION):
-        for folder in (place, (place / LAST).parent):
+        for folder in (place, (place / LAST).parent, place / TRACKER):
             sweep(folder)
 
 
@@ -99,6 +100,7 @@ def start_run(run: Path, settings: Settings) -> None:
         for name in (METRICS_FILE, RESULTS_FILE, LOG_FILE):
             (run / name).unlink(missing_ok=True)
         remove_checkpoints(run)
+        remove_folder(run / TRACKER)
         if not settings.train.is_refit:
             remove_folder(run / SELECTION)
     write_config(run, settings)

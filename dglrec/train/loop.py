@@ -9,8 +9,9 @@ gradients, sums and counts are added up, and the first process alone writes the 
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,12 +37,18 @@ from dglrec.run import (
     sketched_model,
 )
 from dglrec.sampling import check_directions, seed_of
+from dglrec.trackers import check_tracker
 from dglrec.train.added import prove_parts
 from dglrec.train.baseline import fit_baseline
 from dglrec.train.beginning import begin, resolve_beginning
 from dglrec.train.config import Settings, TrainConfig
 from dglrec.train.derived import derive_for, keep_derived
-from dglrec.train.describe import describe_training, write_environment
+from dglrec.train.describe import (
+    describe_training,
+    peak_memory_of,
+    peak_of_run,
+    write_environment,
+)
 from dglrec.train.finish import measured, with_item_weights
 from dglrec.train.folder import (
     append_line,
@@ -59,6 +66,7 @@ from dglrec.train.memory import footprint, place_graph
 from dglrec.train.objectives import Figures, make_objective
 from dglrec.train.state import Checkpoints, Progress, Tally, has_checkpoint
 from dglrec.train.step import TrainingStep
+from dglrec.train.tracking import tracked
 from dglrec.train.validation import Validation
 
 AfterEpoch = Callable[[int, Figures], bool]
@@ -106,6 +114,7 @@ def train_once(
         with world.together():
             check_loader(settings.loader)
             if world.is_first:
+                check_tracker(config.logger)
                 check_run(run, resume, overwrite)
         dataset = derive_for(dataset, run, settings, world, resume=resume)
         with world.together():
@@ -183,12 +192,16 @@ def train_once(
                 note_begun(run)
         give_back_memory()
         keep_freed_memory()
+        tracking = until_done.enter_context(tracked(run, settings, here=world.is_first))
+        tracking.follow(done.epoch)
 
         with interrupts.put_off():
             while done.goes_on(config):
-                _train_epoch(step, loader, device, settings, done, checkpoints, interrupts)
+                speed = _train_epoch(step, loader, device, settings, done, checkpoints, interrupts)
                 with _lost_device_said(f"after epoch {done.epoch + 1}", device):
-                    figures = _end_epoch(step, valid, config.last_epoch, done, checkpoints)
+                    costs = {"ratings_per_second": speed, **peak_memory_of(device, world)}
+                    figures = _end_epoch(step, valid, config.last_epoch, done, checkpoints, costs)
+                tracking.follow(done.epoch)
                 if any(world.sum([interrupts.requested])):
                     _stop(f"epoch {done.epoch}", world)
                 if after_epoch(done.epoch, figures):
@@ -211,6 +224,7 @@ def train_once(
                 if split in report
             },
             **what_it_learned_from(dataset, run, config, world),
+            **peak_of_run(run, done.epoch, peak_memory_of(device, world), world),
         }
         if settings.model.time_decay:
             results["half_lives"] = half_lives(model, dataset.graph.time_units)
@@ -218,6 +232,7 @@ def train_once(
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
                 seal_run(run)
+        tracking.finish(results)
     return results
 
 
@@ -242,8 +257,8 @@ def _train_epoch(
     done: Progress,
     checkpoints: Checkpoints,
     interrupts: Interrupts,
-) -> None:
-    """What is left of one pass over the training ratings.
+) -> float:
+    """What is left of one pass over the training ratings; how many a second were learned from.
 
     Raises:
         KeyboardInterrupt: somebody asked to stop; all is saved.
@@ -251,6 +266,7 @@ def _train_epoch(
     config, world = settings.train, step.world
     title = f"epoch {done.epoch + 1} of {config.last_epoch}"
     started = time.monotonic() - done.seconds
+    before = replace(done)
     step.model.train()
     loader.set_epoch(done.epoch, done.batch)
     step.objective.set_epoch(done.epoch)
@@ -289,6 +305,8 @@ def _train_epoch(
                     checkpoints.save_last(done)
                 if stop:
                     _stop(f"{title}, batch {done.batch}", world)
+    (count,) = world.sum([done.count - before.count])
+    return round(count / max(done.seconds - before.seconds, 1e-9), 1)
 
 
 def _check_ending(config: TrainConfig, dataset: RatingDataset) -> None:
@@ -312,9 +330,23 @@ def _stop(where: str, world: World) -> NoReturn:
 
 
 def _end_epoch(
-    step: TrainingStep, valid: Validation, epochs: int, done: Progress, checkpoints: Checkpoints
+    step: TrainingStep,
+    valid: Validation,
+    epochs: int,
+    done: Progress,
+    checkpoints: Checkpoints,
+    costs: Mapping[str, float],
 ) -> Figures:
-    """Validate, note, save; the validation figures."""
+    """Validate, note, save; the validation figures.
+
+    Args:
+        step: what is trained.
+        valid: what it is measured on.
+        epochs: how many there are at most.
+        done: how far it is.
+        checkpoints: where it is saved.
+        costs: what `metrics.jsonl` says of speed and memory.
+    """
     world = step.world
     training = _training_figures(done, world, valid)
     give_back_memory()  # what steps took, and embeddings take in larger pieces
@@ -341,6 +373,7 @@ def _end_epoch(
                     **{f"valid_{key}": value for key, value in metrics.items()},
                     "learning_rate": step.learning_rate,
                     "seconds": round(done.seconds, 3),
+                    **costs,
                 },
             )
             said = [

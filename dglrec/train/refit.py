@@ -31,6 +31,7 @@ from dglrec.run import (
     locked,
     shown_parts,
 )
+from dglrec.trackers import check_tracker
 from dglrec.train.added import prove_parts
 from dglrec.train.beginning import resolve_beginning
 from dglrec.train.config import Settings
@@ -87,7 +88,8 @@ def train(
             process trains it; or there are no validation rows, and no number of epochs, or a refit,
             for which they would choose.
         DataError: the data set is damaged or another one, or the checkpoint to resume from is bad.
-        UnusableEnvironmentError: there is too little memory, or no DGL for its loader.
+        UnusableEnvironmentError: there is too little memory, no DGL for its loader, or no package
+            of the tracker that `train.logger` names.
         DglrecError: the loss is no longer finite, or the disk is full.
     """
     run = Path(run)
@@ -96,6 +98,8 @@ def train(
     if settings.train.refit == "none":
         return first(dataset, run, settings, resume=resume, overwrite=overwrite)
     with world.together():
+        if world.is_first:
+            check_tracker(settings.train.logger)
         dataset.prove()
         _check_refit(dataset, settings, resume)
     if settings.model.kind == "graph" and not resume:  # before a run is replaced

@@ -38,6 +38,7 @@ _NOT_SEARCHED = {
     "ranking.at": "it says what is measured",
     "train.seed": "the best of several seeds is the luckiest one, no better setting",
     "train.begin_with": "it names a run, and no setting",
+    "train.logger": "it says where figures go, and changes none",
 }
 _NOT_SET = {
     "train.refit": "search first, and give --refit to the `train` of the best settings",
