@@ -2,8 +2,8 @@
 
     python benchmarks/readme.py
 
-What is printed on stdout, and so without progress, goes between the two marks of the README, as it
-is.
+What is printed on stdout, and so without progress, goes between the two marks of the README, spaces
+at the ends of lines left out.
 """
 
 import re
@@ -47,14 +47,14 @@ def main() -> None:
     shown_in(text)
     with tempfile.TemporaryDirectory() as folder:
         ran = subprocess.run(
-            [sys.executable, "-m", "dglrec", "quickstart", f"{folder}/out", "--no-text"],
+            [sys.executable, "-m", "dglrec", "quickstart", "--no-text"],
+            cwd=folder,
             stdout=subprocess.PIPE,
             check=True,
             encoding="utf-8",
         )
-    README.write_text(
-        BLOCK.sub(lambda found: found[1] + ran.stdout + found[3], text), encoding="utf-8"
-    )
+    shown = "".join(f"{line.rstrip()}\n" for line in ran.stdout.splitlines())
+    README.write_text(BLOCK.sub(lambda found: found[1] + shown + found[3], text), encoding="utf-8")
 
 
 if __name__ == "__main__":

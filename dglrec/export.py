@@ -30,9 +30,10 @@ from dglrec.errors import DataError, UsageError
 from dglrec.files import (
     atomic_folder,
     check_target_folder,
-    json_digest,
+    fits_checksum,
     read_json,
     sha256_of,
+    with_checksum,
     write_json,
 )
 from dglrec.ids import IdMap
@@ -117,7 +118,7 @@ def export(trained: TrainedModel, out: Place, *, overwrite: bool = False) -> dic
             **({} if dataset.parts == trained.learned_from else {"history": list(dataset.parts)}),
             "sha256": {name: sha256_of(folder / name) for name in names},
         }
-        write_json(folder / EXPORT_FILE, {"checksum": json_digest(description), **description})
+        write_json(folder / EXPORT_FILE, with_checksum(description))
     return {"out": str(out), **figures}
 
 
@@ -128,9 +129,8 @@ def check_export(out: Place) -> None:
         DataError: a file is not as it was written.
     """
     description = read_json(out / EXPORT_FILE)
-    checksum = description.pop("checksum", None)
     sums = description.get("sha256")
-    if checksum not in (None, json_digest(description)) or not isinstance(sums, dict):
+    if fits_checksum(description) is False or not isinstance(sums, dict):
         raise DataError(f"{out / EXPORT_FILE}: altered since it was written; export again")
     for name, wanted in sums.items():
         path = out / name

@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from dglrec.places import Place, RemotePath, store_errors
 CHECKSUMS_FILE = "checksums.json"
 _BEGUN = f"{TEMPORARY}begun"
 _OLD = f"{TEMPORARY}old-"
+_CHECKSUM = "checksum"
 _NO_SPACE = "no space left on the disk; free some"
 _FULL = {
     errno.ENOSPC: _NO_SPACE,
@@ -156,6 +157,18 @@ def json_digest(value: Any) -> str:
     """SHA-256 of JSON values, however a file lays them out."""
     value = json.loads(json.dumps(value))  # keys as JSON has them, all of them text
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with the checksum of all of them, for `fits_checksum`."""
+    return {_CHECKSUM: json_digest(values), **values}
+
+
+def fits_checksum(values: Mapping[str, Any]) -> bool | None:
+    """Whether values are those of `with_checksum`; None where they have no checksum."""
+    checksum = values.get(_CHECKSUM)
+    rest = {name: value for name, value in values.items() if name != _CHECKSUM}
+    return None if checksum is None else bool(checksum == json_digest(rest))
 
 
 def write_checksums(folder: Path, names: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -96,8 +97,10 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     if mounted.returncode:
         pytest.skip(f"not permitted to mount a small disk: {mounted.stderr.strip()}")
     yield SmallDisk(disk)
-    # What was killed may take a moment to let go of its files.
+    # What was killed may take a moment to let go of its files, and with Python 3.13 an error's
+    # traceback may hold some until it is collected.
     for _ in range(50):
+        gc.collect()
         if not subprocess.run(["umount", str(disk)], capture_output=True).returncode:
             return
         time.sleep(0.1)

@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from dglrec import cli
 
@@ -26,11 +28,26 @@ def forked(arguments, out: Path, err: Path, before=None) -> int:
     process = os.fork()
     if process:
         return process
-    code: object = 99
-    try:
+
+    def exchange() -> None:
         os.setsid()
         for descriptor, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), descriptor)
+
+    become(arguments, exchange, before)
+
+
+def become(arguments, exchange, before=None) -> NoReturn:
+    """Be a command, in a fork, with signals as a terminal leaves them, and end as it does.
+
+    Args:
+        arguments: of the command.
+        exchange: puts the descriptors of its streams in place.
+        before: what is called then, before the command.
+    """
+    code: object = 99
+    try:
+        exchange()  # what Python remembers of the streams is of other files
         sys.stdout, sys.stderr = (os.fdopen(one, "w", closefd=False) for one in (1, 2))
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -43,6 +60,8 @@ def forked(arguments, out: Path, err: Path, before=None) -> int:
         code = ended.code
     except KeyboardInterrupt:  # before or after the command's own handlers
         code = 130
+    except BaseException:
+        traceback.print_exc()
     finally:
         with suppress(BaseException):
             sys.stdout.flush()

@@ -12,15 +12,15 @@ import array
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from forks import become
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,8 +123,7 @@ def serve(place: Path) -> None:
     """Answer commands until SIGTERM, one after the other."""
     import torch
 
-    from dglrec import cli  # noqa: F401 - forks find it imported
-    from dglrec.api import Recommender  # noqa: F401 - and with it nearly all else
+    from dglrec.api import Recommender  # noqa: F401 - forks find it imported, and nearly all else
 
     torch.set_num_threads(1)
     with socket.socket(socket.AF_UNIX) as listening:
@@ -150,38 +149,22 @@ def _answer(connection: socket.socket, listening: socket.socket) -> int:
     if not process:
         listening.close()
         connection.close()
-        _become(json.loads(asked), streams)
+        words, folder, environment = json.loads(asked)
+
+        def exchange() -> None:
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+
+        def begin() -> None:
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(environment)
+
+        become(words, exchange, begin)
     for stream in streams:
         os.close(stream)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return code if code >= 0 else 128 - code
-
-
-def _become(asked: tuple[list[str], str, dict[str, str]], streams: "array.array[int]") -> None:
-    from dglrec import cli
-
-    code: object = 99
-    try:
-        words, folder, environment = asked
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-        # A pipe where a file was: what Python remembers of the file is not so.
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.argv = ["dglrec", *words]
-        cli.main()
-    except SystemExit as ended:
-        code = ended.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 98)
 
 
 if __name__ == "__main__":

@@ -605,17 +605,6 @@ WRONG_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_LOSSES)
-def test_a_loss_of_the_wrong_shape_is_refused_before_training(
-    ratings, tmp_path, name, clean_registries
-):
-    loss, said = WRONG_LOSSES[name]
-    register_loss(f"wrong_{name}")(loss)
-    with pytest.raises(UsageError, match=f"train.loss = wrong_{name}: .*{said}"):
-        fit(ratings, settings={"train.loss": f"wrong_{name}"}, path=tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
-
-
 WRONG_LIST_LOSSES = {
     "mean": (lambda p, n, t: (n - p[:, None]).mean(), r"gives \[\] for 3 positives; give \[3\]"),
     "wide": (lambda p, n, t: n - p[:, None], r"gives \[3, 2\] for 3 positives"),
@@ -626,14 +615,23 @@ WRONG_LIST_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_LIST_LOSSES)
-def test_a_list_loss_of_the_wrong_shape_is_refused_before_training(
-    ratings, tmp_path, name, clean_registries
+@pytest.mark.parametrize(
+    ("key", "register", "loss", "said"),
+    [
+        pytest.param(key, register, *wrong, id=f"{key} {name}")
+        for key, register, losses in (
+            ("train.loss", register_loss, WRONG_LOSSES),
+            ("ranking.loss", register_list_loss, WRONG_LIST_LOSSES),
+        )
+        for name, wrong in losses.items()
+    ],
+)
+def test_a_loss_of_the_wrong_shape_is_refused_before_training(
+    ratings, tmp_path, key, register, loss, said, clean_registries
 ):
-    loss, said = WRONG_LIST_LOSSES[name]
-    register_list_loss(f"wrong_{name}")(loss)
-    with pytest.raises(UsageError, match=f"^ranking.loss = wrong_{name}: .*{said}"):
-        fit(ratings, settings={"ranking.loss": f"wrong_{name}"}, path=tmp_path / "model")
+    register("wrong")(loss)
+    with pytest.raises(UsageError, match=f"^{key} = wrong: .*{said}"):
+        fit(ratings, settings={key: "wrong"}, path=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,10 +12,12 @@ from torch import nn
 from dglrec.errors import UsageError
 from dglrec.features import FeatureEncoder, add_encoder
 from dglrec.nn import CONVOLUTIONS, Convolution
+from dglrec.registry import Registry
 from dglrec.train import LIST_LOSSES, LOSSES, ListLoss, Loss
 
 _Loss = TypeVar("_Loss", bound=Loss)
 _ListLoss = TypeVar("_ListLoss", bound=ListLoss)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Make = TypeVar("_Make", bound=Callable[[int], Convolution])
 _Encoder = TypeVar("_Encoder", bound=type[FeatureEncoder])
 
@@ -33,13 +35,7 @@ def register_loss(name: str, *, replace: bool = False) -> Callable[[_Loss], _Los
     Raises:
         UsageError: the name is none, or taken.
     """
-
-    def register(loss: _Loss) -> _Loss:
-        _check_callable(loss, "loss", name)
-        LOSSES.add(name, lambda dataset: loss, replace=replace)
-        return loss
-
-    return register
+    return _registering(LOSSES, name, replace)
 
 
 def register_list_loss(name: str, *, replace: bool = False) -> Callable[[_ListLoss], _ListLoss]:
@@ -59,13 +55,7 @@ def register_list_loss(name: str, *, replace: bool = False) -> Callable[[_ListLo
     Raises:
         UsageError: the name is none, or taken.
     """
-
-    def register(loss: _ListLoss) -> _ListLoss:
-        _check_callable(loss, "list loss", name)
-        LIST_LOSSES.add(name, lambda config: loss, replace=replace)
-        return loss
-
-    return register
+    return _registering(LIST_LOSSES, name, replace)
 
 
 def register_convolution(name: str, *, replace: bool = False) -> Callable[[_Make], _Make]:
@@ -119,6 +109,19 @@ def register_encoder(name: str, *, replace: bool = False) -> Callable[[_Encoder]
             _check_callable(getattr(encoder, method, None), f"encoder {name}'s {method}", "")
         add_encoder(name, encoder, replace=replace)
         return encoder
+
+    return register
+
+
+def _registering(
+    losses: Registry[Callable[[Any], Any]], name: str, replace: bool
+) -> Callable[[_Function], _Function]:
+    """Adds a function to losses, the same one for whatever they are made for."""
+
+    def register(loss: _Function) -> _Function:
+        _check_callable(loss, losses.what, name)
+        losses.add(name, lambda made_for: loss, replace=replace)
+        return loss
 
     return register
 

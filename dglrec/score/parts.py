@@ -28,10 +28,11 @@ from dglrec.files import (
     check_possible,
     check_target_folder,
     disk_errors,
-    json_digest,
+    fits_checksum,
     read_json,
     sha256_of,
     sweep,
+    with_checksum,
     write_json,
 )
 from dglrec.places import Place, RemotePath
@@ -50,7 +51,6 @@ _A_NOTE = "[0-9]*.json"
 _START_LOCK = "start.lock"
 _ONLY = "0-of-1"  # the job of one shard
 _VERSION = "dglrec"  # in the manifest: which version finished it
-_CHECKSUM = "checksum"  # in the manifest: of all else in it
 _MEND = "give the command that made it once more"
 
 
@@ -64,7 +64,7 @@ class Note(BaseModel):
         unknown_rows: rows of the input that named an unknown user or item.
         unknown: what such rows meant when it was made; None where there was none.
         plan: a digest of what it was made by.
-        checksum: of the others, as `json_digest` has it.
+        checksum: of the others, as `with_checksum` has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -80,11 +80,11 @@ class Note(BaseModel):
     @classmethod
     def of(cls, **values: Any) -> "Note":
         """A note with its checksum."""
-        return cls(**values, checksum=json_digest(values))
+        return cls(**with_checksum(values))
 
     @model_validator(mode="after")
     def _is_as_written(self) -> "Note":
-        if self.checksum != json_digest(self.model_dump(exclude={"checksum"})):
+        if not fits_checksum(self.model_dump()):
             raise ValueError("altered since it was written")
         return self
 
@@ -272,7 +272,7 @@ class PartsFolder:
         """Whether a manifest is that of some parts of this plan, whatever files were called."""
         wanted = json.loads(json.dumps(self._manifest(there)))
         same = _identity(_of_any_version(found)) == _identity(_of_any_version(wanted))
-        return same and found.get("parts") == wanted["parts"] and _is_self_consistent(found)
+        return same and found.get("parts") == wanted["parts"] and bool(fits_checksum(found))
 
     def whole(self, numbers: Iterable[int]) -> dict[int, Note]:
         """Which of some parts are finished, and as they were written; the others have to be made.
@@ -381,7 +381,7 @@ class PartsFolder:
             raise DataError(f"{success}: holds something; {_MEND}")
         found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(there)))
         same = _of_any_version(found) == _of_any_version(wanted)
-        if not same or not _is_self_consistent(found):
+        if not same or not fits_checksum(found):
             raise DataError(
                 f"{manifest}: not what {PLAN_FILE} and the parts are: one of them was altered; "
                 f"{_MEND}"
@@ -398,8 +398,7 @@ class PartsFolder:
         if unknown := sum(note.unknown_rows for note in there.values()):
             totals["unknown_rows"] = unknown
         # The version is no part of the plan: another one may go on with it.
-        manifest = {**self.plan, _VERSION: __version__, **totals, "parts": parts}
-        return {_CHECKSUM: json_digest(manifest), **manifest}
+        return with_checksum({**self.plan, _VERSION: __version__, **totals, "parts": parts})
 
     @property
     def _notes(self) -> Place:
@@ -461,13 +460,7 @@ def _is_as_written(path: Place, note: Note) -> bool:
 
 
 def _of_any_version(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {**manifest, _VERSION: None, _CHECKSUM: None}
-
-
-def _is_self_consistent(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest's checksum is that of the rest."""
-    rest = {name: value for name, value in manifest.items() if name != _CHECKSUM}
-    return bool(manifest.get(_CHECKSUM) == json_digest(rest))
+    return {**manifest, _VERSION: None, "checksum": None}
 
 
 def _repeats(table: pa.Table, name: str) -> bool:

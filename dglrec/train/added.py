@@ -7,13 +7,11 @@ from dglrec.train.objectives import prove_list_loss, prove_loss
 
 
 def prove_parts(settings: Settings, dataset: RatingDataset) -> None:
-    """Try the parts of a training that others have added; those of the package are left alone.
+    """Try the parts of a graph model that others have added; those of the package are left alone.
 
     Raises:
         UsageError: one fails, or gives another shape than is wanted, or no numbers.
     """
-    if settings.model.kind != "graph":
-        return
     heads = settings.model.heads
     prove_convolution(settings.model)
     if heads != "lists":

@@ -36,6 +36,7 @@ TABLE_FILE = "results.md"
 BEST_FILE = "best.toml"
 
 _VALID = "valid"
+_EPOCHS_BEFORE_PRUNING = 2
 
 
 def run_tuning(
@@ -218,14 +219,14 @@ class _Search:
     ) -> tuple[dict[str, Any], bool]:
         """A trial's results, and whether it was pruned."""
         pruned = []
-        # At a low learning rate the first epochs say little of the last ones.
-        unhurried = settings.train.epochs // 4
+        # One epoch says little of the last one, and at a low learning rate a few do neither.
+        first = max(_EPOCHS_BEFORE_PRUNING, settings.train.epochs // 4)
 
         def after_epoch(epoch: int, figures: Figures) -> bool:
             value = self.goal.value(figures)
             if value is not None:
                 trial.report(value, epoch)
-                if epoch >= unhurried and trial.should_prune():
+                if epoch >= first and trial.should_prune():
                     pruned.append(epoch)
             return bool(pruned)
 

@@ -27,10 +27,7 @@ TRIALS = "trials"
 RETRY_OF = "retry_of"
 REASON = "reason"
 
-# A trial is held against the median of those before it from its second epoch on, once there are
-# five: one epoch says little of twenty.
-_TRIALS_BEFORE_PRUNING = 5
-_EPOCHS_BEFORE_PRUNING = 2
+_TRIALS_BEFORE_PRUNING = 5  # a trial is held against the median of as many, or more
 
 
 def import_optuna() -> Any:
@@ -75,10 +72,7 @@ class Trials:
                 study_name="search",
                 direction="maximize" if maximise else "minimize",
                 load_if_exists=True,
-                pruner=self._optuna.pruners.MedianPruner(
-                    n_startup_trials=_TRIALS_BEFORE_PRUNING,
-                    n_warmup_steps=_EPOCHS_BEFORE_PRUNING,
-                ),
+                pruner=self._optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_BEFORE_PRUNING),
             )
             self.all()
 
