@@ -20,6 +20,7 @@ import torch
 import torch._dynamo  # as DistributedDataParallel does: here once, there in each rank anew
 from batches import LOADERS, Ratings, config_of
 from ranks import in_ranks, outcomes_of
+from runs import without_times
 from test_score import read_all
 from test_train import make_settings, planted
 from torch import nn
@@ -721,14 +722,15 @@ def trains(world, dataset, run, settings):
         results = train(RatingDataset.open(dataset), run, settings, world=world)
     finally:
         train_module._end_epoch = original
-    results.pop("training_seconds")
     return [heads, results]
 
 
 def trained_by(size, dataset, run, settings):
-    """What each rank came to."""
+    """What each rank came to, times and memory left out."""
     work = partial(trains, dataset=dataset.path, run=run, settings=settings)
-    return in_ranks(size, work) if size > 1 else [trains(ALONE, dataset.path, run, settings)]
+    found = in_ranks(size, work) if size > 1 else [trains(ALONE, dataset.path, run, settings)]
+    assert len({results["peak_memory_bytes"] for _, results in found}) == 1  # the most of all ranks
+    return without_times(found)
 
 
 def loader_of(kind, **options):

@@ -286,6 +286,7 @@ def test_what_mlflow_stores(dataset, tmp_path, monkeypatch, capfd):
 
 def test_what_wandb_stores_offline(dataset, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="pip install 'dglrec[wandb]'")
+    monkeypatch.setattr(tracking, "_WAIT_SECONDS", 300)  # its service may start slowly
     run = tmp_path / "run"
     train(dataset, run, settings_with("wandb", epochs=1))
     run_id, epochs, results = read_note(run / TRACKER / "wandb.json")
