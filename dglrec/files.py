@@ -261,7 +261,12 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def check_target_folder(
-    target: Place, *, marker: str, overwrite: bool, ignored: str | None = None
+    target: Place,
+    *,
+    marker: str,
+    overwrite: bool,
+    ignored: str | None = None,
+    going_on: str = "",
 ) -> None:
     """Refuse a target folder that must not be written, before any work is done.
 
@@ -271,6 +276,7 @@ def check_target_folder(
             missing, so that a mistyped path never removes somebody's other files.
         overwrite: whether an existing folder may be replaced.
         ignored: a file that may be there all the same.
+        going_on: how to go on with what is there, for the message; empty where nobody can.
 
     Raises:
         UsageError: the target exists and may not be replaced, or no folder can be made there.
@@ -285,7 +291,10 @@ def check_target_folder(
     ):
         return
     if not overwrite:
-        raise UsageError(f"{target} exists; choose another name, or replace it with --overwrite")
+        going_on = going_on and f"{going_on}, "
+        raise UsageError(
+            f"{target} exists; {going_on}choose another name, or replace it with --overwrite"
+        )
     if not target.is_dir() or not (target / marker).exists():
         raise UsageError(
             f"{target} exists and holds no {marker}, so --overwrite will not replace it; "

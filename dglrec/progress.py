@@ -246,7 +246,11 @@ def _is_notebook(stream: TextIO | None) -> bool:
 
 
 class _Heartbeat:
-    """Prints a line every `HEARTBEAT_SECONDS`: share done, rate, time left."""
+    """Prints a line every `HEARTBEAT_SECONDS`: share done, rate, time left.
+
+    The first units may wait for code to be compiled or a file to be opened. The rate is that of the
+    units after them, once there are any; until then no time left is given.
+    """
 
     every = HEARTBEAT_SECONDS
 
@@ -256,23 +260,30 @@ class _Heartbeat:
         self.unit = unit
         self.done = 0
         self.started = self.printed = time.monotonic()
+        self.first: tuple[int, float] | None = None  # units of the first call, and when it came
 
     def __call__(self, count: int) -> None:
         check_interrupts()
         self.done += count
         now = time.monotonic()
+        first_done, first_at = self.first = self.first or (count, now)
         if now - self.printed < self.every:
             return
         self.printed = now
-        rate = self.done / (now - self.started)
+        is_warm = self.done > first_done and now > first_at
+        rate = (
+            (self.done - first_done) / (now - first_at)
+            if is_warm
+            else self.done / (now - self.started)
+        )
         line = f"{self.description}: {self.done:,}"
         if self.total:
             line += f" of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
         else:
             line += f" {self.unit}"
         line += f", {_count(rate)} {self.unit}/s"
-        if self.total and rate > 0:
-            line += f", {max(self.total - self.done, 0) / rate:.0f} s left"
+        if self.total and is_warm:
+            line += f", {_duration(max(self.total - self.done, 0) / rate)} left"
         self._show(line)
 
     def _show(self, line: str) -> None:
@@ -299,6 +310,18 @@ class _Line(_Heartbeat):
         """Leave no trace of it."""
         if self.shown:
             Messages(sys.stderr).write("\r" + " " * self.shown + "\r")
+
+
+def _duration(seconds: float) -> str:
+    """A time left, as exactly as anybody plans with it.
+
+    >>> _duration(59.6), _duration(240), _duration(5_000)
+    ('60 s', '4 min', '1 h 23 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _count(value: float) -> str:

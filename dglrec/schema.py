@@ -217,12 +217,21 @@ def renames(found: Sequence[str], missing: Sequence[str]) -> str:
     >>> renames(["userID", " item_id"], ["user_id", "item_id", "rating"])
     "; rename 'userID' to user_id; rename ' item_id' to item_id"
     """
-    alike = {_plain_name(name): name for name in found}
-    return "".join(
-        f"; rename {alike[_plain_name(name)]!r} to {name}"
+    return "".join(f"; rename {there!r} to {name}" for name, there in alike(found, missing).items())
+
+
+def alike(found: Sequence[str], missing: Sequence[str]) -> dict[str, str]:
+    """Missing columns that are there under another spelling -> how they are spelled there.
+
+    >>> alike(["userID", " item_id"], ["user_id", "item_id", "rating"])
+    {'user_id': 'userID', 'item_id': ' item_id'}
+    """
+    by_plain_name = {_plain_name(name): name for name in found}
+    return {
+        name: by_plain_name[_plain_name(name)]
         for name in missing
-        if _plain_name(name) in alike
-    )
+        if _plain_name(name) in by_plain_name
+    }
 
 
 def _plain_name(name: str) -> str:

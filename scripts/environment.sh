@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by scripts/quickstart and scripts/test: makes the virtual environment, or finds it in order.
+# Sourced by the other scripts: makes the virtual environment, or finds it in order. They may set
+# `extras`, which are installed with the package: what its users need, or all that its developers do.
 #
 #   DGLREC_PYTHON  the Python 3.10 to 3.13 to make it with (default: the first that runs)
 #   DGLREC_VENV    where it lies (default: .venv at the top of the checkout)
@@ -10,6 +11,8 @@ case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 made_here=$venv/.dglrec-venv   # the mark of an environment that these scripts made
 stamp=$venv/.dglrec-installed  # written last; holds the fingerprint of what was installed
 dgl=1.1.3                      # as in setup.cfg
+for_users=text,tune
+for_developers=text,dev,docs   # `tune` is part of `dev`
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -151,9 +154,13 @@ install_dgl() {
 }
 
 install() {
-    local wanted pip
+    local wanted installed pip
     wanted=$(fingerprint "$venv/bin/python")
-    [ "$(cat -- "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
+    installed=$(cat -- "$stamp" 2>/dev/null) || installed=
+    case $installed in
+        "$wanted $extras") return 0 ;;
+        "$wanted $for_developers") [ "$extras" != "$for_users" ] || return 0 ;;
+    esac
     rm -f -- "$stamp"
     say 'installing the packages (about a minute; longer where torch comes with CUDA, some 3 GB)'
     pip=("$venv/bin/python" -m pip install --constraint scripts/constraints.txt)
@@ -161,12 +168,12 @@ install() {
     (
         cd -- "$root" &&
             "${pip[@]}" pip setuptools &&
-            "${pip[@]}" --no-build-isolation --editable '.[text,dev,docs]' &&
+            "${pip[@]}" --no-build-isolation --editable ".[$extras]" &&
             install_dgl
     ) >&2 || unusable \
         'pip could not install the packages; its last lines above say why. Most often the package' \
         'index is out of reach or the disk is full. Mend that and run this again.'
-    printf '%s\n' "$wanted" >"$stamp"
+    printf '%s\n' "$wanted $extras" >"$stamp"
 }
 
 # A store of objects on the path, for tests; without it they are skipped, and say so.
@@ -190,6 +197,7 @@ prepare_store() {
 }
 
 prepare_environment() {
+    extras=${extras:-$for_developers}
     # One at a time: two runs at once would install over each other.
     exec 9<"$root/setup.cfg"
     if command -v flock >/dev/null; then

@@ -506,7 +506,7 @@ def test_an_item_that_no_table_has_is_kept_and_counted(tmp_path, dglrec_command)
     write(tmp_path / "s" / "anime.csv", table)
     outcome = dglrec_command("prepare", tmp_path / "s", tmp_path / "data", "--no-text")
     assert outcome.code == 0
-    assert "note: items without table row: 2" in outcome.out
+    assert "note: items without table row: 2" in outcome.out and "titles: 3\n" in outcome.out
     dataset = RatingDataset.open(tmp_path / "data")
     assert dataset.items.ids.to_pylist() == [0, 1, 2, 3, 4]
     assert dataset.titles.to_pylist() == ["Title 0", "Title 1", "Title 2", "3", "4"]
@@ -525,6 +525,10 @@ def test_a_user_with_one_rating_goes_all_the_way(tmp_path, dglrec_command):
     notes = json.loads(outcome.out)["notes"]
     single = notes["users_with_one_training_rating"] + notes["users_without_training_rating"]
     assert single == 12
+    dataset = RatingDataset.open(data)
+    unknown = dataset.graph.by_user.degrees[dataset.held_out("test").users.numpy()] == 0
+    assert notes["test_rows_of_new_users"] == unknown.sum() > 0
+    assert notes["test_rows_of_new_items"] == 0
     assert dglrec_command("train", data, run, *FAST).code == 0
     assert dglrec_command("evaluate", run).code == 0
     outcome = dglrec_command("recommend", run, "--user", 103, "--json")

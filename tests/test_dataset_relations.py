@@ -98,6 +98,23 @@ def whole(tmp_path_factory):
     return prepare(ratings(folder), folder / "data", options)
 
 
+def test_tables_may_call_ids_as_the_ratings_do(whole, tmp_path):
+    names = {"user": "visitor", "item": "sku"}
+    renamed = [make(tmp_path) for make in (ratings, item_table, user_table)]
+    for file in renamed:
+        head, _, rows = file.read_text().partition("\n")
+        head = head.replace("user_id", "visitor").replace("item_id", "sku")
+        file.write_text(f"{head}\n{rows}")
+    source, items, users = renamed
+    options = replace(NO_TEXT, columns=names, item_table=items, user_table=users)
+    found = prepare(source, tmp_path / "data", options)
+    assert found.describe()["features"] == whole.describe()["features"]
+    assert found.user_feature_widths == whole.user_feature_widths
+    items.write_text(items.read_text().replace("sku", "thing", 1))
+    with pytest.raises(DataError, match="no column sku; found thing, Category"):
+        prepare(source, tmp_path / "other", options)
+
+
 @pytest.fixture
 def copy(whole, tmp_path):
     return shutil.copytree(whole.path, tmp_path / "copy")

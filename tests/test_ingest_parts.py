@@ -287,6 +287,8 @@ def test_columns_that_are_not_there(tmp_path, rows):
         open_source(file, columns={"user": "u"})
     with pytest.raises(DataError, match="a.csv: no column stars; found user_id, item_id, rating"):
         open_source(file, columns={"rating": "stars"})
+    with pytest.raises(DataError, match="found user_id, .*; say --columns user=user_id,rating=rat"):
+        open_source(file, columns={"user": "userID", "rating": "Rating"})
     in_parts(tmp_path / "t", rows.rename(columns={"user_id": "uid"}), ".parquet")
     with pytest.raises(
         DataError, match=r"part-00000\.parquet: no column user_id; found uid, .*--columns user=NAME"

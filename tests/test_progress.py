@@ -56,8 +56,23 @@ def test_heartbeat_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Non
         advance(500)
     assert capsys.readouterr() == (
         "",
-        "reading ratings: 2,500 of 10,000 rows (25%), 250.0 rows/s, 30 s left\n",
+        "reading ratings: 2,500 of 10,000 rows (25%), 83.3 rows/s, 90 s left\n",
     )
+
+
+def test_a_first_unit_that_waits_for_compiled_code_says_nothing_of_the_time_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("epoch 1", 152, "batches") as advance:
+        clock.now += 30
+        advance(1)
+        for _ in range(20):
+            clock.now += 0.5
+            advance(1)
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 1: 1 of 152 batches (1%), 0.0 batches/s",
+        "epoch 1: 21 of 152 batches (14%), 2.0 batches/s, 66 s left",
+    ]
 
 
 def test_heartbeat_without_a_total(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,14 +91,14 @@ def test_heartbeat_comes_once_in_its_interval(
             advance(1_000)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[-1] == "training: 100,000 of 1,000,000 edges (10%), 1.0k edges/s, 900 s left"
+    assert lines[-1] == "training: 100,000 of 1,000,000 edges (10%), 1.0k edges/s, 15 min left"
 
 
 @pytest.mark.parametrize(
     ("total", "done", "expected"),
     [
         (10, 0, "work: 0 of 10 steps (0%), 0.0 steps/s\n"),  # no rate, no time left
-        (10, 20, "work: 20 of 10 steps (200%), 2.0 steps/s, 0 s left\n"),  # never negative
+        (10, 20, "work: 20 of 10 steps (200%), 2.0 steps/s\n"),
         (0, 0, "work: 0 steps, 0.0 steps/s\n"),
     ],
 )
@@ -94,6 +109,15 @@ def test_heartbeat_at_the_ends(
         clock.now += 10
         advance(done)
     assert capsys.readouterr().err == expected
+
+
+def test_time_left_is_never_negative(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("work", 10, "steps") as advance:
+        for _ in range(2):
+            clock.now += 5
+            advance(10)
+    said = capsys.readouterr().err
+    assert said == "work: 20 of 10 steps (200%), 2.0 steps/s, 0 s left\n"
 
 
 def test_an_error_inside_passes_through() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,9 +234,14 @@ def test_test_rows_choose_nothing(dataset, tmp_path, monkeypatch):
 
 def test_an_existing_run_is_not_replaced_unasked(dataset, undisturbed, tmp_path):
     before = bytes_of(undisturbed / LAST)
-    with pytest.raises(UsageError, match="exists.*--overwrite"):
+    with pytest.raises(UsageError, match="exists; choose another name, .*--overwrite"):
         train(dataset, undisturbed, make_settings())
     assert bytes_of(undisturbed / LAST) == before
+
+    stopped = shutil.copytree(undisturbed, tmp_path / "stopped")
+    (stopped / RESULTS_FILE).unlink()
+    with pytest.raises(UsageError, match="exists; go on with its training with --resume, choose"):
+        train(dataset, stopped, make_settings())
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

@@ -250,7 +250,7 @@ def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, 
     relation_files = {name: source.resolve(file) for name, file in options.relation.items()}
     for file in relation_files.values():
         require_file(file)
-    return GivenTables.read(items, users), relation_files
+    return GivenTables.read(items, users, options.columns), relation_files
 
 
 def _read_truth(source: Source) -> Truth | None:

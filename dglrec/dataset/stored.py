@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -481,13 +482,21 @@ class RatingDataset:
     def describe(self) -> dict[str, Any]:
         """What `prepare` reports: counts, split, features; of ratings their scale and mean, too.
 
-        Where there are any: widths of users' features, edges of relations, labels of attributes.
+        Beside what it met: how many test rows are of users and items without training rows, for
+        which a model has less to go by.
+
+        Where there are any: items with a title, widths of users' features, edges of relations,
+        labels of attributes.
         """
         keys = ["format", schema.FEEDBACK, "counts", "scale", "split", "mean_rating"]
         keys += ["features", "notes"]
         if not self.has_ratings:
             keys = [key for key in keys if key not in _OF_RATINGS]
         described = {"dataset": str(self.path), **{key: self.meta[key] for key in keys}}
+        described["notes"] = {**described["notes"], **self._new_in_test()}
+        ids = self.items.ids.cast(pa.string())
+        if titled := pc.sum(pc.not_equal(self.titles, ids)).as_py():
+            described["titles"] = titled
         if self.user_feature_widths:
             described[USER_FEATURES] = self.user_feature_widths
         if self.relations:
@@ -496,6 +505,17 @@ class RatingDataset:
             labels = {name: len(one.vocabulary) for name, one in self.attributes.items()}
             described["attributes"] = labels
         return described
+
+    def _new_in_test(self) -> dict[str, int]:
+        """How many test rows are of users, or of items, that have no training row."""
+        if "test" not in self.held_out_splits:
+            return {}
+        rows = self.held_out("test")
+        of_sides = {"user": rows.users.numpy(), "item": rows.items.numpy()}
+        return {
+            f"test_rows_of_new_{side}s": int(np.count_nonzero(~self._is_trained(side)[index]))
+            for side, index in of_sides.items()
+        }
 
     def _catalogue(self) -> pd.DataFrame:
         """What is known of the items, as `prepare` knew it."""

@@ -29,15 +29,28 @@ class GivenTables:
     users: AttributeTable | None = None
 
     @classmethod
-    def read(cls, items: Given | None, users: Given | None) -> "GivenTables":
+    def read(
+        cls, items: Given | None, users: Given | None, columns: Mapping[str, str] | None = None
+    ) -> "GivenTables":
         """Read them.
+
+        Args:
+            items: a table of items, or none.
+            users: a table of users, or none.
+            columns: what the table of ratings calls its columns `user` and `item`, where it was
+                said; these tables may call them so, too.
 
         Raises:
             DataError: one is missing or bad.
         """
+        called = columns or {}
         return cls(
-            None if items is None else read_attributes(items, schema.ITEM_ID),
-            None if users is None else read_attributes(users, schema.USER_ID),
+            None
+            if items is None
+            else read_attributes(items, schema.ITEM_ID, called=called.get("item")),
+            None
+            if users is None
+            else read_attributes(users, schema.USER_ID, called=called.get("user")),
         )
 
     def notes(self, items: IdMap, users: IdMap) -> dict[str, int]:

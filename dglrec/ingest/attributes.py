@@ -74,7 +74,9 @@ class AttributeTable:
         return rows, len(index) - len(of_known)
 
 
-def read_attributes(file: Given, id_name: str, *, one: bool = False) -> AttributeTable:
+def read_attributes(
+    file: Given, id_name: str, *, one: bool = False, called: str | None = None
+) -> AttributeTable:
     """Read a CSV or Parquet table, or a frame, of attributes of items or users.
 
     A column's name becomes the attribute's in lowercase letters, digits and `_`. A table of items
@@ -84,12 +86,15 @@ def read_attributes(file: Given, id_name: str, *, one: bool = False) -> Attribut
         file: the table.
         id_name: `item_id` or `user_id`.
         one: whether a table of one row may do without ids; its id is then null.
+        called: what the column of ids may be called as well, as the table of ratings calls it.
 
     Raises:
         DataError: the table is damaged, has no row or no column of ids, an id is missing, or a
             column cannot name an attribute.
     """
     special = ITEM_NAMES if id_name == schema.ITEM_ID else _USER_NAMES
+    if called is not None:
+        special = {**special, id_name: (*special[id_name], called)}
     raw = cells.raw_table(file, special[id_name])
     found = stream.shown_names(list(raw))
     given = {}
@@ -99,7 +104,7 @@ def read_attributes(file: Given, id_name: str, *, one: bool = False) -> Attribut
             given[name] = raw.pop(alias)
     nameless = one and id_name not in given and {len(cells) for cells in raw.values()} == {1}
     if id_name not in given and not nameless:
-        schema.check_columns(found, (id_name,), str(file))
+        schema.check_columns(found, (called or id_name,), str(file))
         raise AssertionError("a column of that name would have been found")
     ids = pa.nulls(1, pa.int64()) if nameless else _ids(given.pop(id_name), id_name, file)
     columns = {

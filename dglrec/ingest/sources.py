@@ -69,6 +69,12 @@ class RatingLayout:
             return (*names, self.timestamp)
         return names
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The key of `--columns` by the name of each column."""
+        named = {self.user: "user", self.item: "item", self.rating: "rating"}
+        return named if self.timestamp is None else {**named, self.timestamp: "timestamp"}
+
     def schema_names(self, found: Sequence[str]) -> dict[str, str]:
         """For each column to be read, of those `found`: its name in a file -> in the schema."""
         names = {self.user: schema.USER_ID, self.item: schema.ITEM_ID}
@@ -249,11 +255,20 @@ def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | No
         found = ", ".join(stream.shown_names(names)) or "no columns"
         raise DataError(
             f"{first}: no column {', '.join(missing)}; found {found}"
-            f"{schema.renames(names, missing)}{_hint(first, layout)}"
+            f"{_spelled(names, missing, layout)}{_hint(first, layout)}"
         )
     if layout.rating not in names:
         _refuse_ratings_by_another_name(first, layout, names)
     return text
+
+
+def _spelled(names: Sequence[str], missing: Sequence[str], layout: RatingLayout) -> str:
+    """The end of a message about missing columns that are there under another spelling."""
+    if not layout.named:
+        return schema.renames(names, missing)
+    options = layout.options
+    alike = [f"{options[wanted]}={found}" for wanted, found in schema.alike(names, missing).items()]
+    return f"; say --columns {','.join(alike)}" if alike else ""
 
 
 def _refuse_ratings_by_another_name(

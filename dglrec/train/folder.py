@@ -59,8 +59,15 @@ def check_run(run: Path, resume: bool, overwrite: bool) -> None:
     """
     if resume:
         check_is_run(run)
-    else:
-        check_target_folder(run, marker=CONFIG_FILE, overwrite=overwrite, ignored=LOCK_FILE)
+        return
+    stopped = (run / CONFIG_FILE).is_file() and not (run / RESULTS_FILE).exists()
+    check_target_folder(
+        run,
+        marker=CONFIG_FILE,
+        overwrite=overwrite,
+        ignored=LOCK_FILE,
+        going_on="go on with its training with --resume" if stopped else "",
+    )
 
 
 def sweep_run(run: Path) -> None:
