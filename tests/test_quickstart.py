@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -161,3 +163,14 @@ def test_without_a_folder_it_runs_again_and_with_one_it_asks(small, tmp_path, mo
     assert code_of() == 0
     assert code_of("quickstart-out") == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", ["--help", "", "tune extras", "text]"])
+def test_an_installation_with_an_unknown_extra_is_refused_first(extra, tmp_path):
+    environment = {**os.environ, "DGLREC_VENV": str(tmp_path / "venv")}
+    refused = subprocess.run(
+        [ROOT / "scripts" / "install", extra], env=environment, capture_output=True, text=True
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "of: text tune tensorboard mlflow wandb bench docs dev" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
