@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 
 import pytest
 from damage import victims
@@ -174,6 +175,9 @@ def test_a_tracker_that_hangs_is_waited_for_no_longer(
         train(dataset, tmp_path / "run", settings_with("tensorboard"))
     finally:
         released.set()
+        for thread in threading.enumerate():  # it still has the rest to tell
+            if thread.name == "tracker":
+                thread.join(30)
     assert "has not taken all within" in capsys.readouterr().err
     assert same_run(tmp_path / "run", untracked)
 
@@ -292,6 +296,9 @@ def test_what_wandb_stores_offline(dataset, tmp_path, monkeypatch):
     run_id, epochs, results = read_note(run / TRACKER / "wandb.json")
     assert (epochs, results) == (1, 1)
     (stored,) = (run / TRACKER / "wandb").glob(f"wandb/offline-run-*/run-{run_id}.wandb")
-    content = stored.read_bytes()
-    for words in (b"valid_rmse", b"test/rmse", b"model.embedding_size"):
-        assert words in content
+    words = (b"valid_rmse", b"test/rmse", b"model.embedding_size")
+    deadline = time.monotonic() + 120  # wandb's own process writes the file, and may be late
+    while not all(word in stored.read_bytes() for word in words) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for word in words:
+        assert word in stored.read_bytes()
