@@ -12,6 +12,7 @@ from dglrec.distributed import World
 from dglrec.files import (
     atomic_file,
     check_checksums,
+    check_possible,
     check_target_folder,
     disk_errors,
     read_json,
@@ -60,6 +61,7 @@ def check_run(run: Path, resume: bool, overwrite: bool) -> None:
     if resume:
         check_is_run(run)
         return
+    check_possible(run)
     stopped = (run / CONFIG_FILE).is_file() and not (run / RESULTS_FILE).exists()
     check_target_folder(
         run,
