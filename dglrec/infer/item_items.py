@@ -1,4 +1,4 @@
-"""Sparse item-item weights beside the list head's vectors: what a user's items say of others.
+"""Sparse item-item weights, whose scores are added to those of the list head.
 
 s_ui += sum over the user's items j of value(r_uj) W_ji
 """
@@ -22,13 +22,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ItemWeights:
-    """For each item j the items i that it speaks for, and how strongly.
+    """For each item j the items i whose scores it raises or lowers, with the weights W_ji.
 
     Attributes:
-        offsets: int64 [I + 1].
-        items: int32 [N], i, ascending for each j.
-        weights: float32 [N], W_ji times the scale at which they are added to scores.
-        values: float32 [levels]; what a rating of each level counts.
+        offsets: int64 [I + 1]; row j is `offsets[j]:offsets[j + 1]`.
+        items: int32 [N], i, ascending in each row.
+        weights: float32 [N], W_ji times the factor with which they are added to scores.
+        values: float32 [levels]; value(r) of each level of the rating scale.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -40,10 +40,10 @@ class ItemWeights:
     def checked(
         cls, arrays: Mapping[str, npt.NDArray[Any]], *, num_items: int, levels: int
     ) -> "ItemWeights":
-        """Those of a file.
+        """The weights in the arrays of a file.
 
         Raises:
-            ValueError: they are not weights of so many items and levels.
+            ValueError: the arrays are not item weights of so many items and levels.
         """
         wanted = {"offsets": np.int64, "items": np.int32, "weights": np.float32}
         wanted["values"] = np.float32
@@ -63,7 +63,7 @@ class ItemWeights:
             raise ValueError("does not fit the data set")
         if len(items) and not 0 <= items.min() <= items.max() < num_items:
             raise ValueError(f"names items {items.min()} to {items.max()} of {num_items}")
-        # Whoever looks for an item in a row searches it by halves.
+        # Readers look for an item in a row by binary search.
         falls = np.flatnonzero(items[1:] <= items[:-1]) + 1
         if len(falls) and not np.isin(falls, offsets).all():
             raise ValueError("names items of a row out of order")
@@ -72,7 +72,7 @@ class ItemWeights:
         return cls(offsets, items, weights, values)
 
     def of_each(self, rated: Adjacency, users: Tensor, items: Tensor) -> Tensor:
-        """What each rating of n users adds to the scores of their items, float32 [K, k].
+        """What each of the K ratings of n users adds to the scores of k items, float32 [K, k].
 
         Args:
             rated: the users' ratings.
@@ -96,11 +96,11 @@ class ItemWeights:
 
 @dataclass(frozen=True)
 class ItemItems:
-    """Item-item weights, and the users whose items speak.
+    """Item-item weights, and the users to whose scores they are added.
 
     Attributes:
         weights: of I items.
-        rated: of U users; their items are among the I.
+        rated: the ratings of U users; their items are among the I.
     """
 
     weights: ItemWeights
@@ -131,7 +131,7 @@ class ItemItems:
         return out
 
     def with_rated(self, rated: Adjacency) -> "ItemItems":
-        """The same weights, and other users."""
+        """The same weights, with other users."""
         return ItemItems(self.weights, rated)
 
     def rows_at(self, users: Tensor, items: Tensor) -> Tensor:

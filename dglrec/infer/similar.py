@@ -14,7 +14,7 @@ def nearest_items(vectors: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tenso
     Args:
         vectors: float32 [I, H], of all items.
         items: int64 [n].
-        k: how many; less than I.
+        k: how many neighbours; less than I.
 
     Returns:
         Cosines float32 [n, k], the largest first, and items int64 [n, k].

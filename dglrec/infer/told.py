@@ -1,4 +1,4 @@
-"""What nodes are told along relations beside that of ratings, of all edges."""
+"""Messages along relations other than ratings, from all of their edges."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,17 @@ _CHUNK_EDGES = 1 << 21
 
 
 class Others:
-    """What users and items are told along relations beside that of ratings, of all edges.
+    """The messages that users and items receive along relations other than ratings.
 
     Args:
-        model: whose maps and labels.
-        directions: of the relations that it reads.
-        near: where the edges are read.
-        world: processes that each compute a share of the nodes, about equal in edges.
+        model: the model, whose maps and label vectors make the messages.
+        directions: of the relations that the model reads.
+        near: the device that holds the edges.
+        world: the processes, each of which computes a share of the nodes, with about equal numbers
+            of edges.
 
     Raises:
-        ValueError: the model reads others.
+        ValueError: the directions are not those that the model reads.
     """
 
     def __init__(
@@ -44,19 +45,21 @@ class Others:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no such relations."""
+        """Whether the model reads no relation other than ratings."""
         return not self._tensors
 
     def told(
         self, layer: int, nodes: NodeValues, destination_type: str, without: str | None = None
     ) -> Tensor | None:
-        """float32 [N, H] what all users or items are told in a layer; None where nothing is.
+        """float32 [N, H] the sum of the messages that each user or item receives in a layer.
+
+        None where no direction ends in nodes of this type.
 
         Args:
-            layer: its number, from 0.
-            nodes: what users and items are before it.
+            layer: the layer's number, from 0.
+            nodes: the values of users and items before the layer.
             destination_type: `user` or `item`.
-            without: the name of a direction that tells nothing; None for none.
+            without: the name of a direction to leave out; None to leave out none.
         """
         assert self._maps is not None
         heard = [one for one in self._tensors if one.direction.destination_type == destination_type]
@@ -96,7 +99,7 @@ def _block_of(tensors: DirectionTensors, first: int, last: int) -> Block:
 
 
 def blocks_of_labels(directions: Sequence[Direction]) -> tuple[RelationBlock, ...]:
-    """The whole of directions from labels to items, as `embed_new_items` takes them."""
+    """All edges of directions from labels to items, in the form that `embed_new_items` takes."""
     found = []
     for one in directions:
         tensors = DirectionTensors.of(one, torch.device("cpu"))
@@ -107,11 +110,11 @@ def blocks_of_labels(directions: Sequence[Direction]) -> tuple[RelationBlock, ..
 
 @torch.inference_mode()
 def tell_new_users(model: RatingModel, others: Sequence[RelationBlock]) -> tuple[Tensor, ...]:
-    """What n users that training never saw are told by their labels, float32 [n, H] a layer.
+    """The messages that n new users receive from their labels, float32 [n, H] for each layer.
 
     Args:
         model: the model.
-        others: their labels, along the relations that the model reads; none for nothing.
+        others: the users' labels along the relations that the model reads; empty for no labels.
     """
     if model.relations is None or not others:
         return ()
