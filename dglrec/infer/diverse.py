@@ -97,12 +97,12 @@ class Likeness:
         """The vectors or groups, [n, c, D], of items int64 [n, c]."""
         return self._of.index_select(0, items.flatten()).view(*items.shape, -1)
 
-    def between(self, one: Tensor, others: Tensor) -> Tensor:
+    def between(self, item: Tensor, others: Tensor) -> Tensor:
         """float32 [n, c]: how similar an item of each list, [n, 1, D], is to others, [n, c, D]."""
         if self.is_grouped:
-            same = (one == others) & (one >= 0)
+            same = (item == others) & (item >= 0)
             return same.squeeze(2).float()
-        return (others @ one.transpose(1, 2)).squeeze(2)
+        return (others @ item.transpose(1, 2)).squeeze(2)
 
 
 class Diverse:

@@ -19,7 +19,7 @@ from dglrec.blocks import Block, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, EdgeTensors, EdgeTimes, RatingGraph, node_chunks
 from dglrec.infer.smoothing import mean_cosines
-from dglrec.infer.told import Others
+from dglrec.infer.told import RelationMessages
 from dglrec.nn import (
     NO_MESSAGES,
     HeteroEncoder,
@@ -102,16 +102,16 @@ def embed_all(
         nodes = _inputs(model, graph.num_users, biases)
         item_layers, cosines = [], [mean_cosines(nodes)] if with_cosines else []
         results = _Results(model.encoder, nodes)
-        of_users, of_items, others = _edges(model, graph, biases, world, directions)
+        of_users, of_items, relations = _edges(model, graph, biases, world, directions)
         told_users = []
         for number, layer in enumerate(model.encoder.hops):
             item_layers.append(nodes.items)
             of_layer = layer, of_users, of_items, world, advance
-            if others.is_empty:
+            if relations.is_empty:
                 nodes = _hop(nodes, *of_layer)
             else:
                 told = Messages(
-                    *(others.told(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
+                    *(relations.messages_to(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
                 )
                 nodes = _hop(nodes, *of_layer, told)
                 told_users += [] if told.users is None else [told.users]
@@ -153,27 +153,27 @@ def embed_without(
         directions: of the relations that the model reads.
         item_network: `Embeddings.item_network`.
     """
-    kinds = {one.name: one.destination_type for one in directions}
+    kinds = {direction.name: direction.destination_type for direction in directions}
     edges_read = (2 + len(kinds)) * model.config.layers * graph.num_edges // world.size
     shown = progress("leaving relations out", edges_read, "edges", shown=world.is_first)
     with evaluating(model), shown as advance:
         nodes = _inputs(model, graph.num_users, biases)
-        of_users, of_items, others = _edges(model, graph, biases, world, directions)
+        of_users, of_items, relations = _edges(model, graph, biases, world, directions)
         layers = {
             name: [nodes.users if kind == USER_TYPE else nodes.items]
             for name, kind in kinds.items()
         }
         for number, layer in enumerate(model.encoder.hops):
             for name, kind in kinds.items():
-                told = others.told(number, nodes, kind, without=name)
+                told = relations.messages_to(number, nodes, kind, without=name)
                 to_users = kind == USER_TYPE
                 update = layer.update_users if to_users else layer.update_items
-                given, sources = (of_users, nodes.items) if to_users else (of_items, nodes.users)
+                edges, sources = (of_users, nodes.items) if to_users else (of_items, nodes.users)
                 before = layers[name][-1]
-                of_hop = update, given, before, sources, world, advance
+                of_hop = update, edges, before, sources, world, advance
                 layers[name].append(_update(*of_hop, told=told))
             told_all = Messages(
-                *(others.told(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
+                *(relations.messages_to(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
             )
             nodes = _hop(nodes, layer, of_users, of_items, world, advance, told_all)
         found = {}
@@ -238,18 +238,20 @@ def embed_new_users(
         else:
             identities = identities.to(device)
             users = model.inputs.users(identities, inputs)
-            told = [one.index_select(0, identities) for one in embeddings.told_users]
+            told = [messages.index_select(0, identities) for messages in embeddings.told_users]
         edges = EdgeTensors.of(ratings, scale, torch.device("cpu"))
-        given = _Given(ratings.offsets, edges, biases, to_users=True)
+        rating_edges = _RatingEdges(ratings.offsets, edges, biases, to_users=True)
         every_layer = [users]
         for number, (layer, items) in enumerate(layers):
             of_layer = told[number] if told else None
-            users = _update(layer.update_users, given, users, items, world, advance, told=of_layer)
+            users = _update(
+                layer.update_users, rating_edges, users, items, world, advance, told=of_layer
+            )
             every_layer.append(users)
         users = model.encoder.combine(every_layer)
         lists = None
         if model.list_head is not None:
-            lists = _list_terms(model, given, users, world)
+            lists = _list_terms(model, rating_edges, users, world)
     return EncodedNodes(users, lists)
 
 
@@ -272,7 +274,7 @@ def embed_new_items(
     with evaluating(model):
         features = model.inputs.chosen(features.to(device))
         if item_network is None:
-            nodes = model.new_items(features, [one.to(device) for one in others])
+            nodes = model.new_items(features, [block.to(device) for block in others])
         else:
             nodes = item_network(features)
         lists = None
@@ -324,15 +326,19 @@ def _edges(
     biases: Biases,
     world: World,
     directions: Sequence[Direction],
-) -> tuple["_Given", "_Given", Others]:
+) -> tuple["_RatingEdges", "_RatingEdges", RelationMessages]:
     """The ratings as edges to users, the ratings as edges to items, and the other relations."""
-    near = graph.where(next(model.parameters()).device)
-    by_user, by_item = graph.on(near)
-    times = graph.times_on(near) if model.config.reads_times else (None, None)
+    device = graph.where(next(model.parameters()).device)
+    by_user, by_item = graph.on(device)
+    times = graph.times_on(device) if model.config.reads_times else (None, None)
     return (
-        _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True, times=times[0]),
-        _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False, times=times[1]),
-        Others(model, directions, near, world),
+        _RatingEdges(
+            graph.by_user.offsets, by_user, biases.to(device), to_users=True, times=times[0]
+        ),
+        _RatingEdges(
+            graph.by_item.offsets, by_item, biases.to(device), to_users=False, times=times[1]
+        ),
+        RelationMessages(model, directions, device, world),
     )
 
 
@@ -365,7 +371,7 @@ class _Results:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _RatingEdges:
     """The ratings as edges to the nodes of one type, with the biases that centre them.
 
     Attributes:
@@ -391,8 +397,8 @@ class _Given:
         residuals = edges.ratings(slice(low, high))
         degrees = edges.counts[first:last]
         nodes = torch.arange(first, last, device=offsets.device)
-        own = torch.repeat_interleave(nodes, degrees, output_size=high - low)
-        users, items = (own, neighbours) if self.to_users else (neighbours, own)
+        destinations = torch.repeat_interleave(nodes, degrees, output_size=high - low)
+        users, items = (destinations, neighbours) if self.to_users else (neighbours, destinations)
         residuals -= biases.predict(users, items)
         others = biases.item_degrees if self.to_users else biases.user_degrees
         ages = None
@@ -401,25 +407,25 @@ class _Given:
         return Block(offsets, neighbours, residuals, degrees.float(), others, ages=ages)
 
 
-def _list_terms(model: RatingModel, given: _Given, users: Tensor, world: World) -> ListTerms:
+def _list_terms(model: RatingModel, edges: _RatingEdges, users: Tensor, world: World) -> ListTerms:
     """The list head's terms of users, from all of their edges."""
     head = model.list_head
     assert head is not None
     factors = users.new_empty(len(users), head.width)
     rows = head.every_row()
 
-    def update(block: Block, sources: Tensor, own: Tensor) -> Tensor:
-        return head.of_users(own, block if head.reads_items else None, rows).factors
+    def update(block: Block, sources: Tensor, values: Tensor) -> Tensor:
+        return head.of_users(values, block if head.reads_items else None, rows).factors
 
-    _update(update, given, users, users, world, lambda count: None, factors)
+    _update(update, edges, users, users, world, lambda count: None, factors)
     return ListTerms(factors, factors.new_zeros(len(factors)))
 
 
 def _hop(
     nodes: NodeValues,
     layer: Layer,
-    of_users: _Given,
-    of_items: _Given,
+    of_users: _RatingEdges,
+    of_items: _RatingEdges,
     world: World,
     advance: Advance,
     told: Messages = NO_MESSAGES,
@@ -437,8 +443,8 @@ def _hop(
 
 def _update(
     update: Callable[..., Tensor],
-    given: _Given,
-    own: Tensor,
+    edges: _RatingEdges,
+    nodes: Tensor,
     sources: Tensor,
     world: World,
     advance: Advance,
@@ -449,15 +455,15 @@ def _update(
 
     `told` holds the messages that the nodes receive along other relations, None for no messages.
     """
-    offsets = given.offsets
-    out = torch.empty_like(own) if out is None else out
+    offsets = edges.offsets
+    out = torch.empty_like(nodes) if out is None else out
     bounds = world.cut(torch.from_numpy(offsets[1:]))
     start, end = bounds[world.rank], bounds[world.rank + 1]
-    edges = _CHUNK_EDGES if world.size == 1 else _CHUNK_EDGES_OF_MANY
-    for first, last in node_chunks(offsets[start : end + 1], edges):
+    chunk_edges = _CHUNK_EDGES if world.size == 1 else _CHUNK_EDGES_OF_MANY
+    for first, last in node_chunks(offsets[start : end + 1], chunk_edges):
         first, last = start + first, start + last
-        block = given.block(first, last).to(own.device)
-        values = own[first:last]
+        block = edges.block(first, last).to(nodes.device)
+        values = nodes[first:last]
         if told is None:
             out[first:last] = update(block, sources, values)
         else:

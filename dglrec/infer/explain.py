@@ -160,29 +160,30 @@ def find_reasons(
             if not len(rated_items):
                 continue
             owners = torch.repeat_interleave(torch.arange(len(users[part])), block.offsets.diff())
-            near = inputs.to(device)
+            inputs_on_device = inputs.to(device)
             if rated.identities is None:
                 known = rated.of_new_users(model, users[part])
                 known = None if known is None else known[owners].to(device)
-                values = model.inputs.new_users(near, known)
+                values = model.inputs.new_users(inputs_on_device, known)
             else:
-                values = model.inputs.users(rated.identities[users[part]][owners].to(device), near)
+                identities = rated.identities[users[part]][owners].to(device)
+                values = model.inputs.users(identities, inputs_on_device)
             on_device = block.to(device), owners.to(device), shifts.to(device)
             for number, hop in enumerate(hops):
                 told = rated.told[number][users[part].to(device)] if rated.told else None
                 if embeddings.told_users and rated.identities is not None:
                     told = embeddings.told_users[number][rated.identities[users[part]].to(device)]
                 values = hop.without_each(values, *on_device, told)
-            left = LeftOut(*on_device, inputs[:, 0], owners, rated.ratings, users[part])
+            left_out = LeftOut(*on_device, inputs[:, 0], owners, rated.ratings, users[part])
             step = max(1, _PAIRS // len(rated_items))
             for column in range(0, items.shape[1], step):
-                few = items[part, column : column + step]
-                without = scorer.without_each(left, values, few)
-                flat = places[part].repeat_interleave(few.shape[1]), few.flatten()
-                lost = scorer.pairs(*flat).view_as(few)[owners] - without
-                lost[rated_items.unsqueeze(1) == few[owners]] = 0.0
-                lost[lost < _ROUNDING] = 0.0
-                entries, largest = pick_largest(block.offsets.numpy(), lost.numpy(), count)
+                predicted = items[part, column : column + step]
+                without = scorer.without_each(left_out, values, predicted)
+                pairs = places[part].repeat_interleave(predicted.shape[1]), predicted.flatten()
+                contributions = scorer.pairs(*pairs).view_as(predicted)[owners] - without
+                contributions[rated_items.unsqueeze(1) == predicted[owners]] = 0.0
+                contributions[contributions < _ROUNDING] = 0.0
+                entries, largest = pick_largest(block.offsets.numpy(), contributions.numpy(), count)
                 found = entries >= 0
                 columns = slice(column, column + step)
                 out.items[part, columns][found] = rated_items.numpy()[entries[found]]
@@ -205,14 +206,14 @@ def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, T
     degrees = starts[users + 1] - starts[users]
     offsets = torch.cat((torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)))
     bias = biases.users[users]
-    beyond = torch.from_numpy(rated.scale.decode(codes)) - biases.mean - biases.items[items]
+    above_item = torch.from_numpy(rated.scale.decode(codes)) - biases.mean - biases.items[items]
     # A user's bias is the damped mean of rating - mean - item bias.
     sums = bias * (degrees + biases.damping.users)
-    left = degrees[owners] - 1
-    other_bias = (sums[owners] - beyond) / (left + biases.damping.users)
-    block = Block(offsets, items, beyond - bias[owners], degrees.float())
-    squares = biases.user_squares[users][owners] - beyond.square()
-    inputs = biases.inputs(other_bias, left.float(), squares, biases.damping.users)
+    other_degrees = degrees[owners] - 1
+    other_bias = (sums[owners] - above_item) / (other_degrees + biases.damping.users)
+    block = Block(offsets, items, above_item - bias[owners], degrees.float())
+    squares = biases.user_squares[users][owners] - above_item.square()
+    inputs = biases.inputs(other_bias, other_degrees.float(), squares, biases.damping.users)
     return block, inputs, other_bias - bias[owners], items
 
 
@@ -232,7 +233,7 @@ class _Hop:
 
     def without_each(
         self,
-        own: Tensor,
+        previous: Tensor,
         block: Block,
         owners: Tensor,
         shifts: Tensor,
@@ -241,21 +242,21 @@ class _Hop:
         """The layer's values of the users without each of their ratings, float32 [K, H].
 
         Args:
-            own: float32 [K, H] the previous layer's values of the users without each rating.
+            previous: float32 [K, H] the previous layer's values of the users without each rating.
             block: the K ratings.
             owners: int64 [K] the user of each rating, as a row of the block.
             shifts: float32 [K] by how much the user's bias is higher without the rating.
             told: float32 [n, H] the messages that the users receive along other relations; None
                 for no messages.
         """
-        out: Tensor = self.bare.own(own) + self._bare(block, owners)
+        out: Tensor = self.bare.own(previous) + self._bare(block, owners)
         if self.rated is not None and self.weighed is not None:
             out = out + _weighed(block, self.weighed, owners, shifts, self.rated.damping)
         if told is not None:
             out = out + told[owners]
         out = self.activated(out)
         if self.residual:
-            out = out + own
+            out = out + previous
         if self.refinement is not None and self.refining is not None:
             guess = self.refinement.guess(out)
             delta = _refit(block, self.refining, guess, owners, shifts, self.refinement.damping)
@@ -288,9 +289,10 @@ def _weighed(
     block: Block, messages: Tensor, owners: Tensor, shifts: Tensor, damping: Tensor
 ) -> Tensor:
     """`RatingConv` without each edge, with the other edges' residuals recomputed; [K, H]."""
-    left = block.degrees[owners] - 1
-    others = _others_ratings(block, messages, owners, shifts)
-    return damp_means(others / left.clamp(min=1).unsqueeze(1), left, damping)
+    other_degrees = block.degrees[owners] - 1
+    sums = _others_ratings(block, messages, owners, shifts)
+    means = sums / other_degrees.clamp(min=1).unsqueeze(1)
+    return damp_means(means, other_degrees, damping)
 
 
 def _refit(
@@ -313,9 +315,9 @@ def _refit(
     out = _others_ratings(block, sources, owners, shifts)
     for edges in every.split(_EDGES_OF_SQUARES):
         rows = of_edges[edges]
-        left = squares[owners[edges]] - rows.unsqueeze(2) * rows.unsqueeze(1)
-        right = out[edges].unsqueeze(2) - left @ guess[edges].unsqueeze(2)
-        out[edges] = torch.linalg.solve(left + torch.diag(damping), right).squeeze(2)
+        matrices = squares[owners[edges]] - rows.unsqueeze(2) * rows.unsqueeze(1)
+        right_sides = out[edges].unsqueeze(2) - matrices @ guess[edges].unsqueeze(2)
+        out[edges] = torch.linalg.solve(matrices + torch.diag(damping), right_sides).squeeze(2)
     return out.to(dtype)
 
 

@@ -6,7 +6,7 @@ s_ui += sum over the user's items j of value(r_uj) W_ji
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -119,13 +119,13 @@ class ItemItems:
 
     def pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """float32 [n]: what is added to the scores of n pairs."""
-        near, places = torch.unique(users, return_inverse=True)
+        distinct, places = torch.unique(users, return_inverse=True)
         count = len(self.weights.offsets) - 1
         out = torch.zeros(len(users))
         known = items < count
         step = max(1, (1 << 24) // count)
-        for first in range(0, len(near), step):
-            rows = torch.from_numpy(self._all(near[first : first + step]))
+        for first in range(0, len(distinct), step):
+            rows = torch.from_numpy(self._all(distinct[first : first + step]))
             here = ((places >= first) & (places < first + step) & known).nonzero().squeeze(1)
             out[here] = rows[places[here] - first, items[here]]
         return out
@@ -147,32 +147,45 @@ class ItemItems:
         if len(rows) and (rows.min() < 0 or rows.max() >= rated.num_nodes):
             raise IndexError(f"users {rows.min()} to {rows.max()}: there are {rated.num_nodes}")
         out = np.zeros((len(rows), count), dtype=np.float32)
-        arrays = (
-            rows,
-            rated.offsets,
-            rated.neighbours,
-            rated.codes,
-            weights.offsets,
-            weights.items,
-            weights.weights,
-            weights.values,
-        )
+        ratings = _Ratings(rated.offsets, rated.neighbours, rated.codes)
+        rows_of_items = _WeightRows(weights.offsets, weights.items, weights.weights, weights.values)
         work = len(rows) * count
         run_side_by_side(
-            [partial(_add, *arrays, out, low, high) for low, high in parts_of(len(rows), work)]
+            [
+                partial(_add, rows, ratings, rows_of_items, out, low, high)
+                for low, high in parts_of(len(rows), work)
+            ]
         )
         return out
 
 
+class _Ratings(NamedTuple):
+    """An `Adjacency` by user, as the compiled loop takes it."""
+
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    codes: npt.NDArray[Any]
+
+
+class _WeightRows(NamedTuple):
+    """`ItemWeights`, as the compiled loop takes them."""
+
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    weights: Floats
+    values: Floats
+
+
 @compiled
-def _add(users, offsets, neighbours, codes, starts, items, weights, values, out, low, high):  # type: ignore[no-untyped-def]
+def _add(users, ratings, weights, out, low, high):  # type: ignore[no-untyped-def]
+    """Add the weighted rows of the users' items to `out[low:high]`."""
     for row in range(low, high):
         user = users[row]
         scores = out[row]
-        for e in range(offsets[user], offsets[user + 1]):
-            value = values[codes[e]]
+        for edge in range(ratings.offsets[user], ratings.offsets[user + 1]):
+            value = weights.values[ratings.codes[edge]]
             if value == 0:
                 continue
-            j = neighbours[e]
-            for n in range(starts[j], starts[j + 1]):
-                scores[items[n]] += value * weights[n]
+            item = ratings.items[edge]
+            for n in range(weights.offsets[item], weights.offsets[item + 1]):
+                scores[weights.items[n]] += value * weights.weights[n]

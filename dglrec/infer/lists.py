@@ -63,8 +63,8 @@ class ListScorer:
         """
         parts = [torch.empty(0)]
         for ends in zip(users.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
-            near = (rows.to(self._device) for rows in ends)
-            parts.append(score_lists(self._users, self._items, *near).cpu())
+            on_device = (rows.to(self._device) for rows in ends)
+            parts.append(score_lists(self._users, self._items, *on_device).cpu())
         scores = torch.cat(parts)
         return scores if self._item_items is None else scores + self._item_items.pairs(users, items)
 
@@ -136,7 +136,7 @@ class ListScorer:
             found.append((best.values.cpu(), best.indices.cpu()))
         if not found:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
-        places = torch.cat([at for _, at in found])
+        places = torch.cat([indices for _, indices in found])
         return torch.cat([scores for scores, _ in found]), self._items_at(places)
 
     @cached_property

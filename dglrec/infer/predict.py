@@ -45,9 +45,9 @@ def predict_pairs(
         users.split(_CHUNK_PAIRS), items.split(_CHUNK_PAIRS), strict=True
     ):
         # The decoder maps every node that it is given: it gets only the users of the chunk.
-        near, places = torch.unique(some_users, return_inverse=True)
-        given = NodeValues(nodes.users.index_select(0, near.to(device)), nodes.items)
-        residuals = model.rating_head(given, places.to(device), some_items.to(device)).cpu()
+        distinct, places = torch.unique(some_users, return_inverse=True)
+        chunk_nodes = NodeValues(nodes.users.index_select(0, distinct.to(device)), nodes.items)
+        residuals = model.rating_head(chunk_nodes, places.to(device), some_items.to(device)).cpu()
         parts.append(biases.predict(some_users, some_items) + residuals)
     return torch.cat(parts) if parts else torch.empty(0)
 
@@ -98,8 +98,8 @@ class Scorer:
         """
         parts = [torch.empty(0)]
         for ends in zip(users.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
-            near = (rows.to(self._device) for rows in ends)
-            residuals = self._decoder.score(self._users, self._items, *near)
+            on_device = (rows.to(self._device) for rows in ends)
+            residuals = self._decoder.score(self._users, self._items, *on_device)
             parts.append(self._biases.predict(*ends) + residuals.cpu())
         return torch.cat(parts)
 
@@ -202,7 +202,7 @@ class Scorer:
             found.append((best.values.cpu(), best.indices.cpu()))
         if not found:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
-        places = torch.cat([at for _, at in found])
+        places = torch.cat([indices for _, indices in found])
         return torch.cat([scores for scores, _ in found]), self._items_at(places)
 
     def _items_at(self, places: Tensor) -> Tensor:
@@ -227,5 +227,5 @@ def entries_of(offsets: npt.NDArray[np.int64], rows: Tensor) -> tuple[Tensor, Te
 def _terms(of_nodes: DecoderTerms, base: Tensor) -> Terms:
     hidden, factors = of_nodes
     width = 0 if factors is None else factors.shape[1]
-    none = np.empty((len(hidden), width), dtype=np.float32)
-    return Terms(hidden.numpy(), none if factors is None else factors.numpy(), base.numpy())
+    no_factors = np.empty((len(hidden), width), dtype=np.float32)
+    return Terms(hidden.numpy(), no_factors if factors is None else factors.numpy(), base.numpy())

@@ -30,4 +30,4 @@ def nearest_items(vectors: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tenso
         cosines.scatter_(1, some.unsqueeze(1), -torch.inf)  # an item is no neighbour of itself
         best = cosines.topk(k, dim=1)
         found.append((best.values, best.indices))
-    return torch.cat([one for one, _ in found]), torch.cat([at for _, at in found])
+    return torch.cat([cosines for cosines, _ in found]), torch.cat([items for _, items in found])

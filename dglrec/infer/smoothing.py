@@ -35,10 +35,12 @@ def _mean_cosine(values: Tensor) -> Tensor:
         return values.new_full((), torch.nan)
     pairs = max(1, min(_PAIRS, _NUMBERS // values.shape[1]))
     generator = torch.Generator().manual_seed(0)
-    ones = torch.randint(count, (pairs,), generator=generator)
-    others = (ones + torch.randint(1, count, (pairs,), generator=generator)) % count
-    one, other = (values.index_select(0, places.to(values.device)) for places in (ones, others))
-    return functional.cosine_similarity(one, other).mean()
+    firsts = torch.randint(count, (pairs,), generator=generator)
+    seconds = (firsts + torch.randint(1, count, (pairs,), generator=generator)) % count
+    first, second = (
+        values.index_select(0, places.to(values.device)) for places in (firsts, seconds)
+    )
+    return functional.cosine_similarity(first, second).mean()
 
 
 def cosines_by_layer(cosines: Sequence[Tensor], *, combined: bool) -> list[dict[str, Any]]:

@@ -14,13 +14,13 @@ from dglrec.relations import Direction, DirectionTensors
 _CHUNK_EDGES = 1 << 21
 
 
-class Others:
+class RelationMessages:
     """The messages that users and items receive along relations other than ratings.
 
     Args:
         model: the model, whose maps and label vectors make the messages.
         directions: of the relations that the model reads.
-        near: the device that holds the edges.
+        device: the device that holds the edges.
         world: the processes, each of which computes a share of the nodes, with about equal numbers
             of edges.
 
@@ -32,23 +32,23 @@ class Others:
         self,
         model: RatingModel,
         directions: Sequence[Direction],
-        near: torch.device,
+        device: torch.device,
         world: World = ALONE,
     ) -> None:
         self._world = world
         self._maps = model.relations
         names = () if self._maps is None else self._maps.names
-        given = tuple(one.name for one in directions)
-        if given != names:
-            raise ValueError(f"the model reads {names}, and not {given}")
-        self._tensors = [DirectionTensors.of(one, near) for one in directions]
+        names_given = tuple(direction.name for direction in directions)
+        if names_given != names:
+            raise ValueError(f"the model reads {names}, and not {names_given}")
+        self._tensors = [DirectionTensors.of(direction, device) for direction in directions]
 
     @property
     def is_empty(self) -> bool:
         """Whether the model reads no relation other than ratings."""
         return not self._tensors
 
-    def told(
+    def messages_to(
         self, layer: int, nodes: NodeValues, destination_type: str, without: str | None = None
     ) -> Tensor | None:
         """float32 [N, H] the sum of the messages that each user or item receives in a layer.
@@ -62,16 +62,20 @@ class Others:
             without: the name of a direction to leave out; None to leave out none.
         """
         assert self._maps is not None
-        heard = [one for one in self._tensors if one.direction.destination_type == destination_type]
-        if not heard:
+        incoming = [
+            tensors
+            for tensors in self._tensors
+            if tensors.direction.destination_type == destination_type
+        ]
+        if not incoming:
             return None
         ends = torch.stack(
-            [torch.from_numpy(one.direction.edges.offsets[1:]) for one in heard]
+            [torch.from_numpy(tensors.direction.edges.offsets[1:]) for tensors in incoming]
         ).sum(0)
         bounds = self._world.cut(ends)
         start, end = bounds[self._world.rank], bounds[self._world.rank + 1]
         total = nodes.users.new_zeros(len(ends), self._maps.size)
-        for tensors in heard:
+        for tensors in incoming:
             kind = tensors.direction
             if kind.name == without:
                 continue
@@ -101,10 +105,12 @@ def _block_of(tensors: DirectionTensors, first: int, last: int) -> Block:
 def blocks_of_labels(directions: Sequence[Direction]) -> tuple[RelationBlock, ...]:
     """All edges of directions from labels to items, in the form that `embed_new_items` takes."""
     found = []
-    for one in directions:
-        tensors = DirectionTensors.of(one, torch.device("cpu"))
-        block = _block_of(tensors, 0, one.edges.num_nodes)
-        found.append(RelationBlock(one.name, one.destination_type, one.source_type, block))
+    for direction in directions:
+        tensors = DirectionTensors.of(direction, torch.device("cpu"))
+        block = _block_of(tensors, 0, direction.edges.num_nodes)
+        found.append(
+            RelationBlock(direction.name, direction.destination_type, direction.source_type, block)
+        )
     return tuple(found)
 
 
@@ -118,6 +124,6 @@ def tell_new_users(model: RatingModel, others: Sequence[RelationBlock]) -> tuple
     """
     if model.relations is None or not others:
         return ()
-    near = [one.to(next(model.parameters()).device) for one in others]
-    told = (model.relations.of_labels(number, near) for number in range(model.config.layers))
-    return tuple(one for one in told if one is not None)
+    on_device = [block.to(next(model.parameters()).device) for block in others]
+    told = (model.relations.of_labels(number, on_device) for number in range(model.config.layers))
+    return tuple(messages for messages in told if messages is not None)
