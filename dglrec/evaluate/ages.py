@@ -43,16 +43,17 @@ def by_age(rows: HeldOut, dataset: RatingDataset, world: World) -> Ages | None:
     users = rows.users.numpy()
     is_known = (dataset.graph.by_user.degrees > 0)[users]
     ages = rows.times.numpy() - dataset.graph.last_times()[users]
-    own = torch.from_numpy(ages[is_known])
-    every = np.sort(torch.cat(world.gather_parts(own)).numpy())
-    if not len(every):
+    known_ages = torch.from_numpy(ages[is_known])
+    all_ages = np.sort(torch.cat(world.gather_parts(known_ages)).numpy())
+    if not len(all_ages):
         return None
-    cuts = np.unique(every[np.arange(1, _GROUPS) * len(every) // _GROUPS])
-    cuts = cuts[cuts > every[0]]
-    starts = np.searchsorted(every, cuts)
-    firsts, lasts = np.concatenate(([0], starts)), np.concatenate((starts, [len(every)]))
+    cuts = np.unique(all_ages[np.arange(1, _GROUPS) * len(all_ages) // _GROUPS])
+    cuts = cuts[cuts > all_ages[0]]
+    starts = np.searchsorted(all_ages, cuts)
+    firsts, lasts = np.concatenate(([0], starts)), np.concatenate((starts, [len(all_ages)]))
     ranges = [
-        (int(every[first]), int(every[last - 1])) for first, last in zip(firsts, lasts, strict=True)
+        (int(all_ages[first]), int(all_ages[last - 1]))
+        for first, last in zip(firsts, lasts, strict=True)
     ]
 
     def group(part: slice) -> npt.NDArray[np.int64]:

@@ -98,12 +98,12 @@ def sampled_figures(
             chances = generator.random((len(keys), candidates))
             drawn, sizes = draw(seen, users, targets.num_items, chances)
             fewer += int(np.count_nonzero(sizes < candidates))
-            for place, score in enumerate(scorers):
+            for index, score in enumerate(scorers):
                 ranks = _ranks(score, users, items, drawn, sizes)
                 found = ranks[:, None] == np.arange(1, max(ks) + 1)
-                sums[place] += ranking_sums(found, np.ones(len(keys), dtype=np.int64), ks)
+                sums[index] += ranking_sums(found, np.ones(len(keys), dtype=np.int64), ks)
             advance(len(keys) * world.size)
-    of_model, of_popularity = (_reported(one.over(world)) for one in sums)
+    of_model, of_popularity = (_reported(scorer_sums.over(world)) for scorer_sums in sums)
     return {
         "candidates": candidates,
         "pairs": len(targets.keys),
@@ -190,7 +190,7 @@ def _ranks(
     ]
     scores = score(*pairs).view(len(users), -1).numpy()
     if np.isnan(scores).any():
-        raise DglrecError("the model's scores are no numbers; train it again")
+        raise DglrecError("some of the model's scores are not numbers; train it again")
     is_drawn = np.arange(drawn.shape[1]) < sizes[:, None]
     ahead = is_drawn & (scores[:, 1:] >= scores[:, :1])
     return np.asarray(1 + ahead.sum(1))

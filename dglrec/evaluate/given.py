@@ -78,7 +78,7 @@ def deal(dataset: RatingDataset, split: str, count: int, seed: int = 0) -> NewUs
     if not chosen.any():
         raise UsageError(
             f"--given {count}: users of {split} without training ratings have at most "
-            f"{sizes[is_new].max()} ratings, and one has to be left over; give fewer"
+            f"{sizes[is_new].max()} ratings, and at least one has to be predicted; give fewer"
         )
     # Ordered by user; a user's ratings are in random order.
     chance = np.random.default_rng(seed).permutation(len(users))
@@ -126,10 +126,10 @@ class GivenRatings:
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
         """float32 [n]: predicted ratings of n pairs; users are indices of the data set."""
-        given, biases, places = self._of(users)
+        given, biases, places = self._given_of(users)
         model, embeddings = self._trained.model, self._trained.embeddings
         dataset = self._trained.dataset
-        indices = torch.from_numpy(self._new.users[self._stretch(users)])
+        indices = torch.from_numpy(self._new.users[self._positions_of(users)])
         encoded = embed_new_users(
             model,
             embeddings,
@@ -137,7 +137,7 @@ class GivenRatings:
             dataset.scale,
             biases,
             features=dataset.user_features[indices],
-            told=[one[indices.to(one.device)] for one in embeddings.told_users],
+            told=[messages[indices.to(messages.device)] for messages in embeddings.told_users],
             shown=False,
         )
         nodes = NodeValues(encoded.nodes, embeddings.nodes.items)
@@ -145,7 +145,7 @@ class GivenRatings:
 
     def predict_bias(self, users: Tensor, items: Tensor) -> Tensor:
         """float32 [n]: mean + the user's bias, from its given ratings + the item's bias."""
-        _, biases, places = self._of(users)
+        _, biases, places = self._given_of(users)
         return biases.predict(places, items)
 
     @property
@@ -158,14 +158,14 @@ class GivenRatings:
             "bias": self.predict_bias,
         }
 
-    def _of(self, users: Tensor) -> tuple[Adjacency, Biases, Tensor]:
+    def _given_of(self, users: Tensor) -> tuple[Adjacency, Biases, Tensor]:
         """The given ratings of some users, their biases, and each row's position among the users.
 
         Users from the first to the last of the call are included. Rows are ordered by user, so
         these are few of all users; their ratings are not copied.
         """
-        stretch = self._stretch(users)
-        first, last = stretch.start, stretch.stop
+        positions = self._positions_of(users)
+        first, last = positions.start, positions.stop
         places = np.searchsorted(self._new.users, users.numpy())
         whole = self._new.given
         low, high = int(whole.offsets[first]), int(whole.offsets[last])
@@ -178,7 +178,7 @@ class GivenRatings:
         biases = dataset.biases.of_new_users(given, dataset.scale)
         return given, biases, torch.from_numpy(places - first)
 
-    def _stretch(self, users: Tensor) -> slice:
+    def _positions_of(self, users: Tensor) -> slice:
         """The positions, among all new users, of some users and all users between them."""
         ends = np.array([int(users.min()), int(users.max())])
         first, last = np.searchsorted(self._new.users, ends).tolist()

@@ -151,7 +151,7 @@ def _lists(best: Best, targets: RankingTargets, part: slice, k: int) -> Lists:
     found = best(torch.from_numpy(users), targets.left_out, k)
     scores, items = found[0].numpy(), found[1].numpy()
     if np.isnan(scores).any():
-        raise DglrecError("the model's scores are no numbers; train it again")
+        raise DglrecError("some of the model's scores are not numbers; train it again")
     # A score of -inf marks the places after a list's last item.
     listed = scores > -np.inf
     keys = targets.keys[ends[0] : ends[-1]]
@@ -201,7 +201,7 @@ def check_ranking(
         UsageError: ranking is not possible.
     """
     if split == "train":
-        raise UsageError("--ranking leaves out what a user has in training; choose test or valid")
+        raise UsageError("--ranking leaves out a user's training items; choose test or valid")
     num_items = dataset.graph.num_items
     if not ks:
         raise UsageError("--ranking: name a length of lists, such as 10")

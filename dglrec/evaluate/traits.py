@@ -95,7 +95,7 @@ class ListTraits:
             places, self._features, mode="sum", per_sample_weights=weights
         )
         lengths = self._features.square().sum(1)
-        own = (lengths[places] * weights).sum(1).double()
+        squares = (lengths[places] * weights).sum(1).double()
         counts = torch.from_numpy(sizes[enough]).double()
-        cosines = (totals.double().square().sum(1) - own) / (counts * (counts - 1))
+        cosines = (totals.double().square().sum(1) - squares) / (counts * (counts - 1))
         return float(np.count_nonzero(enough)), float(cosines.sum())
