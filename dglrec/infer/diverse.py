@@ -188,8 +188,7 @@ def likeness_of(
     widths = dataset.meta["features"]
     if schema.GENRES not in widths:
         raise UsageError(
-            f"--diverse genres: {dataset.path} knows no genres of its items; take embedding or "
-            "series"
+            f"--diverse genres: {dataset.path} has no genres of its items; take embedding or series"
         )
     first = sum(list(widths.values())[: list(widths).index(schema.GENRES)])
     features = dataset.item_features

@@ -92,24 +92,24 @@ def check_explainable(model: RatingModel) -> None:
     """
     if model.config.convolution != "sage":
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.convolution="
-            f"{model.config.convolution} has none of; train with sage"
+            "explanations leave out each rating in closed form, and there is none for "
+            f"model.convolution={model.config.convolution}; train with sage"
         )
     if model.config.combination != "last":
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.combination="
-            f"{model.config.combination} has none of; train with last"
+            "explanations leave out each rating in closed form, and there is none for "
+            f"model.combination={model.config.combination}; train with last"
         )
     if model.config.reads_times:
         name = "time_decay" if model.config.time_decay else "time_trend"
         raise UsageError(
-            f"explanations leave out each rating in closed form, which model.{name} has none of; "
-            "train without it"
+            "explanations leave out each rating in closed form, and there is none with "
+            f"model.{name}; train without it"
         )
     if model.config.aggregator in ("attention", "lstm"):
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.aggregator="
-            f"{model.config.aggregator} has none of; train with mean, sum or pool"
+            "explanations leave out each rating in closed form, and there is none for "
+            f"model.aggregator={model.config.aggregator}; train with mean, sum or pool"
         )
 
 

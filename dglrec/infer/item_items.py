@@ -68,7 +68,7 @@ class ItemWeights:
         if len(falls) and not np.isin(falls, offsets).all():
             raise ValueError("names items of a row out of order")
         if not (np.isfinite(weights).all() and np.isfinite(values).all()):
-            raise ValueError("holds weights that are no finite numbers")
+            raise ValueError("holds weights that are not finite numbers")
         return cls(offsets, items, weights, values)
 
     def of_each(self, rated: Adjacency, users: Tensor, items: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ _CHUNK_PAIRS = 1 << 16
 _PAIRS_AT_ONCE = 1 << 18  # a GPU copies the terms of both nodes of each pair
 _SCORES_AT_ONCE = 1 << 26  # 256 MiB on a GPU, and as much again for intermediate values
 NOT_FINITE = (
-    "the model's predictions are no finite numbers; train it again, with a smaller "
+    "the model's predictions are not finite numbers; train it again, with a smaller "
     "train.learning_rate"
 )
 
