@@ -83,8 +83,8 @@ def read_items_to_add(trained: TrainedModel, file: Given) -> NewItems:
     labelled = bool(read_attributes_of(ITEM_TYPE, trained.model.config, dataset))
     if not trained.model.inputs.features.shape[1] and not labelled:
         raise UsageError(
-            f"--new-items {file}: the model uses no genres or text, and of a new item there is "
-            "nothing else"
+            f"--new-items {file}: the model uses no genres or text, which is all that is known of "
+            "a new item"
         )
     table = read_new_items(file, dataset.items.ids.type)
     ids = pa.array(table[schema.ITEM_ID], type=dataset.items.ids.type)
@@ -154,13 +154,13 @@ def read_users_to_add(
         said = {"extend": "add to what the data set has", "replace": "count in its place"}[known]
         count = counted(int(is_known.sum()), "user")
         log(f"{file}: {count} of the data set; the ratings {said}")
-        own, places = _rows_of(rows, is_known)
+        chosen_rows, places = _rows_of(rows, is_known)
         users = torch.from_numpy(indices[is_known].astype(np.int64))
-        changed = _changed_users(dataset, users, own, places, len(items), known)
+        changed = _changed_users(dataset, users, chosen_rows, places, len(items), known)
     new = None
     if table is not None or not is_known.all():
-        own, places = _rows_of(rows, ~is_known)
-        new = _new_users(trained, own, places, len(items), file, table)
+        chosen_rows, places = _rows_of(rows, ~is_known)
+        new = _new_users(trained, chosen_rows, places, len(items), file, table)
     return Added(new, changed)
 
 
@@ -230,10 +230,10 @@ def _rows_of(
     rows: NewRatings, chosen: npt.NDArray[np.bool_]
 ) -> tuple[NewRatings, npt.NDArray[np.int64]]:
     """The rows of the chosen users, bool [n], and each row's user as a position among these."""
-    own = chosen[rows.users]
-    places = (np.cumsum(chosen) - 1)[rows.users[own]]
+    is_kept = chosen[rows.users]
+    places = (np.cumsum(chosen) - 1)[rows.users[is_kept]]
     ids = rows.user_ids.filter(pa.array(chosen))
-    kept = NewRatings(ids, rows.users[own], rows.items[own], rows.ratings[own], 0)
+    kept = NewRatings(ids, rows.users[is_kept], rows.items[is_kept], rows.ratings[is_kept], 0)
     return kept, places
 
 
@@ -261,14 +261,16 @@ def _changed_users(
     seen = dataset.rated_items()
     all_seen = _stretches(seen.offsets, users.numpy())
     if known == "extend":
-        own = dataset.graph.by_user
-        edges = _stretches(own.offsets, users.numpy())
-        before = np.repeat(np.arange(len(users)), own.degrees[users.numpy()])
+        by_user = dataset.graph.by_user
+        edges = _stretches(by_user.offsets, users.numpy())
+        before = np.repeat(np.arange(len(users)), by_user.degrees[users.numpy()])
         # For an item that is rated in both, the file's rating counts.
-        given = np.isin(before * num_items + own.neighbours[edges], owners * num_items + items)
-        owners = np.concatenate((owners, before[~given]))
-        items = np.concatenate((items, own.neighbours[edges][~given]))
-        codes = np.concatenate((codes, own.codes[edges][~given]))
+        in_file = np.isin(
+            before * num_items + by_user.neighbours[edges], owners * num_items + items
+        )
+        owners = np.concatenate((owners, before[~in_file]))
+        items = np.concatenate((items, by_user.neighbours[edges][~in_file]))
+        codes = np.concatenate((codes, by_user.codes[edges][~in_file]))
     # Items that the user rated in the data set are never recommended, even if the file replaces
     # their ratings.
     owners_seen = np.repeat(np.arange(len(users)), np.diff(seen.offsets)[users.numpy()])
@@ -325,12 +327,17 @@ def _new_users(
     bare = ratings.degrees == 0
     if described is not None and table is not None:
         if without := int(np.count_nonzero(~described.has_row)):
-            log(f"{file}: {without} users have no row in {table.file}; what they are is unknown")
+            log(
+                f"{file}: {without} users have no row in {table.file}; their attributes are unknown"
+            )
         bare &= ~described.has_row
     if bare.any():
         count = int(np.count_nonzero(bare))
         rate = "rate" if dataset.has_ratings else "have"
-        log(f"{file}: {count} users {rate} no item that training saw; they are scored as nobody's")
+        log(
+            f"{file}: {count} users {rate} no item that training saw; they are scored like users "
+            "without ratings"
+        )
     if described is None:
         return NewUsers(ids, ratings, rated.lists)
     return NewUsers(ids, ratings, rated.lists, described.features, described.told)
@@ -350,7 +357,9 @@ def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:
 
 
 def _refuse_known(file: Given, name: str, ids: pa.Array, known: IdMap, refusal: str) -> None:
-    there = ids.filter(pc.is_in(ids, value_set=known.ids))
-    if len(there):
-        shown = ", ".join(str(one) for one in there[:3].to_pylist())
-        raise DataError(f"{file}: {name} {shown} known to the data set ({len(there)}); {refusal}")
+    known_ids = ids.filter(pc.is_in(ids, value_set=known.ids))
+    if len(known_ids):
+        shown = ", ".join(str(known_id) for known_id in known_ids[:3].to_pylist())
+        raise DataError(
+            f"{file}: {name} {shown} known to the data set ({len(known_ids)}); {refusal}"
+        )

@@ -125,22 +125,22 @@ def describe_users(trained: TrainedModel, table: AttributeTable, ids: pa.Array) 
 
 
 def _read(trained: TrainedModel, file: Given, *, one: bool = False) -> AttributeTable:
-    used, there = _read_by_model(trained), trained.dataset.user_attributes
+    used, attributes = _read_by_model(trained), trained.dataset.user_attributes
     if not used:
         raise UsageError(
             f"--user-table {file}: the model reads no features of users; "
             + (
-                f"the data set has {', '.join(there)}: train with model.user_features=true, or "
-                "name has_ATTRIBUTE in model.relations"
-                if there
+                f"the data set has {', '.join(attributes)}: train with model.user_features=true, "
+                "or name has_ATTRIBUTE in model.relations"
+                if attributes
                 else "prepare the data set with --user-table, and train anew"
             )
         )
     table = read_attributes(file, schema.USER_ID, one=one)
-    if unknown := [name for name in table.columns if name not in there]:
+    if unknown := [name for name in table.columns if name not in attributes]:
         raise DataError(
             f"{file}: the data set knows no {' and no '.join(unknown)} of users; it has "
-            f"{', '.join(there)}; leave the column out"
+            f"{', '.join(attributes)}; leave the column out"
         )
     if unread := [name for name in table.columns if name not in used]:
         log(f"{file}: column {', '.join(unread)} is not read by the model")
@@ -151,16 +151,18 @@ def _read_by_model(trained: TrainedModel) -> list[str]:
     """The attributes of users that the model reads, as features or as nodes."""
     dataset, config = trained.dataset, trained.model.config
     wanted = config.user_features
-    there = dataset.user_attributes  # without features that are computed from training rows
+    attributes = dataset.user_attributes  # without features that are computed from training rows
     names = [
         name
         for name in dataset.user_feature_widths
-        if name in there and (wanted is True or (wanted and name in wanted))
+        if name in attributes and (wanted is True or (wanted and name in wanted))
     ]
     as_nodes = read_attributes_of(USER_TYPE, config, dataset)
     # The node type of a user attribute has a prefix if items have an attribute of the same name.
-    own = (name if name in there else name.removeprefix(f"{USER_TYPE}_") for name in as_nodes)
-    return list(dict.fromkeys((*names, *own)))
+    node_names = (
+        name if name in attributes else name.removeprefix(f"{USER_TYPE}_") for name in as_nodes
+    )
+    return list(dict.fromkeys((*names, *node_names)))
 
 
 def _rows(table: AttributeTable, ids: pa.Array, rows: np.ndarray[Any, Any]) -> AttributeTable:

@@ -91,9 +91,11 @@ def fill(
                     "several machines need a shared one, or --shard and a folder each"
                 )
             folder.check()
-            mine = range(turn, count or 0, shards)[world.rank :: world.size]
-            kept = folder.whole(mine)
-        lacking = torch.tensor([number for number in mine if number not in kept], dtype=torch.int64)
+            assigned = range(turn, count or 0, shards)[world.rank :: world.size]
+            kept = folder.whole(assigned)
+        lacking = torch.tensor(
+            [number for number in assigned if number not in kept], dtype=torch.int64
+        )
         # Missing parts are divided anew, as all of them may have been of the same process.
         missing = torch.cat(world.gather_parts(lacking)).sort().values.tolist()
         to_make = set(missing[world.rank :: world.size])
@@ -114,8 +116,8 @@ def fill(
                     last = number
                     if not takes(number):
                         continue
-                    if count is None and (there := folder.whole([number])):
-                        kept |= there
+                    if count is None and (finished := folder.whole([number])):
+                        kept |= finished
                     else:
                         made[number] = folder.write(number, *make())
         with world.together():

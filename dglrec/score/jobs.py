@@ -129,9 +129,9 @@ def found(options: _Options) -> _Options:
     Raises:
         DataError: a folder or a pattern has no part, or a part that is no table.
     """
-    given = {one.name: getattr(options, one.name) for one in fields(options)}
+    given = {option.name: getattr(options, option.name) for option in fields(options)}
     tables: dict[str, Any] = {
-        name: find(one) for name, one in given.items() if isinstance(one, Place)
+        name: find(option) for name, option in given.items() if isinstance(option, Place)
     }
     return replace(options, **tables)
 
@@ -177,7 +177,7 @@ class TopKJob:
         try:
             users = listed(options.users, schema.USER_ID, roster.users, options.unknown)
         except EmptyFileError as error:
-            log(f"{error}, so there is nobody to score")
+            log(f"{error}, so there are no users to score")
             users = torch.empty(0, dtype=torch.int64)
         catalogue = listed(options.items, schema.ITEM_ID, roster.items, options.unknown)
         check_k(k, len(catalogue))
@@ -186,7 +186,7 @@ class TopKJob:
     @property
     def num_users(self) -> int:
         """The number of users who get lists."""
-        return sum(len(some) for some in self._users)
+        return sum(len(part) for part in self._users)
 
     def prepare(self) -> None:
         """Compute the embeddings."""
@@ -228,32 +228,34 @@ class TopKJob:
             nothing = torch.empty((0, self._k))
             return self._table(users, nothing, nothing.long()), 0
         tables = []
-        for some in users.split(_USERS_AT_ONCE):
-            places = self._roster.places(some)
-            tables.append(self._table(some, *self._best(places, self._left_out, self._k)))
-            advance(len(some))
+        for chunk in users.split(_USERS_AT_ONCE):
+            places = self._roster.places(chunk)
+            tables.append(self._table(chunk, *self._best(places, self._left_out, self._k)))
+            advance(len(chunk))
         return pa.concat_tables(tables).combine_chunks(), 0
 
     def _table(self, users: Tensor, scores: Tensor, items: Tensor) -> pa.Table:
-        left = torch.isfinite(scores)
+        listed_places = torch.isfinite(scores)
         ranks = torch.arange(1, scores.shape[1] + 1, dtype=torch.int32).expand_as(scores)
         rows = users.unsqueeze(1).expand_as(scores)
         columns: dict[str, Any] = {
-            schema.USER_ID: self._roster.users.decode(rows[left].numpy()),
-            schema.ITEM_ID: self._roster.items.decode(items[left].numpy()),
-            schema.RANK: ranks[left].numpy(),
-            schema.SCORE: scores[left].numpy(),
+            schema.USER_ID: self._roster.users.decode(rows[listed_places].numpy()),
+            schema.ITEM_ID: self._roster.items.decode(items[listed_places].numpy()),
+            schema.RANK: ranks[listed_places].numpy(),
+            schema.SCORE: scores[listed_places].numpy(),
         }
         if self._ratings is not None:
-            ratings = scores[left]
+            ratings = scores[listed_places]
             if self._ratings is not self._ranker:
-                ratings = self._ratings.pairs(self._roster.places(rows[left]), items[left])
+                ratings = self._ratings.pairs(
+                    self._roster.places(rows[listed_places]), items[listed_places]
+                )
             columns[schema.RATING] = clip(ratings, self._trained.dataset.scale).numpy()
         if self._options.explain:
             assert isinstance(self._roster, Roster) and not isinstance(self._ranker, BaselineScorer)
             places = self._roster.places(users)
             reasons = self._roster.reasons(self._ranker, places, items)
-            because, contributions = (part[left.numpy()] for part in reasons)
+            because, contributions = (part[listed_places.numpy()] for part in reasons)
             there = because >= 0
             ends = np.concatenate(([0], np.cumsum(there.sum(1)))).astype(np.int32)
             rated = self._roster.items.decode(because[there])
@@ -263,12 +265,12 @@ class TopKJob:
                 known = torch.where(users < len(self._trained.dataset.users), users, -1)
                 known = torch.where(places == users, known, -1)  # the file changed their ratings
                 found = self._relations.find(places, items, known)
-                rows_of = zip(found, left.tolist(), strict=True)
+                rows_of = zip(found, listed_places.tolist(), strict=True)
                 wanted = [
-                    [asdict(reason) for reason in one]
-                    for of_user, there in rows_of
-                    for one, is_there in zip(of_user, there, strict=True)
-                    if is_there
+                    [asdict(reason) for reason in item_reasons]
+                    for of_user, listed_of_user in rows_of
+                    for item_reasons, is_listed in zip(of_user, listed_of_user, strict=True)
+                    if is_listed
                 ]
                 columns[schema.RELATIONS] = pa.array(wanted, _RELATIONS)
         return pa.table(columns)
@@ -496,7 +498,7 @@ def read_roster(trained: Predictor, options: ScoreOptions) -> Roster | BaselineR
                 trained, options.ratings, new_items, table=table, known=options.known
             )
         except EmptyFileError as error:
-            log(f"{error}, so no user is new by it")
+            log(f"{error}, so it adds no users")
     if new_users is None and described:
         new_users, _ = read_users_to_add(trained, None, new_items, table=table)
     explains = isinstance(options, TopKOptions) and options.explain

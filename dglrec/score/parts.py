@@ -159,11 +159,12 @@ class PartsFolder:
         """Check or write the plan; a job that is alone removes what killed jobs left."""
         if not alone and overwrite:
             raise UsageError(
-                f"{self.out}: another shard may be at it; wait for it, or remove the folder by hand"
+                f"{self.out}: another shard may be writing there; wait for it, or remove the "
+                "folder by hand"
             )
         plan_file, manifest = self.out / PLAN_FILE, self.out / MANIFEST_FILE
-        finished = manifest.exists() or any(self._notes.glob(_A_NOTE))
-        started = plan_file.is_file() and (finished or not alone) and not overwrite
+        has_finished = manifest.exists() or any(self._notes.glob(_A_NOTE))
+        started = plan_file.is_file() and (has_finished or not alone) and not overwrite
         if alone:
             self._sweep(everything=not started)
         if started:
@@ -225,8 +226,8 @@ class PartsFolder:
             raise DataError(f"{error}; --overwrite begins the folder anew") from error
         if _identity(begun) != _identity(self.plan) and self._is_made_by_this():
             raise DataError(
-                f"{self.out / PLAN_FILE}: altered since it was written, as parts are there of this "
-                "command; get it back, or begin anew with --overwrite"
+                f"{self.out / PLAN_FILE}: altered since it was written, as the folder holds parts "
+                "made by this command; get it back, or begin anew with --overwrite"
             )
         # Parts that were finished while unknown ids were an error contain none.
         as_now = begun.get("unknown") in ("error", self.plan["unknown"])
@@ -269,9 +270,9 @@ class PartsFolder:
         """Whether a finished part was made by this plan, whatever the folder's plan says."""
         return any(note.plan == self._digest for note in self._readable_notes().values())
 
-    def _is_manifest(self, found: dict[str, Any], there: dict[int, Note]) -> bool:
+    def _is_manifest(self, found: dict[str, Any], finished: dict[int, Note]) -> bool:
         """Whether a manifest is of these parts and this plan, whatever the input files' names."""
-        wanted = json.loads(json.dumps(self._manifest(there)))
+        wanted = json.loads(json.dumps(self._manifest(finished)))
         same = _identity(_of_any_version(found)) == _identity(_of_any_version(wanted))
         return same and found.get("parts") == wanted["parts"] and bool(fits_checksum(found))
 
@@ -337,19 +338,19 @@ class PartsFolder:
             DataError: a part was made by another plan.
         """
         notes = [self._note(number) for number in range(count)]
-        there = {number: note for number, note in enumerate(notes) if note is not None}
-        for number, note in list(there.items()):
+        finished = {number: note for number, note in enumerate(notes) if note is not None}
+        for number, note in list(finished.items()):
             path = self.out / part_name(number)
             if number not in checked and not _is_as_written(path, note):
                 log(f"{path}: gone or damaged since it was written; run its shard again")
-                del there[number]
-        if len(there) < count:
+                del finished[number]
+        if len(finished) < count:
             self._not_finished()
             return False
         with disk_errors(self.out), self._alone_at_start():
             if self._is_alone(job):
                 self._sweep(everything=False)
-            write_json(self.out / MANIFEST_FILE, self._manifest(there))
+            write_json(self.out / MANIFEST_FILE, self._manifest(finished))
             with atomic_file(self.out / SUCCESS_FILE) as temporary:
                 temporary.touch()
         return True
@@ -363,7 +364,7 @@ class PartsFolder:
         Raises:
             DataError: a file is not as it was written.
         """
-        there = {}
+        finished = {}
         notes: Iterable[Place] = self._notes.glob(_A_NOTE)
         for path in sorted(notes, key=str):
             try:
@@ -374,13 +375,13 @@ class PartsFolder:
             part = self.out / part_name(number)
             if not _is_as_written(part, note):
                 raise DataError(f"{part}: gone or damaged since it was written; {_MEND}")
-            there[number] = note
+            finished[number] = note
         success, manifest = self.out / SUCCESS_FILE, self.out / MANIFEST_FILE
         if not success.is_file():
-            return f"{len(there)} parts are finished, and not all of them"
+            return f"{len(finished)} parts are finished, and not all of them"
         if success.stat().st_size:
             raise DataError(f"{success}: holds something; {_MEND}")
-        found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(there)))
+        found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(finished)))
         same = _of_any_version(found) == _of_any_version(wanted)
         if not same or not fits_checksum(found):
             raise DataError(
@@ -389,14 +390,14 @@ class PartsFolder:
             )
         return ""
 
-    def _manifest(self, there: dict[int, Note]) -> dict[str, Any]:
+    def _manifest(self, finished: dict[int, Note]) -> dict[str, Any]:
         """The manifest: the plan, and all parts."""
         parts = [
             {"file": part_name(number), "rows": note.rows, "sha256": note.sha256}
-            for number, note in there.items()
+            for number, note in finished.items()
         ]
-        totals = {"rows": sum(note.rows for note in there.values())}
-        if unknown := sum(note.unknown_rows for note in there.values()):
+        totals = {"rows": sum(note.rows for note in finished.values())}
+        if unknown := sum(note.unknown_rows for note in finished.values()):
             totals["unknown_rows"] = unknown
         # The version is not part of the plan: another version may continue the folder.
         return with_checksum({**self.plan, _VERSION: __version__, **totals, "parts": parts})

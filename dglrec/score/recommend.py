@@ -129,7 +129,7 @@ def recommend(
         table, user_id = read_described_user(trained, find(user_table), user_id)
     is_new = ratings is not None or table is not None
     index = _index_of(dataset, user_id, anyone=is_new)
-    own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
+    user_row = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
     rated = dataset.rated_items() if index >= 0 else None
     seen = [] if rated is None else [rated.items[rated.offsets[index] : rated.offsets[index + 1]]]
     if is_new:
@@ -151,15 +151,15 @@ def recommend(
     else:
         everybody = torch.arange(dataset.graph.num_users)
         made_of = Rated(dataset.graph.by_user, dataset.scale, biases, everybody)
-        user = trained.embeddings.nodes.users[own]
+        user = trained.embeddings.nodes.users[user_row]
         lists = trained.embeddings.lists
         terms = None if lists is None else lists[0].of(torch.tensor([index]))
         of_user = dataset.graph.by_user.of_nodes(index, index + 1)
         biases = replace(
             biases,
-            users=biases.users[own],
-            user_degrees=biases.user_degrees[own],
-            user_squares=biases.user_squares[own],
+            users=biases.users[user_row],
+            user_degrees=biases.user_degrees[user_row],
+            user_squares=biases.user_squares[user_row],
         )
     left_out = np.unique(np.concatenate(seen))
     nodes = NodeValues(user, trained.embeddings.nodes.items)
@@ -171,9 +171,9 @@ def recommend(
         likeness = likeness_of(diversity.by, dataset, trained.embeddings.nodes.items)
         best_of = Diverse(best_of, likeness, diversity.weight).best
     scores, items = best_of(torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k)
-    left = torch.isfinite(scores[0])
-    best = items[:, left]
-    values = scores[0][left].tolist()
+    is_listed = torch.isfinite(scores[0])
+    best = items[:, is_listed]
+    values = scores[0][is_listed].tolist()
     predicted: Tensor | None = None
     if scorer is not None:
         predicted = scorer.pairs(torch.zeros_like(best[0]), best[0])
@@ -186,10 +186,12 @@ def recommend(
         because = [
             tuple(
                 Reason(*_named(trained, item), float(contribution), rated_as.get(item))
-                for item, contribution in zip(*one, strict=True)
+                for item, contribution in zip(*reasons_of_item, strict=True)
                 if item >= 0
             )
-            for one in zip(found.items[0].tolist(), found.contributions[0].tolist(), strict=True)
+            for reasons_of_item in zip(
+                found.items[0].tolist(), found.contributions[0].tolist(), strict=True
+            )
         ]
     if explain and trained.directions:
 
@@ -199,7 +201,7 @@ def recommend(
             if is_new:
                 return ranker
             of_it = None if others.lists is None else others.lists.of(torch.tensor([index]))
-            return made.ranker(nodes._replace(users=others.nodes[own]), None, of_it)
+            return made.ranker(nodes._replace(users=others.nodes[user_row]), None, of_it)
 
         indices = torch.tensor([-1 if is_new else index])
         relations[:] = RelationReasons(trained, ranker, without).find(alone, best, indices)[0]
@@ -275,8 +277,8 @@ def _by_baseline(
     if diversity is not None:
         best_of = Diverse(best_of, likeness_of(diversity.by, dataset, None), diversity.weight).best
     scores, items = best_of(torch.tensor([index]), dataset.rated_items(), k)
-    left = torch.isfinite(scores[0])
-    best, values = items[0][left], scores[0][left]
+    is_listed = torch.isfinite(scores[0])
+    best, values = items[0][is_listed], scores[0][is_listed]
     ratings = _both_ratings(values if trained.rates else None, dataset, len(best))
     return [
         Recommendation(rank, *_named(trained, item), score, rating, predicted=unclipped)

@@ -81,7 +81,8 @@ class RelationReasons:
         self._trained, self._ranker = trained, ranker
         found = trained.without_relations
         self._without: Mapping[str, Ranker] = {
-            one.name: without(one.destination_type, found[one.name]) for one in trained.directions
+            direction.name: without(direction.destination_type, found[direction.name])
+            for direction in trained.directions
         }
 
     def find(
@@ -97,21 +98,23 @@ class RelationReasons:
         """
         flat = users.repeat_interleave(items.shape[1]), items.flatten()
         whole = self._ranker.pairs(*flat).view_as(items)
-        lost = {
+        contributions = {
             name: (whole - ranker.pairs(*flat).view_as(items)).tolist()
             for name, ranker in self._without.items()
         }
-        directions = {one.name: one for one in self._trained.directions}
+        directions = {direction.name: direction for direction in self._trained.directions}
         reasons = []
-        for row, (user, some) in enumerate(zip(indices.tolist(), items.tolist(), strict=True)):
+        for row, (user, items_of_user) in enumerate(
+            zip(indices.tolist(), items.tolist(), strict=True)
+        ):
             of_user = []
-            for column, item in enumerate(some):
-                pairs = ((name, values[row][column]) for name, values in lost.items())
+            for column, item in enumerate(items_of_user):
+                pairs = ((name, values[row][column]) for name, values in contributions.items())
                 largest = sorted((pair for pair in pairs if pair[1] >= _ROUNDING), key=_largest)
                 found = (
                     self._reason(directions[name], user, item, value) for name, value in largest
                 )
-                of_user.append(tuple(one for one in found if one is not None)[:REASONS])
+                of_user.append(tuple(reason for reason in found if reason is not None)[:REASONS])
             reasons.append(of_user)
         return reasons
 
@@ -128,7 +131,9 @@ class RelationReasons:
         if edges.weights is not None:
             order = np.argsort(-np.asarray(edges.weights[stretch]), kind="stable")
             neighbours = neighbours[order]
-        names = tuple(self._name(direction.source_type, int(one)) for one in neighbours[:REASONS])
+        names = tuple(
+            self._name(direction.source_type, int(neighbour)) for neighbour in neighbours[:REASONS]
+        )
         of = direction.destination_type
         return RelationReason(direction.name, of, names, len(neighbours), contribution)
 

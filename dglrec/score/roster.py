@@ -56,7 +56,7 @@ class Roster:
         self._trained, self._explains = trained, explains
         self._new_items = new_items
         # Changed users get further rows after all others; `places` maps users to these.
-        self._added = [one for one in (new_users, changed) if one is not None]
+        self._added = [users for users in (new_users, changed) if users is not None]
         dataset = trained.dataset
         self.items = with_new_items(dataset.items, new_items)
         self.users = dataset.users.extended(new_users.ids) if new_users else dataset.users
@@ -68,8 +68,8 @@ class Roster:
     @property
     def count(self) -> int:
         """The number of user rows, including those of changed users; all `places` are below it."""
-        changed = (one.identities for one in self._added)
-        return len(self.users) + sum(len(one) for one in changed if one is not None)
+        changed = (users.identities for users in self._added)
+        return len(self.users) + sum(len(users) for users in changed if users is not None)
 
     def places(self, users: Tensor) -> Tensor:
         """The rows of users, int64 [n], which the other methods take; users index `self.users`."""
@@ -92,17 +92,17 @@ class Roster:
         model, embeddings = self._trained.model, self._trained.embeddings
         users, items = embeddings.nodes
         lists = embeddings.lists
-        for one, biases in zip(self._added, self._added_biases, strict=True):
+        for group, biases in zip(self._added, self._added_biases, strict=True):
             new = embed_new_users(
                 model,
                 embeddings,
-                one.ratings,
+                group.ratings,
                 self._trained.dataset.scale,
                 biases,
                 self._trained.world,
-                features=one.features,
-                told=one.told,
-                identities=one.identities,
+                features=group.features,
+                told=group.told,
+                identities=group.identities,
             )
             users = torch.cat((users, new.nodes))
             if lists is not None and new.lists is not None:
@@ -129,9 +129,9 @@ class Roster:
             user_degrees = torch.cat((user_degrees, more.user_degrees))
             user_squares = torch.cat((user_squares, more.user_squares))
         if self._new_items is not None:
-            none = torch.zeros(len(self._new_items.table))
-            items, item_degrees = torch.cat((items, none)), torch.cat((item_degrees, none))
-            item_squares = torch.cat((item_squares, none))
+            zeros = torch.zeros(len(self._new_items.table))
+            items, item_degrees = torch.cat((items, zeros)), torch.cat((item_degrees, zeros))
+            item_squares = torch.cat((item_squares, zeros))
         return replace(
             known,
             users=users,
@@ -145,7 +145,7 @@ class Roster:
     @cached_property
     def _added_biases(self) -> list[Biases]:
         dataset = self._trained.dataset
-        return [dataset.biases.of_new_users(one.ratings, dataset.scale) for one in self._added]
+        return [dataset.biases.of_new_users(users.ratings, dataset.scale) for users in self._added]
 
     def reasons(self, scorer: Scorer | ListScorer, users: Tensor, items: Tensor) -> Reasons:
         """The rated items that predictions rest on.
@@ -175,9 +175,15 @@ class Roster:
         shape = (*items.shape, REASONS)
         found = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
         for rated, mask, first in groups:
-            some = users[mask]
+            group_users = users[mask]
             part = find_reasons(
-                trained.model, trained.embeddings, scorer, rated, some - first, some, items[mask]
+                trained.model,
+                trained.embeddings,
+                scorer,
+                rated,
+                group_users - first,
+                group_users,
+                items[mask],
             )
             found.items[mask.numpy()] = part.items
             found.contributions[mask.numpy()] = part.contributions
@@ -217,10 +223,10 @@ class Roster:
     def rated(self) -> ItemLists:
         """The items that each user rated, in any split or in a file."""
         known = self._trained.dataset.rated_items()
-        for one in self._added:
+        for users in self._added:
             known = ItemLists(
-                np.concatenate((known.offsets, known.offsets[-1] + one.rated.offsets[1:])),
-                np.concatenate((known.items, one.rated.items)),
+                np.concatenate((known.offsets, known.offsets[-1] + users.rated.offsets[1:])),
+                np.concatenate((known.items, users.rated.items)),
             )
         return known
 
@@ -242,8 +248,8 @@ class Roster:
             return Scorer(self._trained.model, nodes, self.biases, catalogue)
         assert lists is not None
         rated = self._trained.dataset.graph.by_user
-        for one in self._added:
-            rated = rated.followed_by(one.ratings)
+        for users in self._added:
+            rated = rated.followed_by(users.ratings)
         added = self._trained.item_items(rated)
         return ListScorer(*lists, catalogue, added, self._trained.model.list_head)
 
