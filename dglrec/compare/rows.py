@@ -1,4 +1,4 @@
-"""The held-out rows that all runs of a comparison must have, whatever data sets hold them."""
+"""The held-out rows that all runs of a comparison share, even if their data sets differ."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ class SharedRows:
 
     Attributes:
         run: the first run.
-        split: theirs.
+        split: the split of the rows.
         users: external ids of users.
-        items: and of items.
+        items: external ids of items.
         scale: the rating scale.
-        rows: by user, then item.
+        rows: the rows, ordered by user, then item.
     """
 
     run: Path
@@ -40,16 +40,16 @@ class SharedRows:
 
     @classmethod
     def of(cls, dataset: RatingDataset, run: Path, split: str, rows: HeldOut) -> "SharedRows":
-        """Those of the first run."""
+        """The shared rows, from those of the first run."""
         users, items, ratings = rows.users.numpy(), rows.items.numpy(), rows.ratings.numpy()
         ordered = _taken(rows, np.lexsort((ratings, items, users)))
         return cls(run, split, dataset.users, dataset.items, dataset.scale, ordered)
 
     def order_of(self, dataset: RatingDataset, run: Path, rows: HeldOut) -> npt.NDArray[np.int64]:
-        """Which of a run's rows stands at each place of the shared ones, int64 [n].
+        """For each shared row its position among a run's rows, int64 [n].
 
         Raises:
-            DataError: they are not the same rows.
+            DataError: the run's rows are not the shared rows.
         """
         if dataset.scale != self.scale:
             raise DataError(
@@ -85,13 +85,13 @@ class SharedRows:
     def users_of(
         self, dataset: RatingDataset, users: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Users of a data set whose rows `order_of` has seen, as indices of the shared ones."""
+        """Users of a data set that `order_of` accepted, as indices of the shared users."""
         return np.asarray(self.users.encode(dataset.users.decode(users)), dtype=np.int64)
 
     def _shared(
         self, indices: Tensor, own: IdMap, shared: IdMap, what: str, run: Path
     ) -> npt.NDArray[np.int64]:
-        """A data set's indices -> shared ones, -1 for ids that only the data set has."""
+        """A data set's indices as shared indices, -1 for ids that only this data set has."""
         if own.ids.type != shared.ids.type:
             raise DataError(
                 f"{self.run} and {run}: {what} ids are {_kind_of(shared)} in the one's data set "
@@ -107,8 +107,8 @@ class SharedRows:
         theirs: tuple[npt.NDArray[Any], ...],
         place: int,
     ) -> str:
-        """What differs at the first place where sorted rows do, in words."""
-        # Past the end, where one has fewer rows, all that is there comes before.
+        """A description of the first difference, at position `place` of the sorted rows."""
+        # None stands for the end of the shorter rows, which comes after all rows of the other.
         a, b = (
             tuple(int(part[place]) for part in rows[:2]) if place < len(rows[0]) else None
             for rows in (ours, theirs)
