@@ -1,4 +1,4 @@
-"""A search as a table: its trials, best first, what each setting was worth, and slices."""
+"""The tables of a search: its trials, best first, the importance of each setting, and slices."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -36,19 +36,18 @@ def tabulate(space: Space, goal: Goal, trials: Trials) -> dict[str, Any]:
     """All trials of a search, in plain values.
 
     Args:
-        space: what is searched.
-        goal: what is measured.
-        trials: those in the folder.
+        space: the searched space.
+        goal: the figure to optimise.
+        trials: the trials in the folder.
 
     Returns:
-        `title`, `version`, `seed`, `metric`, `maximise`, `split`, `fixed`; `trials`, best first,
-        those without a figure last, each with `trial`, `state`, `value` (of the validation rows),
-        `epochs`, `best_epoch`, `seconds`, `parameters` and `reason`; `best`, the first of the
-        finished ones, or None; `importances`, each setting's share of the variance of finished
-        trials that settings explain one by one (functional ANOVA: Hutter, Hoos and Leyton-Brown,
-        ICML 2014), or None where there are fewer than 5 of them; `slices`, for each setting parts
-        of its values with how many finished trials had them, and their best and median value;
-        `notes`.
+        `title`, `version`, `seed`, `metric`, `maximise`, `split`, `fixed`; `trials`, best first and
+        those without a figure last, each with `trial`, `state`, `value` (on the validation rows),
+        `epochs`, `best_epoch`, `seconds`, `parameters` and `reason`; `best`, the best finished
+        trial, or None; `importances`, each setting's share of the variance of finished trials that
+        single settings explain (functional ANOVA: Hutter, Hoos and Leyton-Brown, ICML 2014), or
+        None where fewer than 5 trials are finished; `slices`, for each setting parts of its values,
+        each with its number of finished trials and their best and median value; `notes`.
     """
     rows = [_row(trial, trials) for trial in trials.all()]
     rows.sort(key=lambda row: _order(row, goal))
@@ -80,7 +79,7 @@ def tabulate(space: Space, goal: Goal, trials: Trials) -> dict[str, Any]:
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
-    """What `tabulate` gives, as Markdown."""
+    """The result of `tabulate` as Markdown."""
     better = "higher" if result["maximise"] else "lower"
     keys = list(result["slices"])
     lines = [
@@ -151,7 +150,7 @@ def _importances(
 def _slices(
     key: str, one: Dimension, finished: Sequence[Mapping[str, Any]], *, maximise: bool
 ) -> list[dict[str, Any]]:
-    """Parts of a setting's values: each choice, or stretches with as many trials each."""
+    """Parts of a setting's values: each choice, or parts of a range with about equal trials."""
     tried = [(row["parameters"][key], row["value"]) for row in finished]
     if isinstance(one, Choice):
         groups = [
