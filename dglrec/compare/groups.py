@@ -156,15 +156,15 @@ def compare(
     empty = [name for name, sums in groups.items() if not sums]
     if empty:
         raise ValueError(f"group {empty[0]} holds no run")
-    every = [one for sums in groups.values() for one in sums]
-    users, metrics = check_same_users(every), every[0].metrics
-    by_run = bootstrap(every, draws, seed)
+    all_sums = [run_sums for sums in groups.values() for run_sums in sums]
+    users, metrics = check_same_users(all_sums), all_sums[0].metrics
+    by_run = bootstrap(all_sums, draws, seed)
     generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
     values: dict[str, Floats] = {}
     samples: dict[str, Floats] = {}
     first = 0
     for name, sums in groups.items():
-        values[name] = np.mean([figures(one) for one in sums], axis=0)
+        values[name] = np.mean([figures(run_sums) for run_sums in sums], axis=0)
         samples[name] = redraw_runs(by_run[:, first : first + len(sums)], generator)
         first += len(sums)
     runs = [
@@ -175,7 +175,7 @@ def compare(
     differences = _differences(groups, pairs, values, samples, level)
     return Comparison(
         metrics=metrics,
-        rows=round(float(every[0].n.sum())),
+        rows=round(float(all_sums[0].n.sum())),
         users=users,
         draws=draws,
         level=level,
@@ -208,7 +208,7 @@ def _plain(figures: Mapping[str, Estimate]) -> dict[str, Any]:
 
 def _mean_of(sums: Sequence[UserSums]) -> UserSums:
     """The mean by user over a group's runs."""
-    mean = np.mean([one.sums for one in sums], axis=0)
+    mean = np.mean([run_sums.sums for run_sums in sums], axis=0)
     return UserSums(sums[0].users, sums[0].n, sums[0].metrics, mean)
 
 
@@ -230,24 +230,36 @@ def _differences(
     samples: Mapping[str, Floats],
     level: float,
 ) -> list[Difference]:
-    apart = [difference(samples[a], samples[b]) for a, b in pairs]
-    p = [[p_value(column) for column in one.T] for one in apart]
+    differences = [difference(samples[a], samples[b]) for a, b in pairs]
+    p_values = [
+        [p_value(column) for column in samples_of_pair.T] for samples_of_pair in differences
+    ]
     # Each metric is a family of tests of its own; the result is [pairs][metrics].
-    adjusted = list(zip(*(holm(of_metric) for of_metric in zip(*p, strict=True)), strict=True))
+    adjusted = list(
+        zip(*(holm(of_metric) for of_metric in zip(*p_values, strict=True)), strict=True)
+    )
     pooled = {name: _mean_of(sums) for name, sums in groups.items()}
     found = []
     for number, (a, b) in enumerate(pairs):
         metrics = groups[a][0].metrics
         value = difference(values[a], values[b])
-        estimates = _estimates(metrics, value, apart[number], level)
+        estimates = _estimates(metrics, value, differences[number], level)
         paired = {
-            name: PairedEstimate(one.value, one.low, one.high, p[number][at], adjusted[number][at])
-            for at, (name, one) in enumerate(estimates.items())
+            name: PairedEstimate(
+                estimate.value,
+                estimate.low,
+                estimate.high,
+                p_values[number][index],
+                adjusted[number][index],
+            )
+            for index, (name, estimate) in enumerate(estimates.items())
         }
         base = float(values[b][0])
         percent = 100 * float(value[0]) / base if base else None
         below = samples[b][:, 0]
-        ends = interval(100 * apart[number][:, 0] / below, level) if (below > 0).all() else None
+        ends = (
+            interval(100 * differences[number][:, 0] / below, level) if (below > 0).all() else None
+        )
         low, high = ends or (None, None)
         d_z = effect_size(pooled[a], pooled[b])
         found.append(Difference(a, b, paired, percent, low, high, d_z))

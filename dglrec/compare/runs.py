@@ -95,8 +95,8 @@ def compare_runs(
     ratings = shared.rows.ratings
     if bool((ratings == ratings[0]).all()):
         result["notes"].append(
-            f"every {split} rating is {float(ratings[0]):g}: figures say how near predictions come "
-            "to that, and not whether they tell ratings apart"
+            f"every {split} rating is {float(ratings[0]):g}: figures say how close predictions "
+            "come to it, not whether they tell ratings apart"
         )
     return result
 
@@ -160,7 +160,7 @@ def _check_groups(groups: Mapping[str, Sequence[Path]]) -> None:
         UsageError: there are fewer than two groups, a group is empty, or a run is given twice.
     """
     if len(groups) < 2:
-        raise UsageError("one alone cannot be compared; give two runs or more, or NAME=RUN,RUN,...")
+        raise UsageError("nothing to compare with; give two runs or more, or NAME=RUN,RUN,...")
     seen = set()
     for name, runs in groups.items():
         if not runs:

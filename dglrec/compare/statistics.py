@@ -65,7 +65,7 @@ def bootstrap(sums: Sequence[UserSums], draws: int, seed: int) -> Floats:
         ValueError: there are no runs, no users, or not the same users in each run.
     """
     users, metrics = check_same_users(sums), sums[0].metrics
-    columns = np.column_stack([sums[0].n, *(one.sums for one in sums)])
+    columns = np.column_stack([sums[0].n, *(run_sums.sums for run_sums in sums)])
     generator = np.random.default_rng(seed)
     at_once = max(1, min(draws, _COUNTS_AT_ONCE // users))
     found = np.empty((draws, len(sums), len(metrics)))
@@ -90,12 +90,12 @@ def check_same_users(sums: Sequence[UserSums]) -> int:
     if not sums or not len(sums[0]):
         raise ValueError("no runs, or no rows, to take figures of")
     first = sums[0]
-    for one in sums[1:]:
-        same = np.array_equal(one.users, first.users) and np.array_equal(one.n, first.n)
+    for other in sums[1:]:
+        same = np.array_equal(other.users, first.users) and np.array_equal(other.n, first.n)
         if not same:
             raise ValueError("runs are not on the same users and rows")
-        if one.metrics != first.metrics:
-            raise ValueError(f"metrics differ: {first.metrics} and {one.metrics}")
+        if other.metrics != first.metrics:
+            raise ValueError(f"metrics differ: {first.metrics} and {other.metrics}")
     return len(first)
 
 
@@ -121,10 +121,10 @@ def redraw_runs(samples: Floats, generator: np.random.Generator) -> Floats:
 
 def difference(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     """The difference a - b; 0 where it is within rounding errors."""
-    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    apart = left - right
-    nothing = np.abs(apart) <= _ROUNDING * np.maximum(np.abs(left), np.abs(right))
-    return np.where(nothing, 0.0, apart)
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    differences = x - y
+    is_rounding = np.abs(differences) <= _ROUNDING * np.maximum(np.abs(x), np.abs(y))
+    return np.where(is_rounding, 0.0, differences)
 
 
 def interval(samples: Floats, level: float) -> tuple[float, float] | None:
@@ -177,11 +177,11 @@ def effect_size(a: UserSums, b: UserSums) -> float | None:
     is the mean squared error, without the root. None with a single user, or where all users have
     the same difference.
     """
-    left, right = a.sums[:, 0] / a.n, b.sums[:, 0] / b.n
-    apart = difference(left, right)
-    if len(apart) < 2 or np.ptp(apart) <= _ROUNDING * max(left.max(), right.max()):
+    of_a, of_b = a.sums[:, 0] / a.n, b.sums[:, 0] / b.n
+    differences = difference(of_a, of_b)
+    if len(differences) < 2 or np.ptp(differences) <= _ROUNDING * max(of_a.max(), of_b.max()):
         return None
-    return float(apart.mean() / apart.std(ddof=1))
+    return float(differences.mean() / differences.std(ddof=1))
 
 
 def _finish(n: Any, sums: Floats, metrics: tuple[str, ...]) -> Floats:

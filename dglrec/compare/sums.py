@@ -50,7 +50,7 @@ def predict_rows(trained: Predictor, run: Path, rows: HeldOut) -> Tensor:
     found = trained.predict(rows.users, rows.items)
     if not bool(found.isfinite().all()):
         raise DglrecError(
-            f"{run}: its predictions are no finite numbers; train it again, with a smaller "
+            f"{run}: its predictions are not finite numbers; train it again, with a smaller "
             "train.learning_rate"
         )
     return found
