@@ -352,8 +352,10 @@ def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Va
         )
     if not isinstance(table, dict):
         raise UsageError(f"{where} is no table; write [variants.{name}]")
-    own = {key: value for key, value in table.items() if key not in ("description", _CONFIG, _OF)}
-    values = {**common, **_configured(table, where, file), **_flattened(own, where)}
+    table_settings = {
+        key: value for key, value in table.items() if key not in ("description", _CONFIG, _OF)
+    }
+    values = {**common, **_configured(table, where, file), **_flattened(table_settings, where)}
     sections: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, _PREPARE)}
     for key, value in values.items():
         section, _, setting = key.partition(".")
@@ -376,7 +378,7 @@ def _kinds(table: Mapping[str, Any], where: str) -> tuple[str, ...]:
     found = table.get(_OF, [])
     if found == [EACH_RELATION]:
         return (EACH_RELATION,)
-    if not isinstance(found, list) or any(one not in _KINDS for one in found):
+    if not isinstance(found, list) or any(kind not in _KINDS for kind in found):
         known = ", ".join(_KINDS)
         raise UsageError(
             f'{where}: of = {found!r}: write ["{EACH_RELATION}"], or a list of some of {known}'

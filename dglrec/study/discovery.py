@@ -20,20 +20,20 @@ def discover(study: Study, dataset_of: Callable[[Variant], RatingDataset]) -> St
         dataset_of: opens a variant's data set.
     """
     variants = {
-        one.name: one
+        variant.name: variant
         for declared in study.variants.values()
-        for one in (_found(declared, dataset_of(declared)) if declared.of else (declared,))
+        for variant in (_found(declared, dataset_of(declared)) if declared.of else (declared,))
     }
     return replace(study, variants=variants)
 
 
 def _found(variant: Variant, dataset: RatingDataset) -> Iterator[Variant]:
     """The plain variants that a variant becomes on a data set."""
-    of_files = [name for name, one in dataset.relations.items() if directions_of([one])]
+    of_files = [name for name, relation in dataset.relations.items() if directions_of([relation])]
 
     def labels(node_type: str) -> list[str]:
         found = dataset.attributes.values()
-        return [one.relation.name for one in found if one.node_type == node_type]
+        return [attribute.relation.name for attribute in found if attribute.node_type == node_type]
 
     if variant.of == (EACH_RELATION,):
         for name in of_files:

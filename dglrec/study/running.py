@@ -106,7 +106,9 @@ def run_study(
         if study.discovers:
             # The record comes first, so that the folder is known to be a study's.
             if not (out / STUDY_FILE).is_file():
-                plain = {name: one for name, one in study.variants.items() if not one.of}
+                plain = {
+                    name: variant for name, variant in study.variants.items() if not variant.of
+                }
                 record_study(replace(study, variants=plain), source, out)
             work.study = study = discover(study, work.dataset_of)
             variants, chosen = select(study, only, seeds)
@@ -127,9 +129,9 @@ def run_study(
         result = tabulate(study, work.finished(at_most))
         if at_most is not None:
             result["at_most"] = at_most
-            result["notes"].insert(0, f"of users with at most {at_most} training ratings alone")
+            result["notes"].insert(0, f"only users with at most {at_most} training ratings")
         if begun != __version__:
-            result["notes"].append(f"begun with dglrec {begun}, gone on with {__version__}")
+            result["notes"].append(f"begun with dglrec {begun}, resumed with {__version__}")
         write_json(out / RESULTS_FILE, result)
         with atomic_file(out / TABLE_FILE) as temporary:
             temporary.write_text(as_markdown(result), encoding="utf-8")
@@ -181,7 +183,7 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
     if bad:
         name, (key, lacked) = next(iter(bad.items()))
         others = [variant.name for variant in variants if variant.name not in bad]
-        rest = f": {' '.join(f'--only {one}' for one in others)}" if others else ""
+        rest = f": {' '.join(f'--only {other}' for other in others)}" if others else ""
         raise UsageError(
             f"variant {name}: {key}: the data set has no {' and no '.join(lacked)}; "
             f"leave {' and '.join(bad)} out{rest}"
@@ -232,11 +234,11 @@ class _Work:
         """A variant's data set, which is prepared if it does not exist yet."""
         keys = variant.prepare
         if keys not in self.datasets:
-            own = not is_prepared(self.source)
-            path = self.out / _DATA / keys.name if own else self.source
-            mend = f"remove {path} to prepare it again" if own and path.exists() else ""
+            prepares = not is_prepared(self.source)
+            path = self.out / _DATA / keys.name if prepares else self.source
+            mend = f"remove {path} to prepare it again" if prepares and path.exists() else ""
             with _named(f"variant {variant.name}", mend):
-                if own and not path.exists():
+                if prepares and not path.exists():
                     log(f"preparing {path.name}")
                     dataset = prepare(self.source, path, keys.options())
                 else:
@@ -267,11 +269,11 @@ class _Work:
                 if not chooses.is_file() or not is_finished(run):
                     return False
                 train = asked.train.model_copy(update={"refit": "none"})
-                own, asked = load_settings(file=chooses), replace(asked, train=train)
+                recorded, asked = load_settings(file=chooses), replace(asked, train=train)
             else:
-                own = load_settings(file=run / CONFIG_FILE)
+                recorded = load_settings(file=run / CONFIG_FILE)
             wanted = asked.resolved_for(dataset)
-            changed = changed_keys(own, wanted)
+            changed = changed_keys(recorded, wanted)
             if changed:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")
             if not is_finished(run):
@@ -294,7 +296,7 @@ class _Work:
                     resume=(run / CONFIG_FILE).is_file(),
                 )
             except KeyboardInterrupt:
-                log(f"{self.out}: the same study command goes on with it")
+                log(f"{self.out}: the same study command resumes it")
                 raise
             self._sums(variant, seed)
 
@@ -313,8 +315,8 @@ class _Work:
                         sums = self._sums(variant, seed)
                         if at_most is not None:
                             sums = sums.of_few(self.dataset_of(variant), at_most)
-                        one = FinishedRun.of(seed, sums, read_json(run / RESULTS_FILE))
-                    found.setdefault(name, []).append(one)
+                        finished_run = FinishedRun.of(seed, sums, read_json(run / RESULTS_FILE))
+                    found.setdefault(name, []).append(finished_run)
         return found
 
     def has_runs(self, name: str) -> bool:
@@ -361,14 +363,17 @@ class _Work:
             # Two variants may have tables or relations of the same file name in different folders.
             same = (others.item_table, others.user_table, others.relation) == beside
             before = {
-                (one["file"], one.get("as")): one["sha256"]
-                for one in other.meta["sources"]
-                if same or "as" not in one
+                (source["file"], source.get("as")): source["sha256"]
+                for source in other.meta["sources"]
+                if same or "as" not in source
             }
-            for one in dataset.meta["sources"]:
-                if before.get((one["file"], one.get("as")), one["sha256"]) != one["sha256"]:
+            for source in dataset.meta["sources"]:
+                if (
+                    before.get((source["file"], source.get("as")), source["sha256"])
+                    != source["sha256"]
+                ):
                     raise DataError(
-                        f"{self.source}: {one['file']} changed after {other.path} or "
+                        f"{self.source}: {source['file']} changed after {other.path} or "
                         f"{dataset.path} was prepared; start the study anew in another folder"
                     )
 

@@ -81,19 +81,19 @@ def tabulate(
         comparisons |= dict.fromkeys(names, found)
         figures += found.runs
         # Notes on seeds are made once below, for all variants together.
-        own = [note for note in found.notes if note not in notes_on_seeds(found.runs)]
+        not_on_seeds = [note for note in found.notes if note not in notes_on_seeds(found.runs)]
         several = len(set(rows_of.values())) > 1
-        notes += [f"{', '.join(names)}: {note}" if several else note for note in own]
+        notes += [f"{', '.join(names)}: {note}" if several else note for note in not_on_seeds]
     variants = [_row(study, name, found, comparisons[name]) for name, found in runs.items()]
-    apart = [name for name, rows in rows_of.items() if rows != shared]
+    on_other_rows = [name for name, rows in rows_of.items() if rows != shared]
     if shared is None:
         notes.append(
             f"the reference {study.reference} has no finished run, so there are no differences"
         )
-    elif apart:
+    elif on_other_rows:
         notes.append(
-            f"{', '.join(apart)}: not on the {study.split} rows of {study.reference}, so there is "
-            "no paired difference; each stands beside the baseline on its own rows"
+            f"{', '.join(on_other_rows)}: not on the {study.split} rows of {study.reference}, so "
+            "there is no paired difference; each stands beside the baseline on its own rows"
         )
     missing = [name for name in study.variants if name not in runs]
     if missing:
@@ -135,13 +135,15 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         "| --- |" + " ---: |" * (len(columns) - 1),
     ]
     for row in result["variants"]:
-        apart = row["difference"]
+        difference = row["difference"]
         cells = [
             row["name"],
             str(row["runs"]),
             *(show(row[metric]) for metric in metrics),
-            "" if apart is None else show_percent(apart),
-            "" if apart is None or apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
+            "" if difference is None else show_percent(difference),
+            ""
+            if difference is None or difference["p_holm"] is None
+            else f"{difference['p_holm']:.4f}",
             "" if row["valid"] is None else f"{row['valid']:.4f}",
             "" if row["baseline"] is None else f"{row['baseline']:.4f}",
             f"{row['training_seconds']:.1f}",
@@ -168,15 +170,15 @@ def show(estimate: Mapping[str, Any]) -> str:
     return f"{estimate['value']:.4f}{ends}"
 
 
-def show_percent(apart: Mapping[str, Any]) -> str:
+def show_percent(difference: Mapping[str, Any]) -> str:
     """A difference to the reference in percent, with its interval, as text."""
-    percent = apart["percent"]
+    percent = difference["percent"]
     if percent["value"] is None:
         return ""
     text = f"{percent['value']:+.2f}"
     if percent["low"] is not None:
         text += f" [{percent['low']:+.2f}, {percent['high']:+.2f}]"
-    return text + (" includes 0" if apart["includes_0"] else "")
+    return text + (" includes 0" if difference["includes_0"] else "")
 
 
 def _rows(name: str, runs: Sequence[FinishedRun]) -> str:
@@ -194,7 +196,7 @@ def _rows(name: str, runs: Sequence[FinishedRun]) -> str:
 
 
 def _row(study: Study, name: str, runs: Sequence[FinishedRun], found: Comparison) -> dict[str, Any]:
-    (figures,) = (one for one in found.runs if one.name == name)
+    (figures,) = (group for group in found.runs if group.name == name)
     return {
         "name": name,
         "description": study.variants[name].description,
@@ -212,21 +214,21 @@ def _row(study: Study, name: str, runs: Sequence[FinishedRun], found: Comparison
 
 def _difference(name: str, found: Comparison) -> dict[str, Any] | None:
     """The difference of a variant's first metric to the reference's; None if not compared."""
-    for one in found.differences:
-        if one.a == name:
-            first = next(iter(one.figures.values()))
+    for pair in found.differences:
+        if pair.a == name:
+            first = next(iter(pair.figures.values()))
             low, high = first.low, first.high
             return {
                 "value": {"value": first.value, "low": low, "high": high},
                 "percent": {
-                    "value": one.percent,
-                    "low": one.percent_low,
-                    "high": one.percent_high,
+                    "value": pair.percent,
+                    "low": pair.percent_low,
+                    "high": pair.percent_high,
                 },
                 "p": first.p,
                 "p_holm": first.p_holm,
                 "includes_0": None if low is None or high is None else low <= 0 <= high,
-                "d_z": one.d_z,
+                "d_z": pair.d_z,
             }
     return None
 
