@@ -57,7 +57,7 @@ class Goal:
             figures: by name, of an epoch or of a finished run.
         """
         found: list[Any] = [figures.get(metric.name) for metric in self.metrics]
-        if any(one is None or not math.isfinite(one) for one in found):
+        if any(figure is None or not math.isfinite(figure) for figure in found):
             return None
         if len(found) == 1:
             return float(found[0])

@@ -52,7 +52,7 @@ def record_tuning(space: Space, dataset: RatingDataset, goal: Goal, out: Path) -
         )
     if before.get("dataset") != asked["dataset"]:
         raise UsageError(
-            f"{out}: begun on another data set than {dataset.path}; give that one, or another "
+            f"{out}: begun on another data set than {dataset.path}; give that data set, or another "
             "folder"
         )
     if before.get("space_digest") != asked["space_digest"]:

@@ -96,7 +96,7 @@ def run_tuning(
         try:
             search.run(trials, timeout)
         except KeyboardInterrupt:
-            log(f"{out}: the same tune command goes on with it")
+            log(f"{out}: the same tune command resumes it")
             raise
         finally:
             result = search.write(begun_with)
@@ -137,8 +137,8 @@ class _Search:
         with locked(self.out, wait=True):
             self._recover()
             shown = begun = self.trials.begun()
-        left = max(wanted - begun, 0)
-        with progress(f"searching {self.space.name}", left, "trials") as advance:
+        remaining = max(wanted - begun, 0)
+        with progress(f"searching {self.space.name}", remaining, "trials") as advance:
             while True:
                 with ExitStack() as until_told:
                     with locked(self.out, wait=True):
@@ -162,7 +162,7 @@ class _Search:
             result = tabulate(self.space, self.goal, self.trials)
             if begun_with != __version__:
                 result["notes"].append(
-                    f"begun with dglrec {begun_with}, gone on with {__version__}"
+                    f"begun with dglrec {begun_with}, resumed with {__version__}"
                 )
             write_json(self.out / RESULTS_FILE, result)
             with atomic_file(self.out / TABLE_FILE) as temporary:

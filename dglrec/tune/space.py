@@ -36,8 +36,8 @@ _NOT_SEARCHED = {
     "model.heads": "it says what is measured",
     "ranking.metric": "it says what is measured",
     "ranking.at": "it says what is measured",
-    "train.seed": "the best of several seeds is the luckiest one, no better setting",
-    "train.begin_with": "it names a run, and no setting",
+    "train.seed": "the best of several seeds is the luckiest, not a better setting",
+    "train.begin_with": "it names a run, not a setting",
 }
 _NOT_SET = {
     "train.refit": "search first, and give --refit to the `train` of the best settings",
@@ -61,7 +61,7 @@ class Choice:
 
     def holds(self, value: Any) -> bool:
         """Whether a value is an option."""
-        return any(type(value) is type(one) and value == one for one in self.options)
+        return any(type(value) is type(option) and value == option for option in self.options)
 
     def record(self) -> Any:
         """As in TOML."""
@@ -151,7 +151,7 @@ class Space:
         return {
             "seed": self.seed,
             "fixed": self.fixed,
-            "searched": {key: one.record() for key, one in self.searched.items()},
+            "searched": {key: dimension.record() for key, dimension in self.searched.items()},
         }
 
 
@@ -291,7 +291,7 @@ def _dimension(value: Any, where: str) -> Dimension:
 
 
 def _choice(options: list[Any], where: str) -> Choice:
-    written = [json.dumps(one, default=str) for one in options]
+    written = [json.dumps(option, default=str) for option in options]
     if len(set(written)) < max(len(written), 2):
         raise UsageError(f"{where} = {options!r}: name two choices or more, each once")
     return Choice(tuple(options))
@@ -326,5 +326,5 @@ def _check_value(key: str, value: Any, where: str) -> None:
     except ValidationError as error:
         # An error of another setting may come from its default; a trial's settings are checked
         # together later.
-        if any(one["loc"][:1] == (setting,) for one in error.errors(include_url=False)):
+        if any(fault["loc"][:1] == (setting,) for fault in error.errors(include_url=False)):
             raise UsageError(f"{where}: {explain(section, error)}") from error

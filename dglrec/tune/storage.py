@@ -62,7 +62,9 @@ class Trials:
     def __init__(self, space: Space, out: Path, *, maximise: bool) -> None:
         self._optuna = import_optuna()
         self._space, self._out, self._path = space, out, out / JOURNAL_FILE
-        self._distributions = {key: self._distribution(one) for key, one in space.searched.items()}
+        self._distributions = {
+            key: self._distribution(dimension) for key, dimension in space.searched.items()
+        }
         journal = self._optuna.storages.journal
         _cut_torn_line(self._path)
         with disk_errors(self._path), self._readable():
@@ -141,8 +143,8 @@ class Trials:
         """A trial's values by key, in the order of the space."""
         found = trial.params
         return {
-            key: json.loads(found[key]) if isinstance(one, Choice) else found[key]
-            for key, one in self._space.searched.items()
+            key: json.loads(found[key]) if isinstance(dimension, Choice) else found[key]
+            for key, dimension in self._space.searched.items()
             if key in found
         }
 
@@ -153,12 +155,14 @@ class Trials:
         except UsageError:
             return True
 
-    def _distribution(self, one: Dimension) -> Any:
+    def _distribution(self, dimension: Dimension) -> Any:
         kinds = self._optuna.distributions
-        if isinstance(one, Choice):
-            return kinds.CategoricalDistribution([json.dumps(option) for option in one.options])
-        kind = kinds.IntDistribution if one.is_whole else kinds.FloatDistribution
-        return kind(one.low, one.high, log=one.log)
+        if isinstance(dimension, Choice):
+            return kinds.CategoricalDistribution(
+                [json.dumps(option) for option in dimension.options]
+            )
+        kind = kinds.IntDistribution if dimension.is_whole else kinds.FloatDistribution
+        return kind(dimension.low, dimension.high, log=dimension.log)
 
     def _stored(self, key: str, value: Any) -> Any:
         return json.dumps(value) if isinstance(self._space.searched[key], Choice) else value

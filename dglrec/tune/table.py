@@ -54,7 +54,7 @@ def tabulate(space: Space, goal: Goal, trials: Trials) -> dict[str, Any]:
     finished = [row for row in rows if row["state"] == FINISHED]
     notes = [
         "no test row was read: measure what you choose once, with `dglrec evaluate`",
-        "of a pruned trial the figure is that of the epochs that it had",
+        "the figure of a pruned trial is of the epochs before it was pruned",
     ]
     failed = sum(row["state"] == FAILED for row in rows)
     if failed:
@@ -71,8 +71,8 @@ def tabulate(space: Space, goal: Goal, trials: Trials) -> dict[str, Any]:
         "best": finished[0] if finished else None,
         "importances": _importances(space, trials, finished),
         "slices": {
-            key: _slices(key, one, finished, maximise=goal.maximise)
-            for key, one in space.searched.items()
+            key: _slices(key, dimension, finished, maximise=goal.maximise)
+            for key, dimension in space.searched.items()
         },
         "notes": notes,
     }
@@ -105,9 +105,15 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     lines += _markdown_table(
         ["setting", "values", "trials", "best", "median"],
         [
-            [key, one["values"], str(one["trials"]), _figure(one["best"]), _figure(one["median"])]
+            [
+                key,
+                part["values"],
+                str(part["trials"]),
+                _figure(part["best"]),
+                _figure(part["median"]),
+            ]
             for key, slices in result["slices"].items()
-            for one in slices
+            for part in slices
         ],
     )
     lines += ["", *(f"- {_plain(note)}" for note in result["notes"]), ""]
@@ -148,14 +154,14 @@ def _importances(
 
 
 def _slices(
-    key: str, one: Dimension, finished: Sequence[Mapping[str, Any]], *, maximise: bool
+    key: str, dimension: Dimension, finished: Sequence[Mapping[str, Any]], *, maximise: bool
 ) -> list[dict[str, Any]]:
     """Parts of a setting's values: each choice, or parts of a range with about equal trials."""
     tried = [(row["parameters"][key], row["value"]) for row in finished]
-    if isinstance(one, Choice):
+    if isinstance(dimension, Choice):
         groups = [
             (_value(option), [value for tried_one, value in tried if tried_one == option])
-            for option in one.options
+            for option in dimension.options
         ]
     else:
         tried.sort()
