@@ -137,12 +137,12 @@ def joined(
     about = {"host": socket.gethostname(), "device": chosen.type if chosen else ""}
     if failure is not None:
         about |= {"failure": str(failure), "code": str(failure.exit_code)}
-    round_, all_said = _gather_ranks(launch, store, about, timeout)
+    round_, entries = _gather_ranks(launch, store, about, timeout)
     if chosen is None:
         assert failure is not None
-        _stop_where_told(launch, all_said)
+        _stop_where_told(launch, entries)
         raise failure
-    _check_devices(launch, all_said)
+    _check_devices(launch, entries)
     if chosen.index is not None:
         torch.cuda.set_device(chosen)
     world = World(
@@ -168,8 +168,8 @@ def joined(
             store.add(f"{round_}/{_LEFT}", 1)  # so that no process waits for this one
         if launch.size > 1 and isinstance(error, RuntimeError) and _is_lost_contact(error):
             raise LostRankError(
-                f"rank {launch.rank} lost contact with another rank ({_first_line(error)}); what "
-                "that one printed says why"
+                f"rank {launch.rank} lost contact with another rank ({_first_line(error)}); see "
+                "the output of that rank"
             ) from error
         raise
     # Only after success: after a failure the others may be gone, and this would wait for them.
@@ -256,15 +256,15 @@ def _gather_ranks(
     except dist.DistError as error:
         place = f"{launch.address}:{launch.port}"
         raise UnusableEnvironmentError(
-            f"rank {launch.rank}: rank 0 is gone from {place} ({_first_line(error)}); what it "
-            "printed says why"
+            f"rank {launch.rank}: rank 0 is gone from {place} ({_first_line(error)}); see its "
+            "output"
         ) from error
 
 
 def _gather_in(
     launch: _Launch, store: Store, about: dict[str, str], timeout: float
 ) -> tuple[str, list[dict[str, str]]]:
-    mine = {**about, "token": uuid.uuid4().hex}
+    entry = {**about, "token": uuid.uuid4().hex}
     deadline = time.monotonic() + timeout
     if launch.rank == 0:
         round_ = str(store.add(_ROUNDS, 1))
@@ -276,25 +276,30 @@ def _gather_in(
         if launch.rank != 0 and store.check([_NEWEST]):
             round_ = store.get(_NEWEST).decode()
         if round_:
-            store.set(f"{round_}/{launch.rank}", json.dumps(mine))
-        came = [rank for rank in range(launch.size) if store.check([f"{round_}/{rank}"])]
+            store.set(f"{round_}/{launch.rank}", json.dumps(entry))
+        present = [rank for rank in range(launch.size) if store.check([f"{round_}/{rank}"])]
         late = time.monotonic() > deadline
-        if launch.rank == 0 and (late or len(came) == launch.size):
-            said = {rank: json.loads(store.get(f"{round_}/{rank}")) for rank in came}
-            store.set(f"{round_}/{_BEGUN}", json.dumps([said.get(r) for r in range(launch.size)]))
+        if launch.rank == 0 and (late or len(present) == launch.size):
+            present_entries = {rank: json.loads(store.get(f"{round_}/{rank}")) for rank in present}
+            store.set(
+                f"{round_}/{_BEGUN}",
+                json.dumps([present_entries.get(r) for r in range(launch.size)]),
+            )
         if round_ and store.check([f"{round_}/{_BEGUN}"]):
-            all_said = json.loads(store.get(f"{round_}/{_BEGUN}"))
-            if all_said[launch.rank] == mine:
-                _wait_for_readers(launch, store, round_, sum(said is not None for said in all_said))
+            entries = json.loads(store.get(f"{round_}/{_BEGUN}"))
+            if entries[launch.rank] == entry:
+                _wait_for_readers(
+                    launch, store, round_, sum(other is not None for other in entries)
+                )
                 break
         if late:
-            missing = [rank for rank in range(launch.size) if rank not in came]
+            missing = [rank for rank in range(launch.size) if rank not in present]
             raise _missing(launch, missing if round_ else [0], timeout)
         time.sleep(_POLL_SECONDS)
-    missing = [rank for rank, said in enumerate(all_said) if said is None]
+    missing = [rank for rank, other in enumerate(entries) if other is None]
     if missing:
         raise _missing(launch, missing, timeout)
-    return round_, all_said
+    return round_, entries
 
 
 def _wait_for_readers(launch: _Launch, store: Store, round_: str, count: int) -> None:
@@ -339,24 +344,24 @@ def _choose(launch: _Launch, device: str) -> tuple[torch.device | None, DglrecEr
         return None, error
 
 
-def _stop_where_told(launch: _Launch, all_said: list[dict[str, str]]) -> None:
+def _stop_where_told(launch: _Launch, entries: list[dict[str, str]]) -> None:
     """Raise `PeerError` if a lower rank has the same error, so that only the lowest reports it."""
-    mine = all_said[launch.rank]
-    for rank, other in enumerate(all_said[: launch.rank]):
-        if other.get("failure") == mine["failure"]:
-            elsewhere = other["host"] != mine["host"]
+    entry = entries[launch.rank]
+    for rank, other in enumerate(entries[: launch.rank]):
+        if other.get("failure") == entry["failure"]:
+            elsewhere = other["host"] != entry["host"]
             raise PeerError(rank, int(other["code"]), other["failure"], elsewhere)
 
 
-def _check_devices(launch: _Launch, all_said: list[dict[str, str]]) -> None:
-    mine = all_said[launch.rank]
-    for rank, other in enumerate(all_said):
+def _check_devices(launch: _Launch, entries: list[dict[str, str]]) -> None:
+    entry = entries[launch.rank]
+    for rank, other in enumerate(entries):
         if "failure" in other:
-            elsewhere = other["host"] != mine["host"]
+            elsewhere = other["host"] != entry["host"]
             raise PeerError(rank, int(other["code"]), other["failure"], elsewhere)
-        if other["device"] != mine["device"]:
+        if other["device"] != entry["device"]:
             raise UsageError(
-                f"rank {launch.rank} on {mine['host']} computes on {mine['device']}, and rank "
+                f"rank {launch.rank} on {entry['host']} computes on {entry['device']}, and rank "
                 f"{rank} on {other['host']} on {other['device']}; give all the same --device"
             )
 
@@ -369,19 +374,22 @@ def _name_interface(launch: _Launch) -> None:
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
     try:
-        own, _ = own_address(launch.address, launch.port)
+        address, _ = own_address(launch.address, launch.port)
     except UnusableEnvironmentError:
         return  # leave the choice, and an error if it fails, to Gloo
     names = [
         name
         for name, addresses in psutil.net_if_addrs().items()
-        if any(one.address.partition("%")[0] == own for one in addresses)
+        if any(
+            interface_address.address.partition("%")[0] == address
+            for interface_address in addresses
+        )
     ]
     if not names:
         return
-    if launch.size > launch.local_size and own.startswith(("127.", "::1")):
+    if launch.size > launch.local_size and address.startswith(("127.", "::1")):
         log(
-            f"rank {launch.rank}: {launch.address} is this machine's own loopback address, which "
+            f"rank {launch.rank}: {launch.address} is this machine's loopback address, which "
             "other machines do not reach; give the first machine's address by number, or set "
             "GLOO_SOCKET_IFNAME"
         )
@@ -396,13 +404,13 @@ def own_address(host: str, port: int) -> tuple[str, bool]:
         UnusableEnvironmentError: there is no route to the host, or no such name.
     """
     try:
-        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
-            probe.connect(place)  # sends nothing
-            own = str(probe.getsockname()[0])
+            probe.connect(target)  # sends nothing
+            address = str(probe.getsockname()[0])
     except OSError as error:
         raise UnusableEnvironmentError(f"{host}: no way to it ({error})") from error
-    return own, own == place[0]
+    return address, address == target[0]
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:

@@ -191,7 +191,7 @@ class World:
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(parts, padded)
-        return [one[:length] for one, length in zip(parts, lengths, strict=True)]
+        return [padded_part[:length] for padded_part, length in zip(parts, lengths, strict=True)]
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -263,16 +263,16 @@ class World:
         reports = [torch.empty_like(report) for _ in range(self.size)]
         dist.all_gather(reports, report)
         for rank, other in enumerate(reports):
-            said = bytes(other.tolist()).rstrip(b"\0")
+            their_message = bytes(other.tolist()).rstrip(b"\0")
             if (
-                said
+                their_message
                 and rank != self.rank
-                and (not message or (rank < self.rank and said == message))
+                and (not message or (rank < self.rank and their_message == message))
             ):
                 first_here = self.rank - self.local_rank
                 here = first_here <= rank < first_here + self.local_size
-                text = said[1:].decode(errors="replace")
-                raise PeerError(rank, said[0], text, elsewhere=not here) from failure
+                text = their_message[1:].decode(errors="replace")
+                raise PeerError(rank, their_message[0], text, elsewhere=not here) from failure
 
 
 class _AllRows(torch.autograd.Function):
@@ -281,7 +281,7 @@ class _AllRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, share: Tensor, total: int, size: int) -> Tensor:
         each = -(-total // size)
-        ctx.each, ctx.own, ctx.size = each, len(share), size
+        ctx.each, ctx.length, ctx.size = each, len(share), size
         padded = share.new_zeros((each, *share.shape[1:]))
         padded[: len(share)] = share
         rows = share.new_empty((each * size, *share.shape[1:]))
@@ -297,10 +297,10 @@ class _AllRows(torch.autograd.Function):
             # Not every version of Gloo has a reduce-scatter.
             dist.all_reduce(whole)
             start = dist.get_rank() * ctx.each
-            return whole[start : start + ctx.own], None, None
-        own = gradient.new_empty((ctx.each, *gradient.shape[1:]))
-        dist.reduce_scatter(own, list(whole.chunk(ctx.size)))
-        return own[: ctx.own], None, None
+            return whole[start : start + ctx.length], None, None
+        reduced = gradient.new_empty((ctx.each, *gradient.shape[1:]))
+        dist.reduce_scatter(reduced, list(whole.chunk(ctx.size)))
+        return reduced[: ctx.length], None, None
 
 
 ALONE = World()
