@@ -43,16 +43,16 @@ def open_dataset_of(
     Raises:
         DataError: the data set is missing, damaged, or a different one.
     """
-    place = dataset or Path(str(meta.get("dataset", "")))
+    path = dataset or Path(str(meta.get("dataset", "")))
     from_run = meta.get("dataset_from_run")
-    if dataset is None and not place.is_dir() and isinstance(from_run, str):
+    if dataset is None and not path.is_dir() and isinstance(from_run, str):
         beside = Path(os.path.normpath(run.resolve() / from_run))  # if both were moved together
-        place = beside if beside.is_dir() else place
-    if fallback is not None and not place.is_dir():
-        place = fallback
-    if not place.is_dir():
-        raise DataError(f"{place}: the data set of {run} is not there; {mend}")
-    data = RatingDataset.open(place)
+        path = beside if beside.is_dir() else path
+    if fallback is not None and not path.is_dir():
+        path = fallback
+    if not path.is_dir():
+        raise DataError(f"{path}: the data set of {run} is not there; {mend}")
+    data = RatingDataset.open(path)
     check_same_dataset(meta, data, run)
     data.prove()  # on all processes, before anything is computed from the data
     return data.with_rows(learned_from(meta)[1:])
@@ -60,10 +60,10 @@ def open_dataset_of(
 
 def describe_dataset(dataset: RatingDataset, run: Path) -> dict[str, Any]:
     """The entries of a checkpoint on its data set: the place, and data for `check_same_dataset`."""
-    place = dataset.path.resolve()
+    path = dataset.path.resolve()
     described = {
-        "dataset": str(place),
-        "dataset_from_run": os.path.relpath(place, run.resolve()),
+        "dataset": str(path),
+        "dataset_from_run": os.path.relpath(path, run.resolve()),
         "data": {key: value for key, value in dataset.meta.items() if key not in PROOFS},
         "fingerprint": dataset.fingerprint,
     }
@@ -94,7 +94,7 @@ def check_same_rows(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> 
 
 def shown_parts(parts: Sequence[str]) -> str:
     """Parts of a split in words."""
-    *others, last = ({TRAIN: "training", "valid": "validation"}.get(one, one) for one in parts)
+    *others, last = ({TRAIN: "training", "valid": "validation"}.get(part, part) for part in parts)
     return f"{', '.join(others)} and {last}" if others else last
 
 

@@ -92,7 +92,7 @@ def read_operator(config: ModelConfig, dataset: RatingDataset) -> WeightedEdges 
     except ValueError as error:
         raise UsageError(
             f"model.convolution = graph_filter: relation similar: {error}; it takes a symmetric "
-            "one among items, as is made where no file gives another"
+            "relation between items, such as the one that is made where no file gives another"
         ) from error
 
 
@@ -116,7 +116,7 @@ def read_directions(config: ModelConfig, dataset: RatingDataset) -> tuple[Direct
         if not directions:
             raise UsageError(
                 f"model.relations: {name} leads from {relation.source_type} to "
-                f"{relation.destination_type}, and tells neither users nor items anything"
+                f"{relation.destination_type}, and so sends no messages to users or items"
             )
         found += directions
     return tuple(found)
@@ -150,8 +150,8 @@ def read_attributes_of(node_type: str, config: ModelConfig, dataset: RatingDatas
         return []
     return [
         name
-        for name, one in dataset.attributes.items()
-        if one.node_type == node_type and one.relation.name in config.relations
+        for name, attribute in dataset.attributes.items()
+        if attribute.node_type == node_type and attribute.relation.name in config.relations
     ]
 
 

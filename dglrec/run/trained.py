@@ -69,7 +69,7 @@ class _Trained:
             refit = "all" if "test" in self.learned_from else "valid"
             raise UsageError(
                 f"split {split}: the run has learned from {split} rows (train --refit {refit}), so "
-                f"figures on them mean nothing; the run in its folder {SELECTION} has not"
+                f"figures on them would mean nothing; measure the run in its folder {SELECTION}"
             )
         self.dataset.check_held_out(split)
 
