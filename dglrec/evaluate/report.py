@@ -124,9 +124,7 @@ def evaluate(
         if ks is not None and candidates is not None:
             check_candidates(dataset, candidates, ks, seed)
         if given is not None and not isinstance(trained, TrainedModel):
-            raise UsageError(
-                "--given encodes new users, which a baseline cannot; use a graph model"
-            )
+            raise UsageError("--given encodes new users, which needs a graph model, not a baseline")
         if given is not None:
             new = deal(dataset, split, given, seed)
     trained.prepare()  # before the rows are read: both take much memory
