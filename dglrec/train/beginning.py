@@ -74,14 +74,14 @@ class Source:
         Raises:
             UsageError: the architectures differ; the message names the settings that differ.
         """
-        here, there = config.model_dump(), self.config.model_dump()
+        given, of_source = config.model_dump(), self.config.model_dump()
         skipped = set(_NO_ARCHITECTURE)
         if config.convolution == self.config.convolution == "graph_filter":
             skipped.add("embedding_size")  # the number of items, which may differ
         differing = [
-            f"model.{name} is {_shown(there[name])} there and {_shown(value)} here"
-            for name, value in here.items()
-            if name not in skipped and value != there[name]
+            f"model.{name} is {_shown(of_source[name])} there and {_shown(value)} here"
+            for name, value in given.items()
+            if name not in skipped and value != of_source[name]
         ]
         if differing:
             raise UsageError(
@@ -206,7 +206,7 @@ def _weights(
         UsageError: a weight is missing in the source, or has another shape.
     """
     tables, fresh = model.tables(), model.state_dict()
-    there = source.checkpoint.weights
+    source_weights = source.checkpoint.weights
     matched = {
         USER_TYPE: known.users.encode(dataset.users.ids).astype(np.int64),
         ITEM_TYPE: known.items.encode(dataset.items.ids).astype(np.int64),
@@ -214,10 +214,10 @@ def _weights(
     labels = {name: _labels_of(dataset, known, name) for name in set(tables.values()) - {*matched}}
     places = {**matched, **labels}
     columns = _columns(source.config, known, dataset)
-    _check_names(source, set(fresh) ^ set(there))
+    _check_names(source, set(fresh) ^ set(source_weights))
     weights = {}
     for name, tensor in fresh.items():
-        old = there[name]
+        old = source_weights[name]
         if name in tables:
             new = _of_places(tensor, old, places[tables[name]])
         elif name in columns:
@@ -263,9 +263,9 @@ def _of_places(fresh: Tensor, old: Tensor, places: npt.NDArray[np.int64]) -> Ten
     if old.shape[1:] != fresh.shape[1:] or (len(places) and places.max() >= len(old)):
         return None
     found = torch.from_numpy(places)
-    there = found >= 0
+    is_found = found >= 0
     new = fresh.clone()
-    new[there] = old[found[there]]
+    new[is_found] = old[found[is_found]]
     return new
 
 
@@ -282,8 +282,8 @@ def _columns(
     config: ModelConfig, known: RatingDataset, dataset: RatingDataset
 ) -> dict[str, npt.NDArray[np.int64]]:
     """For each feature map by name, the position of its columns in the source; -1 for none."""
-    of_items = [_keys_of_items(one, config) for one in (dataset, known)]
-    of_users = [_keys_of_users(one, config) for one in (dataset, known)]
+    of_items = [_keys_of_items(data, config) for data in (dataset, known)]
+    of_users = [_keys_of_users(data, config) for data in (dataset, known)]
     return {
         "inputs.from_features.weight": _matched(*of_items),
         "inputs.from_user_features.weight": _matched(*of_users),
@@ -357,7 +357,10 @@ def _notes(
     )
     if any(seen.values()):
         told = " and ".join(f"{count:,} {split} rows" for split, count in seen.items() if count)
-        log(f"{told} of {dataset.path} were training rows of {source.run}: figures flatter there")
+        log(
+            f"{told} of {dataset.path} were training rows of {source.run}: figures on them are "
+            "too good"
+        )
     return {
         "run": str(source.run.resolve()),
         **identity_of(source.checkpoint.meta),

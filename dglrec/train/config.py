@@ -128,13 +128,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and key, as in `config.toml`."""
-        return {name: one.model_dump(mode="json") for name, one in self._sections().items()}
+        return {name: section.model_dump(mode="json") for name, section in self._sections().items()}
 
     def given(self) -> dict[str, dict[str, Any]]:
         """The same for the values that were set, even if to their defaults."""
         return {
-            name: one.model_dump(mode="json", exclude_unset=True)
-            for name, one in self._sections().items()
+            name: section.model_dump(mode="json", exclude_unset=True)
+            for name, section in self._sections().items()
         }
 
     def _sections(self) -> dict[str, BaseModel]:
@@ -176,8 +176,8 @@ class Settings:
             heads = "lists"
         if heads != "rating" and samples:
             raise UsageError(
-                f"model.heads = {heads}: lists are learned among all items, and "
-                f"loader.kind={kind} encodes a batch's alone; take kind users or full"
+                f"model.heads = {heads}: lists are learned over all items, but "
+                f"loader.kind={kind} encodes only those of a batch; take kind users or full"
             )
         if heads != "lists" and not has_ratings:
             raise UsageError(
@@ -195,15 +195,15 @@ class Settings:
                 f"model.relations = {', '.join(self.model.relations)}: loader.kind="
                 f"{self.loader.kind} reads ratings alone; take kind users"
             )
-        of_ratings = [one for one in ("agreeing_users",) if one in self.model.relations]
+        of_ratings = [name for name in ("agreeing_users",) if name in self.model.relations]
         of_ratings += ["graph_features"] if self.model.graph_features else []
         if of_ratings and self.loader.unseen_users:
             raise UsageError(
                 f"loader.unseen_users = {self.loader.unseen_users:g} treats users as though they "
-                f"had rated nothing, and {' and '.join(of_ratings)} would tell what they rated; "
+                f"had rated nothing, but {' and '.join(of_ratings)} would reveal what they rated; "
                 "leave one of them out"
             )
-        made = [one for one in self.model.relations if one in DERIVED_NAMES]
+        made = [name for name in self.model.relations if name in DERIVED_NAMES]
         made += ["graph_features"] if self.model.graph_features else []
         self._check_times(graph, made)
         signals = self.model.convolution == "graph_filter"
@@ -287,9 +287,9 @@ class Settings:
         if not sums:
             raise UsageError(
                 f"model.{asked}: loader.kind={self.loader.kind} weighs the edges of a sample so "
-                "that their sums are those of all edges, and this is no sum; take convolution sage "
-                "with aggregator mean or sum, or another one without attention, or loader.kind "
-                "users, full or neighbor"
+                "that their sums are those of all edges, but this is not a sum; take convolution "
+                "sage with aggregator mean or sum, or another one without attention, or "
+                "loader.kind users, full or neighbor"
             )
 
     def _check_times(self, graph: RatingGraph, made: list[str]) -> None:
@@ -311,7 +311,7 @@ class Settings:
         if by_time and made:
             raise UsageError(
                 "loader.folds_by = time predicts ratings from earlier ones, and "
-                f"{' and '.join(made)} would tell what users rated later; leave one of them out"
+                f"{' and '.join(made)} would reveal what users rated later; leave one of them out"
             )
         asked = {
             "model.time_decay = true": self.model.time_decay,

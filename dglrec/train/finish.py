@@ -62,8 +62,8 @@ def _chosen(run: Path, settings: Settings) -> dict[str, Any] | None:
     place = run / SELECTION / ITEM_ITEMS
     if not settings.train.is_refit:
         log(
-            f"model.item_items = {settings.model.item_items}: what they are made with is chosen on "
-            "validation rows, and there are none; lists do without"
+            f"model.item_items = {settings.model.item_items}: their settings are chosen on "
+            "validation rows, and there are none; lists are made without them"
         )
         return None
     return dict(load_checkpoint(place).meta["chosen"]) if place.is_dir() else None

@@ -139,7 +139,7 @@ def fit_item_items(
     for share in shares:
         search(replace(chosen, share=share), _SCALES)
     if best is None:
-        log("item-item weights make no list better; lists do without")
+        log("item-item weights do not improve the lists, which are made without them")
         return None
     for setting in others:
         search(replace(chosen, setting=setting), _near(scale))
@@ -276,6 +276,6 @@ def _unit(trained: TrainedModel, weights: ItemWeights) -> float:
     users = torch.from_numpy(np.random.default_rng(0).permutation(active)[:256])
     of_users = lists[0].factors[users.to(lists[0].factors.device)]
     scores = torch.addmm(lists[1].base, of_users, lists[1].factors.T)
-    every = torch.arange(dataset.graph.num_items)
-    added = ItemItems(weights, dataset.graph.by_user).rows(users, every)
+    all_items = torch.arange(dataset.graph.num_items)
+    added = ItemItems(weights, dataset.graph.by_user).rows(users, all_items)
     return float(scores.std(1).mean()) / max(float(added.std(axis=1).mean()), 1e-12)

@@ -223,7 +223,7 @@ def train_once(
 
 def _first_figures(model: RatingModel, valid: Validation, world: World) -> dict[str, float]:
     """Validation figures of the initial weights."""
-    figures = {name: one for name, one in valid.figures(model).items() if math.isfinite(one)}
+    figures = {name: value for name, value in valid.figures(model).items() if math.isfinite(value)}
     if world.is_first and figures:
         log(f"before the first step: {_said(figures, valid)}")
     return figures
@@ -256,8 +256,8 @@ def _train_epoch(
     step.objective.set_epoch(done.epoch)
     batches = iter(loader)
     tally = Tally(done, device)
-    left = len(loader) - done.batch
-    with progress(title, left, "batches", shown=world.is_first) as advance:
+    remaining = len(loader) - done.batch
+    with progress(title, remaining, "batches", shown=world.is_first) as advance:
         for number in range(done.batch, len(loader)):
             last = number + 1 == len(loader)
             update = last or (number + 1) % config.accumulation_steps == 0
@@ -410,8 +410,8 @@ def _lost_device_said(where: str, device: torch.device) -> Iterator[None]:
         if not _is_lost_device(error) or _is_out_of_memory(error):
             raise
         raise LostDeviceError(
-            f"{where}: {device} failed ({str(error).splitlines()[0]}); what was saved last is as "
-            "it was: go on from there with --resume, and --device cpu where it stays away"
+            f"{where}: {device} failed ({str(error).splitlines()[0]}); the last checkpoint is "
+            "intact: go on from there with --resume, and with --device cpu if the device stays away"
         ) from error
 
 

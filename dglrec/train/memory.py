@@ -69,7 +69,7 @@ def footprint(
     """
     sides = (graph.by_user, graph.by_item)
     mapped = sum(s.neighbours.nbytes + s.codes.nbytes + s.offsets.nbytes for s in sides)
-    mapped += sum(one.nbytes for one in directions)
+    mapped += sum(direction.nbytes for direction in directions)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     features = model.inputs.features.nbytes + model.inputs.user_features.nbytes
     by_users = settings.loader.kind != "neighbor"
@@ -138,14 +138,17 @@ def _step_bytes(
         read += _read_by_lstm(settings, to_users, users) + _read_by_lstm(settings, to_items, items)
         sampled += users * max(0, min(of_user, most[0])) + items * max(0, min(of_item, most[1]))
         of_users = of_items = 0.0
-        for one in directions:
-            readers = users if one.destination_type == USER_TYPE else items
-            degree, most_read = one.edges.num_edges / one.edges.num_nodes, loader.relation_fanout
+        for direction in directions:
+            readers = users if direction.destination_type == USER_TYPE else items
+            degree, most_read = (
+                direction.edges.num_edges / direction.edges.num_nodes,
+                loader.relation_fanout,
+            )
             told = readers * (degree if most_read < 0 else min(most_read, degree))
             messages += told
             sampled += readers * max(most_read, 0)
-            of_users += told if one.source_type == USER_TYPE else 0
-            of_items += told if one.source_type == ITEM_TYPE else 0
+            of_users += told if direction.source_type == USER_TYPE else 0
+            of_items += told if direction.source_type == ITEM_TYPE else 0
         users = min(users + to_items + of_users, graph.num_users)
         items = min(items + to_users + of_items, graph.num_items)
         nodes += users + items
@@ -225,8 +228,10 @@ def _layerwise_bytes(graph: RatingGraph, settings: Settings, processes: int) -> 
     nodes, edges = users + items, 0
     for _ in range(model.layers):
         read = [
-            min(own + -(-size // processes), count)
-            for own, size, count in zip((users, items), loader.layer_sizes, counts, strict=True)
+            min(destinations + -(-size // processes), count)
+            for destinations, size, count in zip(
+                (users, items), loader.layer_sizes, counts, strict=True
+            )
         ]
         edges += int(min(most[0][users], most[1][read[1]]))
         edges += int(min(most[1][items], most[0][read[0]]))

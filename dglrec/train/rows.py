@@ -61,8 +61,10 @@ class SharedRows:
             # Process by process: a part has no row twice, so that on a GPU too the order of the
             # sums, and thus every bit, is the same on all processes.
             lengths = [len(part) for part in parts]
-            for own, part in zip(places.split(lengths), world.gather_parts(values), strict=True):
-                total.index_add_(0, own, part)
+            for part_rows, part in zip(
+                places.split(lengths), world.gather_parts(values), strict=True
+            ):
+                total.index_add_(0, part_rows, part)
             values = total / world.size
         self.rows, self.values = rows, values
 

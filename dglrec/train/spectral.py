@@ -65,15 +65,15 @@ def start_spectral(
     width = min(users.embedding_dim, *matrix.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        left, singular, right = torch.svd_lowrank(
+        user_singular, singular, item_singular = torch.svd_lowrank(
             normalised, q=min(width + _MORE, *matrix.shape), niter=_ITERATIONS
         )
-    for table, vectors in ((users, left), (items, right)):
+    for table, vectors in ((users, user_singular), (items, item_singular)):
         rows = vectors[:, :width] * singular[:width].sqrt()
         # Scaled, because the rows of an orthonormal matrix are the smaller the more there are.
         # A node without edges has a row of zeros, and keeps its random vector.
-        there = rows.any(1)
-        table.weight[there, :width] = (std * rows * _per_unit(rows))[there]
+        has_edges = rows.any(1)
+        table.weight[has_edges, :width] = (std * rows * _per_unit(rows))[has_edges]
 
 
 def _inverse_root(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -182,11 +182,11 @@ class TrainingStep:
         if bool(torch.isfinite(norm)):
             return
         bad = [(loss, edges) for loss, edges in self._losses if not bool(torch.isfinite(loss))]
-        (somebodys,) = self.world.sum([bool(bad)])
+        (any_bad,) = self.world.sum([bool(bad)])
         loss, edges = (bad or self._losses or [(torch.zeros(()), torch.empty(0))])[0]
         rank = f"rank {self.world.rank}, " if self.world.size > 1 else ""
         with self.world.together():
-            if bad or (not somebodys and self.world.is_first):
+            if bad or (not any_bad and self.world.is_first):
                 raise DivergedError(
                     f"{rank}loss {float(loss):g}, gradient norm {float(norm):g} (batch of edges "
                     f"{', '.join(str(int(edge)) for edge in edges)}, ...); the weights are as "
@@ -239,12 +239,12 @@ class _SummedCosts(nn.Module):
 
 
 def _in_float32(encoded: Encoded) -> Encoded:
-    nodes = NodeValues(*(one.float() for one in encoded.nodes))
+    nodes = NodeValues(*(values.float() for values in encoded.nodes))
     return encoded._replace(nodes=nodes, users=_terms(encoded.users), items=_terms(encoded.items))
 
 
 def _terms(terms: ListTerms | None) -> ListTerms | None:
-    return None if terms is None else ListTerms(*(one.float() for one in terms))
+    return None if terms is None else ListTerms(*(tensor.float() for tensor in terms))
 
 
 def _distributed(summed: _SummedCosts, sparse: set[int]) -> DistributedDataParallel:

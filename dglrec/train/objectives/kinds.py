@@ -396,7 +396,9 @@ def _certain_gain(figures: Figures, best: Figures, name: str) -> float:
 
     Figures without a standard error, such as those of earlier checkpoints, count as certain.
     """
-    noise = sum(one.get(standard_error_of(name), 0.0) ** 2 for one in (figures, best))
+    noise = sum(
+        epoch_figures.get(standard_error_of(name), 0.0) ** 2 for epoch_figures in (figures, best)
+    )
     spread = (_SPREAD_OF_EPOCHS * (figures[name] + best[name]) / 2) ** 2
     if not spread:
         return 0.0  # both figures are 0
@@ -452,8 +454,8 @@ def _mean_weight(dataset: RatingDataset, least: float) -> float:
 
 def _counts(terms: ListTerms, rows: Tensor, counted: Tensor) -> Tensor:
     """The number of counted targets, bool [B], of each node, [N]; `rows` are the targets' nodes."""
-    none = terms.factors.new_zeros(len(terms.factors), dtype=torch.float32)
-    return none.index_add(0, rows, counted.float())
+    zeros = terms.factors.new_zeros(len(terms.factors), dtype=torch.float32)
+    return zeros.index_add(0, rows, counted.float())
 
 
 def _squares(terms: ListTerms, counts: Tensor) -> Tensor:

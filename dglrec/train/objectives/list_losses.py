@@ -35,9 +35,9 @@ def _bpr(config: "RankingConfig") -> ListLoss:
     Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
     """
 
-    def bpr(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+    def bpr(positives: Tensor, negatives: Tensor, present: Tensor) -> Tensor:
         each = functional.softplus(negatives - positives.unsqueeze(1))
-        return _mean(each, there)
+        return _mean(each, present)
 
     return bpr
 
@@ -45,9 +45,9 @@ def _bpr(config: "RankingConfig") -> ListLoss:
 def _bce(config: "RankingConfig") -> ListLoss:
     """Binary cross-entropy of positives and negatives."""
 
-    def bce(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+    def bce(positives: Tensor, negatives: Tensor, present: Tensor) -> Tensor:
         each = functional.softplus(negatives)
-        return functional.softplus(-positives) + _mean(each, there)
+        return functional.softplus(-positives) + _mean(each, present)
 
     return bce
 
@@ -58,11 +58,11 @@ def _cosine(config: "RankingConfig") -> ListLoss:
     Mao et al., "SimpleX: a simple and strong baseline for collaborative filtering", CIKM 2021.
     """
 
-    def cosine(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+    def cosine(positives: Tensor, negatives: Tensor, present: Tensor) -> Tensor:
         # Scores are cosines divided by the temperature, which is undone here.
         each = functional.relu(negatives * config.temperature - config.margin)
-        near = 1 - positives * config.temperature
-        return near + config.negative_weight * (each * there).sum(1) / _number(there)
+        positive_losses = 1 - positives * config.temperature
+        return positive_losses + config.negative_weight * (each * present).sum(1) / _number(present)
 
     return cosine
 
@@ -81,19 +81,19 @@ def prove_list_loss(config: "RankingConfig") -> None:
         return
     positives = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
     negatives = torch.tensor([[0.25, 1.0], [-2.0, 0.0], [0.0, 0.0]], requires_grad=True)
-    there = torch.tensor([[True, True], [True, False], [False, False]])
+    present = torch.tensor([[True, True], [True, False], [False, False]])
     prove_losses_of(
         f"{LIST_LOSSES.key} = {config.loss}",
         "3 positives",
-        lambda: LIST_LOSSES[config.loss](config)(positives, negatives, there),
+        lambda: LIST_LOSSES[config.loss](config)(positives, negatives, present),
         positives.shape,
     )
 
 
-def _mean(each: Tensor, there: Tensor) -> Tensor:
+def _mean(each: Tensor, present: Tensor) -> Tensor:
     """[B] means over the existing negatives of [B, k]; 0 where there are none."""
-    return (each * there).sum(1) / _number(there)
+    return (each * present).sum(1) / _number(present)
 
 
-def _number(there: Tensor) -> Tensor:
-    return there.sum(1).clamp(min=1)
+def _number(present: Tensor) -> Tensor:
+    return present.sum(1).clamp(min=1)

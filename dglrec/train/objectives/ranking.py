@@ -105,8 +105,8 @@ class RankingLoss:
             return functional.softplus(total.index_select(0, users) - positives)
         in_pool = known_in(pool.items, offsets, known)
         if config.negatives == "hard":
-            every = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
-            negatives = self._few_of(every.masked_fill(in_pool, -torch.inf), users, pool)
+            scores_of_pool = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
+            negatives = self._few_of(scores_of_pool.masked_fill(in_pool, -torch.inf), users, pool)
         else:
             # In a large step these few scores a target are far fewer than all scores of the pool.
             columns = _choose(pool, (len(users), self._count(len(pool.items))))
@@ -143,12 +143,12 @@ class RankingLoss:
             base = drawn.base + pool.log_weights
             total = catalogue_log_sum_exp(of_users.factors, drawn.factors, base, offsets, places)
             return functional.softplus(total.index_select(0, targets.users) - scores)
-        every = torch.addmm(drawn.base, of_users.factors, drawn.factors.T)
-        hidden = pool.log_weights.isneginf().expand_as(every).clone()
+        scores_of_pool = torch.addmm(drawn.base, of_users.factors, drawn.factors.T)
+        hidden = pool.log_weights.isneginf().expand_as(scores_of_pool).clone()
         hidden[torch.repeat_interleave(offsets.diff(), output_size=len(places)), places] = True
-        every = every.masked_fill(hidden, -torch.inf)
+        scores_of_pool = scores_of_pool.masked_fill(hidden, -torch.inf)
         related = _related_scores(of_users, of_items, targets.users, targets.related)
-        return self._of_few(self._few_of(every, targets.users, pool), scores, related)
+        return self._of_few(self._few_of(scores_of_pool, targets.users, pool), scores, related)
 
     def _terms(self, of_users: ListTerms, of_items: ListTerms) -> tuple[ListTerms, ListTerms]:
         """The terms that the loss takes: normalised if configured, divided by the temperature."""
@@ -186,8 +186,8 @@ class RankingLoss:
         if related:
             negatives = torch.cat((negatives, torch.stack(tuple(related), dim=1)), dim=1)
         # A user who has all items of the pool in training learns nothing from it.
-        there = negatives.isfinite()
-        losses = self._few(positives, negatives.masked_fill(~there, 0.0), there)
+        present = negatives.isfinite()
+        losses = self._few(positives, negatives.masked_fill(~present, 0.0), present)
         if losses.shape != positives.shape:
             raise UsageError(
                 f"{LIST_LOSSES.key} = {self.config.loss}: gives {list(losses.shape)} for "
@@ -209,9 +209,11 @@ def _related_scores(
     """
     if related is None:
         return []
-    items, there = related
+    items, has_related = related
     return [
-        score_lists(of_users, of_items, users, column).masked_fill(~there.squeeze(1), -torch.inf)
+        score_lists(of_users, of_items, users, column).masked_fill(
+            ~has_related.squeeze(1), -torch.inf
+        )
         for column in items.unbind(1)
     ]
 
