@@ -86,7 +86,7 @@ def fit_baseline(
     Raises:
         UsageError: the run exists and may not be replaced, is of another model, another process
             trains it, or the settings name another run to begin with.
-        DataError: the data set is not that of the run, or has too many items.
+        DataError: the data set is another one than the run's, or has too many items.
         UnusableEnvironmentError: there is too little memory.
     """
     run, kind = Path(run), settings.model.kind

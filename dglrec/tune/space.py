@@ -37,7 +37,7 @@ _NOT_SEARCHED = {
     "ranking.metric": "it says what is measured",
     "ranking.at": "it says what is measured",
     "train.seed": "the best of several seeds is the luckiest, not a better setting",
-    "train.begin_with": "it names a run, not a setting",
+    "train.begin_with": "it names a run, and no setting",
 }
 _NOT_SET = {
     "train.refit": "search first, and give --refit to the `train` of the best settings",
