@@ -688,7 +688,7 @@ def test_a_prediction_that_is_no_number_is_refused(trained, monkeypatch):
         return torch.full((len(users),), math.nan)
 
     monkeypatch.setattr("dglrec.run.trained.predict_pairs", nothing)
-    with pytest.raises(DglrecError, match="a: its predictions are no finite numbers"):
+    with pytest.raises(DglrecError, match="a: its predictions are not finite numbers"):
         compare_runs(groups_of(trained.a, trained.a_again), draws=50)
 
 

@@ -561,7 +561,7 @@ def test_an_address_that_only_the_machine_itself_reaches_is_no_place_for_several
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     join_module._name_interface(join_module._Launch(0, 2, 0, 1, "127.0.0.1", 29_500, False))
     assert "GLOO_SOCKET_IFNAME" not in os.environ
-    assert "127.0.0.1 is this machine's own loopback address" in capsys.readouterr().err
+    assert "127.0.0.1 is this machine's loopback address" in capsys.readouterr().err
 
 
 def test_what_failed_here_is_said_even_where_the_others_do_not_come(monkeypatch):

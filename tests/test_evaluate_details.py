@@ -473,7 +473,7 @@ def test_item_means(trained):
         ("test", {"given": 0}, "--given 0: must be 1 or more"),
         ("test", {"given": -3}, "must be 1 or more"),
         ("test", {"given": 2, "seed": -1}, "--seed -1: must be 0 or more"),
-        ("test", {"given": 13}, "have at most 13 ratings, and one"),
+        ("test", {"given": 13}, "have at most 13 ratings, and at least one"),
         ("train", {"given": 2}, "prepare the data set with --split user"),
         ("tests", {"given": 2}, "choose test, valid, train"),
         ("test", {"given": 2, "ranking": 5}, "leave out --ranking"),

@@ -195,9 +195,9 @@ def test_scores_that_are_no_numbers_are_refused(ranker):
     broken = ranker.scores.clone()
     broken[5, 3] = math.nan
     targets = RankingTargets.of(ranker.dataset, "test", 1)
-    with pytest.raises(DglrecError, match="no numbers"):
+    with pytest.raises(DglrecError, match="not numbers"):
         rank_lists(replace(ranker, scores=broken).best, targets, KS)
-    with pytest.raises(DglrecError, match="no numbers"):
+    with pytest.raises(DglrecError, match="not numbers"):
         sampled_figures(
             replace(ranker, scores=broken * torch.nan), targets, KS, candidates=9, seed=0
         )

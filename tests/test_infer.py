@@ -642,7 +642,7 @@ def test_what_is_not_finite_is_refused(world, which, value):
     biases = replace(known, users=known.users.clone(), items=known.items.clone())
     Scorer(model, nodes, biases)
     spoil(model, nodes, biases, which, value)
-    with pytest.raises(DglrecError, match=r"no finite numbers.*train\.learning_rate"):
+    with pytest.raises(DglrecError, match=r"not finite numbers.*train\.learning_rate"):
         Scorer(model, nodes, biases)
 
 

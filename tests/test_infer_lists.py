@@ -138,5 +138,5 @@ def test_unknown_users_are_refused(world):
 
 def test_scores_that_are_no_numbers_are_refused(world):
     world.of_items.base[2] = torch.nan
-    with pytest.raises(DglrecError, match="no finite numbers"):
+    with pytest.raises(DglrecError, match="not finite numbers"):
         ListScorer(world.of_users, world.of_items)

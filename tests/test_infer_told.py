@@ -62,11 +62,14 @@ def test_each_process_reads_about_its_share():
 def test_without_all_directions_nothing_is_told(kind):
     data = Related()
     model, (one, *_) = data.model("trusts"), data.directions("trusts")
-    others = told_module.Others(model, data.directions("trusts"), torch.device("cpu"))
+    relations = told_module.RelationMessages(model, data.directions("trusts"), torch.device("cpu"))
     whole = embed_all(model, data.graph, data.biases, directions=data.directions("trusts"))
     if kind == "item":
-        assert others.told(0, whole.nodes, "item") is None
+        assert relations.messages_to(0, whole.nodes, "item") is None
         return
-    told = others.told(0, whole.nodes, "user")
-    parts = [others.told(0, whole.nodes, "user", without=name) for name in (one.name, "rev_trusts")]
+    told = relations.messages_to(0, whole.nodes, "user")
+    parts = [
+        relations.messages_to(0, whole.nodes, "user", without=name)
+        for name in (one.name, "rev_trusts")
+    ]
     torch.testing.assert_close(parts[0] + parts[1], told)

@@ -432,7 +432,7 @@ def test_what_tells_of_later_ratings_of_a_user_is_refused(data, model):
         {"model": {**model, "time_decay": True}},
         {"model": model, "loader": {"folds_by": "time"}},
     ):
-        with pytest.raises(UsageError, match="would tell what users rated later"):
+        with pytest.raises(UsageError, match="would reveal what users rated later"):
             build_settings(values).resolved(data.graph)
 
 

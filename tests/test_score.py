@@ -686,7 +686,7 @@ def test_new_users_of_whom_nothing_is_known_all_get_the_same(texts, tmp_path, ca
     capsys.readouterr()
     score_top_k(texts, tmp_path / "out", ITEMS, TopKOptions(ratings=file))
     said = capsys.readouterr().err
-    assert f"{file}: 2 users rate no item that training saw; they are scored as nobody's" in said
+    assert f"{file}: 2 users rate no item that training saw; they are scored like users" in said
     lists = by_user(read_all(tmp_path / "out"))
     p, q = ([(row["item_id"], row["score"]) for row in lists[user]] for user in "pq")
     assert p == q and len(p) == ITEMS
@@ -1073,14 +1073,14 @@ def test_files_without_rows_are_nothing_to_do(numbers, order, explain, tmp_path,
     capsys.readouterr()
     score_top_k(trained, tmp_path / "out", 3, TopKOptions(**empty, explain=explain))
     said = capsys.readouterr().err
-    assert "new.csv: holds no rating, so no user is new" in said
+    assert "new.csv: holds no rating, so it adds no users" in said
     assert "season.csv: holds no row, so there are no new items" in said
     plain = read_all(tmp_path / "plain")
     assert read_all(tmp_path / "out").equals(plain)
     users = write_text(tmp_path / "users.csv", "user_id\n")
     options = TopKOptions(users=users, explain=explain)
     summary = score_top_k(trained, tmp_path / "nobody", 3, options)
-    assert "users.csv: holds no row, so there is nobody to score" in capsys.readouterr().err
+    assert "users.csv: holds no row, so there are no users to score" in capsys.readouterr().err
     assert (summary["users"], summary["rows"], summary["complete"]) == (0, 0, True)
     assert read_all(tmp_path / "nobody").schema.equals(plain.schema)
 

@@ -106,7 +106,7 @@ def test_ratings_and_rows_make_one_user_alone_and_in_bulk(runs, name, tmp_path, 
     options = TopKOptions(ratings=ratings, user_table=table)
     score_top_k(trained, tmp_path / "out", 4, options)
     said = capsys.readouterr().err
-    assert f"{ratings}: 1 users have no row in {table}; what they are is unknown" in said
+    assert f"{ratings}: 1 users have no row in {table}; their attributes are unknown" in said
     assert "column name is not read" in said and "nobody's" not in said
     frame = pq.read_table(tmp_path / "out").to_pandas()
     assert frame["user_id"].drop_duplicates().tolist() == [*range(USERS), 900, 901, 902]

@@ -543,7 +543,7 @@ def test_a_run_stopped_half_way_goes_on(done, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         run_study(study, done.source, folder, only=["no_dot"], seeds=[1])
-    assert "the same study command goes on with it" in capsys.readouterr().err
+    assert "the same study command resumes it" in capsys.readouterr().err
     run = run_of(folder, "no_dot", 1)
     assert (run / LAST).is_dir()
     monkeypatch.setattr(loop, "_end_epoch", end_epoch)

@@ -108,7 +108,7 @@ def test_users_with_few_ratings_stand_apart(data, finished, monkeypatch):
     study = read_study("relations", assignments=SMALL)
     result = run_study(study, data.path, out, seeds=[0], at_most=6)
     assert result["at_most"] == 6
-    assert result["notes"][0] == "of users with at most 6 training ratings alone"
+    assert result["notes"][0] == "only users with at most 6 training ratings"
     degrees = data.graph.by_user.degrees
     for row in result["variants"]:
         sums = pq.read_table(out / "sums" / row["name"] / "seed-0.parquet").to_pandas()

@@ -280,7 +280,7 @@ def test_the_last_epoch_is_not_given_where_it_is_to_be_found(dataset, tmp_path):
 def test_what_is_chosen_on_validation_rows_says_that_there_are_none(all_train, tmp_path, capsys):
     train(all_train, tmp_path / "run", make_settings(model={"heads": "both"}, epochs=1))
     said = capsys.readouterr().err
-    assert "model.item_items = auto: what they are made with is chosen on validation rows" in said
+    assert "model.item_items = auto: their settings are chosen on validation rows" in said
     assert "without validation: for 1 epoch, the last of which is kept" in said
     assert not (tmp_path / "run" / ITEM_ITEMS).exists()
     settings = build_settings({"model": {"kind": "ease"}})

@@ -1,8 +1,8 @@
-"""Runs side by side on the same held-out rows: by their predicted ratings, or by their lists.
+"""Comparison of runs on the same held-out rows, by their predicted ratings or by their lists.
 
-`rows.py` sees to it that rows are the same, `sums.py` sums a run's errors or the figures of its
-lists by user, `statistics.py` redraws users, `groups.py` puts together what is said of runs and of
-each two of them, `runs.py` opens runs.
+`rows.py` checks that rows are the same, `sums.py` sums a run's errors or the figures of its lists
+by user, `statistics.py` resamples users, `groups.py` puts together the figures of runs and the
+differences between them, `runs.py` opens the runs.
 """
 
 from dglrec.compare.groups import (

@@ -1,4 +1,4 @@
-"""Groups of runs -> figures with intervals, and differences between each two groups."""
+"""Figures of groups of runs with intervals, and the differences between pairs of groups."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _FEW_RUNS = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval, None where there can be none."""
+    """A figure with its interval, whose ends are None where there can be none."""
 
     value: float
     low: float | None
@@ -38,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedEstimate(Estimate):
-    """A difference, with its p-value as it is and after Holm's correction over all pairs."""
+    """A difference, with its p-value before and after Holm's correction over all pairs."""
 
     p: float | None
     p_holm: float | None
@@ -46,11 +46,11 @@ class PairedEstimate(Estimate):
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """Figures of one configuration: of a run, or means over several runs.
+    """Figures of a configuration: of a single run, or means over several runs.
 
     Attributes:
-        name: the configuration's.
-        runs: how many.
+        name: the name of the configuration.
+        runs: the number of runs.
         figures: by metric.
     """
 
@@ -65,15 +65,15 @@ class GroupFigures:
 
 @dataclass(frozen=True)
 class Difference:
-    """Figures of `a` less those of `b`.
+    """Figures of group `a` minus those of group `b`.
 
     Attributes:
-        a: a group's name.
-        b: another's.
-        figures: by metric; of errors below 0 where `a` is the better one, of all others above.
-        percent: the first metric's difference in percent of b's; None where that is 0.
-        percent_low: where its interval begins; None where there is none.
-        percent_high: where it ends.
+        a: the name of a group.
+        b: the name of another group.
+        figures: by metric; where `a` is better, errors are below 0 and all other metrics above 0.
+        percent: the first metric's difference in percent of b's figure; None where that is 0.
+        percent_low: the lower end of the interval of `percent`; None without an interval.
+        percent_high: the upper end of the interval.
         d_z: `effect_size`.
     """
 
@@ -96,15 +96,15 @@ class Comparison:
     """All figures of a comparison; `runs` and `differences` are in the order of the groups.
 
     Attributes:
-        metrics: their names; the first is what runs are told apart by.
-        rows: what figures are means over: ratings, or lists.
-        users: whose they are.
-        draws: how often users were redrawn.
-        level: of the intervals.
-        seed: of the draws.
+        metrics: the names of the metrics; the first is the leading one, of `percent` and `d_z`.
+        rows: the number of ratings, or of lists, that figures are means over.
+        users: the number of users of these rows.
+        draws: the number of bootstrap samples of users.
+        level: the level of the intervals.
+        seed: the seed of the bootstrap.
         runs: figures of each group.
-        differences: of each two groups that were asked for.
-        notes: what a reader has to know.
+        differences: between the requested pairs of groups.
+        notes: remarks that readers of the figures need.
     """
 
     metrics: tuple[str, ...]
@@ -137,16 +137,16 @@ def compare(
 ) -> Comparison:
     """Figures of each group of runs, and differences between groups.
 
-    A group's figure is the mean over its runs. Users are redrawn for all runs alike, and the runs
-    of a group of several as well.
+    A group's figure is the mean over its runs. Each bootstrap sample takes the same users for all
+    runs, and also resamples the runs within each group of several.
 
     Args:
         groups: the runs of each configuration, all on the same rows.
-        draws: how many.
-        level: of the intervals.
-        seed: of the draws.
-        pairs: names of groups to take differences of, a and b; p-values are corrected for so many.
-            None takes each two.
+        draws: the number of bootstrap samples.
+        level: the level of the intervals.
+        seed: the seed of the bootstrap.
+        pairs: names of the groups a and b to take differences of; p-values are corrected for the
+            number of these pairs. None takes all pairs.
 
     Raises:
         UsageError: an option is out of range.
@@ -156,15 +156,15 @@ def compare(
     empty = [name for name, sums in groups.items() if not sums]
     if empty:
         raise ValueError(f"group {empty[0]} holds no run")
-    every = [one for sums in groups.values() for one in sums]
-    users, metrics = check_same_users(every), every[0].metrics
-    by_run = bootstrap(every, draws, seed)
+    all_sums = [run_sums for sums in groups.values() for run_sums in sums]
+    users, metrics = check_same_users(all_sums), all_sums[0].metrics
+    by_run = bootstrap(all_sums, draws, seed)
     generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
     values: dict[str, Floats] = {}
     samples: dict[str, Floats] = {}
     first = 0
     for name, sums in groups.items():
-        values[name] = np.mean([figures(one) for one in sums], axis=0)
+        values[name] = np.mean([figures(run_sums) for run_sums in sums], axis=0)
         samples[name] = redraw_runs(by_run[:, first : first + len(sums)], generator)
         first += len(sums)
     runs = [
@@ -175,7 +175,7 @@ def compare(
     differences = _differences(groups, pairs, values, samples, level)
     return Comparison(
         metrics=metrics,
-        rows=round(float(every[0].n.sum())),
+        rows=round(float(all_sums[0].n.sum())),
         users=users,
         draws=draws,
         level=level,
@@ -187,14 +187,14 @@ def compare(
 
 
 def check_options(draws: int, level: float, seed: int) -> None:
-    """Refuse what no interval can be made of.
+    """Refuse options from which no interval can be computed.
 
     Raises:
         UsageError: names the option and its range.
     """
     if not 0 < level < 1:
         raise UsageError(f"--level {level:g}: must lie between 0 and 1, both excluded; try 0.95")
-    # With fewer not one draw lies beyond each end.
+    # With fewer draws than this, not a single draw lies outside each end of the interval.
     least = math.ceil(round(2 / (1 - level), 6))
     if draws < least:
         raise UsageError(f"--bootstrap {draws}: a level of {level:g} needs {least:,} draws or more")
@@ -207,15 +207,15 @@ def _plain(figures: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 def _mean_of(sums: Sequence[UserSums]) -> UserSums:
-    """What a group's runs have by user on average."""
-    mean = np.mean([one.sums for one in sums], axis=0)
+    """The mean by user over a group's runs."""
+    mean = np.mean([run_sums.sums for run_sums in sums], axis=0)
     return UserSums(sums[0].users, sums[0].n, sums[0].metrics, mean)
 
 
 def _estimates(
     metrics: Sequence[str], values: Floats, samples: Floats, level: float
 ) -> dict[str, Estimate]:
-    """One for each metric, from values [M] and samples [draws, M]."""
+    """An estimate for each metric, from values [M] and samples [draws, M]."""
     found = {}
     for name, value, column in zip(metrics, values.tolist(), samples.T, strict=True):
         ends = interval(column, level) or (None, None)
@@ -230,24 +230,36 @@ def _differences(
     samples: Mapping[str, Floats],
     level: float,
 ) -> list[Difference]:
-    apart = [difference(samples[a], samples[b]) for a, b in pairs]
-    p = [[p_value(column) for column in one.T] for one in apart]
-    # A family for each metric: [pairs][metrics].
-    adjusted = list(zip(*(holm(of_metric) for of_metric in zip(*p, strict=True)), strict=True))
+    differences = [difference(samples[a], samples[b]) for a, b in pairs]
+    p_values = [
+        [p_value(column) for column in samples_of_pair.T] for samples_of_pair in differences
+    ]
+    # Each metric is a family of tests of its own; the result is [pairs][metrics].
+    adjusted = list(
+        zip(*(holm(of_metric) for of_metric in zip(*p_values, strict=True)), strict=True)
+    )
     pooled = {name: _mean_of(sums) for name, sums in groups.items()}
     found = []
     for number, (a, b) in enumerate(pairs):
         metrics = groups[a][0].metrics
         value = difference(values[a], values[b])
-        estimates = _estimates(metrics, value, apart[number], level)
+        estimates = _estimates(metrics, value, differences[number], level)
         paired = {
-            name: PairedEstimate(one.value, one.low, one.high, p[number][at], adjusted[number][at])
-            for at, (name, one) in enumerate(estimates.items())
+            name: PairedEstimate(
+                estimate.value,
+                estimate.low,
+                estimate.high,
+                p_values[number][index],
+                adjusted[number][index],
+            )
+            for index, (name, estimate) in enumerate(estimates.items())
         }
         base = float(values[b][0])
         percent = 100 * float(value[0]) / base if base else None
         below = samples[b][:, 0]
-        ends = interval(100 * apart[number][:, 0] / below, level) if (below > 0).all() else None
+        ends = (
+            interval(100 * differences[number][:, 0] / below, level) if (below > 0).all() else None
+        )
         low, high = ends or (None, None)
         d_z = effect_size(pooled[a], pooled[b])
         found.append(Difference(a, b, paired, percent, low, high, d_z))
@@ -257,7 +269,7 @@ def _differences(
 def _notes(
     users: int, runs: Sequence[GroupFigures], differences: Sequence[Difference]
 ) -> list[str]:
-    """What a reader has to know to read the figures as what they are."""
+    """Remarks that readers need to interpret the figures."""
     notes = []
     if users == 1:
         notes.append(
@@ -285,7 +297,7 @@ def _notes(
 
 
 def notes_on_seeds(runs: Sequence[GroupFigures]) -> list[str]:
-    """What is to be known of groups of one run, or of few."""
+    """Remarks on groups of a single run, or of few runs."""
     notes = []
     single = [run.name for run in runs if run.runs == 1]
     if single:

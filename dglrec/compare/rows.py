@@ -1,4 +1,4 @@
-"""The held-out rows that all runs of a comparison must have, whatever data sets hold them."""
+"""The held-out rows that all runs of a comparison share, even if their data sets differ."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ class SharedRows:
 
     Attributes:
         run: the first run.
-        split: theirs.
+        split: the split of the rows.
         users: external ids of users.
-        items: and of items.
+        items: external ids of items.
         scale: the rating scale.
-        rows: by user, then item.
+        rows: the rows, ordered by user, then item.
     """
 
     run: Path
@@ -40,16 +40,16 @@ class SharedRows:
 
     @classmethod
     def of(cls, dataset: RatingDataset, run: Path, split: str, rows: HeldOut) -> "SharedRows":
-        """Those of the first run."""
+        """The shared rows, from those of the first run."""
         users, items, ratings = rows.users.numpy(), rows.items.numpy(), rows.ratings.numpy()
         ordered = _taken(rows, np.lexsort((ratings, items, users)))
         return cls(run, split, dataset.users, dataset.items, dataset.scale, ordered)
 
     def order_of(self, dataset: RatingDataset, run: Path, rows: HeldOut) -> npt.NDArray[np.int64]:
-        """Which of a run's rows stands at each place of the shared ones, int64 [n].
+        """For each shared row its position among a run's rows, int64 [n].
 
         Raises:
-            DataError: they are not the same rows.
+            DataError: the run's rows are not the shared rows.
         """
         if dataset.scale != self.scale:
             raise DataError(
@@ -71,53 +71,58 @@ class SharedRows:
             self._refuse(run, len(rows), f"user {user}, item {item} is in {run} alone")
         ratings = rows.ratings.numpy()
         order = np.lexsort((ratings, items, users))
-        theirs = (users[order], items[order], ratings[order])
-        ours = tuple(part.numpy() for part in (self.rows.users, self.rows.items, self.rows.ratings))
+        of_run = (users[order], items[order], ratings[order])
+        of_shared = tuple(
+            part.numpy() for part in (self.rows.users, self.rows.items, self.rows.ratings)
+        )
         both = min(len(rows), len(self.rows))
         differs = np.zeros(both, dtype=bool)
-        for a, b in zip(ours, theirs, strict=True):
+        for a, b in zip(of_shared, of_run, strict=True):
             differs |= a[:both] != b[:both]
         place = int(differs.argmax()) if differs.any() else both
         if place < max(len(rows), len(self.rows)):
-            self._refuse(run, len(rows), self._first_difference(run, ours, theirs, place))
+            self._refuse(run, len(rows), self._first_difference(run, of_shared, of_run, place))
         return order
 
     def users_of(
         self, dataset: RatingDataset, users: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Users of a data set whose rows `order_of` has seen, as indices of the shared ones."""
+        """Users of a data set that `order_of` accepted, as indices of the shared users."""
         return np.asarray(self.users.encode(dataset.users.decode(users)), dtype=np.int64)
 
     def _shared(
-        self, indices: Tensor, own: IdMap, shared: IdMap, what: str, run: Path
+        self, indices: Tensor, run_ids: IdMap, shared: IdMap, what: str, run: Path
     ) -> npt.NDArray[np.int64]:
-        """A data set's indices -> shared ones, -1 for ids that only the data set has."""
-        if own.ids.type != shared.ids.type:
+        """A data set's indices as shared indices, -1 for ids that only this data set has."""
+        if run_ids.ids.type != shared.ids.type:
             raise DataError(
-                f"{self.run} and {run}: {what} ids are {_kind_of(shared)} in the one's data set "
-                f"and {_kind_of(own)} in the other's; {_SAME_SOURCE}"
+                f"{self.run} and {run}: {what} ids are {_kind_of(shared)} in the first data set "
+                f"and {_kind_of(run_ids)} in the other; {_SAME_SOURCE}"
             )
-        places: npt.NDArray[np.int64] = shared.encode(own.ids)[indices.numpy()].astype(np.int64)
+        places: npt.NDArray[np.int64] = shared.encode(run_ids.ids)[indices.numpy()].astype(np.int64)
         return places
 
     def _first_difference(
         self,
         run: Path,
-        ours: tuple[npt.NDArray[Any], ...],
-        theirs: tuple[npt.NDArray[Any], ...],
+        of_shared: tuple[npt.NDArray[Any], ...],
+        of_run: tuple[npt.NDArray[Any], ...],
         place: int,
     ) -> str:
-        """What differs at the first place where sorted rows do, in words."""
-        # Past the end, where one has fewer rows, all that is there comes before.
+        """A description of the first difference, at position `place` of the sorted rows."""
+        # None stands for the end of the shorter rows, which comes after all rows of the other.
         a, b = (
             tuple(int(part[place]) for part in rows[:2]) if place < len(rows[0]) else None
-            for rows in (ours, theirs)
+            for rows in (of_shared, of_run)
         )
         first = min(pair for pair in (a, b) if pair is not None)
         user, item = self.users.ids[first[0]].as_py(), self.items.ids[first[1]].as_py()
         if a == b:
-            one, other = float(ours[2][place]), float(theirs[2][place])
-            return f"user {user}, item {item} is rated {one:g} in {self.run}, {other:g} in {run}"
+            first_rating, run_rating = float(of_shared[2][place]), float(of_run[2][place])
+            return (
+                f"user {user}, item {item} is rated {first_rating:g} in {self.run}, "
+                f"{run_rating:g} in {run}"
+            )
         return f"user {user}, item {item} is in {self.run if first == a else run} alone"
 
     def _refuse(self, run: Path, count: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs -> their figures summed by user, on rows that are the same in all of them."""
+"""`compare_runs`: opens runs, checks that they share rows, and compares their figures by user."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,27 +37,27 @@ def compare_runs(
 
     Args:
         groups: runs by the name of their configuration, two configurations or more. Their data
-            sets may differ in everything but the rows of the split, their ids and the scale.
+            sets may differ in everything but the rows of the split, the ids in them and the scale.
         split: `test` or `valid`.
-        ranking: compare lists of this length, in place of predicted ratings; None compares lists
-            of 10 where the first run predicts no ratings.
-        relevant_from: the least rating of a relevant item; None for the first run's mean training
+        ranking: the length of the lists to compare; None compares predicted ratings, or lists of
+            10 where the first run predicts no ratings.
+        relevant_from: the lowest rating of a relevant item; None for the first run's mean training
             rating, rounded up to the scale.
-        draws: how often users are redrawn.
-        level: of the intervals.
-        seed: of the draws.
-        dataset: where the data set is of runs whose own is no longer in its place.
+        draws: the number of bootstrap samples of users.
+        level: the level of the intervals.
+        seed: the seed of the bootstrap.
+        dataset: the data set of runs whose recorded data set was moved.
         device: where models compute; None for the CPU.
 
     Returns:
-        `split`, the fields of `Comparison`, and of lists `ranking`, their length, with
-        `relevant_from`, None where there are no ratings.
+        `split` and the fields of `Comparison`; for lists also their length `ranking`, and
+        `relevant_from`, None for interactions.
 
     Raises:
-        UsageError: there are fewer than two configurations, a run is there twice, or an option is
+        UsageError: there are fewer than two configurations, a run is given twice, or an option is
             out of range.
-        DataError: a run or its data set cannot be opened, two hold the same model, or their rows
-            are not the same.
+        DataError: a run or its data set cannot be opened, two runs hold the same model, or their
+            rows are not the same.
         DglrecError: a prediction is not finite.
     """
     if split not in SPLITS:
@@ -95,20 +95,20 @@ def compare_runs(
     ratings = shared.rows.ratings
     if bool((ratings == ratings[0]).all()):
         result["notes"].append(
-            f"every {split} rating is {float(ratings[0]):g}: figures say how near predictions come "
-            "to that, and not whether they tell ratings apart"
+            f"every {split} rating is {float(ratings[0]):g}: figures say how close predictions "
+            "come to it, not whether they tell ratings apart"
         )
     return result
 
 
 @dataclass(frozen=True)
 class SharedLists:
-    """Lists that runs are compared by.
+    """The lists that runs are compared by.
 
     Attributes:
-        split: whose rows they are held against.
-        k: how long they are.
-        relevant_from: the least rating of a relevant item, the same for all runs.
+        split: the split whose rows the lists are compared with.
+        k: the length of the lists.
+        relevant_from: the lowest rating of a relevant item, the same for all runs.
     """
 
     split: str
@@ -119,10 +119,16 @@ class SharedLists:
     def of(
         cls, first: Predictor, split: str, ranking: int | None, relevant_from: float | None
     ) -> "SharedLists | None":
-        """What is asked for, or what the first run is good for; None for predicted ratings.
+        """The lists to compare; None where predicted ratings are compared.
+
+        Args:
+            first: the first run, which determines the defaults.
+            split: see `compare_runs`.
+            ranking: see `compare_runs`.
+            relevant_from: see `compare_runs`.
 
         Raises:
-            UsageError: there are no such lists, or a level is named where there are none at all.
+            UsageError: such lists are not possible, or `relevant_from` is given for ratings.
         """
         k = length_of_lists(first, ranking)
         if k is None:
@@ -133,11 +139,11 @@ class SharedLists:
 
     @property
     def shown_level(self) -> float | None:
-        """The least rating of a relevant item, None where all are relevant."""
+        """The lowest rating of a relevant item, None where all items are relevant."""
         return self.relevant_from if math.isfinite(self.relevant_from) else None
 
     def sums(self, trained: Predictor, run: Path, shared: SharedRows) -> UserSums:
-        """Figures of a run's lists, by shared users."""
+        """Figures of a run's lists, by shared user."""
         dataset = trained.dataset
         check_ranking(dataset, self.split, [self.k], self.relevant_from)
         targets = RankingTargets.of(dataset, self.split, self.relevant_from)
@@ -148,13 +154,13 @@ class SharedLists:
 
 
 def _check_groups(groups: Mapping[str, Sequence[Path]]) -> None:
-    """Refuse what leaves nothing to compare.
+    """Refuse groups that cannot be compared.
 
     Raises:
-        UsageError: there are fewer than two groups, one is empty, or a run is there twice.
+        UsageError: there are fewer than two groups, a group is empty, or a run is given twice.
     """
     if len(groups) < 2:
-        raise UsageError("one alone cannot be compared; give two runs or more, or NAME=RUN,RUN,...")
+        raise UsageError("nothing to compare with; give two runs or more, or NAME=RUN,RUN,...")
     seen = set()
     for name, runs in groups.items():
         if not runs:

@@ -1,10 +1,10 @@
-"""Sums by user -> draws of figures -> intervals, p-values, effect sizes: on arrays.
+"""Statistics on arrays: sums by user -> bootstrap samples -> intervals, p-values, effect sizes.
 
-What is summed is errors of predicted ratings, or figures of lists. Ratings of one user are alike,
-so rows are no independent draws; users are. Users are redrawn with
-replacement: the bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993) over
-clusters (Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69(3), 2007). All
-runs see the same draws, so differences are paired.
+The sums are those of errors of predicted ratings, or of figures of lists. Ratings of the same user
+are correlated, so rows are not independent samples, but users are. Users are therefore resampled
+with replacement: the bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993)
+over clusters (Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69(3), 2007).
+All runs see the same samples, so differences are paired.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,24 @@ import numpy.typing as npt
 
 from dglrec.progress import progress
 
-_COUNTS_AT_ONCE = 1 << 23  # 64 MiB of how often each user is drawn
-_ROUNDING = 1e-12  # of a figure: what is nearer is the same
+_COUNTS_AT_ONCE = 1 << 23  # 64 MiB of counts, how often a draw takes each user
+_ROUNDING = 1e-12  # relative to a figure: smaller differences are rounding errors
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class UserSums:
-    """What a run's figures are made of: a row for each of U users, a column for each of M metrics.
+    """The sums behind a run's figures: a row for each of U users, a column for each of M metrics.
 
-    A metric's figure is the sum of its column over the sum of `n`, and of RMSE the root of that.
+    A metric's figure is the sum of its column divided by the sum of `n`; for RMSE the square root
+    of that.
 
     Attributes:
         users: int64 [U] user indices, ascending; the same in all runs that are compared.
-        n: float64 [U] what a user counts: its rows, or one list.
-        metrics: names, [M]; the first is what runs are told apart by.
-        sums: float64 [U, M]; of RMSE the squared errors.
+        n: float64 [U] the weight of each user: the number of its rows, or 1 for a list.
+        metrics: names, [M]; the first is the leading metric.
+        sums: float64 [U, M]; for RMSE the sums of squared errors.
     """
 
     users: npt.NDArray[np.int64]
@@ -51,20 +52,20 @@ def figures(sums: UserSums) -> Floats:
 
 
 def bootstrap(sums: Sequence[UserSums], draws: int, seed: int) -> Floats:
-    """Figures of runs on users redrawn with replacement, float64 [draws, runs, M].
+    """Figures of runs on users resampled with replacement, float64 [draws, runs, M].
 
-    Time grows with draws times users, memory does not.
+    Time grows with draws * users; memory does not.
 
     Args:
         sums: of runs on the same rows.
-        draws: how often as many users are drawn as there are.
-        seed: of the draws; the first ones are the same whatever their number.
+        draws: the number of samples, of U users each.
+        seed: the seed; with more draws, the first draws stay the same.
 
     Raises:
-        ValueError: there are no runs, no users, or not the same in each.
+        ValueError: there are no runs, no users, or not the same users in each run.
     """
     users, metrics = check_same_users(sums), sums[0].metrics
-    columns = np.column_stack([sums[0].n, *(one.sums for one in sums)])
+    columns = np.column_stack([sums[0].n, *(run_sums.sums for run_sums in sums)])
     generator = np.random.default_rng(seed)
     at_once = max(1, min(draws, _COUNTS_AT_ONCE // users))
     found = np.empty((draws, len(sums), len(metrics)))
@@ -81,34 +82,35 @@ def bootstrap(sums: Sequence[UserSums], draws: int, seed: int) -> Floats:
 
 
 def check_same_users(sums: Sequence[UserSums]) -> int:
-    """The number of users, which are the same in all runs, with as many rows each.
+    """The number of users, if all runs have the same users with the same numbers of rows.
 
     Raises:
-        ValueError: there are no runs, no users, or not the same users or metrics in each.
+        ValueError: there are no runs, no users, or not the same users or metrics in each run.
     """
     if not sums or not len(sums[0]):
         raise ValueError("no runs, or no rows, to take figures of")
     first = sums[0]
-    for one in sums[1:]:
-        same = np.array_equal(one.users, first.users) and np.array_equal(one.n, first.n)
+    for other in sums[1:]:
+        same = np.array_equal(other.users, first.users) and np.array_equal(other.n, first.n)
         if not same:
             raise ValueError("runs are not on the same users and rows")
-        if one.metrics != first.metrics:
-            raise ValueError(f"metrics differ: {first.metrics} and {one.metrics}")
+        if other.metrics != first.metrics:
+            raise ValueError(f"metrics differ: {first.metrics} and {other.metrics}")
     return len(first)
 
 
 def redraw_runs(samples: Floats, generator: np.random.Generator) -> Floats:
-    """The mean over a group's runs, which are redrawn too, float64 [draws, M].
+    """The mean over a group's runs, which are resampled as well, float64 [draws, M].
 
-    Users and runs are drawn apart from one another (Owen, "The pigeonhole bootstrap", Ann. Appl.
-    Stat. 1(2), 2007). Of S runs S - 1 are drawn each time: of so few, drawing S would make the
-    mean's variance (S - 1) / S of what it should be (Rao and Wu, "Resampling inference with complex
+    Users and runs are resampled independently (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat.
+    1(2), 2007). Each draw takes S - 1 of S runs: taking S of so few runs would make the variance of
+    the mean (S - 1) / S times what it should be (Rao and Wu, "Resampling inference with complex
     survey data", J. Am. Stat. Assoc. 83(401), 1988).
 
     Args:
-        samples: float64 [draws, S, M], as `bootstrap` gives them; of one run they stay as they are.
-        generator: of the draws of runs.
+        samples: float64 [draws, S, M], from `bootstrap`; the samples of a single run are returned
+            unchanged.
+        generator: draws the runs.
     """
     draws, runs = samples.shape[:2]
     if runs == 1:
@@ -118,19 +120,19 @@ def redraw_runs(samples: Floats, generator: np.random.Generator) -> Floats:
 
 
 def difference(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
-    """What `a` is above `b`; 0 where that is no more than what rounding leaves."""
-    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    apart = left - right
-    nothing = np.abs(apart) <= _ROUNDING * np.maximum(np.abs(left), np.abs(right))
-    return np.where(nothing, 0.0, apart)
+    """The difference a - b; 0 where it is within rounding errors."""
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    differences = x - y
+    is_rounding = np.abs(differences) <= _ROUNDING * np.maximum(np.abs(x), np.abs(y))
+    return np.where(is_rounding, 0.0, differences)
 
 
 def interval(samples: Floats, level: float) -> tuple[float, float] | None:
-    """The percentile interval of one figure; None where all draws give the same.
+    """The percentile interval of a figure; None where all draws give the same value.
 
     Args:
         samples: float64 [draws].
-        level: the share of draws inside, like 0.95.
+        level: the share of draws inside the interval, such as 0.95.
     """
     if _is_constant(samples):
         return None
@@ -139,10 +141,10 @@ def interval(samples: Floats, level: float) -> tuple[float, float] | None:
 
 
 def p_value(samples: Floats) -> float | None:
-    """Two-sided p-value of a difference of 0; None where all draws give the same.
+    """Two-sided p-value of a difference of 0; None where all draws give the same value.
 
-    Twice the share of draws on the rarer side of 0, with 0 itself on both, and the difference that
-    was found counted as one draw more: no p-value is 0.
+    It is twice the share of draws on the rarer side of 0; draws of exactly 0 count on both sides.
+    The observed difference counts as a further draw, so that no p-value is 0.
 
     Args:
         samples: float64 [draws] of the difference.
@@ -154,7 +156,7 @@ def p_value(samples: Floats) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values after Holm's step-down correction; None, of what was not tested, stays.
+    """P-values after Holm's step-down correction; None stands for what was not tested.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6(2), 1979.
     """
@@ -168,23 +170,22 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def effect_size(a: UserSums, b: UserSums) -> float | None:
-    """Cohen's d_z over users of the difference of their first metric, a less b.
+    """Cohen's d_z over users, of the difference a - b of their first metric.
 
-    Of RMSE that is their mean squared error, without the root.
-
-    The mean of the differences over their standard deviation (Lakens, "Calculating and reporting
-    effect sizes", Front. Psychol. 4:863, 2013). None with one user, or where all users
-    differ alike.
+    It is the mean of the users' differences divided by their standard deviation (Lakens,
+    "Calculating and reporting effect sizes", Front. Psychol. 4:863, 2013). For RMSE a user's figure
+    is the mean squared error, without the root. None with a single user, or where all users have
+    the same difference.
     """
-    left, right = a.sums[:, 0] / a.n, b.sums[:, 0] / b.n
-    apart = difference(left, right)
-    if len(apart) < 2 or np.ptp(apart) <= _ROUNDING * max(left.max(), right.max()):
+    of_a, of_b = a.sums[:, 0] / a.n, b.sums[:, 0] / b.n
+    differences = difference(of_a, of_b)
+    if len(differences) < 2 or np.ptp(differences) <= _ROUNDING * max(of_a.max(), of_b.max()):
         return None
-    return float(apart.mean() / apart.std(ddof=1))
+    return float(differences.mean() / differences.std(ddof=1))
 
 
 def _finish(n: Any, sums: Floats, metrics: tuple[str, ...]) -> Floats:
-    """Sums, metrics along the last axis, -> figures."""
+    """Figures from sums, with metrics along the last axis."""
     found: Floats = sums / n
     for place, name in enumerate(metrics):
         if name == "rmse":

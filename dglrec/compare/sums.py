@@ -1,4 +1,4 @@
-"""A run -> its figures summed by user: errors of predicted ratings, or what its lists hold."""
+"""A run's figures summed by user: errors of predicted ratings, or metrics of its lists."""
 
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,29 @@ from dglrec.run import Predictor
 from dglrec.schema import RatingScale
 
 RATING_FIGURES = ("rmse", "mae", "accuracy")
-"""What is said of predicted ratings; the first is what runs are told apart by."""
+"""The figures of predicted ratings; the first is the leading one."""
 
 LIST_FIGURES = ("ndcg", "recall", "hit_rate")
-"""What is said of lists, each at their length."""
+"""The figures of lists, each at the length of the lists; the first is the leading one."""
 
 
 def rows_of_run(trained: Predictor, run: Path, split: str) -> HeldOut:
     """A run's held-out rows, in the order of its data set.
 
     Raises:
-        UsageError: there are no rows, or the run has seen them.
+        UsageError: there are no rows, or the run has learned from them or reads them.
     """
     dataset = trained.dataset
     try:
         trained.check_unseen(split)
     except UsageError as error:
         raise UsageError(f"{run}: {error}") from error
-    trained.prepare()  # before the rows are there: each takes much memory
+    trained.prepare()  # before the rows are read: both take much memory
     return dataset.held_out(split)
 
 
 def predict_rows(trained: Predictor, run: Path, rows: HeldOut) -> Tensor:
-    """Predicted ratings of rows, as `evaluate` has them.
+    """Predicted ratings of rows, the same as those that `evaluate` measures.
 
     Raises:
         UsageError: the model predicts no ratings.
@@ -50,20 +50,20 @@ def predict_rows(trained: Predictor, run: Path, rows: HeldOut) -> Tensor:
     found = trained.predict(rows.users, rows.items)
     if not bool(found.isfinite().all()):
         raise DglrecError(
-            f"{run}: its predictions are no finite numbers; train it again, with a smaller "
+            f"{run}: its predictions are not finite numbers; train it again, with a smaller "
             "train.learning_rate"
         )
     return found
 
 
 def user_sums(predictions: Tensor, rows: HeldOut, scale: RatingScale, num_users: int) -> UserSums:
-    """Sums of errors by user, of which come the figures that `evaluate` reports.
+    """Sums of errors by user, from which the figures of `evaluate` follow.
 
     Args:
         predictions: float [n], not clipped.
         rows: n rows.
         scale: the rating scale.
-        num_users: users are below it.
+        num_users: U of the data set.
     """
     clipped, ratings = clip(predictions.double(), scale), rows.ratings.double()
     errors = (clipped - ratings).numpy()
@@ -83,18 +83,18 @@ def user_sums(predictions: Tensor, rows: HeldOut, scale: RatingScale, num_users:
 
 
 def metrics_of(ranking: int | None) -> tuple[str, ...]:
-    """What runs are compared by: lists of a length, or predicted ratings where there is none."""
+    """The metrics that runs are compared by: of lists of this length, or of ratings for None."""
     if ranking is None:
         return RATING_FIGURES
     return tuple(f"{name}@{ranking}" for name in LIST_FIGURES)
 
 
 def length_of_lists(trained: Predictor, ranking: int | None) -> int | None:
-    """How long the lists are that runs are compared by; None where they are by predicted ratings.
+    """The length of the lists that runs are compared by; None for predicted ratings.
 
     Args:
         trained: the first of the runs.
-        ranking: the length that is asked for; None takes ratings where there are any.
+        ranking: the requested length; None for predicted ratings, if the run predicts them.
     """
     return DEFAULT_K if ranking is None and not trained.rates else ranking
 
@@ -104,9 +104,9 @@ def list_sums(best: Best, targets: RankingTargets, k: int, what: str | None = No
 
     Args:
         best: ranks the catalogue.
-        targets: whose lists are made, and what they are held against.
-        k: how long they are.
-        what: what the progress bar says; None for no bar.
+        targets: the users, and the relevant items that their lists are compared with.
+        k: the length of the lists.
+        what: the label of the progress bar; None for no bar.
 
     Raises:
         DglrecError: a score is not a number.

@@ -1,4 +1,4 @@
-"""The processes of one job, and where each computes."""
+"""The processes of a job, and the device of each."""
 
 from dglrec.distributed.device import choose_device
 from dglrec.distributed.join import DEFAULT_TIMEOUT, check_one_process, joined, own_address

@@ -1,4 +1,4 @@
-"""Where a process computes: device choice."""
+"""The choice of the device that a process computes on."""
 
 import torch
 
@@ -9,12 +9,12 @@ def choose_device(name: str = "auto", place: int = 0, processes: int = 1) -> tor
     """The device to compute on.
 
     Args:
-        name: `auto` (the first GPU, or else the CPU), or torch's own name, like `cpu` or `cuda:1`.
+        name: `auto` (the first GPU, or else the CPU), or torch's name, like `cpu` or `cuda:1`.
         place: the process's number among those of the job on this machine, from 0.
-        processes: how many those are. Of several, each takes the GPU of its number.
+        processes: the number of these processes. Each of several takes the GPU of its number.
 
     Raises:
-        UsageError: torch knows no such device, or one GPU is named for several processes.
+        UsageError: torch knows no such device, or a GPU is named and there are several processes.
         UnusableEnvironmentError: the device is not on this machine.
     """
     if name == "auto":
@@ -25,7 +25,7 @@ def choose_device(name: str = "auto", place: int = 0, processes: int = 1) -> tor
         raise UsageError(f"no device {name!r}; write auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {name!r} is not supported; write auto, cpu, cuda or cuda:N")
-    if str(device) != name:  # torch keeps 8 bits of a number, and would take cuda:256 for cuda:0
+    if str(device) != name:  # torch keeps 8 bits of the index, and would read cuda:256 as cuda:0
         raise UsageError(f"no device {name!r}; write auto, cpu, cuda or cuda:N")
     if device.type == "cpu":
         return device

@@ -1,4 +1,4 @@
-"""Joining the processes of a job, as `torchrun` starts them, or letting one be alone."""
+"""Joining the processes of a job that `torchrun` started; without it a process runs alone."""
 
 import json
 import os
@@ -35,7 +35,7 @@ _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 
 @dataclass(frozen=True)
 class _Launch:
-    """What the launcher says of a process."""
+    """What the launcher's environment variables say about a process."""
 
     rank: int
     size: int
@@ -43,11 +43,11 @@ class _Launch:
     local_size: int
     address: str
     port: int
-    store_is_served: bool  # by torchrun; or else by the first process
+    store_is_served: bool  # by torchrun; otherwise the first process serves the store
 
     @staticmethod
     def read(environment: Mapping[str, str]) -> "_Launch | None":
-        """None where nothing was launched.
+        """The launch that the environment describes; None for a process started without a launcher.
 
         Raises:
             UsageError: variables are missing, or contradict one another.
@@ -86,11 +86,11 @@ class _Launch:
 
 
 def check_one_process(environment: Mapping[str, str], verb: str) -> None:
-    """Refuse to do as one of several processes what only one may do.
+    """Refuse to run a verb in several processes that only a single process may run.
 
     Args:
-        environment: variables as `torchrun` sets them.
-        verb: what is not shared.
+        environment: environment variables, in which `torchrun` describes the processes.
+        verb: the name of the verb.
 
     Raises:
         UsageError: there are several processes.
@@ -108,21 +108,22 @@ def check_one_process(environment: Mapping[str, str], verb: str) -> None:
 def joined(
     device: str = "auto", *, timeout: float = DEFAULT_TIMEOUT
 ) -> Iterator[tuple[World, torch.device]]:
-    """Be one of the processes of a job while the block runs.
+    """Join the processes of a job for the duration of the block.
 
-    Which job that is stands in the environment, where `torchrun` puts it. Without it, the process
-    is alone. Sums and messages go through Gloo, and what is on GPUs through NCCL.
+    The environment describes the job, as `torchrun` sets it; without such variables the process is
+    alone. Sums and messages go through Gloo, tensors on GPUs through NCCL.
 
     Args:
-        device: as `choose_device` takes it.
-        timeout: seconds to wait for other processes, when joining and at each later meeting.
+        device: as in `choose_device`.
+        timeout: seconds to wait for other processes, when joining and at each later collective
+            operation.
 
     Yields:
-        The processes, and the device that this one computes on.
+        The processes, and the device of this process.
 
     Raises:
-        UsageError: the environment contradicts itself, or the devices differ in kind.
-        UnusableEnvironmentError: processes are missing, or the device is not there.
+        UsageError: the environment contradicts itself, or the processes' device types differ.
+        UnusableEnvironmentError: processes are missing, or the device does not exist.
         LostRankError: another process is gone.
     """
     if not timeout > 0:
@@ -136,12 +137,12 @@ def joined(
     about = {"host": socket.gethostname(), "device": chosen.type if chosen else ""}
     if failure is not None:
         about |= {"failure": str(failure), "code": str(failure.exit_code)}
-    round_, all_said = _gather_ranks(launch, store, about, timeout)
+    round_, entries = _gather_ranks(launch, store, about, timeout)
     if chosen is None:
         assert failure is not None
-        _stop_where_told(launch, all_said)
+        _stop_where_told(launch, entries)
         raise failure
-    _check_devices(launch, all_said)
+    _check_devices(launch, entries)
     if chosen.index is not None:
         torch.cuda.set_device(chosen)
     world = World(
@@ -164,21 +165,21 @@ def joined(
         yield world, chosen
     except BaseException as error:
         with suppress(dist.DistError):
-            store.add(f"{round_}/{_LEFT}", 1)  # so that nobody waits for this one
+            store.add(f"{round_}/{_LEFT}", 1)  # so that no process waits for this one
         if launch.size > 1 and isinstance(error, RuntimeError) and _is_lost_contact(error):
             raise LostRankError(
-                f"rank {launch.rank} lost contact with another rank ({_first_line(error)}); what "
-                "that one printed says why"
+                f"rank {launch.rank} lost contact with another rank ({_first_line(error)}); see "
+                "the output of that rank"
             ) from error
         raise
-    # Not after a failure: the others may be gone, and leaving would wait for them.
+    # Only after success: after a failure the others may be gone, and this would wait for them.
     if launch.size > 1:
         _leave_together(launch, store, round_, timeout)
         dist.destroy_process_group()
 
 
 def _meet(launch: _Launch, timeout: float) -> TCPStore:
-    """The store that all processes see."""
+    """The store that all processes share."""
     _check_resolves(launch)
     serves = launch.rank == 0 and not launch.store_is_served
     place = f"{launch.address}:{launch.port}"
@@ -200,7 +201,8 @@ def _meet(launch: _Launch, timeout: float) -> TCPStore:
         except dist.DistError as error:
             made.append(error)
 
-    # In a thread, as whatever else accepts at that port and says nothing is waited for without end.
+    # In a thread, because TCPStore waits forever if another program accepts connections at that
+    # port and never answers.
     maker = threading.Thread(target=make, daemon=True)
     maker.start()
     maker.join(timeout + 1)
@@ -219,10 +221,10 @@ def _meet(launch: _Launch, timeout: float) -> TCPStore:
 
 
 def _check_resolves(launch: _Launch) -> None:
-    """Refuse an address that is no host's: torch would try it for the whole timeout.
+    """Refuse an address that does not resolve: torch would retry it for the whole timeout.
 
     Raises:
-        UnusableEnvironmentError: it is none, or none that is known here.
+        UnusableEnvironmentError: this machine cannot resolve the address.
     """
     try:
         socket.getaddrinfo(launch.address, launch.port)
@@ -236,66 +238,72 @@ def _check_resolves(launch: _Launch) -> None:
 def _gather_ranks(
     launch: _Launch, store: Store, about: dict[str, str], timeout: float
 ) -> tuple[str, list[dict[str, str]]]:
-    """Wait until all processes are there, and learn what each says of itself.
+    """Wait until all processes have come, and collect what each says about itself.
 
-    The store may still hold what processes said that `torchrun` has since replaced, and its count
-    of restarts is not the same on every machine. So the first process opens a round of its own; the
-    others come to the newest, until they find themselves among those that it began with.
+    The store may still hold entries of processes that `torchrun` has since replaced, and its count
+    of restarts differs between machines. The first process therefore opens a new round; the others
+    write their entries into the newest round until they find them among those that the first
+    process began the round with.
 
     Returns:
-        The round's name, and what each rank says.
+        The name of the round, and the entry of each rank.
 
     Raises:
-        UnusableEnvironmentError: processes are missing, the first of them perhaps.
+        UnusableEnvironmentError: processes are missing, or the first process is gone.
     """
     try:
         return _gather_in(launch, store, about, timeout)
     except dist.DistError as error:
         place = f"{launch.address}:{launch.port}"
         raise UnusableEnvironmentError(
-            f"rank {launch.rank}: rank 0 is gone from {place} ({_first_line(error)}); what it "
-            "printed says why"
+            f"rank {launch.rank}: rank 0 is gone from {place} ({_first_line(error)}); see its "
+            "output"
         ) from error
 
 
 def _gather_in(
     launch: _Launch, store: Store, about: dict[str, str], timeout: float
 ) -> tuple[str, list[dict[str, str]]]:
-    mine = {**about, "token": uuid.uuid4().hex}
+    entry = {**about, "token": uuid.uuid4().hex}
     deadline = time.monotonic() + timeout
     if launch.rank == 0:
         round_ = str(store.add(_ROUNDS, 1))
         store.set(_NEWEST, round_)
     else:
-        deadline += _GRACE_SECONDS  # the first process knows who is missing, and says so
+        deadline += _GRACE_SECONDS  # time for the first process to report which ranks are missing
         round_ = ""
     while True:
         if launch.rank != 0 and store.check([_NEWEST]):
             round_ = store.get(_NEWEST).decode()
         if round_:
-            store.set(f"{round_}/{launch.rank}", json.dumps(mine))
-        came = [rank for rank in range(launch.size) if store.check([f"{round_}/{rank}"])]
+            store.set(f"{round_}/{launch.rank}", json.dumps(entry))
+        present = [rank for rank in range(launch.size) if store.check([f"{round_}/{rank}"])]
         late = time.monotonic() > deadline
-        if launch.rank == 0 and (late or len(came) == launch.size):
-            said = {rank: json.loads(store.get(f"{round_}/{rank}")) for rank in came}
-            store.set(f"{round_}/{_BEGUN}", json.dumps([said.get(r) for r in range(launch.size)]))
+        if launch.rank == 0 and (late or len(present) == launch.size):
+            present_entries = {rank: json.loads(store.get(f"{round_}/{rank}")) for rank in present}
+            store.set(
+                f"{round_}/{_BEGUN}",
+                json.dumps([present_entries.get(r) for r in range(launch.size)]),
+            )
         if round_ and store.check([f"{round_}/{_BEGUN}"]):
-            all_said = json.loads(store.get(f"{round_}/{_BEGUN}"))
-            if all_said[launch.rank] == mine:
-                _wait_for_readers(launch, store, round_, sum(said is not None for said in all_said))
+            entries = json.loads(store.get(f"{round_}/{_BEGUN}"))
+            if entries[launch.rank] == entry:
+                _wait_for_readers(
+                    launch, store, round_, sum(other is not None for other in entries)
+                )
                 break
         if late:
-            missing = [rank for rank in range(launch.size) if rank not in came]
+            missing = [rank for rank in range(launch.size) if rank not in present]
             raise _missing(launch, missing if round_ else [0], timeout)
         time.sleep(_POLL_SECONDS)
-    missing = [rank for rank, said in enumerate(all_said) if said is None]
+    missing = [rank for rank, other in enumerate(entries) if other is None]
     if missing:
         raise _missing(launch, missing, timeout)
-    return round_, all_said
+    return round_, entries
 
 
 def _wait_for_readers(launch: _Launch, store: Store, round_: str, count: int) -> None:
-    """Let the first process, who may serve the store, stay until the others know what it knows."""
+    """Make the first process, which may serve the store, wait until the others have read it."""
     readers = store.add(f"{round_}/{_READ}", 1)
     deadline = time.monotonic() + _GRACE_SECONDS
     while launch.rank == 0 and readers < count and time.monotonic() < deadline:
@@ -304,9 +312,9 @@ def _wait_for_readers(launch: _Launch, store: Store, round_: str, count: int) ->
 
 
 def _leave_together(launch: _Launch, store: Store, round_: str, timeout: float) -> None:
-    """Wait until all have come so far.
+    """Wait until all processes are ready to leave.
 
-    Who closes its connections while another still reads from them makes that one fail.
+    A process that closes its connections while another still reads from them makes the other fail.
     """
     deadline = time.monotonic() + timeout
     try:
@@ -316,7 +324,7 @@ def _leave_together(launch: _Launch, store: Store, round_: str, timeout: float) 
     except dist.DistError:
         if launch.rank == 0:
             raise
-        # The first process served the store and has seen all of us come.
+        # The first process served the store, and has left after seeing all others come.
 
 
 def _missing(launch: _Launch, ranks: list[int], timeout: float) -> UnusableEnvironmentError:
@@ -329,57 +337,59 @@ def _missing(launch: _Launch, ranks: list[int], timeout: float) -> UnusableEnvir
 
 
 def _choose(launch: _Launch, device: str) -> tuple[torch.device | None, DglrecError | None]:
-    """The device, or what is wrong with it, which is told once all are there and nobody waits."""
+    """The device, or the error in its place, which is raised after all processes have come."""
     try:
         return choose_device(device, launch.local_rank, launch.local_size), None
     except DglrecError as error:
         return None, error
 
 
-def _stop_where_told(launch: _Launch, all_said: list[dict[str, str]]) -> None:
-    """Leave it to the first of those whose devices are wrong in the same way to say so."""
-    mine = all_said[launch.rank]
-    for rank, other in enumerate(all_said[: launch.rank]):
-        if other.get("failure") == mine["failure"]:
-            elsewhere = other["host"] != mine["host"]
+def _stop_where_told(launch: _Launch, entries: list[dict[str, str]]) -> None:
+    """Raise `PeerError` if a lower rank has the same error, so that only the lowest reports it."""
+    entry = entries[launch.rank]
+    for rank, other in enumerate(entries[: launch.rank]):
+        if other.get("failure") == entry["failure"]:
+            elsewhere = other["host"] != entry["host"]
             raise PeerError(rank, int(other["code"]), other["failure"], elsewhere)
 
 
-def _check_devices(launch: _Launch, all_said: list[dict[str, str]]) -> None:
-    mine = all_said[launch.rank]
-    for rank, other in enumerate(all_said):
+def _check_devices(launch: _Launch, entries: list[dict[str, str]]) -> None:
+    entry = entries[launch.rank]
+    for rank, other in enumerate(entries):
         if "failure" in other:
-            elsewhere = other["host"] != mine["host"]
+            elsewhere = other["host"] != entry["host"]
             raise PeerError(rank, int(other["code"]), other["failure"], elsewhere)
-        if other["device"] != mine["device"]:
+        if other["device"] != entry["device"]:
             raise UsageError(
-                f"rank {launch.rank} on {mine['host']} computes on {mine['device']}, and rank "
+                f"rank {launch.rank} on {entry['host']} computes on {entry['device']}, and rank "
                 f"{rank} on {other['host']} on {other['device']}; give all the same --device"
             )
 
 
 def _name_interface(launch: _Launch) -> None:
-    """Have Gloo listen where the others can reach it.
+    """Make Gloo listen on the network interface on which other machines reach this one.
 
-    By itself it takes the address that the machine's name stands for, often one that only the
-    machine itself can reach.
+    By default it takes the address that the host name resolves to, often a loopback address.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
     try:
-        own, _ = own_address(launch.address, launch.port)
+        address, _ = own_address(launch.address, launch.port)
     except UnusableEnvironmentError:
-        return  # Gloo's own choice, and its own words where that is no better
+        return  # leave the choice, and an error if it fails, to Gloo
     names = [
         name
         for name, addresses in psutil.net_if_addrs().items()
-        if any(one.address.partition("%")[0] == own for one in addresses)
+        if any(
+            interface_address.address.partition("%")[0] == address
+            for interface_address in addresses
+        )
     ]
     if not names:
         return
-    if launch.size > launch.local_size and own.startswith(("127.", "::1")):
+    if launch.size > launch.local_size and address.startswith(("127.", "::1")):
         log(
-            f"rank {launch.rank}: {launch.address} is this machine's own loopback address, which "
+            f"rank {launch.rank}: {launch.address} is this machine's loopback address, which "
             "other machines do not reach; give the first machine's address by number, or set "
             "GLOO_SOCKET_IFNAME"
         )
@@ -388,19 +398,19 @@ def _name_interface(launch: _Launch) -> None:
 
 
 def own_address(host: str, port: int) -> tuple[str, bool]:
-    """This machine's address on the way to another, and whether that other is this machine.
+    """This machine's address on the route to a host, and whether the host is this machine.
 
     Raises:
-        UnusableEnvironmentError: there is no way to it, or no such name.
+        UnusableEnvironmentError: there is no route to the host, or no such name.
     """
     try:
-        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
-            probe.connect(place)  # sends nothing
-            own = str(probe.getsockname()[0])
+            probe.connect(target)  # sends nothing
+            address = str(probe.getsockname()[0])
     except OSError as error:
         raise UnusableEnvironmentError(f"{host}: no way to it ({error})") from error
-    return own, own == place[0]
+    return address, address == target[0]
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:
@@ -410,5 +420,5 @@ def _is_lost_contact(error: RuntimeError) -> bool:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    # Of what Gloo says without where in its source it stands.
+    # Gloo's messages begin with a position in its source, which is removed.
     return re.sub(r"^\[\S+:\d+\] ", "", text[0])[:120] if text else type(error).__name__

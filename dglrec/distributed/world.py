@@ -1,7 +1,7 @@
-"""The processes of one job: what they sum, what they tell one another, how they stop together.
+"""The processes of a job: how they sum, exchange data, and stop together.
 
-What crosses between processes is numbers and bytes of known form: torch's helpers for arbitrary
-objects go through pickle, and are not used.
+Only numbers and bytes of known form are exchanged: torch's helpers for arbitrary objects use
+pickle, and are not used here.
 """
 
 import hashlib
@@ -22,29 +22,29 @@ _STARTED = "started"
 
 
 class Store(Protocol):
-    """What is used of torch's store of keys and bytes that all processes see."""
+    """The methods used here of torch's key-value store, which all processes share."""
 
     def set(self, key: str, value: str) -> None:
-        """Put a value."""
+        """Set the value of a key."""
 
     def get(self, key: str) -> bytes:
-        """Wait for a value."""
+        """Wait for a key, and return its value."""
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all keys are there."""
+        """Whether all keys exist."""
 
     def add(self, key: str, amount: int) -> int:
-        """Count up, and say how far."""
+        """Add to a counter, and return its new value."""
 
 
 class PeerError(DglrecError):
-    """Another process of the job failed, so this one stops too.
+    """Another process of the job failed, so this process stops too.
 
     Args:
-        rank: the other's.
-        exit_code: the other's.
-        message: the other's.
-        elsewhere: whether the other is on another machine, where its own message is not seen.
+        rank: the rank of the failed process.
+        exit_code: its exit code.
+        message: its error message.
+        elsewhere: whether it runs on another machine, so that its message is not seen here.
     """
 
     def __init__(self, rank: int, exit_code: int, message: str, elsewhere: bool) -> None:
@@ -54,22 +54,23 @@ class PeerError(DglrecError):
 
 
 class LostRankError(DglrecError):
-    """Another process of the job is gone, or does not answer."""
+    """Another process of the job has ended, or does not answer."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one job, seen from one of them. Alone, everything is already everybody's.
+    """The processes of a job, as seen from one of them.
 
-    All methods but `is_first`, `cut`, `share_of` and `mark_started` are for every process to call,
-    in the same order.
+    All methods except `is_first`, `cut`, `share_of` and `mark_started` are collective: every
+    process must call them, in the same order. In a world of a single process they return their
+    input.
 
     Attributes:
-        rank: this process, from 0.
-        size: how many there are.
-        local_rank: this process among those on its machine.
-        local_size: how many those are.
-        store: what outlives a restart by `torchrun`; None where nothing was launched.
+        rank: the number of this process, from 0.
+        size: the number of processes.
+        local_rank: the number of this process among those on its machine.
+        local_size: the number of processes on its machine.
+        store: the store, which outlives a restart by `torchrun`; None without a launcher.
     """
 
     rank: int = 0
@@ -84,11 +85,11 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums of numbers over all processes, in float64, the same on each."""
+        """Sums of numbers over all processes, in float64, the same on every process."""
         return self.start_sum(values)()
 
     def start_sum(self, values: Sequence[float]) -> Callable[[], list[float]]:
-        """Begin a `sum` while other work goes on; what comes back waits for it."""
+        """Start a `sum` in the background; the returned function waits for the result."""
         if self.size == 1:
             return lambda: list(values)
         totals = torch.tensor(values, dtype=torch.float64)
@@ -101,10 +102,10 @@ class World:
         return finish
 
     def from_first(self, make: Callable[[], bytes]) -> bytes:
-        """What the first process makes, on all.
+        """Bytes that the first process makes, on all processes.
 
         Raises:
-            PeerError: it failed there.
+            PeerError: `make` failed on the first process.
         """
         made = b""
         with self.together():
@@ -121,51 +122,52 @@ class World:
         return data.numpy().tobytes()
 
     def cut(self, ends: Tensor) -> list[int]:
-        """Cut N rows, one after the other, into a stretch for each process, about equal in weight.
+        """Divide N rows into consecutive ranges, one for each process, about equal in weight.
 
         Args:
             ends: int64 [N] running sums of the rows' weights.
 
         Returns:
-            `size` + 1 bounds; process r has the rows from bound r to bound r + 1.
+            `size` + 1 bounds; process r has the rows from bounds[r] up to bounds[r + 1].
         """
         if self.size == 1:
             return [0, len(ends)]
         total = int(ends[-1]) if len(ends) else 0
         parts = torch.arange(1, self.size, device=ends.device)
         bounds = -(-2 * total * parts // self.size)
-        # A row belongs where its middle lies, so that no bound is off by more than half a row.
+        # A row belongs to the range that holds its middle, so that no bound is off by more than
+        # half a row.
         twice_middles = 2 * ends - ends.diff(prepend=ends.new_zeros(1))
         inner = torch.searchsorted(twice_middles, bounds)
         return [0, *(int(bound) for bound in inner), len(ends)]
 
     def share_of(self, total: int) -> tuple[int, int]:
-        """This process's share of rows that are alike: the first, and one past the last."""
+        """This process's share of rows of equal weight: the first, and one past the last."""
         each = -(-total // self.size)
         return min(self.rank * each, total), min((self.rank + 1) * each, total)
 
     def all_rows(self, share: Tensor, total: int) -> Tensor:
-        """What each process holds of some rows, put together; gradients flow back to each.
+        """All rows, from the shares of all processes; gradients flow back to each share.
 
         Args:
             share: [n, H]; the rows of `share_of(total)`.
-            total: how many there are.
+            total: the number of rows.
 
         Returns:
-            [total, H], the same on all processes. Its gradient is summed over them.
+            [total, H], the same on all processes. Its gradient is summed over the processes.
         """
         if self.size == 1:
             return share
-        # In float32 whatever autocast made of it, which may differ between processes.
+        # Always float32: the type that autocast produces may differ between processes.
         rows: Tensor = _AllRows.apply(share.float(), total, self.size)  # type: ignore[no-untyped-call]
         return rows
 
     def share_rows(self, rows: Tensor, bounds: Sequence[int]) -> None:
-        """Fill a tensor of which each process has computed a stretch.
+        """Fill a tensor of which each process has computed a range of rows.
 
         Args:
-            rows: [N, ...], contiguous; rows bounds[r] to bounds[r + 1] are known to process r.
-            bounds: as `cut` gives them.
+            rows: [N, ...], contiguous; process r has computed rows bounds[r] up to bounds[r + 1].
+            bounds: from `cut`.
         """
         if self.size == 1:
             return
@@ -174,7 +176,7 @@ class World:
                 dist.broadcast(rows[first:last], src=rank)
 
     def gather_parts(self, part: Tensor) -> list[Tensor]:
-        """Tensors of equal width but different length, of all processes, in the order of ranks.
+        """The tensors of all processes, of equal width but different lengths, by rank.
 
         Args:
             part: [n, ...]; n may differ, and be 0.
@@ -184,22 +186,23 @@ class World:
         counts = [0.0] * self.size
         counts[self.rank] = len(part)
         lengths = [round(count) for count in self.sum(counts)]
-        # Collectives want equal sizes: of short parts the rest is padding.
+        # Collective operations need equal sizes: short parts are padded.
         padded = part.new_zeros((max(lengths), *part.shape[1:]))
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(parts, padded)
-        return [one[:length] for one, length in zip(parts, lengths, strict=True)]
+        return [padded_part[:length] for padded_part, length in zip(parts, lengths, strict=True)]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block that may fail on one process only, as when a file is missing on one machine.
+        """Run a block that may fail on some processes only, and stop all of them if it does.
 
-        The block must not call what other processes have to call too.
+        A file may be missing on a single machine, for example. The block must not call collective
+        operations.
 
         Raises:
-            PeerError: it failed on another process. Of those that fail with the same words, the
-                first raises its own error and the others this.
+            PeerError: the block failed on another process. Of processes that fail with the same
+                message, the first raises its own error and the others raise this one.
         """
         failure: Exception | None = None
         try:
@@ -214,20 +217,20 @@ class World:
             except Exception:
                 if failure is None:
                     raise
-                # Others did not get here in time; why this one failed is what matters.
+                # Other processes did not get here in time; this process's failure matters more.
                 raise failure from None
         if failure is not None:
             raise failure
 
     def check_same(self, what: str, value: str) -> None:
-        """Refuse to go on where processes differ in something.
+        """Refuse a value that is not the same on all processes.
 
         Args:
-            what: that which must not differ, for the message.
-            value: this process's.
+            what: the name of the value, for the message.
+            value: the value of this process.
 
         Raises:
-            DglrecError: it differs from the first process's.
+            DglrecError: the value differs from that of the first process.
         """
         digest = hashlib.sha256(value.encode()).digest()
         first = self.from_first(lambda: digest)
@@ -236,12 +239,12 @@ class World:
                 raise DglrecError(f"rank {self.rank}: {what} differs from that of rank 0")
 
     def mark_started(self, job: str) -> None:
-        """Note that a job has begun, for the processes that `torchrun` may start in our place."""
+        """Note that a job has begun, for processes that `torchrun` may start in place of these."""
         if self.store is not None and self.is_first:
             self.store.set(f"{_STARTED}/{job}", "1")
 
     def has_started(self, job: str) -> bool:
-        """Whether earlier processes, in whose place `torchrun` started us, had begun with a job."""
+        """Whether a job was begun by earlier processes that `torchrun` replaced by these."""
         store = self.store
         if store is None:
             return False
@@ -249,7 +252,7 @@ class World:
         return found == b"1"
 
     def _stop_with_others(self, failure: Exception | None) -> None:
-        """Raise where another process failed and this one did not, or has the same to say."""
+        """Raise if another process failed, and this one did not, or has the same message."""
         message = b""
         if failure is not None:
             code = failure.exit_code if isinstance(failure, DglrecError) else 1
@@ -260,16 +263,16 @@ class World:
         reports = [torch.empty_like(report) for _ in range(self.size)]
         dist.all_gather(reports, report)
         for rank, other in enumerate(reports):
-            said = bytes(other.tolist()).rstrip(b"\0")
+            their_message = bytes(other.tolist()).rstrip(b"\0")
             if (
-                said
+                their_message
                 and rank != self.rank
-                and (not message or (rank < self.rank and said == message))
+                and (not message or (rank < self.rank and their_message == message))
             ):
                 first_here = self.rank - self.local_rank
                 here = first_here <= rank < first_here + self.local_size
-                text = said[1:].decode(errors="replace")
-                raise PeerError(rank, said[0], text, elsewhere=not here) from failure
+                text = their_message[1:].decode(errors="replace")
+                raise PeerError(rank, their_message[0], text, elsewhere=not here) from failure
 
 
 class _AllRows(torch.autograd.Function):
@@ -278,7 +281,7 @@ class _AllRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, share: Tensor, total: int, size: int) -> Tensor:
         each = -(-total // size)
-        ctx.each, ctx.own, ctx.size = each, len(share), size
+        ctx.each, ctx.length, ctx.size = each, len(share), size
         padded = share.new_zeros((each, *share.shape[1:]))
         padded[: len(share)] = share
         rows = share.new_empty((each * size, *share.shape[1:]))
@@ -294,11 +297,11 @@ class _AllRows(torch.autograd.Function):
             # Not every version of Gloo has a reduce-scatter.
             dist.all_reduce(whole)
             start = dist.get_rank() * ctx.each
-            return whole[start : start + ctx.own], None, None
-        own = gradient.new_empty((ctx.each, *gradient.shape[1:]))
-        dist.reduce_scatter(own, list(whole.chunk(ctx.size)))
-        return own[: ctx.own], None, None
+            return whole[start : start + ctx.length], None, None
+        reduced = gradient.new_empty((ctx.each, *gradient.shape[1:]))
+        dist.reduce_scatter(reduced, list(whole.chunk(ctx.size)))
+        return reduced[: ctx.length], None, None
 
 
 ALONE = World()
-"""A job of one process."""
+"""The world of a single process."""

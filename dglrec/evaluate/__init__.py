@@ -1,9 +1,10 @@
-"""A model on held-out rows -> metrics, with the baselines on the same rows beside it.
+"""Metrics of a model on held-out rows, beside those of the baselines on the same rows.
 
-`rows.py` sums a predictor's errors, on groups of rows too; `groups.py` says what the groups are;
-`ranking.py` ranks the catalogue, `traits.py` knows what lists are like, `candidates.py` ranks among
-drawn items; `given.py` measures users that training never saw; `report.py` puts together what
-`dglrec evaluate` reports.
+`rows.py` sums a predictor's errors over rows and groups of rows; `groups.py` and `ages.py` define
+the groups; `ranking.py` ranks the catalogue, `traits.py` measures the lists' coverage, novelty and
+diversity, `candidates.py` ranks each relevant item among sampled items; `oracle.py` ranks planted
+data as well as is possible; `given.py` measures users that training never saw; `report.py` puts
+together what `dglrec evaluate` reports.
 """
 
 from dglrec.evaluate.ranking import RankingTargets, next_level, rank_lists

@@ -1,6 +1,7 @@
-"""Rows by their age: how long after its user's last training rating a rating was given.
+"""Rows by age: the time from the user's last training rating to the rating of the row.
 
-What a model knows of a user is as old as that. Rows of users without a training rating have no age.
+The age says how old the model's knowledge of the user is. Rows of users without a training rating
+have no age.
 """
 
 from typing import NamedTuple
@@ -17,12 +18,12 @@ _GROUPS = 5
 
 
 class Ages(NamedTuple):
-    """Rows in up to five groups by age, equal in size but for ties, those without an age behind.
+    """Rows in up to five groups by age, equal in size but for ties; then a group without an age.
 
     Attributes:
         grouping: of this process's rows.
-        ranges: the lowest and the highest age of each group but the last, of all processes' rows,
-            in the unit of the timestamps.
+        ranges: the lowest and the highest age in each group but the last, over the rows of all
+            processes, in the unit of the timestamps.
     """
 
     grouping: Grouping
@@ -34,24 +35,25 @@ def by_age(rows: HeldOut, dataset: RatingDataset, world: World) -> Ages | None:
 
     Args:
         rows: this process's share.
-        dataset: theirs.
-        world: processes whose rows count together, which all come to the same groups.
+        dataset: the data set of the rows.
+        world: the processes that share the rows; all of them get the same groups.
     """
     if dataset.graph.times is None or rows.times is None:
         return None
     users = rows.users.numpy()
     is_known = (dataset.graph.by_user.degrees > 0)[users]
     ages = rows.times.numpy() - dataset.graph.last_times()[users]
-    own = torch.from_numpy(ages[is_known])
-    every = np.sort(torch.cat(world.gather_parts(own)).numpy())
-    if not len(every):
+    known_ages = torch.from_numpy(ages[is_known])
+    all_ages = np.sort(torch.cat(world.gather_parts(known_ages)).numpy())
+    if not len(all_ages):
         return None
-    cuts = np.unique(every[np.arange(1, _GROUPS) * len(every) // _GROUPS])
-    cuts = cuts[cuts > every[0]]
-    starts = np.searchsorted(every, cuts)
-    firsts, lasts = np.concatenate(([0], starts)), np.concatenate((starts, [len(every)]))
+    cuts = np.unique(all_ages[np.arange(1, _GROUPS) * len(all_ages) // _GROUPS])
+    cuts = cuts[cuts > all_ages[0]]
+    starts = np.searchsorted(all_ages, cuts)
+    firsts, lasts = np.concatenate(([0], starts)), np.concatenate((starts, [len(all_ages)]))
     ranges = [
-        (int(every[first]), int(every[last - 1])) for first, last in zip(firsts, lasts, strict=True)
+        (int(all_ages[first]), int(all_ages[last - 1]))
+        for first, last in zip(firsts, lasts, strict=True)
     ]
 
     def group(part: slice) -> npt.NDArray[np.int64]:

@@ -1,8 +1,8 @@
-"""The protocol with sampled negatives: each relevant item among a few drawn ones.
+"""The protocol with sampled negatives: each relevant item is ranked among a few sampled items.
 
-Its figures say less than those over the whole catalogue: they can put models in another order
-(Krichene and Rendle, "On sampled metrics for item recommendation", KDD 2020). They are here to be
-held against papers that report them.
+Sampled metrics say less than metrics over the whole catalogue: they can order models differently
+(Krichene and Rendle, "On sampled metrics for item recommendation", KDD 2020). They serve to compare
+with papers that report them.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ NOTE = (
     "each relevant item ranked among drawn items; not comparable with ranking the whole catalogue "
     "(Krichene and Rendle, KDD 2020)"
 )
-_REPORTED = ("ndcg", "hit_rate", "mrr")  # with one relevant item the others say the same
+_REPORTED = ("ndcg", "hit_rate", "mrr")  # with one relevant item the other metrics add nothing
 _PAIRS_AT_ONCE = 1 << 18
 
 
@@ -36,8 +36,8 @@ def check_candidates(
     """Refuse a number of candidates that makes no sense.
 
     Raises:
-        UsageError: it is none that the catalogue has, or less than a list holds; or the seed is
-            negative.
+        UsageError: the number is below 1, larger than the catalogue allows, or smaller than the
+            longest list; or the seed is negative.
     """
     if seed < 0:
         raise UsageError(f"--seed {seed}: must be 0 or more")
@@ -56,21 +56,21 @@ def check_candidates(
 def sampled_figures(
     trained: Predictor, targets: RankingTargets, ks: tuple[int, ...], candidates: int, seed: int
 ) -> dict[str, Any]:
-    """Metrics of each relevant item among items drawn from those that its user has in no split.
+    """Metrics of each relevant item, ranked among sampled items that its user has in no split.
 
-    Candidates are drawn without replacement, anew for each pair, and depend on the seed alone. A
-    drawn item that scores as high as the relevant one counts as ahead of it.
+    Candidates are sampled without replacement, anew for each pair, and depend on the seed alone. A
+    candidate with the same score as the relevant item counts as ahead of it.
 
     Args:
-        trained: what scores pairs: by `rank_pairs`, the score that its lists are ordered by, or
-            where it has none by `predict`.
+        trained: the model. Pairs are scored by its `rank_pairs`, which gives the scores that its
+            lists are ordered by, or by `predict` where it has no `rank_pairs`.
         targets: the relevant items.
         ks: the lengths of lists.
-        candidates: how many items are drawn for each relevant one.
-        seed: of the draw, 0 or more.
+        candidates: the number of items sampled for each relevant item.
+        seed: the seed of the sampling, 0 or more.
 
     Returns:
-        `candidates`, `pairs`, `pairs_with_fewer` (where the user has too few other items),
+        `candidates`, `pairs`, `pairs_with_fewer` (pairs whose user has too few other items),
         `ndcg@K`, `hit_rate@K` and `mrr@K` as means over pairs, `baselines` and `note`.
 
     Raises:
@@ -89,7 +89,8 @@ def sampled_figures(
     starts = range(0, len(targets.keys), step)
     shown = progress("ranking among drawn items", len(targets.keys), "pairs", shown=world.is_first)
     with world.together(), shown as advance:
-        # Whole chunks, each with a seed of its own: what is drawn does not depend on the processes.
+        # Each chunk has a seed of its own, and processes take whole chunks: the sampled items do
+        # not depend on the number of processes.
         for number in range(world.rank, len(starts), world.size):
             keys = targets.keys[starts[number] : starts[number] + step]
             users, items = keys // targets.num_items, keys % targets.num_items
@@ -97,12 +98,12 @@ def sampled_figures(
             chances = generator.random((len(keys), candidates))
             drawn, sizes = draw(seen, users, targets.num_items, chances)
             fewer += int(np.count_nonzero(sizes < candidates))
-            for place, score in enumerate(scorers):
+            for index, score in enumerate(scorers):
                 ranks = _ranks(score, users, items, drawn, sizes)
                 found = ranks[:, None] == np.arange(1, max(ks) + 1)
-                sums[place] += ranking_sums(found, np.ones(len(keys), dtype=np.int64), ks)
+                sums[index] += ranking_sums(found, np.ones(len(keys), dtype=np.int64), ks)
             advance(len(keys) * world.size)
-    of_model, of_popularity = (_reported(one.over(world)) for one in sums)
+    of_model, of_popularity = (_reported(scorer_sums.over(world)) for scorer_sums in sums)
     return {
         "candidates": candidates,
         "pairs": len(targets.keys),
@@ -119,7 +120,7 @@ def draw(
     num_items: int,
     chances: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each of n users up to N different items that are not among the user's.
+    """For each of n users, sample up to N different items that the user does not have.
 
     Every set of N such items is equally likely: Floyd's algorithm (Bentley and Floyd, "A sample of
     brilliance", Communications of the ACM 30(9), 1987).
@@ -131,11 +132,11 @@ def draw(
         chances: float64 [n, N] independent and uniform in [0, 1).
 
     Returns:
-        Items int64 [n, N] and how many there are of each row, int64 [n]: fewer than N where a user
-        has too few others; the rest of the row is 0.
+        Items int64 [n, N], and the number of items in each row, int64 [n]: less than N for a user
+        with too few other items, whose row is filled up with 0.
 
     Raises:
-        IndexError: a user's items do not ascend, or are not of the catalogue.
+        IndexError: a user's items do not ascend, or are not in the catalogue.
     """
     starts, ends = seen.offsets[users], seen.offsets[users + 1]
     if len(users) and (starts.min() < 0 or ends.max() > len(seen.items)):
@@ -148,14 +149,14 @@ def draw(
 
 @compiled
 def _draw(starts, ends, seen, num_items, chances, drawn, sizes):  # type: ignore[no-untyped-def]
-    before = np.empty(num_items, dtype=np.int64)  # how many other items stand before each own one
+    before = np.empty(num_items, dtype=np.int64)  # for each item of the user, other items below it
     for row in range(len(starts)):
         count, last = 0, -1
         for at in range(starts[row], ends[row]):
             item = seen[at]
             if item < last or item >= num_items or item < 0:
                 raise IndexError("a user's items do not ascend, or are not of the catalogue")
-            if item > last:  # what stands in two splits is there twice
+            if item > last:  # an item in two splits is listed twice
                 before[count] = item - count
                 count += 1
             last = item
@@ -182,14 +183,14 @@ def _ranks(
     drawn: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """int64 [n]: the place of each of n items among those drawn for it, from 1."""
+    """int64 [n]: the rank, from 1, of each of n items among the items sampled for it."""
     pairs: list[Tensor] = [
         torch.from_numpy(users).repeat_interleave(1 + drawn.shape[1]),
         torch.from_numpy(np.concatenate((items[:, None], drawn), axis=1)).flatten(),
     ]
     scores = score(*pairs).view(len(users), -1).numpy()
     if np.isnan(scores).any():
-        raise DglrecError("the model's scores are no numbers; train it again")
+        raise DglrecError("some of the model's scores are not numbers; train it again")
     is_drawn = np.arange(drawn.shape[1]) < sizes[:, None]
     ahead = is_drawn & (scores[:, 1:] >= scores[:, :1])
     return np.asarray(1 + ahead.sum(1))

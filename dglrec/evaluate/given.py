@@ -1,7 +1,8 @@
-"""New users: some of what they rated is given to the model, and the rest is predicted.
+"""New users: the model is given some of their ratings and predicts the others.
 
-Those are users without a training rating, as `prepare --split user` makes them. The ratings that
-are given make a user's embedding and bias as training ratings would, and train nothing.
+New users are those without a training rating, as `prepare --split user` makes them. A user's
+embedding and bias are computed from the given ratings as from training ratings; no parameter of the
+model changes.
 """
 
 from dataclasses import dataclass
@@ -24,14 +25,14 @@ from dglrec.run import TrainedModel
 
 @dataclass(frozen=True)
 class NewUsers:
-    """n users that training never saw, and what is known of each.
+    """n users without training ratings, with their given ratings and those to predict.
 
     Attributes:
         users: int64 [n] indices, ascending.
-        given: the ratings of each that a model may look at, as many for each.
-        rows: the others, by user.
-        left_out: users without a training rating who have too few ratings to leave one over.
-        known: users of the split who have training ratings.
+        given: the ratings that the model may read, the same number for each user.
+        rows: the ratings to predict, by user.
+        left_out: how many users without training ratings have no rating to predict.
+        known: how many users of the split have training ratings.
     """
 
     users: npt.NDArray[np.int64]
@@ -42,19 +43,19 @@ class NewUsers:
 
 
 def deal(dataset: RatingDataset, split: str, count: int, seed: int = 0) -> NewUsers:
-    """Deal the held-out ratings of users without training ratings into given and predicted ones.
+    """Divide the held-out ratings of users without training ratings into given and predicted ones.
 
-    Of one seed, what is given of a few ratings is given of more, too.
+    With the same seed, a larger count gives the ratings that a smaller count gives, and more.
 
     Args:
         dataset: a data set.
-        split: `valid` or `test`; nobody is new in `train`.
-        count: how many ratings of each user are given.
-        seed: of the choice.
+        split: `valid` or `test`; no user of `train` is new.
+        count: the number of given ratings of each user.
+        seed: the seed of the choice.
 
     Raises:
-        UsageError: the count is not positive, there is no such split, or none of its users is
-            new or has ratings enough.
+        UsageError: the count is not positive, there is no such split, or the split has no new user
+            with enough ratings.
     """
     if count < 1:
         raise UsageError(f"--given {count}: must be 1 or more")
@@ -77,9 +78,9 @@ def deal(dataset: RatingDataset, split: str, count: int, seed: int = 0) -> NewUs
     if not chosen.any():
         raise UsageError(
             f"--given {count}: users of {split} without training ratings have at most "
-            f"{sizes[is_new].max()} ratings, and one has to be left over; give fewer"
+            f"{sizes[is_new].max()} ratings, and at least one has to be predicted; give fewer"
         )
-    # By user, and within a user by chance.
+    # Ordered by user; a user's ratings are in random order.
     chance = np.random.default_rng(seed).permutation(len(users))
     order = np.lexsort((chance, users))
     order = order[chosen[users[order]]]
@@ -110,10 +111,10 @@ def deal(dataset: RatingDataset, split: str, count: int, seed: int = 0) -> NewUs
 
 
 class GivenRatings:
-    """Predicts ratings of new users from those that are given.
+    """Predicts ratings of new users from their given ratings.
 
-    Nothing of a user is kept: who is asked for again is encoded again, so that memory depends on
-    the rows that are asked for at once.
+    Encoded users are not kept: each call encodes its users again, so that memory depends on the
+    rows of a call only.
 
     Args:
         trained: a run's model.
@@ -124,11 +125,11 @@ class GivenRatings:
         self._trained, self._new = trained, new
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
-        """float32 [n]: what the model predicts for n pairs; users are indices of the data set."""
-        given, biases, places = self._of(users)
+        """float32 [n]: predicted ratings of n pairs; users are indices of the data set."""
+        given, biases, places = self._given_of(users)
         model, embeddings = self._trained.model, self._trained.embeddings
         dataset = self._trained.dataset
-        indices = torch.from_numpy(self._new.users[self._stretch(users)])
+        indices = torch.from_numpy(self._new.users[self._positions_of(users)])
         encoded = embed_new_users(
             model,
             embeddings,
@@ -136,20 +137,20 @@ class GivenRatings:
             dataset.scale,
             biases,
             features=dataset.user_features[indices],
-            told=[one[indices.to(one.device)] for one in embeddings.told_users],
+            told=[messages[indices.to(messages.device)] for messages in embeddings.told_users],
             shown=False,
         )
         nodes = NodeValues(encoded.nodes, embeddings.nodes.items)
         return predict_pairs(model, Embeddings(nodes, ()), biases, places, items)
 
     def predict_bias(self, users: Tensor, items: Tensor) -> Tensor:
-        """float32 [n]: mean, bias of what is given of the user, and item bias."""
-        _, biases, places = self._of(users)
+        """float32 [n]: mean + the user's bias, from its given ratings + the item's bias."""
+        _, biases, places = self._given_of(users)
         return biases.predict(places, items)
 
     @property
     def baselines(self) -> dict[str, Predict]:
-        """What the model is held against."""
+        """The baselines for new users."""
         means = item_means(self._trained.dataset)
         return {
             "global_mean": baseline_predictors(self._trained.dataset)["global_mean"],
@@ -157,13 +158,14 @@ class GivenRatings:
             "bias": self.predict_bias,
         }
 
-    def _of(self, users: Tensor) -> tuple[Adjacency, Biases, Tensor]:
-        """The ratings that some users gave, their biases, and each row's place among the users.
+    def _given_of(self, users: Tensor) -> tuple[Adjacency, Biases, Tensor]:
+        """The given ratings of some users, their biases, and each row's position among the users.
 
-        Rows stand by user, so those of a stretch are few of all; and no rating is copied.
+        Users from the first to the last of the call are included. Rows are ordered by user, so
+        these are few of all users; their ratings are not copied.
         """
-        stretch = self._stretch(users)
-        first, last = stretch.start, stretch.stop
+        positions = self._positions_of(users)
+        first, last = positions.start, positions.stop
         places = np.searchsorted(self._new.users, users.numpy())
         whole = self._new.given
         low, high = int(whole.offsets[first]), int(whole.offsets[last])
@@ -176,15 +178,15 @@ class GivenRatings:
         biases = dataset.biases.of_new_users(given, dataset.scale)
         return given, biases, torch.from_numpy(places - first)
 
-    def _stretch(self, users: Tensor) -> slice:
-        """Where some users, and those between them, stand among the new ones."""
+    def _positions_of(self, users: Tensor) -> slice:
+        """The positions, among all new users, of some users and all users between them."""
         ends = np.array([int(users.min()), int(users.max())])
         first, last = np.searchsorted(self._new.users, ends).tolist()
         return slice(first, last + 1)
 
 
 def item_means(dataset: RatingDataset) -> Tensor:
-    """float32 [I]: each item's mean training rating; the mean of all where it has none."""
+    """float32 [I]: each item's mean training rating; the mean of all ratings where it has none."""
     by_item, scale = dataset.graph.by_item, dataset.scale
     levels = scale.decode(np.arange(scale.levels)).astype(np.float64)
     sums = segment_sums(by_item.offsets, levels, by_item.codes)

@@ -1,6 +1,6 @@
-"""Rows in groups: what is new, what is popular, how active a user is, what is predicted.
+"""Groups of rows: by new users and items, item popularity, user activity, rating and prediction.
 
-All processes come to the same groups, so that sums over their rows are sums over the groups.
+All processes define the same groups, so that the sums of their shares add up group by group.
 """
 
 from collections.abc import Iterable
@@ -20,13 +20,13 @@ from dglrec.graph import RatingGraph
 from dglrec.metrics import RatingSums, clip, level_of
 
 HEAD_PERCENT = 80
-"""Of the training ratings; the items of the head hold as many."""
+"""The percentage of the training ratings that the head of the catalogue holds."""
 
-_BOUNDS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)  # training ratings, the least of each group
+_BOUNDS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)  # the fewest training ratings of each group
 _DECILES = 10
-_BINS = 4096  # of the scale, to find deciles with
+_BINS = 4096  # of the scale, from which the deciles are found
 
-# A row's kind is that of its item, and 3 more where its user is new.
+# A row has the kind of its item; `_KINDS` is added where its user is new.
 _HEAD, _TAIL, _NEW, _KINDS = range(4)
 _PARTS = {
     "new_users": (_KINDS + _HEAD, _KINDS + _TAIL, _KINDS + _NEW),
@@ -37,26 +37,26 @@ _PARTS = {
 
 
 def head_items(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which items are the head of the catalogue, bool [I]; the others are its long tail.
+    """The items of the catalogue's head, bool [I]; the other items are its long tail.
 
-    The head is the fewest items, the most rated ones, that hold 80 % of the training ratings
-    together. To judge predictions of the many items with few ratings apart from those of the few
-    with many follows Park and Tuzhilin, "The long tail of recommender systems and how to leverage
-    it", RecSys 2008, where errors grow towards the tail; 80 % is the usual rule of thumb.
+    The head is the smallest set of most rated items that together hold 80 % of the training
+    ratings. Measuring the few items with many ratings apart from the many items with few follows
+    Park and Tuzhilin, "The long tail of recommender systems and how to leverage it", RecSys 2008,
+    where errors grow towards the tail; 80 % is the usual rule of thumb.
 
     Args:
-        degrees: int64 [I] training ratings of each item; of equal ones the first comes first.
+        degrees: int64 [I] training ratings of each item; ties are ordered by index.
     """
     order = np.argsort(-degrees, kind="stable")
     held = np.cumsum(degrees[order])
     is_head = np.zeros(len(degrees), dtype=bool)
-    # All before the first item with which the share is reached, and that one.
+    # Up to and including the first item with which the share is reached.
     is_head[order[: int(np.searchsorted(100 * held, HEAD_PERCENT * held[-1])) + 1]] = True
     return is_head
 
 
 def by_kind(graph: RatingGraph, rows: HeldOut) -> Grouping:
-    """Rows by what training saw of their user and their item."""
+    """Rows by whether their user is new, and whether their item is new, of the head or the tail."""
     degrees = graph.by_item.degrees
     of_items = np.where(head_items(degrees), _HEAD, np.where(degrees > 0, _TAIL, _NEW))
     of_users = np.where(graph.by_user.degrees > 0, 0, _KINDS)
@@ -65,11 +65,11 @@ def by_kind(graph: RatingGraph, rows: HeldOut) -> Grouping:
 
 
 def parts_by_kind(model: list[RatingSums], bias: list[RatingSums]) -> dict[str, Any]:
-    """Figures of new users, new items, head and tail; what has no rows is left out.
+    """Figures of new users, new items, head and tail; a group without rows is left out.
 
     Args:
-        model: sums by kind.
-        bias: those of the bias baseline.
+        model: the model's sums by kind.
+        bias: the bias baseline's sums by kind.
     """
     parts = {}
     for name, kinds in _PARTS.items():
@@ -91,11 +91,11 @@ def details_of(
 
     Args:
         predictions: float32 [n] of this process's rows.
-        bias: the bias baseline on them.
+        bias: the bias baseline's predictions of these rows.
         rows: this process's share.
-        dataset: theirs.
-        world: processes whose rows count together.
-        notes: takes what is left out, and why.
+        dataset: the data set of the rows.
+        world: the processes that share the rows.
+        notes: a list to which notes on figures left out are appended.
     """
     graph, scale = dataset.graph, dataset.scale
     of_users, of_items = graph.by_user.degrees, graph.by_item.degrees
@@ -151,7 +151,7 @@ def _by_age_figures(
     grouping = [ages.grouping]
     _, (of_model,) = grouped_sums(predictions.__getitem__, rows, dataset, grouping, world)
     _, (of_bias,) = grouped_sums(bias, rows, dataset, grouping, world)
-    # Behind the ranges come the rows without an age.
+    # The last group has no range: the rows without an age.
     parts = zip(ages.ranges, of_model, of_bias, strict=False)
     return {
         "by_age": [
@@ -170,8 +170,8 @@ def by_degree(degrees: npt.NDArray[np.int64], nodes: Tensor) -> Grouping:
     """Rows by the number of training ratings of their user or item.
 
     Args:
-        degrees: int64 [N] training ratings of each.
-        nodes: int64 [n] the rows' users or items.
+        degrees: int64 [N] training ratings of each user or item.
+        nodes: int64 [n] the users or items of the rows.
     """
     groups, ends = _group_of(degrees), nodes.numpy()
     return Grouping(len(_BOUNDS) + 1, lambda part: groups[ends[part]])
@@ -180,10 +180,10 @@ def by_degree(degrees: npt.NDArray[np.int64], nodes: Tensor) -> Grouping:
 def by_prediction(
     predictions: Tensor, rows: HeldOut, dataset: RatingDataset, world: World
 ) -> Grouping:
-    """Rows in up to ten groups, equal in size but for ties, by what is predicted for them.
+    """Rows in up to ten groups by prediction, equal in size but for ties.
 
-    Bounds are those of bins of the scale, by which all processes cut alike; bins are put into the
-    decile in which their middle row lies.
+    The groups consist of whole bins of the scale, so that all processes divide rows alike. A bin
+    belongs to the decile in which its middle row lies.
     """
     scale = dataset.scale
     per_rating = _BINS / (scale.maximum - scale.minimum)
@@ -216,11 +216,11 @@ def _ranges(
 
 
 def _calibration(groups: list[RatingSums], ranges: list[tuple[float, float]]) -> dict[str, Any]:
-    """Means of predictions beside those of ratings, group by group.
+    """Mean prediction and mean rating of each group, and the expected calibration error.
 
-    The expected calibration error is the mean, over rows, of the distance between the two in a
-    row's group: for ratings what Naeini, Cooper and Hauskrecht, "Obtaining well calibrated
-    probabilities using Bayesian binning", AAAI 2015, take of probabilities.
+    The expected calibration error is the mean over rows of |mean prediction - mean rating| in the
+    row's group: the measure of Naeini, Cooper and Hauskrecht, "Obtaining well calibrated
+    probabilities using Bayesian binning", AAAI 2015, for ratings in place of probabilities.
     """
     listed = [
         {
@@ -241,7 +241,7 @@ def _calibration(groups: list[RatingSums], ranges: list[tuple[float, float]]) ->
 def _by_degree_figures(
     what: str, present: npt.NDArray[np.int64], model: list[RatingSums], bias: list[RatingSums]
 ) -> list[dict[str, Any]]:
-    """Figures of each group of degrees that has rows, and how many users or items are in it."""
+    """Figures of each group of degrees that has rows, and the number of its users or items."""
     return [
         {
             "training_ratings": _named(group),
@@ -272,13 +272,13 @@ def _group_of(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _named(group: int) -> str:
-    """What a group of degrees is called: "0", "1-4", ..., "1000+"."""
+    """The name of a group of degrees: "0", "1-4", ..., "1000+"."""
     names = ["0", *(f"{low}-{high - 1}" for low, high in pairwise(_BOUNDS)), f"{_BOUNDS[-1]}+"]
     return names[group]
 
 
 def _present(nodes: Tensor, degrees: npt.NDArray[np.int64], world: World) -> npt.NDArray[np.int64]:
-    """How many of the users or items that any process has rows of are in each group of degrees."""
+    """The number of users or items in each group of degrees, over the rows of all processes."""
     seen = torch.zeros(len(degrees), dtype=torch.bool)
     seen[nodes] = True
     seen[torch.cat(world.gather_parts(seen.nonzero().squeeze(1)))] = True

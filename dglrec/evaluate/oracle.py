@@ -1,4 +1,4 @@
-"""The best possible lists of planted data, and how far towards them a model's lists go."""
+"""The best possible lists of planted data, and how close a model's lists come to them."""
 
 import numpy as np
 import torch
@@ -8,20 +8,21 @@ from dglrec.dataset import RatingDataset
 from dglrec.kernels import ItemLists
 from dglrec.synthetic import PlantedLists
 
-_SMALLEST_WAY = 1e-6  # in nDCG; what is smaller is rounding
+_SMALLEST_WAY = 1e-6  # in nDCG; smaller differences are rounding errors
 
 
 class Oracle:
-    """Ranks items by the probability that an unseen one is relevant, knowing all that was planted.
+    """Ranks items by the probability that an unseen item is relevant, given the planted truth.
 
-    It is told, as a model is, which rows are not held out, and how many of a user's rows are.
+    Beside the truth it knows which rows are not held out, as a model does, and how many of a
+    user's rows are held out.
 
     Args:
-        planted: of the data set's users and items.
-        row_counts: int64 [U] rows of each user, held-out ones included.
-        relevant_from: the least rating of a relevant item.
-        interactions: whether only relevant ratings are rows: a data set of interactions, made from
-            the ratings that are at least `relevant_from`.
+        planted: the truth of the data set's users and items.
+        row_counts: int64 [U] rows of each user, held-out rows included.
+        relevant_from: the lowest rating of a relevant item.
+        interactions: whether the data set holds interactions, made from the ratings that are at
+            least `relevant_from`, so that every row is relevant.
     """
 
     def __init__(
@@ -41,13 +42,13 @@ class Oracle:
     def of(
         cls, dataset: RatingDataset, relevant_from: float, *, interactions: bool = False
     ) -> "Oracle | None":
-        """The oracle of a data set, or None where it came without a truth, or with an older one.
+        """The oracle of a data set, or None where it has no planted truth that includes lists.
 
         Args:
-            dataset: with the rows that count.
-            relevant_from: the least rating of a relevant item; of a data set of interactions, the
-                level from which ratings were taken for interactions.
-            interactions: whether it is one.
+            dataset: the data set, whose rows of all splits are counted.
+            relevant_from: the lowest rating of a relevant item; for a data set of interactions,
+                the lowest rating that was made an interaction.
+            interactions: whether the data set holds interactions.
         """
         if dataset.planted is None:
             return None
@@ -57,23 +58,23 @@ class Oracle:
         return cls(dataset.planted, counts, relevant_from, interactions=interactions)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The items that are relevant with the highest probability, for each of n users.
+        """The items with the highest probability of being relevant, for each of n users.
 
         Args:
             users: int64 [n].
-            left_out: for each of all U users the items that are no candidates: its known rows.
-            k: how many; of a smaller catalogue all come back.
+            left_out: for each of the U users the items that are no candidates: its known rows.
+            k: the length of the lists; with a smaller catalogue they are as long as that.
 
         Returns:
-            Probabilities float32 [n, k], highest first, and items int64 [n, k]. Where fewer than k
-            items are left, the rest is -inf, with any item.
+            Probabilities float32 [n, k], highest first, and items int64 [n, k]. A user with fewer
+            than k candidates gets -inf, and an arbitrary item, in the places after them.
 
         Raises:
-            IndexError: a user or an item to be left out is not there.
+            IndexError: a user, or an item in `left_out`, does not exist.
         """
         known = torch.from_numpy(np.diff(left_out.offsets))[users]
         counts = self._row_counts[users].clamp(min=1)
-        # Somebody without unseen rows is ranked for as well, as if one row were unseen.
+        # A user without unseen rows gets a list too, as if one row were unseen.
         unseen = (counts - known).clamp(min=1) / counts
         return self._planted.best(
             users,
@@ -86,7 +87,7 @@ class Oracle:
 
 
 def share_of_the_way(model: float, popularity: float, oracle: float) -> float | None:
-    """(model - popularity) / (oracle - popularity), all three the same metric of the same users.
+    """(model - popularity) / (oracle - popularity), each the same metric of the same users.
 
     Returns:
         0 for lists as good as popularity's, 1 for the best possible; None where the oracle is not

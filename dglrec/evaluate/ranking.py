@@ -1,7 +1,6 @@
-"""Full-catalogue ranking: what a model would recommend, against what held-out rows liked.
+"""Full-catalogue ranking: a model's lists, measured against the relevant held-out rows.
 
-`rank_lists` is the one way from a model to a ranking metric: `evaluate` and validation during
-training use it.
+`rank_lists` computes the ranking metrics for `evaluate` and for validation during training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +24,10 @@ from dglrec.progress import progress
 from dglrec.run import Predictor
 
 DEFAULT_K = 10
-"""The length of lists where nothing but ranking can be measured and no K is named."""
+"""The default length of lists, for models that can be measured by ranking only."""
 
 _USERS_AT_ONCE = 4096
-_PLACES_AT_ONCE = 1 << 20  # of lists, a few numbers of 8 bytes each
+_PLACES_AT_ONCE = 1 << 20  # each place of a list takes a few numbers of 8 bytes
 
 Best = Callable[[Tensor, ItemLists, int], tuple[Tensor, Tensor]]
 """Users int64 [n], items left out of each user's list, k -> scores and items [n, k], best first;
@@ -37,13 +36,13 @@ the contract of `Scorer.best`."""
 
 @dataclass(frozen=True, eq=False)
 class RankingTargets:
-    """The relevant held-out items of n users, and what their lists may not hold.
+    """The relevant held-out items of n users, and the items that their lists may not hold.
 
     Attributes:
         users: int64 [n] the users with a relevant item, ascending.
         keys: int64 [R] `user * num_items + item` of each relevant pair, ascending.
-        offsets: int64 [n + 1]; the pairs of `users[v]` stand at `offsets[v]:offsets[v + 1]`.
-        left_out: for each of all U users the items that are no candidates.
+        offsets: int64 [n + 1]; the pairs of `users[v]` are `keys[offsets[v]:offsets[v + 1]]`.
+        left_out: for each of the U users the items that are no candidates.
         num_items: I.
     """
 
@@ -63,23 +62,22 @@ class RankingTargets:
     ) -> "RankingTargets":
         """The targets of a split.
 
-        A user's training items are left out of the list; on test rows the validation items are,
-        too.
+        A user's training items are left out of its list; for `test`, its validation items as well.
 
         Args:
             dataset: a data set.
             split: `valid` or `test`.
-            relevant_from: the least rating of a relevant item.
-            users: int64 the users to look at; None for all.
+            relevant_from: the lowest rating of a relevant item.
+            users: int64 the users to include; None for all.
         """
         rows, num_items = dataset.held_out(split), dataset.graph.num_items
-        # Ratings, not codes: the threshold may lie between two of them, or off the scale.
+        # Ratings, not codes: the threshold may lie between two levels, or outside the scale.
         chosen = (rows.ratings >= relevant_from).numpy()
         if users is not None:
             wanted = np.zeros(dataset.graph.num_users, dtype=bool)
             wanted[users.numpy()] = True
             chosen &= wanted[rows.users.numpy()]
-        # Sorted, not np.unique: since numpy 2.3 that takes minutes for a million such numbers.
+        # np.sort, not np.unique, which takes minutes for a million such numbers since numpy 2.3.
         keys = np.sort(rows.users.numpy()[chosen] * num_items + rows.items.numpy()[chosen])
         keys = keys[np.diff(keys, prepend=-1) > 0]
         owners = keys // num_items
@@ -95,16 +93,16 @@ class RankingTargets:
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """Lists of k places for n users, held against their relevant items.
+    """Lists of k places for n users, compared with their relevant items.
 
     Attributes:
         users: int64 [n].
         items: int64 [n, k], best first.
-        listed: bool [n, k]; whether a place is taken. A list ends early where too few items are
-            left.
-        relevant: bool [n, k].
-        totals: int64 [n] relevant items of each user.
-        wanted: int64 [R] these items, one user's after the other's.
+        listed: bool [n, k]; whether a place holds an item. A list ends early where a user has fewer
+            than k candidates.
+        relevant: bool [n, k]; whether the item of a place is relevant.
+        totals: int64 [n] the number of relevant items of each user.
+        wanted: int64 [R] the relevant items, ordered by user.
     """
 
     users: npt.NDArray[np.int64]
@@ -117,7 +115,7 @@ class Lists:
     def restricted_to(
         self, is_item: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """`relevant` and `totals` where only the items of a mask, bool [I], can be relevant."""
+        """`relevant` and `totals`, where only the items of a mask, bool [I], count as relevant."""
         owners = np.repeat(np.arange(len(self.users)), self.totals)[is_item[self.wanted]]
         totals = np.bincount(owners, minlength=len(self.users))
         return self.relevant & is_item[self.items], totals
@@ -130,10 +128,10 @@ def lists_of(
 
     Args:
         best: ranks the catalogue.
-        targets: whose lists are made, and what they are held against.
-        k: how many places; a smaller catalogue makes shorter lists.
-        world: processes that share the users.
-        what: what the progress bar says; None for no bar.
+        targets: the users, and the relevant items that their lists are compared with.
+        k: the length of the lists; a smaller catalogue makes shorter lists.
+        world: the processes that share the users.
+        what: the label of the progress bar; None for no bar.
 
     Raises:
         DglrecError: a score is not a number.
@@ -153,8 +151,8 @@ def _lists(best: Best, targets: RankingTargets, part: slice, k: int) -> Lists:
     found = best(torch.from_numpy(users), targets.left_out, k)
     scores, items = found[0].numpy(), found[1].numpy()
     if np.isnan(scores).any():
-        raise DglrecError("the model's scores are no numbers; train it again")
-    # A score of -inf says that the list has ended.
+        raise DglrecError("some of the model's scores are not numbers; train it again")
+    # A score of -inf marks the places after a list's last item.
     listed = scores > -np.inf
     keys = targets.keys[ends[0] : ends[-1]]
     asked = users[:, None] * targets.num_items + items
@@ -173,11 +171,11 @@ def rank_lists(
     """Ranking metrics of all users with a relevant item, summed over all processes.
 
     Args:
-        best: ranks the catalogue; each process calls it for its own share of the users.
-        targets: as `RankingTargets.of` makes them, once for many calls.
-        ks: the lengths of lists, one pass for all.
-        world: processes that share the users; every one calls this.
-        what: what the progress bar says; None for no bar.
+        best: ranks the catalogue; each process calls it for its share of the users.
+        targets: from `RankingTargets.of`; they can be used for many calls.
+        ks: the lengths of lists; a single pass measures all of them.
+        world: the processes that share the users; all of them must call this function.
+        what: the label of the progress bar; None for no bar.
 
     Raises:
         DglrecError: a score is not a number.
@@ -190,20 +188,20 @@ def rank_lists(
 
 
 def lengths_of(ranking: int | Sequence[int]) -> tuple[int, ...]:
-    """The lengths of lists that are asked for, ascending, each once."""
+    """The requested lengths of lists, ascending and distinct."""
     return tuple(sorted({ranking} if isinstance(ranking, int) else set(ranking)))
 
 
 def check_ranking(
     dataset: RatingDataset, split: str, ks: Sequence[int], relevant_from: float | None
 ) -> float:
-    """The least rating of a relevant item.
+    """Refuse ranking that is not possible, and return the lowest rating of a relevant item.
 
     Raises:
         UsageError: ranking is not possible.
     """
     if split == "train":
-        raise UsageError("--ranking leaves out what a user has in training; choose test or valid")
+        raise UsageError("--ranking leaves out a user's training items; choose test or valid")
     num_items = dataset.graph.num_items
     if not ks:
         raise UsageError("--ranking: name a length of lists, such as 10")
@@ -224,7 +222,7 @@ def check_ranking(
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """Sums over one ranker's lists: all, and those of new users and of new items."""
+    """A ranker's sums over all lists, over those of new users, and over new items only."""
 
     total: RankingSums
     new_users: RankingSums
@@ -251,19 +249,20 @@ def ranking_figures(
 
     Args:
         trained: a run's model.
-        targets: what its lists are held against.
+        targets: the relevant items that the lists are compared with.
         ks: the lengths of lists.
-        relevant_from: the least rating of a relevant item, for the oracle of planted data; None
+        relevant_from: the lowest rating of a relevant item, for the oracle of planted data; None
             leaves the oracle out.
-        best: makes lists; None for the model's own way.
+        best: makes the lists; None for `trained.best`.
 
     Returns:
         `precision@K`, `recall@K`, `ndcg@K`, `hit_rate@K`, `map@K` and `mrr@K` for each K,
-        `ranking_users`, `baselines`, and `lists`, what the longest lists are like. Where there are
-        users without a training rating, their metrics in `new_users`; where there are relevant
-        items without one, in `new_items` the metrics where these alone are relevant. Of planted
-        data `baselines.oracle`, and `share_of_the_way@K` from popularity to it in nDCG, with a
-        note where the oracle is not above popularity.
+        `ranking_users`, `baselines`, and `lists`, the `ListSums` figures of the longest lists. If
+        there are users without a training rating, `new_users` has their metrics; if there are
+        relevant items without a training rating, `new_items` has the metrics that count only these
+        items as relevant. Planted data adds `baselines.oracle` and `share_of_the_way@K`, the share
+        of the way from popularity to the oracle in nDCG, or a note where the oracle is not above
+        popularity.
 
     Raises:
         DglrecError: a score is not a number.
@@ -297,11 +296,11 @@ def _add_oracle(
     relevant_from: float,
     world: World,
 ) -> None:
-    """Add what the best possible lists of planted data reach, and how far the model has come."""
+    """Add the oracle's metrics on planted data, and the model's share of the way to them."""
     interactions = not dataset.has_ratings
     level = dataset.interactions_from if interactions else relevant_from
     if level is None:
-        return  # interactions that no level was taken from are not the planted ratings'
+        return  # these interactions were not made from the planted ratings
     oracle = Oracle.of(dataset, level, interactions=interactions)
     if oracle is None:
         return
@@ -345,14 +344,14 @@ def _measure(
 
 
 def _beside(model: RankingSums, popularity: RankingSums) -> dict[str, Any]:
-    """A model's metrics with those of popularity for the same users."""
+    """The model's metrics, with those of popularity for the same users under `baselines`."""
     beside = popularity.finish()
     del beside["ranking_users"]
     return {**model.finish(), "baselines": {"popularity": beside}}
 
 
 def next_level(rating: float, dataset: RatingDataset) -> float:
-    """The least value of the scale that is not below a rating."""
+    """The lowest level of the scale that is not below a rating."""
     scale = dataset.scale
     value = torch.tensor([rating], dtype=torch.float64)
     level = int(level_of(clip(value, scale), scale))

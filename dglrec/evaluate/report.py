@@ -33,12 +33,12 @@ from dglrec.evaluate.rows import (
 from dglrec.infer import Diverse, Diversity, cosines_by_layer, likeness_of
 from dglrec.run import Predictor, TrainedModel
 
-_SMALLEST_GAP = 1e-6  # of the baseline's squared error; what is smaller is rounding
+_SMALLEST_GAP = 1e-6  # of the baseline's squared error; smaller gaps are rounding errors
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is measured: whatever predicts, beside others, on this process's share of some rows."""
+    """What is measured: a predictor and the baselines, on this process's share of some rows."""
 
     rows: HeldOut
     predict: Predict
@@ -61,40 +61,40 @@ def evaluate(
 ) -> dict[str, Any]:
     """All that `dglrec evaluate` reports.
 
-    Rows of `train` are in the graph that the model reads, so its figures there are flattered. A
-    model that predicts no rating, and any model of interactions, has ranking metrics alone.
+    The graph that the model reads contains the rows of `train`, so its figures on `train` are too
+    good. A model that predicts no rating, and any model of interactions, has ranking metrics only.
 
     Args:
-        trained: a run's model; of a world of several processes each measures a share, and all come
-            to the same result.
+        trained: a run's model; in a world of several processes each measures a share, and all
+            return the same result.
         split: `test`, `valid` or `train`.
-        ranking: K, or several, for full-catalogue ranking metrics at each K as well. None for
-            none; where there are no predicted ratings to measure, for K = 10.
-        relevant_from: the least rating of a relevant item; None for the mean training rating,
-            rounded up to the scale. Of interactions every one is relevant.
-        details: whether to report calibration, and figures by activity, popularity and rating; and
-            of a graph model how alike nodes are layer by layer.
-        given: how many ratings of each user without training ratings the model may look at; the
-            others are predicted, and no other user's. None for predicting all rows without.
-        candidates: how many items to draw for each relevant one, for ranking it among these as
-            well; None for not doing so.
-        seed: of the choice of what is given, or of what is drawn.
-        diversity: what makes items of the ranked lists unlike each other; None for nothing. Lists
-            of one length are made anew for no other, so it takes one K.
+        ranking: K, or several, for full-catalogue ranking metrics at each K. None for no ranking
+            metrics, or for K = 10 where there are no predicted ratings to measure.
+        relevant_from: the lowest rating of a relevant item; None for the mean training rating,
+            rounded up to the scale. Every interaction is relevant.
+        details: whether to report calibration and figures by activity, popularity and rating, and
+            for a graph model how alike nodes are in each layer.
+        given: the number of ratings of each user without training ratings that the model may read;
+            only the other ratings of these users are predicted. None to predict all rows of the
+            split without given ratings.
+        candidates: the number of items to sample for each relevant item, which is then also ranked
+            among these; None for no sampled metrics.
+        seed: the seed of the given ratings and of the sampled items.
+        diversity: how to make the ranked lists diverse; None for lists by score alone.
 
     Returns:
-        `split`; of a model that predicts ratings `rmse`, `mae`, `weighted_rmse`, `accuracy`, `n`
+        `split`; for a model that predicts ratings, `rmse`, `mae`, `weighted_rmse`, `accuracy`, `n`
         and `baselines`; where there are such rows, `new_users`, `new_items`, `head_items` and
-        `tail_items`; where the data came with a truth, `irreducible_rmse` and `gap_closed` (DESIGN,
-        Terms); with ranking, what `ranking_figures` returns and, of ratings, `relevant_from`; with
-        candidates, `sampled`; with details, `details`; with given, `given`, `users` and
-        `users_left_out`; of a model that learned from more than training rows, `learned_from`, and
-        of one that reads more than it learned from, `history`. `notes` name what was left out.
+        `tail_items`; for planted data, `irreducible_rmse` and `gap_closed` (DESIGN, Terms); with
+        ranking, the result of `ranking_figures` and, for ratings, `relevant_from`; with candidates,
+        `sampled`; with details, `details`; with given, `given`, `users` and `users_left_out`; for a
+        model that learned from more than training rows, `learned_from`, and for a model that reads
+        more than it learned from, `history`. `notes` say what was left out.
 
     Raises:
-        UsageError: there is no such split, it has no rows, the model has learned from them or reads
-            them, ranking is not possible on it, nobody in it is new, or
-            what is asked for needs predicted ratings.
+        UsageError: there is no such split, it has no rows, the model has learned from these rows or
+            reads them, they cannot be ranked, the split has no new user, or an option needs
+            predicted ratings.
     """
     dataset, world = trained.dataset, trained.world
     is_rated = dataset.has_ratings
@@ -104,7 +104,7 @@ def evaluate(
         check_split(split)
         if split != TRAIN:
             trained.check_unseen(split)
-        # Of layers there is something to tell whatever is predicted.
+        # A graph model has details of its layers even if it predicts no ratings.
         layered = isinstance(trained, TrainedModel)
         if not predicts_ratings:
             _refuse_ratings(
@@ -124,10 +124,10 @@ def evaluate(
         if ks is not None and candidates is not None:
             check_candidates(dataset, candidates, ks, seed)
         if given is not None and not isinstance(trained, TrainedModel):
-            raise UsageError("--given encodes new users, which needs a graph model, no baseline")
+            raise UsageError("--given encodes new users, which needs a graph model, not a baseline")
         if given is not None:
             new = deal(dataset, split, given, seed)
-    trained.prepare()  # before the rows are there: each takes much memory
+    trained.prepare()  # before the rows are read: both take much memory
     result: dict[str, Any] = {"split": split} | ({} if given is None else {"given": given})
     if trained.learned_from != (TRAIN,):
         result["learned_from"] = list(trained.learned_from)
@@ -140,7 +140,7 @@ def evaluate(
         result |= _measured(trained, subject, details=details)
         if subject.notes:
             result["notes"] = subject.notes
-        del subject  # its rows make room for those that are ranked
+        del subject  # frees its rows before the ranking reads its rows
     else:
         result["n"] = dataset.meta["counts"][split]
     if details and isinstance(trained, TrainedModel):
@@ -162,10 +162,10 @@ def evaluate(
 
 
 def diverse_best(trained: Predictor, diversity: Diversity) -> Best:
-    """Lists of a run's model whose items are unlike each other; the contract of `Scorer.best`.
+    """A ranker that makes diverse lists of a run's model; the contract of `Scorer.best`.
 
     Raises:
-        UsageError: the data set or the model lacks what items are compared by.
+        UsageError: the data set or the model lacks the features that items are compared by.
     """
     vectors = trained.embeddings.nodes.items if isinstance(trained, TrainedModel) else None
     likeness = likeness_of(diversity.by, trained.dataset, vectors)
@@ -175,10 +175,10 @@ def diverse_best(trained: Predictor, diversity: Diversity) -> Best:
 def _refuse_ratings(
     is_rated: bool, *, details: bool, given: int | None, relevant_from: float | None
 ) -> None:
-    """Refuse what has no meaning without predicted ratings.
+    """Refuse options that need predicted ratings.
 
     Raises:
-        UsageError: it was asked for.
+        UsageError: such an option was given.
     """
     why = "the model predicts none" if is_rated else "a data set of interactions has none"
     asked = {
@@ -192,7 +192,7 @@ def _refuse_ratings(
 
 
 def _merge(result: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add figures to others, those of a group or a baseline to what is there of the same one."""
+    """Add figures to a result; nested figures of the same key are merged, lists are joined."""
     for key, value in more.items():
         if isinstance(value, Mapping) and key in result:
             _merge(result[key], value)
@@ -209,7 +209,7 @@ def _everybody(trained: Predictor, split: str) -> _Subject:
 
 
 def _newcomers(trained: Predictor, new: NewUsers) -> _Subject:
-    """The model on rows of new users, knowing what is given of them."""
+    """The model on the rows of new users, with their given ratings."""
     assert isinstance(trained, TrainedModel)
     ratings = GivenRatings(trained, new)
     subject = _Subject(
@@ -267,7 +267,7 @@ def _measured(trained: Predictor, subject: _Subject, *, details: bool) -> dict[s
 
 
 def _only_rating(rows: HeldOut, world: World) -> float | None:
-    """The rating that all rows of all processes have, where they have but one."""
+    """The rating that all rows of all processes have; None where ratings differ."""
     ends = torch.empty(0)
     if len(rows):
         ends = torch.stack((rows.ratings.min(), rows.ratings.max()))

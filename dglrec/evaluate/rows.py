@@ -1,4 +1,4 @@
-"""Rows of a data set, and the sums of a predictor's errors on them and on groups of them."""
+"""Rows of a data set, and the sums of a predictor's errors over all rows and groups of rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -25,7 +25,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 """int64 [n] users and int64 [n] items -> float32 [n] predicted ratings, on the CPU."""
 
 PredictRows = Callable[[slice], Tensor]
-"""A stretch of some rows -> float32 [n] predicted ratings."""
+"""A slice of some rows -> float32 [n] predicted ratings."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Grouping:
     """A division of rows into groups.
 
     Attributes:
-        count: how many groups there are; some may be empty.
-        of: a stretch of the rows -> the group of each, [n] from 0.
+        count: the number of groups; some may be empty.
+        of: a slice of the rows -> the group of each row, [n] from 0.
     """
 
     count: int
@@ -48,7 +48,7 @@ def measure(
     rows: HeldOut,
     world: World = ALONE,
 ) -> RatingSums:
-    """Sums of the model's errors on some rows, those of all processes together."""
+    """Sums of the model's errors over some rows of all processes."""
 
     def predict(users: Tensor, items: Tensor) -> Tensor:
         return predict_pairs(model, embeddings, dataset.biases, users, items)
@@ -57,12 +57,12 @@ def measure(
 
 
 def on_rows(predict: Predict, rows: HeldOut) -> PredictRows:
-    """A predictor of pairs, asked for stretches of some rows."""
+    """A predictor of pairs as a predictor of slices of some rows."""
     return lambda part: predict(rows.users[part], rows.items[part])
 
 
 def predict_rows(predict: Predict, rows: HeldOut, world: World = ALONE) -> Tensor:
-    """float32 [n]: what is predicted for this process's share of the rows."""
+    """float32 [n]: the predictions for this process's share of the rows."""
     predictions = torch.empty(len(rows))
     shown = progress("predicting ratings", len(rows), "ratings", shown=world.is_first)
     with shown as advance:
@@ -73,7 +73,7 @@ def predict_rows(predict: Predict, rows: HeldOut, world: World = ALONE) -> Tenso
 
 
 def stretches(rows: HeldOut) -> Iterator[slice]:
-    """The rows, so many at once as fit a little memory."""
+    """Slices of at most `_ROWS_AT_ONCE` rows, which keep memory small."""
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         yield slice(first, min(first + _ROWS_AT_ONCE, len(rows)))
 
@@ -81,13 +81,13 @@ def stretches(rows: HeldOut) -> Iterator[slice]:
 def sums_of(
     predict: PredictRows, rows: HeldOut, dataset: RatingDataset, world: World = ALONE
 ) -> RatingSums:
-    """Sums of any predictor's errors on some rows.
+    """Sums of a predictor's errors over some rows.
 
     Args:
-        predict: a stretch of the rows -> float32 [n] predictions; not for all rows at once.
+        predict: a slice of the rows -> float32 [n] predictions; called slice by slice.
         rows: this process's share.
-        dataset: theirs.
-        world: processes whose rows count together.
+        dataset: the data set of the rows.
+        world: the processes that share the rows.
     """
     return grouped_sums(predict, rows, dataset, [], world)[0]
 
@@ -99,17 +99,19 @@ def grouped_sums(
     groupings: Sequence[Grouping],
     world: World = ALONE,
 ) -> tuple[RatingSums, list[list[RatingSums]]]:
-    """Sums of any predictor's errors on some rows and on groups of them: the one way to a metric.
+    """Sums of a predictor's errors over some rows and over groups of them.
+
+    All rating metrics come from this function.
 
     Args:
         predict: as in `sums_of`.
         rows: this process's share.
-        dataset: theirs.
-        groupings: divisions of the rows, each for itself.
-        world: processes whose rows count together.
+        dataset: the data set of the rows.
+        groupings: independent divisions of the rows.
+        world: the processes that share the rows.
 
     Returns:
-        The sums over all rows, and for each grouping those of each group.
+        The sums over all rows, and for each grouping the sums of each group.
     """
     weights = class_weights(dataset.level_counts)
     total = RatingSums()
@@ -149,7 +151,7 @@ def rows_of(dataset: RatingDataset, split: str, world: World = ALONE) -> HeldOut
 
 
 def check_split(split: str) -> None:
-    """Refuse the name of no split.
+    """Refuse a name that no split has.
 
     Raises:
         UsageError: there is no such split.
@@ -159,7 +161,7 @@ def check_split(split: str) -> None:
 
 
 def baseline_predictors(dataset: RatingDataset) -> dict[str, Predict]:
-    """The global mean, and mean and biases."""
+    """The predictors `global_mean`, and `bias`: mean + user bias + item bias."""
     biases = dataset.biases
     return {
         "global_mean": lambda users, items: torch.full((len(users),), biases.mean),
@@ -170,7 +172,7 @@ def baseline_predictors(dataset: RatingDataset) -> dict[str, Predict]:
 def baselines(
     dataset: RatingDataset, rows: HeldOut, world: World = ALONE
 ) -> dict[str, dict[str, float | int]]:
-    """Metrics of the global mean, and of mean and biases, on some rows."""
+    """Metrics of the `baseline_predictors` on some rows."""
     return {
         name: sums_of(on_rows(predict, rows), rows, dataset, world).finish()
         for name, predict in baseline_predictors(dataset).items()

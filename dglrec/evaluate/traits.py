@@ -1,4 +1,4 @@
-"""What is known of the items of a list, and of who gets it: popularity, novelty, features."""
+"""Popularity, novelty and diversity of recommended lists, from the items and the users."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,13 @@ from dglrec.metrics import ListSums
 
 
 class ListTraits:
-    """Sums what `ListSums` is made of over users' lists.
+    """Computes `ListSums` of users' lists.
 
     An item without a training rating counts as rated by one user, so that its self-information is
-    finite; an item without features is like no other.
+    finite; the similarity of an item without features to any other is 0.
 
     Args:
-        dataset: whose training ratings say what is popular.
+        dataset: the data set; an item's popularity is the share of training users who rated it.
     """
 
     def __init__(self, dataset: RatingDataset) -> None:
@@ -28,7 +28,7 @@ class ListTraits:
         self._popularity = raters / training_users
         self._information = -np.log2(np.maximum(raters, 1) / training_users)
         self._is_tail = ~head_items(raters)
-        # Of users without training items 0, which is looked at nowhere.
+        # 0 for users without training items, which is never read.
         totals = segment_sums(graph.by_user.offsets, self._popularity, graph.by_user.neighbours)
         self._profiles = totals / np.maximum(rated, 1)
         self._has_profile = rated > 0
@@ -50,9 +50,9 @@ class ListTraits:
         """Sums over n lists of up to k items.
 
         Args:
-            users: int64 [n] whose lists they are.
-            items: int64 [n, k].
-            listed: bool [n, k]; whether a place of the list is taken; if not, any item is there.
+            users: int64 [n] the users of the lists.
+            items: int64 [n, k]; arbitrary where `listed` is false.
+            listed: bool [n, k]; whether a place of the list holds an item.
         """
         sizes = listed.sum(1)
         filled = sizes > 0
@@ -81,9 +81,10 @@ class ListTraits:
         listed: npt.NDArray[np.bool_],
         sizes: npt.NDArray[np.int64],
     ) -> tuple[float, float]:
-        """How many lists hold two items or more, and the sum of their mean cosines.
+        """The number of lists with two items or more, and the sum of their mean cosines.
 
-        All pairs of unit vectors at once: |sum f|^2 = sum |f|^2 + twice the sum over pairs.
+        The sum over all pairs of unit vectors f follows from
+        |sum f|^2 = sum |f|^2 + 2 * (sum over pairs).
         """
         enough = sizes > 1
         if self._features is None or not enough.any():
@@ -94,7 +95,7 @@ class ListTraits:
             places, self._features, mode="sum", per_sample_weights=weights
         )
         lengths = self._features.square().sum(1)
-        own = (lengths[places] * weights).sum(1).double()
+        squares = (lengths[places] * weights).sum(1).double()
         counts = torch.from_numpy(sizes[enough]).double()
-        cosines = (totals.double().square().sum(1) - own) / (counts * (counts - 1))
+        cosines = (totals.double().square().sum(1) - squares) / (counts * (counts - 1))
         return float(np.count_nonzero(enough)), float(cosines.sum())

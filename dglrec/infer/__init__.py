@@ -1,8 +1,8 @@
 """What a trained model says, without sampling: embeddings of all nodes, ratings, best items.
 
-`embed.py` encodes, `predict.py` decodes, `explain.py` asks what a prediction rests on,
-`smoothing.py` how alike nodes become, `similar.py` which items are; `diverse.py` makes lists of
-items that are unlike each other.
+`embed.py` encodes, `predict.py` and `lists.py` decode, `explain.py` finds the ratings that a
+prediction rests on, `smoothing.py` measures how alike nodes become, `similar.py` finds similar
+items, and `diverse.py` makes lists of items that are unlike each other.
 """
 
 from dglrec.infer.diverse import WEIGHT, Diverse, Diversity, likeness_of

@@ -1,16 +1,16 @@
 """Lists whose items are unlike each other: maximal marginal relevance.
 
-A list is made place by place. Of the candidates the next item is the one with the largest
+A list is filled from the first place to the last. Each place takes the candidate with the largest
 
     (1 - w) * relevance - w * similarity to the most similar item that is listed already
 
 (Carbonell and Goldstein, "The use of MMR, diversity-based reranking for reordering documents and
-producing summaries", SIGIR 1998; w is their 1 - lambda). Candidates are the items that would come
-first without it, `POOL` times as many as are wanted. Their relevance is their score, scaled to 0
-for a user's last candidate and 1 for the first, as scores of two models, or of two users, have
-sizes of their own.
+producing summaries", SIGIR 1998; w is their 1 - lambda). The candidates are the best items by
+relevance alone, `POOL` times as many as the list has places. Relevance is the score, scaled for
+each user to 0 at the last candidate and 1 at the first, because the range of scores differs from
+model to model and from user to user.
 
-Shapes: n users, c candidates, k places, I items, D width of what similarity is taken of.
+Shapes: n users, c candidates, k places, I items, D width of the vectors that are compared.
 """
 
 import re
@@ -29,10 +29,10 @@ from dglrec.errors import UsageError
 from dglrec.kernels import ItemLists
 
 POOL = 10
-"""How many times as many candidates there are as places."""
+"""The number of candidates for each place of a list."""
 
 WEIGHT = 0.3
-"""What similarity counts where nobody says; relevance counts the rest to 1."""
+"""The default weight of similarity; relevance has the weight 1 - `WEIGHT`."""
 
 DiverseBy = Literal["genres", "embedding", "series"]
 
@@ -52,17 +52,17 @@ _SEASON = re.compile(
 
 
 Best = Callable[[Tensor, ItemLists, int], tuple[Tensor, Tensor]]
-"""What makes lists: the contract of `Scorer.best`."""
+"""A ranker: a function with the arguments and the result of `Scorer.best`."""
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """What makes items of a list alike, and how much that counts.
+    """How the similarity of a list's items is measured, and how much it counts.
 
     Attributes:
-        by: `genres`, the cosine of their genres; `embedding`, that of the model's embeddings of
-            them; `series`, whether their titles begin alike.
-        weight: of similarity, from 0 to 1; relevance counts the rest.
+        by: `genres`, the cosine of the items' genres; `embedding`, the cosine of the model's
+            embeddings of the items; `series`, whether the titles begin alike.
+        weight: the weight w of similarity, from 0 to 1; relevance has the weight 1 - w.
 
     Raises:
         UsageError: the weight is out of range.
@@ -77,11 +77,11 @@ class Diversity:
 
 
 class Likeness:
-    """How alike items are: the cosine of vectors, or whether two are of the same group.
+    """The similarity of items: the cosine of their vectors, or 1 within a group and 0 otherwise.
 
     Args:
-        vectors: float32 [I, D]; an item with zeros is like no other. Of groups [I, 1], int64: the
-            group of each item, -1 for one that is in none.
+        vectors: float32 [I, D] vectors; the similarity to an item whose vector is 0 is 0. Or
+            int64 [I, 1] the group of each item, -1 for an item without a group.
     """
 
     def __init__(self, vectors: Tensor) -> None:
@@ -94,24 +94,24 @@ class Likeness:
         return self._of.shape[1]
 
     def of(self, items: Tensor) -> Tensor:
-        """What similarity is taken of, [n, c, D], of items int64 [n, c]."""
+        """The vectors or groups, [n, c, D], of items int64 [n, c]."""
         return self._of.index_select(0, items.flatten()).view(*items.shape, -1)
 
-    def between(self, one: Tensor, others: Tensor) -> Tensor:
-        """float32 [n, c]: how like one item of each list, [n, 1, D], the others are, [n, c, D]."""
+    def between(self, item: Tensor, others: Tensor) -> Tensor:
+        """float32 [n, c]: how similar an item of each list, [n, 1, D], is to others, [n, c, D]."""
         if self.is_grouped:
-            same = (one == others) & (one >= 0)
+            same = (item == others) & (item >= 0)
             return same.squeeze(2).float()
-        return (others @ one.transpose(1, 2)).squeeze(2)
+        return (others @ item.transpose(1, 2)).squeeze(2)
 
 
 class Diverse:
-    """Makes lists of another ranker's candidates; see the module.
+    """Makes diverse lists of another ranker's candidates; the module's docstring says how.
 
     Args:
-        best: makes lists by relevance.
-        likeness: of all items that it ranks.
-        weight: of similarity, 0 to 1; with 0 lists are the ranker's.
+        best: the ranker, which makes lists by relevance.
+        likeness: the similarity of all items that it ranks.
+        weight: the weight of similarity, 0 to 1; with 0 the lists are those of the ranker.
     """
 
     def __init__(self, best: Best, likeness: Likeness, weight: float = WEIGHT) -> None:
@@ -119,10 +119,11 @@ class Diverse:
 
     @torch.inference_mode()
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The items of each of n users, in the order of the list, with the ranker's scores.
+        """The lists of n users, with the ranker's scores of their items.
 
-        Args and result as of `Scorer.best`, but that scores need not fall. A shorter list is the
-        beginning of a longer one while both have the least number of candidates.
+        Arguments and result are those of `Scorer.best`, except that the scores need not descend.
+        A shorter list is the beginning of a longer one as long as both draw on the least number of
+        candidates, `_LEAST_POOL`.
         """
         pool = max(POOL * k, _LEAST_POOL)
         step = max(1, _NUMBERS_AT_ONCE // (pool * self._likeness.width))
@@ -142,10 +143,10 @@ class Diverse:
         places = torch.empty(len(scores), count, dtype=torch.int64)
         found = torch.empty(len(scores), count, dtype=scores.dtype)
         for place in range(count):
-            # Of equal ones the first candidate: the more relevant one.
+            # argmax takes the first of equal candidates, which is the most relevant.
             chosen = (worth - self._weight * nearest).argmax(1)
             places[:, place] = chosen
-            # Where nothing is left the list has ended.
+            # The list of a user ends where no candidate remains.
             is_left = worth[rows, chosen] > -torch.inf
             found[:, place] = scores[rows, chosen].masked_fill(~is_left, -torch.inf)
             likeness = self._likeness.between(vectors[rows, chosen].unsqueeze(1), vectors)
@@ -160,14 +161,15 @@ def likeness_of(
     vectors: Tensor | None,
     more: Tensor | None = None,
 ) -> Likeness:
-    """How alike the items of a data set are, and items behind them that it does not hold.
+    """The similarity of a data set's I items, followed by m new items that it does not hold.
 
     Args:
         by: see `Diversity`.
         dataset: the data set.
-        vectors: float32 [I + m, H] the model's embeddings of all these items; None without any.
-        more: float32 [m, F] features of the others; None for none. Of their titles nothing is
-            known, so none is of a series.
+        vectors: float32 [I + m, H] the model's embeddings of all these items; None for a model
+            without embeddings.
+        more: float32 [m, F] features of the new items; None where there are none. Their titles
+            are not known, so none of them belongs to a series.
 
     Raises:
         UsageError: the data set knows no genres, or the model has no embeddings.
@@ -186,8 +188,7 @@ def likeness_of(
     widths = dataset.meta["features"]
     if schema.GENRES not in widths:
         raise UsageError(
-            f"--diverse genres: {dataset.path} knows no genres of its items; take embedding or "
-            "series"
+            f"--diverse genres: {dataset.path} has no genres of its items; take embedding or series"
         )
     first = sum(list(widths.values())[: list(widths).index(schema.GENRES)])
     features = dataset.item_features
@@ -196,7 +197,7 @@ def likeness_of(
 
 
 def _scaled(scores: Tensor, there: Tensor) -> Tensor:
-    """Scores as shares of the way from a row's least to its largest; 1 where they are one."""
+    """Scores scaled to 0 at a row's smallest and 1 at its largest; 1 where the two are equal."""
     least = scores.masked_fill(~there, torch.inf).amin(1, keepdim=True)
     span = scores.amax(1, keepdim=True) - least
     shares = (scores - least) / torch.where(span > 0, span, torch.ones_like(span))
@@ -204,10 +205,10 @@ def _scaled(scores: Tensor, there: Tensor) -> Tensor:
 
 
 def series_of(titles: Sequence[str]) -> Tensor:
-    """Which titles are of one series, int64 [I, 1]: those that begin alike.
+    """The series of each title, int64 [I, 1]: titles that begin alike share a number.
 
-    What makes a season of a series is left away: subtitles, years, numbers behind the name, words
-    such as `2nd Season`, `OVA` and `Movie`. It is a guess, by the title alone.
+    Whatever distinguishes the seasons of a series is removed: subtitles, years, numbers after the
+    name, words such as `2nd Season`, `OVA` and `Movie`. It is a guess from the title alone.
 
     >>> series_of(["Steins;Gate", "Steins;Gate 0", "Mushishi Zoku Shou", "Mushishi"]).tolist()
     [[0], [0], [1], [2]]
@@ -219,7 +220,7 @@ def series_of(titles: Sequence[str]) -> Tensor:
 
 
 def stem_of(title: str) -> str:
-    """What a series' titles have in common; the whole of a title that begins with a season.
+    """The part of a title that a series shares; the whole title where it begins with a season.
 
     >>> stem_of("Code Geass: Hangyaku no Lelouch R2"), stem_of("Rocky III (1982)")
     ('code geass', 'rocky')

@@ -1,6 +1,6 @@
-"""Exact embeddings: every node over all of its training edges, layer by layer, in chunks.
+"""Exact embeddings of all nodes, from all of their training edges, layer by layer, in chunks.
 
-A layer is computed for all nodes before the next one starts, so each edge is read once a layer
+A layer is computed for all nodes before the next layer starts, so each edge is read once a layer
 and no neighbourhood is ever expanded.
 """
 
@@ -19,7 +19,7 @@ from dglrec.blocks import Block, RelationBlock
 from dglrec.distributed import ALONE, World
 from dglrec.graph import Adjacency, EdgeTensors, EdgeTimes, RatingGraph, node_chunks
 from dglrec.infer.smoothing import mean_cosines
-from dglrec.infer.told import Others
+from dglrec.infer.told import RelationMessages
 from dglrec.nn import (
     NO_MESSAGES,
     HeteroEncoder,
@@ -36,23 +36,23 @@ from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 from dglrec.schema import RatingScale
 
 _CHUNK_EDGES = 1 << 21
-_CHUNK_EDGES_OF_MANY = 1 << 19  # a fifth slower, and processes share a machine's memory
+_CHUNK_EDGES_OF_MANY = 1 << 19  # of many processes, which share memory; a fifth slower
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What the encoder makes of every node.
+    """The embeddings of all nodes, with what encoding new users and items needs.
 
     Attributes:
-        nodes: float32 [U, H] and [I, H]; the last layer's.
-        item_layers: float32 [I, H] a layer, inputs first, the last layer's left out: what a user
-            that training never saw is encoded from.
-        lists: what the list head makes of all users, and of all items; None without one.
-        told_users: float32 [U, H] a layer, what users are told along relations beside that of
-            ratings; none where no such relation ends in users.
-        cosines: [2] of the inputs, of each layer and, where they are combined, of what they make:
-            see `mean_cosines`; none where nobody asked.
-        item_network: what items without ratings are made by; None where the encoder makes them.
+        nodes: float32 [U, H] and [I, H]; the encoder's output.
+        item_layers: float32 [I, H] for each layer, the inputs of the first layer first, without the
+            output of the last: the values that a new user is encoded from.
+        lists: the list head's terms of all users and of all items; None without a list head.
+        told_users: float32 [U, H] for each layer, the messages that users receive along relations
+            other than ratings; empty where no such relation ends in users.
+        cosines: `mean_cosines`, [2], of the inputs, of each layer and, where layers are combined,
+            of the combination; empty unless they were asked for.
+        item_network: the network that embeds items without ratings; None where the encoder does.
     """
 
     nodes: NodeValues
@@ -68,7 +68,7 @@ class EncodedNodes(NamedTuple):
 
     Attributes:
         nodes: float32 [n, H], on the embeddings' device.
-        lists: what the list head makes of them; None without one.
+        lists: the list head's terms of the nodes; None without a list head.
     """
 
     nodes: Tensor
@@ -88,13 +88,13 @@ def embed_all(
     """Exact embeddings of all nodes, on the model's device.
 
     Args:
-        model: in whatever mode; dropout is off meanwhile.
+        model: in training or evaluation mode; dropout is off during the call.
         graph: all training ratings.
-        biases: fitted to them.
-        world: processes that each compute a share of the nodes, about equal in edges; all of them
-            end up with all embeddings.
+        biases: fitted to these ratings.
+        world: the processes, each of which computes a share of the nodes, with about equal numbers
+            of edges; every process returns all embeddings.
         directions: of the relations that the model reads.
-        with_cosines: whether to say how alike nodes become layer by layer.
+        with_cosines: whether to compute `Embeddings.cosines`.
     """
     edges_read = 2 * model.config.layers * graph.num_edges // world.size
     shown = progress("embedding all nodes", edges_read, "edges", shown=world.is_first)
@@ -102,16 +102,16 @@ def embed_all(
         nodes = _inputs(model, graph.num_users, biases)
         item_layers, cosines = [], [mean_cosines(nodes)] if with_cosines else []
         results = _Results(model.encoder, nodes)
-        of_users, of_items, others = _edges(model, graph, biases, world, directions)
+        of_users, of_items, relations = _edges(model, graph, biases, world, directions)
         told_users = []
         for number, layer in enumerate(model.encoder.hops):
             item_layers.append(nodes.items)
             of_layer = layer, of_users, of_items, world, advance
-            if others.is_empty:
+            if relations.is_empty:
                 nodes = _hop(nodes, *of_layer)
             else:
                 told = Messages(
-                    *(others.told(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
+                    *(relations.messages_to(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
                 )
                 nodes = _hop(nodes, *of_layer, told)
                 told_users += [] if told.users is None else [told.users]
@@ -140,39 +140,40 @@ def embed_without(
     directions: Sequence[Direction] = (),
     item_network: ItemNetwork | None = None,
 ) -> dict[str, EncodedNodes]:
-    """What users or items would be had a direction told them nothing, by its name.
+    """For each direction by name, its destination nodes encoded without its messages.
 
-    Each has been told nothing along it in any layer; those whose values it reads are as they are.
+    A destination node receives no message along the direction in any layer. The other nodes,
+    whose values it aggregates, keep the embeddings that they have with all directions.
 
     Args:
-        model: as in `embed_all`, and the others likewise.
+        model: as in `embed_all`.
         graph: all training ratings.
-        biases: fitted to them.
-        world: the processes.
+        biases: fitted to these ratings.
+        world: as in `embed_all`.
         directions: of the relations that the model reads.
-        item_network: that of `Embeddings`.
+        item_network: `Embeddings.item_network`.
     """
-    kinds = {one.name: one.destination_type for one in directions}
+    kinds = {direction.name: direction.destination_type for direction in directions}
     edges_read = (2 + len(kinds)) * model.config.layers * graph.num_edges // world.size
     shown = progress("leaving relations out", edges_read, "edges", shown=world.is_first)
     with evaluating(model), shown as advance:
         nodes = _inputs(model, graph.num_users, biases)
-        of_users, of_items, others = _edges(model, graph, biases, world, directions)
+        of_users, of_items, relations = _edges(model, graph, biases, world, directions)
         layers = {
             name: [nodes.users if kind == USER_TYPE else nodes.items]
             for name, kind in kinds.items()
         }
         for number, layer in enumerate(model.encoder.hops):
             for name, kind in kinds.items():
-                told = others.told(number, nodes, kind, without=name)
+                told = relations.messages_to(number, nodes, kind, without=name)
                 to_users = kind == USER_TYPE
                 update = layer.update_users if to_users else layer.update_items
-                given, sources = (of_users, nodes.items) if to_users else (of_items, nodes.users)
+                edges, sources = (of_users, nodes.items) if to_users else (of_items, nodes.users)
                 before = layers[name][-1]
-                of_hop = update, given, before, sources, world, advance
+                of_hop = update, edges, before, sources, world, advance
                 layers[name].append(_update(*of_hop, told=told))
             told_all = Messages(
-                *(others.told(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
+                *(relations.messages_to(number, nodes, kind) for kind in (USER_TYPE, ITEM_TYPE))
             )
             nodes = _hop(nodes, layer, of_users, of_items, world, advance, told_all)
         found = {}
@@ -204,22 +205,25 @@ def embed_new_users(
 ) -> EncodedNodes:
     """Encode n users from ratings that training never saw, as training users are encoded.
 
-    When they gave them is not known here: where older ratings weigh less, theirs weigh the same.
+    The times of the ratings are not known here: a model in which older ratings weigh less gives
+    all of these ratings the same weight.
 
     Args:
         model: the model that made the embeddings.
-        embeddings: exact ones.
-        ratings: of the n users, the neighbours being items of the embeddings.
-        scale: what the codes of the ratings stand for.
-        biases: of these users, as `Biases.of_new_users` makes them.
+        embeddings: exact embeddings of the data set.
+        ratings: of the n users; the neighbours are items of the embeddings.
+        scale: translates the codes of the ratings.
+        biases: of these users, from `Biases.of_new_users`.
         world: as in `embed_all`.
-        features: float32 [n, F] of these users, as `RatingDataset.user_features` has them; None
-            where nothing is known of them.
-        told: float32 [n, H] a layer, what these users are told along other relations; none for
-            nothing. `Embeddings.told_users` has it of the users of the data set.
-        identities: int64 [n] which users of the embeddings they are, whose ratings are now others;
-            None for users that training never saw. What they are, and are told, is known then.
-        shown: whether to show progress; not where this is a step of something that does.
+        features: float32 [n, F] of these users, in the form of `RatingDataset.user_features`; None
+            where no features are known.
+        told: float32 [n, H] for each layer, the messages that these users receive along other
+            relations; empty for no messages. Not read where `identities` are given, as
+            `Embeddings.told_users` has the messages of the data set's users.
+        identities: int64 [n] the same users' rows in the embeddings, where users of the data set
+            come with other ratings than in training: their inputs and their messages along other
+            relations are then those of the data set. None for users that training never saw.
+        shown: whether to show a progress bar; False within a step that shows progress itself.
     """
     device = embeddings.nodes.items.device
     layers = list(zip(model.encoder.hops, embeddings.item_layers, strict=True))
@@ -234,18 +238,20 @@ def embed_new_users(
         else:
             identities = identities.to(device)
             users = model.inputs.users(identities, inputs)
-            told = [one.index_select(0, identities) for one in embeddings.told_users]
+            told = [messages.index_select(0, identities) for messages in embeddings.told_users]
         edges = EdgeTensors.of(ratings, scale, torch.device("cpu"))
-        given = _Given(ratings.offsets, edges, biases, to_users=True)
+        rating_edges = _RatingEdges(ratings.offsets, edges, biases, to_users=True)
         every_layer = [users]
         for number, (layer, items) in enumerate(layers):
             of_layer = told[number] if told else None
-            users = _update(layer.update_users, given, users, items, world, advance, told=of_layer)
+            users = _update(
+                layer.update_users, rating_edges, users, items, world, advance, told=of_layer
+            )
             every_layer.append(users)
         users = model.encoder.combine(every_layer)
         lists = None
         if model.list_head is not None:
-            lists = _list_terms(model, given, users, world)
+            lists = _list_terms(model, rating_edges, users, world)
     return EncodedNodes(users, lists)
 
 
@@ -256,19 +262,19 @@ def embed_new_items(
     others: Sequence[RelationBlock] = (),
     item_network: ItemNetwork | None = None,
 ) -> EncodedNodes:
-    """Encode m items that nobody has rated from what they are.
+    """Encode m items without ratings from their features and labels.
 
     Args:
         model: the model.
         features: float32 [m, F].
-        others: their labels, along the relations that the model reads; see `blocks_of_labels`.
-        item_network: that of `Embeddings`.
+        others: the items' labels along the relations that the model reads; see `blocks_of_labels`.
+        item_network: `Embeddings.item_network`.
     """
     device = next(model.parameters()).device
     with evaluating(model):
         features = model.inputs.chosen(features.to(device))
         if item_network is None:
-            nodes = model.new_items(features, [one.to(device) for one in others])
+            nodes = model.new_items(features, [block.to(device) for block in others])
         else:
             nodes = item_network(features)
         lists = None
@@ -278,24 +284,25 @@ def embed_new_items(
 
 
 def _item_network(model: RatingModel, biases: Biases, items: Tensor) -> ItemNetwork | None:
-    """What maps features to the embeddings of rated items; None where the encoder does."""
+    """The network that embeds items from their features; None where the encoder does that."""
     if model.config.new_items == "encoder":
         return None
-    # A vector of few ratings says little of its item, and counts as much as it does in the model.
+    # An embedding of few ratings says little about its item. It gets the weight in the fit that
+    # the item's identity vector gets in the model.
     degrees = biases.item_degrees.to(items.device)
     importance = degrees / (degrees + model.config.identity_damping).clamp(min=1)
     return fit_item_network(model.inputs.features, items, importance)
 
 
 def _mapped(model: RatingModel, biases: Biases, items: Tensor, network: ItemNetwork) -> Tensor:
-    """Embeddings of all items, those without ratings made of their features."""
+    """Embeddings of all items; the network makes those of items without ratings."""
     new = (biases.item_degrees == 0).to(items.device)
     return items.masked_scatter(new.unsqueeze(1), network(model.inputs.features[new]))
 
 
 @contextmanager
 def evaluating(model: RatingModel) -> Iterator[None]:
-    """Without dropout, whatever mode the model is in before and after."""
+    """Evaluation mode, without dropout, for the block; then the mode that the model was in."""
     training = model.training
     model.eval()
     try:
@@ -305,7 +312,7 @@ def evaluating(model: RatingModel) -> Iterator[None]:
 
 
 def _inputs(model: RatingModel, num_users: int, biases: Biases) -> NodeValues:
-    """What all nodes are before any message."""
+    """The inputs of the first layer, of all nodes."""
     device = next(model.parameters()).device
     users = model.inputs.users(
         torch.arange(num_users, device=device), biases.user_inputs(slice(None)).to(device)
@@ -319,39 +326,43 @@ def _edges(
     biases: Biases,
     world: World,
     directions: Sequence[Direction],
-) -> tuple["_Given", "_Given", Others]:
-    """All edges that end in users, those that end in items, and those of other relations."""
-    near = graph.where(next(model.parameters()).device)
-    by_user, by_item = graph.on(near)
-    times = graph.times_on(near) if model.config.reads_times else (None, None)
+) -> tuple["_RatingEdges", "_RatingEdges", RelationMessages]:
+    """The ratings as edges to users, the ratings as edges to items, and the other relations."""
+    device = graph.where(next(model.parameters()).device)
+    by_user, by_item = graph.on(device)
+    times = graph.times_on(device) if model.config.reads_times else (None, None)
     return (
-        _Given(graph.by_user.offsets, by_user, biases.to(near), to_users=True, times=times[0]),
-        _Given(graph.by_item.offsets, by_item, biases.to(near), to_users=False, times=times[1]),
-        Others(model, directions, near, world),
+        _RatingEdges(
+            graph.by_user.offsets, by_user, biases.to(device), to_users=True, times=times[0]
+        ),
+        _RatingEdges(
+            graph.by_item.offsets, by_item, biases.to(device), to_users=False, times=times[1]
+        ),
+        RelationMessages(model, directions, device, world),
     )
 
 
 def _item_terms(model: RatingModel, biases: Biases, items: Tensor) -> ListTerms:
-    """What the list head makes of all items."""
+    """The list head's terms of all items."""
     assert model.list_head is not None
     inputs = biases.item_inputs(slice(None)).to(items.device)
     return model.list_head.of_items(items, inputs, model.list_head.every_row().own)
 
 
 class _Results:
-    """The layers' results that the encoder combines: of `last` the last one alone is kept."""
+    """The layers' values that the encoder combines; `last` keeps those of the last layer only."""
 
     def __init__(self, encoder: HeteroEncoder, inputs: NodeValues) -> None:
         self._encoder, self._values = encoder, [inputs]
 
     def add(self, values: NodeValues) -> None:
-        """Those of the next layer."""
+        """Add the values of the next layer."""
         if self._encoder.combination == "last":
             self._values.clear()
         self._values.append(values)
 
     def combined(self) -> NodeValues:
-        """What the encoder makes of all layers."""
+        """The encoder's combination of all layers."""
         combine = self._encoder.combine
         return NodeValues(
             combine([values.users for values in self._values]),
@@ -360,15 +371,15 @@ class _Results:
 
 
 @dataclass(frozen=True)
-class _Given:
-    """The edges that end in the nodes of one type, and what of their ratings biases explain.
+class _RatingEdges:
+    """The ratings as edges to the nodes of one type, with the biases that centre them.
 
     Attributes:
-        offsets: int64 [N + 1], on the host.
-        edges: the same and all else, here or on the device.
-        biases: where the edges are.
-        to_users: whether the nodes are users.
-        times: when the ratings were given; None where the model does not ask for that.
+        offsets: int64 [N + 1], on the CPU.
+        edges: on the CPU or on the model's device.
+        biases: on the same device as the edges.
+        to_users: whether the destination nodes are users.
+        times: the times of the ratings; None where the model does not read them.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -378,7 +389,7 @@ class _Given:
     times: EdgeTimes | None = None
 
     def block(self, first: int, last: int) -> Block:
-        """All edges of the nodes first..last-1, their sources being all nodes of the other type."""
+        """All edges of nodes first..last-1; their sources number all nodes of the other type."""
         edges, biases = self.edges, self.biases
         low, high = int(self.offsets[first]), int(self.offsets[last])
         offsets = edges.offsets[first : last + 1] - low
@@ -386,8 +397,8 @@ class _Given:
         residuals = edges.ratings(slice(low, high))
         degrees = edges.counts[first:last]
         nodes = torch.arange(first, last, device=offsets.device)
-        own = torch.repeat_interleave(nodes, degrees, output_size=high - low)
-        users, items = (own, neighbours) if self.to_users else (neighbours, own)
+        destinations = torch.repeat_interleave(nodes, degrees, output_size=high - low)
+        users, items = (destinations, neighbours) if self.to_users else (neighbours, destinations)
         residuals -= biases.predict(users, items)
         others = biases.item_degrees if self.to_users else biases.user_degrees
         ages = None
@@ -396,30 +407,30 @@ class _Given:
         return Block(offsets, neighbours, residuals, degrees.float(), others, ages=ages)
 
 
-def _list_terms(model: RatingModel, given: _Given, users: Tensor, world: World) -> ListTerms:
-    """What the list head makes of users with all of their edges."""
+def _list_terms(model: RatingModel, edges: _RatingEdges, users: Tensor, world: World) -> ListTerms:
+    """The list head's terms of users, from all of their edges."""
     head = model.list_head
     assert head is not None
     factors = users.new_empty(len(users), head.width)
     rows = head.every_row()
 
-    def update(block: Block, sources: Tensor, own: Tensor) -> Tensor:
-        return head.of_users(own, block if head.reads_items else None, rows).factors
+    def update(block: Block, sources: Tensor, values: Tensor) -> Tensor:
+        return head.of_users(values, block if head.reads_items else None, rows).factors
 
-    _update(update, given, users, users, world, lambda count: None, factors)
+    _update(update, edges, users, users, world, lambda count: None, factors)
     return ListTerms(factors, factors.new_zeros(len(factors)))
 
 
 def _hop(
     nodes: NodeValues,
     layer: Layer,
-    of_users: _Given,
-    of_items: _Given,
+    of_users: _RatingEdges,
+    of_items: _RatingEdges,
     world: World,
     advance: Advance,
     told: Messages = NO_MESSAGES,
 ) -> NodeValues:
-    """What a layer makes of all nodes."""
+    """A layer's new values of all nodes."""
     return NodeValues(
         _update(
             layer.update_users, of_users, nodes.users, nodes.items, world, advance, told=told.users
@@ -432,27 +443,27 @@ def _hop(
 
 def _update(
     update: Callable[..., Tensor],
-    given: _Given,
-    own: Tensor,
+    edges: _RatingEdges,
+    nodes: Tensor,
     sources: Tensor,
     world: World,
     advance: Advance,
     out: Tensor | None = None,
     told: Tensor | None = None,
 ) -> Tensor:
-    """One layer's new values of all nodes of a type, from all their edges; into `out` if given.
+    """A layer's new values of all nodes of one type, from all of their edges; into `out` if given.
 
-    `told` is what comes to them along other relations, None for nothing.
+    `told` holds the messages that the nodes receive along other relations, None for no messages.
     """
-    offsets = given.offsets
-    out = torch.empty_like(own) if out is None else out
+    offsets = edges.offsets
+    out = torch.empty_like(nodes) if out is None else out
     bounds = world.cut(torch.from_numpy(offsets[1:]))
     start, end = bounds[world.rank], bounds[world.rank + 1]
-    edges = _CHUNK_EDGES if world.size == 1 else _CHUNK_EDGES_OF_MANY
-    for first, last in node_chunks(offsets[start : end + 1], edges):
+    chunk_edges = _CHUNK_EDGES if world.size == 1 else _CHUNK_EDGES_OF_MANY
+    for first, last in node_chunks(offsets[start : end + 1], chunk_edges):
         first, last = start + first, start + last
-        block = given.block(first, last).to(own.device)
-        values = own[first:last]
+        block = edges.block(first, last).to(nodes.device)
+        values = nodes[first:last]
         if told is None:
             out[first:last] = update(block, sources, values)
         else:

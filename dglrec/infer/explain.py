@@ -1,13 +1,14 @@
-"""What a predicted rating rests on: the user's rated items without which it would be lower.
+"""The reasons for a predicted rating: the user's rated items without which it would be lower.
 
-The contribution of a rated item j to the prediction for an item i is the prediction as it is, less
-the prediction for the same user had it not rated j (leave-one-out influence; Cook and Weisberg,
-"Residuals and influence in regression", 1982): bias, degree, residuals and messages of all layers
-are those of the other ratings, and the items are left as they are. Predictions are those before
-clipping. It is exact but for rounding, and costs little more than encoding a user once a rating:
-what all ratings send is summed once, and what one sent is taken off.
+The contribution of a rated item j to the prediction for an item i is the prediction minus the
+prediction for the same user without the rating of j (leave-one-out influence; Cook and Weisberg,
+"Residuals and influence in regression", 1982). Without the rating, the user's bias, degree,
+residuals and messages of all layers come from the other ratings; the items stay unchanged.
+Predictions are taken before clipping. The result is exact but for rounding, and costs little more
+than encoding the user once for each rating: the messages of all ratings are summed once, and the
+message of each rating is subtracted from the sum.
 
-Shapes: n users with K ratings together, k items predicted for each, H embedding size.
+Shapes: n users with K ratings in total, k items predicted for each, H embedding size.
 """
 
 from dataclasses import dataclass
@@ -32,20 +33,20 @@ from dglrec.nn import ConvolutionLayer, RatingModel, SAGEConv, aggregate
 from dglrec.schema import RatingScale
 
 REASONS = 3
-"""How many reasons an explanation gives at most."""
+"""The largest number of reasons in an explanation."""
 
-_EDGES = 1 << 14  # whose embeddings stay in the second-level cache
-_EDGES_OF_SQUARES = 1 << 12  # of which each fills a square
+_EDGES = 1 << 14  # at a time: their embeddings stay in the second-level cache
+_EDGES_OF_SQUARES = 1 << 12  # at a time, where each edge needs a W x W matrix
 _PAIRS = 1 << 20
-_ROUNDING = 1e-5  # of a rating: what is less says nothing
+_ROUNDING = 1e-5  # in ratings: smaller contributions are rounding errors
 
 
 class Reasons(NamedTuple):
-    """For each of n users and k items predicted for it, the rated items that contributed most.
+    """The R rated items that contributed most to each prediction, for n users and k items each.
 
     Attributes:
-        items: int32 [n, k, R]; -1 where there are fewer that contributed at all.
-        contributions: float32 [n, k, R]; largest first, above 0; in ratings.
+        items: int32 [n, k, R]; -1 where fewer than R items contributed.
+        contributions: float32 [n, k, R]; in ratings, largest first; 0 where there is no item.
     """
 
     items: npt.NDArray[np.int32]
@@ -57,12 +58,14 @@ class Rated:
     """Users, and the ratings that they are encoded from.
 
     Attributes:
-        ratings: of U users, by item of the data set.
-        scale: what the codes of the ratings stand for.
+        ratings: of U users; the neighbours are items of the data set.
+        scale: translates the codes of the ratings.
         biases: of these users.
-        identities: int64 [U] what the model knows each user as; None for users it never saw.
-        features: float32 [U, F] what is known of users that it never saw; None for nothing.
-        told: float32 [U, H] a layer, what their labels tell such users; none for nothing.
+        identities: int64 [U] the users' numbers in the data set; None for users that training
+            never saw.
+        features: float32 [U, F] of users that training never saw; None without features.
+        told: float32 [U, H] for each layer, the messages that such users receive from their
+            labels; empty for no messages.
     """
 
     ratings: Adjacency
@@ -73,39 +76,40 @@ class Rated:
     told: tuple[Tensor, ...] = ()
 
     def of_new_users(self, model: RatingModel, users: Tensor) -> Tensor | None:
-        """float32 [n, F] what the model reads of n users that it never saw; None for nothing."""
+        """float32 [n, F] the features that the model reads of new users; None without features."""
         if self.features is None:
             return None
         return model.inputs.chosen_of_users(self.features[users])
 
 
 def check_explainable(model: RatingModel) -> None:
-    """Refuse a model whose ratings cannot be left out in closed form.
+    """Refuse a model from whose users a rating cannot be left out in closed form.
 
     Raises:
-        UsageError: it attends, or weighs ratings by their age, so that each message depends on all
-            others; or its convolution or combination is another than those that are left out.
+        UsageError: the model uses attention, or weighs ratings by their age, so that each message
+            depends on all others; or it has a convolution, aggregator or combination for which
+            there is no closed form here.
     """
     if model.config.convolution != "sage":
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.convolution="
-            f"{model.config.convolution} has none of; train with sage"
+            "explanations leave out each rating in closed form, and there is none for "
+            f"model.convolution={model.config.convolution}; train with sage"
         )
     if model.config.combination != "last":
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.combination="
-            f"{model.config.combination} has none of; train with last"
+            "explanations leave out each rating in closed form, and there is none for "
+            f"model.combination={model.config.combination}; train with last"
         )
     if model.config.reads_times:
         name = "time_decay" if model.config.time_decay else "time_trend"
         raise UsageError(
-            f"explanations leave out each rating in closed form, which model.{name} has none of; "
-            "train without it"
+            "explanations leave out each rating in closed form, and there is none with "
+            f"model.{name}; train without it"
         )
     if model.config.aggregator in ("attention", "lstm"):
         raise UsageError(
-            "explanations leave out each rating in closed form, which model.aggregator="
-            f"{model.config.aggregator} has none of; train with mean, sum or pool"
+            "explanations leave out each rating in closed form, and there is none for "
+            f"model.aggregator={model.config.aggregator}; train with mean, sum or pool"
         )
 
 
@@ -120,22 +124,22 @@ def find_reasons(
     items: Tensor,
     count: int = REASONS,
 ) -> Reasons:
-    """Find what predictions rest on.
+    """Find the rated items that contribute most to each prediction.
 
     An item is no reason for itself.
 
     Args:
         model: the model that made the embeddings.
-        embeddings: exact ones, of the data set.
-        scorer: what the items were chosen by; it knows the users and the items.
-        rated: what the users are made of.
+        embeddings: exact embeddings of the data set.
+        scorer: the scorer that chose the items; it knows the users and the items.
+        rated: the ratings that the users are encoded from.
         users: int64 [n] rows of `rated`.
-        places: int64 [n] the same users as the scorer numbers them.
-        items: int64 [n, k] what is predicted for each.
-        count: R, how many reasons at most.
+        places: int64 [n] the same users' rows in the scorer.
+        items: int64 [n, k] the items predicted for each user.
+        count: R, the largest number of reasons for a prediction.
 
     Raises:
-        UsageError: the model's attention would have to be computed anew for each rating.
+        UsageError: see `check_explainable`.
     """
     check_explainable(model)
     shape = (*items.shape, count)
@@ -148,7 +152,7 @@ def find_reasons(
         hops = [_Hop(layer, values) for layer, values in layers]
         first = 0
         while first < len(users):
-            # The users whose ratings fit, and one at least.
+            # As many users as have `_EDGES` ratings together, and at least one user.
             before = int(ends[first - 1]) if first else 0
             last = max(first + 1, int(torch.searchsorted(ends, before + _EDGES, right=True)))
             part, first = slice(first, last), last
@@ -156,29 +160,30 @@ def find_reasons(
             if not len(rated_items):
                 continue
             owners = torch.repeat_interleave(torch.arange(len(users[part])), block.offsets.diff())
-            near = inputs.to(device)
+            inputs_on_device = inputs.to(device)
             if rated.identities is None:
                 known = rated.of_new_users(model, users[part])
                 known = None if known is None else known[owners].to(device)
-                values = model.inputs.new_users(near, known)
+                values = model.inputs.new_users(inputs_on_device, known)
             else:
-                values = model.inputs.users(rated.identities[users[part]][owners].to(device), near)
+                identities = rated.identities[users[part]][owners].to(device)
+                values = model.inputs.users(identities, inputs_on_device)
             on_device = block.to(device), owners.to(device), shifts.to(device)
             for number, hop in enumerate(hops):
                 told = rated.told[number][users[part].to(device)] if rated.told else None
                 if embeddings.told_users and rated.identities is not None:
                     told = embeddings.told_users[number][rated.identities[users[part]].to(device)]
                 values = hop.without_each(values, *on_device, told)
-            left = LeftOut(*on_device, inputs[:, 0], owners, rated.ratings, users[part])
+            left_out = LeftOut(*on_device, inputs[:, 0], owners, rated.ratings, users[part])
             step = max(1, _PAIRS // len(rated_items))
             for column in range(0, items.shape[1], step):
-                few = items[part, column : column + step]
-                without = scorer.without_each(left, values, few)
-                flat = places[part].repeat_interleave(few.shape[1]), few.flatten()
-                lost = scorer.pairs(*flat).view_as(few)[owners] - without
-                lost[rated_items.unsqueeze(1) == few[owners]] = 0.0
-                lost[lost < _ROUNDING] = 0.0
-                entries, largest = pick_largest(block.offsets.numpy(), lost.numpy(), count)
+                predicted = items[part, column : column + step]
+                without = scorer.without_each(left_out, values, predicted)
+                pairs = places[part].repeat_interleave(predicted.shape[1]), predicted.flatten()
+                contributions = scorer.pairs(*pairs).view_as(predicted)[owners] - without
+                contributions[rated_items.unsqueeze(1) == predicted[owners]] = 0.0
+                contributions[contributions < _ROUNDING] = 0.0
+                entries, largest = pick_largest(block.offsets.numpy(), contributions.numpy(), count)
                 found = entries >= 0
                 columns = slice(column, column + step)
                 out.items[part, columns][found] = rated_items.numpy()[entries[found]]
@@ -187,11 +192,11 @@ def find_reasons(
 
 
 def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, Tensor]:
-    """The ratings of n users, and for each of them what the user would be known by without it.
+    """The ratings of n users, and the user's inputs without each of them.
 
     Returns:
-        All K ratings; float32 [K, 3] `Biases.inputs` without each; float32 [K] by how much the
-        bias would be higher; int64 [K] the rated items.
+        All K ratings; float32 [K, 3] the user's `Biases.inputs` without each rating; float32 [K]
+        by how much the user's bias is higher without it; int64 [K] the rated items.
     """
     ratings, biases = rated.ratings, rated.biases
     owners, entries = entries_of(ratings.offsets, users)
@@ -201,19 +206,19 @@ def _without_each(rated: Rated, users: Tensor) -> tuple[Block, Tensor, Tensor, T
     degrees = starts[users + 1] - starts[users]
     offsets = torch.cat((torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)))
     bias = biases.users[users]
-    beyond = torch.from_numpy(rated.scale.decode(codes)) - biases.mean - biases.items[items]
-    # A bias is a damped mean of what ratings have beyond the items' own.
+    above_item = torch.from_numpy(rated.scale.decode(codes)) - biases.mean - biases.items[items]
+    # A user's bias is the damped mean of rating - mean - item bias.
     sums = bias * (degrees + biases.damping.users)
-    left = degrees[owners] - 1
-    other_bias = (sums[owners] - beyond) / (left + biases.damping.users)
-    block = Block(offsets, items, beyond - bias[owners], degrees.float())
-    squares = biases.user_squares[users][owners] - beyond.square()
-    inputs = biases.inputs(other_bias, left.float(), squares, biases.damping.users)
+    other_degrees = degrees[owners] - 1
+    other_bias = (sums[owners] - above_item) / (other_degrees + biases.damping.users)
+    block = Block(offsets, items, above_item - bias[owners], degrees.float())
+    squares = biases.user_squares[users][owners] - above_item.square()
+    inputs = biases.inputs(other_bias, other_degrees.float(), squares, biases.damping.users)
     return block, inputs, other_bias - bias[owners], items
 
 
 class _Hop:
-    """A layer's way to users, with what each item sends along it, whomever to."""
+    """The part of a layer that updates users, with the message of each item computed once."""
 
     def __init__(self, layer: ConvolutionLayer, items: Tensor) -> None:
         bare = layer.to_users.bare
@@ -228,29 +233,30 @@ class _Hop:
 
     def without_each(
         self,
-        own: Tensor,
+        previous: Tensor,
         block: Block,
         owners: Tensor,
         shifts: Tensor,
         told: Tensor | None = None,
     ) -> Tensor:
-        """Users without each of their ratings, float32 [K, H].
+        """The layer's values of the users without each of their ratings, float32 [K, H].
 
         Args:
-            own: float32 [K, H] what the users were without each, a hop before.
+            previous: float32 [K, H] the previous layer's values of the users without each rating.
             block: the K ratings.
-            owners: int64 [K] whose they are.
-            shifts: float32 [K] by how much their biases would be higher.
-            told: float32 [n, H] what the users are told along other relations; None for nothing.
+            owners: int64 [K] the user of each rating, as a row of the block.
+            shifts: float32 [K] by how much the user's bias is higher without the rating.
+            told: float32 [n, H] the messages that the users receive along other relations; None
+                for no messages.
         """
-        out: Tensor = self.bare.own(own) + self._bare(block, owners)
+        out: Tensor = self.bare.own(previous) + self._bare(block, owners)
         if self.rated is not None and self.weighed is not None:
             out = out + _weighed(block, self.weighed, owners, shifts, self.rated.damping)
         if told is not None:
             out = out + told[owners]
         out = self.activated(out)
         if self.residual:
-            out = out + own
+            out = out + previous
         if self.refinement is not None and self.refining is not None:
             guess = self.refinement.guess(out)
             delta = _refit(block, self.refining, guess, owners, shifts, self.refinement.damping)
@@ -268,7 +274,7 @@ class _Hop:
 
 
 def _maximum_without_each(block: Block, messages: Tensor, owners: Tensor) -> Tensor:
-    """The largest of the other edges' messages, which are 0 or more, unit by unit; [K, H]."""
+    """For each edge the maximum of its user's other messages, which are >= 0, by unit; [K, H]."""
     largest = aggregate(block, messages, "max")
     of_edges = messages[block.neighbours]
     is_largest = of_edges == largest[owners]
@@ -282,10 +288,11 @@ def _maximum_without_each(block: Block, messages: Tensor, owners: Tensor) -> Ten
 def _weighed(
     block: Block, messages: Tensor, owners: Tensor, shifts: Tensor, damping: Tensor
 ) -> Tensor:
-    """`RatingConv` without each edge, the others' residuals being what they are then; [K, H]."""
-    left = block.degrees[owners] - 1
-    others = _others_ratings(block, messages, owners, shifts)
-    return damp_means(others / left.clamp(min=1).unsqueeze(1), left, damping)
+    """`RatingConv` without each edge, with the other edges' residuals recomputed; [K, H]."""
+    other_degrees = block.degrees[owners] - 1
+    sums = _others_ratings(block, messages, owners, shifts)
+    means = sums / other_degrees.clamp(min=1).unsqueeze(1)
+    return damp_means(means, other_degrees, damping)
 
 
 def _refit(
@@ -293,9 +300,9 @@ def _refit(
 ) -> Tensor:
     """`fit_ridge` without each edge; [K, W].
 
-    The sums of e q and of q q^T both lose one term. As in `fit_ridge`, sums and what is solved with
-    them are float64: where sources are nearly alike the damping alone keeps the sums of q q^T from
-    being singular, and float32 would lose it.
+    Leaving out an edge takes one term off the sum of e q and off the sum of q q^T. As in
+    `fit_ridge`, the sums and the linear systems are float64: where the sources are nearly alike,
+    only the damping keeps the sum of q q^T from being singular, and float32 would lose it.
     """
     dtype = guess.dtype
     sources, guess, damping = sources.double(), guess.double(), damping.double()
@@ -308,14 +315,14 @@ def _refit(
     out = _others_ratings(block, sources, owners, shifts)
     for edges in every.split(_EDGES_OF_SQUARES):
         rows = of_edges[edges]
-        left = squares[owners[edges]] - rows.unsqueeze(2) * rows.unsqueeze(1)
-        right = out[edges].unsqueeze(2) - left @ guess[edges].unsqueeze(2)
-        out[edges] = torch.linalg.solve(left + torch.diag(damping), right).squeeze(2)
+        matrices = squares[owners[edges]] - rows.unsqueeze(2) * rows.unsqueeze(1)
+        right_sides = out[edges].unsqueeze(2) - matrices @ guess[edges].unsqueeze(2)
+        out[edges] = torch.linalg.solve(matrices + torch.diag(damping), right_sides).squeeze(2)
     return out.to(dtype)
 
 
 def _others_ratings(block: Block, sources: Tensor, owners: Tensor, shifts: Tensor) -> Tensor:
-    """For each edge the sum over a user's other edges of e q, e being what it is then; [K, W]."""
+    """For each edge the sum of e q over its user's other edges, with e recomputed; [K, W]."""
     of_edges = sources[block.neighbours]
     plain = aggregate(block, sources, "sum")[owners] - of_edges
     weighed = aggregate(block, sources, "sum", block.residuals)[owners]

@@ -1,4 +1,4 @@
-"""Sparse item-item weights beside the list head's vectors: what a user's items say of others.
+"""Sparse item-item weights, whose scores are added to those of the list head.
 
 s_ui += sum over the user's items j of value(r_uj) W_ji
 """
@@ -6,7 +6,7 @@ s_ui += sum over the user's items j of value(r_uj) W_ji
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ItemWeights:
-    """For each item j the items i that it speaks for, and how strongly.
+    """For each item j the items i whose scores it raises or lowers, with the weights W_ji.
 
     Attributes:
-        offsets: int64 [I + 1].
-        items: int32 [N], i, ascending for each j.
-        weights: float32 [N], W_ji times the scale at which they are added to scores.
-        values: float32 [levels]; what a rating of each level counts.
+        offsets: int64 [I + 1]; row j is `offsets[j]:offsets[j + 1]`.
+        items: int32 [N], i, ascending in each row.
+        weights: float32 [N], W_ji times the factor with which they are added to scores.
+        values: float32 [levels]; value(r) of each level of the rating scale.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -40,10 +40,10 @@ class ItemWeights:
     def checked(
         cls, arrays: Mapping[str, npt.NDArray[Any]], *, num_items: int, levels: int
     ) -> "ItemWeights":
-        """Those of a file.
+        """The weights in the arrays of a file.
 
         Raises:
-            ValueError: they are not weights of so many items and levels.
+            ValueError: the arrays are not item weights of so many items and levels.
         """
         wanted = {"offsets": np.int64, "items": np.int32, "weights": np.float32}
         wanted["values"] = np.float32
@@ -63,16 +63,16 @@ class ItemWeights:
             raise ValueError("does not fit the data set")
         if len(items) and not 0 <= items.min() <= items.max() < num_items:
             raise ValueError(f"names items {items.min()} to {items.max()} of {num_items}")
-        # Whoever looks for an item in a row searches it by halves.
+        # Readers look for an item in a row by binary search.
         falls = np.flatnonzero(items[1:] <= items[:-1]) + 1
         if len(falls) and not np.isin(falls, offsets).all():
             raise ValueError("names items of a row out of order")
         if not (np.isfinite(weights).all() and np.isfinite(values).all()):
-            raise ValueError("holds weights that are no finite numbers")
+            raise ValueError("holds weights that are not finite numbers")
         return cls(offsets, items, weights, values)
 
     def of_each(self, rated: Adjacency, users: Tensor, items: Tensor) -> Tensor:
-        """What each rating of n users adds to the scores of their items, float32 [K, k].
+        """What each of the K ratings of n users adds to the scores of k items, float32 [K, k].
 
         Args:
             rated: the users' ratings.
@@ -96,11 +96,11 @@ class ItemWeights:
 
 @dataclass(frozen=True)
 class ItemItems:
-    """Item-item weights, and the users whose items speak.
+    """Item-item weights, and the users to whose scores they are added.
 
     Attributes:
         weights: of I items.
-        rated: of U users; their items are among the I.
+        rated: the ratings of U users; their items are among the I.
     """
 
     weights: ItemWeights
@@ -119,19 +119,19 @@ class ItemItems:
 
     def pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """float32 [n]: what is added to the scores of n pairs."""
-        near, places = torch.unique(users, return_inverse=True)
+        distinct, places = torch.unique(users, return_inverse=True)
         count = len(self.weights.offsets) - 1
         out = torch.zeros(len(users))
         known = items < count
         step = max(1, (1 << 24) // count)
-        for first in range(0, len(near), step):
-            rows = torch.from_numpy(self._all(near[first : first + step]))
+        for first in range(0, len(distinct), step):
+            rows = torch.from_numpy(self._all(distinct[first : first + step]))
             here = ((places >= first) & (places < first + step) & known).nonzero().squeeze(1)
             out[here] = rows[places[here] - first, items[here]]
         return out
 
     def with_rated(self, rated: Adjacency) -> "ItemItems":
-        """The same weights, and other users."""
+        """The same weights, with other users."""
         return ItemItems(self.weights, rated)
 
     def rows_at(self, users: Tensor, items: Tensor) -> Tensor:
@@ -147,32 +147,45 @@ class ItemItems:
         if len(rows) and (rows.min() < 0 or rows.max() >= rated.num_nodes):
             raise IndexError(f"users {rows.min()} to {rows.max()}: there are {rated.num_nodes}")
         out = np.zeros((len(rows), count), dtype=np.float32)
-        arrays = (
-            rows,
-            rated.offsets,
-            rated.neighbours,
-            rated.codes,
-            weights.offsets,
-            weights.items,
-            weights.weights,
-            weights.values,
-        )
+        ratings = _Ratings(rated.offsets, rated.neighbours, rated.codes)
+        rows_of_items = _WeightRows(weights.offsets, weights.items, weights.weights, weights.values)
         work = len(rows) * count
         run_side_by_side(
-            [partial(_add, *arrays, out, low, high) for low, high in parts_of(len(rows), work)]
+            [
+                partial(_add, rows, ratings, rows_of_items, out, low, high)
+                for low, high in parts_of(len(rows), work)
+            ]
         )
         return out
 
 
+class _Ratings(NamedTuple):
+    """An `Adjacency` by user, as the compiled loop takes it."""
+
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    codes: npt.NDArray[Any]
+
+
+class _WeightRows(NamedTuple):
+    """`ItemWeights`, as the compiled loop takes them."""
+
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    weights: Floats
+    values: Floats
+
+
 @compiled
-def _add(users, offsets, neighbours, codes, starts, items, weights, values, out, low, high):  # type: ignore[no-untyped-def]
+def _add(users, ratings, weights, out, low, high):  # type: ignore[no-untyped-def]
+    """Add the weighted rows of the users' items to `out[low:high]`."""
     for row in range(low, high):
         user = users[row]
         scores = out[row]
-        for e in range(offsets[user], offsets[user + 1]):
-            value = values[codes[e]]
+        for edge in range(ratings.offsets[user], ratings.offsets[user + 1]):
+            value = weights.values[ratings.codes[edge]]
             if value == 0:
                 continue
-            j = neighbours[e]
-            for n in range(starts[j], starts[j + 1]):
-                scores[items[n]] += value * weights[n]
+            item = ratings.items[edge]
+            for n in range(weights.offsets[item], weights.offsets[item + 1]):
+                scores[weights.items[n]] += value * weights.weights[n]

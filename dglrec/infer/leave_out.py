@@ -1,4 +1,4 @@
-"""Ratings that are left out one by one, to see what a prediction rests on."""
+"""The ratings that explanations leave out in turn."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ class LeftOut(NamedTuple):
 
     Attributes:
         block: the ratings, on the model's device.
-        owners: int64 [K] whose they are, on the model's device.
-        shifts: float32 [K] by how much the user's bias is higher without the rating, likewise.
-        bias: float32 [K] the user's bias without it.
+        owners: int64 [K] the user of each rating, 0..n-1, on the model's device.
+        shifts: float32 [K] by how much the user's bias is higher without the rating, on the
+            model's device.
+        bias: float32 [K] the user's bias without the rating, on the CPU.
         owners_here: `owners` on the CPU.
-        ratings: of all users that may be asked for.
+        ratings: of all users that explanations may be asked for.
         users: int64 [n] rows of `ratings`.
     """
 

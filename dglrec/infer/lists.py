@@ -1,4 +1,4 @@
-"""The list head's scores of all items -> the best of them for each user."""
+"""The list head's scores of pairs, and the best items of a catalogue by these scores."""
 
 from functools import cached_property
 
@@ -14,21 +14,21 @@ from dglrec.kernels import ItemLists, Terms, Tiles, rank_items, runs_compiled
 from dglrec.nn import ListHead, ListTerms, score_lists
 
 _PAIRS_AT_ONCE = 1 << 18
-_SCORES_AT_ONCE = 1 << 26  # that a GPU keeps: 256 MiB
+_SCORES_AT_ONCE = 1 << 26  # 256 MiB on a GPU
 
 
 class ListScorer:
-    """Orders the items of a catalogue for users, by the list head.
+    """Ranks the items of a catalogue for users by the list head's scores.
 
     Args:
-        of_users: of U users.
-        of_items: of I items.
+        of_users: the list head's terms of U users.
+        of_items: the list head's terms of I items.
         catalogue: int64 [C] the items to choose the best from, ascending; None for all.
-        item_items: what is added to the list head's scores; None for nothing.
-        head: the list head, which leaving out ratings needs.
+        item_items: adds its scores to those of the list head; None without item-item weights.
+        head: the list head; only `without_each` needs it.
 
     Raises:
-        DglrecError: a score would not be finite.
+        DglrecError: a term is not finite.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ListScorer:
         item_items: ItemItems | None = None,
         head: ListHead | None = None,
     ) -> None:
-        # A NaN compares as no better than anything: it would leave lists short without a word.
+        # Every comparison with NaN is false: lists would silently come out short.
         if not all(bool(table.isfinite().all()) for table in (*of_users, *of_items)):
             raise DglrecError(NOT_FINITE)
         self._users, self._items, self._item_items = of_users, of_items, item_items
@@ -50,12 +50,12 @@ class ListScorer:
 
     @property
     def catalogue_size(self) -> int:
-        """C, how many items there are to choose from."""
+        """C, the number of items to choose from."""
         return len(self._catalogue)
 
     @torch.inference_mode()
     def pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """Scores of n pairs, float32 [n] on the CPU; they order a user's items, and no more.
+        """Scores of n pairs, float32 [n] on the CPU; only their order for a user has a meaning.
 
         Args:
             users: int64 [n].
@@ -63,14 +63,16 @@ class ListScorer:
         """
         parts = [torch.empty(0)]
         for ends in zip(users.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
-            near = (rows.to(self._device) for rows in ends)
-            parts.append(score_lists(self._users, self._items, *near).cpu())
+            on_device = (rows.to(self._device) for rows in ends)
+            parts.append(score_lists(self._users, self._items, *on_device).cpu())
         scores = torch.cat(parts)
         return scores if self._item_items is None else scores + self._item_items.pairs(users, items)
 
     @torch.inference_mode()
     def without_each(self, left_out: LeftOut, users: Tensor, items: Tensor) -> Tensor:
-        """Scores had a user not rated each of its items, float32 [K, k]; as `Scorer.without_each`.
+        """Scores of k items without each rating, float32 [K, k].
+
+        Arguments are those of `Scorer.without_each`.
 
         Raises:
             ValueError: the scorer was made without the list head.
@@ -93,7 +95,7 @@ class ListScorer:
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
         """The items of the catalogue with the highest scores for each of n users.
 
-        Args and result as of `Scorer.best`.
+        Arguments and result are those of `Scorer.best`.
         """
         k = min(k, self.catalogue_size)
         if not runs_compiled(self._items.base):
@@ -116,7 +118,7 @@ class ListScorer:
 
     @torch.inference_mode()
     def best_of_few(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The same as `best`, by torch's operations: what a GPU does, and a CPU for one user."""
+        """The same as `best`, by torch's operations: for GPUs, and for few users on a CPU."""
         k, found = min(k, self.catalogue_size), []
         of_items = self._items.of(self._catalogue.to(self._device))
         for part in users.split(max(1, _SCORES_AT_ONCE // max(1, self.catalogue_size))):
@@ -134,12 +136,12 @@ class ListScorer:
             found.append((best.values.cpu(), best.indices.cpu()))
         if not found:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
-        places = torch.cat([at for _, at in found])
+        places = torch.cat([indices for _, indices in found])
         return torch.cat([scores for scores, _ in found]), self._items_at(places)
 
     @cached_property
     def _positions(self) -> Tensor:
-        """int32 [I]: each item's place in the catalogue, -1 where it has none."""
+        """int32 [I]: each item's position in the catalogue, -1 for items outside it."""
         positions = torch.full((len(self._items.base),), -1, dtype=torch.int32)
         positions[self._catalogue] = torch.arange(self.catalogue_size, dtype=torch.int32)
         return positions
@@ -153,6 +155,6 @@ class ListScorer:
 
 
 def _terms(terms: ListTerms) -> Terms:
-    """Those of the ranking kernel, without hidden units."""
+    """The terms that the ranking kernel reads, without hidden units."""
     factors = np.ascontiguousarray(terms.factors.numpy())
     return Terms(np.empty((len(factors), 0), dtype=np.float32), factors, terms.base.numpy())

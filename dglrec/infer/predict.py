@@ -15,10 +15,10 @@ from dglrec.kernels import ItemLists, Terms, Tiles, rank_items, runs_compiled
 from dglrec.nn import DecoderTerms, NodeValues, RatingModel
 
 _CHUNK_PAIRS = 1 << 16
-_PAIRS_AT_ONCE = 1 << 18  # of which a GPU writes each row of both ends
-_SCORES_AT_ONCE = 1 << 26  # that a GPU keeps: 256 MiB, and as much beside them
+_PAIRS_AT_ONCE = 1 << 18  # a GPU copies the terms of both nodes of each pair
+_SCORES_AT_ONCE = 1 << 26  # 256 MiB on a GPU, and as much again for intermediate values
 NOT_FINITE = (
-    "the model's predictions are no finite numbers; train it again, with a smaller "
+    "the model's predictions are not finite numbers; train it again, with a smaller "
     "train.learning_rate"
 )
 
@@ -29,11 +29,11 @@ def predict_pairs(
 ) -> Tensor:
     """Predicted ratings of n pairs, float32 [n] on the CPU, not clipped to the scale.
 
-    In little memory, whatever the number of users; `Scorer` is for many calls.
+    The memory needed does not grow with the number of users; `Scorer` is for many calls.
 
     Args:
         model: the model that made the embeddings.
-        embeddings: exact ones.
+        embeddings: exact embeddings of the data set.
         biases: of the training ratings.
         users: int64 [n].
         items: int64 [n].
@@ -44,16 +44,16 @@ def predict_pairs(
     for some_users, some_items in zip(
         users.split(_CHUNK_PAIRS), items.split(_CHUNK_PAIRS), strict=True
     ):
-        # The decoder maps each node that it is given, and a chunk reads few of all users.
-        near, places = torch.unique(some_users, return_inverse=True)
-        given = NodeValues(nodes.users.index_select(0, near.to(device)), nodes.items)
-        residuals = model.rating_head(given, places.to(device), some_items.to(device)).cpu()
+        # The decoder maps every node that it is given: it gets only the users of the chunk.
+        distinct, places = torch.unique(some_users, return_inverse=True)
+        chunk_nodes = NodeValues(nodes.users.index_select(0, distinct.to(device)), nodes.items)
+        residuals = model.rating_head(chunk_nodes, places.to(device), some_items.to(device)).cpu()
         parts.append(biases.predict(some_users, some_items) + residuals)
     return torch.cat(parts) if parts else torch.empty(0)
 
 
 class Scorer:
-    """Predicts ratings among U users and I items, each of which passes the decoder once.
+    """Predicts ratings of U users and I items; the decoder's terms of each are computed once.
 
     Args:
         model: the model that made the embeddings.
@@ -77,7 +77,7 @@ class Scorer:
         self._decoder, self._biases = decoder, biases
         self._users, self._items = decoder.of_users(nodes.users), decoder.of_items(nodes.items)
         tables = [*decoder.out.parameters(), biases.users, biases.items, *self._users, *self._items]
-        # A NaN compares as no better than anything: it would leave lists short without a word.
+        # Every comparison with NaN is false: lists would silently come out short.
         if not all(bool(table.isfinite().all()) for table in tables if table is not None):
             raise DglrecError(NOT_FINITE)
         self._device = nodes.items.device
@@ -85,7 +85,7 @@ class Scorer:
 
     @property
     def catalogue_size(self) -> int:
-        """C, how many items there are to choose from."""
+        """C, the number of items to choose from."""
         return len(self._catalogue)
 
     @torch.inference_mode()
@@ -98,18 +98,18 @@ class Scorer:
         """
         parts = [torch.empty(0)]
         for ends in zip(users.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
-            near = (rows.to(self._device) for rows in ends)
-            residuals = self._decoder.score(self._users, self._items, *near)
+            on_device = (rows.to(self._device) for rows in ends)
+            residuals = self._decoder.score(self._users, self._items, *on_device)
             parts.append(self._biases.predict(*ends) + residuals.cpu())
         return torch.cat(parts)
 
     @torch.inference_mode()
     def rate(self, users: Tensor, bias: Tensor, items: Tensor) -> Tensor:
-        """Predicted ratings by users that are given as they are, float32 [n, k] on the CPU.
+        """Predicted ratings by users outside the scorer, float32 [n, k] on the CPU, not clipped.
 
         Args:
-            users: float32 [n, H] embeddings, on the model's device.
-            bias: float32 [n] their biases.
+            users: float32 [n, H] the users' embeddings, on the model's device.
+            bias: float32 [n] the users' biases.
             items: int64 [n, k].
         """
         rows = torch.arange(len(users)).repeat_interleave(items.shape[1]).to(self._device)
@@ -119,11 +119,11 @@ class Scorer:
         return base + residuals.view_as(items)
 
     def without_each(self, left_out: LeftOut, users: Tensor, items: Tensor) -> Tensor:
-        """Predicted ratings had a user not rated each of its items, float32 [K, k].
+        """Predicted ratings of k items without each rating of the user, float32 [K, k].
 
         Args:
             left_out: the K ratings of n users.
-            users: float32 [K, H] embeddings of their users, each without that rating.
+            users: float32 [K, H] the users' embeddings without each rating.
             items: int64 [n, k].
         """
         return self.rate(users, left_out.bias, items[left_out.owners_here])
@@ -134,12 +134,12 @@ class Scorer:
 
         Args:
             users: int64 [n].
-            left_out: for each of all U users the items that are no candidates.
-            k: how many; of a smaller catalogue all come back.
+            left_out: for each of the U users the items that are no candidates.
+            k: the length of the lists; with a catalogue of C < k items they have C places.
 
         Returns:
-            Predicted ratings [n, k], best first, not clipped, and items [n, k], on the CPU. Where
-            fewer than k items are left, the rest is -inf, with any item.
+            Predicted ratings [n, k], best first, not clipped, and items [n, k], on the CPU. A user
+            with fewer than k candidates gets -inf, and an arbitrary item, in the places after them.
         """
         if not runs_compiled(self._items.hidden):
             return self.best_of_few(users, left_out, k)
@@ -148,14 +148,14 @@ class Scorer:
 
     @cached_property
     def _positions(self) -> Tensor:
-        """int32 [I]: each item's place in the catalogue, -1 where it has none."""
+        """int32 [I]: each item's position in the catalogue, -1 for items outside it."""
         positions = torch.full((len(self._items.hidden),), -1, dtype=torch.int32)
         positions[self._catalogue] = torch.arange(self.catalogue_size, dtype=torch.int32)
         return positions
 
     @cached_property
     def _chosen(self) -> DecoderTerms:
-        """The decoder's terms of the catalogue."""
+        """The decoder's terms of the catalogue's items."""
         return self._items.of(self._catalogue.to(self._device))
 
     @cached_property
@@ -177,10 +177,10 @@ class Scorer:
 
     @torch.inference_mode()
     def best_of_few(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The same as `best`, by torch's operations: what a GPU does.
+        """The same as `best`, by torch's operations: for GPUs, and for few users on a CPU.
 
-        On a CPU it scores a few hundred users a second, and at once, where the compiled way has
-        scored none for the first seconds. Of equal scores any may come first.
+        On a CPU it scores only a few hundred users a second, but starts at once, while the compiled
+        kernel needs some seconds before its first user. The order of equal scores is not defined.
         """
         k = min(k, self.catalogue_size)
         of_items, device = self._chosen, self._device
@@ -202,7 +202,7 @@ class Scorer:
             found.append((best.values.cpu(), best.indices.cpu()))
         if not found:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
-        places = torch.cat([at for _, at in found])
+        places = torch.cat([indices for _, indices in found])
         return torch.cat([scores for scores, _ in found]), self._items_at(places)
 
     def _items_at(self, places: Tensor) -> Tensor:
@@ -210,10 +210,10 @@ class Scorer:
 
 
 def entries_of(offsets: npt.NDArray[np.int64], rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the entries of n rows stand, int64 [s]: positions among the n rows, and the places.
+    """The entries of n rows: their row, as a position in `rows`, and their index; int64 [s] each.
 
     Args:
-        offsets: int64 [N + 1]; row v's entries stand at `offsets[v]:offsets[v + 1]`.
+        offsets: int64 [N + 1]; the entries of row v are `offsets[v]:offsets[v + 1]`.
         rows: int64 [n].
     """
     ends = torch.from_numpy(offsets)
@@ -227,5 +227,5 @@ def entries_of(offsets: npt.NDArray[np.int64], rows: Tensor) -> tuple[Tensor, Te
 def _terms(of_nodes: DecoderTerms, base: Tensor) -> Terms:
     hidden, factors = of_nodes
     width = 0 if factors is None else factors.shape[1]
-    none = np.empty((len(hidden), width), dtype=np.float32)
-    return Terms(hidden.numpy(), none if factors is None else factors.numpy(), base.numpy())
+    no_factors = np.empty((len(hidden), width), dtype=np.float32)
+    return Terms(hidden.numpy(), no_factors if factors is None else factors.numpy(), base.numpy())

@@ -14,7 +14,7 @@ def nearest_items(vectors: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tenso
     Args:
         vectors: float32 [I, H], of all items.
         items: int64 [n].
-        k: how many; less than I.
+        k: how many neighbours; less than I.
 
     Returns:
         Cosines float32 [n, k], the largest first, and items int64 [n, k].
@@ -30,4 +30,4 @@ def nearest_items(vectors: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tenso
         cosines.scatter_(1, some.unsqueeze(1), -torch.inf)  # an item is no neighbour of itself
         best = cosines.topk(k, dim=1)
         found.append((best.values, best.indices))
-    return torch.cat([one for one, _ in found]), torch.cat([at for _, at in found])
+    return torch.cat([cosines for cosines, _ in found]), torch.cat([items for _, items in found])

@@ -1,4 +1,4 @@
-"""What nodes are told along relations beside that of ratings, of all edges."""
+"""Messages along relations other than ratings, from all of their edges."""
 
 from collections.abc import Sequence
 
@@ -14,61 +14,68 @@ from dglrec.relations import Direction, DirectionTensors
 _CHUNK_EDGES = 1 << 21
 
 
-class Others:
-    """What users and items are told along relations beside that of ratings, of all edges.
+class RelationMessages:
+    """The messages that users and items receive along relations other than ratings.
 
     Args:
-        model: whose maps and labels.
-        directions: of the relations that it reads.
-        near: where the edges are read.
-        world: processes that each compute a share of the nodes, about equal in edges.
+        model: the model, whose maps and label vectors make the messages.
+        directions: of the relations that the model reads.
+        device: the device that holds the edges.
+        world: the processes, each of which computes a share of the nodes, with about equal numbers
+            of edges.
 
     Raises:
-        ValueError: the model reads others.
+        ValueError: the directions are not those that the model reads.
     """
 
     def __init__(
         self,
         model: RatingModel,
         directions: Sequence[Direction],
-        near: torch.device,
+        device: torch.device,
         world: World = ALONE,
     ) -> None:
         self._world = world
         self._maps = model.relations
         names = () if self._maps is None else self._maps.names
-        given = tuple(one.name for one in directions)
-        if given != names:
-            raise ValueError(f"the model reads {names}, and not {given}")
-        self._tensors = [DirectionTensors.of(one, near) for one in directions]
+        names_given = tuple(direction.name for direction in directions)
+        if names_given != names:
+            raise ValueError(f"the model reads {names}, and not {names_given}")
+        self._tensors = [DirectionTensors.of(direction, device) for direction in directions]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no such relations."""
+        """Whether the model reads no relation other than ratings."""
         return not self._tensors
 
-    def told(
+    def messages_to(
         self, layer: int, nodes: NodeValues, destination_type: str, without: str | None = None
     ) -> Tensor | None:
-        """float32 [N, H] what all users or items are told in a layer; None where nothing is.
+        """float32 [N, H] the sum of the messages that each user or item receives in a layer.
+
+        None where no direction ends in nodes of this type.
 
         Args:
-            layer: its number, from 0.
-            nodes: what users and items are before it.
+            layer: the layer's number, from 0.
+            nodes: the values of users and items before the layer.
             destination_type: `user` or `item`.
-            without: the name of a direction that tells nothing; None for none.
+            without: the name of a direction to leave out; None to leave out none.
         """
         assert self._maps is not None
-        heard = [one for one in self._tensors if one.direction.destination_type == destination_type]
-        if not heard:
+        incoming = [
+            tensors
+            for tensors in self._tensors
+            if tensors.direction.destination_type == destination_type
+        ]
+        if not incoming:
             return None
         ends = torch.stack(
-            [torch.from_numpy(one.direction.edges.offsets[1:]) for one in heard]
+            [torch.from_numpy(tensors.direction.edges.offsets[1:]) for tensors in incoming]
         ).sum(0)
         bounds = self._world.cut(ends)
         start, end = bounds[self._world.rank], bounds[self._world.rank + 1]
         total = nodes.users.new_zeros(len(ends), self._maps.size)
-        for tensors in heard:
+        for tensors in incoming:
             kind = tensors.direction
             if kind.name == without:
                 continue
@@ -96,25 +103,27 @@ def _block_of(tensors: DirectionTensors, first: int, last: int) -> Block:
 
 
 def blocks_of_labels(directions: Sequence[Direction]) -> tuple[RelationBlock, ...]:
-    """The whole of directions from labels to items, as `embed_new_items` takes them."""
+    """All edges of directions from labels to items, in the form that `embed_new_items` takes."""
     found = []
-    for one in directions:
-        tensors = DirectionTensors.of(one, torch.device("cpu"))
-        block = _block_of(tensors, 0, one.edges.num_nodes)
-        found.append(RelationBlock(one.name, one.destination_type, one.source_type, block))
+    for direction in directions:
+        tensors = DirectionTensors.of(direction, torch.device("cpu"))
+        block = _block_of(tensors, 0, direction.edges.num_nodes)
+        found.append(
+            RelationBlock(direction.name, direction.destination_type, direction.source_type, block)
+        )
     return tuple(found)
 
 
 @torch.inference_mode()
 def tell_new_users(model: RatingModel, others: Sequence[RelationBlock]) -> tuple[Tensor, ...]:
-    """What n users that training never saw are told by their labels, float32 [n, H] a layer.
+    """The messages that n new users receive from their labels, float32 [n, H] for each layer.
 
     Args:
         model: the model.
-        others: their labels, along the relations that the model reads; none for nothing.
+        others: the users' labels along the relations that the model reads; empty for no labels.
     """
     if model.relations is None or not others:
         return ()
-    near = [one.to(next(model.parameters()).device) for one in others]
-    told = (model.relations.of_labels(number, near) for number in range(model.config.layers))
-    return tuple(one for one in told if one is not None)
+    on_device = [block.to(next(model.parameters()).device) for block in others]
+    told = (model.relations.of_labels(number, on_device) for number in range(model.config.layers))
+    return tuple(messages for messages in told if messages is not None)

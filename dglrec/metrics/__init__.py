@@ -1,7 +1,7 @@
-"""Metrics as sums and counts, finished once: the same code for one process and for many.
+"""Metrics as sums and counts, divided at the end: the same code for one process and for many.
 
-`rating.py` measures predicted ratings, `ranking.py` what is found in lists, `lists.py` what lists
-are like apart from that.
+`rating.py` measures predicted ratings, `ranking.py` the relevant items in lists, `lists.py` the
+coverage, novelty and diversity of lists.
 """
 
 from dglrec.metrics.lists import ListSums, gini

@@ -1,4 +1,4 @@
-"""What recommended lists are like, whether or not they are right: spread, novelty, diversity."""
+"""Coverage, novelty, diversity and popularity of recommended lists, whatever their accuracy."""
 
 from dataclasses import astuple, dataclass, fields
 
@@ -12,18 +12,18 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ListSums:
-    """Sums over users' lists; sums of parts are the sums of the whole.
+    """Sums over users' lists; the sums of parts add up to the sums of the whole.
 
     Attributes:
-        counts: float64 [I]; in how many lists each item of the catalogue stands.
-        lists: lists that hold an item; a user who has seen everything gets none.
+        counts: float64 [I]; the number of lists that hold each item of the catalogue.
+        lists: the number of lists that hold an item; a user who has seen everything gets none.
         novelty: sum over lists of the mean self-information of their items, in bits.
         tail: sum over lists of the share of their items that are not in the head.
-        comparable: lists of two items or more whose features are compared.
-        similarity: sum over these of the mean cosine between two items.
-        profiles: lists of users who have training items.
-        list_popularity: sum over these of the mean popularity of the list's items.
-        profile_popularity: sum over these of the mean popularity of the user's training items.
+        comparable: the number of lists with two items or more, where items have features.
+        similarity: sum over the comparable lists of the mean cosine between two items.
+        profiles: the number of lists of users who have training items.
+        list_popularity: sum over these users of the mean popularity of the list's items.
+        profile_popularity: sum over these users of the mean popularity of their training items.
     """
 
     counts: Floats
@@ -40,15 +40,15 @@ class ListSums:
         return ListSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def over(self, world: World) -> "ListSums":
-        """The sums over the lists of all processes; for every process to call."""
+        """The sums over the lists of all processes; every process must call this."""
         counts, *others = astuple(self)
         found = world.sum([*others, *counts.tolist()])
         return ListSums(np.array(found[len(others) :]), *found[: len(others)])
 
     def finish(self) -> dict[str, float]:
-        """What the lists are like; a figure that has no meaning is left out.
+        """The figures of the lists; a figure that is not defined is left out.
 
-        - `coverage`: the share of the catalogue that stands in any list.
+        - `coverage`: the share of the catalogue's items that are in at least one list.
         - `gini`: how unevenly the catalogue is recommended, see `gini`.
         - `novelty`: mean self-information of the recommended items, -log2 of the share of training
           users who have an item (Vargas and Castells, "Rank and relevance in novelty and diversity
@@ -76,8 +76,8 @@ class ListSums:
 def gini(counts: Floats) -> float:
     """The Gini index of n numbers that are not negative, and not all zero.
 
-    Half the mean absolute difference between two of them, over their mean: 0 where all are equal,
-    and near 1 (1 - 1/n) where one has everything.
+    It is half the mean absolute difference between two numbers, divided by their mean: 0 where all
+    are equal, 1 - 1/n where all but one are zero.
 
     >>> gini(np.array([2.0, 2.0])), gini(np.array([0.0, 3.0]))
     (0.0, 0.5)

@@ -1,6 +1,6 @@
-"""Metrics of ranked lists: how many relevant items stand in the first K places, and where.
+"""Metrics of ranked lists, from the places of the relevant items among the first K.
 
-Shapes: U users, L places of a list, K of them looked at, M metrics.
+Shapes: U users, L places of a list, K measured places, M metrics.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class RankingSums:
-    """Sums over users of ranking metrics at several K; sums of parts are the sums of the whole.
+    """Sums over users of ranking metrics at several K; sums of parts add up to those of the whole.
 
     Attributes:
         ks: the lengths of lists that are measured.
-        users: how many users have a relevant item.
+        users: the number of users with a relevant item.
         sums: float64 [M, len(ks)]; each metric's sum over these users.
-        squares: float64 [M, len(ks)]; the sum of its squares over them.
+        squares: float64 [M, len(ks)]; the sum of each metric's squares over these users.
     """
 
     ks: tuple[int, ...]
@@ -56,14 +56,14 @@ class RankingSums:
         )
 
     def over(self, world: World) -> "RankingSums":
-        """The sums over the users of all processes; for every process to call."""
+        """The sums over the users of all processes; every process must call this."""
         both = np.stack((self.sums, self.squares))
         users, *totals = world.sum([self.users, *both.ravel().tolist()])
         sums, squares = np.array(totals).reshape(both.shape)
         return RankingSums(self.ks, users, sums, squares)
 
     def finish(self) -> dict[str, float | int]:
-        """Means over users by name, such as `recall@10`, and `ranking_users`, their number.
+        """Means over users by name, such as `recall@10`, and `ranking_users`, the number of users.
 
         Raises:
             ValueError: there were no users with a relevant item.
@@ -72,10 +72,10 @@ class RankingSums:
         return {**self._named(self.sums / self.users), "ranking_users": round(self.users)}
 
     def standard_errors(self) -> dict[str, float]:
-        """The standard error of each of the means, by the name of the mean.
+        """The standard error of each mean, by the name of the metric.
 
-        s / sqrt(U), where s^2 is the variance over the U users with divisor U - 1. A single user
-        has no such variance, and gets 0.5: no figure between 0 and 1 deviates by more.
+        It is s / sqrt(U), where s^2 is the variance over the U users with divisor U - 1. For a
+        single user it is 0.5, the largest deviation that a figure between 0 and 1 can have.
 
         Raises:
             ValueError: there were no users with a relevant item.
@@ -83,7 +83,7 @@ class RankingSums:
         self._check_users()
         if self.users < 2:
             return self._named(np.full_like(self.sums, 0.5))
-        # Rounding may leave less than nothing where all users have the same figure.
+        # Where all users have the same figure, rounding can make this difference negative.
         deviations = np.maximum(self.squares - self.sums**2 / self.users, 0.0)
         return self._named(np.sqrt(deviations / (self.users - 1) / self.users))
 
@@ -103,10 +103,10 @@ class RankingSums:
 def ranking_sums(
     relevant: npt.NDArray[np.bool_], totals: npt.NDArray[np.int64], ks: Sequence[int]
 ) -> RankingSums:
-    """Sums over the users that have a relevant item, of what `ranking_values` says of each.
+    """Sums of `ranking_values` over the users with a relevant item.
 
     Args:
-        relevant: bool [U, L], as there.
+        relevant: bool [U, L], as in `ranking_values`.
         totals: int64 [U]; relevant items of each user in the whole catalogue.
         ks: the lengths of lists to measure.
 
@@ -128,18 +128,18 @@ def ranking_values(
 ) -> Floats:
     """Metrics of each user's list, float64 [M, len(ks), U], in the order of `RANKING_METRICS`.
 
-    Of a user with R relevant items, h of them in the first K places of the list:
+    For a user with R relevant items, h of them in the first K places of the list:
 
-    - precision is h / K, recall is h / R, and the hit rate is 1 if h > 0, or else 0;
-    - nDCG is that of binary relevance with a logarithmic discount, divided by that of the best
+    - precision is h / K, recall is h / R, and the hit rate is 1 if h > 0, else 0;
+    - nDCG is DCG with binary relevance and a logarithmic discount, divided by the DCG of the best
       possible list of K (Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR
       techniques", ACM TOIS 20(4), 2002);
     - MAP is the sum of the precisions at the places of the h items, divided by min(K, R);
-    - MRR is 1 / the place of the first relevant item, 0 where there is none in K places.
+    - MRR is 1 / the place of the first relevant item, 0 if the first K places hold none.
 
     Args:
-        relevant: bool [U, L]; whether the item at each place is relevant, best place first. A list
-            of fewer than K places is one that ends there.
+        relevant: bool [U, L]; whether the item at each place is relevant, best place first. Places
+            from L + 1 to K count as not relevant.
         totals: int64 [U]; relevant items of each user in the whole catalogue, 1 or more.
         ks: the lengths of lists to measure.
     """

@@ -11,20 +11,20 @@ from torch import Tensor
 from dglrec.schema import RatingScale
 
 RATING_METRICS = ("rmse", "mae", "weighted_rmse", "accuracy", "n")
-"""What `RatingSums.finish` comes to, by name."""
+"""The names of the figures that `RatingSums.finish` returns."""
 
 
 @dataclass(frozen=True)
 class RatingSums:
-    """What rating metrics are made of; sums of parts are the sums of the whole.
+    """The sums behind the rating metrics; sums of parts add up to the sums of the whole.
 
     Attributes:
-        n: rows.
+        n: the number of rows.
         squared: sum of squared errors.
         absolute: sum of absolute errors.
         weighted: sum of weighted squared errors.
         weights: sum of weights.
-        exact: rows whose prediction rounds to the rating.
+        exact: the number of rows whose prediction rounds to the rating.
         predicted: sum of predictions, clipped to the scale.
         rated: sum of ratings.
     """
@@ -59,9 +59,9 @@ class RatingSums:
 
 
 def class_weights(level_counts: npt.NDArray[np.int64]) -> Tensor:
-    """float32 [levels]: the count of the most frequent training rating over each rating's own.
+    """float32 [levels]: the count of the most frequent training rating / the count of each rating.
 
-    A rating that training never saw counts as seen once.
+    A rating that no training row has counts as if one row had it.
     """
     counts = np.maximum(level_counts, 1)
     return torch.from_numpy((counts.max() / counts).astype(np.float32))
@@ -77,7 +77,7 @@ def rating_sums(
 def rating_terms(
     predictions: Tensor, ratings: Tensor, scale: RatingScale, weights: Tensor
 ) -> Tensor:
-    """What each of n rows adds to each field of `RatingSums`, in their order, float64 [fields, n].
+    """What each of n rows adds to each field of `RatingSums`, in field order, float64 [fields, n].
 
     Predictions are clipped to the scale first. A prediction is exact when, rounded half up to the
     scale's steps, it equals the rating.
@@ -86,7 +86,7 @@ def rating_terms(
         predictions: float [n].
         ratings: float [n], on the scale.
         scale: the rating scale.
-        weights: float [levels], as `class_weights` gives them.
+        weights: float [levels], from `class_weights`.
     """
     clipped = clip(predictions.double(), scale)
     ratings = ratings.double()
@@ -107,7 +107,7 @@ def rating_terms(
 
 
 def clip(predictions: Tensor, scale: RatingScale) -> Tensor:
-    """Predictions brought into the scale's range."""
+    """Predictions clipped to the scale's range."""
     return predictions.clamp(scale.minimum, scale.maximum)
 
 

@@ -1,4 +1,4 @@
-"""The data set of a run: where it is, and whether it is the same."""
+"""The data set of a run: finding it, and checking that it is the same."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from dglrec.errors import DataError, UsageError
 def check_has_times(dataset: RatingDataset, run: Path) -> None:
     """Refuse a data set without the timestamps that a run was trained with.
 
-    Timestamps are no part of a data set's fingerprint, and earlier versions did not keep them.
+    Timestamps are not part of a data set's fingerprint, and earlier versions did not store them.
 
     Raises:
-        DataError: it has none.
+        DataError: the data set has no timestamps.
     """
     if not dataset.has_times:
         raise DataError(
@@ -31,39 +31,39 @@ def open_dataset_of(
     *,
     mend: str = "say where with --dataset",
 ) -> RatingDataset:
-    """The data set that a run was trained on, every file of it proved.
+    """The data set that a run was trained on, with all of its files checked.
 
     Args:
         run: the run's folder.
-        meta: what its checkpoint says.
-        dataset: where the data set is now, if it was moved.
-        fallback: where it is if it is not where it was.
-        mend: what to do where it is not found.
+        meta: the description in its checkpoint.
+        dataset: the data set's folder, if it was moved; None for the recorded place.
+        fallback: a folder to try if the data set is not in its recorded place.
+        mend: what to do if it is not found, for the message.
 
     Raises:
-        DataError: it is gone, damaged, or another one.
+        DataError: the data set is missing, damaged, or a different one.
     """
-    place = dataset or Path(str(meta.get("dataset", "")))
+    path = dataset or Path(str(meta.get("dataset", "")))
     from_run = meta.get("dataset_from_run")
-    if dataset is None and not place.is_dir() and isinstance(from_run, str):
-        beside = Path(os.path.normpath(run.resolve() / from_run))  # moved together with the run
-        place = beside if beside.is_dir() else place
-    if fallback is not None and not place.is_dir():
-        place = fallback
-    if not place.is_dir():
-        raise DataError(f"{place}: the data set of {run} is not there; {mend}")
-    data = RatingDataset.open(place)
+    if dataset is None and not path.is_dir() and isinstance(from_run, str):
+        beside = Path(os.path.normpath(run.resolve() / from_run))  # if both were moved together
+        path = beside if beside.is_dir() else path
+    if fallback is not None and not path.is_dir():
+        path = fallback
+    if not path.is_dir():
+        raise DataError(f"{path}: the data set of {run} is not there; {mend}")
+    data = RatingDataset.open(path)
     check_same_dataset(meta, data, run)
-    data.prove()  # before there is a figure, and on all processes
+    data.prove()  # on all processes, before anything is computed from the data
     return data.with_rows(learned_from(meta)[1:])
 
 
 def describe_dataset(dataset: RatingDataset, run: Path) -> dict[str, Any]:
-    """What a checkpoint says of the data set, for `check_same_dataset`, and where it is."""
-    place = dataset.path.resolve()
+    """The entries of a checkpoint on its data set: the place, and data for `check_same_dataset`."""
+    path = dataset.path.resolve()
     described = {
-        "dataset": str(place),
-        "dataset_from_run": os.path.relpath(place, run.resolve()),
+        "dataset": str(path),
+        "dataset_from_run": os.path.relpath(path, run.resolve()),
         "data": {key: value for key, value in dataset.meta.items() if key not in PROOFS},
         "fingerprint": dataset.fingerprint,
     }
@@ -74,7 +74,7 @@ def describe_dataset(dataset: RatingDataset, run: Path) -> dict[str, Any]:
 
 
 def learned_from(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parts of the split that a checkpoint was trained on; earlier versions knew `train`."""
+    """The splits that a checkpoint was trained on; `train` alone for those of earlier versions."""
     return tuple(meta.get("learned_from", (TRAIN,)))
 
 
@@ -82,7 +82,7 @@ def check_same_rows(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> 
     """Refuse rows that are not those that a checkpoint was trained on.
 
     Raises:
-        UsageError: they are others.
+        UsageError: the rows are of other splits.
     """
     before = learned_from(meta)
     if before != dataset.parts:
@@ -94,12 +94,12 @@ def check_same_rows(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> 
 
 def shown_parts(parts: Sequence[str]) -> str:
     """Parts of a split in words."""
-    *others, last = ({TRAIN: "training", "valid": "validation"}.get(one, one) for one in parts)
+    *others, last = ({TRAIN: "training", "valid": "validation"}.get(part, part) for part in parts)
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def check_same_dataset(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:
-    """Refuse a data set that is not the one a checkpoint was trained on.
+    """Refuse a data set other than the one that a checkpoint was trained on.
 
     Raises:
         DataError: the fingerprints differ.

@@ -1,17 +1,17 @@
-"""A run's folder, and who may write into it.
+"""A run's folder, and the lock of the process that writes into it.
 
-config.toml           what it was trained with
+config.toml           the settings of the training
 environment.json      versions and machine
-metrics.jsonl         one line an epoch
+metrics.jsonl         a line for each epoch
 results.json          metrics of the best epoch's model
 checksums.json        of the files above: of the first two from the start, of all once training has
-                      finished. Before that each checkpoint says what the lines of metrics were
-train.log             what training said, with times
-checkpoints/last/     what training goes on from
-checkpoints/step-N/   older ones, kept in case that one is damaged
+                      finished. Until then each checkpoint holds a digest of the lines of metrics
+train.log             the messages of training, with times
+checkpoints/last/     the checkpoint that training resumes from
+checkpoints/step-N/   older checkpoints, kept in case the last is damaged
 checkpoints/best/     the epoch with the best validation figure
-checkpoints/items/    item-item weights beside its list head, where it has some
-checkpoints/derived/  what the model reads that was made from training rows, where it does
+checkpoints/items/    item-item weights of the best model, if it has any
+checkpoints/derived/  relations derived from training rows that the model reads, if any
 tracker/              what a tracker was told, and its files (`train.logger`); without checksums,
                       since trackers change them later
 selection/            of a refitted run (`train.refit`): the run, on training rows alone, whose
@@ -61,21 +61,21 @@ DERIVED = Path("checkpoints") / "derived"
 def locked(
     folder: Path, name: str = LOCK_FILE, *, shown: Path | None = None, wait: bool = False
 ) -> Iterator[bool]:
-    """Be the only process that writes into a folder; it is made where it is missing.
+    """Lock a folder, so that no other process writes into it; a missing folder is made.
 
-    The lock goes with the process, however that ends.
+    The lock is released when the process ends, even by a kill.
 
     Args:
         folder: a run's folder, or another.
-        name: the lock's file.
-        shown: what messages call the folder.
+        name: the name of the lock's file.
+        shown: the folder's name in messages; None for `folder`.
         wait: whether to wait for another process.
 
     Yields:
-        Whether there is a lock; not every file system has them.
+        Whether the folder is locked; not every file system has locks.
 
     Raises:
-        UsageError: another process is at it.
+        UsageError: another process holds the lock.
     """
     what = shown or folder
     with disk_errors(folder):
@@ -103,15 +103,14 @@ def locked(
 
 
 def check_folder_with(out: Path, marker: str) -> None:
-    """Refuse a folder that is somebody else's: of runs, whose own file is not in it.
+    """Refuse a folder for runs that belongs to something else, which has no marker in it.
 
     Args:
-        out: where runs are to be; a folder that holds no more than a lock or what was half written
-            is free.
-        marker: the file that says whose it is.
+        out: the folder for runs; it may hold only a lock and half-written files.
+        marker: the file that marks the folder, such as a study's record.
 
     Raises:
-        UsageError: it is a file, or holds other things.
+        UsageError: it is a file, or holds other things and no marker.
     """
     check_possible(out)
     if not out.exists() or (out / marker).is_file():
@@ -139,10 +138,10 @@ def best_checkpoint(run: Path) -> Checkpoint:
 
 
 def check_is_run(run: Path) -> None:
-    """Refuse to resume what is no run.
+    """Refuse to resume from a folder that does not hold a run.
 
     Raises:
-        DataError: there is none, it was never started, or it is damaged.
+        DataError: there is no run, it was never started, or it is damaged.
     """
     config = run / CONFIG_FILE
     if not config.is_file() and holds_checkpoints(run):
@@ -156,9 +155,9 @@ def check_is_run(run: Path) -> None:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a training came to its end: there are results, and their checksum.
+    """Whether a training is finished: there are results, and their checksum.
 
-    Runs of earlier versions have no checksums, or none until the end.
+    Runs of earlier versions have no checksums, or have them only once they are finished.
 
     Raises:
         DataError: the checksums are damaged.
@@ -170,13 +169,13 @@ def is_finished(run: Path) -> bool:
 
 
 def holds_checkpoints(run: Path) -> bool:
-    """Whether there are any in a run's folder, whole or damaged."""
+    """Whether a run's folder holds checkpoints, damaged or not."""
     places = (run / BEST).parent
     return places.is_dir() and any(places.iterdir())
 
 
 def metrics_lines(run: Path, epochs: int) -> bytes:
-    """The lines of a run's metrics of its first epochs, as far as they are there.
+    """The lines of a run's metrics of its first epochs, as far as they exist.
 
     Raises:
         DataError: the file cannot be read.
@@ -189,19 +188,19 @@ def metrics_lines(run: Path, epochs: int) -> bytes:
 
 
 def metrics_digest(run: Path, epochs: int) -> str:
-    """XXH128 of `metrics_lines`, which a checkpoint keeps."""
+    """XXH128 of `metrics_lines`, which a checkpoint holds."""
     return xxhash.xxh3_128_hexdigest(metrics_lines(run, epochs))
 
 
 def check_metrics(run: Path, meta: Mapping[str, Any]) -> None:
-    """Refuse metrics whose lines are not those that a checkpoint saw.
+    """Refuse metrics whose lines have changed since a checkpoint was written.
 
     Args:
         run: the run's folder.
-        meta: what the checkpoint says; one of an earlier version says nothing of them.
+        meta: the checkpoint's description; those of earlier versions hold no digest.
 
     Raises:
-        DataError: they are others, or lines are missing.
+        DataError: the lines differ, or some are missing.
     """
     wanted = meta.get("metrics")
     if wanted is not None and metrics_digest(run, meta["epoch"]) != wanted:

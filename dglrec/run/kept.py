@@ -1,4 +1,4 @@
-"""What a run keeps beside its weights: item-item weights, and what is made of training rows."""
+"""Tensors that a run stores beside its weights: item-item weights, and derived relations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ def save_item_weights(
 
     Args:
         run: the run's folder.
-        weights: what is added to the list head's scores.
-        chosen: what validation chose.
+        weights: the item-item weights.
+        chosen: the settings of the weights that validation chose.
         best: the description of the best checkpoint.
     """
     tensors = {name: torch.from_numpy(array) for name, array in vars(weights).items()}
@@ -37,13 +37,13 @@ def item_weights_of(
     """The item-item weights of a run's best model.
 
     Args:
-        checkpoint: what `save_item_weights` wrote.
+        checkpoint: written by `save_item_weights`.
         run: the run's folder, for messages.
         best: the description of the best checkpoint.
-        dataset: what the run was trained on.
+        dataset: the data set that the run was trained on.
 
     Raises:
-        DataError: they are damaged, of another model, or of another catalogue.
+        DataError: the weights are damaged, of another model, or of another catalogue.
     """
     if checkpoint.meta.get("of") != best["sha256"][MODEL_FILE]:
         raise DataError(
@@ -60,35 +60,35 @@ def item_weights_of(
 
 
 def save_derived(run: Path, made: dict[str, Tensor]) -> None:
-    """Write what a run's model reads that was made from training rows; see `dataset.derive`."""
+    """Write the relations derived from training rows that a run's model reads: `dataset.derive`."""
     save_checkpoint(run / DERIVED, made, {}, {})
 
 
 def with_derived(
     dataset: RatingDataset, names: Sequence[str], made: Mapping[str, Tensor], run: Path
 ) -> DerivedDataset:
-    """A data set with what was made from its training rows.
+    """A data set with the relations derived from its training rows.
 
     Args:
-        dataset: what the run is trained on.
-        names: of what is to be there, as for `dataset.derive`.
-        made: what `save_derived` wrote.
+        dataset: the data set that the run is trained on.
+        names: the names of the derived relations, as in `dataset.derive`.
+        made: written by `save_derived`.
         run: the run's folder, for messages.
 
     Raises:
-        DataError: it is damaged, or of another data set.
+        DataError: `made` is damaged, or of another data set.
     """
     try:
         return DerivedDataset(dataset, names, made)
-    except (TypeError, ValueError) as error:  # a type of numbers that numpy lacks is a TypeError
+    except (TypeError, ValueError) as error:  # TypeError: a number type that numpy lacks
         raise DataError(f"{run / DERIVED}: {error}; train the run again") from error
 
 
 def with_derived_of(run: Path, meta: dict[str, Any], dataset: RatingDataset) -> RatingDataset:
-    """The data set with what a run's model reads of it; itself where nothing was made.
+    """The data set with the derived relations that a run's model reads; unchanged without any.
 
     Raises:
-        DataError: what was made is missing, damaged, or of another model.
+        DataError: the derived relations are missing, damaged, or of another model.
     """
     config = described_model(meta, run)
     names = config.derived_names(dataset.relations)
@@ -100,15 +100,15 @@ def with_derived_of(run: Path, meta: dict[str, Any], dataset: RatingDataset) -> 
 
 
 def check_same_derived(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> None:
-    """Refuse edges that are not those that a checkpoint was trained with.
+    """Refuse derived edges other than those that a checkpoint was trained with.
 
     Args:
-        meta: what the checkpoint says.
-        dataset: with what is to be read.
+        meta: the checkpoint's description.
+        dataset: the data set with the derived relations.
         run: the run's folder.
 
     Raises:
-        DataError: they are others.
+        DataError: the derived relations differ.
     """
     if meta.get("derived") != dataset.derived_digest:
         raise DataError(

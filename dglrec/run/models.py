@@ -1,4 +1,4 @@
-"""The model that a run describes, and what of a data set it reads."""
+"""The model that a run describes, and the features and relations that it reads."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,21 +21,21 @@ _Config = TypeVar("_Config", bound=BaseModel)
 
 
 def misfit(run: Path) -> str:
-    """What is wrong with a run whose weights are not those of its model."""
+    """The message for a run whose weights do not fit its model."""
     return f"{run / BEST}: its weights do not fit the model it describes"
 
 
 def build_model(meta: dict[str, Any], dataset: RatingDataset, run: Path) -> RatingModel:
-    """A model of the kind that a checkpoint describes, with fresh weights.
+    """The model that a checkpoint describes, with new weights.
 
     Raises:
-        DataError: the description is not one.
+        DataError: the checkpoint does not describe a model.
     """
     return new_model(described_model(meta, run), dataset)
 
 
 def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
-    """A graph model of a data set, with fresh weights.
+    """A graph model for a data set, with new weights.
 
     Raises:
         UsageError: the configuration names features or relations that the data set lacks.
@@ -53,7 +53,7 @@ def new_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
 
 
 def sketched_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
-    """The same with shapes alone, which takes no memory and no random number.
+    """`new_model` with shapes only: it allocates no memory and draws no random numbers.
 
     Raises:
         UsageError: the configuration names features or relations that the data set lacks.
@@ -73,10 +73,11 @@ def sketched_model(config: ModelConfig, dataset: RatingDataset) -> RatingModel:
 
 
 def read_operator(config: ModelConfig, dataset: RatingDataset) -> WeightedEdges | None:
-    """The graph of items that a model's graph filters take, its largest eigenvalue 1.
+    """The item graph of a model's graph filters, scaled to the largest eigenvalue 1; None without.
 
     Raises:
-        UsageError: there is none, or a file gave one that is not among items, or not symmetric.
+        UsageError: there is no relation `similar`, or a file gave one that is not between items or
+            not symmetric.
     """
     if config.convolution != "graph_filter":
         return None
@@ -91,7 +92,7 @@ def read_operator(config: ModelConfig, dataset: RatingDataset) -> WeightedEdges 
     except ValueError as error:
         raise UsageError(
             f"model.convolution = graph_filter: relation similar: {error}; it takes a symmetric "
-            "one among items, as is made where no file gives another"
+            "relation between items, such as the one that is made where no file gives another"
         ) from error
 
 
@@ -115,7 +116,7 @@ def read_directions(config: ModelConfig, dataset: RatingDataset) -> tuple[Direct
         if not directions:
             raise UsageError(
                 f"model.relations: {name} leads from {relation.source_type} to "
-                f"{relation.destination_type}, and tells neither users nor items anything"
+                f"{relation.destination_type}, and so sends no messages to users or items"
             )
         found += directions
     return tuple(found)
@@ -124,12 +125,12 @@ def read_directions(config: ModelConfig, dataset: RatingDataset) -> tuple[Direct
 def blocks_of_new_items(
     config: ModelConfig, dataset: RatingDataset, items: pd.DataFrame
 ) -> tuple[RelationBlock, ...]:
-    """What items that a data set does not hold read of labels, along the relations of a model.
+    """The label edges of new items, along the relations that a model reads.
 
     Args:
-        config: the model's.
-        dataset: what it was trained on.
-        items: rows with the attributes as columns.
+        config: the model's configuration.
+        dataset: the data set that it was trained on.
+        items: the new items, with their attributes as columns.
     """
     names = read_attributes_of(ITEM_TYPE, config, dataset)
     return blocks_of_labels(directions_of([dataset.label_items(items, name) for name in names]))
@@ -138,19 +139,19 @@ def blocks_of_new_items(
 def blocks_of_new_users(
     config: ModelConfig, dataset: RatingDataset, users: pd.DataFrame
 ) -> tuple[RelationBlock, ...]:
-    """The same of users that a data set does not hold."""
+    """The label edges of new users; see `blocks_of_new_items`."""
     names = read_attributes_of(USER_TYPE, config, dataset)
     return blocks_of_labels(directions_of([dataset.label_users(users, name) for name in names]))
 
 
 def read_attributes_of(node_type: str, config: ModelConfig, dataset: RatingDataset) -> list[str]:
-    """The attributes whose labels are nodes that a model's items, or its users, read."""
+    """The attributes whose labels are nodes that send messages to a model's items or users."""
     if not config.relations:
         return []
     return [
         name
-        for name, one in dataset.attributes.items()
-        if one.node_type == node_type and one.relation.name in config.relations
+        for name, attribute in dataset.attributes.items()
+        if attribute.node_type == node_type and attribute.relation.name in config.relations
     ]
 
 
@@ -158,7 +159,7 @@ def described_model(meta: dict[str, Any], run: Path) -> ModelConfig:
     """The configuration of the model that a checkpoint describes.
 
     Raises:
-        DataError: it is none of this version.
+        DataError: the description is not valid in this version.
     """
     return described(ModelConfig, meta.get("model"), run)
 
@@ -167,7 +168,7 @@ def described(kind: type[_Config], values: Any, run: Path) -> _Config:
     """The configuration that a checkpoint holds.
 
     Raises:
-        DataError: it is none.
+        DataError: the values are not valid.
     """
     try:
         return kind.model_validate(values)

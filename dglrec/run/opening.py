@@ -1,4 +1,4 @@
-"""A run's best model, opened."""
+"""Opening the best model of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +18,9 @@ from dglrec.run.models import build_model, described, described_model, misfit
 from dglrec.run.trained import Predictor, TrainedBaseline, TrainedModel
 
 History = Literal["auto", "train", "valid", "all"]
-"""Which rows a model reads: `train`, those that it was trained on; `valid`, validation rows as
-well; `all`, all rows of the data set; `auto`, `all` where it was trained on more than training
-rows, as of a model that nobody is going to measure, else `train`."""
+"""The rows that a model reads: `train`, those that it was trained on; `valid`, validation rows as
+well; `all`, all rows of the data set; `auto`, `all` for a model trained on more than training rows,
+which is for use and not for measuring, and `train` for other models."""
 
 
 def open_run(
@@ -31,18 +31,19 @@ def open_run(
     world: World = ALONE,
     history: History = "train",
 ) -> TrainedModel:
-    """Open a run's best model, which must be one with a graph.
+    """Open a run's best model, which must be a graph model.
 
     Args:
         run: the run's folder.
-        dataset: where the data set is now, if it was moved.
-        device: where the model computes; None for the CPU.
+        dataset: the data set's folder, if it was moved.
+        device: the device of the model; None for the CPU.
         world: the processes that open it; each reads the run's folder.
-        history: the rows that it reads, in place of those that it was trained on; it learns nothing
-            from them.
+        history: the rows that the model reads, in place of those that it was trained on; it does
+            not learn from them.
 
     Raises:
-        DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
+        DataError: there is no run or no undamaged checkpoint, or the data set is missing or a
+            different one.
         UsageError: the run is a baseline's.
     """
     run = Path(run)
@@ -65,19 +66,20 @@ def open_predictor(
     world: World = ALONE,
     history: History = "train",
 ) -> Predictor:
-    """Open a run's best model, whatever its kind.
+    """Open a run's best model, a graph model or a baseline.
 
     Args:
         run: the run's folder.
-        dataset: where the data set is now, if it was moved.
-        fallback: where it is if it is not where it was.
-        device: where a graph model computes, None for the CPU; baselines do on the CPU.
+        dataset: the data set's folder, if it was moved.
+        fallback: a folder to try if the data set is not in its recorded place.
+        device: the device of a graph model, None for the CPU; baselines run on the CPU.
         world: the processes that open it; each reads the run's folder.
-        history: as for `open_run`; a baseline reads the rows that it was fitted to.
+        history: as in `open_run`; a baseline reads only the rows that it was fitted to.
 
     Raises:
-        DataError: there is no run or no whole checkpoint, or the data set is gone or another one.
-        UsageError: a baseline is to read other rows.
+        DataError: there is no run or no undamaged checkpoint, or the data set is missing or a
+            different one.
+        UsageError: `history` names other rows for a baseline.
     """
     run = Path(run)
     checkpoint = best_checkpoint(run)
@@ -129,7 +131,7 @@ def _open_model(
 
 
 def _splits_read(meta: Mapping[str, Any], history: History) -> tuple[str, ...]:
-    """The held-out splits whose rows a model is to read besides those that it was trained on."""
+    """The held-out splits whose rows the model reads in addition to those it was trained on."""
     if history == "auto":
         history = "train" if learned_from(meta) == (TRAIN,) else "all"
     return {"train": (), "valid": ("valid",), "all": HELD_OUT}[history]

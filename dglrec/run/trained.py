@@ -1,4 +1,4 @@
-"""What training left: a graph model or a baseline, with the data set that it reads."""
+"""Trained models: a graph model or a baseline, with the data set that it reads."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,12 +36,12 @@ Order = Literal["lists", "rating"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Trained:
-    """What is trained, with the data set that it was trained on.
+    """A trained model with its data set.
 
     Attributes:
-        dataset: whose training ratings it reads.
-        meta: the checkpoint's description.
-        world: the processes that have it, to share what is computed with it.
+        dataset: the data set, whose training ratings the model reads.
+        meta: the description in the checkpoint.
+        world: the processes that have opened the model and share its computations.
     """
 
     dataset: RatingDataset
@@ -50,36 +50,37 @@ class _Trained:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What names it: see `identity_of`."""
+        """See `identity_of`."""
         return identity_of(self.meta)
 
     @property
     def learned_from(self) -> tuple[str, ...]:
-        """The parts of the split whose rows it was trained on."""
+        """The splits whose rows the model was trained on."""
         return learned_from(self.meta)
 
     def check_unseen(self, split: str) -> None:
-        """Refuse to be measured on rows that it has learned from, or reads.
+        """Refuse to measure the model on rows that it has learned from, or reads.
 
         Raises:
-            UsageError: the held-out rows of a split are such, or there are none.
+            UsageError: the model has learned from rows of the split or reads them, or the split has
+                no rows.
         """
         if split in self.learned_from[1:]:
             refit = "all" if "test" in self.learned_from else "valid"
             raise UsageError(
                 f"split {split}: the run has learned from {split} rows (train --refit {refit}), so "
-                f"figures on them mean nothing; the run in its folder {SELECTION} has not"
+                f"figures on them would mean nothing; measure the run in its folder {SELECTION}"
             )
         self.dataset.check_held_out(split)
 
 
 def identity_of(meta: dict[str, Any]) -> dict[str, Any]:
-    """What names a trained model: the checksum of its weights, and the epoch that they are of.
+    """The identity of a trained model: the checksum of its weights, and their epoch.
 
-    Of a model that learned from more than training rows, the parts of the split, too.
+    For a model that learned from more than training rows, it also names the splits.
 
     Args:
-        meta: its checkpoint's description.
+        meta: the description in the checkpoint.
     """
     named = {"weights": meta["sha256"][MODEL_FILE], "epoch": meta["epoch"]}
     learned = list(learned_from(meta))
@@ -88,12 +89,13 @@ def identity_of(meta: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel(_Trained):
-    """A graph model; `model` is in evaluation mode, on its device.
+    """A trained graph model.
 
     Attributes:
-        model: the model.
-        order: what lists are ordered by, where the model has both heads: `lists` or `rating`.
-        item_weights: what is added to the list head's scores; None for nothing.
+        model: the model, in evaluation mode, on its device.
+        order: for a model with both heads, what lists are ordered by: the scores of the list head
+            (`lists`), or predicted ratings (`rating`).
+        item_weights: item-item weights, whose scores are added to the list head's; None without.
     """
 
     model: RatingModel
@@ -107,17 +109,17 @@ class TrainedModel(_Trained):
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """Exact embeddings of all nodes, computed when first asked for, by all processes."""
+        """Exact embeddings of all nodes, computed at the first access by all processes together."""
         return embed_all(*self._embedded, with_cosines=True)
 
     @cached_property
     def without_relations(self) -> dict[str, EncodedNodes]:
-        """What users or items would be had a direction told them nothing; likewise."""
+        """`embed_without`, computed at the first access by all processes together."""
         return embed_without(*self._embedded, self.embeddings.item_network)
 
     @cached_property
     def directions(self) -> tuple[Direction, ...]:
-        """Those of the relations that it reads."""
+        """The directions of the relations that the model reads."""
         return read_directions(self.model.config, self.dataset)
 
     @property
@@ -127,19 +129,19 @@ class TrainedModel(_Trained):
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Predicts ratings among all users and items of the data set."""
+        """Predicts ratings for all users and items of the data set."""
         return Scorer(self.model, self.embeddings.nodes, self.dataset.biases)
 
     @cached_property
     def list_scorer(self) -> ListScorer:
-        """Orders all items of the data set for all of its users, by the list head."""
+        """Ranks all items of the data set for all of its users, by the list head."""
         lists = self.embeddings.lists
         if lists is None:
             raise ValueError("the model has no list head")
         return ListScorer(*lists, item_items=self.item_items(), head=self.model.list_head)
 
     def item_items(self, rated: Adjacency | None = None) -> ItemItems | None:
-        """The item-item weights with the users whose items speak; None without weights.
+        """The item-item weights with the ratings of some users; None without weights.
 
         Args:
             rated: the users' ratings; None for those of the data set.
@@ -150,14 +152,14 @@ class TrainedModel(_Trained):
 
     @property
     def ranker(self) -> Scorer | ListScorer:
-        """What lists are made with."""
+        """The scorer that makes the lists."""
         return self.list_scorer if self.orders_by_lists else self.scorer
 
     def ordered_by(self, order: Order) -> "TrainedModel":
-        """The same model, its lists made by the list head or by predicted ratings.
+        """The same model, with lists ordered by the list head or by predicted ratings.
 
         Raises:
-            UsageError: it has no such head.
+            UsageError: the model has no rating head.
         """
         if order == "rating" and not self.rates:
             raise UsageError(
@@ -168,11 +170,11 @@ class TrainedModel(_Trained):
 
     @property
     def orders_by_lists(self) -> bool:
-        """Whether lists are made by the list head."""
+        """Whether lists are ordered by the list head."""
         return self.model.config.lists and self.order == "lists"
 
     def prepare(self) -> None:
-        """Compute what all predictions need; for every process to call before the first of them."""
+        """Compute what all predictions need; every process must call this before predicting."""
         _ = self.embeddings
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
@@ -185,40 +187,40 @@ class TrainedModel(_Trained):
         return predict_pairs(self.model, self.embeddings, self.dataset.biases, users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The best items for each of n users, by what lists are ordered by: `Scorer.best`."""
+        """The best items for each of n users; see `Scorer.best`."""
         return self.ranker.best(users, left_out, k)
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """The scores by which lists are ordered, of n pairs, float32 [n] on the CPU."""
+        """The scores that order lists, of n pairs, float32 [n] on the CPU."""
         return self.ranker.pairs(users, items)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedBaseline(_Trained):
-    """A baseline, on the CPU."""
+    """A trained baseline, on the CPU."""
 
     baseline: Baseline
 
     @property
     def kind(self) -> str:
-        """Which one, as in `model.kind`."""
+        """The kind of baseline, a value of `model.kind`."""
         return str(self.meta["model"]["kind"])
 
     @property
     def rates(self) -> bool:
-        """Whether it predicts ratings; if not, it only ranks."""
+        """Whether it predicts ratings; otherwise it only ranks."""
         return self.baseline.rates
 
     @property
     def orders_by_lists(self) -> bool:
-        """Whether lists are made by scores that are no ratings."""
+        """Whether lists are ordered by scores other than ratings."""
         return not self.rates
 
     def ordered_by(self, order: Order) -> "TrainedBaseline":
-        """The same, its lists made by scores or by predicted ratings; it has one of them.
+        """The baseline itself, which has either scores or predicted ratings to order lists by.
 
         Raises:
-            UsageError: it predicts no ratings.
+            UsageError: `order` is `rating`, and the baseline predicts no ratings.
         """
         if order == "rating" and not self.rates:
             raise UsageError(
@@ -227,11 +229,11 @@ class TrainedBaseline(_Trained):
         return self
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """The scores by which lists are ordered, of n pairs, float32 [n]."""
+        """The scores that order lists, of n pairs, float32 [n]."""
         return self.baseline.rank_pairs(users, items)
 
     def prepare(self) -> None:
-        """Nothing: a baseline is ready to predict."""
+        """Nothing to prepare."""
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
         """Predicted ratings of n pairs, float32 [n], not clipped to the scale.
@@ -243,9 +245,9 @@ class TrainedBaseline(_Trained):
         return self.baseline.predict(users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The items with the highest predicted ratings for each of n users; as `Scorer.best`."""
+        """The best items for each of n users; see `Scorer.best`."""
         return self.baseline.best(users, left_out, k)
 
 
 Predictor = TrainedModel | TrainedBaseline
-"""What `train` leaves in a run: it predicts ratings, and ranks the catalogue."""
+"""A trained model of a run: it predicts ratings, ranks the catalogue, or both."""

@@ -1,7 +1,9 @@
-"""A trained model -> recommendations: for one user to look at, for all users as Parquet.
+"""Recommendations and scores of a trained model: for a single user, or for all as Parquet.
 
-`recommend.py` is for one user, `jobs.py` for many, whose rows go into files (`batch.py`) or a table
-(`tables.py`); `roster.py` says who they are, `parts.py` keeps what is finished.
+`recommend.py` serves a single user, `jobs.py` makes the rows of many users or pairs, which go to
+files (`batch.py`) or into a table (`tables.py`). `roster.py` and `fitted.py` hold the users and
+items to score, `added.py`, `described.py` and `listed.py` read them from files, `fill.py` divides
+the work among processes, and `parts.py` keeps the finished parts of a folder.
 """
 
 from dglrec.score.batch import score_pairs, score_top_k

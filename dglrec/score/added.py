@@ -1,4 +1,4 @@
-"""Users and items that files add to those of a data set, and users whom they say more of."""
+"""Users and items that files add to a data set, and users of the data set with other ratings."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -31,8 +31,9 @@ from dglrec.run import TrainedModel, read_attributes_of
 from dglrec.score.described import describe_users
 
 Known = Literal["error", "extend", "replace"]
-"""What ratings of a user mean that the data set knows: nothing good; more ratings, of which those
-of items that it has rated before count in place of the old ones; or all that it has rated."""
+"""How a file's ratings of users of the data set are treated: `error` refuses them; `extend` adds
+them to the ratings in the data set, and of an item rated in both the file's rating counts;
+`replace` uses the file's ratings alone."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class NewItems:
     """Items that training never saw.
 
     Attributes:
-        table: m rows, as `read_new_items` gives them.
+        table: m rows, from `read_new_items`.
         features: float32 [m, F].
     """
 
@@ -50,16 +51,17 @@ class NewItems:
 
 @dataclass(frozen=True)
 class NewUsers:
-    """Users that training never saw; or users of the data set whose ratings are to be others.
+    """Users that training never saw; or users of the data set with other ratings.
 
     Attributes:
         ids: [n] ascending.
-        ratings: of the data set's items: what they are encoded from.
-        rated: all items that they rated, new ones too.
-        features: float32 [n, F] what is known of them beside; None for nothing.
-        told: float32 [n, H] a layer, what their labels tell them; none for nothing.
-        identities: int64 [n] which users of the data set they are; None for new ones. Of those, it
-            is known already what they are.
+        ratings: their ratings of the data set's items, which they are encoded from.
+        rated: all items that they rated, new items included.
+        features: float32 [n, F] their features; None where no features are known.
+        told: float32 [n, H] for each layer, the messages that they receive from their labels; empty
+            for no messages.
+        identities: int64 [n] their indices in the data set, which then provides their features and
+            labels; None for users that training never saw.
     """
 
     ids: pa.Array
@@ -74,15 +76,15 @@ def read_items_to_add(trained: TrainedModel, file: Given) -> NewItems:
     """The items of `--new-items`.
 
     Raises:
-        UsageError: the model does not look at what items are.
+        UsageError: the model reads neither features nor labels of items.
         DataError: the file is bad, or holds an item of the data set.
     """
     dataset = trained.dataset
     labelled = bool(read_attributes_of(ITEM_TYPE, trained.model.config, dataset))
     if not trained.model.inputs.features.shape[1] and not labelled:
         raise UsageError(
-            f"--new-items {file}: the model uses no genres or text, and of a new item there is "
-            "nothing else"
+            f"--new-items {file}: the model uses no genres or text, which is all that is known of "
+            "a new item"
         )
     table = read_new_items(file, dataset.items.ids.type)
     ids = pa.array(table[schema.ITEM_ID], type=dataset.items.ids.type)
@@ -98,11 +100,11 @@ def read_items_to_add(trained: TrainedModel, file: Given) -> NewItems:
 
 
 class Added(NamedTuple):
-    """Whom a file of ratings, or a table of users, adds.
+    """The users that a file of ratings, or a table of users, adds or changes.
 
     Attributes:
-        new: users that the data set does not hold; None for none.
-        changed: users that it holds, with other ratings; None for none.
+        new: users that are not in the data set; None without any.
+        changed: users of the data set with other ratings; None without any.
     """
 
     new: NewUsers | None
@@ -121,14 +123,14 @@ def read_users_to_add(
 
     Args:
         trained: a run's model.
-        file: their ratings; where the data set holds interactions, theirs. None for none.
-        new_items: items that they may have rated, too.
-        table: what new users are, as `read_described_users` gives it; None where nothing is known.
-        known: what ratings of users of the data set mean.
+        file: the users' ratings, or interactions for a data set of interactions; None without.
+        new_items: new items that the file may rate as well.
+        table: the attributes of new users, from `read_described_users`; None without.
+        known: how ratings of users of the data set are treated.
 
     Raises:
-        DataError: a file is bad, names no known item, or holds ratings of a known user that mean
-            an error.
+        DataError: a file is bad, rates no known item, or rates items for a user of the data set
+            while `known` is `error`.
     """
     dataset = trained.dataset
     items = with_new_items(dataset.items, new_items)
@@ -152,13 +154,13 @@ def read_users_to_add(
         said = {"extend": "add to what the data set has", "replace": "count in its place"}[known]
         count = counted(int(is_known.sum()), "user")
         log(f"{file}: {count} of the data set; the ratings {said}")
-        own, places = _rows_of(rows, is_known)
+        chosen_rows, places = _rows_of(rows, is_known)
         users = torch.from_numpy(indices[is_known].astype(np.int64))
-        changed = _changed_users(dataset, users, own, places, len(items), known)
+        changed = _changed_users(dataset, users, chosen_rows, places, len(items), known)
     new = None
     if table is not None or not is_known.all():
-        own, places = _rows_of(rows, ~is_known)
-        new = _new_users(trained, own, places, len(items), file, table)
+        chosen_rows, places = _rows_of(rows, ~is_known)
+        new = _new_users(trained, chosen_rows, places, len(items), file, table)
     return Added(new, changed)
 
 
@@ -170,18 +172,18 @@ def read_user_to_add(
     index: int = -1,
     known: Known = "replace",
 ) -> NewUsers:
-    """The one user of `--ratings`, of a table of one user, or of both, who need not be named.
+    """The single user of `--ratings`, of a table of one user, or of both; an id is not needed.
 
     Args:
         trained: a run's model.
-        file: the user's ratings; None for none.
-        table: what the user is, as `read_described_user` gives it; None where nothing is known.
-        index: the user, where it is one of the data set; else -1.
-        known: what ratings of such a user mean.
+        file: the user's ratings; None without.
+        table: the user's attributes, from `read_described_user`; None without.
+        index: the user's index in the data set; -1 for a user that is not in it.
+        known: how ratings of a user of the data set are treated.
 
     Raises:
-        DataError: a file is bad, is of several users, or names no known item; or it is of a known
-            user, which means an error.
+        DataError: a file is bad, holds several users, or rates no known item; or the user is in
+            the data set while `known` is `error`.
     """
     dataset = trained.dataset
     if file is None:
@@ -210,10 +212,10 @@ def _read_ratings(
 
 
 def _say_what_is_unknown(dataset: RatingDataset, file: Given, rows: NewRatings) -> None:
-    """Say how many rows are left out, as nobody knows their items.
+    """Log how many rows are left out because their items are unknown.
 
     Raises:
-        DataError: it is all of them.
+        DataError: all rows are left out.
     """
     if not len(rows.items):
         rates = "rates" if dataset.has_ratings else "holds"
@@ -227,11 +229,11 @@ def _say_what_is_unknown(dataset: RatingDataset, file: Given, rows: NewRatings) 
 def _rows_of(
     rows: NewRatings, chosen: npt.NDArray[np.bool_]
 ) -> tuple[NewRatings, npt.NDArray[np.int64]]:
-    """The rows of some users, bool [n], and where each row's user stands among these."""
-    own = chosen[rows.users]
-    places = (np.cumsum(chosen) - 1)[rows.users[own]]
+    """The rows of the chosen users, bool [n], and each row's user as a position among these."""
+    is_kept = chosen[rows.users]
+    places = (np.cumsum(chosen) - 1)[rows.users[is_kept]]
     ids = rows.user_ids.filter(pa.array(chosen))
-    kept = NewRatings(ids, rows.users[own], rows.items[own], rows.ratings[own], 0)
+    kept = NewRatings(ids, rows.users[is_kept], rows.items[is_kept], rows.ratings[is_kept], 0)
     return kept, places
 
 
@@ -243,14 +245,14 @@ def _changed_users(
     num_items: int,
     known: Known,
 ) -> NewUsers:
-    """Users of the data set with the ratings of a file, and perhaps their own.
+    """Users of the data set with the ratings of a file, and perhaps those of the data set as well.
 
     Args:
-        dataset: what is known of them.
-        users: int64 [n] its users, ascending.
-        rows: of the file.
-        places: [r] which of the users each row has.
-        num_items: items, new ones included.
+        dataset: the data set.
+        users: int64 [n] indices of its users, ascending.
+        rows: the rows of the file.
+        places: [r] the user of each row, as a position in `users`.
+        num_items: the number of items, new items included.
         known: `extend` or `replace`.
     """
     sizes = {"num_users": len(users), "num_items": num_items}
@@ -259,15 +261,18 @@ def _changed_users(
     seen = dataset.rated_items()
     all_seen = _stretches(seen.offsets, users.numpy())
     if known == "extend":
-        own = dataset.graph.by_user
-        edges = _stretches(own.offsets, users.numpy())
-        before = np.repeat(np.arange(len(users)), own.degrees[users.numpy()])
-        # Of an item that is rated in both the file counts.
-        given = np.isin(before * num_items + own.neighbours[edges], owners * num_items + items)
-        owners = np.concatenate((owners, before[~given]))
-        items = np.concatenate((items, own.neighbours[edges][~given]))
-        codes = np.concatenate((codes, own.codes[edges][~given]))
-    # Known or not any more, an item that somebody has rated is not recommended.
+        by_user = dataset.graph.by_user
+        edges = _stretches(by_user.offsets, users.numpy())
+        before = np.repeat(np.arange(len(users)), by_user.degrees[users.numpy()])
+        # For an item that is rated in both, the file's rating counts.
+        in_file = np.isin(
+            before * num_items + by_user.neighbours[edges], owners * num_items + items
+        )
+        owners = np.concatenate((owners, before[~in_file]))
+        items = np.concatenate((items, by_user.neighbours[edges][~in_file]))
+        codes = np.concatenate((codes, by_user.codes[edges][~in_file]))
+    # Items that the user rated in the data set are never recommended, even if the file replaces
+    # their ratings.
     owners_seen = np.repeat(np.arange(len(users)), np.diff(seen.offsets)[users.numpy()])
     pairs = np.unique(
         np.concatenate((owners * num_items + items, owners_seen * num_items + seen.items[all_seen]))
@@ -282,7 +287,7 @@ def _changed_users(
 def _stretches(
     offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """int64 [s]: where the entries of some rows stand, one row's after the other's."""
+    """int64 [s]: the indices of the entries of some rows, row after row."""
     starts = torch.from_numpy(offsets[rows])
     return ragged(starts, torch.from_numpy(offsets[rows + 1]) - starts).numpy()
 
@@ -295,15 +300,15 @@ def _new_users(
     file: Given | None,
     table: AttributeTable | None,
 ) -> NewUsers:
-    """Users that the data set does not hold.
+    """Users that are not in the data set.
 
     Args:
         trained: a run's model.
         new: their ratings.
-        users: [r] which of `new.user_ids` each row has.
-        num_items: items, new ones included.
-        file: where the ratings come from, for messages.
-        table: what they are; None where nothing is known.
+        users: [r] the user of each row, as a position in `new.user_ids`.
+        num_items: the number of items, new items included.
+        file: the file of the ratings, for messages.
+        table: their attributes; None without.
 
     Raises:
         DataError: a row of the table is bad.
@@ -322,32 +327,39 @@ def _new_users(
     bare = ratings.degrees == 0
     if described is not None and table is not None:
         if without := int(np.count_nonzero(~described.has_row)):
-            log(f"{file}: {without} users have no row in {table.file}; what they are is unknown")
+            log(
+                f"{file}: {without} users have no row in {table.file}; their attributes are unknown"
+            )
         bare &= ~described.has_row
     if bare.any():
         count = int(np.count_nonzero(bare))
         rate = "rate" if dataset.has_ratings else "have"
-        log(f"{file}: {count} users {rate} no item that training saw; they are scored as nobody's")
+        log(
+            f"{file}: {count} users {rate} no item that training saw; they are scored like users "
+            "without ratings"
+        )
     if described is None:
         return NewUsers(ids, ratings, rated.lists)
     return NewUsers(ids, ratings, rated.lists, described.features, described.told)
 
 
 def _no_ratings(ids: pa.Array) -> NewRatings:
-    """The ratings of nobody; of ids their type counts."""
+    """No ratings, with user ids of the type of `ids`, which is empty."""
     indices = np.empty(0, dtype=np.int32)
     return NewRatings(ids, indices, indices, np.empty(0, dtype=np.float32), 0)
 
 
 def with_new_items(known: IdMap, new_items: NewItems | None) -> IdMap:
-    """The ids of a data set's items and of new ones."""
+    """The ids of a data set's items, followed by those of the new items."""
     if new_items is None:
         return known
     return known.extended(pa.array(new_items.table[schema.ITEM_ID], type=known.ids.type))
 
 
 def _refuse_known(file: Given, name: str, ids: pa.Array, known: IdMap, refusal: str) -> None:
-    there = ids.filter(pc.is_in(ids, value_set=known.ids))
-    if len(there):
-        shown = ", ".join(str(one) for one in there[:3].to_pylist())
-        raise DataError(f"{file}: {name} {shown} known to the data set ({len(there)}); {refusal}")
+    known_ids = ids.filter(pc.is_in(ids, value_set=known.ids))
+    if len(known_ids):
+        shown = ", ".join(str(known_id) for known_id in known_ids[:3].to_pylist())
+        raise DataError(
+            f"{file}: {name} {shown} known to the data set ({len(known_ids)}); {refusal}"
+        )

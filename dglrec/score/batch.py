@@ -1,6 +1,6 @@
 """Offline batch scoring: the best items of all users, or the ratings of pairs, as Parquet.
 
-Data flow: plan -> folder -> the parts of a job (`jobs.py`) that are not there yet -> files.
+Data flow: plan -> folder -> the parts of a job (`jobs.py`) that are missing -> files.
 """
 
 from typing import Any
@@ -28,25 +28,26 @@ def score_top_k(
 ) -> dict[str, Any]:
     """Write every user's best items: `user_id, item_id, rank, score`, and `rating`.
 
-    The score is what lists are ordered by; the rating is left out where the model predicts none.
+    Lists are ordered by score. Where the model predicts no ratings, the column `rating` is missing.
 
-    With `explain`, besides, lists of up to three of the user's rated items, `because`, and of their
-    `contribution` to the score, in ratings; of a model with relations `relations`, too: lists of
-    `kind`, `of`, `names`, `count` and `contribution`, as `RelationReason` has them.
+    With `explain`, the columns `because` and `contribution` hold up to three of the user's rated
+    items for each recommendation and their contributions to the score, in ratings. For a model with
+    relations, `relations` holds lists of `kind`, `of`, `names`, `count` and `contribution`; see
+    `RelationReason`.
 
     Args:
         trained: a run's model; the processes of its world share the work.
-        out: a folder of Parquet files, here or in a store, begun or not; see `parts`.
-        k: items for each user; fewer where fewer are left.
+        out: a folder of Parquet files, local or in a store, new or begun earlier; see `parts`.
+        k: items for each user; a user with fewer candidates gets all of them.
         options: see `TopKOptions`.
 
     Returns:
-        `out`; `users`, how many are wanted, of all shards; `rows` and `parts` of this shard, how
-        many parts were there already (`kept`), and whether the folder is `complete`.
+        `out`; `users`, the number of users of all shards; `rows` and `parts` of this shard, the
+        number of parts that were there already (`kept`), and whether the folder is `complete`.
 
     Raises:
-        UsageError: the options are impossible, or `out` is another folder.
-        DataError: a file is bad or names what is unknown.
+        UsageError: the options are impossible, or `out` is a folder of something else.
+        DataError: a file is bad or names unknown users or items.
         DglrecError: the disk is full.
     """
     options = options or TopKOptions()
@@ -71,17 +72,17 @@ def score_top_k(
 def score_pairs(
     trained: Predictor, out: Place, pairs: Given, options: ScoreOptions | None = None
 ) -> dict[str, Any]:
-    """Write what is predicted of each pair of a file, in its order.
+    """Write the predictions for each pair of a file, in the order of the file.
 
-    Columns are `user_id, item_id, score, rating`: the score is what pairs are ordered by, which is
-    the predicted rating before it is clipped, and the rating is on the scale. Of a model without a
-    rating head the score is what lists are ordered by, and there is no rating.
+    Columns are `user_id, item_id, score, rating`: the score is the predicted rating before
+    clipping, and the rating is clipped to the scale. A model without a rating head gives the score
+    that its lists are ordered by, and no column `rating`.
 
-    The file is streamed: memory does not grow with it.
+    The file is streamed: memory does not grow with its size.
 
     Args:
         trained: as in `score_top_k`.
-        out: likewise.
+        out: as in `score_top_k`.
         pairs: CSV or Parquet with columns `user_id` and `item_id`.
         options: see `ScoreOptions`.
 
@@ -89,8 +90,8 @@ def score_pairs(
         As `score_top_k`, without `users`; `unknown_rows`, where there are any.
 
     Raises:
-        UsageError: the options are impossible, or `out` is another folder.
-        DataError: a file is bad or names what is unknown.
+        UsageError: the options are impossible, or `out` is a folder of something else.
+        DataError: a file is bad or names unknown users or items.
         DglrecError: the disk is full.
     """
     options = options or ScoreOptions()
@@ -99,7 +100,7 @@ def score_pairs(
         options, pairs = found(options), find(pairs)
         described: dict[str, Any] = {"pairs": _described(pairs)}
         if trained.rates:
-            described["rating"] = True  # earlier versions wrote it as the score, and no column
+            described["rating"] = True  # earlier versions wrote the clipped rating as the score
         folder = _folder(trained, out, "pairs", options, described, rows_in_part())
         job = PairsJob.of(trained, pairs, options)
     return {"out": str(out), **_filled(trained, folder, job, options)}
@@ -119,7 +120,7 @@ def _folder(
     described: dict[str, Any],
     in_part: int,
 ) -> PartsFolder:
-    """The folder, with a plan that says what its parts hold."""
+    """The folder, with the plan that determines the rows of its parts."""
     plan = {
         "kind": kind,
         "model": trained.identity,
@@ -142,13 +143,13 @@ def _folder(
 
 
 def _history(trained: Predictor) -> dict[str, Any]:
-    """What a plan says of the rows that a model reads; nothing of those that it learned from."""
+    """The parts of the data set that the model reads, if they are not those it learned from."""
     parts = trained.dataset.parts
     return {} if parts == trained.learned_from else {"history": list(parts)}
 
 
 def _described(file: Given | None) -> dict[str, Any] | None:
-    """A file by its name, for people, and its content."""
+    """A file as a plan records it: its name, for readers, and the checksum of its content."""
     if file is None:
         return None
     require_file(file)

@@ -1,4 +1,4 @@
-"""What a table says of users that training never saw: `read_described_users`, `Described`."""
+"""Attributes of users that training never saw, from a table: their features and labels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +18,18 @@ from dglrec.progress import log
 from dglrec.relations import USER_TYPE
 from dglrec.run import TrainedModel, blocks_of_new_users, read_attributes_of
 
-_NOBODY = pa.array([0], type=pa.int64())  # the id of a user who need not be named
+_NOBODY = pa.array([0], type=pa.int64())  # stands for the id of a single user without an id
 
 
 @dataclass(frozen=True)
 class Described:
-    """What is known of n users that the data set does not hold, beside their ratings.
+    """The features and labels of n users that are not in the data set.
 
     Attributes:
-        features: float32 [n, F] as `RatingDataset.user_features` has them.
-        told: float32 [n, H] a layer, what their labels tell them; none for nothing.
-        has_row: bool [n] whether anything is known of a user.
+        features: float32 [n, F] in the form of `RatingDataset.user_features`.
+        told: float32 [n, H] for each layer, the messages that they receive from their labels; empty
+            for no messages.
+        has_row: bool [n] whether the table has a row of the user.
     """
 
     features: Tensor
@@ -37,11 +38,11 @@ class Described:
 
 
 def read_described_users(trained: TrainedModel, file: Given) -> AttributeTable:
-    """The rows of `--user-table` of users that the data set does not hold; there may be none.
+    """The rows of `--user-table` for users that are not in the data set; there may be none.
 
     Raises:
-        UsageError: the model does not look at what users are.
-        DataError: the file is bad, or has a column that the data set knows nothing of.
+        UsageError: the model reads no attributes of users.
+        DataError: the file is bad, or has a column that is no attribute in the data set.
     """
     table = _read(trained, file)
     known = trained.dataset.users
@@ -55,17 +56,20 @@ def read_described_users(trained: TrainedModel, file: Given) -> AttributeTable:
 def read_described_user(
     trained: TrainedModel, file: Given, user_id: str | None
 ) -> tuple[AttributeTable | None, str | None]:
-    """The row of one user, under the id 0, and that user's id; None for one that is known.
+    """The row of a single user, with the id 0 in place of its id, and the user's id.
+
+    The row is None for a user of the data set, whose attributes are known; the id is None for a
+    user that the caller did not name and that is not in the data set.
 
     Args:
         trained: a run's model.
-        file: the table; of a user without a name it has one row, which needs no id.
-        user_id: the user, as text; None for the only one of the table.
+        file: the table; if it has a single row, that row needs no id.
+        user_id: the user, as text; None for the only user of the table.
 
     Raises:
-        UsageError: the model does not look at what users are.
-        DataError: the file is bad, has a column that the data set knows nothing of, or no row of
-            that user, or several and no user is named.
+        UsageError: the model reads no attributes of users.
+        DataError: the file is bad, has a column that is no attribute in the data set, has no row or
+            several rows of the named user, or several users where none is named.
     """
     table = _read(trained, file, one=True)
     ids = [str(one) for one in table.ids.to_pylist()]
@@ -87,15 +91,15 @@ def read_described_user(
 
 
 def describe_users(trained: TrainedModel, table: AttributeTable, ids: pa.Array) -> Described:
-    """What a table says of n users, in the order of their ids; what it lacks is unknown.
+    """The features and labels of n users; attributes that the table lacks count as unknown.
 
     Args:
         trained: a run's model.
-        table: as `read_described_users` gives it.
+        table: from `read_described_users`.
         ids: [n] ascending.
 
     Raises:
-        DataError: a user is there twice, or a value is not what its column holds.
+        DataError: a user has two rows, or a value does not have the type of its column.
     """
     dataset, config = trained.dataset, trained.model.config
     everybody = IdMap(ids)
@@ -121,22 +125,22 @@ def describe_users(trained: TrainedModel, table: AttributeTable, ids: pa.Array) 
 
 
 def _read(trained: TrainedModel, file: Given, *, one: bool = False) -> AttributeTable:
-    used, there = _read_by_model(trained), trained.dataset.user_attributes
+    used, attributes = _read_by_model(trained), trained.dataset.user_attributes
     if not used:
         raise UsageError(
             f"--user-table {file}: the model reads no features of users; "
             + (
-                f"the data set has {', '.join(there)}: train with model.user_features=true, or "
-                "name has_ATTRIBUTE in model.relations"
-                if there
+                f"the data set has {', '.join(attributes)}: train with model.user_features=true, "
+                "or name has_ATTRIBUTE in model.relations"
+                if attributes
                 else "prepare the data set with --user-table, and train anew"
             )
         )
     table = read_attributes(file, schema.USER_ID, one=one)
-    if unknown := [name for name in table.columns if name not in there]:
+    if unknown := [name for name in table.columns if name not in attributes]:
         raise DataError(
             f"{file}: the data set knows no {' and no '.join(unknown)} of users; it has "
-            f"{', '.join(there)}; leave the column out"
+            f"{', '.join(attributes)}; leave the column out"
         )
     if unread := [name for name in table.columns if name not in used]:
         log(f"{file}: column {', '.join(unread)} is not read by the model")
@@ -144,19 +148,21 @@ def _read(trained: TrainedModel, file: Given, *, one: bool = False) -> Attribute
 
 
 def _read_by_model(trained: TrainedModel) -> list[str]:
-    """The attributes of users that a model reads, as features or as nodes."""
+    """The attributes of users that the model reads, as features or as nodes."""
     dataset, config = trained.dataset, trained.model.config
     wanted = config.user_features
-    there = dataset.user_attributes  # features that are made from training rows are no attributes
+    attributes = dataset.user_attributes  # without features that are computed from training rows
     names = [
         name
         for name in dataset.user_feature_widths
-        if name in there and (wanted is True or (wanted and name in wanted))
+        if name in attributes and (wanted is True or (wanted and name in wanted))
     ]
     as_nodes = read_attributes_of(USER_TYPE, config, dataset)
-    # A user's attribute that is called as an item's has a prefix as a node.
-    own = (name if name in there else name.removeprefix(f"{USER_TYPE}_") for name in as_nodes)
-    return list(dict.fromkeys((*names, *own)))
+    # The node type of a user attribute has a prefix if items have an attribute of the same name.
+    node_names = (
+        name if name in attributes else name.removeprefix(f"{USER_TYPE}_") for name in as_nodes
+    )
+    return list(dict.fromkeys((*names, *node_names)))
 
 
 def _rows(table: AttributeTable, ids: pa.Array, rows: np.ndarray[Any, Any]) -> AttributeTable:

@@ -1,4 +1,4 @@
-"""Parts of a job -> a folder, by whichever processes come."""
+"""Write the parts of a job into a folder, divided among processes and shards."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,9 +14,9 @@ from dglrec.score.parts import Note, PartsFolder
 
 
 class Part(NamedTuple):
-    """A part to be made, and what makes its rows.
+    """The number of a part, and a function that makes its rows.
 
-    `make` gives them with the number of rows of the input that named an unknown user or item.
+    `make` returns the rows and the number of input rows with an unknown user or item.
     """
 
     number: int
@@ -24,25 +24,25 @@ class Part(NamedTuple):
 
 
 class Job(Protocol):
-    """What is to be scored, in parts whose rows follow from the plan.
+    """Work to do in parts, whose rows are determined by the plan.
 
     Attributes:
-        count: how many parts there are; None if that shows only when all have been gone through.
+        count: the number of parts; None if it is known only after iterating over all of them.
     """
 
     count: int | None
 
     def prepare(self) -> None:
-        """Compute what processes compute together."""
+        """Compute what all processes compute together."""
 
     def ready(self) -> None:
-        """Compute what else all parts need, each process for itself."""
+        """Compute what else the parts need, in each process separately."""
 
     def parts(self, missing: set[int]) -> Iterator[Part]:
         """All parts in order.
 
         Args:
-            missing: those that this process will make, as far as they are known.
+            missing: the parts that this process will make, where `count` is known.
         """
 
 
@@ -54,14 +54,14 @@ def fill(
     *,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make the parts of a shard that are not there yet; processes take them in turn.
+    """Make the missing parts of a shard; processes take them in turn.
 
     Args:
         world: the processes.
-        folder: what to fill.
-        job: what with.
+        folder: the folder to fill.
+        job: makes the parts.
         shard: (i, n): every n-th part from the i-th on.
-        overwrite: whether a folder of scores that is there goes first.
+        overwrite: whether to remove existing scores from the folder first.
 
     Returns:
         See `score_top_k`.
@@ -73,13 +73,14 @@ def fill(
     kept: dict[int, Note] = {}
     made: dict[int, Note] = {}
     if overwrite:
-        job.prepare()  # what fails here does so before anything is removed
+        job.prepare()  # if this fails, nothing has been removed yet
     with ExitStack() as until_done:
         with world.together():
             if world.is_first:
                 until_done.enter_context(folder.begun(name, overwrite=overwrite))
                 found = folder.count()
-        # As the first process sees it: a part that turns out damaged changes what others see.
+        # Only the first process counts: once any process finds a damaged part, the folder no longer
+        # looks finished to the others.
         found = round(world.sum([found])[0])
         complete = shards == 1 and found > 0 and count in (None, found)
         count = found if complete else count
@@ -90,10 +91,12 @@ def fill(
                     "several machines need a shared one, or --shard and a folder each"
                 )
             folder.check()
-            mine = range(turn, count or 0, shards)[world.rank :: world.size]
-            kept = folder.whole(mine)
-        lacking = torch.tensor([number for number in mine if number not in kept], dtype=torch.int64)
-        # Dealt out anew: those that are missing may all have been one process's.
+            assigned = range(turn, count or 0, shards)[world.rank :: world.size]
+            kept = folder.whole(assigned)
+        lacking = torch.tensor(
+            [number for number in assigned if number not in kept], dtype=torch.int64
+        )
+        # Missing parts are divided anew, as all of them may have been of the same process.
         missing = torch.cat(world.gather_parts(lacking)).sort().values.tolist()
         to_make = set(missing[world.rank :: world.size])
         complete = complete and not missing
@@ -113,8 +116,8 @@ def fill(
                     last = number
                     if not takes(number):
                         continue
-                    if count is None and (there := folder.whole([number])):
-                        kept |= there
+                    if count is None and (finished := folder.whole([number])):
+                        kept |= finished
                     else:
                         made[number] = folder.write(number, *make())
         with world.together():

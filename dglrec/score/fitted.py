@@ -1,4 +1,4 @@
-"""Whom and what a fitted baseline can score: the users and items of its data set."""
+"""The users and items that a fitted baseline can score: those of its data set."""
 
 from functools import cached_property
 
@@ -13,18 +13,18 @@ from dglrec.run import TrainedBaseline
 
 
 class BaselineScorer:
-    """Lists and scores of a baseline; what `Scorer` and `ListScorer` are of a graph model.
+    """Lists and scores of a baseline, with the interface of `Scorer` and `ListScorer`.
 
     Args:
         trained: a run's baseline.
-        by_rating: whether pairs get predicted ratings, in place of what lists are ordered by.
+        by_rating: whether `pairs` returns predicted ratings, not the scores that order lists.
     """
 
     def __init__(self, trained: TrainedBaseline, *, by_rating: bool = False) -> None:
         self._trained, self._by_rating = trained, by_rating
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The best items for each of n users: `Scorer.best`."""
+        """The best items for each of n users; see `Scorer.best`."""
         return self._trained.best(users, left_out, k)
 
     def pairs(self, users: Tensor, items: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class BaselineScorer:
 
 
 class BaselineRoster:
-    """Users and items that a baseline knows, with the interface of `Roster`.
+    """The users and items of a baseline, with the interface of `Roster`.
 
     Args:
         trained: a run's baseline.
@@ -48,38 +48,38 @@ class BaselineRoster:
 
     @property
     def count(self) -> int:
-        """How many rows of users there are."""
+        """The number of user rows."""
         return len(self.users)
 
     def places(self, users: Tensor) -> Tensor:
-        """Where users stand: all of them where they always were."""
+        """The rows of users, which are their indices here; see `Roster.places`."""
         return users
 
     def likeness(self, by: DiverseBy) -> Likeness:
-        """How alike its items are.
+        """The similarity of the items.
 
         Raises:
-            UsageError: the data set knows no genres of them, or they are to have embeddings.
+            UsageError: the data set has no genres, or `by` is `embedding`.
         """
         return likeness_of(by, self._trained.dataset, None)
 
     def prepare(self) -> None:
-        """Nothing: a baseline is ready."""
+        """Nothing to prepare."""
 
     @cached_property
     def rated(self) -> ItemLists:
-        """What each user is known to have rated, held-out rows too."""
+        """The items that each user rated, in any split."""
         return self._trained.dataset.rated_items()
 
     def scorer(self) -> BaselineScorer:
-        """Predicts ratings."""
+        """Predicts ratings of pairs."""
         return BaselineScorer(self._trained, by_rating=True)
 
     def ranker(self, catalogue: Tensor | None = None) -> BaselineScorer:
-        """What lists are made with, of all items: others are refused before.
+        """Makes lists of all items; a smaller catalogue is refused with its option.
 
         Raises:
-            ValueError: only some items are candidates.
+            ValueError: the catalogue does not hold all items.
         """
         if catalogue is not None and len(catalogue) < len(self.items):
             raise ValueError("a baseline ranks the whole catalogue")
@@ -87,7 +87,7 @@ class BaselineRoster:
 
 
 def refused(trained: TrainedBaseline, option: str) -> UsageError:
-    """What is said where an option needs a graph model."""
+    """The error for an option that needs a graph model."""
     return UsageError(
         f"{option} needs a graph model, and this is a run of the {trained.kind} baseline: it knows "
         "the users and items of its data set alone, and gives no reasons"

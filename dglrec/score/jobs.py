@@ -1,7 +1,7 @@
-"""What is scored, part by part: the best items of users, or pairs; wherever the rows then go.
+"""Scoring jobs, part by part: the best items of users, scores of pairs, or reasons for scores.
 
-Data flow: files or frames that say who and what -> roster -> parts by number -> for each: indices
--> scores -> ids. `batch.py` writes the parts into a folder, `tables.py` puts them together.
+Data flow: files or frames of users and items -> roster -> parts by number -> for each part: indices
+-> scores -> ids. `batch.py` writes the parts into a folder, `tables.py` joins them in a table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,29 +49,30 @@ _RELATIONS = pa.list_(
 
 
 def users_in_part(k: int) -> int:
-    """How many users a part of lists of k items has."""
+    """The number of users in a part, for lists of k items."""
     return max(1, min(_PART_USERS, _PART_ROWS // k))
 
 
 def rows_in_part() -> int:
-    """How many pairs a part has."""
+    """The number of pairs in a part."""
     return _PART_ROWS
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What both ways of scoring can be told.
+    """Options of scoring top-k lists and of scoring pairs.
 
     Attributes:
         ratings: a file with ratings of users that training never saw, who are scored as well.
-        known: what ratings of users of the data set in that file mean: an error, more ratings
-            (`extend`), or all that the user has rated (`replace`).
-        user_table: a file with what is known of such users, with or without ratings.
+        known: how ratings of users of the data set in that file are treated: as an error, as
+            additional ratings (`extend`), or as all ratings of the user (`replace`).
+        user_table: a file with attributes of users that training never saw, with or without
+            ratings.
         new_items: a file with items that training never saw, which are scored as well.
-        unknown: what an unknown user or item in a list means: an error, a row to be left out, or,
-            of pairs, a score that is missing.
+        unknown: how an unknown user or item in a list is treated: as an error, by leaving out its
+            row (`skip`), or, for pairs, by a missing score (`null`).
         shard: (i, n): only every n-th part from the i-th on, i from 0.
-        overwrite: whether a folder of scores that is there goes first.
+        overwrite: whether to remove existing scores from the folder first.
     """
 
     ratings: Given | None = None
@@ -83,10 +84,10 @@ class ScoreOptions:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Refuse what does not go together.
+        """Refuse impossible options.
 
         Raises:
-            UsageError: it does not.
+            UsageError: the shard does not exist, or `overwrite` is given for one of several shards.
         """
         number, shards = self.shard
         if not 0 <= number < shards:
@@ -101,15 +102,15 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class TopKOptions(ScoreOptions):
-    """What scoring of the best items can be told besides.
+    """Options of scoring top-k lists.
 
     Attributes:
-        users: a file with a column `user_id`: only these.
-        items: a file with a column `item_id`: only these are candidates.
-        include_seen: whether a user's own rated items are candidates.
-        explain: whether each item comes with the rated items that it rests on.
-        diversity: what makes items of a list unlike each other; None for nothing. Ranks say the
-            order then, in which scores need not fall.
+        users: a file with a column `user_id`: only these users get lists.
+        items: a file with a column `item_id`: only these items are candidates.
+        include_seen: whether items that the user has rated are candidates.
+        explain: whether each item comes with the reasons for its score.
+        diversity: how to make lists diverse; None for lists by score alone. Scores of diverse
+            lists need not descend; `rank` gives the order.
     """
 
     users: Given | None = None
@@ -123,31 +124,31 @@ _Options = TypeVar("_Options", bound=ScoreOptions)
 
 
 def found(options: _Options) -> _Options:
-    """The same options with their tables looked for: which are files, and which lie in parts.
+    """The same options with their tables located: single files, or the parts of a table.
 
     Raises:
-        DataError: a folder or a pattern has no part, or one that is no table.
+        DataError: a folder or a pattern has no part, or a part that is no table.
     """
-    given = {one.name: getattr(options, one.name) for one in fields(options)}
+    given = {option.name: getattr(options, option.name) for option in fields(options)}
     tables: dict[str, Any] = {
-        name: find(one) for name, one in given.items() if isinstance(one, Place)
+        name: find(option) for name, option in given.items() if isinstance(option, Place)
     }
     return replace(options, **tables)
 
 
 class TopKJob:
-    """Lists of the best items, by stretches of users; columns are those of `score_top_k`.
+    """Lists of the best items, in parts of consecutive users; columns are those of `score_top_k`.
 
     Args:
         trained: a run's model.
-        roster: whom and what it scores.
+        roster: the users and items to score.
         users: int64, the users of each part.
         catalogue: int64 [C] the items to choose from, ascending.
         k: items for each user.
         options: see `TopKOptions`.
 
     Attributes:
-        count: how many parts there are.
+        count: the number of parts.
     """
 
     def __init__(
@@ -166,17 +167,17 @@ class TopKJob:
 
     @classmethod
     def of(cls, trained: Predictor, k: int, options: TopKOptions) -> "TopKJob":
-        """The job that options ask for, which `check_top_k` has let pass.
+        """The job for options that `check_top_k` accepts.
 
         Raises:
             UsageError: there are fewer items than a list has places.
-            DataError: a file is bad or names what is unknown.
+            DataError: a file is bad or names unknown users or items.
         """
         roster = read_roster(trained, options)
         try:
             users = listed(options.users, schema.USER_ID, roster.users, options.unknown)
         except EmptyFileError as error:
-            log(f"{error}, so there is nobody to score")
+            log(f"{error}, so there are no users to score")
             users = torch.empty(0, dtype=torch.int64)
         catalogue = listed(options.items, schema.ITEM_ID, roster.items, options.unknown)
         check_k(k, len(catalogue))
@@ -184,15 +185,15 @@ class TopKJob:
 
     @property
     def num_users(self) -> int:
-        """How many users get lists."""
-        return sum(len(some) for some in self._users)
+        """The number of users who get lists."""
+        return sum(len(part) for part in self._users)
 
     def prepare(self) -> None:
-        """Embeddings."""
+        """Compute the embeddings."""
         self._roster.prepare()
 
     def ready(self) -> None:
-        """What the decoder makes of all nodes, and what each user has rated."""
+        """Compute the decoder's terms of all nodes, and find the items that each user has rated."""
         self._ranker = self._roster.ranker(self._catalogue)
         self._best = self._ranker.best
         if self._options.diversity is not None:
@@ -203,7 +204,7 @@ class TopKJob:
             assert isinstance(self._roster, Roster)
             assert not isinstance(self._ranker, BaselineScorer)
             self._relations = self._roster.relation_reasons(self._ranker)
-        # Beside what lists are ordered by stands the predicted rating.
+        # The column `rating`: the same scorer, where lists are ordered by predicted rating.
         self._ratings = None
         if self._trained.rates:
             same = not self._trained.orders_by_lists
@@ -215,7 +216,7 @@ class TopKJob:
             self._left_out = self._roster.rated
 
     def parts(self, missing: set[int]) -> Iterator[Part]:
-        """One for each stretch of users."""
+        """The parts, a stretch of users each."""
         total = sum(len(self._users[number]) for number in missing)
         shown = self._trained.world.is_first
         with progress("scoring users", total, "users", shown=shown) as advance:
@@ -227,32 +228,34 @@ class TopKJob:
             nothing = torch.empty((0, self._k))
             return self._table(users, nothing, nothing.long()), 0
         tables = []
-        for some in users.split(_USERS_AT_ONCE):
-            places = self._roster.places(some)
-            tables.append(self._table(some, *self._best(places, self._left_out, self._k)))
-            advance(len(some))
+        for chunk in users.split(_USERS_AT_ONCE):
+            places = self._roster.places(chunk)
+            tables.append(self._table(chunk, *self._best(places, self._left_out, self._k)))
+            advance(len(chunk))
         return pa.concat_tables(tables).combine_chunks(), 0
 
     def _table(self, users: Tensor, scores: Tensor, items: Tensor) -> pa.Table:
-        left = torch.isfinite(scores)
+        listed_places = torch.isfinite(scores)
         ranks = torch.arange(1, scores.shape[1] + 1, dtype=torch.int32).expand_as(scores)
         rows = users.unsqueeze(1).expand_as(scores)
         columns: dict[str, Any] = {
-            schema.USER_ID: self._roster.users.decode(rows[left].numpy()),
-            schema.ITEM_ID: self._roster.items.decode(items[left].numpy()),
-            schema.RANK: ranks[left].numpy(),
-            schema.SCORE: scores[left].numpy(),
+            schema.USER_ID: self._roster.users.decode(rows[listed_places].numpy()),
+            schema.ITEM_ID: self._roster.items.decode(items[listed_places].numpy()),
+            schema.RANK: ranks[listed_places].numpy(),
+            schema.SCORE: scores[listed_places].numpy(),
         }
         if self._ratings is not None:
-            ratings = scores[left]
+            ratings = scores[listed_places]
             if self._ratings is not self._ranker:
-                ratings = self._ratings.pairs(self._roster.places(rows[left]), items[left])
+                ratings = self._ratings.pairs(
+                    self._roster.places(rows[listed_places]), items[listed_places]
+                )
             columns[schema.RATING] = clip(ratings, self._trained.dataset.scale).numpy()
         if self._options.explain:
             assert isinstance(self._roster, Roster) and not isinstance(self._ranker, BaselineScorer)
             places = self._roster.places(users)
             reasons = self._roster.reasons(self._ranker, places, items)
-            because, contributions = (part[left.numpy()] for part in reasons)
+            because, contributions = (part[listed_places.numpy()] for part in reasons)
             there = because >= 0
             ends = np.concatenate(([0], np.cumsum(there.sum(1)))).astype(np.int32)
             rated = self._roster.items.decode(because[there])
@@ -260,27 +263,27 @@ class TopKJob:
             columns[schema.CONTRIBUTION] = pa.ListArray.from_arrays(ends, contributions[there])
             if self._relations is not None:
                 known = torch.where(users < len(self._trained.dataset.users), users, -1)
-                known = torch.where(places == users, known, -1)  # its ratings are others
+                known = torch.where(places == users, known, -1)  # the file changed their ratings
                 found = self._relations.find(places, items, known)
-                rows_of = zip(found, left.tolist(), strict=True)
+                rows_of = zip(found, listed_places.tolist(), strict=True)
                 wanted = [
-                    [asdict(reason) for reason in one]
-                    for of_user, there in rows_of
-                    for one, is_there in zip(of_user, there, strict=True)
-                    if is_there
+                    [asdict(reason) for reason in item_reasons]
+                    for of_user, listed_of_user in rows_of
+                    for item_reasons, is_listed in zip(of_user, listed_of_user, strict=True)
+                    if is_listed
                 ]
                 columns[schema.RELATIONS] = pa.array(wanted, _RELATIONS)
         return pa.table(columns)
 
 
 class _EncodedPairs(NamedTuple):
-    """Pairs as indices; of one that is unknown any.
+    """Pairs as indices, which are arbitrary for unknown ids.
 
     Attributes:
-        columns: ids, in the data set's types.
-        places: int64 [n] where the users stand in the roster.
+        columns: the ids, in the data set's types.
+        places: int64 [n] the users' rows in the roster.
         items: int64 [n].
-        known: bool [n], whether both ends are known.
+        known: bool [n], whether user and item are known.
     """
 
     columns: dict[str, Any]
@@ -290,18 +293,18 @@ class _EncodedPairs(NamedTuple):
 
 
 class PairsJob:
-    """Predicted ratings of pairs, or their scores in lists, by stretches of the file.
+    """Predicted ratings of pairs, or their scores in lists, in parts of consecutive rows.
 
     Columns are those of `score_pairs`.
 
     Args:
         trained: a run's model.
-        roster: whom and what it scores.
+        roster: the users and items to score.
         file: the pairs.
-        unknown: what unknown ids mean.
+        unknown: how unknown ids are treated.
 
     Attributes:
-        count: None: how many parts there are shows at the end.
+        count: None, as the number of parts is known only at the end of the file.
     """
 
     count: int | None = None
@@ -314,7 +317,7 @@ class PairsJob:
 
     @classmethod
     def of(cls, trained: Predictor, pairs: Given, options: ScoreOptions) -> "PairsJob":
-        """The job that options ask for, which `check_options` has let pass.
+        """The job for options that `check_options` accepts.
 
         Raises:
             DataError: a file is bad.
@@ -324,29 +327,29 @@ class PairsJob:
         return job
 
     def _check(self) -> None:
-        """Refuse, before any work, a file without the columns, and say of one without a row.
+        """Refuse a file without the columns before any work; log it if the file has no row.
 
         Raises:
-            DataError: it is bad.
+            DataError: the file is bad.
         """
         if next(self._stretches(), None) is None:
             log(f"{self._file}: holds no row, so there is nothing to score")
 
     def prepare(self) -> None:
-        """Embeddings."""
+        """Compute the embeddings."""
         self._roster.prepare()
 
     def ready(self) -> None:
-        """What the decoder makes of all nodes."""
+        """Compute the decoder's terms of all nodes."""
         rates = self._trained.rates
         self._scorer = self._roster.scorer() if rates else self._roster.ranker()
 
     def parts(self, missing: set[int]) -> Iterator[Part]:
-        """One for each stretch of the file."""
+        """The parts, a stretch of the file each."""
         number = -1
         for number, table in enumerate(cut(self._stretches(), rows_in_part())):
             yield Part(number, partial(self._make, table))
-        if number < 0:  # a part without rows, so that who reads the folder finds its columns
+        if number < 0:  # a part without rows, so that readers of the folder find the columns
             ids = {schema.USER_ID: self._roster.users.ids, schema.ITEM_ID: self._roster.items.ids}
             nothing = pa.table({name: of_end[:0] for name, of_end in ids.items()})
             yield Part(0, partial(self._make, nothing))
@@ -361,7 +364,8 @@ class PairsJob:
         """The pairs of a stretch as indices.
 
         Raises:
-            DataError: an id is unknown, which is an error, or is of another type where all stay.
+            DataError: an id is unknown where that is an error; or an id does not have the type of
+                the data set's ids where unknown ids are kept (`null`).
         """
         ids = {schema.USER_ID: self._roster.users, schema.ITEM_ID: self._roster.items}
         columns = {name: to_type(table.column(name), map_.ids.type) for name, map_ in ids.items()}
@@ -396,15 +400,15 @@ class PairsJob:
 
 
 class ReasonsJob(PairsJob):
-    """For each pair up to three rated items of the user that the pair's score rests on.
+    """For each pair up to three reasons: rated items of the user that raise the pair's score.
 
-    Columns are `user_id, item_id, because, contribution`, a row a reason, the largest contribution
-    first; see `infer.explain`. The score is what lists are ordered by. A pair without a reason has
-    no row.
+    Columns are `user_id, item_id, because, contribution`, a row for each reason, the largest
+    contribution first; see `infer.explain`. The score is the one that lists are ordered by. A pair
+    without a reason has no row.
     """
 
     def ready(self) -> None:
-        """What lists are made with."""
+        """Make the ranker."""
         self._ranker = self._roster.ranker()
 
     def _make(self, table: pa.Table) -> tuple[pa.Table, int]:
@@ -413,7 +417,7 @@ class ReasonsJob(PairsJob):
         shape = (len(places), REASONS)
         because, contributions = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
         here = torch.nonzero(known).squeeze(1)
-        # All items of a user at once, so that the user is encoded without each rating once.
+        # All items of a user at once: leaving out the user's ratings is then computed only once.
         by_user = here[torch.argsort(places[here], stable=True)]
         _, counts = torch.unique_consecutive(places[by_user], return_counts=True)
         for rows in by_user.split(counts.tolist()) if len(here) else ():
@@ -431,7 +435,7 @@ def check_top_k(trained: Predictor, k: int, options: TopKOptions) -> None:
     """Refuse lists that cannot be made, before any work.
 
     Raises:
-        UsageError: options do not go together, or the model is not made for them.
+        UsageError: the options are impossible, or the model does not support them.
     """
     check_options(trained, options)
     check_k(k)
@@ -440,15 +444,15 @@ def check_top_k(trained: Predictor, k: int, options: TopKOptions) -> None:
 
 
 def check_options(trained: Predictor, options: ScoreOptions, *, explain: bool = False) -> None:
-    """Refuse what does not go together, and what a model is not made for, before any work.
+    """Refuse, before any work, impossible options and options that the model does not support.
 
     Args:
         trained: a run's model.
-        options: of it.
-        explain: whether reasons are asked for, whatever the options say.
+        options: the options to check.
+        explain: whether reasons are wanted even if the options do not say so.
 
     Raises:
-        UsageError: it is asked for.
+        UsageError: the options are impossible, or the model does not support them.
     """
     options.check()
     explain = explain or (isinstance(options, TopKOptions) and options.explain)
@@ -469,10 +473,10 @@ def check_options(trained: Predictor, options: ScoreOptions, *, explain: bool = 
 
 
 def read_roster(trained: Predictor, options: ScoreOptions) -> Roster | BaselineRoster:
-    """Whom and what a model scores, and whom and what the options add.
+    """The users and items of a model's data set, and those that the options add.
 
     Raises:
-        UsageError: the model does not look at what is said of them.
+        UsageError: the model reads no attributes of users or items, and the options give some.
         DataError: a file is bad.
     """
     if isinstance(trained, TrainedBaseline):
@@ -494,7 +498,7 @@ def read_roster(trained: Predictor, options: ScoreOptions) -> Roster | BaselineR
                 trained, options.ratings, new_items, table=table, known=options.known
             )
         except EmptyFileError as error:
-            log(f"{error}, so no user is new by it")
+            log(f"{error}, so it adds no users")
     if new_users is None and described:
         new_users, _ = read_users_to_add(trained, None, new_items, table=table)
     explains = isinstance(options, TopKOptions) and options.explain

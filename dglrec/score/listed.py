@@ -1,4 +1,4 @@
-"""Files that list users, items or pairs -> indices, and what becomes of ids that are unknown."""
+"""Indices of the users, items or pairs that files list, and the handling of unknown ids."""
 
 from collections.abc import Iterable, Iterator
 from typing import Literal, NoReturn
@@ -19,11 +19,11 @@ _SHOWN = 3
 
 
 def listed(file: Given | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor:
-    """int64 [n] the indices that a file lists, ascending, each once; all where there is no file.
+    """int64 [n] the indices that a file lists, ascending and distinct; all indices without a file.
 
     Raises:
         EmptyFileError: the file has no row.
-        DataError: it is bad, or names what is unknown, or nothing that is known.
+        DataError: the file is bad, has an unknown id where that is an error, or has no known id.
     """
     if file is None:
         return torch.arange(len(ids))
@@ -44,7 +44,7 @@ def listed(file: Given | None, name: str, ids: IdMap, unknown: Unknown) -> Tenso
 
 
 def refuse_unknown(file: Given, columns: dict[str, IdMap], instead: str | None) -> NoReturn:
-    """Say which ids of a file are unknown, and how many.
+    """Raise an error that names some unknown ids of a file and counts all of them.
 
     Raises:
         UnknownIdsError: always.
@@ -70,7 +70,7 @@ def refuse_unknown(file: Given, columns: dict[str, IdMap], instead: str | None) 
 
 
 def cut(stretches: Iterable[Stretch], rows: int) -> Iterator[pa.Table]:
-    """Stretches -> tables of so many rows each, the last of what is left."""
+    """Stretches as tables of `rows` rows each; the last table may have fewer."""
     held: list[pa.Table] = []
     count = 0
     for stretch in stretches:

@@ -1,13 +1,13 @@
 """A folder of Parquet files that attempts, processes and shards fill together, part by part.
 
-_plan.json            what is scored, with what, how: written first, the same for all
-part-00000.parquet    a part's rows; it appears whole
-_parts/00000.json     what that part is: rows, bytes, checksum. A part without it is not finished
-_manifest.json        the plan and all parts, once all are there
-_SUCCESS              empty, and last
+_plan.json            what is scored, with which model and options; written first, shared by all
+part-00000.parquet    the rows of a part; written atomically
+_parts/00000.json     the note of that part: rows, bytes, checksum. A part without it is unfinished
+_manifest.json        the plan and all parts; written when all parts are finished
+_SUCCESS              empty; written last
 
-Which rows a part has follows from the plan alone. So whoever comes makes the parts that are not
-there yet, in any order and any number of processes, and the folder ends up the same.
+The plan alone determines the rows of each part. Any number of processes can therefore make the
+missing parts in any order, and the finished folder is the same.
 """
 
 import hashlib
@@ -50,21 +50,21 @@ SCHEMA_VERSION = 2
 _A_NOTE = "[0-9]*.json"
 _START_LOCK = "start.lock"
 _ONLY = "0-of-1"  # the job of one shard
-_VERSION = "dglrec"  # in the manifest: which version finished it
+_VERSION = "dglrec"  # key in the manifest: the version that finished the folder
 _MEND = "give the command that made it once more"
 
 
 class Note(BaseModel):
-    """What is known of a finished part.
+    """The note of a finished part.
 
     Attributes:
-        rows: of its file.
-        size: of its file, in bytes.
-        sha256: of its file.
-        unknown_rows: rows of the input that named an unknown user or item.
-        unknown: what such rows meant when it was made; None where there was none.
-        plan: a digest of what it was made by.
-        checksum: of the others, as `with_checksum` has it.
+        rows: the number of rows in the part's file.
+        size: the size of the file, in bytes.
+        sha256: the checksum of the file.
+        unknown_rows: the number of input rows with an unknown user or item.
+        unknown: how such rows were treated; None where there were none.
+        plan: the digest of the plan that the part was made by.
+        checksum: the checksum of the other fields, from `with_checksum`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -79,7 +79,7 @@ class Note(BaseModel):
 
     @classmethod
     def of(cls, **values: Any) -> "Note":
-        """A note with its checksum."""
+        """A note of these values with its checksum."""
         return cls(**with_checksum(values))
 
     @model_validator(mode="after")
@@ -90,11 +90,11 @@ class Note(BaseModel):
 
 
 class PartsFolder:
-    """The folder, seen by one process.
+    """The folder, as one process sees it.
 
     Args:
         out: the folder; see `begun`.
-        plan: JSON values that say what is scored, with what, how.
+        plan: JSON values that say what is scored, with which model and options.
     """
 
     def __init__(self, out: Place, plan: dict[str, Any]) -> None:
@@ -104,11 +104,11 @@ class PartsFolder:
         self._digest = hashlib.sha256(_identity(self.plan).encode()).hexdigest()
 
     def refuse_other_folder(self, overwrite: bool) -> None:
-        """Refuse, before any work, a folder that holds something else.
+        """Refuse, before any work, a folder that holds something other than scores.
 
         Raises:
-            UsageError: it does.
-            DataError: it holds scores whose plan is gone.
+            UsageError: the folder holds something else.
+            DataError: the folder holds scores but no plan.
         """
         check_possible(self.out)
         plan = self.out / PLAN_FILE
@@ -124,21 +124,21 @@ class PartsFolder:
             for path in (*self.out.iterdir(), *self._notes.glob("*"))
             if path != self._notes
         ):
-            return  # of a job that was killed before it had a plan
+            return  # these files are of a job that was killed before it wrote its plan
         check_target_folder(self.out, marker=PLAN_FILE, overwrite=overwrite)
 
     @contextmanager
     def begun(self, job: str, *, overwrite: bool = False) -> Iterator[None]:
-        """Be the only job of a name at the folder, having made it, or seen that its plan is ours.
+        """Make the folder, or check that its plan is this one, and lock it for a job of this name.
 
-        A plan by which no part was finished, and that nobody is at, gives way to this one.
+        Another plan is replaced if no part was finished by it and no job is using the folder.
 
         Args:
-            job: which shard, like "0-of-1".
-            overwrite: whether scores that are there go first, whatever their plan.
+            job: the name of the shard, such as "0-of-1".
+            overwrite: whether to remove existing scores first, whatever their plan.
 
         Raises:
-            UsageError: the folder is another one, begun with another plan, or in use.
+            UsageError: the folder holds something else, has another plan, or is in use.
         """
         with disk_errors(self.out):
             self.refuse_other_folder(overwrite)
@@ -149,21 +149,22 @@ class PartsFolder:
         with ExitStack() as until_done:
             with self._alone_at_start():
                 lock = self._lock(f"{job}.lock")
-                # Where there are no locks, nobody knows who else is there.
+                # Without locks, other jobs at the folder cannot be noticed.
                 self._is_locked = until_done.enter_context(lock)
                 with disk_errors(self.out):
                     self._settle(self._is_alone(job), overwrite)
             yield
 
     def _settle(self, alone: bool, overwrite: bool) -> None:
-        """See that the plan is ours, and remove what killed jobs left, if nobody else is at it."""
+        """Check or write the plan; a job that is alone removes what killed jobs left."""
         if not alone and overwrite:
             raise UsageError(
-                f"{self.out}: another shard may be at it; wait for it, or remove the folder by hand"
+                f"{self.out}: another shard may be writing there; wait for it, or remove the "
+                "folder by hand"
             )
         plan_file, manifest = self.out / PLAN_FILE, self.out / MANIFEST_FILE
-        finished = manifest.exists() or any(self._notes.glob(_A_NOTE))
-        started = plan_file.is_file() and (finished or not alone) and not overwrite
+        has_finished = manifest.exists() or any(self._notes.glob(_A_NOTE))
+        started = plan_file.is_file() and (has_finished or not alone) and not overwrite
         if alone:
             self._sweep(everything=not started)
         if started:
@@ -173,7 +174,7 @@ class PartsFolder:
         write_json(plan_file, self.plan)
 
     def _alone_at_start(self) -> AbstractContextManager[bool]:
-        """Locks are taken and looked at by one process at a time; it takes no time."""
+        """The lock under which processes take and look at the other locks; held only briefly."""
         return self._lock(_START_LOCK, wait=True)
 
     def _lock(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
@@ -183,9 +184,9 @@ class PartsFolder:
         return locked(self.out / NOTES_FOLDER, name, shown=self.out, wait=wait)
 
     def _is_alone(self, job: str) -> bool:
-        """Whether no other job is at the folder, for all that is known.
+        """Whether no other job is at the folder, as far as that can be known.
 
-        In a store, where nothing can be known, the only shard is taken to be.
+        A store has no locks: there a job is assumed to be alone if it is the only shard.
         """
         if isinstance(self.out, RemotePath):
             return job == _ONLY
@@ -201,7 +202,8 @@ class PartsFolder:
     def _sweep(self, *, everything: bool) -> None:
         """Remove what killed processes left half-written, and perhaps all scores.
 
-        What says that all is there goes first, and notes before their parts.
+        The success file and the manifest are removed first, and notes before their parts, so that
+        a kill in between leaves nothing marked as finished that is not there.
         """
         for folder in (self.out, self._notes):
             sweep(folder)
@@ -212,11 +214,11 @@ class PartsFolder:
                 path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """See that the folder's plan is this one.
+        """Check that the folder's plan is this one.
 
         Raises:
-            UsageError: it is another one.
-            DataError: there is none.
+            UsageError: the folder has another plan.
+            DataError: the folder has no readable plan, or an altered one.
         """
         try:
             begun = read_json(self.out / PLAN_FILE)
@@ -224,10 +226,10 @@ class PartsFolder:
             raise DataError(f"{error}; --overwrite begins the folder anew") from error
         if _identity(begun) != _identity(self.plan) and self._is_made_by_this():
             raise DataError(
-                f"{self.out / PLAN_FILE}: altered since it was written, as parts are there of this "
-                "command; get it back, or begin anew with --overwrite"
+                f"{self.out / PLAN_FILE}: altered since it was written, as the folder holds parts "
+                "made by this command; get it back, or begin anew with --overwrite"
             )
-        # What was finished while unknown ids were an error names none.
+        # Parts that were finished while unknown ids were an error contain none.
         as_now = begun.get("unknown") in ("error", self.plan["unknown"])
         if _identity(begun) != _identity(self.plan) or not as_now:
             raise UsageError(
@@ -236,7 +238,7 @@ class PartsFolder:
             )
 
     def count(self) -> int:
-        """How many parts a finished folder has; 0 for another."""
+        """The number of parts of a finished folder; 0 for an unfinished one."""
         success, manifest = self.out / SUCCESS_FILE, self.out / MANIFEST_FILE
         if not success.is_file():
             return 0
@@ -256,7 +258,7 @@ class PartsFolder:
         return count
 
     def _readable_notes(self) -> dict[int, Note]:
-        """The notes that are whole, by part; of the others is told where their parts are made."""
+        """The undamaged notes, by part; `_note` logs the damaged ones when parts are made again."""
         paths: Iterable[Place] = self._notes.glob(_A_NOTE)
         notes = {}
         for path in sorted(paths, key=lambda path: path.name):
@@ -265,20 +267,20 @@ class PartsFolder:
         return notes
 
     def _is_made_by_this(self) -> bool:
-        """Whether a finished part is of this plan, whatever the folder's plan says."""
+        """Whether a finished part was made by this plan, whatever the folder's plan says."""
         return any(note.plan == self._digest for note in self._readable_notes().values())
 
-    def _is_manifest(self, found: dict[str, Any], there: dict[int, Note]) -> bool:
-        """Whether a manifest is that of some parts of this plan, whatever files were called."""
-        wanted = json.loads(json.dumps(self._manifest(there)))
+    def _is_manifest(self, found: dict[str, Any], finished: dict[int, Note]) -> bool:
+        """Whether a manifest is of these parts and this plan, whatever the input files' names."""
+        wanted = json.loads(json.dumps(self._manifest(finished)))
         same = _identity(_of_any_version(found)) == _identity(_of_any_version(wanted))
         return same and found.get("parts") == wanted["parts"] and bool(fits_checksum(found))
 
     def whole(self, numbers: Iterable[int]) -> dict[int, Note]:
-        """Which of some parts are finished, and as they were written; the others have to be made.
+        """The notes of those parts that are finished and undamaged; the others have to be made.
 
         Raises:
-            DataError: one was made by another plan.
+            DataError: a part was made by another plan.
         """
         found, lacking = {}, False
         for number in numbers:
@@ -295,7 +297,7 @@ class PartsFolder:
         return found
 
     def write(self, number: int, table: pa.Table, unknown: int = 0) -> Note:
-        """Write a part, and then that it is finished.
+        """Write a part, and then its note, which marks it as finished.
 
         Raises:
             DglrecError: the disk is full, or the folder cannot be written.
@@ -303,7 +305,7 @@ class PartsFolder:
         path, note_path = self.out / part_name(number), self._note_path(number)
         try:
             with atomic_file(path) as temporary:
-                # Ids and ranks repeat; scores do not.
+                # A dictionary pays off for ids and ranks, which repeat, not for scores.
                 repeated = [name for name in table.column_names if _repeats(table, name)]
                 pq.write_table(table, temporary, use_dictionary=repeated)
                 note = Note.of(
@@ -322,64 +324,64 @@ class PartsFolder:
         return note
 
     def finish(self, count: int, job: str, checked: Container[int]) -> bool:
-        """Write the manifest, and that all is there, if it is.
+        """Write the manifest and the success file, if all parts are finished.
 
         Args:
-            count: how many parts there are to be.
-            job: which shard says so.
-            checked: parts that it has just written or compared with their checksums.
+            count: the number of parts of the finished folder.
+            job: the name of this shard.
+            checked: parts that this job has just written or compared with their checksums.
 
         Returns:
-            Whether all are there.
+            Whether all parts are finished.
 
         Raises:
-            DataError: a part is there that was made by another plan.
+            DataError: a part was made by another plan.
         """
         notes = [self._note(number) for number in range(count)]
-        there = {number: note for number, note in enumerate(notes) if note is not None}
-        for number, note in list(there.items()):
+        finished = {number: note for number, note in enumerate(notes) if note is not None}
+        for number, note in list(finished.items()):
             path = self.out / part_name(number)
             if number not in checked and not _is_as_written(path, note):
                 log(f"{path}: gone or damaged since it was written; run its shard again")
-                del there[number]
-        if len(there) < count:
+                del finished[number]
+        if len(finished) < count:
             self._not_finished()
             return False
         with disk_errors(self.out), self._alone_at_start():
             if self._is_alone(job):
                 self._sweep(everything=False)
-            write_json(self.out / MANIFEST_FILE, self._manifest(there))
+            write_json(self.out / MANIFEST_FILE, self._manifest(finished))
             with atomic_file(self.out / SUCCESS_FILE) as temporary:
                 temporary.touch()
         return True
 
     def verify(self) -> str:
-        """Compare all that is there with its checksums, and change nothing.
+        """Compare all files with their checksums, and change nothing.
 
         Returns:
-            What is not there yet, in words; nothing of a finished folder.
+            What is missing, in words; an empty string for a finished folder.
 
         Raises:
             DataError: a file is not as it was written.
         """
-        there = {}
+        finished = {}
         notes: Iterable[Place] = self._notes.glob(_A_NOTE)
         for path in sorted(notes, key=str):
             try:
                 number, note = int(path.stem), Note.model_validate(read_json(path))
-            except ValueError as error:  # pydantic's is one
+            except ValueError as error:  # includes pydantic's ValidationError
                 raise DataError(f"{path}: damaged; {_MEND}") from error
             self._refuse_other_plan(number, note)
             part = self.out / part_name(number)
             if not _is_as_written(part, note):
                 raise DataError(f"{part}: gone or damaged since it was written; {_MEND}")
-            there[number] = note
+            finished[number] = note
         success, manifest = self.out / SUCCESS_FILE, self.out / MANIFEST_FILE
         if not success.is_file():
-            return f"{len(there)} parts are finished, and not all of them"
+            return f"{len(finished)} parts are finished, and not all of them"
         if success.stat().st_size:
             raise DataError(f"{success}: holds something; {_MEND}")
-        found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(there)))
+        found, wanted = read_json(manifest), json.loads(json.dumps(self._manifest(finished)))
         same = _of_any_version(found) == _of_any_version(wanted)
         if not same or not fits_checksum(found):
             raise DataError(
@@ -388,16 +390,16 @@ class PartsFolder:
             )
         return ""
 
-    def _manifest(self, there: dict[int, Note]) -> dict[str, Any]:
-        """The plan, and all parts."""
+    def _manifest(self, finished: dict[int, Note]) -> dict[str, Any]:
+        """The manifest: the plan, and all parts."""
         parts = [
             {"file": part_name(number), "rows": note.rows, "sha256": note.sha256}
-            for number, note in there.items()
+            for number, note in finished.items()
         ]
-        totals = {"rows": sum(note.rows for note in there.values())}
-        if unknown := sum(note.unknown_rows for note in there.values()):
+        totals = {"rows": sum(note.rows for note in finished.values())}
+        if unknown := sum(note.unknown_rows for note in finished.values()):
             totals["unknown_rows"] = unknown
-        # The version is no part of the plan: another one may go on with it.
+        # The version is not part of the plan: another version may continue the folder.
         return with_checksum({**self.plan, _VERSION: __version__, **totals, "parts": parts})
 
     @property
@@ -435,7 +437,7 @@ class PartsFolder:
 
 
 def check_scores(out: Place) -> str:
-    """What is not there yet of a folder of scores, in words; nothing where all is.
+    """What is missing from a folder of scores, in words; an empty string for a finished folder.
 
     Raises:
         DataError: a file is not as it was written.
@@ -469,7 +471,7 @@ def _repeats(table: pa.Table, name: str) -> bool:
 
 
 def _identity(plan: dict[str, Any]) -> str:
-    """What decides the rows of parts: all but names of files, and what unknown ids mean."""
+    """What determines the rows of parts: the plan but for file names and `unknown`."""
     return json.dumps(_bare(plan), sort_keys=True)
 
 
@@ -480,7 +482,7 @@ def _bare(value: Any) -> Any:
 
 
 def _difference(begun: dict[str, Any], plan: dict[str, Any]) -> str:
-    """What one plan has that the other has not, in words."""
+    """The difference between two plans, in words."""
     if begun.get("model") != plan["model"]:
         return "another model"
     if begun.get("dataset") != plan["dataset"]:

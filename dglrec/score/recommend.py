@@ -1,4 +1,4 @@
-"""Recommendations for one user, to look at."""
+"""Recommendations for a single user."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,10 +42,10 @@ class Reason:
 
     Attributes:
         item_id: external id.
-        title: its title, or its id where no table names it.
-        contribution: by how much lower what the list is ordered by would be without its rating; a
-            predicted rating before clipping.
-        rating: how the user rated it; None of interactions.
+        title: the item's title, or its id where there is no title.
+        contribution: how much lower the score would be without the user's rating of this item; for
+            predicted ratings, before clipping.
+        rating: the user's rating of this item; None for interactions.
     """
 
     item_id: Any
@@ -61,13 +61,14 @@ class Recommendation:
     Attributes:
         rank: from 1.
         item_id: external id.
-        title: its title, or its id where no table names it.
-        score: what the list is ordered by.
+        title: the item's title, or its id where there is no title.
+        score: the score that the list is ordered by.
         rating: the predicted rating, clipped to the scale; None where the model predicts none.
-        because: up to three rated items that it rests on, where they were asked for.
-        relations: up to three relations that it rests on, likewise; None of a model without any.
-        predicted: the predicted rating before it is clipped, which tells apart what the scale's end
-            does not.
+        because: up to three rated items that it rests on; empty unless they were asked for.
+        relations: up to three relations that it rests on; None unless they were asked for and the
+            model reads relations.
+        predicted: the predicted rating before clipping, which orders items that the end of the
+            scale would make equal.
     """
 
     rank: int
@@ -91,22 +92,22 @@ def recommend(
     explain: bool = False,
     diversity: Diversity | None = None,
 ) -> list[Recommendation]:
-    """The best items that a user has not rated, by what the model's lists are ordered by.
+    """The best items that a user has not rated, by the score that orders the model's lists.
 
-    Items rated in any split are left out, held-out ones too: the user knows them.
+    Items that the user rated in any split, held-out rows included, are left out.
 
     Args:
         trained: a run's model.
-        user_id: a user of the data set, as text; with `ratings` or `user_table` it may be anyone,
-            or None, and what the data set has of that user is left out as well.
-        k: how many; fewer come back where fewer are left.
+        user_id: a user of the data set, as text; with `ratings` or `user_table` it may be any user,
+            or None. Items that the data set has for that user are left out in any case.
+        k: the number of items; a user with fewer candidates gets all of them.
         ratings: a file with the ratings of a user that training never saw.
-        known: what these mean where the data set knows the user: all that it has rated (`replace`),
-            more ratings (`extend`), or an error.
-        user_table: a file with what is known of such a user, with or without ratings.
-        explain: whether to say which rated items each recommendation rests on.
-        diversity: what makes items of the list unlike each other; None for nothing. Scores need
-            not fall along the list then.
+        known: how these ratings are treated if the user is in the data set: as all ratings of the
+            user (`replace`), as additional ratings (`extend`), or as an error.
+        user_table: a file with the attributes of such a user, with or without ratings.
+        explain: whether to give the reasons for each recommendation.
+        diversity: how to make the list diverse; None for a list by score alone. Scores of a diverse
+            list need not descend.
 
     Raises:
         UsageError: k is not positive, or a baseline is asked for reasons, or for the list of a user
@@ -128,7 +129,7 @@ def recommend(
         table, user_id = read_described_user(trained, find(user_table), user_id)
     is_new = ratings is not None or table is not None
     index = _index_of(dataset, user_id, anyone=is_new)
-    own = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
+    user_row = slice(max(index, 0), index + 1)  # empty for a user that the data set lacks
     rated = dataset.rated_items() if index >= 0 else None
     seen = [] if rated is None else [rated.items[rated.offsets[index] : rated.offsets[index + 1]]]
     if is_new:
@@ -150,15 +151,15 @@ def recommend(
     else:
         everybody = torch.arange(dataset.graph.num_users)
         made_of = Rated(dataset.graph.by_user, dataset.scale, biases, everybody)
-        user = trained.embeddings.nodes.users[own]
+        user = trained.embeddings.nodes.users[user_row]
         lists = trained.embeddings.lists
         terms = None if lists is None else lists[0].of(torch.tensor([index]))
         of_user = dataset.graph.by_user.of_nodes(index, index + 1)
         biases = replace(
             biases,
-            users=biases.users[own],
-            user_degrees=biases.user_degrees[own],
-            user_squares=biases.user_squares[own],
+            users=biases.users[user_row],
+            user_degrees=biases.user_degrees[user_row],
+            user_squares=biases.user_squares[user_row],
         )
     left_out = np.unique(np.concatenate(seen))
     nodes = NodeValues(user, trained.embeddings.nodes.items)
@@ -170,9 +171,9 @@ def recommend(
         likeness = likeness_of(diversity.by, dataset, trained.embeddings.nodes.items)
         best_of = Diverse(best_of, likeness, diversity.weight).best
     scores, items = best_of(torch.tensor([0]), ItemLists(np.array([0, len(left_out)]), left_out), k)
-    left = torch.isfinite(scores[0])
-    best = items[:, left]
-    values = scores[0][left].tolist()
+    is_listed = torch.isfinite(scores[0])
+    best = items[:, is_listed]
+    values = scores[0][is_listed].tolist()
     predicted: Tensor | None = None
     if scorer is not None:
         predicted = scorer.pairs(torch.zeros_like(best[0]), best[0])
@@ -185,10 +186,12 @@ def recommend(
         because = [
             tuple(
                 Reason(*_named(trained, item), float(contribution), rated_as.get(item))
-                for item, contribution in zip(*one, strict=True)
+                for item, contribution in zip(*reasons_of_item, strict=True)
                 if item >= 0
             )
-            for one in zip(found.items[0].tolist(), found.contributions[0].tolist(), strict=True)
+            for reasons_of_item in zip(
+                found.items[0].tolist(), found.contributions[0].tolist(), strict=True
+            )
         ]
     if explain and trained.directions:
 
@@ -198,7 +201,7 @@ def recommend(
             if is_new:
                 return ranker
             of_it = None if others.lists is None else others.lists.of(torch.tensor([index]))
-            return made.ranker(nodes._replace(users=others.nodes[own]), None, of_it)
+            return made.ranker(nodes._replace(users=others.nodes[user_row]), None, of_it)
 
         indices = torch.tensor([-1 if is_new else index])
         relations[:] = RelationReasons(trained, ranker, without).find(alone, best, indices)[0]
@@ -221,7 +224,7 @@ def recommend(
 def _both_ratings(
     predicted: Tensor | None, dataset: RatingDataset, count: int
 ) -> list[tuple[float | None, float | None]]:
-    """Predicted ratings on the scale, and as they are; None where there are none."""
+    """Predicted ratings clipped to the scale, and unclipped; None where there are none."""
     if predicted is None:
         return [(None, None)] * count
     clipped = clip(predicted, dataset.scale).tolist()
@@ -229,7 +232,7 @@ def _both_ratings(
 
 
 def _given_ratings(dataset: RatingDataset, of_user: Adjacency) -> dict[int, float]:
-    """How one user rated items, by their index; nothing of interactions."""
+    """A user's ratings by item index; empty for interactions."""
     if not dataset.has_ratings:
         return {}
     ratings = dataset.scale.decode(of_user.codes)
@@ -237,7 +240,10 @@ def _given_ratings(dataset: RatingDataset, of_user: Adjacency) -> dict[int, floa
 
 
 def own_id(dataset: RatingDataset, user_id: str | None) -> int | str | None:
-    """A user's id, written as text, in the type of the data set's ids; text that cannot be."""
+    """A user's id, given as text, in the type of the data set's ids; the text if it has no such id.
+
+    The text is also returned for a data set with text ids.
+    """
     if user_id is None or dataset.users.ids.type == pa.string():
         return user_id
     try:
@@ -248,7 +254,7 @@ def own_id(dataset: RatingDataset, user_id: str | None) -> int | str | None:
 
 
 def _index_of(dataset: RatingDataset, user_id: str | None, *, anyone: bool = False) -> int:
-    """A user's index; -1 for one that the data set lacks, where it may be anyone.
+    """A user's index; -1 for a user that is not in the data set, if `anyone` is allowed.
 
     Raises:
         DataError: the data set has no such user.
@@ -266,13 +272,13 @@ def _index_of(dataset: RatingDataset, user_id: str | None, *, anyone: bool = Fal
 def _by_baseline(
     trained: TrainedBaseline, index: int, k: int, diversity: Diversity | None
 ) -> list[Recommendation]:
-    """A known user's list."""
+    """The list of a user of the data set."""
     dataset, best_of = trained.dataset, trained.best
     if diversity is not None:
         best_of = Diverse(best_of, likeness_of(diversity.by, dataset, None), diversity.weight).best
     scores, items = best_of(torch.tensor([index]), dataset.rated_items(), k)
-    left = torch.isfinite(scores[0])
-    best, values = items[0][left], scores[0][left]
+    is_listed = torch.isfinite(scores[0])
+    best, values = items[0][is_listed], scores[0][is_listed]
     ratings = _both_ratings(values if trained.rates else None, dataset, len(best))
     return [
         Recommendation(rank, *_named(trained, item), score, rating, predicted=unclipped)
@@ -284,12 +290,12 @@ def _by_baseline(
 
 @dataclass(frozen=True)
 class _Lists:
-    """What the list of one user is made with.
+    """Makes rankers for the list of a single user.
 
     Attributes:
         trained: a run's model.
         biases: of the user and all items.
-        rated: what the user has rated.
+        rated: the user's ratings.
     """
 
     trained: TrainedModel
@@ -303,13 +309,13 @@ class _Lists:
         terms: ListTerms | None,
         of_items: ListTerms | None = None,
     ) -> Ranker:
-        """What orders items for the user.
+        """The ranker of items for the user.
 
         Args:
-            nodes: the user, and all items.
-            scorer: made of these; None to make it.
-            terms: what the list head makes of the user; None without one.
-            of_items: what it makes of the items; None for what it makes of the data set's.
+            nodes: the embeddings of the user and of all items.
+            scorer: the scorer of these nodes; None to make it here if it is needed.
+            terms: the list head's terms of the user; None without a list head.
+            of_items: the list head's terms of the items; None for those of the data set's items.
         """
         trained, lists = self.trained, self.trained.embeddings.lists
         if terms is not None and lists is not None and trained.orders_by_lists:
@@ -325,10 +331,10 @@ def _named(trained: Predictor, item: int) -> tuple[Any, str]:
 
 
 def check_k(k: int, catalogue: int | None = None) -> None:
-    """Refuse an impossible number of items.
+    """Refuse an impossible length of lists.
 
     Raises:
-        UsageError: it is not positive, or larger than a catalogue.
+        UsageError: k is not positive, or larger than the catalogue.
     """
     if k < 1:
         raise UsageError(f"k = {k}: must be 1 or more")

@@ -1,9 +1,9 @@
-"""Which relations a recommendation rests on, and whose word that was.
+"""The relations that a recommendation rests on, with the neighbours of the largest weights.
 
-The contribution of a direction of a relation is the score as it is, less the score had the user, or
-the item, been told nothing along it in any layer: leave-one-relation-out, for rated items see
-`infer.explain`. Users and items that they read are as they are. A model that had been trained
-without the relation would be another one; the figure says nothing about that.
+The contribution of a direction of a relation is the score minus the score in which the user, or
+the item, receives no message along it in any layer: leave-one-relation-out (`infer.explain` leaves
+out rated items). The neighbours' embeddings stay unchanged. The contribution says nothing about a
+model trained without the relation, which would be a different model.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,24 +17,24 @@ from dglrec.infer import REASONS, EncodedNodes, ListScorer, Scorer
 from dglrec.relations import DERIVED_NAMES, ITEM_TYPE, REVERSE_PREFIX, USER_TYPE, Direction
 from dglrec.run import TrainedModel
 
-_ROUNDING = 1e-5  # of a rating: what is less says nothing
+_ROUNDING = 1e-5  # in ratings: smaller contributions are rounding errors
 
 Ranker = Scorer | ListScorer
 
 
 @dataclass(frozen=True)
 class RelationReason:
-    """What a user, or an item, is told along a direction of a relation.
+    """The contribution of the messages that a user, or an item, receives along a direction.
 
     Attributes:
-        kind: the direction's name: `trusts` are those that trust the user, `rev_trusts` those whom
-            it trusts, `rev_has_genres` an item's genres.
-        of: `user` or `item`: who is told it.
-        names: up to three of those that tell it, of the largest weights: labels, titles of items or
-            ids of users.
-        count: how many tell it.
-        contribution: by how much lower what the list is ordered by would be without; a predicted
-            rating before clipping.
+        kind: the direction's name: the neighbours by `trusts` are those that trust the user, by
+            `rev_trusts` those whom the user trusts, by `rev_has_genres` an item's genres.
+        of: `user` or `item`: the type of the node that receives the messages.
+        names: up to three neighbours with the largest weights: labels, titles of items or ids of
+            users.
+        count: the number of neighbours.
+        contribution: how much lower the score would be without these messages; for predicted
+            ratings, before clipping.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class RelationReason:
 
     @property
     def text(self) -> str:
-        """For people: `trusts from 5, 7 and 3 more`, `genres Drama, Comedy`.
+        """A text for readers: `trusts from 5, 7 and 3 more`, `genres Drama, Comedy`.
 
         >>> RelationReason("rev_trusts", "user", ("5", "7"), 12, 0.1).text
         'trusts to 5, 7 and 10 more'
@@ -54,7 +54,7 @@ class RelationReason:
         """
         name = self.kind.removeprefix(REVERSE_PREFIX)
         way = " to" if self.kind.startswith(REVERSE_PREFIX) else " from"
-        # Neither labels nor what is made from training rows has another way, but for `next`.
+        # Labels, and relations derived from training rows except `next`, need no from and to.
         if name.startswith("has_") or (name in DERIVED_NAMES and name != "next"):
             name, way = name.removeprefix("has_"), ""
         more = self.count - len(self.names)
@@ -63,13 +63,13 @@ class RelationReason:
 
 
 class RelationReasons:
-    """Finds them.
+    """Finds the relations that recommendations rest on.
 
     Args:
         trained: a run's model, which reads relations.
-        ranker: what lists are made with.
-        without: makes the same of users, or of items, that a direction told nothing; its
-            arguments are `user` or `item`, and these.
+        ranker: the ranker that made the lists.
+        without: makes a ranker in which the data set's users, or items, are replaced by those
+            encoded without a direction; its arguments are `user` or `item`, and these nodes.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class RelationReasons:
         self._trained, self._ranker = trained, ranker
         found = trained.without_relations
         self._without: Mapping[str, Ranker] = {
-            one.name: without(one.destination_type, found[one.name]) for one in trained.directions
+            direction.name: without(direction.destination_type, found[direction.name])
+            for direction in trained.directions
         }
 
     def find(
@@ -90,27 +91,30 @@ class RelationReasons:
         """For each of n users and each of its k items the relations that contributed most.
 
         Args:
-            users: int64 [n] as the ranker numbers them.
-            items: int64 [n, k] what is recommended to each.
-            indices: int64 [n] the users of the data set; -1 for others, who have no relations.
+            users: int64 [n] the users' rows in the ranker.
+            items: int64 [n, k] the items recommended to each user.
+            indices: int64 [n] the users' indices in the data set; -1 for other users, who have no
+                relations.
         """
         flat = users.repeat_interleave(items.shape[1]), items.flatten()
         whole = self._ranker.pairs(*flat).view_as(items)
-        lost = {
+        contributions = {
             name: (whole - ranker.pairs(*flat).view_as(items)).tolist()
             for name, ranker in self._without.items()
         }
-        directions = {one.name: one for one in self._trained.directions}
+        directions = {direction.name: direction for direction in self._trained.directions}
         reasons = []
-        for row, (user, some) in enumerate(zip(indices.tolist(), items.tolist(), strict=True)):
+        for row, (user, items_of_user) in enumerate(
+            zip(indices.tolist(), items.tolist(), strict=True)
+        ):
             of_user = []
-            for column, item in enumerate(some):
-                pairs = ((name, values[row][column]) for name, values in lost.items())
+            for column, item in enumerate(items_of_user):
+                pairs = ((name, values[row][column]) for name, values in contributions.items())
                 largest = sorted((pair for pair in pairs if pair[1] >= _ROUNDING), key=_largest)
                 found = (
                     self._reason(directions[name], user, item, value) for name, value in largest
                 )
-                of_user.append(tuple(one for one in found if one is not None)[:REASONS])
+                of_user.append(tuple(reason for reason in found if reason is not None)[:REASONS])
             reasons.append(of_user)
         return reasons
 
@@ -127,7 +131,9 @@ class RelationReasons:
         if edges.weights is not None:
             order = np.argsort(-np.asarray(edges.weights[stretch]), kind="stable")
             neighbours = neighbours[order]
-        names = tuple(self._name(direction.source_type, int(one)) for one in neighbours[:REASONS])
+        names = tuple(
+            self._name(direction.source_type, int(neighbour)) for neighbour in neighbours[:REASONS]
+        )
         of = direction.destination_type
         return RelationReason(direction.name, of, names, len(neighbours), contribution)
 
@@ -141,7 +147,7 @@ class RelationReasons:
 
 
 def replaced(table: Tensor, rows: Tensor) -> Tensor:
-    """A table with others in place of its first rows: those of the data set, before new ones."""
+    """A table with its first rows, those of the data set, replaced; new users or items follow."""
     return torch.cat((rows, table[len(rows) :]))
 
 

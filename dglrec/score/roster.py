@@ -1,4 +1,4 @@
-"""Whom and what can be scored: the users and items of a data set, and those that files add."""
+"""The users and items that can be scored: those of a data set, and those that files add."""
 
 from dataclasses import replace
 from functools import cached_property
@@ -30,18 +30,18 @@ from dglrec.score.relation_reasons import Ranker, RelationReasons, replaced
 
 
 class Roster:
-    """Users and items under one numbering: the data set's own, and behind them the new ones.
+    """Users and items under a common numbering: those of the data set first, then the new ones.
 
     Args:
         trained: a run's model.
-        new_users: whom a file adds.
-        new_items: what a file adds.
-        changed: users of the data set of whose ratings a file says more, or others.
-        explains: whether `relation_reasons` will be asked for.
+        new_users: users that a file adds.
+        new_items: items that a file adds.
+        changed: users of the data set whose ratings a file extends or replaces.
+        explains: whether `relation_reasons` will be called.
 
     Attributes:
-        users: external ids of the users of the data set, and behind them the new ones.
-        items: the same of items.
+        users: external ids of the data set's users, followed by those of the new users.
+        items: external ids of the data set's items, followed by those of the new items.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Roster:
     ) -> None:
         self._trained, self._explains = trained, explains
         self._new_items = new_items
-        # Who changed stands behind the others once more, as somebody else: see `places`.
-        self._added = [one for one in (new_users, changed) if one is not None]
+        # Changed users get further rows after all others; `places` maps users to these.
+        self._added = [users for users in (new_users, changed) if users is not None]
         dataset = trained.dataset
         self.items = with_new_items(dataset.items, new_items)
         self.users = dataset.users.extended(new_users.ids) if new_users else dataset.users
@@ -67,16 +67,16 @@ class Roster:
 
     @property
     def count(self) -> int:
-        """How many rows of users there are: all `places` are below it."""
-        changed = (one.identities for one in self._added)
-        return len(self.users) + sum(len(one) for one in changed if one is not None)
+        """The number of user rows, including those of changed users; all `places` are below it."""
+        changed = (users.identities for users in self._added)
+        return len(self.users) + sum(len(users) for users in changed if users is not None)
 
     def places(self, users: Tensor) -> Tensor:
-        """Where users stand, int64 [n], for all else that is asked here; users by `self.users`."""
+        """The rows of users, int64 [n], which the other methods take; users index `self.users`."""
         return self._places[users]
 
     def prepare(self) -> None:
-        """Encode all users and items; for all processes to call together."""
+        """Encode all users and items; all processes must call this together."""
         _ = self._encoded
         if self._explains and self._trained.directions:
             _ = self._trained.without_relations
@@ -88,21 +88,21 @@ class Roster:
 
     @cached_property
     def _encoded(self) -> tuple[NodeValues, tuple[ListTerms, ListTerms] | None]:
-        """Exact embeddings of all users and items, and what the list head makes of them."""
+        """Exact embeddings of all users and items, and the list head's terms of them."""
         model, embeddings = self._trained.model, self._trained.embeddings
         users, items = embeddings.nodes
         lists = embeddings.lists
-        for one, biases in zip(self._added, self._added_biases, strict=True):
+        for group, biases in zip(self._added, self._added_biases, strict=True):
             new = embed_new_users(
                 model,
                 embeddings,
-                one.ratings,
+                group.ratings,
                 self._trained.dataset.scale,
                 biases,
                 self._trained.world,
-                features=one.features,
-                told=one.told,
-                identities=one.identities,
+                features=group.features,
+                told=group.told,
+                identities=group.identities,
             )
             users = torch.cat((users, new.nodes))
             if lists is not None and new.lists is not None:
@@ -120,7 +120,7 @@ class Roster:
 
     @cached_property
     def biases(self) -> Biases:
-        """Of all users and items; an item that nobody has rated has none."""
+        """The biases of all users and items; 0 for new items."""
         known = self._trained.dataset.biases
         users, user_degrees, user_squares = known.users, known.user_degrees, known.user_squares
         items, item_degrees, item_squares = known.items, known.item_degrees, known.item_squares
@@ -129,9 +129,9 @@ class Roster:
             user_degrees = torch.cat((user_degrees, more.user_degrees))
             user_squares = torch.cat((user_squares, more.user_squares))
         if self._new_items is not None:
-            none = torch.zeros(len(self._new_items.table))
-            items, item_degrees = torch.cat((items, none)), torch.cat((item_degrees, none))
-            item_squares = torch.cat((item_squares, none))
+            zeros = torch.zeros(len(self._new_items.table))
+            items, item_degrees = torch.cat((items, zeros)), torch.cat((item_degrees, zeros))
+            item_squares = torch.cat((item_squares, zeros))
         return replace(
             known,
             users=users,
@@ -145,15 +145,15 @@ class Roster:
     @cached_property
     def _added_biases(self) -> list[Biases]:
         dataset = self._trained.dataset
-        return [dataset.biases.of_new_users(one.ratings, dataset.scale) for one in self._added]
+        return [dataset.biases.of_new_users(users.ratings, dataset.scale) for users in self._added]
 
     def reasons(self, scorer: Scorer | ListScorer, users: Tensor, items: Tensor) -> Reasons:
-        """Which of their rated items predictions rest on.
+        """The rated items that predictions rest on.
 
         Args:
-            scorer: of this roster.
-            users: int64 [n] `places`.
-            items: int64 [n, k] what is predicted for each.
+            scorer: a scorer or ranker of this roster.
+            users: int64 [n] `places` of users.
+            items: int64 [n, k] the items predicted for each user.
         """
         trained = self._trained
         graph, known = trained.dataset.graph, len(trained.dataset.users)
@@ -175,31 +175,37 @@ class Roster:
         shape = (*items.shape, REASONS)
         found = Reasons(np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32))
         for rated, mask, first in groups:
-            some = users[mask]
+            group_users = users[mask]
             part = find_reasons(
-                trained.model, trained.embeddings, scorer, rated, some - first, some, items[mask]
+                trained.model,
+                trained.embeddings,
+                scorer,
+                rated,
+                group_users - first,
+                group_users,
+                items[mask],
             )
             found.items[mask.numpy()] = part.items
             found.contributions[mask.numpy()] = part.contributions
         return found
 
     def likeness(self, by: DiverseBy) -> Likeness:
-        """How alike its items are.
+        """The similarity of the items.
 
         Raises:
-            UsageError: the data set knows no genres of them.
+            UsageError: `by` is `genres`, and the data set has none.
         """
         more = None if self._new_items is None else self._new_items.features
         return likeness_of(by, self._trained.dataset, self.nodes.items, more)
 
     def relation_reasons(self, ranker: Ranker) -> RelationReasons | None:
-        """Finds which relations lists rest on; None of a model that reads none."""
+        """Finds the relations that lists rest on; None for a model that reads no relations."""
         if not self._trained.directions:
             return None
         return RelationReasons(self._trained, ranker, self._ranker_without)
 
     def _ranker_without(self, node_type: str, without: EncodedNodes) -> Ranker:
-        """What lists are made with, of users or items of the data set that are as given."""
+        """The ranker in which the data set's users, or items, are replaced by the given nodes."""
         users, items = self.nodes
         lists = self._encoded[1]
         if node_type == USER_TYPE:
@@ -215,21 +221,21 @@ class Roster:
 
     @cached_property
     def rated(self) -> ItemLists:
-        """What each user is known to have rated, held-out rows too: it knows those items."""
+        """The items that each user rated, in any split or in a file."""
         known = self._trained.dataset.rated_items()
-        for one in self._added:
+        for users in self._added:
             known = ItemLists(
-                np.concatenate((known.offsets, known.offsets[-1] + one.rated.offsets[1:])),
-                np.concatenate((known.items, one.rated.items)),
+                np.concatenate((known.offsets, known.offsets[-1] + users.rated.offsets[1:])),
+                np.concatenate((known.items, users.rated.items)),
             )
         return known
 
     def scorer(self, catalogue: Tensor | None = None) -> Scorer:
-        """Predicts ratings among them; see `Scorer`."""
+        """Predicts ratings of these users and items; see `Scorer`."""
         return Scorer(self._trained.model, self.nodes, self.biases, catalogue)
 
     def ranker(self, catalogue: Tensor | None = None) -> Ranker:
-        """What lists of them are made with."""
+        """Makes the lists of these users and items."""
         return self._ranker_of(*self._encoded, catalogue)
 
     def _ranker_of(
@@ -242,8 +248,8 @@ class Roster:
             return Scorer(self._trained.model, nodes, self.biases, catalogue)
         assert lists is not None
         rated = self._trained.dataset.graph.by_user
-        for one in self._added:
-            rated = rated.followed_by(one.ratings)
+        for users in self._added:
+            rated = rated.followed_by(users.ratings)
         added = self._trained.item_items(rated)
         return ListScorer(*lists, catalogue, added, self._trained.model.list_head)
 

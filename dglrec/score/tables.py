@@ -1,6 +1,6 @@
-"""The rows of a job in one table: what `batch.py` writes to files, for whoever wants it in memory.
+"""The rows of a job as a table in memory, in place of the files that `batch.py` writes.
 
-Each takes files or frames, as the verbs take files.
+Inputs may be files or data frames.
 """
 
 import pyarrow as pa
@@ -26,14 +26,14 @@ from dglrec.score.listed import Unknown, listed
 
 
 def top_k_table(trained: Predictor, k: int, options: TopKOptions | None = None) -> pa.Table:
-    """The rows that `score_top_k` writes; arguments and errors are its own, without a folder."""
+    """The rows that `score_top_k` writes; same arguments and errors, but for the folder."""
     options = options or TopKOptions()
     check_top_k(trained, k, options)
     return _table_of(TopKJob.of(trained, k, options))
 
 
 def pairs_table(trained: Predictor, pairs: Given, options: ScoreOptions | None = None) -> pa.Table:
-    """The rows that `score_pairs` writes; arguments and errors are its own, without a folder."""
+    """The rows that `score_pairs` writes; same arguments and errors, but for the folder."""
     options = options or ScoreOptions()
     check_options(trained, options)
     return _table_of(PairsJob.of(trained, pairs, options))
@@ -42,11 +42,11 @@ def pairs_table(trained: Predictor, pairs: Given, options: ScoreOptions | None =
 def reasons_table(
     trained: Predictor, pairs: Given, options: ScoreOptions | None = None
 ) -> pa.Table:
-    """What pairs' scores rest on: the rows of `ReasonsJob`.
+    """The rated items that the scores of pairs rest on: the rows of `ReasonsJob`.
 
     Raises:
         UsageError: the options are impossible, or the model gives no reasons.
-        DataError: a file is bad or names what is unknown.
+        DataError: a file is bad or names unknown users or items.
     """
     options = options or ScoreOptions()
     check_options(trained, options, explain=True)
@@ -56,20 +56,21 @@ def reasons_table(
 def similar_table(
     trained: Predictor, items: Given | None, k: int, unknown: Unknown = "error"
 ) -> pa.Table:
-    """The k items whose embeddings are most like an item's: see `infer.nearest_items`.
+    """The k items whose embeddings are most similar to an item's; see `infer.nearest_items`.
 
     Args:
         trained: a run's model.
-        items: a column `item_id`: of these alone; None for all items.
-        k: how many.
-        unknown: what an unknown item means: `error` or `skip`.
+        items: a table with a column `item_id`, the items to find similar items of; None for all.
+        k: the number of similar items for each.
+        unknown: how an unknown item is treated: `error` or `skip`.
 
     Returns:
         `item_id, similar_id, rank, similarity`, item by item in ascending order.
 
     Raises:
-        UsageError: the model has no vectors of items, or k is not from 1 to the number of others.
-        DataError: the items are bad, or unknown where that is an error.
+        UsageError: the model has no vectors of items, or k is not from 1 to the number of other
+            items.
+        DataError: the table is bad, or an item is unknown where that is an error.
     """
     if isinstance(trained, TrainedBaseline):
         raise refused(trained, "similar_items")

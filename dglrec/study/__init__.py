@@ -1,14 +1,14 @@
-"""A declared grid of variants and seeds, trained with resume, and one table out of it.
+"""A declared grid of variants and seeds: resumable training of all runs, and a table of them.
 
-study.json                     the declaration, every setting written out
-data/<options>/                data sets that variants have prepared for them
-runs/<variant>/seed-<n>/       runs; of checkpoints `best` alone
-sums/<variant>/seed-<n>.parquet  errors summed by user, of which the table is made
+study.json                     the declaration, with every setting written out
+data/<options>/                data sets prepared with the options of a variant
+runs/<variant>/seed-<n>/       runs, of whose checkpoints only `best` is kept
+sums/<variant>/seed-<n>.parquet  errors summed by user, from which the table is made
 results.json, results.md       the table
 
-`declaration.py` reads and checks a study, `discovery.py` finds what of it a data set has,
-`record.py` holds it against what a folder was begun
-with, `sums.py` keeps sums of errors, `table.py` makes the table, `running.py` does the work.
+`declaration.py` reads and checks a study, `discovery.py` adapts it to the features and relations of
+a data set, `record.py` compares it with the study that a folder was begun with, `sums.py` stores
+sums of errors, `table.py` makes the table, `running.py` does the work.
 """
 
 from dglrec.study.declaration import (

@@ -1,4 +1,4 @@
-"""A study as it is declared: TOML -> variants, every setting checked before anything runs."""
+"""The declaration of a study: TOML -> variants, with all settings checked before anything runs."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ _KINDS = ("item_features", "user_features", "item_attributes", "user_attributes"
 
 
 class PrepareKeys(BaseModel):
-    """What `prepare.*` keys say: the options of `dglrec prepare`, as plain values."""
+    """The `prepare.*` keys: the options of `dglrec prepare`, as plain values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -77,14 +77,14 @@ class PrepareKeys(BaseModel):
     @field_validator("numeric", "attribute", "relation", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """Names as `--set` gives them: text, with commas between."""
+        """Accept names in the form that `--set` gives them: text with commas between."""
         return value.split(",") if isinstance(value, str) else value
 
     def options(self) -> PrepareOptions:
-        """The same as `prepare` takes them.
+        """The options in the form that `prepare` takes.
 
         Raises:
-            UsageError: one is out of range, or two do not fit together.
+            UsageError: an option is out of range, or two options do not fit together.
         """
         cleaning = TextCleaning(self.remove_stop_words, self.remove_punctuation, self.per_sentence)
         relations = parse_relations(self.relation)
@@ -114,12 +114,12 @@ class PrepareKeys(BaseModel):
         return options
 
     def given(self) -> dict[str, Any]:
-        """What differs from the defaults."""
+        """The values that differ from the defaults."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @property
     def name(self) -> str:
-        """A folder's name that tells these options from all others."""
+        """A folder name that is different for different options."""
         given = self.given()
         if not given:
             return "defaults"
@@ -133,16 +133,17 @@ class PrepareKeys(BaseModel):
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration of a study.
+    """A configuration of a study.
 
     Attributes:
-        name: what the table calls it.
-        description: what it is.
-        settings: those of its runs, but for the seed.
-        prepare: how its data set is prepared.
-        of: kinds of what a data set has that it is about, of which `discover` makes a plain
-            variant: features that there must be, attributes or relations that its model is to read,
-            or `each_relation`, which becomes a variant for each; none for a plain one.
+        name: its name in the table.
+        description: a text for the table.
+        settings: the settings of its runs, but for the seed.
+        prepare: the options that its data set is prepared with.
+        of: kinds of features, attributes or relations that the variant depends on; empty for a
+            plain variant. `discover` makes plain variants of it for a data set: features must be
+            present, attributes and relations are added to those that the model reads, and
+            `each_relation` becomes a variant for each relation.
     """
 
     name: str
@@ -152,7 +153,7 @@ class Variant:
     of: tuple[str, ...] = ()
 
     def rates(self, *, has_ratings: bool) -> bool:
-        """Whether its runs predict ratings; if not, they make lists alone.
+        """Whether its runs predict ratings; otherwise they only make lists.
 
         Args:
             has_ratings: whether its data set holds ratings.
@@ -163,24 +164,24 @@ class Variant:
         return predicts_ratings(model.kind, has_ratings=has_ratings)
 
     def with_seed(self, seed: int) -> Settings:
-        """The settings of one run."""
+        """The settings of a run."""
         train = self.settings.train.model_copy(update={"seed": seed})
         return replace(self.settings, train=train)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study, checked.
+    """A checked study.
 
     Attributes:
-        name: what messages call it.
-        title: of its table.
-        reference: the variant that others are held against.
+        name: its name in messages.
+        title: the title of its table.
+        reference: the variant that the others are compared with.
         seeds: `train.seed` of each variant's runs.
-        split: `test` or `valid`, which the figures are of.
+        split: `test` or `valid`, the split that figures are computed on.
         variants: by name, in the order of the table.
-        ranking: the length of lists that variants are held against each other by; None for
-            predicted ratings, where all variants have some, and else lists of 10.
+        ranking: the length of the lists that variants are compared by; None compares predicted
+            ratings if all variants predict them, and otherwise lists of 10.
     """
 
     name: str
@@ -193,7 +194,7 @@ class Study:
 
     @property
     def discovers(self) -> bool:
-        """Whether some variants depend on what a data set has."""
+        """Whether some variants depend on the features, attributes or relations of a data set."""
         return any(variant.of for variant in self.variants.values())
 
 
@@ -203,7 +204,7 @@ def shipped_studies() -> dict[str, Path]:
 
 
 def known_study_keys() -> list[str]:
-    """All keys that a variant may set, but the seed."""
+    """All keys that a variant may set; the seed is not one of them."""
     prepare = [f"{_PREPARE}.{key}" for key in PrepareKeys.model_fields]
     return [*(key for key in known_keys() if key != _SEED), *prepare]
 
@@ -211,12 +212,13 @@ def known_study_keys() -> list[str]:
 def read_study(
     study: str, *, assignments: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Study:
-    """Read a study and check all of it; what a variant sets wins over what is set for all.
+    """Read and check a study; a variant's settings override those for all variants.
 
     Args:
-        study: the name of a shipped one, or a TOML file.
-        assignments: texts like `train.epochs=5`, for all variants; beat `[common]`.
-        environment: variables like `DGLREC_TRAIN_EPOCHS`; beat `[common]` and not `assignments`.
+        study: the name of a shipped study, or a TOML file.
+        assignments: texts like `train.epochs=5`, for all variants; override `[common]`.
+        environment: variables like `DGLREC_TRAIN_EPOCHS`; override `[common]`, and are overridden
+            by `assignments`.
 
     Raises:
         UsageError: there is no such study, a key is unknown, a value is wrong, or the declaration
@@ -257,15 +259,15 @@ def read_study(
 def select(
     study: Study, only: Sequence[str] = (), seeds: Sequence[int] | None = None
 ) -> tuple[list[Variant], tuple[int, ...]]:
-    """The variants and the seeds to be trained.
+    """The variants and the seeds to train.
 
     Args:
         study: the study.
-        only: names of variants; none for all.
-        seeds: in place of the study's.
+        only: names of variants; empty for all variants.
+        seeds: used in place of the study's seeds; None for these.
 
     Raises:
-        UsageError: a name is unknown, or the seeds are none.
+        UsageError: a name is unknown, or the seeds are not valid.
     """
     for name in only:
         if name not in study.variants:
@@ -277,10 +279,10 @@ def select(
 
 
 def check_seeds(found: Any, where: str) -> tuple[int, ...]:
-    """Refuse what are no seeds.
+    """Refuse a value that is not a list of seeds.
 
     Raises:
-        UsageError: there are none, one is no number from 0 on, or one is there twice.
+        UsageError: there are no seeds, a seed is not a whole number from 0 on, or is given twice.
     """
     if not isinstance(found, list) or not found:
         raise UsageError(f"{where}: name one seed or more, like [0, 1, 2, 3, 4]")
@@ -295,10 +297,10 @@ def check_seeds(found: Any, where: str) -> tuple[int, ...]:
 
 
 def check_length(found: Any, where: Path | str) -> int:
-    """Refuse what is no length of lists.
+    """Refuse a value that is not a length of lists.
 
     Raises:
-        UsageError: it is no number from 1 on.
+        UsageError: it is not a whole number from 1 on.
     """
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise UsageError(f"{where}: ranking = {found!r}: write a length of lists, such as 10")
@@ -350,8 +352,10 @@ def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Va
         )
     if not isinstance(table, dict):
         raise UsageError(f"{where} is no table; write [variants.{name}]")
-    own = {key: value for key, value in table.items() if key not in ("description", _CONFIG, _OF)}
-    values = {**common, **_configured(table, where, file), **_flattened(own, where)}
+    table_settings = {
+        key: value for key, value in table.items() if key not in ("description", _CONFIG, _OF)
+    }
+    values = {**common, **_configured(table, where, file), **_flattened(table_settings, where)}
     sections: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, _PREPARE)}
     for key, value in values.items():
         section, _, setting = key.partition(".")
@@ -370,11 +374,11 @@ def _variant(name: str, table: Any, common: Mapping[str, Any], file: Path) -> Va
 
 
 def _kinds(table: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """What of a data set a variant is about."""
+    """The kinds of features, attributes or relations that a variant depends on."""
     found = table.get(_OF, [])
     if found == [EACH_RELATION]:
         return (EACH_RELATION,)
-    if not isinstance(found, list) or any(one not in _KINDS for one in found):
+    if not isinstance(found, list) or any(kind not in _KINDS for kind in found):
         known = ", ".join(_KINDS)
         raise UsageError(
             f'{where}: of = {found!r}: write ["{EACH_RELATION}"], or a list of some of {known}'
@@ -383,11 +387,11 @@ def _kinds(table: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _configured(table: Mapping[str, Any], where: str, file: Path) -> dict[str, Any]:
-    """What the configuration sets that a variant starts from, by keys like `model.layers`."""
+    """The values of the configuration that a variant starts from, by keys like `model.layers`."""
     if _CONFIG not in table:
         return {}
     named = Path(_text(table, _CONFIG, where, ""))
-    # A name is that of a shipped one; a file is looked for beside the study.
+    # A name is that of a shipped configuration; a file path is relative to the study's folder.
     config = named if len(named.parts) == 1 and not named.suffix else file.parent / named
     try:
         sections = read_config(config)
@@ -402,7 +406,7 @@ def _configured(table: Mapping[str, Any], where: str, file: Path) -> dict[str, A
 
 
 def _flattened(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Values by keys like `model.layers`, which TOML takes for tables unless they are quoted."""
+    """Values by keys like `model.layers`, which TOML reads as tables unless they are quoted."""
     found: dict[str, Any] = {}
     for key, value in keyed_entries(table, (*SECTIONS, _PREPARE)):
         _check_key(key, where)
@@ -424,7 +428,7 @@ def _check_key(key: str, where: str) -> None:
 
 
 def _check_apart(variants: Mapping[str, Variant], file: Path) -> None:
-    """Refuse two variants that are one."""
+    """Refuse two variants with the same settings."""
     seen: list[Variant] = []
     for variant in variants.values():
         for other in seen:

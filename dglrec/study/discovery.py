@@ -1,4 +1,4 @@
-"""Variants that are about what a data set has: `discover` makes plain ones of them."""
+"""`discover`: plain variants from those that depend on the features or relations of a data set."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,30 +10,30 @@ from dglrec.study.declaration import EACH_RELATION, Study, Variant
 
 
 def discover(study: Study, dataset_of: Callable[[Variant], RatingDataset]) -> Study:
-    """The study with plain variants in place of those that are about what a data set has.
+    """The study with plain variants in place of those that depend on the data set.
 
-    A variant that is about nothing that there is, or about several kinds of which there is one, is
-    left out: it would be another variant.
+    A variant is left out if the data set has nothing of its kinds, or has only one of several
+    kinds, since it would then be the same as another variant.
 
     Args:
-        study: as declared.
+        study: the study as declared.
         dataset_of: opens a variant's data set.
     """
     variants = {
-        one.name: one
+        variant.name: variant
         for declared in study.variants.values()
-        for one in (_found(declared, dataset_of(declared)) if declared.of else (declared,))
+        for variant in (_found(declared, dataset_of(declared)) if declared.of else (declared,))
     }
     return replace(study, variants=variants)
 
 
 def _found(variant: Variant, dataset: RatingDataset) -> Iterator[Variant]:
-    """What a variant becomes on a data set."""
-    of_files = [name for name, one in dataset.relations.items() if directions_of([one])]
+    """The plain variants that a variant becomes on a data set."""
+    of_files = [name for name, relation in dataset.relations.items() if directions_of([relation])]
 
     def labels(node_type: str) -> list[str]:
         found = dataset.attributes.values()
-        return [one.relation.name for one in found if one.node_type == node_type]
+        return [attribute.relation.name for attribute in found if attribute.node_type == node_type]
 
     if variant.of == (EACH_RELATION,):
         for name in of_files:

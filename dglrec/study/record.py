@@ -1,4 +1,4 @@
-"""What a study's folder was begun with, and whether a later call asks for the same."""
+"""The record of the study that a folder was begun with, and its comparison with later calls."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,19 +18,19 @@ _MOST_SHOWN = 3
 
 
 def record_study(study: Study, source: Path, out: Path) -> str:
-    """Write a study's declaration into its folder, or hold it against the one that is there.
+    """Write a study's declaration into its folder, or compare it with the one recorded there.
 
     Args:
-        study: what is asked for.
-        source: where its ratings come from.
-        out: the study's folder; this process alone writes there.
+        study: the study of this call.
+        source: the source of its ratings.
+        out: the study's folder; no other process writes there.
 
     Returns:
         The version that began the study.
 
     Raises:
-        UsageError: more has changed than that variants or seeds were added.
-        DataError: what is there cannot be read.
+        UsageError: something other than added variants or seeds has changed.
+        DataError: the record cannot be read.
     """
     path = out / STUDY_FILE
     asked = _describe(study, source)
@@ -72,7 +72,7 @@ def _describe(study: Study, source: Path) -> dict[str, Any]:
         "title": study.title,
         "reference": study.reference,
         "split": study.split,
-        # A prepared data set may be moved: its content is what counts.
+        # A prepared data set may be moved, so it is recorded by its content.
         "source": (
             f"data set {RatingDataset.open(source).fingerprint}"
             if is_prepared(source)
@@ -91,7 +91,7 @@ def _describe(study: Study, source: Path) -> dict[str, Any]:
 
 
 def _changes(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What a later call may not change, in words."""
+    """The changes that a later call may not make, in words."""
     found = [
         f"{key} was {before[key]} and is {asked[key]}"
         for key in ("source", "reference", "split")
@@ -113,7 +113,7 @@ def _changes(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
 
 
 def _values(variant: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant's values by key; settings that are newer than the record have their defaults."""
+    """A variant's values by key; settings newer than the record have their defaults."""
     sections = {key: value for key, value in variant.items() if isinstance(value, dict)}
     prepare = PrepareKeys.model_validate(sections.pop("prepare"))
     whole = {**build_settings(sections).to_dict(), "prepare": prepare.model_dump(mode="json")}

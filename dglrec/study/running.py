@@ -1,4 +1,4 @@
-"""The work of a study: prepare, train what is missing, sum errors, write the table."""
+"""The work of a study: prepare data, train missing runs, sum errors, write the table."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,30 +63,31 @@ def run_study(
     at_most: int | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Train what of a study is not there yet, and write its table.
+    """Train the missing runs of a study, and write its table.
 
-    The same call, given again, goes on where one was stopped. Of a finished run's checkpoints the
-    best one is kept, and the others are removed.
+    A call that was stopped is resumed by the same call. Of a finished run's checkpoints only the
+    best is kept.
 
     Args:
-        study: as `read_study` gives it.
-        source: a prepared data set, or what `prepare` takes.
+        study: from `read_study`.
+        source: a prepared data set, or a source that `prepare` takes.
         out: the study's folder.
-        only: names of the variants to train; none for all.
-        seeds: to train with, in place of the study's.
-        ranking: the length of lists to hold variants against each other by, in place of the
-            study's; runs that are there already serve for any.
-        at_most: the table is of users with at most so many training ratings; None for all.
+        only: names of the variants to train; empty for all variants.
+        seeds: seeds to train with in place of the study's; None for these.
+        ranking: the length of the lists to compare variants by, in place of the study's; finished
+            runs serve for any length.
+        at_most: restrict the table to users with at most this many training ratings; None for all
+            users.
         device: where to compute; None for the CPU.
 
     Returns:
-        What `tabulate` gives of all finished runs in the folder, those of earlier calls as well.
+        The result of `tabulate` for all finished runs in the folder, including earlier calls'.
 
     Raises:
-        UsageError: the choice is wrong, the folder belongs to something else or to another
-            declaration, or a variant prepares data where SOURCE is prepared already.
+        UsageError: `only` or `seeds` are wrong, the folder belongs to something else or to another
+            declaration, or a variant sets `prepare` keys while SOURCE is prepared already.
         DataError: the source is missing or bad, or a run in the folder is damaged.
-        DglrecError: a training failed. What is finished stays.
+        DglrecError: a training failed. Finished runs are kept.
     """
     source, out = Path(source), Path(out)
     if ranking is not None and ranking < 1:
@@ -103,15 +104,17 @@ def run_study(
             sweep(folder)
         work = _Work(study, source, out, device or torch.device("cpu"))
         if study.discovers:
-            # A folder is a study's before there is anything else in it.
+            # The record comes first, so that the folder is known to be a study's.
             if not (out / STUDY_FILE).is_file():
-                plain = {name: one for name, one in study.variants.items() if not one.of}
+                plain = {
+                    name: variant for name, variant in study.variants.items() if not variant.of
+                }
                 record_study(replace(study, variants=plain), source, out)
             work.study = study = discover(study, work.dataset_of)
             variants, chosen = select(study, only, seeds)
         begun = record_study(study, source, out)
         wanted = [(variant, seed) for seed in chosen for variant in variants]
-        # All of it before the first training: what is wrong shows at once.
+        # All data sets are prepared and checked before the first training, so errors show early.
         for variant in variants:
             work.dataset_of(variant)
         _check_features(work, variants)
@@ -126,9 +129,9 @@ def run_study(
         result = tabulate(study, work.finished(at_most))
         if at_most is not None:
             result["at_most"] = at_most
-            result["notes"].insert(0, f"of users with at most {at_most} training ratings alone")
+            result["notes"].insert(0, f"only users with at most {at_most} training ratings")
         if begun != __version__:
-            result["notes"].append(f"begun with dglrec {begun}, gone on with {__version__}")
+            result["notes"].append(f"begun with dglrec {begun}, resumed with {__version__}")
         write_json(out / RESULTS_FILE, result)
         with atomic_file(out / TABLE_FILE) as temporary:
             temporary.write_text(as_markdown(result), encoding="utf-8")
@@ -136,11 +139,11 @@ def run_study(
 
 
 def _check_source(source: Path, variants: Sequence[Variant]) -> None:
-    """Refuse a SOURCE that not all variants can be had from.
+    """Refuse a SOURCE that does not serve all variants.
 
     Raises:
-        UsageError: it is prepared, and a variant says how to prepare.
-        DataError: it is missing, or no source.
+        UsageError: it is a prepared data set, and a variant sets `prepare` keys.
+        DataError: it is missing, or not a source.
     """
     if not is_prepared(source):
         for variant in variants:
@@ -160,7 +163,7 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
     """Refuse variants that name features or relations that their data set lacks.
 
     Raises:
-        UsageError: there are some; the message says how to train the others.
+        UsageError: there are such variants; the message says how to train the others.
     """
     bad: dict[str, tuple[str, list[str]]] = {}
     for variant in variants:
@@ -180,7 +183,7 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
     if bad:
         name, (key, lacked) = next(iter(bad.items()))
         others = [variant.name for variant in variants if variant.name not in bad]
-        rest = f": {' '.join(f'--only {one}' for one in others)}" if others else ""
+        rest = f": {' '.join(f'--only {other}' for other in others)}" if others else ""
         raise UsageError(
             f"variant {name}: {key}: the data set has no {' and no '.join(lacked)}; "
             f"leave {' and '.join(bad)} out{rest}"
@@ -188,15 +191,15 @@ def _check_features(work: "_Work", variants: Sequence[Variant]) -> None:
 
 
 def _length_of_lists(work: "_Work", chosen: Sequence[Variant], ranking: int | None) -> int | None:
-    """The length of lists that the table is of, or None where it is of predicted ratings.
+    """The length of the lists in the table, or None for a table of predicted ratings.
 
     Args:
-        work: the study's folder; the table holds its finished runs as well as what is trained now.
+        work: the study's folder, whose finished runs are in the table as well.
         chosen: the variants to train.
-        ranking: the length that is asked for.
+        ranking: the requested length; None for the study's.
 
     Raises:
-        UsageError: data sets have fewer items, or no relevant row.
+        UsageError: a data set has fewer items, or no relevant row.
     """
     variants = [
         variant
@@ -218,7 +221,7 @@ def _length_of_lists(work: "_Work", chosen: Sequence[Variant], ranking: int | No
 
 @dataclass
 class _Work:
-    """A study's folder, locked, and what is done in it."""
+    """The work in a study's folder, which is locked."""
 
     study: Study
     source: Path
@@ -228,14 +231,14 @@ class _Work:
     datasets: dict[PrepareKeys, RatingDataset] = field(default_factory=dict)
 
     def dataset_of(self, variant: Variant) -> RatingDataset:
-        """A variant's data set, prepared where it is not there yet."""
+        """A variant's data set, which is prepared if it does not exist yet."""
         keys = variant.prepare
         if keys not in self.datasets:
-            own = not is_prepared(self.source)
-            path = self.out / _DATA / keys.name if own else self.source
-            mend = f"remove {path} to prepare it again" if own and path.exists() else ""
+            prepares = not is_prepared(self.source)
+            path = self.out / _DATA / keys.name if prepares else self.source
+            mend = f"remove {path} to prepare it again" if prepares and path.exists() else ""
             with _named(f"variant {variant.name}", mend):
-                if own and not path.exists():
+                if prepares and not path.exists():
                     log(f"preparing {path.name}")
                     dataset = prepare(self.source, path, keys.options())
                 else:
@@ -245,10 +248,10 @@ class _Work:
         return self.datasets[keys]
 
     def is_finished(self, variant: Variant, seed: int) -> bool:
-        """Whether a run is done.
+        """Whether a run is finished.
 
         Raises:
-            DataError: it is damaged, or not what its place says.
+            DataError: it is damaged, or has other settings than its variant and seed.
         """
         run = self._run(variant, seed)
         if not run.is_dir() or all(
@@ -261,16 +264,16 @@ class _Work:
                 raise DataError(f"{run}: holds no {CONFIG_FILE}, so it is no run")
             asked = variant.with_seed(seed)
             if asked.train.refit != "none":
-                # What a refitted run was to be trained with is what its selection was.
+                # The settings of a refitted run are recorded in its selection.
                 chooses = run / SELECTION / CONFIG_FILE
                 if not chooses.is_file() or not is_finished(run):
                     return False
                 train = asked.train.model_copy(update={"refit": "none"})
-                own, asked = load_settings(file=chooses), replace(asked, train=train)
+                recorded, asked = load_settings(file=chooses), replace(asked, train=train)
             else:
-                own = load_settings(file=run / CONFIG_FILE)
+                recorded = load_settings(file=run / CONFIG_FILE)
             wanted = asked.resolved_for(dataset)
-            changed = changed_keys(own, wanted)
+            changed = changed_keys(recorded, wanted)
             if changed:
                 raise DataError(f"{run}: trained with another {', '.join(changed)}")
             if not is_finished(run):
@@ -281,7 +284,7 @@ class _Work:
         return True
 
     def train(self, variant: Variant, seed: int) -> None:
-        """Train a run to its end, or go on with it."""
+        """Train a run to its end, or resume it."""
         run, dataset = self._run(variant, seed), self.dataset_of(variant)
         with _named(*_of_run(variant, seed, run)):
             try:
@@ -293,7 +296,7 @@ class _Work:
                     resume=(run / CONFIG_FILE).is_file(),
                 )
             except KeyboardInterrupt:
-                log(f"{self.out}: the same study command goes on with it")
+                log(f"{self.out}: the same study command resumes it")
                 raise
             self._sums(variant, seed)
 
@@ -301,7 +304,7 @@ class _Work:
         """All finished runs in the folder by variant, in the order of the study.
 
         Args:
-            at_most: their figures are of users with at most so many training ratings.
+            at_most: restrict figures to users with at most this many training ratings.
         """
         found: dict[str, list[FinishedRun]] = {}
         for name, variant in self.study.variants.items():
@@ -312,8 +315,8 @@ class _Work:
                         sums = self._sums(variant, seed)
                         if at_most is not None:
                             sums = sums.of_few(self.dataset_of(variant), at_most)
-                        one = FinishedRun.of(seed, sums, read_json(run / RESULTS_FILE))
-                    found.setdefault(name, []).append(one)
+                        finished_run = FinishedRun.of(seed, sums, read_json(run / RESULTS_FILE))
+                    found.setdefault(name, []).append(finished_run)
         return found
 
     def has_runs(self, name: str) -> bool:
@@ -324,12 +327,12 @@ class _Work:
         return self.out / _RUNS / variant.name / f"{_SEED}{seed}"
 
     def _seeds(self, name: str) -> list[int]:
-        """The seeds that a variant has runs of, ascending."""
+        """The seeds of a variant's runs in the folder, ascending."""
         numbers = [path.name[len(_SEED) :] for path in (self.out / _RUNS / name).glob(f"{_SEED}*")]
         return sorted(int(number) for number in numbers if number.isdecimal())
 
     def _sums(self, variant: Variant, seed: int) -> RunSums:
-        """A finished run's sums; predicts its rows where they are not there."""
+        """A finished run's sums; predicts its rows if there are no stored sums."""
         run = self._run(variant, seed)
         remove_checkpoints(run, keep_best=True)
         lists = "" if self.ranking is None else f"-lists-{self.ranking}"
@@ -351,39 +354,42 @@ class _Work:
         return found
 
     def _check_sources(self, keys: PrepareKeys, dataset: RatingDataset) -> None:
-        """Refuse data sets of files that changed from one to the next."""
+        """Refuse a data set if a source file changed since another variant's was prepared."""
         given = (keys.train_file, keys.test_file)
         beside = (keys.item_table, keys.user_table, keys.relation)
         for others, other in self.datasets.items():
             if (others.train_file, others.test_file) != given:
                 continue
-            # Tables and relations of the same file name may be different files of two variants.
+            # Two variants may have tables or relations of the same file name in different folders.
             same = (others.item_table, others.user_table, others.relation) == beside
             before = {
-                (one["file"], one.get("as")): one["sha256"]
-                for one in other.meta["sources"]
-                if same or "as" not in one
+                (source["file"], source.get("as")): source["sha256"]
+                for source in other.meta["sources"]
+                if same or "as" not in source
             }
-            for one in dataset.meta["sources"]:
-                if before.get((one["file"], one.get("as")), one["sha256"]) != one["sha256"]:
+            for source in dataset.meta["sources"]:
+                if (
+                    before.get((source["file"], source.get("as")), source["sha256"])
+                    != source["sha256"]
+                ):
                     raise DataError(
-                        f"{self.source}: {one['file']} changed after {other.path} or "
+                        f"{self.source}: {source['file']} changed after {other.path} or "
                         f"{dataset.path} was prepared; start the study anew in another folder"
                     )
 
 
 def _of_run(variant: Variant, seed: int, run: Path) -> tuple[str, str]:
-    """What an error over a run says beside its own words."""
+    """The arguments of `_named` for errors of a run."""
     return f"variant {variant.name}, seed {seed}", f"remove {run} to train it again"
 
 
 @contextmanager
 def _named(what: str, mend: str = "") -> Iterator[None]:
-    """Say of an error which variant, and which seed, it is about.
+    """Add the variant, and perhaps the seed, to the message of an error.
 
     Args:
         what: the variant, and perhaps the seed.
-        mend: what to do where data are missing or bad.
+        mend: what to do if data are missing or bad.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A run's figures summed by user, on disk: the table needs no second prediction."""
+"""A run's figures summed by user, stored so that the table needs no second prediction."""
 
 import hashlib
 import json
@@ -38,13 +38,13 @@ class RunSums:
     """Sums of a run's errors, or of the figures of its lists.
 
     Attributes:
-        sums: by user; users are 0..U-1, in the order of their ids, of those that have rows.
+        sums: by user; the U users with rows are numbered 0..U-1 in the order of their ids.
         user_ids: [U] external ids.
-        split: whose rows these are.
-        rows: names the rows, whatever data set they are in: SHA-256 of ids and ratings.
-        weights: names the model: the checksum of its weights.
+        split: the split of the rows.
+        rows: identifies the rows independently of the data set: SHA-256 of ids and ratings.
+        weights: identifies the model: the checksum of its weights.
         baseline: the first metric of the bias baseline, or of lists of the most popular items; None
-            where it is not known of these users.
+            where it is not known for these users.
     """
 
     sums: UserSums
@@ -55,11 +55,11 @@ class RunSums:
     baseline: float | None
 
     def of_few(self, dataset: RatingDataset, at_most: int) -> "RunSums":
-        """Those of users with few training ratings.
+        """The sums of users with few training ratings.
 
         Args:
-            dataset: the run's.
-            at_most: how many.
+            dataset: the data set of the run.
+            at_most: the largest number of training ratings of such a user.
 
         Raises:
             DataError: there is no such user.
@@ -69,7 +69,8 @@ class RunSums:
         if not len(few):
             raise DataError(f"no user of {self.split} has at most {at_most} training ratings")
         user_ids = self.user_ids.take(pa.array(few))
-        # By their ids: of runs with other training rows other users are the ones with few.
+        # The identity of the rows includes the ids, since runs with other training rows have other
+        # users with few ratings.
         named = json.dumps([self.rows, at_most, user_ids.to_pylist()])
         return replace(
             self,
@@ -98,7 +99,7 @@ def sums_of_run(trained: Predictor, run: Path, split: str, ranking: int | None =
     """
     dataset = trained.dataset
     rows = rows_of_run(trained, run, split)
-    # One order for all data sets that hold these rows, so that sums are equal to the last bit.
+    # The same order for all data sets that hold these rows, so that sums are equal to the bit.
     order = np.lexsort((rows.ratings.numpy(), rows.items.numpy(), rows.users.numpy()))
     places = torch.from_numpy(order)
     rows = HeldOut(rows.users[places], rows.items[places], rows.ratings[places])
@@ -111,7 +112,7 @@ def sums_of_run(trained: Predictor, run: Path, split: str, ranking: int | None =
         targets = RankingTargets.of(dataset, split, level)
         found = list_sums(trained.best, targets, ranking, f"lists of {run}")
         baseline = float(figures(list_sums(Popularity(dataset.graph).best, targets, ranking))[0])
-        # Not the same lists where another rating is relevant.
+        # Figures of lists also depend on which ratings are relevant.
         name = hashlib.sha256(f"{name} {level:g}".encode()).hexdigest()
     return RunSums(
         sums=replace(found, users=np.arange(len(found))),
@@ -124,7 +125,7 @@ def sums_of_run(trained: Predictor, run: Path, split: str, ranking: int | None =
 
 
 def save_sums(path: Path, found: RunSums) -> None:
-    """Write sums as Parquet, one row a user."""
+    """Write sums as Parquet, with a row for each user."""
     sums = found.sums
     columns = dict(zip(sums.metrics, sums.sums.T, strict=True))
     table = pa.table({schema.USER_ID: found.user_ids, _COUNT: sums.n, **columns})
@@ -140,10 +141,10 @@ def load_sums(path: Path, metrics: Sequence[str]) -> RunSums:
 
     Args:
         path: the file.
-        metrics: what it must hold.
+        metrics: the metrics that it must hold.
 
     Raises:
-        DataError: it is missing, damaged, or holds other metrics.
+        DataError: the file is missing, damaged, or holds other metrics.
     """
     try:
         table = pq.read_table(path)
@@ -162,7 +163,7 @@ def load_sums(path: Path, metrics: Sequence[str]) -> RunSums:
 
 
 def _name_of(rows: HeldOut, dataset: RatingDataset) -> str:
-    """SHA-256 of rows in order: ids of the users and items that have some, places, ratings."""
+    """SHA-256 of ordered rows: ids of their users and items, positions among these, ratings."""
     digest = hashlib.sha256(json.dumps(dataset.scale.to_dict()).encode())
     for ids, indices in ((dataset.users, rows.users), (dataset.items, rows.items)):
         present, places = np.unique(indices.numpy(), return_inverse=True)

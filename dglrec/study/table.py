@@ -1,4 +1,4 @@
-"""Finished runs of a study -> figures by variant, and how far each is from the reference."""
+"""The table of a study's finished runs: figures by variant, and differences to the reference."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from dglrec.study.sums import RunSums
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the table takes of a run.
+    """The data of a run that the table needs.
 
     Attributes:
-        seed: its `train.seed`.
-        sums: its errors, or the figures of its lists.
-        valid: the first metric on validation rows, of the epoch that it chose; None where the run
-            did not measure it.
-        training_seconds: of training alone.
+        seed: the run's `train.seed`.
+        sums: the sums of its errors, or of the figures of its lists.
+        valid: the first metric on validation rows, at the best epoch; None where the run did not
+            measure it.
+        training_seconds: the time of training alone.
     """
 
     seed: int
@@ -30,14 +30,15 @@ class FinishedRun:
 
     @classmethod
     def of(cls, seed: int, sums: RunSums, results: Mapping[str, Any]) -> "FinishedRun":
-        """A run by its sums and its `results.json`.
+        """A finished run from its sums and its `results.json`.
 
         Raises:
             DataError: the results are not those of a training.
         """
         leading = sums.sums.metrics[0]
         try:
-            # A refitted run was chosen by its selection; one without validation rows by nothing.
+            # A refitted run has the validation figures of its selection; without validation rows
+            # there are none.
             valid = results.get("selection", results).get("valid", {}).get(leading)
             seconds = float(results["training_seconds"])
             return cls(seed, sums, None if valid is None else float(valid), seconds)
@@ -50,14 +51,14 @@ def tabulate(
 ) -> dict[str, Any]:
     """The table of a study.
 
-    Variants on the rows of the reference are compared with it, and p-values are corrected for so
-    many; each other variant has its figures alone.
+    Variants on the rows of the reference are compared with it, and p-values are corrected for the
+    number of these variants; each other variant has figures but no difference.
 
     Args:
         study: the study.
-        runs: finished runs by variant; at least one, and none of a variant that is left out.
-        draws: how often users are redrawn.
-        seed: of the draws.
+        runs: finished runs by variant, of at least one variant; a variant without runs has no key.
+        draws: the number of bootstrap samples of users.
+        seed: the seed of the bootstrap.
 
     Returns:
         `study`, `title`, `split`, `metrics`, `baseline`, `reference`, `level`, `draws`, `variants`
@@ -79,20 +80,20 @@ def tabulate(
         )
         comparisons |= dict.fromkeys(names, found)
         figures += found.runs
-        # What is said of seeds is said of all variants at once.
-        own = [note for note in found.notes if note not in notes_on_seeds(found.runs)]
+        # Notes on seeds are made once below, for all variants together.
+        not_on_seeds = [note for note in found.notes if note not in notes_on_seeds(found.runs)]
         several = len(set(rows_of.values())) > 1
-        notes += [f"{', '.join(names)}: {note}" if several else note for note in own]
+        notes += [f"{', '.join(names)}: {note}" if several else note for note in not_on_seeds]
     variants = [_row(study, name, found, comparisons[name]) for name, found in runs.items()]
-    apart = [name for name, rows in rows_of.items() if rows != shared]
+    on_other_rows = [name for name, rows in rows_of.items() if rows != shared]
     if shared is None:
         notes.append(
             f"the reference {study.reference} has no finished run, so there are no differences"
         )
-    elif apart:
+    elif on_other_rows:
         notes.append(
-            f"{', '.join(apart)}: not on the {study.split} rows of {study.reference}, so there is "
-            "no paired difference; each stands beside the baseline on its own rows"
+            f"{', '.join(on_other_rows)}: not on the {study.split} rows of {study.reference}, so "
+            "there is no paired difference; each stands beside the baseline on its own rows"
         )
     missing = [name for name in study.variants if name not in runs]
     if missing:
@@ -114,7 +115,7 @@ def tabulate(
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
-    """A study's table, and what is to be known of it, as Markdown."""
+    """A study's table with its notes, as Markdown."""
     level = f"{100 * result['level']:g} %"
     metrics = result["metrics"]
     leading = _title_of(metrics[0])
@@ -134,13 +135,15 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         "| --- |" + " ---: |" * (len(columns) - 1),
     ]
     for row in result["variants"]:
-        apart = row["difference"]
+        difference = row["difference"]
         cells = [
             row["name"],
             str(row["runs"]),
             *(show(row[metric]) for metric in metrics),
-            "" if apart is None else show_percent(apart),
-            "" if apart is None or apart["p_holm"] is None else f"{apart['p_holm']:.4f}",
+            "" if difference is None else show_percent(difference),
+            ""
+            if difference is None or difference["p_holm"] is None
+            else f"{difference['p_holm']:.4f}",
             "" if row["valid"] is None else f"{row['valid']:.4f}",
             "" if row["baseline"] is None else f"{row['baseline']:.4f}",
             f"{row['training_seconds']:.1f}",
@@ -155,34 +158,34 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _title_of(metric: str) -> str:
-    """A metric as tables call it."""
+    """The name of a metric in tables."""
     return {"rmse": "RMSE", "mae": "MAE"}.get(metric, metric)
 
 
 def show(estimate: Mapping[str, Any]) -> str:
-    """A figure with its interval, where it has one."""
+    """A figure with its interval, if it has one, as text."""
     ends = (
         f" [{estimate['low']:.4f}, {estimate['high']:.4f}]" if estimate["low"] is not None else ""
     )
     return f"{estimate['value']:.4f}{ends}"
 
 
-def show_percent(apart: Mapping[str, Any]) -> str:
-    """A difference to the reference in percent, with its interval."""
-    percent = apart["percent"]
+def show_percent(difference: Mapping[str, Any]) -> str:
+    """A difference to the reference in percent, with its interval, as text."""
+    percent = difference["percent"]
     if percent["value"] is None:
         return ""
     text = f"{percent['value']:+.2f}"
     if percent["low"] is not None:
         text += f" [{percent['low']:+.2f}, {percent['high']:+.2f}]"
-    return text + (" includes 0" if apart["includes_0"] else "")
+    return text + (" includes 0" if difference["includes_0"] else "")
 
 
 def _rows(name: str, runs: Sequence[FinishedRun]) -> str:
-    """What names the rows of a variant's runs.
+    """The identity of the rows of a variant's runs.
 
     Raises:
-        DataError: they are not on the same ones.
+        DataError: the runs are not on the same rows.
     """
     names = {run.sums.rows for run in runs}
     if len(names) > 1:
@@ -193,7 +196,7 @@ def _rows(name: str, runs: Sequence[FinishedRun]) -> str:
 
 
 def _row(study: Study, name: str, runs: Sequence[FinishedRun], found: Comparison) -> dict[str, Any]:
-    (figures,) = (one for one in found.runs if one.name == name)
+    (figures,) = (group for group in found.runs if group.name == name)
     return {
         "name": name,
         "description": study.variants[name].description,
@@ -210,30 +213,31 @@ def _row(study: Study, name: str, runs: Sequence[FinishedRun], found: Comparison
 
 
 def _difference(name: str, found: Comparison) -> dict[str, Any] | None:
-    """A variant's first metric less the reference's; None where they are not compared."""
-    for one in found.differences:
-        if one.a == name:
-            first = next(iter(one.figures.values()))
+    """The difference of a variant's first metric to the reference's; None if not compared."""
+    for pair in found.differences:
+        if pair.a == name:
+            first = next(iter(pair.figures.values()))
             low, high = first.low, first.high
             return {
                 "value": {"value": first.value, "low": low, "high": high},
                 "percent": {
-                    "value": one.percent,
-                    "low": one.percent_low,
-                    "high": one.percent_high,
+                    "value": pair.percent,
+                    "low": pair.percent_low,
+                    "high": pair.percent_high,
                 },
                 "p": first.p,
                 "p_holm": first.p_holm,
                 "includes_0": None if low is None or high is None else low <= 0 <= high,
-                "d_z": one.d_z,
+                "d_z": pair.d_z,
             }
     return None
 
 
 def _twins(runs: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
-    """A note for variants whose weights and figures are alike, whatever their settings.
+    """A note for variants with the same weights and validation figures, whatever their settings.
 
-    Of the same weights a setting like `model.new_items` may make something else.
+    The figures are compared too, because models with the same weights may still differ by a setting
+    such as `model.new_items`.
     """
     owners: dict[tuple[str, float | None], list[str]] = {}
     for name, found in runs.items():

@@ -1,4 +1,4 @@
-"""Parts that were registered, tried on a few rows before anything is trained or replaced."""
+"""A trial run of registered parts on a few rows, before anything is trained or replaced."""
 
 from dglrec.dataset import RatingDataset
 from dglrec.nn import prove_convolution
@@ -7,10 +7,10 @@ from dglrec.train.objectives import prove_list_loss, prove_loss
 
 
 def prove_parts(settings: Settings, dataset: RatingDataset) -> None:
-    """Try the parts of a graph model that others have added; those of the package are left alone.
+    """Try the registered parts of a graph model; parts of the package are not tried.
 
     Raises:
-        UsageError: one fails, or gives another shape than is wanted, or no numbers.
+        UsageError: a part fails, or returns a wrong shape or numbers that are not finite.
     """
     heads = settings.model.heads
     prove_convolution(settings.model)

@@ -1,4 +1,4 @@
-"""Baselines are fitted in one go, and leave the run that a training leaves."""
+"""Fitting a baseline in a single pass, with a run's folder like that of a training."""
 
 import json
 import time
@@ -50,10 +50,10 @@ from dglrec.train.folder import (
 from dglrec.train.tracking import tracked
 
 LENGTH = 10
-"""K of the lists by which settings are chosen, and that a run of a ranking model reports."""
+"""K of the lists by which settings are chosen, and which a run of a ranking model reports."""
 
 _METRICS = (*RATING_METRICS, *(f"{name}@{LENGTH}" for name in ("recall", "ndcg", "hit_rate")))
-_CPU = torch.device("cpu")  # whatever there is: no baseline has work for a GPU
+_CPU = torch.device("cpu")  # even where there is a GPU, which no baseline uses
 
 
 def fit_baseline(
@@ -66,28 +66,28 @@ def fit_baseline(
     world: World = ALONE,
     report: Collection[str] = HELD_OUT,
 ) -> dict[str, Any]:
-    """Fit the baseline that `model.kind` names and leave it, with its metrics, in a run folder.
+    """Fit the baseline that `model.kind` names, and write it with its metrics into a run's folder.
 
-    With a world of several processes, all of them call this. Nothing is saved on the way: resuming
-    a run that was stopped begins anew, and one that is finished is left as it is.
+    In a world of several processes, all of them must call this. There are no checkpoints in
+    between: resuming a stopped run starts anew, and a finished run is left unchanged.
 
     Settings that are `auto` are chosen by NDCG@10 on validation rows.
 
     Args:
         dataset: a prepared data set.
-        run: the run's folder; the first process alone reads and writes it.
-        settings: those of models with a gradient are not used.
+        run: the run's folder, which only the first process reads and writes.
+        settings: the settings, of which those of graph models are not used.
         resume: see above.
         overwrite: whether an existing run may be replaced.
         world: the processes that fit together.
         report: the held-out splits to measure.
 
     Returns:
-        What `results.json` holds: `kind`, and what `train` returns, with one epoch.
+        The contents of `results.json`: `kind`, and what `train` returns, with a single epoch.
 
     Raises:
         UsageError: the run exists and may not be replaced, is of another model, another process
-            trains it, or it is to begin with another run.
+            trains it, or the settings name another run to begin with.
         DataError: the data set is another one than the run's, or has too many items.
         UnusableEnvironmentError: there is too little memory, or no package of the tracker that
             `train.logger` names.
@@ -136,7 +136,7 @@ def fit_baseline(
         started = time.monotonic()
         score = _by_validation(dataset)
         baseline, chosen = fit_model(kind, dataset, settings.baseline, world, score)
-        # The first process's clock, so that all come to the same results.
+        # All processes take the first process's time, so that their results are the same.
         (elapsed,) = world.sum([(time.monotonic() - started) * world.is_first])
         seconds = round(elapsed, 3)
 
@@ -175,7 +175,7 @@ def fit_baseline(
         with world.together():
             if world.is_first:
                 write_json(run / RESULTS_FILE, results)
-                # Two baselines may have the same weights and other settings.
+                # Two baselines may have the same weights and different settings.
                 seal_run(run, f"{BEST}/meta.json")
         tracking.follow(1)
         tracking.finish(results)
@@ -183,7 +183,7 @@ def fit_baseline(
 
 
 def _by_validation(dataset: RatingDataset) -> Callable[[Baseline], float] | None:
-    """NDCG on validation rows, to choose settings by; None where none of them is relevant."""
+    """NDCG on validation rows, to choose settings by; None without relevant validation rows."""
     if "valid" not in dataset.held_out_splits:
         return None
     level, length = _relevant_from(dataset, "valid"), _length(dataset)
@@ -198,14 +198,14 @@ def _by_validation(dataset: RatingDataset) -> Callable[[Baseline], float] | None
 
 
 def _measured(trained: TrainedBaseline, split: str) -> dict[str, Any]:
-    """What `evaluate` reports; of a model that only ranks, figures of its lists."""
+    """The report of `evaluate`; for a model that only ranks, the figures of its lists."""
     if trained.baseline.rates:
         return evaluate(trained, split)
     return {"split": split, **_lists(trained, split)}
 
 
 def _lists(trained: TrainedBaseline, split: str) -> dict[str, Any]:
-    """Ranking figures of a split, popularity's beside them; none where no row is relevant."""
+    """Ranking figures of a split, with popularity's; a note where no row is relevant."""
     dataset = trained.dataset
     level = _relevant_from(dataset, split)
     if level is None:
@@ -215,7 +215,7 @@ def _lists(trained: TrainedBaseline, split: str) -> dict[str, Any]:
 
 
 def _relevant_from(dataset: RatingDataset, split: str) -> float | None:
-    """The least rating of a relevant row; None where the split has no such row."""
+    """The lowest rating of a relevant row; None where the split has no relevant row."""
     level = liked_from(dataset)
     return level if bool((dataset.held_out(split).ratings >= level).any()) else None
 
@@ -226,11 +226,11 @@ def _length(dataset: RatingDataset) -> int:
 
 
 def _finished(run: Path, dataset: RatingDataset, settings: Settings) -> bytes:
-    """The results of a run that is finished, as JSON; nothing where there is more to do.
+    """The results of a finished run, as JSON; empty for an unfinished run.
 
     Raises:
         UsageError: the run is of another model.
-        DataError: it is of another data set, or its checkpoint is damaged.
+        DataError: the run is of another data set, or its checkpoint is damaged.
     """
     if not (run / BEST).is_dir():
         return b""
@@ -238,7 +238,7 @@ def _finished(run: Path, dataset: RatingDataset, settings: Settings) -> bytes:
     check_same_dataset(meta, dataset, run)
     check_same_rows(meta, dataset, run)
     values = settings.to_dict()
-    # Of a run from before settings could be chosen, what it was fitted with is what was asked for.
+    # Runs of versions without `auto` settings were fitted with the settings that were given.
     asked = meta.get("configured", meta.get("baseline"))
     if meta.get("model") != values["model"] or asked != values["baseline"]:
         raise UsageError(f"{run / BEST}: does not fit the configuration; resume with the run's own")

@@ -1,8 +1,8 @@
-"""What a training begins with: chance, the graph's spectrum, or what another run has learned.
+"""The initial weights of a training: random, from the graph's spectrum, or from another run.
 
-Of another run's model all weights are taken over that are not about one node or one label. Vectors
-of users and items are matched by their external ids, vectors of labels and the columns of features
-by the labels; what has no counterpart there begins as in any new training.
+From another run's model, weights that are shared by all nodes are copied. Vectors of users and
+items are matched by their external ids, vectors of labels and columns of features by the labels;
+weights without a counterpart there are initialised as in any new training.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -35,8 +35,8 @@ from dglrec.run import (
 from dglrec.train.config import Settings
 from dglrec.train.spectral import start_vectors
 
-# What decides where training begins, how it is regularised, and what comes beside the model once
-# it is trained: no part of what weights mean.
+# These settings determine the initial weights, the regularisation, and what is fitted after
+# training; they do not change the meaning of weights.
 _NO_ARCHITECTURE = ("dropout", "identity_start", "spectral_std", "item_items")
 
 
@@ -45,9 +45,9 @@ class Source:
     """The best model of another run.
 
     Attributes:
-        run: its folder.
-        checkpoint: weights, and what describes them.
-        config: of the model.
+        run: the folder of that run.
+        checkpoint: its weights and their description.
+        config: the configuration of its model.
     """
 
     run: Path
@@ -55,7 +55,7 @@ class Source:
     config: ModelConfig
 
     def adopted(self, settings: Settings) -> Settings:
-        """The settings, where `auto` in those of the model is what it came to in this run."""
+        """The settings, with `auto` in the model's replaced by the values resolved in this run."""
         given = settings.model.model_dump()
         came_to = self.config.model_dump()
         update = {
@@ -66,22 +66,22 @@ class Source:
         return replace(settings, model=settings.model.model_copy(update=update))
 
     def check_architecture(self, config: ModelConfig) -> None:
-        """Refuse a model that these weights are not those of.
+        """Refuse a model of another architecture than these weights.
 
         Args:
-            config: of the model that is to begin with them, resolved.
+            config: the resolved configuration of the model to be trained.
 
         Raises:
-            UsageError: they are another model's; the message names the settings that differ.
+            UsageError: the architectures differ; the message names the settings that differ.
         """
-        here, there = config.model_dump(), self.config.model_dump()
+        given, of_source = config.model_dump(), self.config.model_dump()
         skipped = set(_NO_ARCHITECTURE)
         if config.convolution == self.config.convolution == "graph_filter":
-            skipped.add("embedding_size")  # a node's vector is as long as there are items
+            skipped.add("embedding_size")  # the number of items, which may differ
         differing = [
-            f"model.{name} is {_shown(there[name])} there and {_shown(value)} here"
-            for name, value in here.items()
-            if name not in skipped and value != there[name]
+            f"model.{name} is {_shown(of_source[name])} there and {_shown(value)} here"
+            for name, value in given.items()
+            if name not in skipped and value != of_source[name]
         ]
         if differing:
             raise UsageError(
@@ -93,17 +93,17 @@ class Source:
 def resolve_beginning(
     dataset: RatingDataset, run: Path, settings: Settings, world: World, *, begins: bool = True
 ) -> tuple[Source | None, Settings]:
-    """The run that a training is to begin with, and what `auto` comes to in its settings.
+    """The run that a training begins with, and the settings with `auto` resolved.
 
     Args:
-        dataset: what is trained on.
+        dataset: the data set to train on.
         run: the folder of the training.
-        settings: as they were given.
-        world: the processes that train together, all of which call this.
-        begins: whether there is nothing yet to go on from; if not, no other run is read.
+        settings: the given settings.
+        world: the processes that train together, all of which must call this.
+        begins: whether the training is new; a resumed training reads no other run.
 
     Raises:
-        UsageError: as of `read_source`, `Source.check_architecture` and `Settings.resolved`.
+        UsageError: see `read_source`, `Source.check_architecture` and `Settings.resolved`.
         DataError: there is no such run, or it is damaged.
     """
     source = read_source(run, settings.train.begin_with, world) if begins else None
@@ -115,16 +115,16 @@ def resolve_beginning(
 
 
 def read_source(run: Path, source: str, world: World) -> Source | None:
-    """The run that a training is to begin with; None where it names none.
+    """The run that a training begins with; None where `source` is empty.
 
     Args:
         run: the folder of the training.
         source: `train.begin_with`.
-        world: the processes that train together, all of which call this; the first one reads.
+        world: the processes that train together, all of which must call this; the first reads.
 
     Raises:
-        UsageError: it is the training's own folder, or a baseline's.
-        DataError: there is no run, or it is damaged.
+        UsageError: the source is the training's own folder, or the run of a baseline.
+        DataError: there is no such run, or it is damaged.
     """
     if not source:
         return None
@@ -155,21 +155,21 @@ def begin(
     source: Source | None,
     world: World,
 ) -> dict[str, Any] | None:
-    """Give a fresh model the weights that training begins with, in place.
+    """Set the initial weights of a new model in place.
 
     Args:
-        model: on the CPU.
-        dataset: what is trained on.
-        settings: resolved ones.
-        source: another run's model; None for none.
-        world: the processes that train together, all of which call this.
+        model: the model, on the CPU.
+        dataset: the data set to train on.
+        settings: the resolved settings.
+        source: another run's model; None without.
+        world: the processes that train together, all of which must call this.
 
     Returns:
-        Of another run's model what is to be noted of it; else None.
+        Notes on the other run, for the run's folder; None without a source.
 
     Raises:
         UsageError: the other run's weights do not fit the model.
-        DataError: the other run's data set is gone, or damaged.
+        DataError: the other run's data set is missing or damaged.
     """
     with world.together():
         if settings.model.identity_start == "spectral":
@@ -200,13 +200,13 @@ def begin(
 def _weights(
     source: Source, known: RatingDataset, model: RatingModel, dataset: RatingDataset
 ) -> tuple[dict[str, Tensor], dict[str, npt.NDArray[np.int64]]]:
-    """The weights to begin with, and by type of node the matched ones' places in the source.
+    """The initial weights, and for each node type the rows of its nodes in the source, or -1.
 
     Raises:
-        UsageError: a weight is missing there, or has another form.
+        UsageError: a weight is missing in the source, or has another shape.
     """
     tables, fresh = model.tables(), model.state_dict()
-    there = source.checkpoint.weights
+    source_weights = source.checkpoint.weights
     matched = {
         USER_TYPE: known.users.encode(dataset.users.ids).astype(np.int64),
         ITEM_TYPE: known.items.encode(dataset.items.ids).astype(np.int64),
@@ -214,10 +214,10 @@ def _weights(
     labels = {name: _labels_of(dataset, known, name) for name in set(tables.values()) - {*matched}}
     places = {**matched, **labels}
     columns = _columns(source.config, known, dataset)
-    _check_names(source, set(fresh) ^ set(there))
+    _check_names(source, set(fresh) ^ set(source_weights))
     weights = {}
     for name, tensor in fresh.items():
-        old = there[name]
+        old = source_weights[name]
         if name in tables:
             new = _of_places(tensor, old, places[tables[name]])
         elif name in columns:
@@ -235,10 +235,10 @@ def _weights(
 
 
 def _check_names(source: Source, differing: set[str]) -> None:
-    """Refuse weights that only one of two models of the same configuration has.
+    """Refuse weights that only one of the two models has, although their configurations agree.
 
     Raises:
-        UsageError: there are some: one data set has features, or relations, and the other has none.
+        UsageError: there are such weights, as only one of the data sets has features or relations.
     """
     if differing:
         of = {
@@ -253,26 +253,26 @@ def _check_names(source: Source, differing: set[str]) -> None:
 
 
 def _of_places(fresh: Tensor, old: Tensor, places: npt.NDArray[np.int64]) -> Tensor | None:
-    """[n, H] rows of `old` where there are some, else those of `fresh`; None where H differs.
+    """[n, H]: rows of `old` where they exist, rows of `fresh` elsewhere; None where H differs.
 
     Args:
         fresh: [n, H].
         old: [m, H].
-        places: [n], each row's place in `old`; -1 where there is none.
+        places: [n] the row of each node in `old`; -1 where there is none.
     """
     if old.shape[1:] != fresh.shape[1:] or (len(places) and places.max() >= len(old)):
         return None
     found = torch.from_numpy(places)
-    there = found >= 0
+    is_found = found >= 0
     new = fresh.clone()
-    new[there] = old[found[there]]
+    new[is_found] = old[found[is_found]]
     return new
 
 
 def _labels_of(
     dataset: RatingDataset, known: RatingDataset, attribute: str
 ) -> npt.NDArray[np.int64]:
-    """Each label's place in the source; -1 where there is none."""
+    """The position of each label in the source's vocabulary; -1 where there is none."""
     of_source = known.attributes.get(attribute)
     old = () if of_source is None else of_source.vocabulary
     return _matched(dataset.attributes[attribute].vocabulary, old)
@@ -281,9 +281,9 @@ def _labels_of(
 def _columns(
     config: ModelConfig, known: RatingDataset, dataset: RatingDataset
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Of the maps of features, by name, each column's place in the source; -1 for none."""
-    of_items = [_keys_of_items(one, config) for one in (dataset, known)]
-    of_users = [_keys_of_users(one, config) for one in (dataset, known)]
+    """For each feature map by name, the position of its columns in the source; -1 for none."""
+    of_items = [_keys_of_items(data, config) for data in (dataset, known)]
+    of_users = [_keys_of_users(data, config) for data in (dataset, known)]
     return {
         "inputs.from_features.weight": _matched(*of_items),
         "inputs.from_user_features.weight": _matched(*of_users),
@@ -305,13 +305,13 @@ def _keys(
     wanted: bool | Sequence[str],
     node_type: str,
 ) -> list[Hashable]:
-    """What each column of the features that a model reads is about.
+    """The meaning of each column of the features that a model reads, as keys to match by.
 
     Args:
-        dataset: whose features.
-        widths: their columns by name, in their order.
-        wanted: those that are read: all, none, or some by name.
-        node_type: whose features.
+        dataset: the data set of the features.
+        widths: the number of columns of each feature by name, in order.
+        wanted: the features that the model reads: all, none, or some by name.
+        node_type: the node type that has the features.
     """
     keys: list[Hashable] = []
     for name, width in widths.items():
@@ -322,7 +322,7 @@ def _keys(
 
 
 def _meaning(dataset: RatingDataset, name: str, width: int, node_type: str) -> Sequence[Hashable]:
-    """What tells the columns of a feature apart: labels, names of numbers, or their places."""
+    """Keys of the columns of a feature: labels, names of numeric columns, or positions."""
     for attribute in (dataset.attributes.get(f"user_{name}"), dataset.attributes.get(name)):
         if attribute is None or attribute.node_type != node_type:
             continue
@@ -330,13 +330,13 @@ def _meaning(dataset: RatingDataset, name: str, width: int, node_type: str) -> S
             return attribute.vocabulary
     if name == "numeric" and node_type == ITEM_TYPE:
         return [(number, part) for number in dataset.meta["numeric"] for part in range(2)]
-    # Of a text what the columns mean is the text model's matter.
+    # The columns of a text feature have the meaning that the text model gives them.
     model = dataset.meta.get("text_model") if width > 2 else None
     return [(model, place) for place in range(width)]
 
 
 def _matched(new: Sequence[Hashable], old: Sequence[Hashable]) -> npt.NDArray[np.int64]:
-    """[n] each one's place among the old ones; -1 where it is none of them."""
+    """[n] the position of each new key among the old keys; -1 where it is not among them."""
     places = {key: place for place, key in enumerate(old)}
     return np.array([places.get(key, -1) for key in new], dtype=np.int64)
 
@@ -347,7 +347,7 @@ def _notes(
     known: RatingDataset,
     dataset: RatingDataset,
 ) -> dict[str, Any]:
-    """What a run says of where it began, which is logged too."""
+    """A run's notes on the run that it began with; also logs them."""
     counts = {f"{kind}s": int((places >= 0).sum()) for kind, places in matched.items()}
     seen = _seen_before(matched, known, dataset)
     log(
@@ -357,7 +357,10 @@ def _notes(
     )
     if any(seen.values()):
         told = " and ".join(f"{count:,} {split} rows" for split, count in seen.items() if count)
-        log(f"{told} of {dataset.path} were training rows of {source.run}: figures flatter there")
+        log(
+            f"{told} of {dataset.path} were training rows of {source.run}: figures on them are "
+            "too good"
+        )
     return {
         "run": str(source.run.resolve()),
         **identity_of(source.checkpoint.meta),
@@ -369,7 +372,7 @@ def _notes(
 def _seen_before(
     matched: Mapping[str, npt.NDArray[np.int64]], known: RatingDataset, dataset: RatingDataset
 ) -> dict[str, int]:
-    """How many held-out rows of a data set were training rows of the source, by split."""
+    """The number of held-out rows of a data set that were training rows of the source, by split."""
     by_user, num_items = known.graph.by_user, known.graph.num_items
     owners = np.repeat(np.arange(known.graph.num_users), by_user.degrees)
     keys = owners * num_items + by_user.neighbours  # ascending

@@ -1,4 +1,4 @@
-"""How the model is fitted, and the configurations of one training together."""
+"""The configuration of training, and `Settings`, all configurations of a training together."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,10 @@ from dglrec.sampling import WEIGHING, LoaderConfig
 from dglrec.train.objectives.config import RankingConfig
 from dglrec.train.objectives.rating import LOSSES
 
-# Found on planted data of full size, where twice the rate runs away, and on the small real sets.
+# Chosen on planted data of full size, where twice the rate diverges, and on the small real sets.
 _RATE, _BATCH_OF_RATE, _ROOT = 0.01, 1 << 18, 5
 
-_HIGHEST = 1_000.0  # rate and decay: far above what learns anything, far below what float32 holds
+_HIGHEST = 1_000.0  # of rate and decay: too high to learn anything, but no overflow in float32
 
 
 class TrainConfig(BaseModel):
@@ -109,12 +109,12 @@ class TrainConfig(BaseModel):
 
     @property
     def is_refit(self) -> bool:
-        """Whether it is the training that follows the choice of an epoch; see `refit`."""
+        """Whether this is the second training, after an epoch was chosen; see `refit`."""
         return self.refit != "none" and self.stop_after > 0
 
     @property
     def last_epoch(self) -> int:
-        """The epoch, from 1, after which there is no other."""
+        """The last epoch to train, from 1."""
         return min(self.epochs, self.stop_after) if self.stop_after else self.epochs
 
 
@@ -123,7 +123,7 @@ _FANOUT_OF_DECAY = 10
 
 @dataclass(frozen=True)
 class Settings:
-    """The configurations of one training."""
+    """All configurations of a training."""
 
     model: ModelConfig
     loader: LoaderConfig
@@ -134,13 +134,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and key, as in `config.toml`."""
-        return {name: one.model_dump(mode="json") for name, one in self._sections().items()}
+        return {name: section.model_dump(mode="json") for name, section in self._sections().items()}
 
     def given(self) -> dict[str, dict[str, Any]]:
-        """The same of what was set, be it to its default."""
+        """The same for the values that were set, even if to their defaults."""
         return {
-            name: one.model_dump(mode="json", exclude_unset=True)
-            for name, one in self._sections().items()
+            name: section.model_dump(mode="json", exclude_unset=True)
+            for name, section in self._sections().items()
         }
 
     def _sections(self) -> dict[str, BaseModel]:
@@ -156,20 +156,20 @@ class Settings:
     def resolved(
         self, graph: RatingGraph, *, has_ratings: bool = True, among_users: Collection[str] = ()
     ) -> "Settings":
-        """The same with each `auto` replaced by what it means for these training ratings.
+        """The settings with each `auto` resolved for these training ratings.
 
-        A baseline has no use for any, and keeps them as they are.
+        The settings of a baseline are returned unchanged.
 
         Args:
             graph: the training ratings.
-            has_ratings: whether they are ratings; if not, interactions.
-            among_users: names of the data set's relations from users to users.
+            has_ratings: whether they are ratings, and not interactions.
+            among_users: names of the data set's relations between users.
 
         Raises:
-            UsageError: a loader is to sample for no layer, for lists or for a convolution that it
-                cannot, ratings are to be predicted where there are interactions alone, the loader
-                reads no relations, or users are to count as unseen of whom something made from
-                their ratings is read, or there are no timestamps where they are needed, or an LSTM
+            UsageError: settings do not go together or with the data: a sampling loader has no
+                layer, or a head or convolution that it cannot serve; ratings are to be predicted
+                from interactions; the loader does not read relations; users count as unseen while
+                the model reads data derived from their ratings; timestamps are missing; or an LSTM
                 is to be compiled.
         """
         if self.model.kind != "graph":
@@ -182,8 +182,8 @@ class Settings:
             heads = "lists"
         if heads != "rating" and samples:
             raise UsageError(
-                f"model.heads = {heads}: lists are learned among all items, and "
-                f"loader.kind={kind} encodes a batch's alone; take kind users or full"
+                f"model.heads = {heads}: lists are learned over all items, but "
+                f"loader.kind={kind} encodes only those of a batch; take kind users or full"
             )
         if heads != "lists" and not has_ratings:
             raise UsageError(
@@ -201,15 +201,15 @@ class Settings:
                 f"model.relations = {', '.join(self.model.relations)}: loader.kind="
                 f"{self.loader.kind} reads ratings alone; take kind users"
             )
-        of_ratings = [one for one in ("agreeing_users",) if one in self.model.relations]
+        of_ratings = [name for name in ("agreeing_users",) if name in self.model.relations]
         of_ratings += ["graph_features"] if self.model.graph_features else []
         if of_ratings and self.loader.unseen_users:
             raise UsageError(
                 f"loader.unseen_users = {self.loader.unseen_users:g} treats users as though they "
-                f"had rated nothing, and {' and '.join(of_ratings)} would tell what they rated; "
+                f"had rated nothing, but {' and '.join(of_ratings)} would reveal what they rated; "
                 "leave one of them out"
             )
-        made = [one for one in self.model.relations if one in DERIVED_NAMES]
+        made = [name for name in self.model.relations if name in DERIVED_NAMES]
         made += ["graph_features"] if self.model.graph_features else []
         self._check_times(graph, made)
         signals = self.model.convolution == "graph_filter"
@@ -241,7 +241,7 @@ class Settings:
                     "dropout": dropout,
                     "refined_layers": self._refined_layers(loader, among_users),
                     "heads": heads,
-                    # Of graph filters a user's vector is its value at each item.
+                    # With graph filters a user's vector has a value for each item.
                     "embedding_size": graph.num_items if signals else self.model.embedding_size,
                     "list_size": self.model.list_width(graph.num_items, graph.num_edges),
                 }
@@ -252,19 +252,20 @@ class Settings:
         )
 
     def resolved_for(self, dataset: RatingDataset) -> "Settings":
-        """What `resolved` makes of them for the training ratings of a data set.
+        """`resolved` for the training ratings of a data set.
 
         Raises:
-            UsageError: as of `resolved`.
+            UsageError: see `resolved`.
         """
         return self.resolved(
             dataset.graph, has_ratings=dataset.has_ratings, among_users=dataset.among_users
         )
 
     def _refined_layers(self, loader: LoaderConfig, among_users: Collection[str]) -> str:
-        """`model.refined_layers`; where `auto` stays it is the last layer.
+        """`model.refined_layers`, with `auto` resolved to `all` or kept, meaning the last layer.
 
-        Fitted to a sample of a user's ratings in training, a taste is another than inference has.
+        It is `all` only if training reads all ratings of a user: a refinement that is fitted to a
+        sample of them differs from that in inference.
         """
         wanted = self.model.refined_layers
         of_users = {*among_users, *DERIVED_AMONG_USERS}
@@ -273,10 +274,10 @@ class Settings:
         return "all" if wanted == "auto" and hears_of_users and reads_all else wanted
 
     def _check_weighed(self) -> None:
-        """Refuse what is no sum over edges, which is all that their weights make whole.
+        """Refuse aggregations other than sums over edges: edge weights correct only sums.
 
         Raises:
-            UsageError: it is asked for, or batches of fixed shapes are.
+            UsageError: the model has another aggregation, or compiling needs fixed shapes.
         """
         if self.train.compile:
             raise UsageError(
@@ -287,25 +288,26 @@ class Settings:
         sums = self.model.aggregator in ("mean", "sum")
         if self.model.convolution != "sage":
             asked = f"convolution = {self.model.convolution}"
-            # Of one that was added nobody knows.
+            # A registered convolution may aggregate in any way.
             sums = self.model.convolution not in ("gat", "gatv2", *CONVOLUTIONS.added)
         if not sums:
             raise UsageError(
                 f"model.{asked}: loader.kind={self.loader.kind} weighs the edges of a sample so "
-                "that their sums are those of all edges, and this is no sum; take convolution sage "
-                "with aggregator mean or sum, or another one without attention, or loader.kind "
-                "users, full or neighbor"
+                "that their sums are those of all edges, but this is not a sum; take convolution "
+                "sage with aggregator mean or sum, or another one without attention, or "
+                "loader.kind users, full or neighbor"
             )
 
     def _check_times(self, graph: RatingGraph, made: list[str]) -> None:
-        """Refuse what needs timestamps where there are none, and what does not read them.
+        """Refuse settings that need timestamps with data or a loader that lacks them.
 
         Args:
             graph: the training ratings.
-            made: what the model reads that is made from all training ratings.
+            made: names of the relations and features derived from all training ratings that the
+                model reads.
 
         Raises:
-            UsageError: it is asked for.
+            UsageError: there is such a setting, or derived data would reveal later ratings.
         """
         by_time = self.loader.folds_by == "time" or (
             self.model.reads_times
@@ -315,7 +317,7 @@ class Settings:
         if by_time and made:
             raise UsageError(
                 "loader.folds_by = time predicts ratings from earlier ones, and "
-                f"{' and '.join(made)} would tell what users rated later; leave one of them out"
+                f"{' and '.join(made)} would reveal what users rated later; leave one of them out"
             )
         asked = {
             "model.time_decay = true": self.model.time_decay,
@@ -335,11 +337,11 @@ class Settings:
                 )
 
     def _check_related(self, graph: RatingGraph) -> None:
-        """Refuse related negatives where they cannot be had.
+        """Refuse related negatives where they are not possible.
 
         Raises:
-            UsageError: steps do not encode all items, shapes are to be fixed, or the places that
-                they come from are beyond the last item.
+            UsageError: steps do not encode all items, compiling needs fixed shapes, or the range of
+                places begins after the last item.
         """
         if self.loader.items == "reached":
             raise UsageError(
@@ -359,18 +361,18 @@ class Settings:
             )
 
     def _loader(self, graph: RatingGraph) -> LoaderConfig:
-        """The loader's configuration; negatives of the whole catalogue take steps of all items.
+        """The resolved configuration of the loader, whose steps may have to encode all items.
 
         Raises:
-            UsageError: steps are to encode what they reach alone, and it is not to be; or layers
-                are to read more nodes than there are.
+            UsageError: steps are to encode only the items that they reach, which does not go with
+                other settings; or layers are to read more nodes than there are.
         """
         loader = self.loader
         if loader.folds_by == "auto":
             by = "time" if self.model.reads_times and loader.exclude_targets else "chance"
             loader = loader.model_copy(update={"folds_by": by})
         if self.model.time_decay and loader.item_fanouts == "auto":
-            # Of one sampled rater, as large data have it otherwise, no decay is learned.
+            # A decay cannot be learned from a single sampled rater, the default on large data.
             loader = loader.model_copy(
                 update={"item_fanouts": (_FANOUT_OF_DECAY,) * self.model.layers}
             )
@@ -391,7 +393,7 @@ class Settings:
         if catalogue or related or self.model.convolution == "graph_filter":
             loader = loader.model_copy(update={"items": "all"})
         if self.model.new_items == "transfer" and "unseen_items" not in loader.model_fields_set:
-            # What is trained for them would be read by nobody.
+            # Items without ratings are not made by what this would train.
             loader = loader.model_copy(update={"unseen_items": 0.0})
         loader = loader.resolved(graph.num_edges, graph.num_items, self.model.layers)
         if loader.kind == "layerwise":

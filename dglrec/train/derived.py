@@ -1,4 +1,4 @@
-"""What is made from training rows for a model or a loader: once for a run, by its first process."""
+"""Relations and clusters derived from training rows, made once for a run by its first process."""
 
 from pathlib import Path
 
@@ -15,21 +15,22 @@ from dglrec.train.config import Settings
 def derive_for(
     dataset: RatingDataset, run: Path, settings: Settings, world: World, *, resume: bool
 ) -> RatingDataset:
-    """The data set with what model and loader read that is made of it; itself where nothing is.
+    """The data set with the relations and clusters that model and loader read and that it derives.
 
-    The first process makes it, or reads what the run has of it, and tells the others. Nothing is
-    written yet: see `keep_derived`.
+    The first process derives them, or reads those stored in the run, and sends them to the others.
+    Nothing is written yet: see `keep_derived`. Without such relations and clusters the data set is
+    returned unchanged.
 
     Args:
-        dataset: what is trained on.
+        dataset: the data set to train on.
         run: the run's folder.
-        settings: the training's.
-        world: the processes that train together, all of which call this.
-        resume: whether to read what the run has, where it has something.
+        settings: the settings of the training.
+        world: the processes that train together, all of which must call this.
+        resume: whether to read what the run has stored, if anything.
 
     Raises:
         UsageError: a relation has no edge, or clusters cannot be made.
-        DataError: what the run has is damaged.
+        DataError: what the run has stored is damaged.
         UnusableEnvironmentError: there is too little memory.
     """
     names = settings.model.derived_names(dataset.relations)
@@ -49,6 +50,6 @@ def derive_for(
 
 
 def keep_derived(run: Path, dataset: RatingDataset) -> None:
-    """Write what was made into the run's folder, unless it is there already."""
+    """Write what `derive_for` made into the run's folder, unless it is stored there already."""
     if isinstance(dataset, DerivedDataset) and not (run / DERIVED).is_dir():
         save_derived(run, dataset.made)

@@ -1,4 +1,4 @@
-"""What a training is, in words and figures: for the log, and for whoever reads the run later."""
+"""Descriptions of a training, for the log and for the run's folder."""
 
 import json
 import platform
@@ -23,12 +23,12 @@ from dglrec.train.config import Settings
 def describe_training(
     graph: RatingGraph, settings: Settings, device: torch.device, world: World = ALONE
 ) -> str:
-    """One line: what is trained on, and what `auto` came to.
+    """A line on the training ratings, and the resolved settings.
 
     Args:
         graph: the training ratings.
-        settings: resolved ones.
-        device: where it computes.
+        settings: the resolved settings.
+        device: the device of the model.
         world: the processes that train together.
     """
     loader = settings.loader
@@ -72,14 +72,14 @@ def describe_training(
 def write_environment(
     run: Path, device: torch.device, world: World, origin: dict[str, Any] | None, *, begins: bool
 ) -> None:
-    """Write versions and machine into a run's folder, and what another run has given it.
+    """Write versions and machine, and notes on another run's weights, into a run's folder.
 
     Args:
         run: the run's folder.
-        device: where it computes.
+        device: the device of the model.
         world: the processes that train together.
-        origin: of the other run whose weights this one begins with; see `beginning.begin`.
-        begins: whether training begins; if it goes on, what stands there of another run stays.
+        origin: notes on the run whose weights this run begins with; see `beginning.begin`.
+        begins: whether the training is new; a resumed training keeps the notes that are there.
     """
     path = run / ENVIRONMENT_FILE
     if not begins and path.is_file():
@@ -136,7 +136,7 @@ def peak_of_run(run: Path, epochs: int, last: dict[str, int], world: World) -> d
 
 
 def describe_environment(device: torch.device, world: World = ALONE) -> dict[str, Any]:
-    """Versions and machine that a run's figures belong to."""
+    """Versions and machine, which a run's figures depend on."""
     return {
         "dglrec": __version__,
         "dgl": _installed("dgl"),
@@ -152,7 +152,7 @@ def describe_environment(device: torch.device, world: World = ALONE) -> dict[str
 
 
 def _installed(package: str) -> str | None:
-    """A package's version without loading the package; None where it is not installed."""
+    """A package's version, without importing it; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

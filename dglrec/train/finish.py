@@ -1,4 +1,4 @@
-"""What follows the last epoch: item-item weights beside the best model, and its figures."""
+"""The end of a training: item-item weights for the best model, and its figures."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ from dglrec.train.validation import relevant_users
 def with_item_weights(
     trained: TrainedModel, settings: Settings, objective: Objective, run: Path
 ) -> TrainedModel:
-    """The model with item-item weights beside its list head, where it gets some.
+    """The model with item-item weights, if its settings ask for them and they improve its lists.
 
-    The first process fits and writes them, and the others read them.
+    The first process fits and writes them, and sends them to the others.
     """
     dataset, world = trained.dataset, trained.world
     with world.together():
@@ -52,7 +52,9 @@ def with_item_weights(
 
 
 def _chosen(run: Path, settings: Settings) -> dict[str, Any] | None:
-    """What item-item weights are made with in a run that has no validation rows to choose it by.
+    """The settings of item-item weights for a run without validation rows; None for no weights.
+
+    A refitted run takes those that its selection chose.
 
     Raises:
         DataError: the selection's weights are damaged.
@@ -60,15 +62,15 @@ def _chosen(run: Path, settings: Settings) -> dict[str, Any] | None:
     place = run / SELECTION / ITEM_ITEMS
     if not settings.train.is_refit:
         log(
-            f"model.item_items = {settings.model.item_items}: what they are made with is chosen on "
-            "validation rows, and there are none; lists do without"
+            f"model.item_items = {settings.model.item_items}: their settings are chosen on "
+            "validation rows, and there are none; lists are made without them"
         )
         return None
     return dict(load_checkpoint(place).meta["chosen"]) if place.is_dir() else None
 
 
 def measured(trained: TrainedModel, split: str, objective: Objective) -> dict[str, Any]:
-    """What `evaluate` reports: of ratings, and of lists where the model makes some."""
+    """The report of `evaluate` on ratings, and on lists if the model makes lists."""
     length = objective.list_length
     listed = length is not None and relevant_users(trained.dataset, split, 1) is not None
     if not listed and not trained.rates:

@@ -1,4 +1,4 @@
-"""A run's folder while it is trained: who may write it, what is cleared, what is noted."""
+"""A run's folder during training: checks, clearing, configuration, checksums and metrics."""
 
 import json
 import os
@@ -42,7 +42,7 @@ _FINISHED = (*_BEGUN, METRICS_FILE, RESULTS_FILE, f"{ITEM_ITEMS}/meta.json")
 
 
 def job_of(run: Path) -> str:
-    """The name under which processes that `torchrun` starts anew know that a run is theirs."""
+    """The name of a run's training in `World.mark_started`, for restarts by `torchrun`."""
     return f"train {run.resolve()}"
 
 
@@ -80,29 +80,30 @@ def sweep_run(run: Path) -> None:
 
 
 def note_begun(run: Path) -> None:
-    """Write the checksums of what stands in a run's folder from the start.
+    """Write the checksums of the files that a run's folder holds from the start.
 
-    They hold while it is trained, and where it is stopped.
+    They stay valid during training, and in a stopped run.
     """
     write_checksums(run, [name for name in _BEGUN if (run / name).is_file()])
 
 
 def seal_run(run: Path, *also: str) -> None:
-    """Write the checksums of a finished run, which `run.open_predictor` and the like compare.
+    """Write the checksums of a finished run, which are compared when the run is opened.
 
-    Nothing else says that there are item-item weights, so their description is among the files.
+    They include the description of item-item weights, because nothing else would show that these
+    are missing.
 
     Args:
-        run: its folder.
-        also: more files to be covered, relative to it.
+        run: the run's folder.
+        also: more files to include, relative to the folder.
     """
     write_checksums(run, [name for name in (*_FINISHED, *also) if (run / name).is_file()])
 
 
 def start_run(run: Path, settings: Settings) -> None:
-    """Clear the folder. The configuration goes in first: it marks the folder as a run.
+    """Clear the folder and write the configuration, which marks it as a run.
 
-    The selection stays where this is the training that it was made for.
+    A refit keeps the selection, which was made for it.
     """
     with disk_errors(run):
         remove_checksums(run)
@@ -119,17 +120,17 @@ def start_run(run: Path, settings: Settings) -> None:
 def what_it_learned_from(
     dataset: RatingDataset, run: Path, config: TrainConfig, world: World
 ) -> dict[str, Any]:
-    """What `results.json` says of a run that learned from more than training rows.
+    """The entries of `results.json` for a run that learned from more than training rows.
 
     Args:
-        dataset: what it is trained on.
-        run: its folder.
-        config: of the training.
-        world: the processes that train together, all of which call this.
+        dataset: the data set that it is trained on.
+        run: the run's folder.
+        config: the configuration of the training.
+        world: the processes that train together, all of which must call this.
 
     Returns:
-        `learned_from`, parts of the split, and `selection`, the results of the run by which epochs
-        and settings were chosen. Nothing of a run on training rows.
+        `learned_from`, names of splits, and `selection`, the results of the run that chose the
+        epochs and settings. Empty for a run on training rows.
 
     Raises:
         DataError: the selection's results cannot be read.
@@ -143,10 +144,10 @@ def what_it_learned_from(
 
 
 def read_results(run: Path, world: World) -> dict[str, Any]:
-    """`results.json` of a finished run, read by the first process for all; empty of another run.
+    """`results.json` of a run, read by the first process for all; empty for an unfinished run.
 
     Raises:
-        DataError: it cannot be read, or the run is not as it was when training ended.
+        DataError: the results cannot be read, or the run was changed after training ended.
     """
 
     def read() -> bytes:
@@ -166,7 +167,7 @@ def write_config(run: Path, settings: Settings) -> None:
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
-    """Add a line of JSON to a file, and flush it: checkpoints after it say what the lines were."""
+    """Append a line of JSON to a file, and flush it, as later checkpoints hold its digest."""
     with disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
         file.flush()

@@ -1,9 +1,9 @@
-"""Item-item weights beside a trained list head: what they are made of, and how much they count.
+"""Item-item weights whose scores are added to those of a trained list head: fitting and scaling.
 
-EASE (Steck, WWW 2019) and vectors of a fixed width know different things: the one every pair of
-items that is often rated together, the others what many pairs have in common. Their sum orders
-better lists than either. Ratings speak by their value: a rating that is no positive counts as a
-part of one, which validation chooses with the ridge and the scale.
+EASE (Steck, WWW 2019) and vectors of a fixed width learn different things: EASE every pair of items
+that is often rated together, vectors what many pairs have in common. The sum of their scores makes
+better lists than either. The value of a rating matters: a rating that is not a positive counts as a
+fraction of one. Validation chooses this fraction, the ridge and the scale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,30 +28,31 @@ from dglrec.train.objectives import Objective
 from dglrec.train.validation import relevant_users
 
 MOST_ITEMS = 10_000
-"""The largest catalogue that `auto` makes weights of EASE for: 1.2 GB while they are made."""
+"""The largest catalogue for which `auto` makes EASE weights: fitting them takes 1.2 GB."""
 
 MOST_PAIRS = 4_000_000_000
-"""Pairs of a user's items, over all users, up to which `auto` makes the graph of items."""
+"""The largest number of pairs of a user's items, over all users, for which `auto` makes the graph
+of items."""
 
 MOST_WEIGHTS = 64_000_000
-"""Weights that the graph of items may keep for `auto`, of 8 bytes each."""
+"""The largest number of weights, of 8 bytes each, of a graph of items that `auto` makes."""
 
-_KEPT = {"ease": 512, "graph": 1024}  # weights that each item keeps, the largest
-_SHARES = (0.3, 0.0, 1.0)  # of a positive that counts for a rating which is none
+_KEPT = {"ease": 512, "graph": 1024}  # weights kept for each item, the largest
+_SHARES = (0.3, 0.0, 1.0)  # fractions of a positive that other ratings count
 _SETTINGS = {"ease": (300.0, 100.0, 1000.0), "graph": (0.4, 0.5, 0.3)}
-_SCALES = (0.09, 0.18, 0.35, 0.7, 1.4, 2.8)  # times what makes both parts vary alike
-_USERS = 20_000  # that settings are chosen on, at most
-_COPIES = 3  # squares that are alive at once
+_SCALES = (0.09, 0.18, 0.35, 0.7, 1.4, 2.8)  # relative to `_unit`
+_USERS = 20_000  # the most users that settings are chosen on
+_COPIES = 3  # [I, I] matrices in memory at the same time
 _ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Settings of weights.
+    """Settings of item-item weights.
 
     Attributes:
         kind: `ease` or `graph`.
-        share: of a positive that a rating counts which is none.
+        share: the fraction of a positive that a rating counts which is not a positive.
         setting: EASE's ridge, or the exponent of the users' degrees in the graph.
     """
 
@@ -61,14 +62,14 @@ class _Candidate:
 
 
 def item_items_of(config: ModelConfig, dataset: RatingDataset) -> str:
-    """Which item-item weights a model gets: `ease`, `graph` or `none`.
+    """The kind of item-item weights that a model gets: `ease`, `graph` or `none`.
 
     Args:
-        config: the model's, its heads chosen.
-        dataset: what it is trained on.
+        config: the model's configuration, with its heads resolved.
+        dataset: the data set that it is trained on.
 
     Raises:
-        UnusableEnvironmentError: `ease` is asked for, and does not fit in memory.
+        UnusableEnvironmentError: `ease` is configured, and does not fit in memory.
     """
     if not config.lists or config.item_items == "none":
         return "none"
@@ -95,12 +96,12 @@ def fit_item_items(
 
     Args:
         trained: the best epoch's model, without weights; its embeddings are computed already.
-        objective: whose metric decides.
-        positives_from: the least rating that counts whole.
+        objective: its metric decides.
+        positives_from: the lowest rating that counts as a whole positive.
         kind: `ease` or `graph`.
 
     Returns:
-        The weights and what was chosen, or None where lists are best without, or where no
+        The weights and their settings, or None where lists are best without weights, or where no
         validation row is relevant.
     """
     dataset = trained.dataset
@@ -127,7 +128,7 @@ def fit_item_items(
     def search(candidate: _Candidate, scales: Sequence[float]) -> None:
         nonlocal best_figure, best, chosen, scale, unit
         weights = _weights(dataset, candidate, positives_from)
-        # Each setting has scores of its own size.
+        # The size of the scores differs from setting to setting.
         unit = _unit(trained, weights)
         for factor in scales:
             scaled = _scaled(weights, factor * unit)
@@ -138,7 +139,7 @@ def fit_item_items(
     for share in shares:
         search(replace(chosen, share=share), _SCALES)
     if best is None:
-        log("item-item weights make no list better; lists do without")
+        log("item-item weights do not improve the lists, which are made without them")
         return None
     for setting in others:
         search(replace(chosen, setting=setting), _near(scale))
@@ -154,12 +155,12 @@ def fit_item_items(
 def refit_item_items(
     trained: TrainedModel, positives_from: float, chosen: Mapping[str, Any] | None
 ) -> tuple[ItemWeights, dict[str, Any]] | None:
-    """The weights that `fit_item_items` chose for another training, of these training rows.
+    """Weights of these training rows, with the settings that `fit_item_items` chose in another run.
 
     Args:
         trained: the model, without weights; its embeddings are computed already.
-        positives_from: the least rating that counts whole.
-        chosen: what was chosen; None for none.
+        positives_from: the lowest rating that counts as a whole positive.
+        chosen: the chosen settings; None for no weights.
     """
     if chosen is None:
         return None
@@ -169,7 +170,7 @@ def refit_item_items(
 
 
 def _near(scale: float) -> tuple[float, ...]:
-    """The scales around one."""
+    """The scales around a given scale."""
     return (scale / 2, scale / 1.4, scale, scale * 1.4, scale * 2)
 
 
@@ -194,7 +195,7 @@ def _weights(dataset: RatingDataset, candidate: _Candidate, positives_from: floa
 def graph_weights(
     rows: sparse.csr_array, exponent: float, values: npt.NDArray[np.float32], kept: int
 ) -> ItemWeights:
-    """The largest weights of each item in the normalised graph of items that users share.
+    """The largest weights of each item in the normalised item graph, whose edges are shared users.
 
     P = N^T N with N = D_u^-a X D_i^(a - 1), X the rows and D the degrees (Park, Shin and Shin,
     "Turbo-CF: matrix decomposition-free graph filtering for fast recommendation", SIGIR 2024,
@@ -204,7 +205,7 @@ def graph_weights(
         rows: float32 [U, I].
         exponent: a.
         values: float32 [levels].
-        kept: how many weights of each item stay.
+        kept: the number of weights kept for each item.
     """
     ones = sparse.csr_array((np.ones_like(rows.data), rows.indices, rows.indptr), rows.shape)
     user_degrees = np.maximum(ones.sum(axis=1), 1.0)
@@ -242,9 +243,9 @@ def sparse_weights(
     """The largest weights of each item.
 
     Args:
-        square: float32 [I, I]; row j is what item j says of all items.
+        square: float32 [I, I]; row j holds the weights W_ji of item j.
         values: float32 [levels].
-        kept: how many of each row stay.
+        kept: the number of weights kept in each row.
     """
     count = len(square)
     if kept >= count:
@@ -268,13 +269,13 @@ def _scaled(weights: ItemWeights, scale: float) -> ItemWeights:
 
 
 def _unit(trained: TrainedModel, weights: ItemWeights) -> float:
-    """What weights are multiplied by for both parts of a user's scores to vary alike."""
+    """The factor for the weights with which both parts of a score have the same spread."""
     dataset, lists = trained.dataset, trained.embeddings.lists
     assert lists is not None
     active = np.flatnonzero(dataset.graph.by_user.degrees > 0)
     users = torch.from_numpy(np.random.default_rng(0).permutation(active)[:256])
     of_users = lists[0].factors[users.to(lists[0].factors.device)]
     scores = torch.addmm(lists[1].base, of_users, lists[1].factors.T)
-    every = torch.arange(dataset.graph.num_items)
-    added = ItemItems(weights, dataset.graph.by_user).rows(users, every)
+    all_items = torch.arange(dataset.graph.num_items)
+    added = ItemItems(weights, dataset.graph.by_user).rows(users, all_items)
     return float(scores.std(1).mean()) / max(float(added.std(axis=1).mean()), 1e-12)

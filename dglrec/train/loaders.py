@@ -1,4 +1,4 @@
-"""The loaders by name, and what the training loop asks of one."""
+"""The loaders by name, and their interface to the training loop."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -29,23 +29,23 @@ from dglrec.sampling import (
 
 
 class Loader(Protocol):
-    """What the training loop asks of a loader."""
+    """The interface of a loader to the training loop."""
 
     def __len__(self) -> int:
         """Batches in an epoch, the same on all processes."""
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration is, and the batch that it begins with."""
+        """Set the epoch of the next iteration, and the batch that it begins with."""
 
     def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """Iterate over the epoch's batches; None where one holds no target for this process."""
+        """Iterate over the epoch's batches; None for a batch without targets for this process."""
 
 
 def check_loader(config: LoaderConfig) -> None:
-    """Find out whether a loader can be made here before anything is written or replaced.
+    """Check that a loader can be made here, before anything is written or replaced.
 
     Raises:
-        UnusableEnvironmentError: it is DGL's, and DGL is not installed or does not load.
+        UnusableEnvironmentError: the loader needs DGL, which is not installed or does not load.
     """
     if config.kind in ("neighbor", "cluster"):
         import_dgl()
@@ -67,28 +67,29 @@ def make_loader(
     ages: bool = False,
     clusters: Tensor | None = None,
 ) -> Loader:
-    """The loader that a configuration names; on a device that has no compiled loops it says which.
+    """The loader that a configuration names; on a device without compiled loops it logs which.
 
     Args:
         graph: the training ratings.
-        biases: fitted to them.
-        config: the loader's.
-        seed: of order and samples.
-        device: where batches are wanted.
+        biases: fitted to these ratings.
+        config: the loader's configuration.
+        seed: the seed of order and samples.
+        device: the device of the batches.
         world: the processes that share each batch.
-        draw: draws the items that lists are learned from; the loaders of kind users and full take
-            it, and `Settings.resolved` refuses lists of the others.
-        directions: of the relations that the model reads; the loader of kind users takes them, and
-            `Settings.resolved` refuses them of the others.
-        layers: of the model; the loaders of kind users and neighbor have a fan-out for each.
-        by_rows: whether vectors of users are updated by rows, so that a batch may name each once.
-        compile: whether `torch.compile` is wanted, which takes batches of fixed shapes.
-        ages: whether the model asks for the ages of ratings; the loader of kind users gives them.
+        draw: draws the items that lists are learned from; for the loaders of kind users and full
+            only, as `Settings.resolved` refuses lists with the others.
+        directions: of the relations that the model reads; for the loader of kind users only, as
+            `Settings.resolved` refuses relations with the others.
+        layers: the number of layers of the model; kinds users and neighbor have a fan-out for each.
+        by_rows: whether vectors of users are updated by rows, so that a batch may name each user
+            only once.
+        compile: whether the step is compiled by `torch.compile`, which needs fixed shapes.
+        ages: whether the model reads the ages of ratings; the loader of kind users provides them.
         clusters: int32 [U + I], for the loader of kind cluster.
 
     Raises:
-        UnusableEnvironmentError: as `check_loader`.
-        UsageError: shapes cannot be fixed here, and `compile` wants them to be; or folds in time do
+        UnusableEnvironmentError: see `check_loader`.
+        UsageError: `compile` needs fixed shapes, which are not possible here; or folds in time do
             not go with a relation.
     """
     if config.kind == "users":
@@ -134,7 +135,7 @@ def _why_not_fixed(
     by_rows: bool,
     ages: bool,
 ) -> str:
-    """Why batches are not of fixed shapes; empty where they are. Arguments as of `make_loader`."""
+    """Why batches do not have fixed shapes; empty if they do. Arguments are as in `make_loader`."""
     if compiles_for(device):
         return f"batches are made on {device}, by compiled loops"
     if why := why_unpacked(config, directions):

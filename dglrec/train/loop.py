@@ -1,9 +1,9 @@
-"""The one training loop, for one process or many.
+"""The training loop, for a single process or many.
 
 Data flow: loader -> `EdgeBatch` -> model -> objective -> optimiser step; after each epoch exact
-embeddings -> validation metrics -> checkpoints. The loop knows neither which loader it has nor
-which objective. With many processes each has a share of every batch and of every evaluation;
-gradients, sums and counts are added up, and the first process alone writes the run's folder.
+embeddings -> validation metrics -> checkpoints. The loop does not depend on the loader or the
+objective. Each of many processes has a share of every batch and of every evaluation; gradients,
+sums and counts are added up, and only the first process writes into the run's folder.
 """
 
 import json
@@ -70,7 +70,7 @@ from dglrec.train.tracking import tracked
 from dglrec.train.validation import Validation
 
 AfterEpoch = Callable[[int, Figures], bool]
-"""What is told each epoch, from 1, with its validation figures by name, and whether to stop."""
+"""A callback that gets the epoch, from 1, and its validation figures, and says whether to stop."""
 
 _TITLES = {"rmse": "RMSE", "train_rmse": "RMSE", "train_list_loss": "list loss"}
 
@@ -89,9 +89,9 @@ def train_once(
 ) -> dict[str, Any]:
     """Train a model on the rows of a data set's graph; see `train.train`, which calls this.
 
-    Args, results and errors as of `train.train`; `train.refit` is no more than noted here.
+    Arguments, results and errors are those of `train.train`, but this function does not refit.
 
-    Where no validation rows are held out, the last epoch's model is kept.
+    Without validation rows, the last epoch's model is kept.
     """
     run, device = Path(run), device or torch.device("cpu")
     with world.together():
@@ -132,7 +132,7 @@ def train_once(
             torch.manual_seed(config.seed)
             model = new_model(settings.model, dataset)
         origin = begin(model, dataset, settings, source, world) if begins else None
-        del source  # training takes its room
+        del source  # frees its memory for training
         with world.together():
             if world.is_first:
                 until_done.enter_context(locked(run))
@@ -178,10 +178,10 @@ def train_once(
         with world.together():
             if world.is_first:
                 if resume:
-                    # Not before: what cannot be gone on with leaves a run as it is.
+                    # Only now: a run that cannot be resumed stays unchanged.
                     write_config(run, settings)
                     until_done.enter_context(logged_to(run / LOG_FILE))
-                (run / RESULTS_FILE).unlink(missing_ok=True)  # until they are this training's
+                (run / RESULTS_FILE).unlink(missing_ok=True)  # this training writes new results
         with world.together():
             valid = Validation(dataset, objective, settings.model, world)
         if origin is not None:
@@ -210,7 +210,7 @@ def train_once(
             _stop(f"epoch {done.epoch}", world)
 
         meta = checkpoints.load_best()
-        del valid, step, loader, checkpoints  # evaluation takes their room
+        del valid, step, loader, checkpoints  # frees their memory for evaluation
         give_back_memory()
         trained = TrainedModel(model=model.eval(), dataset=dataset, meta=meta, world=world)
         trained = with_item_weights(trained, settings, objective, run)
@@ -237,8 +237,8 @@ def train_once(
 
 
 def _first_figures(model: RatingModel, valid: Validation, world: World) -> dict[str, float]:
-    """Validation figures of the weights that training begins with."""
-    figures = {name: one for name, one in valid.figures(model).items() if math.isfinite(one)}
+    """Validation figures of the initial weights."""
+    figures = {name: value for name, value in valid.figures(model).items() if math.isfinite(value)}
     if world.is_first and figures:
         log(f"before the first step: {_said(figures, valid)}")
     return figures
@@ -272,8 +272,8 @@ def _train_epoch(
     step.objective.set_epoch(done.epoch)
     batches = iter(loader)
     tally = Tally(done, device)
-    left = len(loader) - done.batch
-    with progress(title, left, "batches", shown=world.is_first) as advance:
+    remaining = len(loader) - done.batch
+    with progress(title, remaining, "batches", shown=world.is_first) as advance:
         for number in range(done.batch, len(loader)):
             last = number + 1 == len(loader)
             update = last or (number + 1) % config.accumulation_steps == 0
@@ -281,7 +281,7 @@ def _train_epoch(
             where = f"{title}, batch {number + 1} (step {step.number + 1})"
             with _explained(where, settings, device):
                 batch = next(batches)
-                # Dropout follows from the place in training, so a resumed run draws the same.
+                # The seed of dropout depends on the position, so that a resumed run draws the same.
                 place = number * world.size + world.rank
                 torch.manual_seed(seed_of("dropout", config.seed, done.epoch, place))
                 outcome = step(
@@ -290,14 +290,15 @@ def _train_epoch(
                     notes=(interrupts.requested, due) if update else (),
                 )
                 tally.add(outcome.costs)
-            del batch  # the next one has its room
+            del batch  # frees its memory for the next batch
             done.count += outcome.count
             advance(1)
             if update:
                 done.batch = number + 1
                 done.seconds = time.monotonic() - started
                 stop, save = outcome.notes
-                # Of one that came meanwhile only a process alone may act at once.
+                # A single process may act on a signal that arrived during the step; several must
+                # wait for the next all-reduce, so that all stop at the same step.
                 stop = stop or (world.size == 1 and interrupts.requested)
                 if last or stop or save or checkpoints.due_by_steps():
                     tally.write(done)
@@ -310,7 +311,7 @@ def _train_epoch(
 
 
 def _check_ending(config: TrainConfig, dataset: RatingDataset) -> None:
-    """Refuse to train for as long as a default says where no row says when to stop.
+    """Refuse the default number of epochs without validation rows, which would choose the best.
 
     Raises:
         UsageError: there are no validation rows, and no number of epochs was given.
@@ -349,7 +350,7 @@ def _end_epoch(
     """
     world = step.world
     training = _training_figures(done, world, valid)
-    give_back_memory()  # what steps took, and embeddings take in larger pieces
+    give_back_memory()  # of the steps' many small pieces; embeddings need large ones
     metrics = valid.figures(step.model)
     done.epoch += 1
     done.batch = 0
@@ -391,7 +392,7 @@ def _end_epoch(
 
 
 def _training_figures(done: Progress, world: World, valid: Validation) -> dict[str, float]:
-    """What the epoch's batches cost, before each step."""
+    """Training figures of the epoch, from the losses of its batches before each step."""
     squared, count, listed, positives = world.sum(
         [done.squared, done.count, done.listed, done.positives]
     )
@@ -405,7 +406,7 @@ def _training_figures(done: Progress, world: World, valid: Validation) -> dict[s
 
 @contextmanager
 def _explained(where: str, settings: Settings, device: torch.device) -> Iterator[None]:
-    """Say where training failed, and of too little memory or a lost device what to do."""
+    """Add to an error where training failed, and what to do about too little memory."""
     try:
         with _lost_device_said(where, device):
             yield
@@ -426,15 +427,15 @@ def _explained(where: str, settings: Settings, device: torch.device) -> Iterator
 
 
 class LostDeviceError(UnusableEnvironmentError):
-    """A device that was there no longer answers."""
+    """The device has failed during training."""
 
 
 @contextmanager
 def _lost_device_said(where: str, device: torch.device) -> Iterator[None]:
-    """Say of a device that no longer answers what to do.
+    """Turn the error of a failed device into one that says what to do.
 
     Raises:
-        LostDeviceError: it does not.
+        LostDeviceError: the device has failed.
     """
     try:
         yield
@@ -442,18 +443,18 @@ def _lost_device_said(where: str, device: torch.device) -> Iterator[None]:
         if not _is_lost_device(error) or _is_out_of_memory(error):
             raise
         raise LostDeviceError(
-            f"{where}: {device} failed ({str(error).splitlines()[0]}); what was saved last is as "
-            "it was: go on from there with --resume, and --device cpu where it stays away"
+            f"{where}: {device} failed ({str(error).splitlines()[0]}); the last checkpoint is "
+            "intact: go on from there with --resume, and with --device cpu if the device stays away"
         ) from error
 
 
 def _is_lost_device(error: Exception) -> bool:
-    # torch has a class for it from 2.8 on; running out of memory is another one.
+    # torch has a class for this from 2.8 on; its error for too little memory is another class.
     kind = getattr(torch, "AcceleratorError", ())
     return isinstance(error, kind) or str(error).startswith("CUDA error")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU.
+    # torch raises a special class on a GPU, and a plain RuntimeError on a CPU.
     kinds = (MemoryError, torch.cuda.OutOfMemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""How much memory a training takes, and whether it is there, before it starts."""
+"""Estimates of the memory that a training needs, and the check that it is free beforehand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,35 +16,33 @@ from dglrec.progress import log
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 from dglrec.train.config import Settings
 
-# Found by watching the resident memory of training at full size, for both loaders; what they
-# predict was 0.9 to 1.6 times what was seen. An edge of a step is an id, an owner, an item, a hash
-# and masks; a message is a neighbour, a residual and their temporaries; a node of a layer is its
-# value, those of its messages and of its maps, and the gradients of all of them.
+# Measured as resident memory of training at full size, for both loaders; the estimates were 0.9 to
+# 1.6 times the measured values. An edge of a step takes an id, a destination, an item, a hash and
+# masks; a message takes a neighbour, a residual and temporaries; a node of a layer takes its value,
+# those of its messages and maps, and the gradients of all of these.
 _STEP_EDGE_BYTES = 100
-_WHOLE_EDGE_BYTES = (
-    80  # of a step of the whole graph: both ends, residuals, what leaves targets out
-)
+_WHOLE_EDGE_BYTES = 80  # in a step of the whole graph: both nodes, residuals, masks of targets
 _MESSAGE_BYTES, _DGL_MESSAGE_BYTES = 16, 32
-_SAMPLE_BYTES = 28  # of each place in nodes x fan-out, filled or not
+_SAMPLE_BYTES = 28  # for each of nodes x fan-out places, filled or not
 _VALUES_A_NODE, _VALUES_OF_RATED = 5, 5
-_TABLE_BYTES = 40  # of each user and item there is: what importance is added up in, and drawn from
-_VALUES_OF_LSTM = 16  # of a neighbour that it reads: gates, states, and gradients of them
-_VALUES_OF_FILTERS, _COPIES_OF_SIGNALS = 6, 3  # of a user at an item, for each feature
-# DGL keeps both relations as int64, builds more beside them, and shuffles all edge ids.
+_TABLE_BYTES = 40  # for each user and item: tables in which importance is summed and drawn from
+_VALUES_OF_LSTM = 16  # for each neighbour that it reads: gates, states, and their gradients
+_VALUES_OF_FILTERS, _COPIES_OF_SIGNALS = 6, 3  # for each pair of user and item, and each feature
+# DGL stores both relations as int64, builds further structures, and shuffles all edge ids.
 _DGL_EDGE_BYTES = 110
-_COPIES_OF_WEIGHTS = 5  # with gradient, two moments, and what a checkpoint is written from
-_FREE_SHARE = 0.9  # what others on a GPU, and torch's own cache, leave
+_COPIES_OF_WEIGHTS = 5  # weights, gradients, two moments, and the copy for a checkpoint
+_FREE_SHARE = 0.9  # of free GPU memory; the rest is for other programs and torch's cache
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of memory that a training takes of each process, about.
+    """The approximate memory of a training, in bytes for each process.
 
     Attributes:
         graph: adjacency and ratings.
-        model: weights, gradients, moments, features, and a table of related negatives.
-        step: the largest that is alive during a step.
-        graph_is_mapped: whether the graph can be read from disk piece by piece.
+        model: weights, gradients, moments, features, and the table of related negatives.
+        step: the peak of a step's temporary memory.
+        graph_is_mapped: whether the graph is memory-mapped, so that it need not fit in memory.
     """
 
     graph: int
@@ -60,18 +58,18 @@ def footprint(
     world: World = ALONE,
     directions: Sequence[Direction] = (),
 ) -> Footprint:
-    """What training on a graph takes of each process.
+    """The memory of a training on a graph, for each process.
 
     Args:
         graph: the training ratings.
-        model: wherever it is.
-        settings: resolved ones.
+        model: the model, on any device.
+        settings: the resolved settings.
         world: the processes that share each batch.
         directions: of the relations that the model reads.
     """
     sides = (graph.by_user, graph.by_item)
     mapped = sum(s.neighbours.nbytes + s.codes.nbytes + s.offsets.nbytes for s in sides)
-    mapped += sum(one.nbytes for one in directions)
+    mapped += sum(direction.nbytes for direction in directions)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     features = model.inputs.features.nbytes + model.inputs.user_features.nbytes
     by_users = settings.loader.kind != "neighbor"
@@ -84,7 +82,7 @@ def footprint(
 
 
 def _related_bytes(graph: RatingGraph, settings: Settings) -> int:
-    """Memory of the items that users are somewhat related to; see `RelatedSampler`."""
+    """Memory of the table of related negatives; see `RelatedSampler`."""
     ranking = settings.ranking
     if settings.model.heads == "rating" or not ranking.related_negatives:
         return 0
@@ -95,17 +93,17 @@ def _related_bytes(graph: RatingGraph, settings: Settings) -> int:
 def _step_bytes(
     graph: RatingGraph, settings: Settings, processes: int, directions: Sequence[Direction]
 ) -> int:
-    """Memory of a step: its edges, and layer by layer outwards its nodes and messages."""
+    """Memory of a step: its edges, and its nodes and messages from the last layer to the first."""
     loader = settings.loader
     if loader.kind == "full":
         return _whole_graph_bytes(graph, settings)
     if loader.kind == "cluster":
-        # Clusters have about as many ends of ratings each; at most so many are within.
+        # Clusters have about equal numbers of edge ends, which bounds the edges within them.
         share = 1 / loader.steps_a_pass(graph.num_edges)
         nodes = share * (graph.num_users + graph.num_items)
         return _subgraph_bytes(settings, nodes, share * graph.num_edges)
     if loader.kind == "saint":
-        # At most: which nodes are met is known once chances are.
+        # An upper bound: the number of sampled nodes depends on chances that are computed later.
         nodes = graph.num_users + graph.num_items
         return _subgraph_bytes(settings, nodes, graph.num_edges)
     if loader.kind == "layerwise":
@@ -124,10 +122,10 @@ def _step_bytes(
         else:
             items = graph.num_items / processes
     listed = items if loader.items == "reached" else graph.num_items
-    # The ridge regression of each user that a layer makes keeps a float64 square.
+    # A layer's ridge regression keeps a float64 [W, W] matrix for each user.
     square = 8 * settings.model.ridge_width**2
     refines_all, squares = settings.model.refines(last=False), square * users
-    # For a trend in time it has a row for each rating, and the gradient of that.
+    # With a trend in time it also keeps a row for each rating, and its gradient.
     trend_row = 8 * settings.model.ridge_width if settings.model.time_trend else 0
     trend = 0.0
     messages = sampled = nodes = read = 0.0
@@ -140,14 +138,17 @@ def _step_bytes(
         read += _read_by_lstm(settings, to_users, users) + _read_by_lstm(settings, to_items, items)
         sampled += users * max(0, min(of_user, most[0])) + items * max(0, min(of_item, most[1]))
         of_users = of_items = 0.0
-        for one in directions:
-            readers = users if one.destination_type == USER_TYPE else items
-            degree, most_read = one.edges.num_edges / one.edges.num_nodes, loader.relation_fanout
+        for direction in directions:
+            readers = users if direction.destination_type == USER_TYPE else items
+            degree, most_read = (
+                direction.edges.num_edges / direction.edges.num_nodes,
+                loader.relation_fanout,
+            )
             told = readers * (degree if most_read < 0 else min(most_read, degree))
             messages += told
             sampled += readers * max(most_read, 0)
-            of_users += told if one.source_type == USER_TYPE else 0
-            of_items += told if one.source_type == ITEM_TYPE else 0
+            of_users += told if direction.source_type == USER_TYPE else 0
+            of_items += told if direction.source_type == ITEM_TYPE else 0
         users = min(users + to_items + of_users, graph.num_users)
         items = min(items + to_users + of_items, graph.num_items)
         nodes += users + items
@@ -155,7 +156,7 @@ def _step_bytes(
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if settings.model.rating_messages else 0)
     row = 4 * settings.model.embedding_size * values
     message = _MESSAGE_BYTES if loader.kind == "users" else _DGL_MESSAGE_BYTES
-    # Each thread sums the regressor's gradients into tables of its own.
+    # Each thread sums the decoder's gradients in a separate table.
     tables = (
         4 * torch.get_num_threads() * (settings.model.decoder_size + settings.model.embedding_size)
     )
@@ -172,7 +173,7 @@ def _step_bytes(
 
 
 def _read_by_lstm(settings: Settings, edges: float, nodes: float) -> float:
-    """How many of some nodes' edges an LSTM reads; none where there is none."""
+    """The number of the nodes' edges that the LSTM aggregator reads; 0 without it."""
     model = settings.model
     return min(edges, nodes * model.lstm_neighbours) if model.aggregator == "lstm" else 0.0
 
@@ -186,8 +187,9 @@ def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
         for count in (graph.num_users, graph.num_items)
     )
     of_lstm = 4 * settings.model.embedding_size * _VALUES_OF_LSTM * read
-    # What an edge weighs for each head: GATv2 keeps it of all layers and both sides until it has
-    # gone back, GAT makes it again for one at a time, and both make gradients of that size.
+    # Attention weights of each edge and head: GATv2 keeps those of all layers and both directions
+    # for the backward pass, GAT recomputes them one layer at a time; both make gradients of this
+    # size.
     per_head = 4 * settings.model.attention_heads * graph.num_edges
     kept = {"gat": 1, "gatv2": 2 * layers + 1}.get(settings.model.convolution, 0)
     edges = _WHOLE_EDGE_BYTES * graph.num_edges + per_head * kept
@@ -195,12 +197,12 @@ def _whole_graph_bytes(graph: RatingGraph, settings: Settings) -> int:
 
 
 def _subgraph_bytes(settings: Settings, nodes: float, edges: float) -> int:
-    """Memory of a step that reads one subgraph in all layers.
+    """Memory of a step that reads the same subgraph in all layers.
 
     Args:
-        settings: resolved ones.
-        nodes: of a step.
-        edges: of its users, whether or not they end in the subgraph.
+        settings: the resolved settings.
+        nodes: the number of nodes of a step.
+        edges: the number of its users' edges, including those that leave the subgraph.
     """
     model = settings.model
     values = _VALUES_A_NODE + (_VALUES_OF_RATED if model.rating_messages else 0)
@@ -209,10 +211,10 @@ def _subgraph_bytes(settings: Settings, nodes: float, edges: float) -> int:
 
 
 def _layerwise_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
-    """Memory of a step whose layers have their destinations and a number of drawn nodes each.
+    """Memory of a step in which each layer has its destinations and a number of sampled nodes.
 
-    Of the ratings between a layer's destinations and its sources there are at most those of so many
-    nodes of either side that have the most.
+    The number of edges between n destinations and m sources is at most the number of edges of the n
+    destinations, or of the m sources, with the highest degrees.
     """
     loader, model = settings.loader, settings.model
     of_step = min(loader.edges_a_batch(graph.num_edges) * int(loader.folds), graph.num_edges)
@@ -226,8 +228,10 @@ def _layerwise_bytes(graph: RatingGraph, settings: Settings, processes: int) -> 
     nodes, edges = users + items, 0
     for _ in range(model.layers):
         read = [
-            min(own + -(-size // processes), count)
-            for own, size, count in zip((users, items), loader.layer_sizes, counts, strict=True)
+            min(destinations + -(-size // processes), count)
+            for destinations, size, count in zip(
+                (users, items), loader.layer_sizes, counts, strict=True
+            )
         ]
         edges += int(min(most[0][users], most[1][read[1]]))
         edges += int(min(most[1][items], most[0][read[0]]))
@@ -240,17 +244,17 @@ def _layerwise_bytes(graph: RatingGraph, settings: Settings, processes: int) -> 
 
 
 def _most_edges(side: Adjacency) -> npt.NDArray[np.int64]:
-    """int64 [N + 1]: how many edges n nodes have at most, n from 0 to all."""
+    """int64 [N + 1]: the largest number of edges that n nodes have together, for n = 0..N."""
     descending = np.sort(side.degrees)[::-1]
     return np.concatenate(([0], np.cumsum(descending, dtype=np.int64)))
 
 
 def _signal_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int:
-    """Memory of graph filters: of each of a step's users some values at each item.
+    """Memory of graph filters: a few values for each pair of a user of the step and an item.
 
-    A layer has the values that it reads and makes, before and behind ReLU, those of a tap and their
-    gradients. Beside them are the users and the items of a step and, after an epoch,
-    of all users.
+    A layer keeps its inputs, its outputs before and after ReLU, the values of a tap, and the
+    gradients of these. In addition there are the signals of the step's users and items and, after
+    an epoch, those of all users.
     """
     loader, model = settings.loader, settings.model
     user_degree = max(1.0, graph.num_edges / graph.num_users)
@@ -262,19 +266,20 @@ def _signal_bytes(graph: RatingGraph, settings: Settings, processes: int) -> int
 
 
 def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) -> torch.device:
-    """Where the graph that is sampled from is to live; says so where that is not with the model.
+    """The device for the graph that is sampled from; logs it if that is not the model's device.
 
-    The same for all processes: with their models where it fits beside each of them. All of them
-    call this, outside of `World.together`.
+    It is the same for all processes: the models' device if the graph fits there on each of them.
+    All processes must call this, outside of `World.together`.
 
     Args:
-        needs: what the training takes of each process.
-        device: where it computes.
-        world: the processes; those on one machine share its memory, and one mapped graph.
+        needs: the memory of the training, for each process.
+        device: the device of the model.
+        world: the processes; those on a machine share its memory, and a mapped graph.
 
     Raises:
-        UnusableEnvironmentError: it does not fit; the message says what is needed and what is free.
-        PeerError: it does not fit on another process.
+        UnusableEnvironmentError: the training does not fit; the message says what is needed and
+            what is free.
+        PeerError: the training does not fit on another process.
     """
     with world.together():
         free = _check_memory(needs, device, world)
@@ -282,7 +287,7 @@ def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) ->
         return device
     if not needs.graph_is_mapped:
         return torch.device("cpu")  # DGL samples there
-    # Behind `together` all processes come here or none: none waits for figures that never come.
+    # After `together`, either all processes reach this sum or none, so that none waits forever.
     missing, free_of = [0.0] * world.size, [0.0] * world.size
     missing[world.rank] = needs.model + needs.step + needs.graph - _FREE_SHARE * free
     free_of[world.rank] = free
@@ -302,13 +307,13 @@ def place_graph(needs: Footprint, device: torch.device, world: World = ALONE) ->
 
 
 def _check_memory(needs: Footprint, device: torch.device, world: World) -> int:
-    """Bytes that are free where this process computes.
+    """The free memory, in bytes, of this process's device.
 
     Raises:
-        UnusableEnvironmentError: what has to be in memory does not fit.
+        UnusableEnvironmentError: the training does not fit in memory.
     """
     here, says = world.local_size, world.local_rank == 0
-    # DGL's, on the host in any case, and each process's own
+    # DGL's graph is in the host's memory on any device, once for each process.
     host_graph = 0 if needs.graph_is_mapped else here * needs.graph
     if device.type != "cuda":
         free = available_memory()

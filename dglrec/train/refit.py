@@ -1,7 +1,7 @@
-"""A training, and where it is wanted the same once more on more rows.
+"""`train`: a training, optionally followed by a second training (refit) on more rows.
 
-Validation rows say which epoch is the best and which settings are; after that they, and the test
-rows, are data like others. What chose stays beside the model, a run of its own in `selection/`.
+Validation rows choose the best epoch and settings; after that, they and the test rows can be used
+for training as well. The run that made the choice is kept in the folder `selection/`.
 """
 
 import json
@@ -51,42 +51,45 @@ def train(
     after_epoch: AfterEpoch = lambda epoch, figures: False,
     report: Collection[str] = HELD_OUT,
 ) -> dict[str, Any]:
-    """Train a model and leave it, with its metrics, in a run folder.
+    """Train a model, and write it with its metrics into a run's folder.
 
-    A `model.kind` other than `graph` is fitted in one go: see `fit_baseline`.
+    A `model.kind` other than `graph` is a baseline: see `fit_baseline`.
 
-    With `train.refit` a first training, in the run's folder `selection`, finds the best epoch and
-    whatever is chosen on validation rows. A second one, which is the run, has the same settings, as
-    many epochs, and validation rows (`valid`), or all rows (`all`), among its training rows.
+    With `train.refit` a first training, in the folder `selection` of the run, chooses the best
+    epoch and other settings on validation rows. The second training, which is the run, has the same
+    settings and number of epochs, and its training rows include the validation rows (`valid`), or
+    all rows (`all`).
 
-    With a world of several processes, all of them call this. SIGINT and SIGTERM end the step under
-    way (of several processes: the one after it), save, and raise `KeyboardInterrupt`. SIGHUP does
-    not: training outlives its terminal, and `train.log` in the run's folder has what it says.
+    In a world of several processes, all of them must call this. On SIGINT and SIGTERM it finishes
+    the current step (several processes: the step after it), saves, and raises `KeyboardInterrupt`.
+    SIGHUP does not stop it: training outlives its terminal, and writes its messages to `train.log`
+    in the run's folder.
 
     Args:
         dataset: a prepared data set.
-        run: the run's folder; the first process alone reads and writes it.
+        run: the run's folder, which only the first process reads and writes.
         settings: model, loader and training configuration, the same on all processes.
         device: where to compute; None for the CPU.
-        resume: go on from the run's last checkpoint, as though nothing had happened.
+        resume: whether to resume from the run's last checkpoint, with the same results as without
+            the interruption.
         overwrite: whether an existing run may be replaced.
         world: the processes that train together.
-        after_epoch: called with each epoch, from 1, and its validation figures, once it is saved;
-            where it returns True training ends there, and the best epoch so far is kept. With
-            several processes it must answer the same on all. It is not called for a baseline, nor
-            for what `train.refit` trains again.
-        report: the held-out splits to measure at the end; of others no row is read.
+        after_epoch: called after each epoch is saved, with its number, from 1, and its validation
+            figures; if it returns True, training ends and the best epoch so far is kept. It must
+            return the same on all processes. It is not called for a baseline, nor in the second
+            training of `train.refit`.
+        report: the held-out splits to measure at the end; rows of other splits are not read.
 
     Returns:
-        What `results.json` holds: epochs, seconds, metrics of the best model on the validation and
-        the test rows, as far as it has not learned from them, and where older ratings weigh less
-        the half-lives in the unit of the timestamps; of a refitted run `learned_from`, the parts of
-        the split, and `selection`, the results of the first training. The same on all processes.
+        The contents of `results.json`: epochs, seconds, metrics of the best model on validation and
+        test rows, unless it has learned from them, and, if older ratings weigh less, the half-lives
+        in the unit of the timestamps; for a refitted run also `learned_from`, names of splits, and
+        `selection`, the results of the first training. The same on all processes.
 
     Raises:
         UsageError: the run exists and may not be replaced, cannot be resumed like this, or another
-            process trains it; or there are no validation rows, and no number of epochs, or a refit,
-            for which they would choose.
+            process trains it; or there are no validation rows, and the number of epochs is not
+            given, or a refit needs them.
         DataError: the data set is damaged or another one, or the checkpoint to resume from is bad.
         UnusableEnvironmentError: there is too little memory, no DGL for its loader, or no package
             of the tracker that `train.logger` names.
@@ -136,10 +139,10 @@ def train(
 
 
 def _check_refit(dataset: RatingDataset, settings: Settings, resume: bool) -> None:
-    """Refuse what leaves nothing to choose by, or nothing to choose.
+    """Refuse a refit without validation rows, or with a given last epoch.
 
     Raises:
-        UsageError: there are no validation rows, or the last epoch is given.
+        UsageError: there are no validation rows, or `train.stop_after` is set.
     """
     if "valid" not in dataset.held_out_splits:
         raise UsageError(
@@ -154,10 +157,10 @@ def _check_refit(dataset: RatingDataset, settings: Settings, resume: bool) -> No
 
 
 def _read_choice(selection: Path) -> bytes:
-    """What the first training chose, as JSON: its best checkpoint's description, `item_items`.
+    """The first training's choice, as JSON: its best checkpoint's description, and `item_items`.
 
     Raises:
-        DataError: a checkpoint of it is damaged.
+        DataError: one of its checkpoints is damaged.
     """
     place = selection / ITEM_ITEMS
     kind = load_checkpoint(place).meta["chosen"]["kind"] if place.is_dir() else "none"
@@ -172,18 +175,18 @@ def _fixed(
     choice: dict[str, Any],
     epochs: int,
 ) -> Settings:
-    """The settings of the first training, with all that its validation rows chose.
+    """The settings of the second training, with all choices of the first.
 
     Args:
-        settings: those that were given.
-        dataset: with the training rows alone.
+        settings: the given settings.
+        dataset: the data set with its training rows alone.
         selection: the first training's folder, for messages.
-        choice: what `_read_choice` found in it.
-        epochs: after which it was best.
+        choice: from `_read_choice`.
+        epochs: the best epoch of the first training.
     """
     best = choice["best"]
     if settings.model.kind == "graph":
-        # What `auto` came to may follow from a run that it began with.
+        # The values of `auto` may come from the run that the first training began with.
         settings = replace(settings, model=described_model(best, selection))
     settings = settings.resolved_for(dataset)
     settings = _with(settings, epochs=settings.train.epochs, stop_after=epochs)
@@ -194,10 +197,10 @@ def _fixed(
 
 
 def _with(settings: Settings, **changes: Any) -> Settings:
-    """The same with other values of `train.*`."""
+    """The settings with other values of `train.*`."""
     return replace(settings, train=settings.train.model_copy(update=changes))
 
 
 def _is_begun(run: Path) -> bytes:
-    """Some bytes where a training began in a folder."""
+    """Some bytes if a training was begun in the folder, else none."""
     return b"begun" if (run / CONFIG_FILE).exists() or holds_checkpoints(run) else b""

@@ -1,4 +1,4 @@
-"""Tables of which a step touches few rows: those rows are exchanged and updated, not the table."""
+"""Embedding tables whose rows are exchanged and updated only where a step has gradients."""
 
 from typing import Any
 
@@ -13,22 +13,22 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # as in torch.optim.Adam
 
 
 class SharedRows:
-    """A table with one row a node, and its optimiser.
+    """A table with a row for each node, and its optimiser.
 
-    A vector for each of 310,000 users takes 80 MB, and so does its gradient, of which a step fills
-    some ten thousand rows. What processes exchange is these rows and their numbers. Adam's moments
-    are those of the rows too, as in `torch.optim.SparseAdam` ("lazy" Adam; Kingma and Ba, "Adam: a
-    method for stochastic optimization", ICLR 2015, algorithm 1, for the rows that have a gradient):
-    a row that a step does not touch stays as it is, and so does not decay.
+    Vectors of 310,000 users take 80 MB, and so does their dense gradient, of which a step fills
+    about ten thousand rows. Processes exchange only these rows and their numbers. Adam's moments
+    are updated for these rows only, as in `torch.optim.SparseAdam` ("lazy" Adam; Kingma and Ba,
+    "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1, for the rows that have a
+    gradient): a row without a gradient stays unchanged, and is not decayed.
 
     Args:
-        parameter: [N, H], of an `nn.Embedding(sparse=True)`; a batch names each row once at most.
+        parameter: [N, H], of an `nn.Embedding(sparse=True)`; a batch names each row at most once.
         config: optimiser and weight decay.
         world: the processes that train together.
 
     Attributes:
-        rows: int64 [n] of the step, ascending where they come from several batches or processes.
-        values: float32 [n, H] their gradients.
+        rows: int64 [n] rows of the step, ascending if they come from several batches or processes.
+        values: float32 [n, H] the gradients of these rows.
     """
 
     def __init__(self, parameter: nn.Parameter, config: TrainConfig, world: World) -> None:
@@ -42,10 +42,10 @@ class SharedRows:
         self.values = torch.empty(0)
 
     def gather(self, batches: int = 1) -> None:
-        """Make `values` the processes' mean gradient of each of `rows`, the same on all of them.
+        """Set `rows` and `values` to the mean gradient over the processes, the same on all of them.
 
         Args:
-            batches: whose gradients were added up.
+            batches: the number of batches whose gradients were accumulated.
         """
         table, world = self.parameter, self.world
         if table.grad is None:
@@ -58,17 +58,19 @@ class SharedRows:
             parts = world.gather_parts(rows)
             rows, places = torch.unique(torch.cat(parts), return_inverse=True)
             total = values.new_zeros(len(rows), table.shape[1])
-            # One process after the other: no row comes twice in a part, so that on a GPU too the
-            # order of the sums, and with it every bit, is the same on all processes.
+            # Process by process: a part has no row twice, so that on a GPU too the order of the
+            # sums, and thus every bit, is the same on all processes.
             lengths = [len(part) for part in parts]
-            for own, part in zip(places.split(lengths), world.gather_parts(values), strict=True):
-                total.index_add_(0, own, part)
+            for part_rows, part in zip(
+                places.split(lengths), world.gather_parts(values), strict=True
+            ):
+                total.index_add_(0, part_rows, part)
             values = total / world.size
         self.rows, self.values = rows, values
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Update the rows with what `values` are by now."""
+        """Update the rows with the current `values`."""
         if not len(self.rows):
             return
         self.steps += 1
@@ -86,14 +88,14 @@ class SharedRows:
         move_rows(self.parameter.data, self.moments, self.rows, self.values, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What training goes on from, beside the table itself."""
+        """The state that a resumed training needs, without the table itself."""
         return {"steps": self.steps, "moments": list(self.moments)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Load a state.
 
         Raises:
-            KeyError, RuntimeError, ValueError: it is not one of this table.
+            KeyError, RuntimeError, ValueError: the state is not of this table.
         """
         for moment, saved in zip(self.moments, state["moments"], strict=True):
             moment.copy_(saved)

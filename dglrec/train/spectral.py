@@ -1,8 +1,8 @@
-"""Learned vectors that begin where the graph's structure already is.
+"""Initial vectors from the graph's spectrum.
 
-The largest singular vectors of the symmetrically normalised adjacency are what many layers of
-propagation tend to (Shen et al., "How powerful is graph convolution for recommendation?", CIKM
-2021, section 3): a training that begins there has little of it left to find.
+Many layers of propagation converge to the largest singular vectors of the symmetrically normalised
+adjacency (Shen et al., "How powerful is graph convolution for recommendation?", CIKM 2021, section
+3), so training converges faster from these vectors.
 """
 
 import numpy as np
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from dglrec.graph import RatingGraph
 from dglrec.nn import RatingModel
 
-_MORE, _ITERATIONS = 16, 3  # of the randomised decomposition
+_MORE, _ITERATIONS = 16, 3  # oversampling and power iterations of the randomised decomposition
 
 
 def start_vectors(model: RatingModel, graph: RatingGraph, seed: int) -> None:
-    """Begin a model's learned vectors with the graph's singular vectors; see `start_spectral`.
+    """Set a model's user and item vectors to the graph's singular vectors; see `start_spectral`.
 
     Raises:
-        ValueError: the model has not both kinds of vectors.
+        ValueError: the model has no user vectors, or no item vectors.
     """
     users, items = model.inputs.user_vectors, model.inputs.item_vectors
     if users is None or items is None:
@@ -36,15 +36,16 @@ def start_spectral(
     """Set a vector for each user and item to its row of the singular vectors, in place.
 
     Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 53(2), 2011,
-    algorithm 5.1 (`torch.svd_lowrank`). Each side takes the root of the singular values. Vectors
-    wider than the matrix has singular vectors keep what they began with in the other columns.
+    algorithm 5.1 (`torch.svd_lowrank`). Both sides are multiplied by the square roots of the
+    singular values. If H is larger than the number of singular vectors, the remaining columns keep
+    their initial values.
 
     Args:
         users: [U, H].
         items: [I, H].
         graph: the training ratings.
-        seed: of the random projection.
-        std: what each side's values are scaled to.
+        seed: the seed of the random projection.
+        std: the standard deviation that each side's values are scaled to.
     """
     by_user = graph.by_user
     user_scale = _inverse_root(by_user.degrees)
@@ -64,15 +65,15 @@ def start_spectral(
     width = min(users.embedding_dim, *matrix.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        left, singular, right = torch.svd_lowrank(
+        user_singular, singular, item_singular = torch.svd_lowrank(
             normalised, q=min(width + _MORE, *matrix.shape), niter=_ITERATIONS
         )
-    for table, vectors in ((users, left), (items, right)):
+    for table, vectors in ((users, user_singular), (items, item_singular)):
         rows = vectors[:, :width] * singular[:width].sqrt()
-        # Rows of an orthonormal matrix are as small as there are many.
-        # A node without edges has no part in any vector, and stays where chance has put it.
-        there = rows.any(1)
-        table.weight[there, :width] = (std * rows * _per_unit(rows))[there]
+        # Scaled, because the rows of an orthonormal matrix are the smaller the more there are.
+        # A node without edges has a row of zeros, and keeps its random vector.
+        has_edges = rows.any(1)
+        table.weight[has_edges, :width] = (std * rows * _per_unit(rows))[has_edges]
 
 
 def _inverse_root(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -81,5 +82,5 @@ def _inverse_root(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def _per_unit(rows: Tensor) -> Tensor:
-    """What gives values a standard deviation of 1."""
+    """The factor that gives values a standard deviation of 1."""
     return 1 / rows.std().clamp(min=1e-12)

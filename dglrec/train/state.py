@@ -1,4 +1,4 @@
-"""How far training is, on disk: when it is saved, what is saved, and how it goes on from there."""
+"""Checkpoints of a training: when they are saved, what they hold, and how training resumes."""
 
 import shutil
 import time
@@ -45,24 +45,24 @@ from dglrec.train.step import TrainingStep, learning_rate_share
 
 @dataclass
 class Progress:
-    """How far training is: what a checkpoint keeps beside weights and optimiser.
+    """The progress of a training, which a checkpoint holds beside weights and optimiser.
 
-    There are no generator states: order, samples and dropout follow from the seed and from where in
-    the epoch training stands.
+    It has no states of random generators: order, samples and dropout depend only on the seed and on
+    the position in the epoch.
 
     Attributes:
-        epoch: epochs done.
-        batch: batches done of the one under way.
-        squared: sum of the squared errors in them, of this process since it started.
-        count: targets in them, likewise.
-        listed: sum of the list losses in them, likewise.
-        positives: targets in them that lists are learned from, likewise.
-        best: the validation figures of the best epoch by name; None before there is one.
-        best_epoch: its epoch, from 1.
-        records: the best value so far of each figure that epochs are judged by, by name.
+        epoch: the number of finished epochs.
+        batch: the number of finished batches of the current epoch.
+        squared: sum of the squared errors of these batches, of this process since it started.
+        count: the number of targets of these batches, of this process since it started.
+        listed: sum of their list losses, of this process since it started.
+        positives: the number of their positive targets, of this process since it started.
+        best: the validation figures of the best epoch by name; None before the first epoch ends.
+        best_epoch: the best epoch, from 1.
+        records: the best value so far, by name, of each figure that epochs are judged by.
         progress_epoch: the last epoch, from 1, that was the best so far or set a record; patience
             counts the epochs after it.
-        seconds: of training, evaluation left out.
+        seconds: the time of training, without evaluation.
     """
 
     epoch: int = 0
@@ -78,14 +78,14 @@ class Progress:
     seconds: float = 0.0
 
     def goes_on(self, config: TrainConfig) -> bool:
-        """Whether there is an epoch left to train."""
+        """Whether another epoch is to be trained."""
         patient = self.epoch - self.progress_epoch < config.patience
         return self.epoch < config.last_epoch and patient
 
     def judge_epoch(self, figures: Figures, objective: Objective) -> bool:
-        """Take in the validation figures of the epoch just done; whether it is the best so far.
+        """Record the figures of the epoch that just ended; returns whether it is the best so far.
 
-        Without validation rows there are none, and the last epoch is the best.
+        Without validation rows there are no figures, and the last epoch is the best.
 
         Raises:
             UsageError: lists are to be judged, and no validation row is relevant.
@@ -107,18 +107,18 @@ class Progress:
         return better
 
     def clear_sums(self) -> None:
-        """Begin the sums anew."""
+        """Set the sums to zero."""
         self.squared, self.count, self.listed, self.positives = 0.0, 0, 0.0, 0
 
 
 class Tally:
-    """The sums of an epoch under way, kept where they are computed until somebody asks for them.
+    """The sums of the current epoch, kept on the device until they are needed.
 
-    A look at a device's number is a wait for the device, so a step does not take one.
+    Reading a number from a device waits for the device, so steps do not read any.
 
     Args:
-        progress: what has been summed up so far.
-        device: where costs are computed.
+        progress: the sums so far.
+        device: the device of the costs.
     """
 
     def __init__(self, progress: Progress, device: torch.device) -> None:
@@ -130,7 +130,7 @@ class Tally:
         self._sums += torch.stack((costs.squared, costs.listed, costs.positives.double()))
 
     def write(self, progress: Progress) -> None:
-        """Put the sums where a checkpoint, or the epoch's end, finds them."""
+        """Write the sums into the progress, for a checkpoint or the end of the epoch."""
         squared, listed, positives = self._sums.tolist()
         progress.squared, progress.listed, progress.positives = squared, listed, round(positives)
 
@@ -140,9 +140,9 @@ class Checkpoints:
 
     Args:
         run: the run's folder.
-        dataset: what is trained on.
-        settings: resolved ones.
-        step: what is trained.
+        dataset: the data set to train on.
+        settings: the resolved settings.
+        step: the training step, with model and optimiser.
         world: the processes that train together.
     """
 
@@ -163,7 +163,7 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def due_by_time(self) -> bool:
-        """Whether the interval in seconds is over; asked of the first process alone."""
+        """Whether the interval in seconds is over; only the first process calls this."""
         seconds = self.config.checkpoint_seconds
         return 0 < seconds <= time.monotonic() - self._saved
 
@@ -173,11 +173,11 @@ class Checkpoints:
         return steps > 0 and self.step.number % steps == 0
 
     def save_last(self, progress: Progress, valid: dict[str, Any] | None = None) -> None:
-        """Save all that training goes on from; for every process to call.
+        """Save a checkpoint to resume from; every process must call this.
 
         Args:
-            progress: how far it is.
-            valid: validation metrics, where an epoch has just ended.
+            progress: the progress of this process.
+            valid: validation metrics, if an epoch has just ended.
         """
         squared, count, listed, positives = self.world.sum(
             [progress.squared, progress.count, progress.listed, progress.positives]
@@ -200,19 +200,19 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def save_best(self, progress: Progress, valid: dict[str, Any]) -> None:
-        """Save the weights as the best so far; for every process to call."""
+        """Save the weights as the best so far; every process must call this."""
         with self.world.together():
             if self.world.is_first:
                 meta = self._describe(progress, valid)
                 save_checkpoint(self.run / BEST, self.step.model.state_dict(), {}, meta)
 
     def restore(self) -> Progress:
-        """Go on from the newest checkpoint that is whole, or from the start where there is none.
+        """Load the newest undamaged checkpoint, or start from the beginning if there is none.
 
         Raises:
-            DataError: all checkpoints are damaged, what is saved is no state, or it is of another
+            DataError: all checkpoints are damaged, or the saved state is not valid, or of another
                 data set.
-            UsageError: it does not fit the settings.
+            UsageError: the checkpoint does not fit the settings.
         """
         data = self.world.from_first(self._read)
         if not data:
@@ -250,7 +250,7 @@ class Checkpoints:
             if progress.goes_on(self.config):
                 self._compare_schedule(checkpoint.meta)
         else:
-            progress.clear_sums()  # they are in the first process's
+            progress.clear_sums()  # the first process keeps the sums of all processes
         miss_best = partial(self._miss_best, progress.best_epoch)
         if self.world.from_first(miss_best if progress.best_epoch else bytes):
             self._replace_best(progress, checkpoint.meta)
@@ -259,10 +259,10 @@ class Checkpoints:
         return progress
 
     def load_best(self) -> dict[str, Any]:
-        """Give the model the weights of the best epoch; what describes them.
+        """Load the weights of the best epoch into the model, and return their description.
 
         Raises:
-            DataError: they are missing or damaged.
+            DataError: the checkpoint is missing or damaged.
         """
         data = self.world.from_first(lambda: pack_checkpoint(self.run / BEST))
         checkpoint, _ = unpack_checkpoint(data)
@@ -277,7 +277,7 @@ class Checkpoints:
             temporary.write_bytes(lines)
 
     def _miss_best(self, epoch: int) -> bytes:
-        """Some bytes where the best checkpoint is not that of an epoch, which is said."""
+        """Some bytes, and a log message, if the best checkpoint is not of this epoch."""
         best = self.run / BEST
         try:
             found = load_checkpoint(best).meta["epoch"] if best.is_dir() else None
@@ -301,10 +301,10 @@ class Checkpoints:
             log(f"{BEST}: {what}")
 
     def _complete(self, progress: Progress) -> None:
-        """Fill in what checkpoints did not hold when they kept a single figure of the best epoch.
+        """Fill in the fields that checkpoints of earlier versions lack.
 
-        The best checkpoint has that epoch's figures. They stand for the records too: which figures
-        other epochs had is not known here.
+        These held a single figure of the best epoch; the best checkpoint has all figures of that
+        epoch. They are taken as the records too, since the figures of other epochs are not known.
         """
         data = self.world.from_first(lambda: pack_checkpoint(self.run / BEST))
         best: dict[str, float] = dict(unpack_checkpoint(data)[0].meta["valid"])
@@ -313,18 +313,18 @@ class Checkpoints:
         progress.records = {name: best[name] for name in names if name in best}
 
     def _compare_threads(self, meta: dict[str, Any]) -> None:
-        """Log where the results will differ from those of a run that was not interrupted.
+        """Log if the results will differ from those of a run that was not interrupted.
 
-        On a CPU, matrix products and sums are cut by threads, so the number of threads decides
-        the order of additions and with it the last bits of the weights.
+        On a CPU, threads divide matrix products and sums, so the number of threads determines the
+        order of additions, and thus the last bits of the weights.
 
         Args:
-            meta: describes the checkpoint that training goes on from.
+            meta: the description of the checkpoint that training resumes from.
         """
         if next(self.step.model.parameters()).device.type != "cpu":
             return
         before, now = meta.get("threads"), torch.get_num_threads()
-        if before is None:  # written before the number was kept
+        if before is None:  # checkpoints of earlier versions lack the number
             log(
                 f"{self.run}: its checkpoint does not say on how many threads it was trained; if "
                 f"it was not {now}, results are no longer the same to the bit"
@@ -336,13 +336,13 @@ class Checkpoints:
             )
 
     def _compare_schedule(self, meta: dict[str, Any]) -> None:
-        """Log where the learning rate goes on at another height than it was at.
+        """Log if the learning rate jumps, because the number of epochs was changed.
 
-        A schedule falls over all steps, so with another number of them it is another schedule. A
-        checkpoint written before the number was kept says nothing of it, and nor does this.
+        A schedule falls over all steps, so another number of steps is another schedule. Nothing is
+        logged for checkpoints of earlier versions, which lack the number.
 
         Args:
-            meta: describes the checkpoint that training goes on from.
+            meta: the description of the checkpoint that training resumes from.
         """
         planned, epochs = meta.get("steps"), meta.get("epochs")
         if planned is None or epochs is None:
@@ -382,11 +382,11 @@ class Checkpoints:
 
 
 def has_checkpoint(run: Path, world: World) -> bool:
-    """Whether there is something to go on from in a run's folder, whole or damaged.
+    """Whether a run's folder holds a checkpoint to resume from, undamaged or not.
 
     Args:
         run: the run's folder; the first process looks.
-        world: the processes, all of which call this.
+        world: the processes, all of which must call this.
     """
     last = run / LAST
 
@@ -401,8 +401,8 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
 
     Args:
         run: the run's folder.
-        keep_best: whether the best one stays, which is all that a finished run is used by; it
-            cannot be resumed then.
+        keep_best: whether to keep the best checkpoint, which is all that using a finished run
+            needs; the run cannot be resumed then.
     """
     damaged = (run / LAST).parent.glob(f"{DAMAGED}*")
     best = () if keep_best else (run / BEST, run / ITEM_ITEMS, run / DERIVED)
@@ -411,15 +411,15 @@ def remove_checkpoints(run: Path, *, keep_best: bool = False) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder of a run, where it is there."""
+    """Remove a folder of a run, if it exists."""
     if folder.is_symlink():
-        folder.unlink()  # what it leads to is not the run's
+        folder.unlink()  # the target of the link does not belong to the run
     elif folder.is_dir():
         shutil.rmtree(folder)
 
 
 def _short(error: Exception) -> str:
-    """What an error of a state says, on one line."""
+    """The message of an error in a state, shortened to a line."""
     said = " ".join(str(error).split())[:80]
     return f"lacks {said}" if isinstance(error, KeyError) else said
 
@@ -429,5 +429,5 @@ def _threads(count: int) -> str:
 
 
 def remove_item_weights(run: Path) -> None:
-    """Remove the item-item weights of a run: they belong to a model that is trained anew."""
+    """Remove the item-item weights of a run, whose model is trained again."""
     remove_folder(run / ITEM_ITEMS)

@@ -1,4 +1,4 @@
-"""One step: predictions, loss, gradient, optimiser; alone or with other processes."""
+"""A training step: predictions, loss, gradient, optimiser; in a single process or several."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from dglrec.train.rows import SharedRows
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a batch.
+    """The result of a batch.
 
     Attributes:
-        costs: of this process's targets, before any step; what it holds has no gradient.
-        count: this process's targets.
+        costs: the losses of this process's targets, before the step, without gradients.
+        count: the number of this process's targets.
         notes: sums over all processes of the notes that were passed; empty without a step.
     """
 
@@ -38,21 +38,21 @@ class Outcome:
 class TrainingStep:
     """Predictions, loss, gradient, and an optimiser step after one or more batches.
 
-    A step's gradient is that of the mean loss over all of its targets, whatever their number on
-    each process and in each batch: sums are added up, and divided once, by `EdgeBatch.divisor`.
-    Across processes that is done by `DistributedDataParallel` (Li et al., "PyTorch distributed:
-    experiences on accelerating data parallel training", VLDB 2020), which adds up gradients while
-    others are still computed.
+    The gradient of a step is that of the mean loss over all of its targets, whatever their number
+    on each process and in each batch: sums are accumulated, and divided once, by
+    `EdgeBatch.divisor`. `DistributedDataParallel` (Li et al., "PyTorch distributed: experiences on
+    accelerating data parallel training", VLDB 2020) sums over processes, which it does for
+    finished gradients while others are still computed.
 
     Args:
-        model: what is trained, in place.
-        config: optimiser, schedule and clipping; its learning rate a number, not `auto`.
-        objective: what is minimised.
-        steps: of all epochs, for the schedule.
+        model: the model, which is trained in place.
+        config: optimiser, schedule and clipping; the learning rate is a number, not `auto`.
+        objective: the objective to minimise.
+        steps: the number of steps of all epochs, for the schedule.
         world: the processes that train together.
 
     Attributes:
-        number: steps taken, whether or not they held a target.
+        number: the number of steps taken, including steps without targets.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class TrainingStep:
         self.world = world
         self.number = 0
         self._rate = config.learning_rate
-        self._targets = 0.0  # since the last step: what the sum of costs is divided by
-        # Of each batch since then that held targets: its loss, and some of its edges.
+        self._targets = 0.0  # since the last step: the divisor of the sum of losses
+        # The loss and some edges of each batch with targets since the last step.
         self._losses: list[tuple[Tensor, Tensor]] = []
         self._tables = [SharedRows(table, config, world) for table in model.sparse_tables()]
         sparse = {id(table.parameter) for table in self._tables}
@@ -91,25 +91,25 @@ class TrainingStep:
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         return self._rate * learning_rate_share(self.number, self.steps, self.config)
 
     def __call__(
         self, batch: EdgeBatch | None, *, update: bool = True, notes: Sequence[float] = ()
     ) -> Outcome:
-        """Add a batch's gradient; then take a step, or leave that to a later batch.
+        """Add the gradient of a batch; then take a step, or leave that to a later batch.
 
         Args:
-            batch: on the model's device; None for no targets.
+            batch: on the model's device; None for a batch without targets.
             update: whether to take a step.
-            notes: numbers to add up over all processes on the way; with `update` only.
+            notes: numbers to sum over all processes at the same time; only with `update`.
 
         Raises:
-            DivergedError: loss or gradient is not finite; the weights are as before.
+            DivergedError: the loss or the gradient is not finite; the weights are unchanged.
         """
         count = 0 if batch is None else batch.num_targets
         self._targets += 0 if batch is None else batch.divisor
-        # Sums on their way while the batch computes.
+        # The sums are exchanged while the batch is computed.
         finish = self.world.start_sum((self._targets, *notes)) if update else None
         with self._without_sums() if not update else nullcontext():
             costs = Costs(*self._summed(batch))
@@ -131,7 +131,7 @@ class TrainingStep:
         return Outcome(costs, count, tuple(sums))
 
     def state_dict(self) -> dict[str, Any]:
-        """What training goes on from, beside the weights."""
+        """The state that a resumed training needs, without the weights."""
         return {
             "number": self.number,
             "optimizer": self.optimizer.state_dict(),
@@ -139,10 +139,10 @@ class TrainingStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Load a state.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not one of this model and configuration.
+            KeyError, TypeError, ValueError: the state is not of this model and configuration.
         """
         self.optimizer.load_state_dict(state["optimizer"])
         for table, its_state in zip(self._tables, state["tables"], strict=True):
@@ -160,7 +160,7 @@ class TrainingStep:
             table.gather(len(self._losses))
         gradients = [p.grad for p in self._dense if p.grad is not None]
         gradients += [table.values for table in self._tables]
-        # The processes' mean of sums is on hand, and what is wanted is the mean over all targets.
+        # Gradients are means of sums over processes; the mean over all targets is needed.
         share = self.world.size / targets
         norms = torch.stack(torch._foreach_norm(gradients))
         norm = share * torch.linalg.vector_norm(norms)
@@ -175,18 +175,18 @@ class TrainingStep:
             table.step(rate)
 
     def _check_finite(self, norm: Tensor) -> None:
-        """Stop before a loss or gradient that is no number reaches the weights, on all processes.
+        """Raise on all processes before a loss or gradient that is not finite reaches the weights.
 
-        The norm is the same on all of them; the losses tell whose batch it was.
+        The norm is the same on all processes; the losses tell which batch it was.
         """
         if bool(torch.isfinite(norm)):
             return
         bad = [(loss, edges) for loss, edges in self._losses if not bool(torch.isfinite(loss))]
-        (somebodys,) = self.world.sum([bool(bad)])
+        (any_bad,) = self.world.sum([bool(bad)])
         loss, edges = (bad or self._losses or [(torch.zeros(()), torch.empty(0))])[0]
         rank = f"rank {self.world.rank}, " if self.world.size > 1 else ""
         with self.world.together():
-            if bad or (not somebodys and self.world.is_first):
+            if bad or (not any_bad and self.world.is_first):
                 raise DivergedError(
                     f"{rank}loss {float(loss):g}, gradient norm {float(norm):g} (batch of edges "
                     f"{', '.join(str(int(edge)) for edge in edges)}, ...); the weights are as "
@@ -195,18 +195,18 @@ class TrainingStep:
 
 
 class _SummedCosts(nn.Module):
-    """A batch -> its `Costs`.
+    """A module that computes the `Costs` of a batch.
 
-    Low precision is for the encoder alone. What comes out of it is brought to float32 for the heads
-    and the objective: bfloat16 has 8 bits, so a residual of 1 would be off by up to 0.004, and so
-    would each of the terms of a sum over a catalogue.
+    Low precision is for the encoder only. Its outputs are converted to float32 for the heads and
+    the objective: bfloat16 has 8 bits, so a residual of 1 would be off by up to 0.004, and so would
+    each term of a sum over a catalogue.
 
     Args:
-        model: what predicts.
-        objective: what is minimised.
-        weights: those that get a gradient in any case.
+        model: the model.
+        objective: the objective to minimise.
+        weights: the weights that get a gradient even without a batch.
         low_precision: whether to encode in bfloat16.
-        world: the processes that exchange items where they share them.
+        world: the processes, which exchange items if each encodes a share of them.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class _SummedCosts(nn.Module):
 
     def forward(self, batch: EdgeBatch | None) -> tuple[Tensor, ...]:
         if batch is None:
-            # Other processes wait for this one's gradients, zeros though they are.
+            # Other processes wait for this process's gradients, even if they are zeros.
             nothing = sum((weight.sum() * 0 for weight in self.weights), torch.zeros(()))
             zero = torch.zeros((), dtype=torch.float64, device=nothing.device)
             return nothing, zero, zero, zero.long()
@@ -239,29 +239,29 @@ class _SummedCosts(nn.Module):
 
 
 def _in_float32(encoded: Encoded) -> Encoded:
-    nodes = NodeValues(*(one.float() for one in encoded.nodes))
+    nodes = NodeValues(*(values.float() for values in encoded.nodes))
     return encoded._replace(nodes=nodes, users=_terms(encoded.users), items=_terms(encoded.items))
 
 
 def _terms(terms: ListTerms | None) -> ListTerms | None:
-    return None if terms is None else ListTerms(*(one.float() for one in terms))
+    return None if terms is None else ListTerms(*(tensor.float() for tensor in terms))
 
 
 def _distributed(summed: _SummedCosts, sparse: set[int]) -> DistributedDataParallel:
-    """Gradients become the mean over processes; those of sparse tables are left to `SharedRows`."""
+    """Average gradients over processes; those of sparse tables are left to `SharedRows`."""
     ignored = [name for name, parameter in summed.named_parameters() if id(parameter) in sparse]
-    ignored += [name for name, _ in summed.named_buffers()]  # constants, and the data set's
-    # The name under which DistributedDataParallel looks for what it is to leave alone.
+    ignored += [name for name, _ in summed.named_buffers()]  # constants and features
+    # DistributedDataParallel reads the parameters and buffers to ignore from this attribute.
     summed._ddp_params_and_buffers_to_ignore = ignored  # type: ignore[assignment]
     return DistributedDataParallel(summed, gradient_as_bucket_view=True)
 
 
 def learning_rate_share(step: int, steps: int, config: TrainConfig) -> float:
-    """What part of the highest learning rate a step uses, 0 to 1.
+    """The share of the highest learning rate that a step uses, 0 to 1.
 
     Args:
-        step: from 0.
-        steps: of all epochs.
+        step: the step's number, from 0.
+        steps: the number of steps of all epochs.
         config: schedule and warm-up.
     """
     rising = min(1.0, (step + 1) / (config.warmup_steps + 1))

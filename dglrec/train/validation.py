@@ -12,17 +12,17 @@ from dglrec.run import read_directions
 from dglrec.train.objectives import Objective, standard_error_of
 
 LISTED_USERS = 20_000
-"""Users whose lists are looked at after each epoch, at most; drawn by chance, always the same."""
+"""The largest number of users whose lists are measured after each epoch: a fixed random sample."""
 
 
 class Validation:
-    """Measures a model on the validation rows, after each epoch; nothing where there are none.
+    """Measures a model on the validation rows after each epoch; no figures without such rows.
 
     Args:
-        dataset: whose validation rows.
-        objective: which says how long lists are, and which figure decides.
-        model: the model's configuration, its heads chosen.
-        world: processes that share the rows and the users.
+        dataset: the data set, with its validation rows.
+        objective: it defines the length of lists, and the figure that decides.
+        model: the model's configuration, with resolved heads.
+        world: the processes that share the rows and the users.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Validation:
         self.shown = {"rmse", objective.list_metric, f"ndcg@{length}"}
 
     def figures(self, model: RatingModel) -> dict[str, float]:
-        """Metrics by name; the same on all processes, all of which call this.
+        """Metrics by name, the same on all processes; all of them must call this.
 
-        Beside the metric of lists that judges an epoch stands its standard error over the users,
-        under `standard_error_of` its name.
+        They include the standard error over users of the metric of lists that judges an epoch,
+        under the name that `standard_error_of` gives.
         """
         dataset, world = self._dataset, self._world
         if self._rows is None and "valid" not in dataset.held_out_splits:
@@ -69,12 +69,12 @@ class Validation:
 def relevant_users(
     dataset: RatingDataset, split: str, most: int
 ) -> tuple[float, torch.Tensor] | None:
-    """The least rating of a relevant item, and users who have one: int64, ascending.
+    """The lowest rating of a relevant item, and users with a relevant item: int64, ascending.
 
     Args:
-        dataset: whose rows.
+        dataset: the data set, with its held-out rows.
         split: `valid` or `test`.
-        most: how many users; they are drawn by chance, always the same.
+        most: the largest number of users; of more, a fixed random sample is taken.
 
     Returns:
         None where no row is relevant.

@@ -1,14 +1,14 @@
 """A search for settings: trials of a declared space, each an ordinary training, and their table.
 
-tune.json                 what the study was begun with: data set, space, fixed settings
+tune.json                 the record of the search: data set, space, fixed settings
 study.journal             all trials, as Optuna's journal: a line of JSON for each change
 trials/N/                 the run of trial N, without checkpoints
 results.json, results.md  the table of trials, best first
 best.toml                 the settings of the best trial, for `train --config`
 
-`space.py` reads and checks a space, `goal.py` says what is measured, `record.py` holds a study
-against what its folder was begun with, `storage.py` keeps the trials, `table.py` makes the table,
-`running.py` does the work. No test row is read.
+`space.py` reads and checks a space, `goal.py` defines the figure to optimise, `record.py` compares
+a search with the one that its folder was begun with, `storage.py` stores the trials, `table.py`
+makes the table, `running.py` does the work. Test rows are never read.
 """
 
 from dglrec.tune.goal import Goal

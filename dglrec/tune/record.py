@@ -1,4 +1,4 @@
-"""What a search's folder was begun with, and whether a later call asks for the same."""
+"""The record of the search that a folder was begun with, and its comparison with later calls."""
 
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,27 @@ SCHEMA_VERSION = 1
 
 
 def record_tuning(space: Space, dataset: RatingDataset, goal: Goal, out: Path) -> str:
-    """Write what is searched into the folder, or hold it against what is there.
+    """Write the record of a search into its folder, or compare the search with the record there.
 
     Args:
-        space: what is asked for.
-        dataset: whose rows.
-        goal: what is measured.
-        out: the folder; this process alone writes there.
+        space: the space of this call.
+        dataset: the data set of this call.
+        goal: the figure to optimise.
+        out: the folder; no other process writes there.
 
     Returns:
         The version that began the search.
 
     Raises:
-        UsageError: it was begun with another data set or another space.
-        DataError: what is there cannot be read.
+        UsageError: the search was begun with another data set or another space.
+        DataError: the record cannot be read.
     """
     path = out / TUNE_FILE
     asked: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "version": __version__,
         "title": space.title,
-        # A prepared data set may be moved: its content is what counts.
+        # A prepared data set may be moved, so it is recorded by its content.
         "dataset": dataset.fingerprint,
         "goal": goal.name,
         "space": space.record(),
@@ -52,7 +52,7 @@ def record_tuning(space: Space, dataset: RatingDataset, goal: Goal, out: Path) -
         )
     if before.get("dataset") != asked["dataset"]:
         raise UsageError(
-            f"{out}: begun on another data set than {dataset.path}; give that one, or another "
+            f"{out}: begun on another data set than {dataset.path}; give that data set, or another "
             "folder"
         )
     if before.get("space_digest") != asked["space_digest"]:

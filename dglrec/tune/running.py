@@ -1,4 +1,4 @@
-"""The work of a search: ask for parameters, train, tell, until there are enough trials."""
+"""The work of a search: ask for parameters, train, report, until there are enough trials."""
 
 import time
 from contextlib import ExitStack
@@ -50,25 +50,25 @@ def run_tuning(
 ) -> dict[str, Any]:
     """Search a space for the settings with the best validation figures, and write the table.
 
-    The same call, given again, goes on where one was stopped; given in several processes at once,
-    they share the trials. Trials are judged on validation rows alone, and no test row is read.
+    A call that was stopped is resumed by the same call; several processes that make the same call
+    share the trials. Trials are judged on validation rows alone; test rows are never read.
 
     Args:
-        space: as `read_space` gives it.
+        space: from `read_space`.
         source: a prepared data set.
         out: the search's folder.
-        trials: how many there are to be in the folder, those of earlier calls and of other
-            processes counted, and the refused as well.
-        timeout: seconds after which this call begins no other trial; None for no end.
+        trials: the number of trials that the folder is to hold, including those of earlier calls
+            and other processes, and failed ones.
+        timeout: seconds after which this call begins no further trial; None for no limit.
         device: where to compute; None for the CPU.
 
     Returns:
-        What `tabulate` gives of all trials in the folder.
+        The result of `tabulate` for all trials in the folder.
 
     Raises:
         UsageError: the data set has no validation rows, the folder belongs to something else,
-            another data set or another space, or each trial was refused.
-        DataError: the data set, or what is in the folder, is missing or bad.
+            another data set or another space, or all trials failed.
+        DataError: the data set, or a file in the folder, is missing or bad.
         UnusableEnvironmentError: Optuna is not installed, or the device failed.
         DglrecError: the disk is full.
     """
@@ -96,7 +96,7 @@ def run_tuning(
         try:
             search.run(trials, timeout)
         except KeyboardInterrupt:
-            log(f"{out}: the same tune command goes on with it")
+            log(f"{out}: the same tune command resumes it")
             raise
         finally:
             result = search.write(begun_with)
@@ -104,11 +104,11 @@ def run_tuning(
 
 
 def _defaults(space: Space, dataset: RatingDataset) -> dict[str, Any]:
-    """What the searched settings are where nothing is searched, `auto` being what it means here."""
+    """The values of the searched settings without a search, with `auto` resolved for the data."""
     try:
         settings = space.settings({}).resolved_for(dataset).to_dict()
     except UsageError:
-        return {}  # they are impossible; the space then has to say what is not
+        return {}  # without the searched keys the settings are impossible: nothing to begin with
     found = {}
     for key in space.searched:
         section, _, setting = key.partition(".")
@@ -118,7 +118,7 @@ def _defaults(space: Space, dataset: RatingDataset) -> dict[str, Any]:
 
 @dataclass
 class _Search:
-    """A search's folder, and what this process does in it."""
+    """This process's work in a search's folder."""
 
     space: Space
     dataset: RatingDataset
@@ -128,17 +128,17 @@ class _Search:
     trials: Trials
 
     def run(self, wanted: int, timeout: float | None) -> None:
-        """Try until there are as many trials as wanted, or the time is over.
+        """Run trials until there are as many as wanted, or the time is over.
 
         Raises:
-            UsageError: each of them was refused.
+            UsageError: all trials failed.
         """
         started = time.monotonic()
         with locked(self.out, wait=True):
             self._recover()
             shown = begun = self.trials.begun()
-        left = max(wanted - begun, 0)
-        with progress(f"searching {self.space.name}", left, "trials") as advance:
+        remaining = max(wanted - begun, 0)
+        with progress(f"searching {self.space.name}", remaining, "trials") as advance:
             while True:
                 with ExitStack() as until_told:
                     with locked(self.out, wait=True):
@@ -162,7 +162,7 @@ class _Search:
             result = tabulate(self.space, self.goal, self.trials)
             if begun_with != __version__:
                 result["notes"].append(
-                    f"begun with dglrec {begun_with}, gone on with {__version__}"
+                    f"begun with dglrec {begun_with}, resumed with {__version__}"
                 )
             write_json(self.out / RESULTS_FILE, result)
             with atomic_file(self.out / TABLE_FILE) as temporary:
@@ -179,7 +179,7 @@ class _Search:
             log(f"trial {number} was not finished; its parameters are tried again")
 
     def _try(self, trial: "optuna.Trial", wanted: int) -> None:
-        """Train one trial and tell what came of it."""
+        """Train a trial and record its result."""
         optuna = import_optuna()
         run = self.out / TRIALS / str(trial.number)
         states = optuna.trial.TrialState
@@ -219,7 +219,7 @@ class _Search:
     ) -> tuple[dict[str, Any], bool]:
         """A trial's results, and whether it was pruned."""
         pruned = []
-        # One epoch says little of the last one, and at a low learning rate a few do neither.
+        # The first epoch says little about the last, and neither do a few at a low learning rate.
         first = max(_EPOCHS_BEFORE_PRUNING, settings.train.epochs // 4)
 
         def after_epoch(epoch: int, figures: Figures) -> bool:
@@ -230,7 +230,7 @@ class _Search:
                     pruned.append(epoch)
             return bool(pruned)
 
-        # What training says is in the run's log; here it would be a page for each trial.
+        # The messages of training are in the run's log; here they would fill a page for each trial.
         with spoken(Manner(quiet=True)):
             results = train(
                 self.dataset,
@@ -243,10 +243,10 @@ class _Search:
         return results, bool(pruned)
 
     def _refuse_if_all_refused(self) -> None:
-        """Say so where no trial came to anything.
+        """Raise an error if all finished trials failed.
 
         Raises:
-            UsageError: each was refused; the message has the first reason.
+            UsageError: all failed; the message has the first reason.
         """
         trials = [trial for trial in self.trials.all() if trial.state.is_finished()]
         reasons = [trial.user_attrs.get(REASON) for trial in trials]
@@ -261,6 +261,6 @@ def _each(count: int) -> str:
 
 
 def _caught_up(advance: Advance, shown: int, done: int) -> int:
-    """Have a bar show what is done by all processes; how much that is."""
+    """Advance a progress bar from `shown` to `done`, the count of all processes, and return it."""
     advance(done - shown)
     return done

@@ -1,4 +1,4 @@
-"""A space as it is declared: TOML -> what is fixed and what is searched, all of it checked."""
+"""The declaration of a space: TOML -> fixed settings and searched settings, all checked."""
 
 import json
 import math
@@ -30,13 +30,13 @@ _SHIPPED = Path(__file__).resolve().parent.parent / "spaces"
 _KEYS = ("title", "config", "seed", "common", "space")
 _RANGE_KEYS = ("low", "high", "log")
 
-# What decides what is measured, on which rows, or for how long it is kept: alike in all trials.
+# These settings determine what is trained and measured, and on which rows: all trials share them.
 _NOT_SEARCHED = {
     "model.kind": "it says what is trained",
     "model.heads": "it says what is measured",
     "ranking.metric": "it says what is measured",
     "ranking.at": "it says what is measured",
-    "train.seed": "the best of several seeds is the luckiest one, no better setting",
+    "train.seed": "the best of several seeds is the luckiest, not a better setting",
     "train.begin_with": "it names a run, and no setting",
     "train.logger": "it says where figures go, and changes none",
 }
@@ -57,12 +57,12 @@ class Choice:
     options: tuple[Any, ...]
 
     def ends(self) -> tuple[Any, ...]:
-        """Values to try a setting's type and bounds with."""
+        """Values by which a setting's type and bounds are checked."""
         return self.options
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one of them."""
-        return any(type(value) is type(one) and value == one for one in self.options)
+        """Whether a value is an option."""
+        return any(type(value) is type(option) and value == option for option in self.options)
 
     def record(self) -> Any:
         """As in TOML."""
@@ -71,12 +71,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """A number between two, both included; whole where both are.
+    """A number from `low` to `high`, both included; a whole number if both of them are.
 
     Attributes:
-        low: the least.
-        high: the largest.
-        log: whether each doubling is as likely, in place of each step.
+        low: the smallest value.
+        high: the largest value.
+        log: whether the logarithm is uniform, and not the value itself.
     """
 
     low: float
@@ -85,15 +85,15 @@ class Range:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its numbers are whole ones."""
+        """Whether its values are whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def ends(self) -> tuple[Any, ...]:
-        """Values to try a setting's type and bounds with."""
+        """Values by which a setting's type and bounds are checked."""
         return self.low, self.high
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is a number of it."""
+        """Whether a value is a number in the range."""
         fits = type(value) is int or (type(value) is float and not self.is_whole)
         return fits and self.low <= value <= self.high
 
@@ -107,15 +107,16 @@ Dimension = Choice | Range
 
 @dataclass(frozen=True)
 class Space:
-    """A space, checked.
+    """A checked space.
 
     Attributes:
-        name: what messages call it.
-        title: of its table.
-        seed: of the search.
-        fixed: values by key that all trials have.
-        searched: what varies, by key.
-        configured: what the space's `config` says of keys that vary, with which a search begins.
+        name: its name in messages.
+        title: the title of its table.
+        seed: the seed of the search.
+        fixed: the values by key that all trials have.
+        searched: the dimensions by key that trials differ in.
+        configured: the values of the searched keys in the space's `config`, with which a search
+            begins.
     """
 
     name: str
@@ -129,11 +130,11 @@ class Space:
         """The settings of a trial.
 
         Args:
-            parameters: values of the searched keys; what is missing is as `config` has it, or the
+            parameters: values of the searched keys; a missing key has the value in `config`, or the
                 default.
 
         Raises:
-            UsageError: they are impossible together.
+            UsageError: the values are impossible together.
         """
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for key, value in {**self.configured, **self.fixed, **parameters}.items():
@@ -143,15 +144,15 @@ class Space:
 
     @property
     def heads(self) -> str:
-        """Of the model in all trials: rating, lists or both."""
+        """The heads of the model in all trials: `rating`, `lists` or `both`."""
         return str(self.fixed["model.heads"])
 
     def record(self) -> dict[str, Any]:
-        """Plain values that tell the space from others."""
+        """Plain values that identify the space."""
         return {
             "seed": self.seed,
             "fixed": self.fixed,
-            "searched": {key: one.record() for key, one in self.searched.items()},
+            "searched": {key: dimension.record() for key, dimension in self.searched.items()},
         }
 
 
@@ -163,14 +164,16 @@ def shipped_spaces() -> dict[str, Path]:
 def read_space(
     space: str, *, assignments: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Space:
-    """Read a space and check all of it.
+    """Read and check a space.
 
-    What an assignment or a variable sets is fixed in all trials, though the space searches it.
+    A key that an assignment or a variable sets is fixed in all trials, even if the space searches
+    it.
 
     Args:
-        space: the name of a shipped one, or a TOML file.
-        assignments: texts like `train.epochs=5`; beat `[common]`.
-        environment: variables like `DGLREC_TRAIN_EPOCHS`; beat `[common]` and not `assignments`.
+        space: the name of a shipped space, or a TOML file.
+        assignments: texts like `train.epochs=5`; override `[common]`.
+        environment: variables like `DGLREC_TRAIN_EPOCHS`; override `[common]`, and are overridden
+            by `assignments`.
 
     Raises:
         UsageError: there is no such space, a key is unknown or cannot be searched, a value is of
@@ -241,13 +244,13 @@ def _seed(found: Mapping[str, Any], file: Path) -> int:
 
 
 def _configured(found: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """What the configuration sets that all trials start from, by key."""
+    """The values by key of the configuration that all trials start from."""
     if "config" not in found:
         return {}
     if not isinstance(found["config"], str):
         raise UsageError(f"{file}: config = {found['config']!r}: write a name or a file in quotes")
     named = Path(found["config"])
-    # A name is that of a shipped one; a file is looked for beside the space.
+    # A name is that of a shipped configuration; a file path is relative to the space's folder.
     config = named if len(named.parts) == 1 and not named.suffix else file.parent / named
     return dict(keyed_entries(read_config(config)))
 
@@ -266,7 +269,7 @@ def _table(found: Mapping[str, Any], name: str, file: Path) -> dict[str, Any]:
 
 
 def _given(assignments: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    """What variables and assignments set, the stronger ones last."""
+    """The keys and values that variables and assignments set; later ones override earlier ones."""
     for key, text in from_environment(environment).items():
         yield key, parse_value(text)
     for assignment in assignments:
@@ -289,7 +292,7 @@ def _dimension(value: Any, where: str) -> Dimension:
 
 
 def _choice(options: list[Any], where: str) -> Choice:
-    written = [json.dumps(one, default=str) for one in options]
+    written = [json.dumps(option, default=str) for option in options]
     if len(set(written)) < max(len(written), 2):
         raise UsageError(f"{where} = {options!r}: name two choices or more, each once")
     return Choice(tuple(options))
@@ -317,11 +320,12 @@ def _range(value: Mapping[str, Any], where: str) -> Range:
 
 
 def _check_value(key: str, value: Any, where: str) -> None:
-    """Refuse what a setting cannot be, whatever the others are."""
+    """Refuse a value that a setting cannot have, whatever the other settings are."""
     section, _, setting = key.partition(".")
     try:
         SECTIONS[section].model_validate({setting: value})
     except ValidationError as error:
-        # What only does not fit the other settings' defaults is found with the trial's.
-        if any(one["loc"][:1] == (setting,) for one in error.errors(include_url=False)):
+        # An error of another setting may come from its default; a trial's settings are checked
+        # together later.
+        if any(fault["loc"][:1] == (setting,) for fault in error.errors(include_url=False)):
             raise UsageError(f"{where}: {explain(section, error)}") from error

@@ -1,8 +1,8 @@
-"""The trials of a search, in Optuna's journal: who has which, what was lost, what comes next.
+"""The trials of a search, in Optuna's journal: which are held, which were lost, which comes next.
 
-A process that has a trial holds its lock, which goes with the process, however that ends. A trial
-that is under way by the journal, and whose lock is free, is lost: it is enqueued again with the
-same parameters, and the lost one counts no more.
+A process that runs a trial holds its lock, which is released when the process ends, even by a kill.
+A trial that the journal calls running, but whose lock is free, is lost: it is enqueued again with
+the same parameters, and the lost trial no longer counts.
 """
 
 import json
@@ -27,11 +27,11 @@ TRIALS = "trials"
 RETRY_OF = "retry_of"
 REASON = "reason"
 
-_TRIALS_BEFORE_PRUNING = 5  # a trial is held against the median of as many, or more
+_TRIALS_BEFORE_PRUNING = 5  # a trial is compared with the median of at least this many trials
 
 
 def import_optuna() -> Any:
-    """Optuna, its own messages off.
+    """Import Optuna, with its messages turned off.
 
     Raises:
         UnusableEnvironmentError: it is not installed.
@@ -47,12 +47,12 @@ def import_optuna() -> Any:
 
 
 class Trials:
-    """The trials in a search's folder; several processes may each have one.
+    """The trials in a search's folder, which several processes may open.
 
     Args:
-        space: what is searched.
-        out: the folder, which holds a search; this process alone writes there.
-        maximise: whether the larger figure is the better one.
+        space: the space to search.
+        out: the folder of the search; no other process may write there during the call.
+        maximise: whether larger figures are better.
 
     Raises:
         DataError: the journal cannot be read.
@@ -62,7 +62,9 @@ class Trials:
     def __init__(self, space: Space, out: Path, *, maximise: bool) -> None:
         self._optuna = import_optuna()
         self._space, self._out, self._path = space, out, out / JOURNAL_FILE
-        self._distributions = {key: self._distribution(one) for key, one in space.searched.items()}
+        self._distributions = {
+            key: self._distribution(dimension) for key, dimension in space.searched.items()
+        }
         journal = self._optuna.storages.journal
         _cut_torn_line(self._path)
         with disk_errors(self._path), self._readable():
@@ -77,18 +79,18 @@ class Trials:
             self.all()
 
     def all(self) -> list["optuna.trial.FrozenTrial"]:
-        """All trials but those that were lost; those that wait to be begun again as well."""
+        """All trials except lost ones; includes those that are enqueued but not begun."""
         trials = self.study.get_trials(deepcopy=False)
         lost = {trial.user_attrs.get(RETRY_OF) for trial in trials}
         return [trial for trial in trials if trial.number not in lost]
 
     def begun(self) -> int:
-        """How many were begun, and not lost."""
+        """The number of trials that were begun and not lost."""
         waiting = self._optuna.trial.TrialState.WAITING
         return sum(trial.state != waiting for trial in self.all())
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
-        """Have a trial with these values, as far as the space holds them, come next."""
+        """Enqueue a trial with those of these values that the space allows; it comes next."""
         held = {
             key: value
             for key, value in parameters.items()
@@ -97,7 +99,7 @@ class Trials:
         self.study.enqueue_trial({key: self._stored(key, value) for key, value in held.items()})
 
     def recover(self) -> list[int]:
-        """Enqueue lost trials again; the numbers of those that were lost. For a locked folder."""
+        """Enqueue lost trials again, and return their numbers. The folder must be locked."""
         states = self._optuna.trial.TrialState
         trials = self.study.get_trials(deepcopy=False)
         retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
@@ -105,7 +107,7 @@ class Trials:
         for trial in trials:
             if trial.state != states.RUNNING or self._is_held(trial.number):
                 continue
-            # A process may end between the two: what is enqueued is not so again.
+            # A process may end after enqueuing and before telling; a trial is enqueued only once.
             if trial.number not in retried:
                 fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                 self.study.enqueue_trial(fixed, user_attrs={RETRY_OF: trial.number})
@@ -114,14 +116,14 @@ class Trials:
         return found
 
     def ask(self) -> "optuna.Trial":
-        """The next trial. For a locked folder.
+        """The next trial. The folder must be locked.
 
-        What is drawn follows from the space's seed and from how many trials there were, so a search
-        that was stopped draws what it would have drawn.
+        Its parameters depend on the space's seed and the number of trials before it, so that a
+        search that was stopped and resumed draws the same ones.
         """
         seed = seed_of("trials", self._space.seed, self.begun())
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Optuna may change one day
+            warnings.simplefilter("ignore")  # Optuna's warnings of experimental arguments
             self.study.sampler = self._optuna.samplers.TPESampler(
                 seed=seed, warn_independent_sampling=False
             )
@@ -129,10 +131,10 @@ class Trials:
 
     @contextmanager
     def held(self, number: int) -> Iterator[None]:
-        """Within the block a trial is this process's.
+        """Hold a trial within the block.
 
         Raises:
-            UsageError: it is another's.
+            UsageError: another process holds it.
         """
         with locked(self._out / TRIALS, f".{number}.lock", shown=self._out):
             yield
@@ -141,8 +143,8 @@ class Trials:
         """A trial's values by key, in the order of the space."""
         found = trial.params
         return {
-            key: json.loads(found[key]) if isinstance(one, Choice) else found[key]
-            for key, one in self._space.searched.items()
+            key: json.loads(found[key]) if isinstance(dimension, Choice) else found[key]
+            for key, dimension in self._space.searched.items()
             if key in found
         }
 
@@ -153,12 +155,14 @@ class Trials:
         except UsageError:
             return True
 
-    def _distribution(self, one: Dimension) -> Any:
+    def _distribution(self, dimension: Dimension) -> Any:
         kinds = self._optuna.distributions
-        if isinstance(one, Choice):
-            return kinds.CategoricalDistribution([json.dumps(option) for option in one.options])
-        kind = kinds.IntDistribution if one.is_whole else kinds.FloatDistribution
-        return kind(one.low, one.high, log=one.log)
+        if isinstance(dimension, Choice):
+            return kinds.CategoricalDistribution(
+                [json.dumps(option) for option in dimension.options]
+            )
+        kind = kinds.IntDistribution if dimension.is_whole else kinds.FloatDistribution
+        return kind(dimension.low, dimension.high, log=dimension.log)
 
     def _stored(self, key: str, value: Any) -> Any:
         return json.dumps(value) if isinstance(self._space.searched[key], Choice) else value
@@ -175,26 +179,26 @@ class Trials:
 
 
 class _JournalLock:
-    """Optuna's lock around a line of the journal; it goes with a process that is killed."""
+    """Optuna's lock around writing to the journal; it is released if its process is killed."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._held: list[Any] = []
 
     def acquire(self) -> bool:
-        """Wait for it."""
+        """Wait for the lock and take it."""
         block = locked(self._out, ".lock.journal", wait=True)
         block.__enter__()
         self._held.append(block)
         return True
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._held.pop().__exit__(None, None, None)
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Remove what a full disk or a loss of power left of a last line: nobody has read it."""
+    """Remove an incomplete last line, left by a full disk or a loss of power; it was never read."""
     if not path.is_file():
         return
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A search as a table: its trials, best first, what each setting was worth, and slices."""
+"""The tables of a search: its trials, best first, the importance of each setting, and slices."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -36,26 +36,25 @@ def tabulate(space: Space, goal: Goal, trials: Trials) -> dict[str, Any]:
     """All trials of a search, in plain values.
 
     Args:
-        space: what is searched.
-        goal: what is measured.
-        trials: those in the folder.
+        space: the searched space.
+        goal: the figure to optimise.
+        trials: the trials in the folder.
 
     Returns:
-        `title`, `version`, `seed`, `metric`, `maximise`, `split`, `fixed`; `trials`, best first,
-        those without a figure last, each with `trial`, `state`, `value` (of the validation rows),
-        `epochs`, `best_epoch`, `seconds`, `parameters` and `reason`; `best`, the first of the
-        finished ones, or None; `importances`, each setting's share of the variance of finished
-        trials that settings explain one by one (functional ANOVA: Hutter, Hoos and Leyton-Brown,
-        ICML 2014), or None where there are fewer than 5 of them; `slices`, for each setting parts
-        of its values with how many finished trials had them, and their best and median value;
-        `notes`.
+        `title`, `version`, `seed`, `metric`, `maximise`, `split`, `fixed`; `trials`, best first and
+        those without a figure last, each with `trial`, `state`, `value` (on the validation rows),
+        `epochs`, `best_epoch`, `seconds`, `parameters` and `reason`; `best`, the best finished
+        trial, or None; `importances`, each setting's share of the variance of finished trials that
+        single settings explain (functional ANOVA: Hutter, Hoos and Leyton-Brown, ICML 2014), or
+        None where fewer than 5 trials are finished; `slices`, for each setting parts of its values,
+        each with its number of finished trials and their best and median value; `notes`.
     """
     rows = [_row(trial, trials) for trial in trials.all()]
     rows.sort(key=lambda row: _order(row, goal))
     finished = [row for row in rows if row["state"] == FINISHED]
     notes = [
         "no test row was read: measure what you choose once, with `dglrec evaluate`",
-        "of a pruned trial the figure is that of the epochs that it had",
+        "the figure of a pruned trial is of the epochs before it was pruned",
     ]
     failed = sum(row["state"] == FAILED for row in rows)
     if failed:
@@ -72,15 +71,15 @@ def tabulate(space: Space, goal: Goal, trials: Trials) -> dict[str, Any]:
         "best": finished[0] if finished else None,
         "importances": _importances(space, trials, finished),
         "slices": {
-            key: _slices(key, one, finished, maximise=goal.maximise)
-            for key, one in space.searched.items()
+            key: _slices(key, dimension, finished, maximise=goal.maximise)
+            for key, dimension in space.searched.items()
         },
         "notes": notes,
     }
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
-    """What `tabulate` gives, as Markdown."""
+    """The result of `tabulate` as Markdown."""
     better = "higher" if result["maximise"] else "lower"
     keys = list(result["slices"])
     lines = [
@@ -106,9 +105,15 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     lines += _markdown_table(
         ["setting", "values", "trials", "best", "median"],
         [
-            [key, one["values"], str(one["trials"]), _figure(one["best"]), _figure(one["median"])]
+            [
+                key,
+                part["values"],
+                str(part["trials"]),
+                _figure(part["best"]),
+                _figure(part["median"]),
+            ]
             for key, slices in result["slices"].items()
-            for one in slices
+            for part in slices
         ],
     )
     lines += ["", *(f"- {_plain(note)}" for note in result["notes"]), ""]
@@ -149,14 +154,14 @@ def _importances(
 
 
 def _slices(
-    key: str, one: Dimension, finished: Sequence[Mapping[str, Any]], *, maximise: bool
+    key: str, dimension: Dimension, finished: Sequence[Mapping[str, Any]], *, maximise: bool
 ) -> list[dict[str, Any]]:
-    """Parts of a setting's values: each choice, or stretches with as many trials each."""
+    """Parts of a setting's values: each choice, or parts of a range with about equal trials."""
     tried = [(row["parameters"][key], row["value"]) for row in finished]
-    if isinstance(one, Choice):
+    if isinstance(dimension, Choice):
         groups = [
             (_value(option), [value for tried_one, value in tried if tried_one == option])
-            for option in one.options
+            for option in dimension.options
         ]
     else:
         tried.sort()

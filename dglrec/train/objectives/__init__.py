@@ -1,7 +1,7 @@
-"""What training minimises: of ratings, of lists, or of both at once.
+"""The objectives of training: ratings, lists, or both.
 
-An objective knows what a batch's targets cost, which negatives that takes, and which validation
-figures say that one epoch is better than another. The loop knows none of it.
+An objective defines the loss of a batch's targets, the negatives that the loss needs, and which
+validation figures make an epoch better than another. The loop does not depend on the objective.
 """
 
 from dglrec.train.objectives.config import RankingConfig

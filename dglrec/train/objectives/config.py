@@ -1,4 +1,4 @@
-"""What lists are trained with."""
+"""The configuration of training lists."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,11 +6,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dglrec.train.objectives.list_losses import LIST_LOSSES, SOFTMAX
 
-# Found on real ratings, 48 and 11 an item, by validation.
+# Chosen by validation on two real data sets, with 48 and 11 ratings an item.
 _L2 = 700.0
 
-# Above so many scores an epoch the catalogue is sampled: some minutes of two cores; and above the
-# first figure also where a target would pay for more scores than the rest of its step costs.
+# The largest numbers of scores an epoch for which `auto` takes the whole catalogue: up to
+# _FEW_SCORES in any case; up to _CATALOGUE_SCORES, some minutes on two cores, only if they are at
+# most _SCORES_A_RATING for each training rating, so that scores cost no more than the rest of a
+# step.
 _FEW_SCORES, _CATALOGUE_SCORES, _SCORES_A_RATING = 2_000_000_000, 20_000_000_000, 200
 
 
@@ -117,7 +119,7 @@ class RankingConfig(BaseModel):
     at: int = Field(10, ge=1, description="length of the validation lists")
 
     def model_post_init(self, context: Any) -> None:
-        """Refuse negatives that a loss cannot take."""
+        """Refuse negatives that do not go with the loss."""
         if self.negatives == "catalogue" and self.loss != SOFTMAX:
             raise ValueError(
                 f"negatives catalogue go with loss softmax; take a pool with {self.loss}: uniform, "
@@ -143,18 +145,18 @@ class RankingConfig(BaseModel):
             raise ValueError("loss cosine takes cosines: set normalised = true")
 
     def related_in(self, epoch: int) -> int:
-        """How many of `related_negatives` a target has in an epoch, which are counted from 0."""
+        """The number of `related_negatives` of a target in an epoch, counted from 0."""
         return min(max(epoch + 2 - self.related_from_epoch, 0), self.related_negatives)
 
     def penalty(self, num_edges: int, num_items: int) -> float:
-        """What the squared list vectors of items are multiplied by, beside a target's mean loss."""
+        """The factor of the squared list vectors of items that is added to a target's loss."""
         l2 = _L2 * num_items / num_edges if self.l2 == "auto" else self.l2
         return l2 / num_edges
 
     def resolved(
         self, num_users: int, num_items: int, num_edges: int, *, every_item: bool
     ) -> "RankingConfig":
-        """The same with the negatives that `auto` means.
+        """The configuration with `auto` negatives resolved.
 
         Args:
             num_users: U.

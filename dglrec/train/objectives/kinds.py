@@ -1,4 +1,4 @@
-"""Objectives: of ratings, of lists, of both."""
+"""The objectives for ratings, for lists, and for both."""
 
 import math
 from collections.abc import Mapping
@@ -20,14 +20,15 @@ from dglrec.train.objectives.ranking import FixedTargets, RankingLoss, Related, 
 from dglrec.train.objectives.rating import Loss, make_loss
 
 WORTH_OF_RMSE = 5.0
-"""How many percent of the lists' figure one percent of RMSE is worth; see `BothObjective`."""
+"""The change of the lists' figure, in percent, that counts as much as 1 % of RMSE; see
+`BothObjective`."""
 
 # The t of `BothObjective`, chosen on validation rows of MovieLens 100K, the anime sample and Ciao,
-# three trainings of each. Half of the users, drawn 200 times, chose the epoch by their lists, and
-# the other half said what it was worth: NDCG / RMSE^5. What it gained over a training's mean epoch,
-# in percent, summed over the three sets: 26.3 with 0 (RMSE alone), 27.6 with 0.02, 28.2 with 0.04,
-# 28.3 with 0.08, 27.6 with 0.16, and 27.3 where all that is measured counts. Of the two best, 0.04
-# has the lower RMSE on each set.
+# with three trainings of each. A random half of the users, drawn 200 times, chose the epoch by
+# their lists, and the other half measured it by NDCG / RMSE^5. The gain over a training's mean
+# epoch, in percent, summed over the three sets, was 26.3 with t = 0 (RMSE alone), 27.6 with 0.02,
+# 28.2 with 0.04, 28.3 with 0.08, 27.6 with 0.16, and 27.3 where the measured gain counts in full.
+# Of the two best values, 0.04 has the lower RMSE on each set.
 _SPREAD_OF_EPOCHS = 0.04
 
 
@@ -41,18 +42,18 @@ def standard_error_of(name: str) -> str:
 
 
 class Metric(NamedTuple):
-    """A validation figure that epochs are judged by.
+    """A validation figure by which epochs are judged.
 
     Attributes:
         name: as in `metrics.jsonl`, without `valid_`.
-        maximise: whether the larger figure is the better one.
+        maximise: whether larger figures are better.
     """
 
     name: str
     maximise: bool
 
     def is_better(self, value: float, best: float | None) -> bool:
-        """Whether a figure is better than the best so far, None where there is none."""
+        """Whether a figure is better than the best so far, which is None at first."""
         if not math.isfinite(value):
             return False
         return best is None or (value > best if self.maximise else value < best)
@@ -63,23 +64,23 @@ class Metric(NamedTuple):
 
 
 def list_metric(config: RankingConfig, num_items: int) -> Metric:
-    """What lists are judged by on validation rows.
+    """The metric of validation lists.
 
     Args:
-        config: which names the figure, and how long lists are.
-        num_items: of the catalogue; no list is longer.
+        config: the name of the figure, and the length of the lists.
+        num_items: the size of the catalogue, which limits the length.
     """
     return Metric(f"{config.metric}@{min(config.at, num_items)}", maximise=True)
 
 
 class Costs(NamedTuple):
-    """What a batch costs.
+    """The losses of a batch.
 
     Attributes:
-        total: scalar; the sum over targets of what is minimised; a gradient reaches the weights.
+        total: scalar; the loss to minimise, summed over targets, with a gradient to the weights.
         squared: float64 scalar; sum of the squared errors of predicted ratings, 0 without any.
         listed: float64 scalar; sum of the positives' list losses, 0 without any.
-        positives: how many targets are positives, int64 scalar.
+        positives: int64 scalar; the number of positive targets.
     """
 
     total: Tensor
@@ -89,42 +90,42 @@ class Costs(NamedTuple):
 
 
 class Objective(Protocol):
-    """What training minimises, and what judges an epoch."""
+    """The loss that training minimises, and the judgement of epochs."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What epochs are judged by: an epoch that is the best by any of them is progress."""
+        """The metrics of an epoch; an epoch that is the best by any of them counts as progress."""
 
     @property
     def list_length(self) -> int | None:
-        """How long the validation lists are; None where none are wanted."""
+        """The length of validation lists; None without lists."""
 
     @property
     def list_metric(self) -> str:
-        """What judges the lists alone; empty where none are wanted."""
+        """The name of the metric of lists; empty without lists."""
 
     def is_better(self, figures: Figures, best: Figures | None) -> bool:
-        """Whether an epoch is better than the best so far; the first one is."""
+        """Whether an epoch is better than the best so far; the first epoch always is."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next batches are of, for what changes from epoch to epoch."""
+        """Set the epoch of the next batches, as some losses change from epoch to epoch."""
 
     def sampler(self, device: torch.device) -> Draw | None:
-        """What draws the items that a batch's lists are learned from; None where none are wanted.
+        """A sampler of the items that lists are learned from; None where none are sampled.
 
         Args:
-            device: where batches are made.
+            device: the device of the batches.
         """
 
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
-        """What a batch costs."""
+        """The losses of a batch."""
 
 
 class RatingObjective:
     """Predicted ratings, judged by RMSE.
 
     Args:
-        loss: of each prediction and rating.
+        loss: predictions and ratings -> the loss of each.
     """
 
     metrics = (Metric("rmse", maximise=False),)
@@ -139,10 +140,10 @@ class RatingObjective:
         return self.metrics[0].is_better_epoch(figures, best)
 
     def set_epoch(self, epoch: int) -> None:
-        """All epochs are alike."""
+        """Nothing changes from epoch to epoch."""
 
     def sampler(self, device: torch.device) -> None:
-        """No list is learned."""
+        """None: no lists are learned."""
 
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
         """The loss of each target's predicted rating."""
@@ -166,13 +167,13 @@ class RankingObjective:
     """Lists, judged by NDCG or recall.
 
     Args:
-        config: how lists are trained; its negatives resolved.
-        dataset: whose training ratings are learned from.
-        device: where batches come from.
+        config: how lists are trained, with resolved negatives.
+        dataset: the data set to train on.
+        device: the device of the batches.
 
     Raises:
-        UsageError: no training rating is high enough for a positive, or positives are to be weighed
-            by ratings that are not there.
+        UsageError: no training rating is high enough for a positive, or positives are to be
+            weighted by ratings in a data set of interactions.
     """
 
     def __init__(self, config: RankingConfig, dataset: RatingDataset, device: torch.device) -> None:
@@ -210,17 +211,17 @@ class RankingObjective:
         return self.metrics[0].is_better_epoch(figures, best)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch says how many related negatives a target has."""
+        """Set the epoch, which determines the number of related negatives of a target."""
         self._epoch = epoch
 
     def sampler(self, device: torch.device) -> Draw | None:
-        """What draws pools; None where the catalogue is what lists are learned from."""
+        """The sampler of pools; None where lists are learned from the whole catalogue."""
         if self._config.negatives == "catalogue":
             return None
         return PoolSampler(self._config, self._graph, device, self._from)
 
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
-        """The list loss of each target that is a positive."""
+        """The list losses of the positive targets."""
         of_users, of_items, list_rows = encoded.users, encoded.items, encoded.list_rows
         if of_users is None or of_items is None or list_rows is None:
             raise ValueError("the model has no list head")
@@ -232,8 +233,8 @@ class RankingObjective:
             )
         if self._related is not None and not batch.every_item:
             raise ValueError("related negatives go with a loader that has all items in its batches")
-        # Items that are predicted as unseen have no place among the others: they are left to the
-        # rating head.
+        # Items that the loader treats as unseen are not among the item terms: only the rating head
+        # learns from their targets.
         ranked = batch.items < len(of_items.base)
         if batch.present is not None:
             ranked &= batch.present > 0
@@ -261,7 +262,7 @@ class RankingObjective:
         listed = losses.sum()
         total = listed + len(users) * self._penalties(list_rows)
         if self._config.vector_l2:
-            # Of a step over the whole graph few users have targets.
+            # Only users with targets: in a step over the whole graph these are few.
             counts = torch.bincount(targets.users, minlength=len(of_users.factors))
             rows = counts.nonzero().squeeze(1)
             squares = _squares(of_users.of(rows), counts[rows].float())
@@ -274,13 +275,13 @@ class RankingObjective:
     def _costs_of_fixed(
         self, encoded: Encoded, batch: EdgeBatch, ranked: Tensor, liked: Tensor
     ) -> Costs:
-        """The same for a batch of fixed shape: each target counts or does not.
+        """`costs` for a batch of fixed shape, in which masks say which targets count.
 
         Args:
             encoded: with list terms.
-            batch: with what its users have rated.
-            ranked: bool [B]; targets, and of items that are not predicted as unseen.
-            liked: bool [B]; positives among them.
+            batch: with the items that its users have rated.
+            ranked: bool [B]; targets whose items are not treated as unseen.
+            liked: bool [B]; the positives among these.
         """
         of_users, of_items, list_rows, rated = (
             encoded.users,
@@ -297,7 +298,7 @@ class RankingObjective:
         weights = liked.to(losses.dtype)
         if self._by_rating:
             weights = weights * ((batch.ratings - self._from + self._step) / self._unit)
-        # What is no positive may cost anything, infinity too.
+        # The losses of targets other than positives are arbitrary, and may be infinite.
         listed = (losses.masked_fill(~liked, 0.0) * weights).sum()
         positives = liked.sum()
         total = listed + positives * self._penalties(list_rows)
@@ -308,14 +309,14 @@ class RankingObjective:
         return Costs(total, _zero(listed), listed.detach().double(), positives)
 
     def _related_to(self, batch: EdgeBatch, users: Tensor) -> Related | None:
-        """Negatives that users, int64 [B] positions in the batch, are somewhat related to."""
+        """Related negatives of users, int64 [B] positions in the batch; None without any."""
         count = self._config.related_in(self._epoch)
         if self._related is None or not count:
             return None
         return self._related.draw(batch.user_nodes.index_select(0, users), count)
 
     def _penalties(self, list_rows: ListRows) -> Tensor | float:
-        """What the squared list vectors of items cost each positive."""
+        """The penalty on the squared list vectors of items, for each positive."""
         total: Tensor | float = 0.0
         if self._penalty:
             for rows in list_rows:
@@ -325,27 +326,28 @@ class RankingObjective:
 
 
 class BothObjective:
-    """Ratings and lists at once.
+    """Ratings and lists together.
 
     An epoch is better than the best so far if its lists gain more than its RMSE loses, both in
-    percent of their mean over the two epochs. A percent of RMSE is worth five of the lists, as RMSE
-    moves so much less from epoch to epoch of one training.
+    percent of their mean over the two epochs. 1 % of RMSE counts as much as 5 % of the lists'
+    figure, because RMSE changes much less from epoch to epoch of a training.
 
-    Of the lists' gain counts the part that can be expected to be true. The list figure is a mean
-    over the validation users, and the fewer these are, or the fewer of them find anything, the more
-    it differs between epochs by chance. If true gains have a standard deviation t, and what is
-    measured is the true gain plus an error with standard deviation e, the expected true gain is
-    t^2 / (t^2 + e^2) of the measured one (shrinkage; Efron and Morris, "Data analysis using
-    Stein's estimator and its generalizations", JASA 70, 1975). So where lists say little RMSE
-    decides, and where they are certain both do.
+    Only the part of the lists' gain that is expected to be true counts. The list figure is a mean
+    over the validation users, and it varies the more between epochs by chance, the fewer these are,
+    or the fewer of them find anything. If true gains have a standard deviation t, and the measured
+    gain is the true gain plus an error with standard deviation e, the expected true gain is
+    t^2 / (t^2 + e^2) of the measured gain (shrinkage; Efron and Morris, "Data analysis using
+    Stein's estimator and its generalizations", JASA 70, 1975). So RMSE decides where the list
+    figure is uncertain, and both decide where it is certain.
 
-    e^2 is the sum of both epochs' squared standard errors. That is too much, as the same users are
-    listed in both; with t chosen for this e (`_SPREAD_OF_EPOCHS`) it does no harm.
+    e^2 is the sum of both epochs' squared standard errors. This overestimates the error, as both
+    epochs are measured on the same users; since t was chosen for this e (`_SPREAD_OF_EPOCHS`), it
+    does no harm.
 
     Args:
-        rating: the ratings' objective.
-        ranking: the lists'.
-        weight: of the lists' costs.
+        rating: the objective for ratings.
+        ranking: the objective for lists.
+        weight: the weight of the lists' losses.
     """
 
     def __init__(self, rating: RatingObjective, ranking: RankingObjective, weight: float) -> None:
@@ -354,7 +356,7 @@ class BothObjective:
         self.metrics = (*rating.metrics, *ranking.metrics)
 
     def is_better(self, figures: Figures, best: Figures | None) -> bool:
-        """Whether what the lists gain for certain is more than what RMSE loses."""
+        """Whether the expected gain of the lists is more than the loss of RMSE."""
         if best is None:
             return math.isfinite(figures["rmse"])
         lost = WORTH_OF_RMSE * _relative(figures["rmse"], best["rmse"])
@@ -364,15 +366,15 @@ class BothObjective:
         return gained > lost
 
     def set_epoch(self, epoch: int) -> None:
-        """As the lists' objective."""
+        """Set the epoch of the lists' objective."""
         self._ranking.set_epoch(epoch)
 
     def sampler(self, device: torch.device) -> Draw | None:
-        """The lists'."""
+        """The sampler of the lists' objective."""
         return self._ranking.sampler(device)
 
     def costs(self, model: RatingModel, encoded: Encoded, batch: EdgeBatch) -> Costs:
-        """Both costs, the lists' weighed."""
+        """The sum of both objectives' losses, that of the lists times its weight."""
         rated = self._rating.costs(model, encoded, batch)
         listed = self._ranking.costs(model, encoded, batch)
         return Costs(
@@ -384,21 +386,22 @@ class BothObjective:
 
 
 def _relative(value: float, other: float) -> float:
-    """How much larger a figure is than another, both 0 or more, in parts of their mean: -2 to 2."""
+    """The difference of two figures, both 0 or more, relative to their mean: -2 to 2."""
     mean = (value + other) / 2
     return (value - other) / mean if mean else 0.0
 
 
 def _certain_gain(figures: Figures, best: Figures, name: str) -> float:
-    """The part of a figure's relative gain that is expected to be true; see `BothObjective`.
+    """The expected true part of a figure's relative gain; see `BothObjective`.
 
-    Figures that come without a standard error, as those of earlier checkpoints do, are taken as
-    certain.
+    Figures without a standard error, such as those of earlier checkpoints, count as certain.
     """
-    noise = sum(one.get(standard_error_of(name), 0.0) ** 2 for one in (figures, best))
+    noise = sum(
+        epoch_figures.get(standard_error_of(name), 0.0) ** 2 for epoch_figures in (figures, best)
+    )
     spread = (_SPREAD_OF_EPOCHS * (figures[name] + best[name]) / 2) ** 2
     if not spread:
-        return 0.0  # no user of either epoch found anything
+        return 0.0  # both figures are 0
     return spread / (spread + noise) * _relative(figures[name], best[name])
 
 
@@ -408,11 +411,11 @@ def make_objective(
     """The objective of a model.
 
     Args:
-        heads: of the model: rating, lists or both.
-        loss: of a predicted rating.
+        heads: the heads of the model: `rating`, `lists` or `both`.
+        loss: the name of the loss of predicted ratings.
         ranking: how lists are trained.
-        dataset: the training ratings.
-        device: where batches are computed.
+        dataset: the data set to train on.
+        device: the device of the batches.
     """
     if heads == "rating":
         return RatingObjective(make_loss(loss, dataset))
@@ -423,10 +426,10 @@ def make_objective(
 
 
 def positives_from(config: RankingConfig, dataset: RatingDataset) -> float:
-    """The least rating of a positive target.
+    """The lowest rating of a positive target.
 
     Raises:
-        UsageError: no training rating is as high.
+        UsageError: all training ratings are lower.
     """
     if config.positives_from == "all":
         return float(dataset.scale.minimum)
@@ -442,7 +445,7 @@ def positives_from(config: RankingConfig, dataset: RatingDataset) -> float:
 
 
 def _mean_weight(dataset: RatingDataset, least: float) -> float:
-    """The mean over the training positives of how far, in ratings, each is above what is none."""
+    """The mean of rating - least + step over the training positives, which normalises weights."""
     scale, counts = dataset.scale, dataset.graph.level_counts
     above = scale.decode(np.arange(scale.levels)) - least + scale.step
     positive = above > 0
@@ -450,13 +453,13 @@ def _mean_weight(dataset: RatingDataset, least: float) -> float:
 
 
 def _counts(terms: ListTerms, rows: Tensor, counted: Tensor) -> Tensor:
-    """How many of B targets that count, bool [B], each node has, [N]; `rows` are their nodes."""
-    none = terms.factors.new_zeros(len(terms.factors), dtype=torch.float32)
-    return none.index_add(0, rows, counted.float())
+    """The number of counted targets, bool [B], of each node, [N]; `rows` are the targets' nodes."""
+    zeros = terms.factors.new_zeros(len(terms.factors), dtype=torch.float32)
+    return zeros.index_add(0, rows, counted.float())
 
 
 def _squares(terms: ListTerms, counts: Tensor) -> Tensor:
-    """The squared lengths of N nodes' vectors, each as often as `counts`, [N], says, in sum."""
+    """The sum over N nodes of counts, [N], times the squared length of the node's vector."""
     return counts @ terms.factors.square().sum(1).to(counts.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What a positive target costs beside its negatives: the losses that take a few of them.
+"""Losses of a positive target with a few sampled negatives.
 
 Shapes: B positive targets, k negatives a target.
 """
@@ -24,45 +24,45 @@ SOFTMAX = "softmax"
 LIST_LOSSES: Registry[Callable[["RankingConfig"], ListLoss]] = Registry(
     "list loss", "ranking.loss", "register_list_loss", taken=[SOFTMAX]
 )
-"""What `ranking.loss` names beside the softmax: how lists are trained -> float32 [B] scores of
-positives, float32 [B, k] scores of their negatives and bool [B, k] which of these there are -> [B]
-the loss of each positive."""
+"""The values of `ranking.loss` other than softmax. Each makes a loss from the configuration. The
+loss takes float32 [B] scores of positives, float32 [B, k] scores of their negatives, and bool
+[B, k] which of these negatives exist, and returns [B] the loss of each positive."""
 
 
 def _bpr(config: "RankingConfig") -> ListLoss:
-    """Each positive above its negatives.
+    """Bayesian personalised ranking: each positive should score above its negatives.
 
     Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
     """
 
-    def bpr(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+    def bpr(positives: Tensor, negatives: Tensor, present: Tensor) -> Tensor:
         each = functional.softplus(negatives - positives.unsqueeze(1))
-        return _mean(each, there)
+        return _mean(each, present)
 
     return bpr
 
 
 def _bce(config: "RankingConfig") -> ListLoss:
-    """Positives and negatives told apart: binary cross-entropy."""
+    """Binary cross-entropy of positives and negatives."""
 
-    def bce(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
+    def bce(positives: Tensor, negatives: Tensor, present: Tensor) -> Tensor:
         each = functional.softplus(negatives)
-        return functional.softplus(-positives) + _mean(each, there)
+        return functional.softplus(-positives) + _mean(each, present)
 
     return bce
 
 
 def _cosine(config: "RankingConfig") -> ListLoss:
-    """Positives near, and negatives no nearer than a margin.
+    """Cosine contrastive loss: 1 - cosine of a positive, cosine of a negative above a margin.
 
     Mao et al., "SimpleX: a simple and strong baseline for collaborative filtering", CIKM 2021.
     """
 
-    def cosine(positives: Tensor, negatives: Tensor, there: Tensor) -> Tensor:
-        # Cosines are over the temperature here, and so is the margin.
+    def cosine(positives: Tensor, negatives: Tensor, present: Tensor) -> Tensor:
+        # Scores are cosines divided by the temperature, which is undone here.
         each = functional.relu(negatives * config.temperature - config.margin)
-        near = 1 - positives * config.temperature
-        return near + config.negative_weight * (each * there).sum(1) / _number(there)
+        positive_losses = 1 - positives * config.temperature
+        return positive_losses + config.negative_weight * (each * present).sum(1) / _number(present)
 
     return cosine
 
@@ -71,28 +71,29 @@ LIST_LOSSES.update(bpr=_bpr, bce=_bce, cosine=_cosine)
 
 
 def prove_list_loss(config: "RankingConfig") -> None:
-    """Try a list loss that was added on three positives, before anything is trained with it.
+    """Try a registered list loss on three positives, before anything is trained with it.
 
     Raises:
-        UsageError: it fails, or gives another shape, no numbers, or what has no gradient.
+        UsageError: the loss fails, or returns a wrong shape, numbers that are not finite, or a
+            tensor without a gradient.
     """
     if config.loss not in LIST_LOSSES.added:
         return
     positives = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
     negatives = torch.tensor([[0.25, 1.0], [-2.0, 0.0], [0.0, 0.0]], requires_grad=True)
-    there = torch.tensor([[True, True], [True, False], [False, False]])
+    present = torch.tensor([[True, True], [True, False], [False, False]])
     prove_losses_of(
         f"{LIST_LOSSES.key} = {config.loss}",
         "3 positives",
-        lambda: LIST_LOSSES[config.loss](config)(positives, negatives, there),
+        lambda: LIST_LOSSES[config.loss](config)(positives, negatives, present),
         positives.shape,
     )
 
 
-def _mean(each: Tensor, there: Tensor) -> Tensor:
-    """[B] means over [B, k] of what is there; 0 where nothing is."""
-    return (each * there).sum(1) / _number(there)
+def _mean(each: Tensor, present: Tensor) -> Tensor:
+    """[B] means over the existing negatives of [B, k]; 0 where there are none."""
+    return (each * present).sum(1) / _number(present)
 
 
-def _number(there: Tensor) -> Tensor:
-    return there.sum(1).clamp(min=1)
+def _number(present: Tensor) -> Tensor:
+    return present.sum(1).clamp(min=1)

@@ -1,6 +1,6 @@
-"""Which items a step holds against its positives: never one that the user is known to have.
+"""The negatives of a step: items that are compared with positives, never the user's training items.
 
-Shapes: n users of a step, B targets, M items of a pool, K known items of the users.
+Shapes: n users of a step, B targets, M items of a pool, K training items of the users.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ from dglrec.train.objectives.config import RankingConfig
 
 
 class KnownItems:
-    """The training items of each user, which are negatives of none of its targets.
+    """The training items of each user, which are never negatives of its targets.
 
     Args:
         graph: the training ratings.
-        device: where they are wanted.
+        device: the device of the items.
     """
 
     def __init__(self, graph: RatingGraph, device: torch.device) -> None:
@@ -27,13 +27,13 @@ class KnownItems:
         self._items = by_user.neighbours
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of n users, one user's after the other's.
+        """The training items of n users, user after user.
 
         Args:
             users: int64 [n], indices of the data set.
 
         Returns:
-            int64 [n + 1] where each user's items start, and int64 [K] items.
+            int64 [n + 1] offsets of each user's items, and int64 [K] the items.
         """
         counts = self._counts.index_select(0, users)
         ends = counts.cumsum(0)
@@ -46,17 +46,17 @@ class KnownItems:
 
 
 class RelatedSampler:
-    """Draws negatives that a user is somewhat related to, as hard ones beside those of a pool.
+    """Samples hard negatives: items that are somewhat related to the user.
 
     Ying et al., "Graph convolutional neural networks for web-scale recommender systems", KDD 2018,
-    section 3.3: items at some places by personalised PageRank with respect to the query, which is
-    an item there and the user here. They follow from the training ratings alone, so a training that
-    goes on finds the same ones.
+    section 3.3: items in a range of places by personalised PageRank with respect to the query,
+    which is an item there and the user here. They depend on the training ratings alone, so that a
+    resumed training finds the same items.
 
     Args:
-        config: which places, by how many hops.
+        config: the range of places, and the number of hops.
         graph: the training ratings.
-        device: where they are wanted.
+        device: the device of the samples.
     """
 
     def __init__(self, config: RankingConfig, graph: RatingGraph, device: torch.device) -> None:
@@ -66,33 +66,34 @@ class RelatedSampler:
         self._counts = torch.from_numpy(found.counts).to(device)
 
     def draw(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """So many of each of B users, some perhaps twice.
+        """Sample k related items for each of B users, with replacement.
 
         Args:
             users: int64 [B], indices of the data set.
             count: k.
 
         Returns:
-            int64 [B, k] items, and bool [B, 1] whether the user has any; if not they mean nothing.
+            int64 [B, k] items, and bool [B, 1] whether the user has any related items; the items of
+            a user without any are arbitrary.
         """
         counts = self._counts.index_select(0, users).unsqueeze(1)
         chances = torch.rand(len(users), count, device=users.device)
-        # float32 rounds a chance of nearly 1 up to it.
+        # In float32 the product may round up to the count.
         places = torch.minimum((chances * counts).long(), (counts - 1).clamp(min=0))
         return self._items[users.unsqueeze(1), places].long(), counts > 0
 
 
 class PoolSampler:
-    """Draws a step's pool.
+    """Samples the pool of negatives of a step.
 
     Args:
-        config: which items are drawn, and how many; resolved.
+        config: which items are sampled, and how many; resolved.
         graph: the training ratings.
-        device: where pools are wanted.
-        least: rating of a positive target.
+        device: the device of the pools.
+        least: the lowest rating of a positive target.
 
     Raises:
-        ValueError: the negatives are yet to be resolved, or no pool.
+        ValueError: the configuration's negatives are not resolved, or are not a pool.
     """
 
     def __init__(
@@ -105,23 +106,23 @@ class PoolSampler:
         self._num_items = graph.num_items
         degrees = torch.from_numpy(graph.by_item.degrees.astype(np.float64)).to(device)
         alpha = {"popularity": config.alpha, "in_batch": 1.0}.get(self._kind, 0.0)
-        # Without ratings an item is drawn by the uniform pool alone.
+        # Only the uniform pool contains items without ratings.
         weights = degrees.pow(alpha) if alpha else torch.ones_like(degrees)
         self._ends = (weights / weights.sum()).cumsum(0)
         self._log_shares = (weights / weights.sum()).log().float()
 
     @property
     def least(self) -> float | None:
-        """The least rating of a target whose item may be drawn; None where any item may be."""
+        """The lowest rating of a target whose item may be sampled; None where any item may be."""
         return self._least if self._kind == "in_batch" else None
 
     def __call__(self, items: Tensor, ratings: Tensor, generator: torch.Generator) -> Pool:
-        """A pool for a step; of a step without a positive there may be nothing in it.
+        """A pool for a step; it may be empty if the step has no positive.
 
         Args:
-            items: int32 or int64 [B] of the step's targets.
-            ratings: float32 [B] of the targets.
-            generator: of the pools' device.
+            items: int32 or int64 [B] the items of the step's targets.
+            ratings: float32 [B] the ratings of the targets.
+            generator: on the device of the pools.
         """
         if self._kind == "in_batch":
             liked = items.masked_select(ratings >= self._least)
@@ -133,11 +134,11 @@ class PoolSampler:
         return Pool(found, found, self._log_weights(found, counts))
 
     def numbers(self, liked: int, generator: torch.Generator) -> Tensor:
-        """Which items are drawn: [M] places among those of liked targets, or shares of the items.
+        """Random numbers that select items: [M] positions among liked targets, or shares in [0, 1).
 
         Args:
-            liked: how many targets have a rating of `least` or more.
-            generator: on whose device the numbers are wanted.
+            liked: the number of targets with a rating of `least` or more.
+            generator: determines the device of the numbers.
         """
         shape, device = (self._count,), generator.device
         if self._kind == "in_batch":
@@ -145,12 +146,12 @@ class PoolSampler:
         return torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
 
     def fixed(self, numbers: Tensor, items: Tensor, ratings: Tensor, present: Tensor) -> Pool:
-        """The pool that `numbers` say, with room for as many items as may be drawn, and one more.
+        """The pool that `numbers` select, of fixed shape: room for the most items, and one more.
 
         Args:
-            numbers: [M].
-            items: int64 [B] of the step's targets.
-            ratings: float32 [B] of the targets.
+            numbers: [M], from `numbers`.
+            items: int64 [B] the items of the step's targets.
+            ratings: float32 [B] the ratings of the targets.
             present: float32 [B]; 1 for a target, 0 for padding.
         """
         if self._kind == "in_batch":
@@ -171,26 +172,26 @@ class PoolSampler:
         return Pool(found, rows, weights, until[-1])
 
     def _items_at(self, shares: Tensor) -> Tensor:
-        """int64 [M] the item at each share of all the weights, 0 to 1."""
+        """int64 [M] the items at these shares, 0 to 1, of the cumulated weights."""
         found = torch.searchsorted(self._ends, shares, right=True)
         return found.clamp_(max=self._num_items - 1)
 
     def _log_weights(self, items: Tensor, counts: Tensor) -> Tensor:
-        """float32 [n], see `Pool`: of items that were drawn so often."""
+        """float32 [n] the `Pool.log_weights` of items with these numbers of draws."""
         expected = self._log_shares.index_select(0, items) * self._correction
         if self._correction:
-            # Then the sum over the pool estimates the sum over the catalogue.
+            # With this term the sum over the pool estimates the sum over the catalogue.
             expected = expected + np.log(self._count)
         return counts.float().log() - expected
 
 
 def known_in(pool: Tensor, offsets: Tensor, known: Tensor) -> Tensor:
-    """Whether a pool's item is known of a user, bool [n, M].
+    """Whether an item of the pool is a training item of a user, bool [n, M].
 
     Args:
         pool: int64 [M] items, ascending.
-        offsets: int64 [n + 1], as `KnownItems.of` gives them.
-        known: int64 [K].
+        offsets: int64 [n + 1], from `KnownItems.of`.
+        known: int64 [K], from `KnownItems.of`.
     """
     offsets, places = known_places(pool, offsets, known)
     hidden = torch.zeros(len(offsets) - 1, len(pool), dtype=torch.bool, device=pool.device)
@@ -199,15 +200,15 @@ def known_in(pool: Tensor, offsets: Tensor, known: Tensor) -> Tensor:
 
 
 def known_places(pool: Tensor, offsets: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in a pool the items stand that a user knows, one user's after the other's.
+    """The positions in a pool of each user's training items, user after user.
 
     Args:
         pool: int64 [M] items, ascending.
-        offsets: int64 [n + 1], as `KnownItems.of` gives them.
-        known: int64 [K].
+        offsets: int64 [n + 1], from `KnownItems.of`.
+        known: int64 [K], from `KnownItems.of`.
 
     Returns:
-        int64 [n + 1] where each user's places start, and int64 [P] places, 0..M-1.
+        int64 [n + 1] offsets of each user's positions, and int64 [P] the positions, 0..M-1.
     """
     places = torch.searchsorted(pool, known).clamp_(max=len(pool) - 1)
     found = pool.index_select(0, places) == known

@@ -1,7 +1,7 @@
-"""What a place in a list costs.
+"""The losses of lists.
 
 Shapes: n users of a batch, B positive targets, M items of a pool, F factors, k negatives a target,
-r related ones among them.
+r of which are related negatives.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ class Targets(NamedTuple):
 
     Attributes:
         nodes: int64 [n] the batch's users, as indices of the data set.
-        users: int64 [B] each positive target's user, as a position among `nodes`.
-        items: int64 [B] its item, as a row of the item terms.
-        disliked_users: int64 [D] of targets that are rated, but no positives.
-        disliked_items: int64 [D].
-        related: int64 [B, r] and bool [B, 1]; see `RelatedSampler.draw`; None for none.
+        users: int64 [B] the user of each positive target, as a position in `nodes`.
+        items: int64 [B] the item of each positive target, as a row of the item terms.
+        disliked_users: int64 [D] the users of rated targets that are not positives.
+        disliked_items: int64 [D] the items of these targets.
+        related: int64 [B, r] and bool [B, 1] from `RelatedSampler.draw`; None without.
     """
 
     nodes: Tensor
@@ -43,12 +43,12 @@ class Targets(NamedTuple):
 
 
 class FixedTargets(NamedTuple):
-    """The same of a batch of fixed shape, where B targets are told apart by marks.
+    """The B targets of a batch of fixed shape, where masks say which of them are positives.
 
     Attributes:
         users: int64 [B] positions among the batch's users.
-        items: int64 [B] rows of the item terms; any where there is no mark.
-        disliked: bool [B]; rated, but no positive.
+        items: int64 [B] rows of the item terms; arbitrary for targets that do not count.
+        disliked: bool [B]; whether a target is rated but not a positive.
         rated: int64 [n + 1] and [R]; see `EdgeBatch.rated`.
         related: as in `Targets`.
     """
@@ -64,8 +64,8 @@ class RankingLoss:
     """The loss of each positive target of a batch.
 
     Args:
-        config: which loss, of which negatives; resolved.
-        known: what no user's negative may be.
+        config: which loss and which negatives; resolved.
+        known: each user's training items, which are never its negatives.
     """
 
     def __init__(self, config: RankingConfig, known: KnownItems) -> None:
@@ -79,14 +79,14 @@ class RankingLoss:
         """[B]: the loss of each positive target.
 
         Args:
-            of_users: of the batch's n users.
-            of_items: of the batch's items; of all in their order where there is no pool.
-            targets: what is to be ranked.
-            pool: the negatives; None for the catalogue.
+            of_users: terms of the batch's n users.
+            of_items: terms of the batch's items; without a pool, of all items in order.
+            targets: the targets.
+            pool: the negatives; None for the whole catalogue.
         """
         config = self.config
         of_users, of_items = self._terms(of_users, of_items)
-        # A batch names users that only feed messages, too: those with targets alone are ranked for.
+        # Only users with targets are ranked for; others in the batch only send messages.
         rows, users = torch.unique(targets.users, return_inverse=True)
         ranked = of_users.of(rows)
         offsets, known = self._known.of(targets.nodes.index_select(0, rows))
@@ -105,10 +105,10 @@ class RankingLoss:
             return functional.softplus(total.index_select(0, users) - positives)
         in_pool = known_in(pool.items, offsets, known)
         if config.negatives == "hard":
-            every = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
-            negatives = self._few_of(every.masked_fill(in_pool, -torch.inf), users, pool)
+            scores_of_pool = torch.addmm(drawn.base, ranked.factors, drawn.factors.T)
+            negatives = self._few_of(scores_of_pool.masked_fill(in_pool, -torch.inf), users, pool)
         else:
-            # Of a large step a few scores a target are far fewer than all of the pool's.
+            # In a large step these few scores a target are far fewer than all scores of the pool.
             columns = _choose(pool, (len(users), self._count(len(pool.items))))
             owners = users.unsqueeze(1).expand_as(columns)
             scores = score_lists(ranked, drawn, owners.flatten(), columns.flatten())
@@ -120,10 +120,10 @@ class RankingLoss:
     def of_fixed(
         self, of_users: ListTerms, of_items: ListTerms, targets: FixedTargets, pool: Pool | None
     ) -> Tensor:
-        """[B]: what each target of a fixed shape costs as a positive.
+        """[B]: the loss of each target of a batch of fixed shape, as if it were a positive.
 
-        The same as calling this with the positives alone, and of the others without a meaning.
-        Arguments are those of a call; a pool is one of a fixed shape.
+        For positives it is the same as the result of a call; for other targets it is arbitrary.
+        Arguments are those of a call; the pool has a fixed shape too.
         """
         of_users, of_items = self._terms(of_users, of_items)
         scores = score_lists(of_users, of_items, targets.users, targets.items)
@@ -136,22 +136,22 @@ class RankingLoss:
         drawn = of_items.of(pool.rows)
         offsets, known = targets.rated
         places = torch.searchsorted(pool.items, known)
-        # What is not in the pool strikes its last place, which is room.
+        # Items outside the pool mask its last place, which never holds an item.
         is_drawn = pool.items.index_select(0, places) == known
         places = places.masked_fill(~is_drawn, len(pool.items) - 1)
         if self.config.loss == SOFTMAX:
             base = drawn.base + pool.log_weights
             total = catalogue_log_sum_exp(of_users.factors, drawn.factors, base, offsets, places)
             return functional.softplus(total.index_select(0, targets.users) - scores)
-        every = torch.addmm(drawn.base, of_users.factors, drawn.factors.T)
-        hidden = pool.log_weights.isneginf().expand_as(every).clone()
+        scores_of_pool = torch.addmm(drawn.base, of_users.factors, drawn.factors.T)
+        hidden = pool.log_weights.isneginf().expand_as(scores_of_pool).clone()
         hidden[torch.repeat_interleave(offsets.diff(), output_size=len(places)), places] = True
-        every = every.masked_fill(hidden, -torch.inf)
+        scores_of_pool = scores_of_pool.masked_fill(hidden, -torch.inf)
         related = _related_scores(of_users, of_items, targets.users, targets.related)
-        return self._of_few(self._few_of(every, targets.users, pool), scores, related)
+        return self._of_few(self._few_of(scores_of_pool, targets.users, pool), scores, related)
 
     def _terms(self, of_users: ListTerms, of_items: ListTerms) -> tuple[ListTerms, ListTerms]:
-        """Both sides as the loss takes them: perhaps of length 1, and over the temperature."""
+        """The terms that the loss takes: normalised if configured, divided by the temperature."""
         config = self.config
         if config.normalised:
             nothing = torch.zeros_like(of_items.base)
@@ -161,11 +161,11 @@ class RankingLoss:
         return of_users._replace(factors=of_users.factors / config.temperature), of_items
 
     def _count(self, drawn: int) -> int:
-        """How many of a pool's items are each target's negatives."""
+        """The number of a target's negatives from a pool of `drawn` items."""
         return min(self.config.negatives_a_target, drawn)
 
     def _few_of(self, scores: Tensor, users: Tensor, pool: Pool) -> Tensor:
-        """[B, k] scores of each target's negatives, out of [n, M] of its user and the pool."""
+        """[B, k] scores of each target's negatives, from the scores [n, M] of users and pool."""
         count = self._count(scores.shape[1])
         if self.config.negatives == "hard":
             return scores.topk(count, dim=1).values.index_select(0, users)
@@ -178,16 +178,16 @@ class RankingLoss:
         """Losses that take a few negatives for each target.
 
         Args:
-            negatives: [B, k] scores, -inf for items that a user knows.
-            positives: [B].
-            related: r times [B], scores of further negatives; -inf where there is none.
+            negatives: [B, k] scores, -inf for the user's training items.
+            positives: [B] scores.
+            related: r times [B], scores of related negatives; -inf where there is none.
         """
         assert self._few is not None
         if related:
             negatives = torch.cat((negatives, torch.stack(tuple(related), dim=1)), dim=1)
-        # Of a pool that the user knows whole nothing is learned.
-        there = negatives.isfinite()
-        losses = self._few(positives, negatives.masked_fill(~there, 0.0), there)
+        # A user who has all items of the pool in training learns nothing from it.
+        present = negatives.isfinite()
+        losses = self._few(positives, negatives.masked_fill(~present, 0.0), present)
         if losses.shape != positives.shape:
             raise UsageError(
                 f"{LIST_LOSSES.key} = {self.config.loss}: gives {list(losses.shape)} for "
@@ -202,22 +202,24 @@ def _related_scores(
     """Scores of each target's related items, r times [B]; -inf where a user has none.
 
     Args:
-        of_users: of n users.
-        of_items: of all items, in their order.
+        of_users: terms of n users.
+        of_items: terms of all items, in order.
         users: int64 [B], rows of `of_users`.
         related: the items.
     """
     if related is None:
         return []
-    items, there = related
+    items, has_related = related
     return [
-        score_lists(of_users, of_items, users, column).masked_fill(~there.squeeze(1), -torch.inf)
+        score_lists(of_users, of_items, users, column).masked_fill(
+            ~has_related.squeeze(1), -torch.inf
+        )
         for column in items.unbind(1)
     ]
 
 
 def _choose(pool: Pool, shape: tuple[int, int]) -> Tensor:
-    """Places in a pool at random, int64 of a shape."""
+    """Random positions in a pool, int64 of this shape."""
     device = pool.items.device
     if pool.count is None:
         return torch.randint(len(pool.items), shape, device=device)
@@ -229,7 +231,8 @@ def _with_disliked(
 ) -> Tensor:
     """log(exp(total) + sum of exp(score) over each user's disliked targets), [n].
 
-    They are known, and left out of the catalogue's sum with all that is; yet nobody liked them.
+    The catalogue's sum leaves out all training items of a user. The disliked targets among them are
+    negatives all the same, so they are added back here.
     """
     places = torch.searchsorted(rows, targets.disliked_users).clamp_(max=len(rows) - 1)
     here = rows.index_select(0, places) == targets.disliked_users
@@ -237,7 +240,7 @@ def _with_disliked(
     if not len(users):
         return total
     scores = score_lists(ranked, of_items, users, items)
-    # Of these users alone: the log of a sum without a term has no gradient.
+    # Only users with such targets: the logarithm of a sum without a term has no gradient.
     changed, users = torch.unique(users, return_inverse=True)
     before = total.index_select(0, changed)
     largest = before.detach().scatter_reduce(0, users, scores.detach(), "amax")
@@ -260,7 +263,7 @@ def _with_marked(total: Tensor, scores: Tensor, users: Tensor, marked: Tensor) -
     counted = scores.masked_fill(~marked, -torch.inf)
     largest = total.detach().scatter_reduce(0, users, counted.detach(), "amax")
     smallest, least = torch.finfo(total.dtype).min, torch.finfo(total.dtype).tiny
-    largest = largest.clamp(min=smallest)  # of a user for whom nothing counts it is -inf
+    largest = largest.clamp(min=smallest)  # it is -inf for a user without any term
     parts = torch.exp(counted - largest.index_select(0, users))
     sums = torch.exp(total - largest).index_add(0, users, parts)
     return sums.clamp(min=least).log() + largest

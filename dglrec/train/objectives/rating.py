@@ -1,4 +1,4 @@
-"""What a predicted rating costs."""
+"""Losses of predicted ratings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,15 +15,15 @@ from dglrec.registry import Registry
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 LOSSES: Registry[Callable[[RatingDataset], Loss]] = Registry("loss", "train.loss", "register_loss")
-"""What `train.loss` names: the training ratings -> float32 [B] predictions and ratings -> [B] the
-loss of each."""
+"""The values of `train.loss`. Each makes a loss from the data set; the loss takes float32 [B]
+predictions and ratings, and returns [B] the loss of each."""
 
 
 def _weighted_mse(dataset: RatingDataset) -> Loss:
-    """Squared errors weighed by how rare ratings are.
+    """Squared errors weighted by the rarity of the rating.
 
-    Each by (count of the most frequent rating / count of its own rating) in training, normalised to
-    mean 1 over the training ratings.
+    The weight is (count of the most frequent rating / count of this rating) in training, normalised
+    to mean 1 over the training ratings.
     """
     counts = torch.from_numpy(dataset.graph.level_counts).float()
     weights = class_weights(dataset.graph.level_counts)
@@ -44,15 +44,15 @@ LOSSES.update(
 
 
 def make_loss(name: str, dataset: RatingDataset) -> Loss:
-    """The loss of a name: float32 [B] predictions and ratings -> [B] the loss of each."""
+    """The loss with a name: float32 [B] predictions and ratings -> [B] the loss of each."""
     return LOSSES[name](dataset)
 
 
 def prove_loss(name: str, dataset: RatingDataset) -> None:
-    """Try a loss that was added on three ratings, before anything is trained with it.
+    """Try a registered loss on three ratings, before anything is trained with it.
 
     Raises:
-        UsageError: it fails, or gives another shape, no numbers, or what has no gradient.
+        UsageError: see `prove_losses_of`.
     """
     if name not in LOSSES.added:
         return
@@ -68,16 +68,17 @@ def prove_loss(name: str, dataset: RatingDataset) -> None:
 
 
 def prove_losses_of(where: str, what: str, call: Callable[[], object], shape: torch.Size) -> None:
-    """Refuse what a loss that was added gives, unless it is the loss of each.
+    """Refuse a registered loss that does not return the loss of each target.
 
     Args:
-        where: the setting that names it, for messages.
-        what: it is tried on, for messages.
-        call: calls it.
-        shape: that is wanted.
+        where: the setting that names the loss, for messages.
+        what: the input that it is tried on, for messages.
+        call: calls the loss.
+        shape: the expected shape.
 
     Raises:
-        UsageError: it fails, or gives another shape, no numbers, or what has no gradient.
+        UsageError: the loss fails, or returns a wrong shape, numbers that are not finite, or a
+            tensor without a gradient.
     """
     try:
         losses = call()
