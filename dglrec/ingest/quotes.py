@@ -1,4 +1,4 @@
-"""Rows that an open quote took into a value: Arrow reads them as text, without a word."""
+"""Refuse tables in which an open quote took whole rows into a value: Arrow reads them silently."""
 
 import csv
 import re
@@ -17,9 +17,9 @@ class _Rows:
     """What a row of a table looks like.
 
     Attributes:
-        fields: how many it has.
-        delimiter: between them.
-        id_place: which of them is the id.
+        fields: how many fields it has.
+        delimiter: between two fields.
+        id_place: the index of the field that holds the id.
         whole_ids: whether ids are whole numbers.
     """
 
@@ -29,7 +29,7 @@ class _Rows:
     whole_ids: bool
 
     def hold(self, line: str) -> bool:
-        """Whether a line looks like a whole row. Prose has spaces behind its commas."""
+        """Whether a line looks like a whole row; prose, unlike rows, has a space after a comma."""
         try:
             (cells,) = csv.reader([line], delimiter=self.delimiter)
         except (csv.Error, ValueError):
@@ -57,16 +57,17 @@ class _Rows:
 def refuse_swallowed(
     columns: Mapping[str, Sequence[str]], delimiter: str, id_name: str | None, file: TableFile
 ) -> None:
-    """Refuse a table in which the lines of a value look like rows of their own.
+    """Refuse a table that has a value whose lines look like rows.
 
     Args:
-        columns: text by column, as read.
-        delimiter: between fields.
-        id_name: which column holds ids; None for the first.
-        file: with a header, for messages.
+        columns: column name -> its texts, as read.
+        delimiter: between two fields.
+        id_name: the column of ids; None for the first.
+        file: the table, which has a header; for messages.
 
     Raises:
-        DataError: there are such lines. The message names the value's row and line, and the first.
+        DataError: a value holds such lines. The message gives the value's row and line, and quotes
+            the first line that looks like a row.
     """
     names = list(columns)
     ids = columns[id_name or names[0]]
