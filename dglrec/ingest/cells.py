@@ -80,7 +80,7 @@ def _joined(parts: Parts, id_names: Sequence[str]) -> dict[str, list[Any]]:
         for name, values in parts.partitions.items():
             found.setdefault(name, [values[number]] * rows)
         if number and found.keys() != columns.keys():
-            here, first = (", ".join(stream.shown_names(list(one))) for one in (found, columns))
+            here, first = (", ".join(stream.shown_names(list(part))) for part in (found, columns))
             raise DataError(
                 f"{part}: has the columns {here}, and {parts.files[0]} {first}; parts of one table "
                 "have the same"
@@ -144,7 +144,7 @@ def whole_ids(values: Sequence[Any], name: str, file: Given, *, distinct: bool =
         if number is None or number < 0:
             raise DataError(f"{file}: row {row}: {fault_of_whole_number(name, str(value))}")
     if distinct:
-        _refuse_twice(numbers, name, file)
+        _refuse_repeated_ids(numbers, name, file)
     return series_of(numbers, dtype=np.int64)
 
 
@@ -155,11 +155,11 @@ def text_ids(values: Sequence[Any], name: str, file: Given) -> pd.Series:
         DataError: an id is missing, or is there twice.
     """
     ids = [str(value) for value in ids_of(values, name, file)]
-    _refuse_twice(ids, name, file)
+    _refuse_repeated_ids(ids, name, file)
     return texts(ids)
 
 
-def _refuse_twice(ids: Sequence[int | str], name: str, file: Given) -> None:
+def _refuse_repeated_ids(ids: Sequence[int | str], name: str, file: Given) -> None:
     seen: set[int | str] = set()
     for row, value in enumerate(ids, start=first_row_of(file)):
         if value in seen:
@@ -202,7 +202,7 @@ def attribute_values(values: list[Any]) -> pd.Series:
 def _listed(value: Any) -> list[str] | None:
     if not isinstance(value, list):
         value = [] if value is None else [value]
-    names = (text_of(one) for one in value)
+    names = (text_of(name) for name in value)
     return [name for name in dict.fromkeys(names) if name and name != UNKNOWN] or None
 
 

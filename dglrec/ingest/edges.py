@@ -55,11 +55,11 @@ def find_edge_columns(file: Given, id_names: Mapping[str, Sequence[str]]) -> Edg
         if (name := _id_name(column, tuple(types))) is not None:
             ends.append((column, types[name], column != name))
     if len(ends) != 2:
-        what = ", ".join(stream.shown_names([column for column, _, _ in ends])) or "none"
+        id_columns = ", ".join(stream.shown_names([column for column, _, _ in ends])) or "none"
         known = ", ".join(stream.shown_names([names[0] for names in id_names.values()]))
         raise DataError(
-            f"{file}: a relation has two columns of ids, and this has {what}; found "
-            f"{', '.join(stream.shown_names(found))}; ids go by {known}, the second perhaps behind "
+            f"{file}: a relation has two columns of ids, and this file has {id_columns}; found "
+            f"{', '.join(stream.shown_names(found))}; name them {known}, the second perhaps with "
             "a prefix such as to_"
         )
     if ends[0][2] and not ends[1][2]:

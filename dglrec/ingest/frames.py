@@ -111,7 +111,7 @@ def _arrow_table(native: Any, name: str) -> pa.Table:
             "pyarrow table, or another that narwhals takes"
         ) from error
     except NarwhalsError as error:
-        raise DataError(f"{name}: {_said(error)}") from error
+        raise DataError(f"{name}: {_one_line(error)}") from error
     try:
         if isinstance(frame, nw.LazyFrame):
             frame = frame.collect("pyarrow")
@@ -121,19 +121,19 @@ def _arrow_table(native: Any, name: str) -> pa.Table:
     except MemoryError as error:  # Arrow's is a MemoryError and an ArrowException
         raise UnusableEnvironmentError(f"{name}: out of memory while it was read") from error
     except pa.ArrowException as error:
-        raise DataError(f"{name}: {_fault(native, error)}") from error
+        raise DataError(f"{name}: {_fault_of_columns(native, error)}") from error
     except NarwhalsError as error:
-        raise DataError(f"{name}: {_said(error)}") from error
+        raise DataError(f"{name}: {_one_line(error)}") from error
     # Leaves out a pandas frame's index, which `to_arrow` puts behind the columns.
     return table.select(names)
 
 
 def _refuse_repeated(names: list[str], name: str) -> None:
-    if repeated := sorted({one for one in names if names.count(one) > 1}):
+    if repeated := sorted({column for column in names if names.count(column) > 1}):
         raise DataError(f"{name}: more than one column {', '.join(repeated)}")
 
 
-def _fault(native: Any, error: Exception) -> str:
+def _fault_of_columns(native: Any, error: Exception) -> str:
     """Which column cannot be read, and why."""
     for column in native.columns:
         cells = list(native[column])
@@ -149,8 +149,8 @@ def _fault(native: Any, error: Exception) -> str:
                 f"column {str(column)[:40]} holds values of several types "
                 f"({', '.join(list(kinds)[:4])}); make them all numbers, or all text"
             )
-    return f"not readable as a table ({_said(error)})"
+    return f"not readable as a table ({_one_line(error)})"
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]

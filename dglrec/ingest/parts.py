@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from dglrec.errors import DataError
 from dglrec.files import read_errors, sha256_of
-from dglrec.places import Place, RemotePath, contents, folder_and_pattern, meets
+from dglrec.places import Place, RemotePath, contents, folder_and_pattern, matches
 from dglrec.progress import counted, log, progress
 
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet")
 
 _DELTA = "_delta_log"
-_NULL = "__HIVE_DEFAULT_PARTITION__"
-_NO_DATA = ("._COPYING_", "_$folder$")  # ends of names that Hadoop leaves
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+_HADOOP_ENDINGS = ("._COPYING_", "_$folder$")  # ends of names that Hadoop leaves
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _SHOWN = 8
 
@@ -73,7 +73,7 @@ class Parts:
         found = [_partitions_of(name) for name in self.names]
         for number, values in enumerate(found):
             if values.keys() != found[0].keys():
-                here, first = (", ".join(one) or "none" for one in (values, found[0]))
+                here, first = (", ".join(names) or "none" for names in (values, found[0]))
                 raise DataError(
                     f"{self.files[number]}: lies in partitions of {here}, and {self.files[0]} of "
                     f"{first}; parts of one table have the same"
@@ -90,10 +90,10 @@ def parts_of(table: TableFile) -> Parts:
     """The parts of a table; a file is one part."""
     if isinstance(table, Parts):
         return table
-    return _Alone(table, table, (table.name,))
+    return _SingleFile(table, table, (table.name,))
 
 
-class _Alone(Parts):
+class _SingleFile(Parts):
     """A table in a single file; the folders it lies in are not taken for partitions."""
 
     @cached_property
@@ -158,9 +158,9 @@ def _find_parts(place: Place, folder: Place, pattern: str) -> Parts:
             "it as plain Parquet, and give that"
         )
     names = [path for path, is_file in below if is_file and not _is_hidden(path)]
-    names = [name for name in names if not pattern or meets(pattern, name)]
+    names = [name for name in names if not pattern or matches(pattern, name)]
     if not names:
-        _refuse_nothing(place, folder, pattern, [path for path, _ in below])
+        _refuse_no_parts(place, folder, pattern, [path for path, _ in below])
     for name in names:
         if not name.lower().endswith(TABLE_ENDINGS):
             raise DataError(
@@ -173,23 +173,25 @@ def _find_parts(place: Place, folder: Place, pattern: str) -> Parts:
                 "are all CSV or all Parquet"
             )
     if not pattern:
-        _say_what_is_empty(place, below, names)
+        _log_empty_partitions(place, below, names)
     return Parts(place, folder, tuple(names))
 
 
-def _refuse_nothing(place: Place, folder: Place, pattern: str, found: Sequence[str]) -> None:
+def _refuse_no_parts(place: Place, folder: Place, pattern: str, found: Sequence[str]) -> None:
     if isinstance(place, RemotePath) and not found:
         raise DataError(f"{place}: {place.lack('file')}")
     shown = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
     if pattern:
-        raise DataError(f"{place}: meets no file; found {shown or 'nothing'} in {folder}")
+        raise DataError(f"{place}: matches no file; found {shown or 'nothing'} in {folder}")
     raise DataError(
         f"{place}: holds no part of a table; found {shown or 'an empty folder'}, expected files "
         f"that end in {', '.join(TABLE_ENDINGS)}"
     )
 
 
-def _say_what_is_empty(place: Place, below: Sequence[tuple[str, bool]], names: list[str]) -> None:
+def _log_empty_partitions(
+    place: Place, below: Sequence[tuple[str, bool]], names: list[str]
+) -> None:
     """Log which partitions have no part: the job that should write them may have failed."""
     filled = {str(above) for name in names for above in PurePosixPath(name).parents}
     empty = [
@@ -207,7 +209,7 @@ def _is_hidden(path: str) -> bool:
     return any(
         name.startswith(".") or (name.startswith("_") and "=" not in name)
         for name in path.split("/")
-    ) or path.endswith(_NO_DATA)
+    ) or path.endswith(_HADOOP_ENDINGS)
 
 
 def _is_parquet(name: str) -> bool:
@@ -216,7 +218,10 @@ def _is_parquet(name: str) -> bool:
 
 def _partitions_of(path: str) -> dict[str, str | None]:
     pairs = (name.partition("=") for name in path.split("/")[:-1] if "=" in name)
-    return {unquote(key): None if value == _NULL else unquote(value) for key, _, value in pairs}
+    return {
+        unquote(key): None if value == _NULL_PARTITION else unquote(value)
+        for key, _, value in pairs
+    }
 
 
 def _numbers_or_texts(values: Sequence[str | None]) -> tuple[int | str | None, ...]:

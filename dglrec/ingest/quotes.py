@@ -71,19 +71,19 @@ def refuse_swallowed(
     """
     names = list(columns)
     ids = columns[id_name or names[0]]
-    whole = sum(1 for one in ids if _WHOLE.fullmatch(one))
+    whole = sum(1 for value in ids if _WHOLE.fullmatch(value))
     place = names.index(id_name or names[0])
     rows = _Rows(len(names), delimiter, place, whole_ids=2 * whole > len(ids))
     line = 2
     for number in range(len(ids)):
-        of_row = 0
+        line_ends = 0
         for name in names:
             value = columns[name][number]
             if "\n" not in value:
                 continue
             more = value.split("\n")[1:]
-            of_row += len(more)
-            swallowed = [one for one in more if rows.hold(one.rstrip("\r"))]
+            line_ends += len(more)
+            swallowed = [text for text in more if rows.hold(text.rstrip("\r"))]
             if rows.begin(more[-1]) and more[-1] not in swallowed:
                 swallowed.append(more[-1])
             if swallowed:
@@ -92,4 +92,4 @@ def refuse_swallowed(
                     f"lines, {len(swallowed)} of which look like rows ({swallowed[0][:_SHOWN]!r}): "
                     "close the quote before them, or give the table as Parquet if they belong to it"
                 )
-        line += 1 + of_row
+        line += 1 + line_ends

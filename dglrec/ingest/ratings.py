@@ -254,9 +254,9 @@ class RatingReader:
         if self._has_ratings is not None and has_ratings != self._has_ratings:
             ratings = self._source.layout.rating
             first = self._files[0].counts.file
-            one, other = ("a", "none") if has_ratings else ("no", "one")
+            here, before = ("a", "none") if has_ratings else ("no", "one")
             raise DataError(
-                f"{file}: has {one} column {ratings}, and {first} has {other}; give two files of "
+                f"{file}: has {here} column {ratings}, and {first} has {before}; give two files of "
                 "ratings, or two of interactions"
             )
         self._has_ratings = has_ratings

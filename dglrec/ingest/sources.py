@@ -24,7 +24,7 @@ _ANIME_RATINGS = ("rating_complete", _UNRATED_STEM)
 _ANIME_ITEMS = ("anime_with_synopsis", "anime")
 # Stems of files that accompany ratings in a known layout: a folder that holds them but no ratings
 # is an incomplete data set, not a table in parts.
-_NEIGHBOURS = {*_ANIME_ITEMS, "movies", "u"}
+_COMPANION_STEMS = {*_ANIME_ITEMS, "movies", "u"}
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _NAMES_OF_RATINGS = ("rating", "ratings", "stars", "score", "scores")
 
@@ -297,7 +297,7 @@ def _detect(path: Place) -> str:
         kinds = _kinds_of_folder(path)
         if not kinds:
             names = sorted(entry.name for entry in path.iterdir())
-            if not _NEIGHBOURS & {name.split(".")[0] for name in names} and has_parts(path):
+            if not _COMPANION_STEMS & {name.split(".")[0] for name in names} and has_parts(path):
                 return TABLE
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise DataError(

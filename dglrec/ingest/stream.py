@@ -143,12 +143,12 @@ def header_format(file: TableFile, wanted: Sequence[str], delimiters: str = ",")
         first = parts_of(file).files[0]
         raise DataError(f"{first}: its first line is no CSV header ({error})") from error
     names, delimiter = max(cuts, key=lambda cut: (len(set(cut[0]) & set(wanted)), len(cut[0])))
-    refuse_twice(parts_of(file).files[0], names, wanted)
+    refuse_repeated(parts_of(file).files[0], names, wanted)
     more = [name for name in parts_of(file).partitions if name not in names]
     return TextFormat((*names, *more), delimiter)
 
 
-def refuse_twice(file: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
+def refuse_repeated(file: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
     """Refuse a file that has a wanted column more than once.
 
     Raises:
@@ -164,7 +164,7 @@ def shown_names(names: Sequence[str]) -> list[str]:
     return [name[:SHOWN_CHARACTERS] for name in names[:SHOWN_CHARACTERS]]
 
 
-def say_what_is_empty(parts: Parts, counts: Sequence[int]) -> None:
+def log_empty_parts(parts: Parts, counts: Sequence[int]) -> None:
     """Log how many parts have no row. If no part has any, the caller raises an error instead."""
     empty = [name for name, rows in zip(parts.names, counts, strict=True) if not rows]
     if empty and len(empty) < len(counts):
@@ -202,17 +202,17 @@ def stream_text(
     total = sum(part.stat().st_size for part in parts.files)
     with progress(description, total, "bytes") as advance:
         for number, part in enumerate(parts.files):
-            own, stored = text, dict(kinds)
+            part_format, stored = text, dict(kinds)
             if len(parts.files) > 1 or parts.partitions:
-                own = _format_of_part(part, parts, text, kinds)
-                stored = {name: kind for name, kind in kinds.items() if name in own.names}
+                part_format = _format_of_part(part, parts, text, kinds)
+                stored = {name: kind for name, kind in kinds.items() if name in part_format.names}
             added = {
                 name: pa.int64() if kind == WHOLE_IDS else kind
                 for name, kind in kinds.items()
                 if name not in stored
             }
-            reader = _TextReader(part, own, stored, newlines_in_values)
-            row, position = own.first_row, 0
+            reader = _TextReader(part, part_format, stored, newlines_in_values)
+            row, position = part_format.first_row, 0
             with faults(part), _open_bytes(part) as (raw, stream):
                 try:
                     for batch in reader.open(stream):
@@ -224,7 +224,7 @@ def stream_text(
                         position = raw.tell()
                 except pa.ArrowInvalid as error:
                     raise reader.explained(error) from error
-    say_what_is_empty(parts, counts)
+    log_empty_parts(parts, counts)
 
 
 def _format_of_part(

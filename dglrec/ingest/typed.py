@@ -12,10 +12,10 @@ from dglrec.ingest.frames import Frame, Given
 from dglrec.ingest.parts import Parts, parts_of, with_partitions
 from dglrec.ingest.stream import (
     Stretch,
+    log_empty_parts,
     open_anywhere,
-    refuse_twice,
+    refuse_repeated,
     require_file,
-    say_what_is_empty,
     shown_names,
 )
 from dglrec.places import Place
@@ -55,7 +55,7 @@ def stream_typed(file: Given, columns: Sequence[str], description: str) -> Itera
         return
     require_file(file)
     parts = parts_of(file)
-    counts = _rows_of_alike(parts, columns)
+    counts = _rows_of_parts(parts, columns)
     with progress(description, sum(counts), "rows") as advance:
         for number, part in enumerate(parts.files):
             row = 1
@@ -68,7 +68,7 @@ def stream_typed(file: Given, columns: Sequence[str], description: str) -> Itera
                     yield Stretch(table, row, part)
                     row += len(batch)
                     advance(len(batch))
-    say_what_is_empty(parts, counts)
+    log_empty_parts(parts, counts)
 
 
 def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Iterator[Stretch]:
@@ -80,7 +80,7 @@ def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Ite
             advance(len(part))
 
 
-def _rows_of_alike(parts: Parts, columns: Sequence[str]) -> list[int]:
+def _rows_of_parts(parts: Parts, columns: Sequence[str]) -> list[int]:
     """How many rows each part has, by its Parquet metadata.
 
     Raises:
@@ -111,7 +111,7 @@ def _refuse_other_columns(
 ) -> None:
     if part == first_part:
         return
-    refuse_twice(part, names, list(first))
+    refuse_repeated(part, names, list(first))
     if missing := [name for name in first if name not in found]:
         raise DataError(
             f"{part}: no column {', '.join(missing)}, which {first_part} has; found "

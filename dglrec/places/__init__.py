@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dglrec.errors import DataError, UsageError
-from dglrec.places.globs import folder_and_pattern, meets
+from dglrec.places.globs import folder_and_pattern, matches
 from dglrec.places.remote import TEMPORARY, RemotePath
 from dglrec.places.stores import faults_of, is_fault_of_store
 from dglrec.places.uri import is_uri
@@ -26,7 +26,7 @@ __all__ = [
     "is_fault_of_store",
     "is_uri",
     "local_path",
-    "meets",
+    "matches",
     "place_of",
     "store_errors",
 ]
