@@ -12,7 +12,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def folder_and_pattern(place: Path | RemotePath) -> tuple[Path | RemotePath, str] | None:
-    """Where to look for what a pattern matches, and the pattern from there; None of a plain path.
+    """Split a pattern into the folder to search and the pattern in it; None for a plain path.
 
     >>> folder_and_pattern(Path("data/year=*/a.csv"))
     (PosixPath('data'), 'year=*/a.csv')
