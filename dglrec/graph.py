@@ -275,7 +275,7 @@ class RatingGraph:
         return ranks
 
     def where(self, device: torch.device) -> torch.device:
-        """Where to read the edges for work on a device: on it, if they are there, else on the CPU."""
+        """Where to read the edges for work on a device: there if they are, else on the CPU."""
         return device if device in self._on_devices else torch.device("cpu")
 
     @property
