@@ -1,7 +1,7 @@
 """dglrec: scalable mini-batch training of graph neural networks for rating prediction.
 
-What `__all__` names is public: `Recommender`, from data frames to lists, its errors, and what adds
-a loss, a convolution or an encoder of one's own. `docs/api.md` has examples.
+`__all__` names the public parts: `Recommender`, from data frames to lists, its errors, and the
+functions that register losses, convolutions and encoders. `docs/api.md` has examples.
 """
 
 import os
@@ -43,20 +43,20 @@ __all__ = [
     "register_loss",
 ]
 
-# DGL asks for its backend through this variable; unset, the first `import dgl` writes a config
+# DGL reads its backend from this variable; if it is unset, the first `import dgl` writes a config
 # file under the user's home and prints a line about it.
 os.environ.setdefault("DGLBACKEND", "pytorch")
 
-# OpenMP threads that wait for work spin unless told otherwise, and where something else wants the
-# cores too they spin in its way and in their own: beside one busy process an epoch on ML-100K took
-# 36 s with spinning threads, and 5 s without.
+# By default, OpenMP threads spin while they wait for work. If other processes want the cores too,
+# spinning threads hinder both them and each other: beside a single busy process, an epoch on
+# ML-100K took 36 s with spinning threads, and 5 s without.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """What `dglrec.api` holds, loaded when it is first asked for: torch takes seconds to load."""
+    """A member of `dglrec.api`, loaded when it is first used, as torch takes seconds to load."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from dglrec import api

@@ -7,7 +7,7 @@ from dglrec.interrupts import INTERRUPTED
 
 
 def main() -> None:
-    """Run a command. Ctrl-C while it is loaded ends it as later, without a traceback."""
+    """Run a command. Ctrl-C during imports ends it as it does later, without a traceback."""
     try:
         from dglrec.cli import main as run
     except KeyboardInterrupt:

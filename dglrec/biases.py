@@ -1,4 +1,4 @@
-"""Damped user and item biases: the baseline that the model corrects, and what centres messages.
+"""Damped user and item biases: the baseline that the model corrects, and the centre of messages.
 
 A rating is predicted as mean + user bias + item bias. The biases minimise
 
@@ -6,10 +6,11 @@ A rating is predicted as mean + user bias + item bias. The biases minimise
                                               + items' damping * sum_i b_i^2
 
 (Koren, Bell and Volinsky, "Matrix factorization techniques for recommender systems", IEEE
-Computer 42(8), 2009, equations 3 and 5 without factors), found by alternating exact half-steps.
+Computer 42(8), 2009, equations 3 and 5 without factors), and are found by alternating exact
+half-steps.
 
-The dampings are found from the same ratings: if biases and noise are normally distributed, the
-best damping is the variance of the noise over that of the biases; see `_dampings`.
+The dampings are found from the same ratings: if biases and noise are normally distributed, the best
+damping is the variance of the noise divided by that of the biases; see `_dampings`.
 """
 
 from collections.abc import Iterator
@@ -30,11 +31,11 @@ from dglrec.schema import RatingScale
 
 
 class Damping(NamedTuple):
-    """Ratings of exactly average value that each node is thought to have on top.
+    """How many ratings of exactly average value are added to those of each node.
 
     Attributes:
-        users: of each user.
-        items: of each item.
+        users: for each user.
+        items: for each item.
     """
 
     users: float
@@ -42,18 +43,18 @@ class Damping(NamedTuple):
 
 
 DAMPING = Damping(5.0, 5.0)
-"""Where the search for the dampings starts, and where it stays if hardly any ratings decide."""
+"""The start of the search for the dampings; with hardly any ratings, they stay near it."""
 
 INPUTS = 3
-"""How many figures are known of a node beside its messages; see `Biases.inputs`."""
+"""How many inputs a node has beside its messages; see `Biases.inputs`."""
 
 _SWEEPS = 50
-_SPREAD_DAMPING = 10.0  # ratings of average spread that each node is thought to have on top
-_LEAST_VARIANCE = 1e-6  # where every rating is what the biases say
+_SPREAD_DAMPING = 10.0  # ratings of average spread that are added to those of each node
+_LEAST_VARIANCE = 1e-6  # if every rating equals mean and biases
 _TOLERANCE = 1e-5  # of a rating step, root mean square of a sweep's change of the user biases
 _LEAST_DAMPING, _MOST_DAMPING = 0.1, 1000.0
-_DAMPING_TOLERANCE = 1e-3  # relative change below which a damping stays as it is
-_PRIOR_NODES = 1.0  # well-determined biases that each side is thought to have on top
+_DAMPING_TOLERANCE = 1e-3  # a damping whose relative change is below this has converged
+_PRIOR_NODES = 1.0  # well-determined biases that are added to those of each side
 _ROUNDING_VARIANCE = 1 / 12  # of rounding to whole steps, in squared steps: the least noise
 
 
@@ -61,11 +62,11 @@ _Known = tuple[Tensor, Tensor, Tensor]  # biases, degrees and squares of nodes o
 
 
 class Ends(NamedTuple):
-    """One end of each of n ratings.
+    """The users, or the items, of n ratings.
 
     Attributes:
         nodes: int64 [m] users, or items, each once.
-        places: int32 or int64 [n]; which of them each rating has.
+        places: int32 or int64 [n]; each rating's index in `nodes`.
     """
 
     nodes: Tensor
@@ -85,7 +86,7 @@ class Biases:
         user_squares: float32 [U], sum over a user's ratings of (r - mean - item bias)^2.
         item_squares: float32 [I], sum over an item's ratings of (r - mean - user bias)^2.
         variance: mean of (r - mean - user bias - item bias)^2 over all ratings.
-        damping: what the biases of users and of items were fitted with.
+        damping: with which the biases of users and of items were fitted.
     """
 
     mean: float
@@ -104,7 +105,7 @@ class Biases:
         return self.users.index_select(0, users).add_(self.items.index_select(0, items)) + self.mean
 
     def to(self, device: torch.device) -> "Biases":
-        """The same on another device."""
+        """These biases on another device."""
         return Biases(
             self.mean,
             self.users.to(device),
@@ -118,7 +119,7 @@ class Biases:
         )
 
     def copied(self, device: torch.device) -> "Biases":
-        """The same on a device, with tensors of its own, for `leaving_out`."""
+        """A copy on a device, which shares no tensors with this one, for `leaving_out`."""
         moved = self.to(device)
         return replace(
             moved,
@@ -131,7 +132,7 @@ class Biases:
         )
 
     def with_nobody(self) -> "Biases":
-        """The same with one more user, who has rated nothing: padding of fixed shapes."""
+        """These biases with a further user, without ratings, for the padding of fixed shapes."""
         return replace(
             self,
             users=functional.pad(self.users, (0, 1)),
@@ -143,16 +144,16 @@ class Biases:
     def leaving_out(
         self, users: Ends, items: Ends, ratings: Tensor, present: Tensor | None = None
     ) -> Iterator[None]:
-        """Make these, for a while, the biases without n of the training ratings; see `without`.
+        """Within the block, make these the biases without n of the training ratings; see `without`.
 
-        The rows of their users and items are changed in place and put back, so that the cost
-        follows from n and not from how many users and items there are.
+        The rows of the ratings' users and items are changed in place and restored afterwards, so
+        that the cost depends on n and not on how many users and items there are.
 
         Args:
-            users: of the ratings to take out; all of them in the training set.
-            items: theirs.
+            users: of the ratings to take out, all of which are in the training set.
+            items: of the same ratings.
             ratings: float32 [n].
-            present: float32 [n]; 1 for a rating, 0 for padding; None where all are ratings.
+            present: float32 [n]; 1 for a rating, 0 for padding; None if all are ratings.
         """
         of_users, of_items = self._tables
         before = _rows(of_users, users.nodes), _rows(of_items, items.nodes)
@@ -180,11 +181,11 @@ class Biases:
         ratings: Tensor,
         present: Tensor | None = None,
     ) -> tuple[_Known, _Known]:
-        """What is known of some users and items, without n ratings among them.
+        """Biases, degrees and squares of some users and items, without n of their ratings.
 
         Args:
-            known: of the users, and of the items.
-            places: int [n] each; the rows of both ends of the ratings.
+            known: of the users, and of the items, with the ratings.
+            places: int [n] each; the rows of the ratings' users and items in `known`.
             ratings: float32 [n].
             present: float32 [n]; see `leaving_out`.
         """
@@ -198,16 +199,16 @@ class Biases:
         )
 
     def without(self, users: Tensor, items: Tensor, ratings: Tensor) -> "Biases":
-        """The biases as they would be had n of the training ratings not been there.
+        """The biases as they would be without n of the training ratings.
 
         A user's bias is its damped mean of r - mean - b_i, so taking ratings out of it is exact
-        given the item biases; likewise an item's. (What the ratings moved in *other* nodes'
-        biases stays, an effect smaller by another factor of a degree.) Predicting a target from
-        biases that hold it would tell the model the answer; see DESIGN, "no leak".
+        given the item biases; likewise an item's. (The effect of the ratings on *other* nodes'
+        biases stays; it is smaller by another factor of a degree.) Predicting a target from biases
+        that were fitted to it would tell the model the answer; see DESIGN, "no leak".
 
         Args:
-            users: int64 [n] users of the ratings to take out; all of them in the training set.
-            items: int64 [n] their items.
+            users: int64 [n] users of the ratings to take out, all of which are in the training set.
+            items: int64 [n] items of the same ratings.
             ratings: float32 [n].
         """
         of_users, of_items = self._left(self._tables, (users, items), ratings)
@@ -222,7 +223,7 @@ class Biases:
         )
 
     def user_inputs(self, users: Tensor | slice) -> Tensor:
-        """float32 [n, 3]: what is known of users beside their messages; see `inputs`."""
+        """The users' inputs to the model beside their messages, float32 [n, 3]; see `inputs`."""
         return self.inputs(
             self.users[users],
             self.user_degrees[users],
@@ -231,7 +232,7 @@ class Biases:
         )
 
     def item_inputs(self, items: Tensor | slice) -> Tensor:
-        """float32 [n, 3]: the same of items."""
+        """The same for items."""
         return self.inputs(
             self.items[items],
             self.item_degrees[items],
@@ -242,15 +243,15 @@ class Biases:
     def inputs(self, bias: Tensor, degrees: Tensor, squares: Tensor, damping: float) -> Tensor:
         """Bias, log(1 + degree) and log spread of n nodes, float32 [n, 3].
 
-        The spread is the standard deviation of what a node's ratings have beyond the biases, over
-        that of all ratings, and damped: people differ in how much of the scale they use. A node
+        The spread is the standard deviation of a node's ratings less mean and biases, damped, and
+        divided by that of all ratings: people differ in how much of the scale they use. A node
         without ratings has zeros.
 
         Args:
             bias: float32 [n].
             degrees: float32 [n].
             squares: float32 [n], as `user_squares`.
-            damping: what the n biases were fitted with.
+            damping: with which the n biases were fitted.
         """
         left = _beyond_own(squares, bias, degrees, damping)
         damped = left.clamp(min=0) + _SPREAD_DAMPING * self.variance
@@ -258,11 +259,11 @@ class Biases:
         return torch.stack((bias, torch.log1p(degrees), spread), dim=1)
 
     def of_new_users(self, ratings: Adjacency, scale: RatingScale) -> "Biases":
-        """The same with n users that training never saw in place of its own.
+        """Biases of n users that training never saw, with the item biases of this.
 
         Args:
-            ratings: of the n users, the neighbours being items that have a bias here.
-            scale: what the codes of the ratings stand for.
+            ratings: of the n users; the neighbours are items that have a bias here.
+            scale: the rating scale of the codes.
         """
         levels = scale.decode(np.arange(scale.levels)).astype(np.float64) - self.mean
         explained = self.items.numpy().astype(np.float64)
@@ -317,7 +318,7 @@ def fit_biases(graph: RatingGraph, damping: Damping | None = None) -> Biases:
             still = change <= _TOLERANCE * graph.scale.step
             if damping is None:
                 # Sum over all ratings of (centred rating - item bias - user bias)^2, multiplied
-                # out: sums over a node's ratings are there already, so no rating is read again.
+                # out: with the sums over each node's ratings, no rating has to be read again.
                 squares = total + np.sum(item_bias * (item_degrees * item_bias - 2 * item_sums))
                 squares += np.sum(user_bias * (user_degrees * user_bias - 2 * beyond))
                 sides = (user_bias, user_degrees), (item_bias, item_degrees)
@@ -341,32 +342,34 @@ def fit_biases(graph: RatingGraph, damping: Damping | None = None) -> Biases:
     )
 
 
-_Side = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]  # a side's biases and degrees
+_Side = tuple[
+    npt.NDArray[np.float64], npt.NDArray[np.int64]
+]  # biases and degrees of users or items
 
 
 def _dampings(
     users: _Side, items: _Side, squares: float, least_noise: float, used: Damping
 ) -> Damping:
-    """The dampings that the evidence asks for, given biases fitted with those used so far.
+    """The dampings with the highest evidence, given biases fitted with the dampings so far.
 
-    One step of the fixed point of MacKay, "Bayesian interpolation", Neural Computation 4(3), 1992,
-    section 4.4, for two groups of parameters. Of n ratings and a damping d, n / (n + d) of a bias
-    is decided by its ratings and the rest by the damping: their sum over the nodes of a side is
-    gamma, its number of well-determined biases. Then
+    A step of the fixed point of MacKay, "Bayesian interpolation", Neural Computation 4(3), 1992,
+    section 4.4, for two groups of parameters. For a node with n ratings and a damping d, the share
+    n / (n + d) of its bias is determined by its ratings, and the rest by the damping. The sum of
+    these shares over the nodes of a side is gamma, its number of well-determined biases. Then
 
         noise = squares / (ratings - gamma of users - gamma of items)
         variance of a side's biases = sum of their squares / gamma
         damping of a side = noise / variance of its biases
 
-    Each side has `_PRIOR_NODES` more well-determined biases, of the variance that `DAMPING` stands
-    for. Beside thousands of nodes they count for nothing; where there are hardly any they decide.
+    `_PRIOR_NODES` well-determined biases are added to each side, with the variance that `DAMPING`
+    implies. Beside thousands of nodes they make no difference; with hardly any nodes they decide.
 
     Args:
         users: float64 [U] biases and int64 [U] degrees.
         items: float64 [I] and int64 [I].
         squares: sum over the ratings of (r - mean - b_u - b_i)^2.
-        least_noise: variance that the noise has at least.
-        used: what the biases were fitted with.
+        least_noise: the least variance of the noise.
+        used: the dampings that the biases were fitted with.
     """
     gammas = [
         float((degrees / (degrees + damping)).sum())
@@ -382,14 +385,14 @@ def _dampings(
 
 
 class NoBiases(Biases):
-    """What stands for biases where rows are interactions, whose values are all 1.
+    """The biases of interactions, whose values are all 1: zeros.
 
-    Mean, biases and squares are zero, whatever rows are taken out, so what is left of a row is its
+    Mean, biases and squares are zero, whatever rows are taken out, so the residual of a row is its
     value. Only degrees are known.
     """
 
     def to(self, device: torch.device) -> "NoBiases":
-        """The same on another device."""
+        """These biases on another device."""
         return self._with_degrees(self.user_degrees.to(device), self.item_degrees.to(device))
 
     def _left(
@@ -399,7 +402,7 @@ class NoBiases(Biases):
         ratings: Tensor,
         present: Tensor | None = None,
     ) -> tuple[_Known, _Known]:
-        """The same, whose degrees alone change; see `Biases`."""
+        """As `Biases._left`, but only degrees change."""
         of_users, of_items = (
             (bias, _count_down(degrees, rows, present).to(degrees.dtype), squares)
             for (bias, degrees, squares), rows in zip(known, places, strict=True)
@@ -412,7 +415,7 @@ class NoBiases(Biases):
         return torch.stack((zeros, torch.log1p(degrees), zeros), dim=1)
 
     def of_new_users(self, ratings: Adjacency, scale: RatingScale) -> "NoBiases":
-        """The same with n users that training never saw in place of its own."""
+        """For n users that training never saw, as `Biases.of_new_users`."""
         return self._with_degrees(_float32(ratings.degrees), self.item_degrees)
 
     def _with_degrees(self, user_degrees: Tensor, item_degrees: Tensor) -> "NoBiases":
@@ -430,7 +433,7 @@ class NoBiases(Biases):
 
 
 def no_biases(graph: RatingGraph) -> NoBiases:
-    """The biases of a graph of interactions: none.
+    """The biases of a graph of interactions: zeros.
 
     Args:
         graph: the training interactions.
@@ -448,7 +451,7 @@ def no_biases(graph: RatingGraph) -> NoBiases:
 
 
 def residuals_of(graph: RatingGraph, biases: Biases) -> npt.NDArray[np.float32]:
-    """float32 [E]: each training rating less mean and biases, in the order of the edges' ids."""
+    """Each training rating less mean and biases, float32 [E], in the order of the edges' ids."""
     by_user = graph.by_user
     out = np.empty(graph.num_edges, dtype=np.float32)
     for first, last in node_chunks(by_user.offsets):
@@ -463,7 +466,7 @@ def residuals_of(graph: RatingGraph, biases: Biases) -> npt.NDArray[np.float32]:
 def _squares(
     ratings: Adjacency, levels: npt.NDArray[np.float64], explained: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """For each node the sum over its ratings of (level - what explains the other end)^2."""
+    """For each node the sum over its ratings of (level - bias of the other end)^2."""
     return segment_squares(ratings.offsets, levels, ratings.codes, explained, ratings.neighbours)
 
 
@@ -473,8 +476,8 @@ _Values = TypeVar("_Values", Tensor, npt.NDArray[Any])
 def _beyond_own(squares: _Values, bias: _Values, degrees: _Values, damping: float) -> _Values:
     """For each node the sum over its ratings of (rating less mean and both biases)^2.
 
-    Of x, a rating less mean and the other end's bias, `squares` is the sum of x^2, and the sum of x
-    is bias * (degree + damping).
+    For x, a rating less mean and the other end's bias, `squares` is the sum of x^2, and the sum of
+    x is bias * (degree + damping).
     """
     left: _Values = squares - bias * bias * (degrees + 2 * damping)
     return left
@@ -497,7 +500,7 @@ def _put(tables: _Known, nodes: Tensor, rows: _Known) -> None:
 def _leave_out(
     known: _Known, nodes: Tensor, residuals: Tensor, damping: float, present: Tensor | None
 ) -> _Known:
-    """Biases, degrees and squares of all nodes without n ratings of some of them."""
+    """Biases, degrees and squares of all nodes, without n of their ratings."""
     bias, degrees, squares = known
     remaining, residuals = _count_down(degrees, nodes, present), residuals.double()
     if present is not None:
@@ -513,7 +516,7 @@ def _leave_out(
 
 
 def _count_down(degrees: Tensor, nodes: Tensor, present: Tensor | None) -> Tensor:
-    """float64 degrees less one for each of n ratings; float32 takes no 1 off 2^24 and more."""
+    """float64 degrees less 1 for each of n ratings; float32 counts exactly only up to 2^24."""
     if present is not None:
         return degrees.double().index_add_(0, nodes, present.double(), alpha=-1)
     return degrees.double() - torch.bincount(nodes, minlength=len(degrees))

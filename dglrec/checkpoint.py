@@ -1,8 +1,8 @@
-"""Checkpoints on disk: `model.safetensors`, `state.pt`, `meta.json` in one folder, whole or absent.
+"""Checkpoints on disk: `model.safetensors`, `state.pt`, `meta.json` in a folder, whole or absent.
 
-Weights are safetensors, which hold numbers only. The state goes through
+Weights are safetensors, which hold numbers only. The state is read by
 `torch.load(weights_only=True)`, which builds tensors and plain containers and refuses all else.
-So nothing in a checkpoint, from whomever, can run code.
+So nothing in a checkpoint can run code, wherever it came from.
 """
 
 import io
@@ -36,20 +36,20 @@ _STATE = "state.pt"
 _META = "meta.json"
 _OLDER = "step-"
 DAMAGED = "damaged-"
-"""How the names of checkpoints begin that were moved out of the way."""
+"""The start of the names of checkpoints that were moved out of the way."""
 
 
 class DamagedError(DataError):
-    """A checkpoint is not as it was written: cut short, altered, or in part missing."""
+    """A checkpoint is not as it was written: truncated, altered, or partly missing."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds.
+    """A model as a checkpoint folder holds it.
 
     Attributes:
         weights: the model's tensors by name.
-        meta: what describes them, JSON.
+        meta: their description, JSON.
     """
 
     weights: dict[str, Tensor]
@@ -64,23 +64,23 @@ def save_checkpoint(
     *,
     keep: int | None = None,
 ) -> None:
-    """Write a checkpoint in place of the one that may be there.
+    """Write a checkpoint, in place of an earlier one in the same folder.
 
     Args:
         folder: the checkpoint's folder.
         weights: the model's tensors by name.
-        state: what training goes on from: tensors in plain containers.
+        state: what training continues from: tensors in plain containers.
         meta: JSON values; with `keep`, `step` among them. Schema version and checksums are added.
-        keep: how many checkpoints to keep, this one included. Older ones move to `step-N` beside
-            the folder, N being their step, and the oldest go. None keeps this one, and leaves
-            what is beside it alone.
+        keep: how many checkpoints to keep, including this one. Older ones move to `step-N` beside
+            the folder, N being their step, and the oldest are removed. None keeps only this one,
+            and does not touch others beside it.
     """
     aside = _name_of_older(folder) if keep is not None and folder.is_dir() else None
     if (folder / MODEL_FILE).exists() and not (folder / _META).exists():
-        _move_aside(folder)  # overwriting would refuse it, as it may be anything
+        _move_aside(folder)  # `atomic_folder` would not overwrite a folder without its marker
     with atomic_folder(folder, marker=_META, overwrite=True, aside=aside) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        # By way of memory: what the two libraries raise when a disk is full does not say so.
+        # Serialised in memory: the libraries' errors do not say so if a disk is full.
         (temporary / MODEL_FILE).write_bytes(save(tensors))
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -90,14 +90,15 @@ def save_checkpoint(
         checksums[_META] = json_digest(described)
         write_json(temporary / _META, {**described, "sha256": checksums})
     for old in [] if keep is None else older_checkpoints(folder)[keep - 1 :]:
-        # Half-removed under its name it would be a damaged checkpoint; like this it is swept.
+        # Renamed first: half-removed under its name it would be a damaged checkpoint, but a
+        # temporary name is swept.
         going = old.with_name(f"{TEMPORARY}{old.name}")
         old.rename(going)
         shutil.rmtree(going)
 
 
 def older_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that were kept beside one, the newest first."""
+    """The older checkpoints that were kept beside one, the newest first."""
     found = [
         (int(match[1]), path)
         for path in folder.parent.glob(f"{_OLDER}*")
@@ -107,16 +108,16 @@ def older_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """A checkpoint, or the newest of those kept beside it where it is missing or damaged.
+    """A checkpoint, or if it is missing or damaged the newest of those kept beside it.
 
-    What is passed over is said, and moved out of the way, to `damaged-...`.
+    Checkpoints that are passed over are logged, and moved out of the way, to `damaged-...`.
 
     Returns:
-        None where there has never been one.
+        None if there has never been a checkpoint.
 
     Raises:
-        DamagedError: all that are there are damaged.
-        DataError: one is whole, and not one that this program reads.
+        DamagedError: all checkpoints there are damaged.
+        DataError: a checkpoint is whole, but this program cannot read it.
     """
     candidates = [path for path in (folder, *older_checkpoints(folder)) if path.is_dir()]
     damages: dict[Path, str] = {}
@@ -132,7 +133,7 @@ def newest_whole(folder: Path) -> Path | None:
             damages[path] = str(error)
             if isinstance(error, OSError):
                 damages[path] = f"{path}: cannot be read ({error.strerror})"
-            unreadable.add(path)  # today; it may be whole
+            unreadable.add(path)  # not moved aside, as it may be whole
             continue
         if damages:
             for damaged, what in damages.items():
@@ -164,7 +165,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Read what training goes on from.
+    """Read the state that training continues from.
 
     Raises:
         DataError: as `load_checkpoint`, or the state holds something other than plain data.
@@ -186,7 +187,7 @@ def pack_checkpoint(folder: Path) -> bytes:
 
 
 def unpack_checkpoint(data: bytes) -> tuple[Checkpoint, dict[str, Any]]:
-    """What `load_checkpoint` and `load_state` read, out of what `pack_checkpoint` made of it.
+    """Read what `pack_checkpoint` made: the results of `load_checkpoint` and `load_state`.
 
     Raises:
         DataError: the state holds something other than plain data.
@@ -206,8 +207,8 @@ def _parse_state(source: Path | io.BytesIO, name: Path | str) -> dict[str, Any]:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # torch has no one class for all that can be wrong with a file
-        # torch's own words would tell how to load the file all the same.
+    except Exception as error:  # torch raises many kinds for a file that is wrong
+        # torch's message is not shown: it would say how to load the file all the same.
         raise DataError(
             f"{name}: refused: not a state that this program wrote; "
             "go back to another checkpoint, or train again"
@@ -218,7 +219,7 @@ def _parse_state(source: Path | io.BytesIO, name: Path | str) -> dict[str, Any]:
 
 
 def _name_of_older(folder: Path) -> Path | None:
-    """Where the checkpoint in a folder goes when a newer one takes its place."""
+    """The new name for the checkpoint in a folder when a newer one replaces it."""
     try:
         step = _read_meta(folder).get("step", 0)
     except DataError as error:
@@ -226,7 +227,7 @@ def _name_of_older(folder: Path) -> Path | None:
         _move_aside(folder)
         return None
     name = folder.with_name(f"{_OLDER}{int(step):09d}")
-    if name.is_dir():  # from before a resume that began further back
+    if name.is_dir():  # from before a resume from an earlier step
         shutil.rmtree(name)
     return name
 

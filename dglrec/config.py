@@ -1,6 +1,6 @@
-"""The owners' configurations put together: defaults, TOML, environment, `--set`.
+"""Settings from all sources: defaults, TOML, environment, `--set`.
 
-Each key stands beside what it configures: `model.*` in `nn.ModelConfig`, `loader.*` in
+Each key is defined beside the code that it configures: `model.*` in `nn.ModelConfig`, `loader.*` in
 `sampling.LoaderConfig`, `train.*` in `train.TrainConfig`, `baseline.*` in
 `baselines.BaselineConfig`, `derived.*` in `derived.DerivedConfig`. `configs/` holds files that
 `--config` finds by name.
@@ -39,14 +39,15 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "derived": DerivedConfig,
 }
 SHIPPED = Path(__file__).parent / "configs"
-"""Where the configurations are that `--config` finds by name."""
+"""The folder of the configurations that `--config` finds by name."""
 
 ENVIRONMENT_PREFIX = "DGLREC_"
 
-# Variables of this prefix that are no configuration: where caches and the scripts' tools are.
+# Variables with this prefix that are not settings: the folders of caches and of the scripts' tools.
 _OTHER_VARIABLES = {"DGLREC_CACHE", "DGLREC_PYTHON", "DGLREC_VENV"}
 
-# When a run is resumed: how long it goes on, how often it is saved, and who follows it.
+# Settings that may change when a run is resumed: how long it trains, how often it is saved, and the
+# tracker that follows it.
 _MAY_CHANGE = (
     "train.epochs",
     "train.patience",
@@ -66,19 +67,19 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Put a configuration together; later sources win over earlier ones.
+    """Combine a configuration's sources; later ones override earlier ones.
 
     Args:
         file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`,
-            `[derived]`, or the name of one that is shipped; beats the defaults.
-        environment: variables like `DGLREC_TRAIN_EPOCHS`; beat the file.
-        assignments: texts like `train.epochs=5`; beat all else. A value is TOML; what is no TOML
-            is taken as text.
-        given: values by key, like `{"train.epochs": 5}`; beat the assignments.
+            `[derived]`, or the name of a shipped configuration; overrides the defaults.
+        environment: variables like `DGLREC_TRAIN_EPOCHS`; override the file.
+        assignments: texts like `train.epochs=5`; override the environment. A value is TOML; what
+            is not TOML is taken as text.
+        given: values by key, like `{"train.epochs": 5}`; override the assignments.
 
     Raises:
         UsageError: an unknown key, with the nearest known one, or a value of the wrong type.
-        DataError: the file is missing or no TOML, or none of that name is shipped.
+        DataError: the file is missing or is not TOML, or no configuration of that name is shipped.
     """
     values: Values = {name: {} for name in SECTIONS} if file is None else read_config(file)
     _override(values, assignments, environment or {}, given or {})
@@ -86,15 +87,15 @@ def load_settings(
 
 
 def read_config(file: Path) -> Values:
-    """What a configuration sets, by section and key; values are checked by `build_settings`.
+    """A configuration file's values, by section and key; `build_settings` checks them.
 
     Args:
         file: TOML with sections `[model]`, `[loader]`, `[train]`, `[ranking]`, `[baseline]`,
-            `[derived]`, or the name of one that is shipped.
+            `[derived]`, or the name of a shipped configuration.
 
     Raises:
         UsageError: an unknown section or key, with the nearest known one.
-        DataError: the file is missing or no TOML, or none of that name is shipped.
+        DataError: the file is missing or is not TOML, or no configuration of that name is shipped.
     """
     values: Values = {name: {} for name in SECTIONS}
     for section, keys in read_toml(_found(file)).items():
@@ -115,7 +116,7 @@ def build_settings(values: Values) -> Settings:
     """Check values by section and key, and fill in defaults.
 
     Raises:
-        UsageError: a value is of the wrong type or out of range, or two do not fit together.
+        UsageError: a value is of the wrong type or out of range, or two values contradict.
     """
     built = {}
     for name, kind in SECTIONS.items():
@@ -147,7 +148,7 @@ def shipped_names() -> list[str]:
 
 
 def describe(settings: Settings | None = None) -> str:
-    """All keys with their values and what they mean, as a TOML file; None stands for defaults."""
+    """All keys with their values and descriptions, as a TOML file; None stands for defaults."""
     values = (settings or build_settings({})).to_dict()
     lines = []
     for name, kind in SECTIONS.items():
@@ -166,17 +167,17 @@ def resumed_settings(
     *,
     given: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings a run goes on with: its own, but for how long it may still train.
+    """The settings that a resumed run continues with: its own, but for a few that may change.
 
     Args:
-        run: its folder.
+        run: the run's folder.
         file: as for `load_settings`.
         assignments: likewise.
         environment: likewise.
         given: likewise.
 
     Raises:
-        UsageError: a setting would change that decides what is learned.
+        UsageError: a setting would change what is learned.
         DataError: the run has no configuration.
     """
     check_is_run(run)
@@ -188,7 +189,7 @@ def resumed_settings(
     for section, own_values in own.to_dict().items():
         for key, value in own_values.items():
             if values[section].get(key) == "auto":
-                values[section][key] = value  # what it meant when the run began
+                values[section][key] = value  # what auto stood for when the run began
     settings = build_settings(values)
     changed = [key for key in changed_keys(own, settings) if key not in _MAY_CHANGE]
     if changed:
@@ -206,11 +207,11 @@ def shared_settings(
     assignments: Sequence[str],
     environment: Mapping[str, str],
 ) -> Settings:
-    """The settings that the first process finds, on all of them, whatever the others would find.
+    """The settings that the first process finds, for all processes.
 
     Args:
         world: the processes.
-        resumed: a run to go on with; None for a new one.
+        resumed: the run to resume; None for a new run.
         file: as for `load_settings`.
         assignments: likewise.
         environment: likewise.
@@ -224,7 +225,7 @@ def shared_settings(
             found = resumed_settings(resumed, file, assignments, environment)
         else:
             found = load_settings(file=file, assignments=assignments, environment=environment)
-        return json.dumps(found.given()).encode()  # what nobody set stays unset
+        return json.dumps(found.given()).encode()  # unset settings stay unset
 
     return build_settings(json.loads(world.from_first(find)))
 
@@ -241,10 +242,10 @@ def changed_keys(old: Settings, new: Settings) -> list[str]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """What a TOML file holds.
+    """The content of a TOML file.
 
     Raises:
-        DataError: it is missing, cannot be read, or is no TOML.
+        DataError: the file is missing, cannot be read, or is not TOML.
     """
     try:
         with read_errors(file):
@@ -257,10 +258,10 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def _found(file: Path) -> Path:
-    """The file itself; of a bare name that is no file, the shipped configuration of that name.
+    """The file itself; for a bare name that is no file, the shipped configuration of that name.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such configuration.
     """
     if len(file.parts) != 1 or file.suffix or file.is_file():
         return file
@@ -276,7 +277,7 @@ def _found(file: Path) -> Path:
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value; `10,20` counts as a list, and what is no TOML as text."""
+    """A TOML value; `10,20` is read as a list, and what is not TOML as text."""
     for candidate in (text, f"[{text}]") if "," in text else (text,):
         try:
             return tomllib.loads(f"value = {candidate}")["value"]
@@ -286,7 +287,7 @@ def parse_value(text: str) -> Any:
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The settings that variables like `DGLREC_TRAIN_EPOCHS` give, as texts by key.
+    """Settings from variables like `DGLREC_TRAIN_EPOCHS`, as texts by key.
 
     Raises:
         UsageError: a variable of this prefix names no setting.
@@ -307,7 +308,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def keyed_entries(
     table: Mapping[str, Any], sections: Collection[str] = tuple(SECTIONS)
 ) -> Iterator[tuple[str, Any]]:
-    """Values by keys like `model.layers`, which TOML takes for tables unless they are quoted."""
+    """Values by keys like `model.layers`, which TOML reads as tables unless they are quoted."""
     for key, value in table.items():
         if key in sections and isinstance(value, dict):
             yield from ((f"{key}.{name}", one) for name, one in value.items())
@@ -316,15 +317,15 @@ def keyed_entries(
 
 
 def declared_file(what: str, name: str, shipped: Mapping[str, Path]) -> Path:
-    """The TOML file that is meant: one that ships, by its name, or a file.
+    """The TOML file for a name: that of a shipped declaration, or a path.
 
     Args:
-        what: what it declares, for messages.
-        name: of one that ships, or a path that ends in .toml.
-        shipped: those that ship, by name.
+        what: what the file declares, for messages.
+        name: of a shipped declaration, or a path that ends in .toml.
+        shipped: the files of the shipped declarations, by name.
 
     Raises:
-        UsageError: none of that name ships.
+        UsageError: no declaration of that name ships.
     """
     if name.endswith(".toml"):
         return Path(name)
@@ -336,20 +337,20 @@ def declared_file(what: str, name: str, shipped: Mapping[str, Path]) -> Path:
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """The end of a message that refuses a name: which of the known ones is most like it."""
+    """The end of a message that refuses a name: the known name that is most similar to it."""
     names = list(known)
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
-    # A word that goes on longer is meant before one that only looks like it.
+    # A known name that the text begins with is preferred to one that only looks similar.
     found = found or [one for one in names if name.startswith(one)]
     found = found or difflib.get_close_matches(name, names, n=1, cutoff=0.0)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def explain(section: str, error: ValidationError) -> str:
-    """What is wrong with a section's values, in one line that names the first key."""
+    """What is wrong with a section's values, in a line that names the first key."""
     errors = error.errors(include_url=False)
     first = errors[0]
-    # Of a setting with several types, pydantic names the type it tried behind the setting.
+    # For a setting of several types, pydantic puts the type that it tried behind the setting.
     places = [str(part) for part in first["loc"][1:] if isinstance(part, int)]
     key = ".".join([section, *map(str, first["loc"][:1]), *places])
     if not first["loc"]:
@@ -384,14 +385,14 @@ def _assign(values: Values, key: str, text: str, source: str) -> None:
 
 
 def check_key(key: str, source: str) -> None:
-    """Refuse what is no setting.
+    """Refuse a key that is not a setting.
 
     Args:
         key: like `train.epochs`.
-        source: where it stands.
+        source: where it was found, for the message.
 
     Raises:
-        UsageError: it is none; the nearest one is named.
+        UsageError: there is no such setting; the message names the nearest.
     """
     if key not in known_keys():
         raise UsageError(f"{source}: no setting {key}{nearest(key, known_keys())}")
@@ -402,7 +403,7 @@ def _count(fanouts: tuple[int, ...] | str) -> str:
 
 
 def _like(last: int, layers: int) -> str:
-    """Fan-outs to show in a message; of very many layers the last few."""
+    """Example fan-outs for a message; for very many layers only the last few."""
     return ",".join(["10"] * min(layers - 1, 7) + [str(last)])
 
 

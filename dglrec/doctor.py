@@ -1,6 +1,6 @@
-"""Whether this machine and this installation can do the work, and the exact mend where not.
+"""Check whether this machine and this installation can do the work, and say how to mend what fails.
 
-Nothing heavy is imported before it is checked: the module loads where torch or DGL does not.
+Nothing heavy is imported before it is checked: this module loads even where torch or DGL does not.
 """
 
 import importlib.util
@@ -30,19 +30,19 @@ _REINSTALL = 'python -m pip install --force-reinstall "{}"'
 
 _WITHOUT_DGL = "not installed: loader.kind=neighbor, cluster are not available; all else works"
 
-# Where Linux says that an NVIDIA driver is loaded.
+# Linux shows in this file that an NVIDIA driver is loaded.
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
+    """The result of a check.
 
     Attributes:
-        name: what was looked at.
-        level: "failure" where the package cannot work, "warning" where a part of it cannot.
-        found: what is there, as one line.
-        mend: what to do about it; empty where all is well.
+        name: what was checked.
+        level: "failure" if the package cannot work, "warning" if a part of it cannot.
+        found: what is there, on a single line.
+        mend: what to do about it; empty if all is well.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Look at everything that the package needs. Takes some seconds: torch and DGL really load.
+    """Check everything that the package needs. Takes some seconds: torch and DGL are loaded.
 
     Returns:
-        One check or more for each of: Python, every required package, DGL at work, devices,
-        threads, memory, disk space, the text model. A check that itself breaks is a failure that
-        says how; the others still run.
+        At least one check for each of: Python, every required package, DGL at work, devices,
+        threads, memory, disk space, the text model. A check that itself raises is a failure with
+        that error; the others still run.
     """
     parts: tuple[tuple[str, Callable[[], list[Check]], str], ...] = (
         ("Python", _check_python, ""),
@@ -82,13 +82,13 @@ def _run(name: str, part: Callable[[], list[Check]], mend: str) -> list[Check]:
     try:
         return part()
     except ModuleNotFoundError as error:
-        # Often not the package asked for but one that it needs, as dgl needs packaging.
+        # The missing package is often another one's requirement, as dgl needs packaging.
         package = (error.name or "").partition(".")[0]
         if package and package not in mend:
             mend = f"python -m pip install {package}"
         return [Check(name, "failure", _in_one_line(error), mend)]
     except Exception as error:
-        # Native libraries raise whatever they like; to report that is what this module is for.
+        # Native libraries raise errors of any kind; this module exists to report them.
         return [Check(name, "failure", _in_one_line(error), mend)]
 
 
@@ -108,7 +108,7 @@ def _check_python() -> list[Check]:
 
 
 def _check_packages() -> list[Check]:
-    """Hold every installed version against what the installed dglrec itself declares."""
+    """Compare every installed version with the requirements of the installed dglrec."""
     from packaging.requirements import Requirement
 
     try:
@@ -142,7 +142,7 @@ def _check_package(name: str, specifier: str) -> Check:
             return Check(name, "warning", _WITHOUT_DGL, mend)
         return Check(name, "failure", "not installed", mend)
     if not version:
-        # An installation that was cut short leaves a folder without metadata.
+        # An interrupted installation leaves a folder without metadata.
         return Check(name, "failure", "installed in part", _REINSTALL.format(wanted))
     if not SpecifierSet(specifier).contains(version, prereleases=True):
         return Check(
@@ -160,7 +160,7 @@ def _check_dgl() -> list[Check]:
         import dgl
     except ModuleNotFoundError as error:
         if error.name != "dgl":
-            raise  # DGL is there, and lacks a package that it needs
+            raise  # DGL is there, but a package that it needs is missing
         return [Check("DGL at work", "warning", _WITHOUT_DGL, _dgl_mend())]
     import torch
 
@@ -191,7 +191,7 @@ def _check_dgl() -> list[Check]:
 
 
 def _dgl_mend() -> str:
-    """How DGL is had: from Python 3.12 on there is no wheel under a name that pip takes."""
+    """How to install DGL: from Python 3.12 on it has no wheel under a name that pip accepts."""
     if sys.version_info[:2] < _FIRST_PYTHON_WITHOUT_DGL:
         return 'python -m pip install "dgl==1.1.3"'
     return "scripts/quickstart installs it; docs/dgl.md has the three commands"
@@ -227,7 +227,7 @@ def _check_gpu(index: int) -> Check:
     name = f"GPU {index}"
     described = torch.cuda.get_device_name(index)
     try:
-        # A GPU that torch has no code for is listed, and fails at its first sum.
+        # A GPU that torch was not built for is listed, but fails at its first sum.
         torch.ones(2, device=f"cuda:{index}").sum().item()
         free, total = torch.cuda.mem_get_info(index)
     except RuntimeError as error:
@@ -285,7 +285,7 @@ def _check_cache() -> list[Check]:
 
 
 def _check_disk(name: str, folder: Path, elsewhere: str) -> Check:
-    """Look at a folder, or at where it would be made."""
+    """Check a folder, or the folder that it would be made in."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     found = f"{gib(free)} free at {folder}"

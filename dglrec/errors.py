@@ -1,16 +1,16 @@
-"""The errors that a user can mend, one class for each exit code of the command line."""
+"""Errors that a user can mend, a class for each exit code of the command line."""
 
 
 class DglrecError(Exception):
-    """Something failed while running. The message is for the user: what, where, and the mend."""
+    """Something failed. The message is for the user: what, where, and how to mend it."""
 
     exit_code = 1
     told = False
-    """Whether another process of the same job says it already."""
+    """Whether another process of the same job reports it already."""
 
 
 class DivergedError(DglrecError):
-    """What a training computes is no longer finite: its settings do not suit the data."""
+    """A training's values are no longer finite: its settings do not suit the data."""
 
 
 class UsageError(DglrecError):
@@ -26,7 +26,7 @@ class DataError(DglrecError):
 
 
 class EmptyFileError(DataError):
-    """A table has a header and no rows, which may be all right: on some nights nobody is new."""
+    """A table has a header and no rows. That may be fine: some nights bring no new users."""
 
 
 class UnknownIdsError(DataError):
@@ -34,7 +34,7 @@ class UnknownIdsError(DataError):
 
 
 class UnreadableError(DataError):
-    """A file is there and cannot be read today. What is in it may be whole."""
+    """A file exists but cannot be read now. Its content may be intact."""
 
 
 class UnusableEnvironmentError(DglrecError):

@@ -6,13 +6,13 @@ decoder.safetensors   the decoder's weights by name; mean rating, users' damping
 user_lists.parquet    user_id, embedding, bias: of the list head, where there is one
 item_lists.parquet    item_id, embedding, bias
 item_weights.safetensors  item-item weights beside it, where there are some
-export.json           what they came of
+export.json           model, data set, counts and checksums
 
 A rating is mean + user's bias + item's bias + w relu(W_u u + b_u + W_i i) + b + P u . Q i, clipped
-to the scale; docs/scoring.md has it in numpy. An item's place in a list comes of the dot product of
-the two list embeddings + the item's bias, and of the item-item weights: for each item j that the
-user rated, values[level of the rating] * weights[n] for each of the items[n], n from offsets[j] up
-to offsets[j + 1].
+to the scale; docs/scoring.md has it in numpy. An item's score for a list is the dot product of the
+two list embeddings + the item's bias, and the sum of the item-item weights: for each item j that
+the user rated, values[level of the rating] * weights[n] for each of the items[n], n from offsets[j]
+up to offsets[j + 1].
 """
 
 from pathlib import Path
@@ -55,8 +55,8 @@ def export(trained: TrainedModel, out: Place, *, overwrite: bool = False) -> dic
 
     Args:
         trained: a run's model.
-        out: a folder; it appears whole or not at all. In a store `EXPORT_FILE` comes last, and says
-            that it is whole.
+        out: a folder, written whole or not at all. In a store `EXPORT_FILE` is written last, to
+            show that it is complete.
         overwrite: whether an existing export may be replaced.
 
     Returns:
@@ -89,7 +89,7 @@ def export(trained: TrainedModel, out: Place, *, overwrite: bool = False) -> dic
     with atomic_folder(out, marker=EXPORT_FILE, overwrite=overwrite) as folder:
         _write(folder / USERS_FILE, schema.USER_ID, dataset.users, nodes.users, biases.users)
         _write(folder / ITEMS_FILE, schema.ITEM_ID, dataset.items, nodes.items, biases.items)
-        # By way of memory: what the library raises when a disk is full does not say so.
+        # Serialised in memory: the library's error does not say so if a disk is full.
         (folder / DECODER_FILE).write_bytes(save(tensors))
         names = [USERS_FILE, ITEMS_FILE, DECODER_FILE]
         if lists is not None:

@@ -1,4 +1,4 @@
-"""Atomic writes and checksums: what a reader finds under a name is whole, or is not there."""
+"""Atomic writes and checksums: a file or folder is either complete under its name, or not there."""
 
 import ctypes
 import errno
@@ -47,11 +47,11 @@ _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 def disk_errors(path: Place) -> Iterator[None]:
     """Turn a failed write into an error that names the target.
 
-    What goes to a store is made in a folder for temporary files, and is written from there.
+    What goes to a store is first made in a folder for temporary files, whose faults count too.
 
     Raises:
         DglrecError: the disk is full, the quota is used up, or the folder cannot be written.
-        DataError: a folder lies where a file belongs.
+        DataError: a folder is where a file belongs.
     """
     try:
         yield
@@ -63,7 +63,7 @@ def disk_errors(path: Place) -> Iterator[None]:
                     "some, or set TMPDIR"
                 ) from error
             if any(part.startswith(TEMPORARY) for part in path.absolute().parts):
-                raise  # inside a folder that is being made; who makes it names its target
+                raise  # inside a temporary folder, whose maker names the target
             raise DglrecError(f"{path}: {_FULL[error.errno]}, or write elsewhere") from error
         closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         if closed and isinstance(path, Path) and _concerns(path, error.filename):
@@ -77,12 +77,12 @@ def disk_errors(path: Place) -> Iterator[None]:
 
 @contextmanager
 def read_errors(path: Place) -> Iterator[None]:
-    """Turn a failed read into an error that names the file, and does not call it damaged.
+    """Turn a failed read into an error that names the file, without calling it damaged.
 
     Raises:
-        DataError: it is not there, or is no file.
-        UnreadableError: it is there, and cannot be read.
-        UnusableEnvironmentError: memory or file handles ran out; the file may be as it should.
+        DataError: the file is missing, or is no file.
+        UnreadableError: the file is there, and cannot be read.
+        UnusableEnvironmentError: memory or file handles ran out; the file may be fine.
     """
     try:
         yield
@@ -106,10 +106,10 @@ def read_errors(path: Place) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Place) -> Iterator[Path]:
-    """Give a temporary path; when the block ends well, flush and rename it to `path`.
+    """Give a temporary path; if the block succeeds, flush the file and rename it to `path`.
 
-    It lies beside `path`; of a store, it is made here and then written there at once. When the
-    block raises, the temporary file is removed and `path` is as it was.
+    The temporary file is beside `path`; for a store, it is local and then uploaded. If the block
+    raises, the temporary file is removed and `path` is unchanged.
     """
     if isinstance(path, RemotePath):
         with disk_errors(path), tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
@@ -136,12 +136,12 @@ def write_json(path: Place, value: Any) -> None:
 
 
 def read_json(path: Place) -> dict[str, Any]:
-    """Read one JSON object.
+    """Read a JSON object.
 
     Raises:
         DataError: the file is missing or cannot be read, is not JSON, or holds something other than
             an object.
-        UnusableEnvironmentError: there is no memory to read it.
+        UnusableEnvironmentError: there is not enough memory to read it.
     """
     try:
         with read_errors(path):
@@ -154,28 +154,28 @@ def read_json(path: Place) -> dict[str, Any]:
 
 
 def json_digest(value: Any) -> str:
-    """SHA-256 of JSON values, however a file lays them out."""
-    value = json.loads(json.dumps(value))  # keys as JSON has them, all of them text
+    """SHA-256 of JSON values, independent of how a file lays them out."""
+    value = json.loads(json.dumps(value))  # as JSON stores them: all keys are text
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values with the checksum of all of them, for `fits_checksum`."""
+    """JSON values with a checksum over all of them, for `fits_checksum`."""
     return {_CHECKSUM: json_digest(values), **values}
 
 
 def fits_checksum(values: Mapping[str, Any]) -> bool | None:
-    """Whether values are those of `with_checksum`; None where they have no checksum."""
+    """Whether the checksum of `with_checksum` fits the values; None if they have none."""
     checksum = values.get(_CHECKSUM)
     rest = {name: value for name, value in values.items() if name != _CHECKSUM}
     return None if checksum is None else bool(checksum == json_digest(rest))
 
 
 def write_checksums(folder: Path, names: Sequence[str]) -> None:
-    """Write the checksums (XXH128) of some files of a folder beside them, once all are written.
+    """Write the checksums (XXH128) of some files of a folder, once all of them are written.
 
     Args:
-        folder: where they are, and where the checksums go.
+        folder: holds the files, and gets the file of checksums.
         names: of the files, relative to the folder.
     """
     sums = {name: xxhash.xxh3_128_hexdigest((folder / name).read_bytes()) for name in names}
@@ -183,25 +183,25 @@ def write_checksums(folder: Path, names: Sequence[str]) -> None:
 
 
 def remove_checksums(folder: Path) -> None:
-    """Remove what `write_checksums` wrote, before a file that it covers is changed."""
+    """Remove the file of checksums, before a file that it covers is changed."""
     (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
 
 
 def check_checksums(folder: Path, *, all_there: bool = False) -> None:
-    """Refuse a folder whose files are not those of `write_checksums`; one without is accepted.
+    """Refuse a folder whose files do not fit its checksums; without checksums it is accepted.
 
     Args:
         folder: with or without `CHECKSUMS_FILE`.
-        all_there: whether a file that is gone is refused, too; whoever reads it says so otherwise.
+        all_there: whether a missing file is refused, too; else this is left to what reads it.
 
     Raises:
-        DataError: one is damaged or altered.
+        DataError: a file is damaged or altered.
     """
     while (sums := read_checksums(folder)) is not None:
         try:
             _compare(folder, sums, all_there)
         except DataError:
-            # A process that goes on with a run removes the checksums first, and writes new ones.
+            # A process that resumes a run removes the checksums first, and writes new ones.
             if read_checksums(folder) == sums:
                 raise
         else:
@@ -209,10 +209,10 @@ def check_checksums(folder: Path, *, all_there: bool = False) -> None:
 
 
 def read_checksums(folder: Path) -> dict[str, Any] | None:
-    """What `write_checksums` wrote; None where it wrote nothing.
+    """The checksums that `write_checksums` wrote, by file name; None if it wrote none.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the file of checksums is damaged.
     """
     path = folder / CHECKSUMS_FILE
     try:
@@ -227,7 +227,7 @@ def read_checksums(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_below(name: str) -> bool:
-    """Whether a name is that of a file in a folder, and leads nowhere else."""
+    """Whether a name is a path that stays within a folder."""
     parts = Path(name).parts
     return bool(parts) and ".." not in parts and not Path(name).is_absolute() and "\0" not in name
 
@@ -252,7 +252,7 @@ def _compare(folder: Path, sums: dict[str, Any], all_there: bool) -> None:
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array as `.npy`. `np.save` does not say that it was the disk that filled up."""
+    """Write an array as `.npy`; unlike `np.save`, it raises the disk's own error if it is full."""
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(array)
@@ -272,8 +272,8 @@ def check_target_folder(
 
     Args:
         target: the folder to be made.
-        marker: a file that only a folder of this kind holds. Overwriting is refused where it is
-            missing, so that a mistyped path never removes somebody's other files.
+        marker: a file that only a folder of this kind holds. A folder without it is never
+            overwritten, so that a mistyped path does not remove other files.
         overwrite: whether an existing folder may be replaced.
         ignored: a file that may be there all the same.
         going_on: how to go on with what is there, for the message; empty where nobody can.
@@ -306,8 +306,8 @@ def check_possible(target: Place) -> None:
     """Refuse a path at which no folder can be made, before any work is done.
 
     Raises:
-        UsageError: it lies below a file, or a name in it is too long; or its bucket is not there.
-        DglrecError: its store cannot be reached, or refuses.
+        UsageError: the path is below a file, a name in it is too long, or its bucket is missing.
+        DglrecError: the store cannot be reached, or refuses.
     """
     if isinstance(target, RemotePath):
         target.check_bucket()
@@ -326,17 +326,17 @@ def check_possible(target: Place) -> None:
 def atomic_folder(
     target: Place, *, marker: str, overwrite: bool = False, aside: Path | None = None
 ) -> Iterator[Path]:
-    """Give a temporary folder beside `target`; when the block ends well, rename it to `target`.
+    """Give a temporary folder beside `target`; if the block succeeds, rename it to `target`.
 
-    When the block raises, the temporary folder is removed and `target` is as it was. Where
-    `target` is a link, the folder that it leads to is replaced. One process at a time writes a
-    target, and what one left behind that was killed is removed by the next.
+    If the block raises, the temporary folder is removed and `target` is unchanged. If `target` is a
+    link, the folder that it leads to is replaced. Only a single process at a time can write a
+    target; the next writer removes what a killed process left behind.
 
     Args:
         target: as for `check_target_folder`, which also says what is refused.
         marker: likewise.
         overwrite: likewise.
-        aside: a name on the same file system, not in use, for the folder that is replaced; None
+        aside: an unused name on the same file system, to which the replaced folder is moved; None
             removes that folder.
 
     Raises:
@@ -365,11 +365,11 @@ def atomic_folder(
 
 @contextmanager
 def _folder_in_store(target: RemotePath, *, marker: str, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary folder here; when the block ends well, write its files to `target`.
+    """Give a local temporary folder; if the block succeeds, write its files to `target`.
 
-    A store cannot rename a folder. So `marker` goes first and comes last: whoever waits for it
-    finds all files of one writing. A file of its own says that a folder is half-written; such a
-    folder is written over.
+    A store cannot rename a folder. So `marker` is removed first and written last: whoever waits for
+    it finds the files of a single writing. A separate file marks a folder as half-written; such a
+    folder is overwritten.
     """
     check_target_folder(target, marker=marker, overwrite=overwrite)
     with disk_errors(target), tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
@@ -400,16 +400,16 @@ def sha256_of(path: Place) -> str:
 
 
 def sweep(folder: Place) -> None:
-    """Remove what a killed process left half-written, and put back what it had moved aside.
+    """Remove half-written files of killed processes, and put back folders they had moved aside.
 
-    Only for whoever keeps all others from writing there: what they are writing would go too.
+    Call it only while no other process can write in the folder: its files would be removed, too.
     """
     for left in folder.glob(f"{TEMPORARY}*"):
         match = re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", left.name)
         if isinstance(left, RemotePath):
             left.unlink(missing_ok=True)
         elif match:
-            # Killed after it went aside, and perhaps before the new one was in place.
+            # Its process was killed after moving it aside, perhaps before the new one was there.
             _put_back(left, left.with_name(match[1]))
         elif left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
@@ -419,10 +419,10 @@ def sweep(folder: Place) -> None:
 
 @contextmanager
 def _only_writer(target: Path) -> Iterator[Path]:
-    """Give a new folder beside `target`, having removed what killed writers of `target` left.
+    """Give a new folder beside `target`, after removing what killed writers of `target` left.
 
-    A writer holds a lock on its folder, which goes with the process however that ends. Where the
-    file system has no locks, nothing is known of others, and nothing removed.
+    A writer holds a lock on its folder, which ends with the process in any case. If the file system
+    has no locks, other writers are not noticed, and nothing is removed.
 
     Raises:
         UsageError: another process is writing `target`.
@@ -430,14 +430,14 @@ def _only_writer(target: Path) -> Iterator[Path]:
     name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]  # names may be too long
     prefix = f"{TEMPORARY}{name}-"
     with ExitStack() as until_done, ExitStack() as at_start:
-        # Looking and beginning is for one process at a time; it takes no time. In a folder that is
-        # being made there is nobody else, and its lock is ours already.
+        # One process at a time may look for others and begin; this takes no time. A folder that is
+        # being made has no other writers, and its lock is held already.
         if not target.parent.name.startswith(TEMPORARY):
             at_start.enter_context(_folder_lock(target.parent, wait=True))
         with at_start:
             for left in target.parent.iterdir():
                 if left.name.startswith(prefix):
-                    # It may be gone: whoever wrote it has just finished.
+                    # It may be gone, if its writer has just finished.
                     with suppress(FileNotFoundError), _folder_lock(left) as held:
                         if held is False:
                             raise UsageError(
@@ -449,16 +449,16 @@ def _only_writer(target: Path) -> Iterator[Path]:
                 elif re.fullmatch(rf"{re.escape(_OLD)}\d+-{re.escape(target.name)}", left.name):
                     _put_back(left, target)
             temporary = target.parent / f"{prefix}{secrets.token_hex(4)}"
-            # Before it is made, so that no signal falls between.
+            # Registered before it is made, so that a signal in between leaves nothing behind.
             until_done.callback(shutil.rmtree, temporary, ignore_errors=True)
-            temporary.mkdir()  # as the user's umask says: it is what will be published
+            temporary.mkdir()  # with the user's umask, as this folder will be published
             until_done.enter_context(_folder_lock(temporary))
         yield temporary
 
 
 @contextmanager
 def _folder_lock(folder: Path, *, wait: bool = False) -> Iterator[bool | None]:
-    """Lock a folder; whether it is locked now, None where there are no locks."""
+    """Lock a folder; gives whether it is locked by us, None if there are no locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -472,7 +472,7 @@ def _folder_lock(folder: Path, *, wait: bool = False) -> Iterator[bool | None]:
 
 
 def _takes_name(source: Path, target: Path) -> bool:
-    """Rename a folder where nothing, or an empty folder, has the name; False where more has it."""
+    """Rename a folder if no file and no other than an empty folder has the name; else False."""
     try:
         os.rename(source, target)
     except OSError as error:
@@ -483,7 +483,7 @@ def _takes_name(source: Path, target: Path) -> bool:
 
 
 def _put_back(left: Path, target: Path) -> None:
-    """What went aside for a new folder: back where that one never came, or else away."""
+    """Move back a folder that was moved aside, or remove it if the new folder is there."""
     if target.exists():
         shutil.rmtree(left)
     else:
@@ -512,9 +512,9 @@ def _replace_folder(source: Path, target: Path, aside: Path | None) -> None:
 
 
 def _exchange(source: Path, target: Path) -> bool:
-    """Swap two names at once, so that `target` is there all the time.
+    """Swap two names atomically, so that `target` is there all the time.
 
-    False where that is not to be had, as on some network file systems.
+    False if that is not possible, as on some network file systems.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
@@ -525,7 +525,7 @@ def _exchange(source: Path, target: Path) -> bool:
 
 
 def _concerns(path: Path, named: str | bytes | None) -> bool:
-    """Whether an error that names a file came of writing `path`, and not of reading an input."""
+    """Whether an error that names a file is from writing `path`, rather than reading an input."""
     if named is None:
         return True
     place, path = Path(os.fsdecode(named)).absolute(), path.absolute()

@@ -1,7 +1,7 @@
-"""Training ratings -> compact adjacency in both directions, and the DGL heterograph over them.
+"""Training ratings -> compact adjacency in both directions, and their DGL heterograph.
 
-An *edge* is one training rating. Edges are numbered by user and, within a user, by item; that
-number is the edge's id in both relations of the heterograph, so an edge and its reverse share it.
+An *edge* is a training rating. Edges are numbered by user and, within a user, by item; this number
+is the edge's id in both relations of the heterograph, so that an edge and its reverse share it.
 """
 
 from collections.abc import Iterable
@@ -33,10 +33,10 @@ _CODES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Adjacency:
-    """The in-edges of N nodes, one node's after the other's (compressed sparse rows).
+    """The in-edges of N nodes, grouped by node (compressed sparse rows).
 
     Attributes:
-        offsets: int64 [N + 1]; node v's edges stand at `offsets[v]:offsets[v + 1]`.
+        offsets: int64 [N + 1]; node v's edges are at `offsets[v]:offsets[v + 1]`.
         neighbours: int32 [E]; the node at an edge's other end, ascending within a node.
         codes: uint8 or uint16 [E]; the edge's rating as a code of the rating scale.
     """
@@ -47,7 +47,7 @@ class Adjacency:
 
     @property
     def num_nodes(self) -> int:
-        """N, the number of nodes whose in-edges these are."""
+        """N, the number of nodes that have these in-edges."""
         return len(self.offsets) - 1
 
     @property
@@ -61,17 +61,17 @@ class Adjacency:
         return ItemLists(self.offsets, self.neighbours)
 
     def of(self, node: int) -> slice:
-        """Where one node's edges stand."""
+        """The positions of a node's edges."""
         return slice(int(self.offsets[node]), int(self.offsets[node + 1]))
 
     def of_nodes(self, first: int, last: int) -> "Adjacency":
-        """The edges of the nodes first..last-1 alone."""
+        """The edges of the nodes first..last-1."""
         low, high = int(self.offsets[first]), int(self.offsets[last])
         offsets = self.offsets[first : last + 1] - low
         return Adjacency(offsets, self.neighbours[low:high], self.codes[low:high])
 
     def followed_by(self, other: "Adjacency") -> "Adjacency":
-        """These nodes, and behind them those of another adjacency with the same other ends."""
+        """These nodes, then those of another adjacency to the same neighbours."""
         return Adjacency(
             np.concatenate((self.offsets, self.offsets[-1] + other.offsets[1:])),
             np.concatenate((self.neighbours, other.neighbours)),
@@ -85,11 +85,11 @@ class EdgeTensors:
 
     Attributes:
         offsets: int64 [N + 1].
-        starts: int64 [N]; each node's first edge.
-        counts: int64 [N]; and how many they are.
+        starts: int64 [N], the position of each node's first edge.
+        counts: int64 [N], how many edges each node has.
         neighbours: int32 [E].
-        codes: uint8 [E], or int16 that says uint16: torch picks none of uint16.
-        levels: float32 [levels]; the rating that each code stands for.
+        codes: uint8 [E], or uint16 stored as int16, since torch cannot index uint16.
+        levels: float32 [levels], the rating of each code.
     """
 
     offsets: Tensor
@@ -116,7 +116,7 @@ class EdgeTensors:
         )
 
     def ratings(self, edges: Tensor | slice) -> Tensor:
-        """float32 [n]: the ratings of n edges, int64 [n] or a stretch of them."""
+        """float32 [n]: the ratings of n edges, int64 [n] or a slice of them."""
         codes = self.codes[edges] if isinstance(edges, slice) else self.codes.index_select(0, edges)
         codes = codes.int()
         if self.codes.dtype == torch.int16:
@@ -126,13 +126,13 @@ class EdgeTensors:
 
 @dataclass(frozen=True)
 class EdgeTimes:
-    """When the E ratings of an `EdgeTensors` were given.
+    """The times of the E ratings of an `EdgeTensors`.
 
     Attributes:
         times: int64 [E], by edge id.
-        ids: int64 [E]; the edge at each position; None where a position is the edge's id.
-        unit: what ages are told in: the mean time between a rating and its node's latest one, so
-            that they are about 1 whatever the timestamps count.
+        ids: int64 [E]; the id of the edge at each position; None if a position is the edge's id.
+        unit: of ages: the mean time between a rating and its node's latest rating, so that ages are
+            about 1 whatever unit the timestamps have.
     """
 
     times: Tensor
@@ -140,36 +140,36 @@ class EdgeTimes:
     unit: float
 
     def edge_ids(self, positions: Tensor) -> Tensor:
-        """int64 [n]: the edges at n positions."""
+        """int64 [n]: the ids of the edges at n positions."""
         return positions if self.ids is None else self.ids.index_select(0, positions)
 
     def ages(self, edges: Tensor, counts: Tensor) -> Tensor:
         """float32 [n]: how much earlier n edges are than the latest of their node's among them.
 
         Args:
-            edges: int64 [n] positions, one node's after the other's.
-            counts: int64 [D] how many each node has.
+            edges: int64 [n] positions, grouped by node.
+            counts: int64 [D], how many edges each node has.
         """
         times = self.times.index_select(0, self.edge_ids(edges))
         owners = torch.repeat_interleave(counts, output_size=len(edges))
         latest = times.new_zeros(len(counts))
         latest.scatter_reduce_(0, owners, times, "amax", include_self=False)
-        # In float64, as times that are far enough apart have no difference in int64.
+        # In float64: the difference of times that are far apart may overflow int64.
         ages = latest.index_select(0, owners).double() - times.double()
         return (ages / self.unit).float()
 
 
 @dataclass(frozen=True)
 class RatingGraph:
-    """All training ratings, seen from both sides.
+    """All training ratings, by user and by item.
 
     Attributes:
         by_user: each user's ratings; an edge's id is its position here.
         by_item: each item's ratings.
         edges_by_item: int64 [E]; the id of the edge at each position of `by_item`.
-        scale: what the codes stand for.
+        scale: the rating scale of the codes.
         times: int64 [E]; when each edge's rating was given, by edge id, in the unit of the source;
-            None where that is not known.
+            None if that is not known.
     """
 
     by_user: Adjacency
@@ -185,9 +185,9 @@ class RatingGraph:
     )
 
     def on(self, device: torch.device) -> tuple[EdgeTensors, EdgeTensors]:
-        """Both adjacencies, by user and by item, on a device; copied there once."""
+        """Both adjacencies, by user and by item, on a device; copied there only once."""
         if device not in self._on_devices:
-            # Whoever asks first may compute no gradients, and whoever asks next may.
+            # The first caller may be in inference mode, while later callers compute gradients.
             with torch.inference_mode(False):
                 self._on_devices[device] = (
                     EdgeTensors.of(self.by_user, self.scale, device),
@@ -196,10 +196,10 @@ class RatingGraph:
         return self._on_devices[device]
 
     def times_on(self, device: torch.device) -> tuple[EdgeTimes, EdgeTimes]:
-        """When the edges of both adjacencies were given, by user and by item; copied there once.
+        """The times of both adjacencies' edges, by user and by item; copied there only once.
 
         Raises:
-            ValueError: that is not known.
+            ValueError: the graph has no times.
         """
         if self.times is None:
             raise ValueError("the graph has no times")
@@ -219,7 +219,7 @@ class RatingGraph:
         """`EdgeTimes.unit` of users' and of items' edges.
 
         Raises:
-            ValueError: times are not known.
+            ValueError: the graph has no times.
         """
         if self.times is None:
             raise ValueError("the graph has no times")
@@ -238,10 +238,10 @@ class RatingGraph:
         return of_users, of_items
 
     def last_times(self) -> npt.NDArray[np.int64]:
-        """int64 [U]: when each user's last rating was given; 0 of users without one.
+        """int64 [U]: when each user's last rating was given; 0 for users without ratings.
 
         Raises:
-            ValueError: times are not known.
+            ValueError: the graph has no times.
         """
         if self.times is None:
             raise ValueError("the graph has no times")
@@ -252,12 +252,12 @@ class RatingGraph:
         return latest
 
     def ranks_in_time(self) -> npt.NDArray[np.int32]:
-        """int32 [E]: each edge's place among its user's in the order of time, from 0.
+        """int32 [E]: each edge's rank by time among its user's edges, from 0.
 
-        Edges of the same time are in an order by chance, the same at each call.
+        Edges of the same time are in random order, the same at each call.
 
         Raises:
-            ValueError: times are not known.
+            ValueError: the graph has no times.
         """
         if self.times is None:
             raise ValueError("the graph has no times")
@@ -266,26 +266,26 @@ class RatingGraph:
             offsets = self.by_user.offsets[first : last + 1]
             counts = np.diff(offsets)
             owners = np.repeat(np.arange(len(counts)), counts)
-            # Ids follow items, so by them the same items would always count as the earlier ones.
+            # Ids follow items: with ties by id, the same items would always count as earlier.
             ties = np.random.default_rng(first).random(len(owners))
             order = np.lexsort((ties, self.times[offsets[0] : offsets[-1]], owners))
-            # Owners ascend, so that what is sorted stays within its user's stretch.
+            # Owners ascend, so sorting keeps each edge among its user's.
             of_user = np.arange(len(order)) - np.repeat(offsets[:-1] - offsets[0], counts)
             ranks[offsets[0] + order] = of_user
         return ranks
 
     def where(self, device: torch.device) -> torch.device:
-        """Where to read the edges for work on a device: there if they are, else on the host."""
+        """Where to read the edges for work on a device: there if they are, else on the CPU."""
         return device if device in self._on_devices else torch.device("cpu")
 
     @property
     def num_users(self) -> int:
-        """U, users without a training rating included."""
+        """U, including users without a training rating."""
         return self.by_user.num_nodes
 
     @property
     def num_items(self) -> int:
-        """I, items without a training rating included."""
+        """I, including items without a training rating."""
         return self.by_item.num_nodes
 
     @property
@@ -297,7 +297,7 @@ class RatingGraph:
     def level_counts(self) -> npt.NDArray[np.int64]:
         """int64 [levels]: how many training ratings take each value of the scale."""
         codes, counts = self.by_user.codes, np.zeros(self.scale.levels, dtype=np.int64)
-        for first in range(0, len(codes), _CODES_AT_ONCE):  # numpy makes int64 of all it is given
+        for first in range(0, len(codes), _CODES_AT_ONCE):  # bincount copies its input to int64
             part = codes[first : first + _CODES_AT_ONCE]
             counts += np.bincount(part, minlength=self.scale.levels)
         return counts
@@ -319,10 +319,10 @@ def build_graph(
         users: [E] user indices in any order; a (user, item) pair occurs once.
         items: [E] item indices.
         codes: [E] rating codes of `scale`.
-        num_users: U, above every user index.
-        num_items: I, above every item index.
+        num_users: U, more than every user index.
+        num_items: I, more than every item index.
         scale: the rating scale.
-        times: [E] when they were given; None where that is not known.
+        times: [E] when the ratings were given; None if that is not known.
     """
     if len(users) and np.any(users[1:] < users[:-1]):
         order = np.argsort(users, kind="stable")
@@ -331,7 +331,7 @@ def build_graph(
     offsets = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
 
-    # Two transpositions put the items of each user in ascending order, each a counting sort.
+    # Two transpositions, a counting sort each, put each user's items in ascending order.
     shape = (num_users, num_items)
     grouped = sparse.csr_array((codes, np.asarray(items, dtype=np.int32), offsets), shape=shape)
     by_user = grouped.tocsc().tocsr()
@@ -339,7 +339,7 @@ def build_graph(
     by_item = sparse.csr_array((edge_ids, by_user.indices, by_user.indptr), shape=shape).tocsc()
     codes_by_user = by_user.data.astype(scale.code_dtype, copy=False)
     if times is not None:
-        # The same two transpositions once more: they move one column of values at a time.
+        # The same two transpositions again, since they move only one column of values.
         grouped = sparse.csr_array((times, grouped.indices, offsets), shape=shape)
         times = grouped.tocsc().tocsr().data
     return RatingGraph(
@@ -367,7 +367,7 @@ def group_by_user(
     num_users: int,
     num_items: int,
 ) -> Adjacency:
-    """Each user's ratings, by item, of E ratings in any order; arguments as in `build_graph`."""
+    """Each user's ratings, ordered by item, from E ratings in any order; see `build_graph`."""
     order = np.argsort(users.astype(np.int64) * num_items + items)
     offsets = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
@@ -375,14 +375,14 @@ def group_by_user(
 
 
 def import_dgl() -> Any:
-    """The module `dgl`, loaded at the first call: nothing but its samplers and graphs needs it.
+    """The module `dgl`, loaded at the first call: only its samplers and graphs need it.
 
     Raises:
         UnusableEnvironmentError: DGL is not installed, or does not load.
     """
     try:
         import dgl
-    except (ImportError, OSError) as error:  # OSError: a native library of it is missing
+    except (ImportError, OSError) as error:  # OSError: one of its native libraries is missing
         why = " ".join(str(error).split())
         raise UnusableEnvironmentError(
             "loader.kind=neighbor, cluster and heterographs need DGL, which cannot be loaded here "
@@ -395,8 +395,8 @@ def import_dgl() -> Any:
 def to_heterograph(graph: RatingGraph, relations: Iterable[Relation] = ()) -> "dgl.DGLHeteroGraph":
     """The DGL heterograph ('user','rates','item') / ('item','rated_by','user') of all edges.
 
-    A relation `r` beside them adds `r` and, the other way round, `rev_r`. An edge and its reverse
-    share their id, and their `weight` and `time` where the relation has such.
+    Another relation `r` adds `r` and, in reverse, `rev_r`. An edge and its reverse share their id,
+    and their `weight` and `time` if the relation has them.
 
     Node and edge ids are int64: with int32, the fused CPU path of DGL 1.1.3's `NeighborSampler`
     keeps its node mapping in an int64 tensor that C++ reads as int32, which corrupts every batch
@@ -404,7 +404,7 @@ def to_heterograph(graph: RatingGraph, relations: Iterable[Relation] = ()) -> "d
 
     Args:
         graph: the ratings.
-        relations: what else goes into the heterograph, each of a name of its own.
+        relations: further relations for the heterograph, with distinct names.
 
     Raises:
         ValueError: a relation has another number of nodes of a type than the ratings or another
@@ -440,7 +440,7 @@ def to_heterograph(graph: RatingGraph, relations: Iterable[Relation] = ()) -> "d
 
 
 def _node_counts(graph: RatingGraph, relations: Iterable[Relation]) -> dict[str, int]:
-    """How many nodes of each type there are."""
+    """How many nodes each type has."""
     counts = {USER_TYPE: graph.num_users, ITEM_TYPE: graph.num_items}
     for relation in relations:
         for kind, count in (
@@ -460,7 +460,7 @@ def _columns(edges: Edges) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def node_chunks(offsets: npt.NDArray[np.int64], edges: int = 1 << 22) -> list[tuple[int, int]]:
-    """Cut N nodes into stretches of about `edges` edges: a list of (first, one past the last)."""
+    """Cut N nodes into ranges of about `edges` edges: a list of (first, one past the last)."""
     num_nodes = len(offsets) - 1
     chunks = []
     first = 0

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from dglrec import schema
 from dglrec.errors import DataError
 
-_SPREAD = 8  # ids are looked up in a table of so many entries an id at most
+_SPREAD = 8  # the table for looking up ids has at most this many entries for each id
 
 
 class IdMap:
-    """A fixed set of external ids in ascending order; an id's index is its place in that order.
+    """A fixed set of external ids in ascending order; an id's index is its position.
 
-    Those that `extended` adds come behind, in an order of their own.
+    Ids that `extended` adds come after them, in ascending order among themselves.
 
     Args:
         ids: distinct ids, int64 or string, in ascending order.
@@ -36,10 +36,10 @@ class IdMap:
         return len(self.ids)
 
     def extended(self, more: pa.Array) -> "IdMap":
-        """The same ids, which keep their indices, and behind them others of the same type.
+        """These ids, with the same indices, followed by others of the same type.
 
         Raises:
-            ValueError: the others are not distinct and ascending, or some are here already.
+            ValueError: the others are not distinct and ascending, or the map holds some already.
         """
         added = IdMap(more)
         if pc.any(pc.is_in(more, value_set=self.ids)).as_py():
@@ -49,7 +49,7 @@ class IdMap:
         return whole
 
     def encode(self, ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int32]:
-        """Ids -> indices, -1 for an id that the map does not hold or that is of another type."""
+        """Ids -> indices; -1 for an id that the map does not hold, or of a type that cannot fit."""
         if ids.type != self.ids.type:
             ids = to_type(ids, self.ids.type)
         if self._table is not None:
@@ -61,9 +61,9 @@ class IdMap:
 
     @cached_property
     def _table(self) -> npt.NDArray[np.int32] | None:
-        """Each whole number's index, -1 where it is no id; None where ids are text, or far apart.
+        """The index of each whole number, -1 if it is no id; None if ids are text or far apart.
 
-        In long columns it finds an id in a tenth of the time that hashing takes.
+        In long columns it takes a tenth of the time of hashing.
         """
         if self.ids.type != pa.int64() or not len(self.ids):
             return None
@@ -75,23 +75,23 @@ class IdMap:
         return table
 
     def encode_one(self, text: str) -> int:
-        """The index of an id written as text, as on a command line; -1 where there is none."""
+        """The index of an id written as text, as on a command line; -1 if there is no such id."""
         try:
             return int(self.encode(pa.array([text], type=pa.string()))[0])
-        except UnicodeEncodeError:  # bytes of the command line that are no text
+        except UnicodeEncodeError:  # bytes of the command line that are no valid text
             return -1
 
     def decode(self, indices: npt.NDArray[Any]) -> pa.Array:
-        """Indices -> ids, in their own type."""
+        """Indices -> ids."""
         return self.ids.take(pa.array(indices))
 
     def nearest(self, count: int = 3) -> Sequence[Any]:
-        """The first few ids, to show what an id looks like."""
+        """The first few ids, as examples for a message."""
         return list(self.ids[:count].to_pylist())
 
 
 class IdMapBuilder:
-    """Collects ids from a stream; hands out provisional codes that `finish` puts in order."""
+    """Collects ids from a stream, and gives them provisional codes that `finish` puts in order."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -102,7 +102,7 @@ class IdMapBuilder:
         """Ids -> provisional codes, in order of first appearance.
 
         Raises:
-            DataError: the type differs from the earlier stretches'.
+            DataError: the type differs from that of earlier stretches.
         """
         if self._type is None:
             self._type = ids.type
@@ -115,7 +115,7 @@ class IdMapBuilder:
         return rows
 
     def finish(self) -> tuple[IdMap, npt.NDArray[np.int32]]:
-        """The map, and for each provisional code its index in the map."""
+        """The map, and the index in the map of each provisional code."""
         ids = pa.array(self._codes, type=self._type or pa.int64())
         order = pc.sort_indices(ids).to_numpy()
         index_of_code = np.empty(len(order), dtype=np.int32)
@@ -124,9 +124,9 @@ class IdMapBuilder:
 
 
 def to_type(ids: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Ids, int64 or string, as another of these types; text that is no whole number becomes null.
+    """Convert ids between int64 and string; text that is no whole number becomes null.
 
-    What a whole number is `schema.whole_numbers` says: "007" is none.
+    `schema.whole_numbers` says what a whole number is; "007" is not.
     """
     is_text = pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
     if kind == pa.int64() and is_text:

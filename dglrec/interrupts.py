@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop, and the one that says that its terminal has gone."""
+"""Signals that ask a job to stop, and SIGHUP, which says that its terminal is gone."""
 
 import math
 import signal
@@ -15,28 +15,28 @@ INTERRUPTED = 130
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _ECHO_SECONDS = 1.0
 
-_active: list["Interrupts"] = []  # the innermost last
+_active: list["Interrupts"] = []  # the innermost is last
 
 
 class Interrupts:
-    """While the block runs, SIGTERM and SIGHUP raise `KeyboardInterrupt`, as SIGINT does.
+    """Within the block, SIGTERM and SIGHUP raise `KeyboardInterrupt`, as SIGINT does.
 
-    Schedulers send the one before they kill, a terminal the other when it goes. In a thread other
-    than the first nothing is changed, since signals do not reach it.
+    Schedulers send SIGTERM before they kill a job, and a terminal sends SIGHUP when it closes. In a
+    thread other than the main thread nothing changes, since signals do not reach it.
 
-    A second SIGINT, from somebody who will not wait, is not put off. But what follows at once is
-    the first one's echo, and disturbs no cleaning up: `torchrun` passes on what the terminal has
-    sent to all. And while they are put off a second SIGTERM says no more than the first.
+    While signals are put off, a second SIGINT, from a user who will not wait, raises at once, but a
+    second SIGTERM does not. A signal that follows the first within a second is ignored, so that it
+    does not disturb cleaning up: `torchrun` passes on the SIGINT that a terminal has sent to all.
 
-    What is raised within a callback of compiled code, or while an object is deleted, goes no
-    further. So work that takes long calls `check_interrupts`, which raises it again, and Python
-    shows no traceback of it.
+    An exception that is raised within a callback of compiled code, or while an object is deleted,
+    is lost. So long work calls `check_interrupts`, which raises it again, and Python's traceback of
+    the lost exception is not shown.
 
     Args:
-        outlives_terminal: whether work goes on where SIGHUP says that the terminal has gone.
+        outlives_terminal: whether work continues after SIGHUP.
 
     Attributes:
-        requested: whether one came.
+        requested: whether a signal asked to stop.
     """
 
     def __init__(self, *, outlives_terminal: bool = False) -> None:
@@ -52,7 +52,9 @@ class Interrupts:
         _active.append(self)
         if threading.current_thread() is threading.main_thread():
             for number in (*_STOPPING, signal.SIGHUP):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background job
+                if (
+                    signal.getsignal(number) != signal.SIG_IGN
+                ):  # ignored in a shell's background job
                     self._before[number] = signal.signal(number, self._note)
             self._show_before, sys.unraisablehook = sys.unraisablehook, self._show
         return self
@@ -63,19 +65,19 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._put_off = True  # it is over: nothing is to be raised while handlers are put back
+        self._put_off = True  # nothing may be raised while the handlers are restored
         _active.remove(self)
         if self.requested and error is not None and _active:
-            _active[-1].requested = True  # a library may have made another error of it
+            _active[-1].requested = True  # a library may have turned the exception into another
         if self._show_before is not None:
             sys.unraisablehook = self._show_before
         for number, handler in self._before.items():
-            if handler is not None:  # not one of Python's, which cannot be set again
+            if handler is not None:  # None: not set from Python, so it cannot be set again
                 signal.signal(number, handler)
 
     @contextmanager
     def put_off(self) -> Iterator[None]:
-        """Within the block a signal only sets `requested`, but for a second SIGINT."""
+        """Within the block a signal only sets `requested`, except for a second SIGINT."""
         self._put_off = True
         try:
             yield
@@ -83,12 +85,12 @@ class Interrupts:
             self._put_off = False
 
     def check(self) -> None:
-        """Raise `KeyboardInterrupt` where a signal came and is not put off."""
+        """Raise `KeyboardInterrupt` if a signal asked to stop and signals are not put off."""
         if self.requested and not self._put_off:
             raise KeyboardInterrupt
 
     def _show(self, lost: "sys.UnraisableHookArgs") -> None:
-        """Show an exception that goes no further, but for one of a signal that is noted."""
+        """Show an exception that was lost, unless it is that of a signal, which is noted."""
         if self._show_before is not None and not (
             self.requested and lost.exc_type is KeyboardInterrupt
         ):
@@ -111,17 +113,17 @@ class Interrupts:
 
 
 def outlive_terminal() -> None:
-    """From now on SIGHUP stops nothing that is under way, be it before the long work begins."""
+    """From now on SIGHUP does not stop the work, even before a block that outlives it begins."""
     for one in _active:
         one._outlives = True
 
 
 def asked_to_stop() -> bool:
-    """Whether a signal asked to stop: what it raised may have become another error on its way."""
+    """Whether a signal asked to stop: its exception may have become another error on the way."""
     return bool(_active) and _active[-1].requested
 
 
 def check_interrupts() -> None:
-    """Raise `KeyboardInterrupt` where a signal asks to stop, and what it raised was lost."""
+    """Raise `KeyboardInterrupt` if a signal asked to stop and its exception was lost."""
     if _active:
         _active[-1].check()

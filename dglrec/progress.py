@@ -1,6 +1,4 @@
-"""What a person sees while work goes on: a bar on a terminal, a heartbeat line elsewhere.
-
-In a notebook it is one line that is written over.
+"""Progress and messages: a bar on a terminal, an overwritten line in a notebook, else lines.
 
 Everything here goes to stderr; stdout belongs to results.
 """
@@ -30,7 +28,7 @@ from rich.text import Text
 from dglrec.interrupts import check_interrupts
 
 HEARTBEAT_SECONDS = 10.0
-"""Seconds between two lines where stderr is no terminal; shorter work prints none."""
+"""Seconds between two lines if stderr is no terminal; shorter work prints none."""
 
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -43,14 +41,14 @@ UNPRINTABLE = {
     for code in codes
     if chr(code) != "\n"
 } | dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
-"""The mark for each control character but a new line, for what turns the direction of text, and for
-halves of characters, which stand for bytes that are no text."""
+"""A replacement for each control character other than a newline, each character that changes the
+direction of text, and each surrogate, which stands for a byte that is no text."""
 
 
 def printable(text: str) -> str:
-    r"""A text with a mark for each character that a terminal may act on, but for new lines.
+    r"""Replace each character that a terminal may act on, except newlines.
 
-    Titles, labels, ids and names of files come from elsewhere, and could otherwise change what a
+    Titles, labels, ids and names of files come from others, and could otherwise change what a
     terminal shows.
 
     >>> printable("a\x1b[31mb") == "a\ufffd[31mb"
@@ -60,7 +58,7 @@ def printable(text: str) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """A number of things, in words.
+    """A number and the noun it counts.
 
     >>> counted(1, "epoch"), counted(2_000, "epoch"), counted(0, "entry", "entries")
     ('1 epoch', '2,000 epochs', '0 entries')
@@ -69,10 +67,10 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 class Messages:
-    """stderr, whose faults stop nobody: its reader may go away, and what goes on is worth more.
+    """stderr, whose errors are ignored: if its reader is gone, the work should still go on.
 
     Args:
-        stream: what is written to; None where stderr was closed from the start.
+        stream: where to write; None if stderr was closed from the start.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -81,18 +79,18 @@ class Messages:
     def write(self, text: str) -> int:
         """Write a text, if it can be written."""
         if self._stream is not None:
-            with suppress(OSError, ValueError):  # ValueError: it was closed meanwhile
+            with suppress(OSError, ValueError):  # ValueError: it has been closed
                 self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Write what is held back, if it can be written."""
+        """Write what is buffered, if it can be written."""
         if self._stream is not None:
             with suppress(OSError, ValueError):
                 self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal, and still there."""
+        """Whether it is a terminal, and still open."""
         try:
             return self._stream is not None and self._stream.isatty()
         except (OSError, ValueError):
@@ -104,12 +102,12 @@ class Messages:
 
 @dataclass(frozen=True)
 class Manner:
-    """How messages are given.
+    """How messages are printed.
 
     Attributes:
-        quiet: whether stderr gets errors alone, and no bars.
+        quiet: whether stderr gets only errors, and no bars.
         as_json: whether each line is a JSON object of `time`, `level` and `message`.
-        words: makes of a message that names a verb's options one for whoever reads it here.
+        words: rewords a message that names a verb's options for this caller.
     """
 
     quiet: bool = False
@@ -125,7 +123,7 @@ Level = Literal["info", "error"]
 
 @contextmanager
 def spoken(manner: Manner) -> Iterator[None]:
-    """Within the block messages are given in a manner."""
+    """Within the block, print messages as `manner` says."""
     _manners.append(manner)
     try:
         yield
@@ -134,7 +132,7 @@ def spoken(manner: Manner) -> Iterator[None]:
 
 
 def log(message: str, level: Level = "info") -> None:
-    """Print one line on stderr, as `printable`, and add it to the files of `logged_to`."""
+    """Print a line on stderr, as `printable`, and add it to the files of `logged_to`."""
     manner = _manners[-1]
     text = printable(message if manner.words is None else manner.words(message))
     for file in _log_files:
@@ -154,10 +152,10 @@ def _as_json(text: str, level: Level) -> str:
 
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
-    """Within the block lines of `log` go to a file as well, with times, and what ends it early.
+    """Within the block, `log` also adds its lines to a file, with times; so does an early end.
 
-    A terminal may vanish, and then nothing else says how far a job came. A line that cannot be
-    written is left out: it is no reason to stop.
+    If a terminal vanishes, nothing else says how far a job came. A line that cannot be written is
+    left out, as it is no reason to stop.
     """
     _log_files.append(file)
     try:
@@ -181,17 +179,17 @@ def _add_line(file: Path, text: str, level: Level) -> None:
 def progress(
     description: str, total: int | None, unit: str, *, shown: bool = True
 ) -> Iterator[Advance]:
-    """Show the progress of one long step.
+    """Show the progress of a long step.
 
     Args:
-        description: what is going on, as a phrase ("reading ratings").
-        total: how many units there are; None where that is not known.
+        description: of the step, as a phrase ("reading ratings").
+        total: how many units there are; None if that is not known.
         unit: what is counted, in the plural ("rows").
-        shown: whether to show anything; of many processes one is enough.
+        shown: whether to show anything; of several processes only one should.
 
     Yields:
-        A function that takes how many further units are done; it raises `KeyboardInterrupt` where a
-        signal asks to stop and what that raised was lost, see `check_interrupts`.
+        A function that takes how many further units are done; it also raises `KeyboardInterrupt`
+        where `check_interrupts` does.
     """
     manner = _manners[-1]
     if not shown or manner.quiet:
@@ -241,7 +239,7 @@ class _RateColumn(ProgressColumn):
 
 
 def _is_notebook(stream: TextIO | None) -> bool:
-    """Whether a stream leads into a notebook, whose lines can be written over as a terminal's."""
+    """Whether a stream leads into a notebook, where a line can be overwritten as on a terminal."""
     return type(stream).__module__.startswith("ipykernel.")
 
 
@@ -291,7 +289,7 @@ class _Heartbeat:
 
 
 class _Line(_Heartbeat):
-    """The same as one line of a notebook, written over every half second, and gone in the end."""
+    """The same as a line of a notebook, overwritten every half second and removed at the end."""
 
     every = 0.5
 
@@ -307,7 +305,7 @@ class _Line(_Heartbeat):
         self.shown = len(text)
 
     def clear(self) -> None:
-        """Leave no trace of it."""
+        """Remove the line."""
         if self.shown:
             Messages(sys.stderr).write("\r" + " " * self.shown + "\r")
 

@@ -24,12 +24,12 @@ _INTERACTIONS_FROM = 8.0
 
 @dataclass(frozen=True)
 class QuickstartReport:
-    """What the quickstart shows at its end.
+    """The results that the quickstart shows at its end.
 
     Attributes:
         results: as `train` returns them.
-        user_id: whose recommendations these are.
-        recommendations: ten titles.
+        user_id: the user of the recommendations.
+        recommendations: ten items.
     """
 
     results: dict[str, Any]
@@ -50,7 +50,7 @@ def quickstart(
     Args:
         out: a folder for the source files (`source`), the data set (`dataset`) and the run (`run`).
         text: whether synopses are embedded.
-        interactions: whether ratings of 8 and more are taken for interactions.
+        interactions: whether ratings of 8 and more are read as interactions.
         overwrite: whether what an earlier quickstart left there may be replaced.
         device: where to compute; None for the CPU.
 
@@ -62,7 +62,7 @@ def quickstart(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     source, dataset_path, run = out / "source", out / "dataset", out / "run"
-    # All three before any work.
+    # All three are checked before any work.
     for folder, marker in ((source, TRUTH_FILE), (dataset_path, DATASET_FILE), (run, CONFIG_FILE)):
         check_target_folder(folder, marker=marker, overwrite=overwrite)
     log(f"1/4 generating {RATINGS:,} ratings of {ITEMS:,} items by {USERS:,} users")

@@ -1,4 +1,4 @@
-"""What a name in a configuration stands for: `Registry`, which others can add to."""
+"""`Registry`: the entries that names in a configuration stand for, which can be added to."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -12,13 +12,13 @@ _Entry = TypeVar("_Entry")
 
 
 class Registry(dict[str, _Entry]):
-    """Entries by name: those of the package, which stand beside what they name, and added ones.
+    """Entries by name: those of the package, defined beside what they name, and added entries.
 
     Args:
-        what: a name stands for, in messages: "loss".
+        what: the kind of entry, for messages: "loss".
         key: the setting that takes the names.
-        added_by: what adds an entry, in messages.
-        taken: names that may not be added, as they stand for something elsewhere.
+        added_by: the function that adds an entry, for messages.
+        taken: names that cannot be added, as they have another meaning.
 
     Attributes:
         added: the names that `add` was given.
@@ -34,12 +34,12 @@ class Registry(dict[str, _Entry]):
         """Add an entry.
 
         Args:
-            name: lowercase letters, digits and underscores, from a letter on.
-            entry: what it stands for.
-            replace: whether one that was added before may go.
+            name: lowercase letters, digits and underscores, a letter first.
+            entry: what the name stands for.
+            replace: whether an entry that was added before may be replaced.
 
         Raises:
-            UsageError: the name is none, or taken.
+            UsageError: the name is not allowed, or taken.
         """
         if not isinstance(name, str) or not is_name(name):
             raise UsageError(
@@ -60,15 +60,15 @@ class Registry(dict[str, _Entry]):
         self.added.add(name)
 
     def remove(self, name: str) -> None:
-        """Take out an entry that was added."""
+        """Remove an entry that was added."""
         self.added.remove(name)
         del self[name]
 
     def known(self, name: str) -> str:
-        """The name itself, where it stands for something: for a configuration's types.
+        """The name itself if it is known; a validator for a configuration's types.
 
         Raises:
-            PydanticCustomError: it does not; names those that do.
+            PydanticCustomError: the name is not known; the message lists the known names.
         """
         names = [*self, *self._taken]
         if name not in names:

@@ -1,7 +1,7 @@
-"""Column names, the rating scale, and `check_ratings`: the one door for bad rows.
+"""Column names, the rating scale, and `check_ratings`: the only check for bad rows.
 
-Past that door nothing checks a rating, an interaction or an edge again: ids are whole numbers from
-0 or non-empty text, ratings are on the scale, weights are 0 or more, no value is missing.
+After it, no code checks a rating, an interaction or an edge again: ids are whole numbers from 0 or
+non-empty text, ratings are on the scale, weights are 0 or more, no value is missing.
 """
 
 import re
@@ -24,7 +24,7 @@ WEIGHT = "weight"
 PAIR_COLUMNS = (USER_ID, ITEM_ID)
 REQUIRED_COLUMNS = (*PAIR_COLUMNS, RATING)
 
-# What a data set's rows are: `dataset.json` says it under the name `feedback`.
+# Whether a data set has ratings or interactions; stored in `dataset.json` as `feedback`.
 FEEDBACK = "feedback"
 RATINGS = "ratings"
 INTERACTIONS = "interactions"
@@ -33,22 +33,22 @@ TITLE = "title"
 GENRES = "genres"
 SYNOPSIS = "synopsis"
 
-# Features of users that are made from training ratings; a name that no attribute can have.
+# User features derived from training ratings; the name is one that no attribute can have.
 OF_GRAPH = "graph features"
 
-# Clusters of users and items that are made from training ratings, for a loader that reads them.
+# Clusters of users and items derived from training ratings, for a loader that reads them.
 CLUSTERS = "clusters"
 
-# Columns of rows that already went through the door: indices 0..n-1 in place of external ids.
+# Columns of checked rows: indices 0..n-1 in place of external ids.
 USER = "user"
 ITEM = "item"
-EXPECTED = "expected"  # the planted expectation of a row, where the data set came with a truth
+EXPECTED = "expected"  # the planted expectation of a row, if the data set came with a truth
 
 # Columns of the edges of a relation.
 SOURCE = "source"
 DESTINATION = "destination"
 
-# Columns of the tables that leave the package.
+# Columns of the tables that the package writes.
 RANK = "rank"
 SCORE = "score"
 BECAUSE = "because"
@@ -61,7 +61,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 _WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,18})$"
 _STEPS = (1.0, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01)
 _TOLERANCE = 1e-4  # of a step
-_FLOAT32_ERROR = 1e-7  # of a rating: ratings pass through float32
+_FLOAT32_ERROR = 1e-7  # relative error of a rating, as ratings pass through float32
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class RatingScale:
 
     @classmethod
     def infer(cls, values: npt.NDArray[np.float64], source: str) -> "RatingScale":
-        """The coarsest scale that holds every one of the distinct `values` of a source.
+        """The coarsest scale that holds all of the distinct `values` of a source.
 
         Raises:
             DataError: there is just one value, or no step of 0.01 or more fits.
@@ -123,13 +123,13 @@ class RatingScale:
         )
 
     def lone_ends(self, values: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
-        """Which of its ends stand alone: as far from the next rating as all the others span.
+        """The ends of the scale that stand alone: as far from the next rating as all others span.
 
         Args:
-            values: the distinct ratings that it was inferred from, ascending.
+            values: the distinct ratings that the scale was inferred from, ascending.
 
         Returns:
-            Such an end and the rating next to it, the lower end first.
+            (end, the rating next to it), the lower end first.
         """
         found = []
         for end, next_, others in (
@@ -173,23 +173,23 @@ class RatingScale:
 
 
 INTERACTION = 1.0
-"""The value that stands for an interaction wherever a rating would stand."""
+"""The value of an interaction wherever rows have ratings."""
 
 INTERACTION_SCALE = RatingScale(0.0, INTERACTION)
-"""The scale of interactions. Every row has the value 1, so its code is 1 as well."""
+"""The scale of interactions. Every row has the value 1, so its code is also 1."""
 
 
 def _on_steps(steps: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.bool_]:
-    """Whether each value is a whole number, but for what float32 lost of the `largest` rating."""
+    """Whether each value is a whole number, up to the float32 error of the `largest` rating."""
     tolerance = _TOLERANCE + _FLOAT32_ERROR * largest
     return np.asarray(np.abs(steps - np.round(steps)) <= tolerance)
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can name a relation, an attribute and the files that hold them.
+    """Whether a text can name a relation or an attribute, and the files that hold it.
 
-    Lowercase letters, digits and underscores, from a letter on, 60 characters at most: no such name
-    leads out of a folder.
+    Names have lowercase letters, digits and underscores, a letter first, and at most 60 characters,
+    so that no name can lead out of a folder.
 
     >>> [is_name(text) for text in ("trusts", "made_by_2", "Trusts", "../x", "2nd")]
     [True, True, False, False, False]
@@ -201,7 +201,7 @@ def check_columns(found: list[str], required: tuple[str, ...], source: str) -> N
     """Refuse a table that lacks a column.
 
     Raises:
-        DataError: names what is missing and what was found.
+        DataError: a column is missing; the message names it and the columns that were found.
     """
     missing = [name for name in required if name not in found]
     if missing:
@@ -212,7 +212,7 @@ def check_columns(found: list[str], required: tuple[str, ...], source: str) -> N
 
 
 def renames(found: Sequence[str], missing: Sequence[str]) -> str:
-    """The end of a message about missing columns: which are there under another spelling.
+    """The end of a message about missing columns: those that are there in another spelling.
 
     >>> renames(["userID", " item_id"], ["user_id", "item_id", "rating"])
     "; rename 'userID' to user_id; rename ' item_id' to item_id"
@@ -235,21 +235,22 @@ def alike(found: Sequence[str], missing: Sequence[str]) -> dict[str, str]:
 
 
 def _plain_name(name: str) -> str:
-    """A column's name without case, spaces and marks: what people write differently."""
+    """A column's name without case, spaces and punctuation, which people write differently."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def whole_numbers(texts: pa.Array) -> pa.Array:
-    """Texts -> the whole numbers that they are, int64; null for any other text.
+    """Texts -> int64 whole numbers; null for any other text.
 
-    A number has one form, or two ids would become one: "007", "+7", "7.0", "0x7" and "-0" are none.
-    Spaces around it are let pass; below -2^63 and from 2^63 on there is none.
+    Each number has a single form, or two ids would become one: "007", "+7", "7.0", "0x7" and "-0"
+    are not whole numbers. Spaces around a number are allowed; numbers below -2^63 and from 2^63 on
+    are null.
     """
     plain = pc.ascii_trim_whitespace(texts)
     plain = pc.if_else(pc.match_substring_regex(plain, _WHOLE_NUMBER), plain, None)
     try:
         return plain.cast(pa.int64())
-    except pa.ArrowInvalid:  # one of 19 digits is too large
+    except pa.ArrowInvalid:  # a number of 19 digits is too large
         numbers = [None if text is None else int(text) for text in plain.to_pylist()]
         fitting = [one if one is None or -(2**63) <= one < 2**63 else None for one in numbers]
         return pa.array(fitting, type=pa.int64())
@@ -258,20 +259,20 @@ def whole_numbers(texts: pa.Array) -> pa.Array:
 def check_ratings(
     table: pa.Table, *, source: str, first_row: int = 1, scale: RatingScale | None = None
 ) -> pa.Table:
-    """Turn one stretch of raw ratings into columns that nothing has to check again.
+    """Check a stretch of raw ratings, so that no later code has to.
 
     Args:
         table: columns `user_id`, `item_id`, `rating` and perhaps `timestamp`; others are dropped.
         source: the file's name, for messages.
-        first_row: the row's number, in the file, of the table's first row, for messages.
+        first_row: the number of the table's first row in the file, for messages.
         scale: the values a rating may take; None accepts any finite number.
 
     Returns:
         The same rows: ids as int64 or string, ratings as float32, timestamps as int64.
 
     Raises:
-        DataError: a column is missing or of no usable type; a value is missing, negative, off the
-            scale or no number. The message names the file and the first bad row.
+        DataError: a column is missing or of no usable type; or a value is missing, negative, off
+            the scale or no number. The message names the file and the first bad row.
     """
     check_columns(table.column_names, REQUIRED_COLUMNS, source)
     columns = {
@@ -284,18 +285,18 @@ def check_ratings(
 
 
 def check_interactions(table: pa.Table, *, source: str, first_row: int = 1) -> pa.Table:
-    """The same for rows without a rating: each says that a user had to do with an item.
+    """Check a stretch of interactions, rows without a rating, as `check_ratings` does.
 
     Args:
         table: columns `user_id`, `item_id` and perhaps `timestamp`; others are dropped.
         source: the file's name, for messages.
-        first_row: the row's number, in the file, of the table's first row, for messages.
+        first_row: the number of the table's first row in the file, for messages.
 
     Returns:
         The same rows: ids as int64 or string, timestamps as int64.
 
     Raises:
-        DataError: as `check_ratings`, but for ratings.
+        DataError: as `check_ratings`, except for ratings.
     """
     check_columns(table.column_names, PAIR_COLUMNS, source)
     columns = {
@@ -309,20 +310,20 @@ def check_interactions(table: pa.Table, *, source: str, first_row: int = 1) -> p
 def check_edges(
     table: pa.Table, *, names: tuple[str, str], source: str, first_row: int
 ) -> pa.Table:
-    """The same for edges of a relation, whose two ends may be anything that has ids.
+    """Check a stretch of a relation's edges, whose ends may be of any type that has ids.
 
     Args:
         table: columns `source`, `destination` and perhaps `weight` and `timestamp`.
-        names: what the file calls the two ends, for messages.
+        names: the file's names of the two ends, for messages.
         source: the file's name, for messages.
-        first_row: the row's number, in the file, of the table's first row, for messages.
+        first_row: the number of the table's first row in the file, for messages.
 
     Returns:
         The same rows: ids as int64 or string, weights as float32, timestamps as int64.
 
     Raises:
-        DataError: a column is of no usable type; a value is missing; a weight is negative or no
-            finite number. The message names the file and the first bad row.
+        DataError: a column is of no usable type; or a value is missing, or a weight is negative or
+            no finite number. The message names the file and the first bad row.
     """
     columns = {
         end: _check_known_ids(table.column(end), name, source, first_row)
@@ -338,21 +339,22 @@ def check_edges(
 def check_ids(
     column: pa.ChunkedArray, name: str, *, source: str, first_row: int
 ) -> pa.ChunkedArray:
-    """Turn a column of ids, of whatever file, into ids that nothing has to check again.
+    """Check a column of ids, from any file, so that no later code has to.
 
-    Negative numbers pass, and so does empty text: they are ids that no data set has.
+    Negative numbers and empty text are accepted: they are ids that no data set has.
 
     Args:
         column: whole numbers or text.
-        name: what the file calls it, for messages.
+        name: the column's name in the file, for messages.
         source: the file's name, for messages.
-        first_row: the row's number, in the file, of the first one, for messages.
+        first_row: the number of the first id's row in the file, for messages.
 
     Returns:
         int64 or string.
 
     Raises:
-        DataError: an id is missing, or is none. The message names the file and the first such row.
+        DataError: an id is missing, or neither a whole number nor text. The message names the file,
+            and the row of a missing id.
     """
     _check_present(column, name, source, first_row)
     kind = column.type
@@ -371,7 +373,7 @@ def check_ids(
 def _check_known_ids(
     column: pa.ChunkedArray, name: str, source: str, first_row: int
 ) -> pa.ChunkedArray:
-    """Ids as a data set has them: neither negative nor empty."""
+    """Ids that a data set can have: neither negative nor empty."""
     column = check_ids(column, name, source=source, first_row=first_row)
     if pa.types.is_integer(column.type):
         _refuse(pc.less(column, 0), column, f"{name} is negative", source, first_row)

@@ -1,7 +1,7 @@
-"""Which rows train, which validate, which test: row numbers, never copies.
+"""Which rows train, which validate, which test: as row numbers, without copies.
 
 All functions number rows 0..n-1, are deterministic for a seed, and refuse to leave a part empty
-that was not asked to be: validation and test rows may have a share of 0.
+unless its share is 0, which is allowed for validation and test rows.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Split:
 
 
 class _Wanted(NamedTuple):
-    """Which parts are to have rows beside those that train."""
+    """Which of validation and test are to have rows."""
 
     valid: bool
     test: bool
@@ -47,18 +47,18 @@ def split_rows(
     """Split n ratings; every row goes to one part.
 
     Args:
-        method: `random`: rows by chance. `time`: the latest rows test, those before them validate;
-            of equal times the row further down counts as later. `last`: of each user with three
-            rows or more the latest tests and the one before it validates, whatever the shares say
+        method: `random`: rows at random. `time`: the latest rows test, those before them validate;
+            of equal times the row further down is later. `last`: for each user with three rows or
+            more, the latest row tests and that before it validates, whatever the shares say
             (leave-one-out); a share of 0 leaves that part out, and two rows are enough. `user` and
-            `item`: cold start, whole users or items by chance, so many
-            that the shares of rows are met as nearly as whole groups allow, and at least one.
+            `item`: cold start: whole users or items at random, as many as come nearest to the
+            shares of rows, and at least one.
         users: indices from 0, [n].
         items: indices from 0, [n].
         timestamps: [n], needed for `time` and `last`.
         valid: the share of rows that validate, from 0 to below 1.
         test: the share of rows that test, likewise.
-        seed: of everything left to chance.
+        seed: of the random choices.
 
     Raises:
         UsageError: there is no such method, or the shares leave nothing to train on.
@@ -95,22 +95,22 @@ def split_given(
     valid: float,
     seed: int,
 ) -> tuple[Split, int]:
-    """Split the rows of a train file, and after them a test file, as the files say.
+    """Split the rows of a training file and a test file, as the files say.
 
-    A pair of user and item that the test file holds is dropped from the train file's rows: trained
-    on, it would leak what is to be predicted. Validation rows are chosen by chance from what is
-    left of the train file.
+    Pairs of user and item that the test file holds are dropped from the training file's rows:
+    training on them would leak what is to be predicted. Validation rows are chosen at random from
+    the remaining rows of the training file.
 
     Args:
-        users: indices from 0, [n]; first the train file's rows, then the test file's.
+        users: indices from 0, [n]; first the training file's rows, then the test file's.
         items: indices from 0, [n].
-        is_test: whether the test file holds the row; false and then true.
-        valid: the share of the train file's remaining rows that validate, from 0 to below 1.
+        is_test: bool [n], whether the row is from the test file; false and then true.
+        valid: the share of the training file's remaining rows that validate, from 0 to below 1.
         seed: of the choice.
 
     Returns:
-        The split, and how many rows were dropped. No file holds a pair twice: of rows that repeat
-        one, `drop_duplicates` keeps the last.
+        The split, and how many rows were dropped. Within a file no pair repeats: `drop_duplicates`
+        has kept only the last row of each.
 
     Raises:
         UsageError: the share is out of range.
@@ -129,11 +129,11 @@ def split_given(
 
 
 def check_shares(valid: float, test: float | None = None) -> None:
-    """Refuse shares of rows that cannot be had, before any row is read.
+    """Refuse shares of rows that are impossible, before any row is read.
 
     Args:
         valid: the share of rows that validate.
-        test: the share of rows that test; None where a file says which.
+        test: the share of rows that test; None if a file holds the test rows.
 
     Raises:
         UsageError: a share is out of range, or they leave nothing to train on.
@@ -163,9 +163,9 @@ def _time_parts(timestamps: npt.NDArray[Any], valid: int, test: int) -> npt.NDAr
 def _last_parts(
     users: npt.NDArray[Any], timestamps: npt.NDArray[Any], wanted: _Wanted
 ) -> npt.NDArray[np.uint8]:
-    """Each user's latest row tests, the one before validates; one row at least is left to train."""
+    """Each user's latest row tests, the row before it validates; at least one row trains."""
     held_out = [_TEST] * wanted.test + [_VALID] * wanted.valid
-    order = np.lexsort((timestamps, users))  # stable: of equal times the row further down is later
+    order = np.lexsort((timestamps, users))  # stable: of equal times, rows further down are later
     sizes = rows_of_each(users)
     ends = np.cumsum(sizes)[sizes > len(held_out)]
     parts = np.full(len(users), _TRAIN, dtype=np.uint8)
@@ -175,7 +175,7 @@ def _last_parts(
 
 
 def _latest(timestamps: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
-    """The `count` latest rows; of equal times those further down. Linear in the rows."""
+    """The `count` latest rows; of equal times those further down. In time linear in the rows."""
     if not count:
         return np.empty(0, dtype=np.int64)
     place = len(timestamps) - count
@@ -202,7 +202,7 @@ def _group_parts(
 
 
 def _nearest(rows: npt.NDArray[np.int64], start: int, wanted: int) -> int:
-    """The end, past `start`, of the groups that together come nearest to the `wanted` rows."""
+    """The end of the groups from `start` on whose number of rows is nearest to `wanted`."""
     off = np.abs(rows[start + 1 :] - rows[start] - wanted)
     return start + 1 + int(np.argmin(off)) if len(off) else start
 

@@ -381,7 +381,7 @@ def test_prepare_refuses_wrong_options(options, fragment, tmp_path, refused):
         ("user_id,to_user_id,weight\n1,2,1\n1,3,-2\n", "row 3: weight is negative (-2.0)"),
         ("user_id,to_user_id,weight\n1,2,x\n", "row 2: weight is no number ('x')"),
         ("user_id,to_user_id\n1,\n", "row 2: to_user_id is empty"),
-        ("user_id,friend\n1,2\n", "a relation has two columns of ids, and this has user_id"),
+        ("user_id,friend\n1,2\n", "a relation has two columns of ids, and this file has user_id"),
         ("user_id,to_user_id\n77,78\n", "relation trusts (user -> user) has no edge"),
         (None, "trust.csv: no such file"),
     ],

@@ -383,10 +383,10 @@ def test_where_nothing_is(tmp_path, spool):
     for place, format, message in (
         ("bare", "table", "bare: holds no part of a table; found an empty folder, expected files"),
         ("marks", "table", "marks: holds no part of a table; found _SUCCESS"),
-        ("bare/*.csv", "auto", r"bare/\*\.csv: meets no file; found nothing in .*bare"),
+        ("bare/*.csv", "auto", r"bare/\*\.csv: matches no file; found nothing in .*bare"),
         ("delta/*.csv", "auto", r"is a Delta table"),
         ("delta", "auto", "delta: is a Delta table, whose files may hold rows that were deleted"),
-        ("nowhere/*.csv", "auto", "meets no file; found nothing in .*nowhere"),
+        ("nowhere/*.csv", "auto", "matches no file; found nothing in .*nowhere"),
     ):
         with pytest.raises(DataError, match=message) as error:
             read(f"{tmp_path}/{place}", spool, format=format)

@@ -28,7 +28,7 @@ from dglrec.errors import (
 from dglrec.files import atomic_file, atomic_folder, check_target_folder, sha256_of, write_json
 from dglrec.places import TEMPORARY, RemotePath, contents, local_path, place_of, store_errors
 from dglrec.places import stores as stores_module
-from dglrec.places.globs import meets
+from dglrec.places.globs import matches
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_patterns_meet_what_glob_meets(tmp_path, pattern):
         below = [found] if found.is_file() else found.rglob("*")
         wanted |= {path.relative_to(tmp_path).as_posix() for path in below if path.is_file()}
     files = {path for path, is_file in contents(tmp_path) if is_file}
-    assert {path for path in files if meets(pattern, path)} == wanted
+    assert {path for path in files if matches(pattern, path)} == wanted
 
 
 def test_a_link_that_goes_round_is_refused(tmp_path):

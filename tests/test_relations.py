@@ -214,8 +214,11 @@ def test_edges_that_are_held_out_rows_are_left_out(header, tmp_path):
         ("user_id,to_user_id\n1,2,3\n", "row 2: 3 fields where 2"),
         ("user_id,to_user_id\n", "no row"),
         ("", "is empty"),
-        ("user_id,friend\n1,2\n", "two columns of ids, and this has user_id; found .*friend"),
-        ("user_id,item_id,to_user_id\n1,10,2\n", "two columns of ids, and this has user_id, item"),
+        ("user_id,friend\n1,2\n", "two columns of ids, and this file has user_id; found .*friend"),
+        (
+            "user_id,item_id,to_user_id\n1,10,2\n",
+            "two columns of ids, and this file has user_id, item",
+        ),
         ("user_id,user_id\n1,2\n", "column user_id is there 2 times"),
         ("user_id,to_user_id\n7,8\n9,9\n", "trusts .user -> user. has no edge; left out: 2 of unk"),
     ],

@@ -303,7 +303,9 @@ def test_what_is_not_there_or_not_readable(trained, lake, server, rows, tmp_path
     assert refused(DataError, "s3://none/a.csv: no such bucket as none", "s3://none/a.csv") == 3
     refused(DataError, "s3://lake/no.csv: no such file or folder", f"{lake}/no.csv")
     refused(DataError, r"s3://none/\*.csv: no such bucket as none", "s3://none/*.csv")
-    refused(DataError, r"s3://lake/t/\*.parquet: meets no file; found a.csv", f"{lake}/t/*.parquet")
+    refused(
+        DataError, r"s3://lake/t/\*.parquet: matches no file; found a.csv", f"{lake}/t/*.parquet"
+    )
     refused(DataError, "b.xlsx: is neither CSV nor Parquet", f"{lake}/odd", format="table")
     columns = {"user": "u", "item": "product"}
     refused(DataError, "a.csv: no column u; found uid, product", f"{lake}/t", columns=columns)

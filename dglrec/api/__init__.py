@@ -1,7 +1,7 @@
-"""The same from Python as from the command line, on data frames: `Recommender`.
+"""The Python interface, on data frames: `Recommender` does what the command line does.
 
-What is public is what `__all__` names here, which `dglrec` names too; the rest of the package may
-change from version to version. `docs/api.md` has examples.
+Public is what `__all__` names here, and `dglrec` names too; the rest of the package may change from
+version to version. `docs/api.md` has examples.
 """
 
 from dglrec.api.extensions import (

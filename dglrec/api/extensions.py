@@ -1,7 +1,8 @@
-"""Parts of one's own, under names that the configuration takes from then on, in this process.
+"""Register losses, convolutions and encoders under names that the configuration then accepts.
 
-What is registered is tried on a few rows before anything is trained with it. A run or a data set
-that was made with it needs it registered again wherever it is opened.
+Registrations hold for this process. What is registered is tried on a few rows before anything is
+trained with it. A run or a data set that was made with it can only be opened where it is registered
+again.
 """
 
 from collections.abc import Callable
@@ -25,15 +26,15 @@ _Encoder = TypeVar("_Encoder", bound=type[FeatureEncoder])
 def register_loss(name: str, *, replace: bool = False) -> Callable[[_Loss], _Loss]:
     """Make a function the loss `train.loss = name`.
 
-    The function takes float32 [B] predicted ratings and ratings, and gives the loss of each, [B],
-    through which gradients go back.
+    The function takes float32 [B] predicted ratings and ratings, and returns the loss of each
+    rating, [B], through which gradients flow back.
 
     Args:
         name: lowercase letters, digits and underscores.
-        replace: whether one that was registered before under that name may go.
+        replace: whether an earlier registration of that name may be replaced.
 
     Raises:
-        UsageError: the name is none, or taken.
+        UsageError: the name is not allowed, or taken.
     """
     return _registering(LOSSES, name, replace)
 
@@ -41,37 +42,37 @@ def register_loss(name: str, *, replace: bool = False) -> Callable[[_Loss], _Los
 def register_list_loss(name: str, *, replace: bool = False) -> Callable[[_ListLoss], _ListLoss]:
     """Make a function the loss of lists `ranking.loss = name`.
 
-    Of B positive targets, each beside k items that its user has not rated, the function takes
-    float32 [B] scores of the positives, float32 [B, k] scores of their negatives, and bool [B, k]
-    which negatives there are; the scores of others are 0 and mean nothing. It gives the loss of
-    each positive, [B], through which gradients go back. Which negatives there are say
-    `ranking.negatives`, `ranking.negatives_a_target` and the like; scores are over
-    `ranking.temperature`, and cosines with `ranking.normalised`.
+    The function takes B positive targets, each with k items that its user has not rated: float32
+    [B] scores of the positives, float32 [B, k] scores of their negatives, and bool [B, k], which of
+    the negatives are there; the scores of absent negatives are 0 and mean nothing. It returns the
+    loss of each positive, [B], through which gradients flow back. The settings `ranking.negatives`,
+    `ranking.negatives_a_target` and the like choose the negatives; scores are divided by
+    `ranking.temperature`, and are cosines with `ranking.normalised`.
 
     Args:
         name: lowercase letters, digits and underscores.
-        replace: whether one that was registered before under that name may go.
+        replace: whether an earlier registration of that name may be replaced.
 
     Raises:
-        UsageError: the name is none, or taken.
+        UsageError: the name is not allowed, or taken.
     """
     return _registering(LIST_LOSSES, name, replace)
 
 
 def register_convolution(name: str, *, replace: bool = False) -> Callable[[_Make], _Make]:
-    """Make a class the convolution `model.convolution = name`: messages along one relation.
+    """Make a class the convolution `model.convolution = name`: messages along a relation.
 
-    The class, or function, takes the width H of embeddings and gives a `Convolution`: its `forward`
-    takes a `Block` of edges, [S, H] sources and [D, H] destinations, and gives [D, H]; its
-    `without_edges` gives the same of [D, H] destinations that have no edge. Beside it there are the
-    rated messages and the ridge regression, unless the configuration switches them off.
+    The class, or function, takes the width H of embeddings and returns a `Convolution`: its
+    `forward` takes a `Block` of edges, [S, H] sources and [D, H] destinations, and returns [D, H];
+    its `without_edges` returns the same for [D, H] destinations that have no edge. The model also
+    has rated messages and the ridge regression, unless the configuration switches them off.
 
     Args:
         name: lowercase letters, digits and underscores.
-        replace: whether one that was registered before under that name may go.
+        replace: whether an earlier registration of that name may be replaced.
 
     Raises:
-        UsageError: the name is none, or taken.
+        UsageError: the name is not allowed, or taken.
     """
 
     def register(make: _Make) -> _Make:
@@ -91,17 +92,17 @@ def register_convolution(name: str, *, replace: bool = False) -> Callable[[_Make
 
 
 def register_encoder(name: str, *, replace: bool = False) -> Callable[[_Encoder], _Encoder]:
-    """Make a class what encodes attributes of a kind: `attributes={"column": name}` of `fit`.
+    """Make a class the encoder of a kind of attributes: `attributes={"column": name}` of `fit`.
 
     The class has a class method `fit(column, training)` and a method `encode(column)`; see
     `FeatureEncoder`.
 
     Args:
         name: lowercase letters, digits and underscores.
-        replace: whether one that was registered before under that name may go.
+        replace: whether an earlier registration of that name may be replaced.
 
     Raises:
-        UsageError: the name is none, or taken.
+        UsageError: the name is not allowed, or taken.
     """
 
     def register(encoder: _Encoder) -> _Encoder:
@@ -116,7 +117,7 @@ def register_encoder(name: str, *, replace: bool = False) -> Callable[[_Encoder]
 def _registering(
     losses: Registry[Callable[[Any], Any]], name: str, replace: bool
 ) -> Callable[[_Function], _Function]:
-    """Adds a function to losses, the same one for whatever they are made for."""
+    """A decorator that adds a function to losses; the function does not depend on the settings."""
 
     def register(loss: _Function) -> _Function:
         _check_callable(loss, losses.what, name)

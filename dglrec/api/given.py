@@ -1,4 +1,4 @@
-"""What a caller gives -> frames that can stand where the verbs take files."""
+"""A caller's arguments -> frames that can be used wherever the verbs take files."""
 
 import numbers
 from collections.abc import Iterable, Mapping
@@ -19,31 +19,31 @@ _SCHEMA_NAMES = {
 
 
 def frame_of(given: Any, name: str) -> Frame:
-    """A frame, whatever library it is of; see `Frame.of`."""
+    """A frame of any library as a `Frame`; see `Frame.of`."""
     return given if isinstance(given, Frame) else Frame.of(given, name)
 
 
 def optional_frame(given: Any, name: str) -> Frame | None:
-    """The same; None for None."""
+    """As `frame_of`; None for None."""
     return None if given is None else frame_of(given, name)
 
 
 def is_frame(given: Any) -> bool:
-    """Whether something is a table, and no list of ids: it has columns by name."""
+    """Whether an argument is a table (it has named columns), rather than a list of ids."""
     return isinstance(given, Frame) or hasattr(given, "columns") or hasattr(given, "column_names")
 
 
 def ids_frame(given: Any, id_name: str, name: str) -> Frame:
-    """Ids in a column: one id, several in any order, or a frame that has that column.
+    """Ids in a column: a single id, several in any order, or a frame that has that column.
 
     Args:
-        given: them.
+        given: the ids, or the frame.
         id_name: `user_id` or `item_id`.
         name: what messages call them.
 
     Raises:
-        DataError: they are of several types.
-        UsageError: there is none.
+        DataError: the ids are of several types.
+        UsageError: there is no id.
     """
     if is_frame(given):
         return frame_of(given, name)
@@ -59,7 +59,7 @@ def pairs_frame(given: Any) -> Frame:
 
     Raises:
         DataError: ids are of several types.
-        UsageError: something is no pair.
+        UsageError: an element is not a pair.
     """
     if is_frame(given):
         return frame_of(given, "pairs")
@@ -81,11 +81,11 @@ def pairs_frame(given: Any) -> Frame:
 
 
 def in_schema_names(frame: Frame, columns: Mapping[str, str]) -> Frame:
-    """A frame whose columns are called as those of the ratings that a model was fitted to.
+    """A frame with the schema's column names in place of those of the ratings that `fit` was given.
 
     Args:
-        frame: of users, ratings or pairs; names that are the schema's stay.
-        columns: what `fit` was told that they are called: `user`, `item`, `rating`, `timestamp`.
+        frame: of users, ratings or pairs; columns that have the schema's names keep them.
+        columns: `user`, `item`, `rating`, `timestamp` -> the column's name, as given to `fit`.
     """
     found = frame.table.column_names
     named = {name: _SCHEMA_NAMES[key] for key, name in columns.items()}
@@ -94,7 +94,7 @@ def in_schema_names(frame: Frame, columns: Mapping[str, str]) -> Frame:
 
 
 def holds_ratings(frame: Frame) -> bool:
-    """Whether a frame has a column of items: then it says what users rated, not only who."""
+    """Whether a frame has a column of items, so that it holds ratings and not only users."""
     return bool(set(ID_NAMES[schema.ITEM_ID]) & set(frame.table.column_names))
 
 
@@ -110,10 +110,10 @@ def _ids_column(ids: list[Any], name: str) -> pa.Array:
 
 
 def columns_of(columns: Mapping[str, str] | None) -> dict[str, str]:
-    """Names of a table's columns, as `parse_columns` gives them.
+    """Names of a table's columns, checked by `parse_columns`.
 
     Raises:
-        UsageError: a key is none, or a column is named twice.
+        UsageError: there is no such key, or a column is named twice.
     """
     if not columns:
         return {}

@@ -25,11 +25,11 @@ DATA, RUN = "data", "run"
 
 
 class Home(NamedTuple):
-    """Where the parts of a recommender are.
+    """The folders of a recommender.
 
     Attributes:
         run: the run's folder.
-        dataset: the data set's folder; None where only the run's own notes say where it is.
+        dataset: the data set's folder; None if only the run's own record says where it is.
     """
 
     run: Path
@@ -37,10 +37,10 @@ class Home(NamedTuple):
 
 
 def existing_home(path: Path, dataset: str | Path | None) -> Home:
-    """The parts of a recommender that was made before, whether or not they are there.
+    """The folders of a recommender that was made before, whether or not they exist.
 
     Args:
-        path: its folder, or a run's.
+        path: the recommender's folder, or a run's.
         dataset: where the data set is now, if it was moved.
     """
     run = path / RUN if (path / RUN).is_dir() else path
@@ -52,7 +52,7 @@ def begun_home(path: Path, dataset: str | Path | None) -> tuple[Path, Path]:
     """The run's and the data set's folder of a training that was begun.
 
     Args:
-        path: its folder, or a run's.
+        path: the recommender's folder, or a run's.
         dataset: where the data set is now, if it was moved.
 
     Raises:
@@ -72,15 +72,15 @@ def begun_home(path: Path, dataset: str | Path | None) -> tuple[Path, Path]:
 def home_of(path: Path | None, overwrite: bool) -> Iterator[Path]:
     """The folder to make a recommender in.
 
-    Where that fails before training has saved anything, what was made there is removed, unless it
-    stands in the place of something older.
+    If that fails before training has saved anything, the new folders are removed, unless they
+    replace older ones.
 
     Args:
-        path: the caller's; None for a temporary one.
-        overwrite: whether what an earlier call made may be replaced.
+        path: the caller's folder; None for a temporary folder.
+        overwrite: whether an earlier recommender may be replaced.
 
     Raises:
-        UsageError: it holds something that may not be replaced.
+        UsageError: the folder holds something that may not be replaced.
     """
     home = Path(tempfile.mkdtemp(prefix="dglrec-")) if path is None else path
     made = [home / DATA, home / RUN]

@@ -1,4 +1,4 @@
-"""Tables of what a model says -> data frames for the caller."""
+"""Tables of a model's results -> data frames for the caller."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from dglrec.ingest import ID_NAMES, Frame
 
 
 def in_order_of(given: Frame | None, table: pa.Table, name: str) -> pa.Table:
-    """A table's rows in the order in which their users, or items, are given; None: as they are."""
+    """A table's rows in the order in which users, or items, were given; unchanged for None."""
     if given is None:
         return table
     column = next(one for one in ID_NAMES[name] if one in given.table.column_names)
@@ -25,7 +25,7 @@ def in_order_of(given: Frame | None, table: pa.Table, name: str) -> pa.Table:
 
 
 def titled(table: pa.Table, name: str, dataset: RatingDataset) -> pd.DataFrame:
-    """A table with titles behind a column of items; those without one have their ids."""
+    """A table with titles behind a column of items; the id stands in for a missing title."""
     ids = table.column(name)
     at = dataset.items.encode(ids)
     titles = dataset.titles.cast(pa.string()).take(pa.array(at, mask=at < 0))
@@ -35,13 +35,13 @@ def titled(table: pa.Table, name: str, dataset: RatingDataset) -> pd.DataFrame:
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """A table as a frame of pandas."""
+    """A table as a pandas frame."""
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
 
 def figures_frame(report: Mapping[str, Any]) -> pd.DataFrame:
-    """A report's figures: a row for the model, and one for each baseline."""
+    """A report's figures: a row for the model, and a row for each baseline."""
     rows = {"model": report, **report.get("baselines", {})}
     figures = [
         {

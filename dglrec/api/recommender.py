@@ -1,4 +1,4 @@
-"""`Recommender`: from data frames to a trained model, and from it to data frames."""
+"""`Recommender`: trains a model from data frames, and gives its results as data frames."""
 
 import shutil
 import weakref
@@ -63,17 +63,17 @@ _NEWCOMERS = "; for users that training never saw give a frame of their ratings 
 class Recommender:
     """A trained model with the data set that it reads.
 
-    `fit`, `resume` and `load` make one. All that it does a verb of the command line does as well,
-    by the same code and with the same figures. Frames that come in are of pandas, polars, pyarrow,
-    or whatever else narwhals takes; those that go out are of pandas, with ids as the caller gave
-    them: whole numbers or text.
+    `fit`, `resume` and `load` make one. Each method does what a verb of the command line does, by
+    the same code and with the same figures. Frames given to it are of pandas, polars, pyarrow, or
+    any other library that narwhals takes; frames that it returns are of pandas, with ids as the
+    caller gave them: whole numbers or text.
 
-    Errors are `DglrecError`s: `UsageError` for what a caller asks, `DataError` for what a frame
-    holds. A frame's rows count from 1 in messages.
+    Errors are `DglrecError`s: `UsageError` for wrong arguments, `DataError` for the content of a
+    frame. Messages number a frame's rows from 1.
 
     Attributes:
-        path: the folder that holds the data set (`data`) and the run (`run`), or of what was loaded
-            from a run's folder, that folder.
+        path: the folder that holds the data set (`data`) and the run (`run`); for a recommender
+            that was loaded from a run's folder, that folder.
         results: what training reports, as `dglrec train --json` does: epochs, seconds, figures.
     """
 
@@ -121,40 +121,40 @@ class Recommender:
         Args:
             ratings: a frame of `user_id`, `item_id`, and perhaps `rating` and `timestamp`. Without
                 ratings its rows are interactions: clicks, plays, purchases.
-            items: a frame of `item_id` and what is known of items: `title`, `genres`, `synopsis`,
+            items: a frame of `item_id` and the items' attributes: `title`, `genres`, `synopsis`,
                 and any other columns.
-            users: the same of users, by `user_id`.
+            users: a frame of `user_id` and the users' attributes.
             relations: frames of further edges, by name; see `docs/relations.md`.
             config: the name of a configuration that comes with the package, or a TOML file.
-            settings: single settings, like `{"train.epochs": 5}`; they beat the configuration.
-                Variables of the environment are not read.
+            settings: single settings, like `{"train.epochs": 5}`, which override the configuration.
+                Environment variables are not read.
             path: a folder for the data set and the run, which the verbs take, and in which `resume`
-                goes on with a training that was cut off; None for one that goes when the
-                recommender does.
+                continues a training that was interrupted; None for a folder that is removed with
+                the recommender.
             split: how held-out rows are chosen: `random`, `time`, `last`, `user` or `item`.
             valid: share of rows that validates.
             test: share of rows that tests.
             seed: of the split; `settings={"train.seed": ...}` is that of training.
-            columns: what the columns of `ratings` are called where their names are others: of
-                `user`, `item`, `rating` and `timestamp`. Frames that the model is asked about may
-                have these names.
+            columns: the names of the columns of `ratings` where they differ from the schema's, by
+                `user`, `item`, `rating` and `timestamp`. Frames given to the model later may have
+                these names, too.
             scale: (minimum, maximum) or (minimum, maximum, step) of ratings; None to find out.
-            interactions_from: make interactions of the ratings of so much or more.
+            interactions_from: make interactions of the ratings of this level or more.
             attributes: kinds of columns of `items` and `users`, where they are not to be inferred:
-                number, category, categories, text, date, none, or one that was registered.
+                number, category, categories, text, date, none, or a registered kind.
             text: whether synopses and other texts become features.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            overwrite: whether what another `fit` left in `path` may be replaced; it goes once the
-                new data set is whole.
-            quiet: whether nothing is said on stderr.
+            overwrite: whether what an earlier `fit` left in `path` may be replaced; it is removed
+                once the new data set is complete.
+            quiet: whether no messages are printed on stderr.
 
         Raises:
-            UsageError: options do not go together, a setting is unknown, or `path` may not be
+            UsageError: options contradict each other, a setting is unknown, or `path` may not be
                 written.
             DataError: a frame lacks a column, or a row is bad.
             UnusableEnvironmentError: the text model, the device or memory is missing.
             DglrecError: training failed, or the disk is full.
-            KeyboardInterrupt: SIGINT or SIGTERM came; the step under way was ended and saved.
+            KeyboardInterrupt: SIGINT or SIGTERM arrived; the current step was completed and saved.
         """
         options = PrepareOptions(
             split=split,
@@ -199,29 +199,28 @@ class Recommender:
         device: str = "auto",
         quiet: bool = False,
     ) -> "Recommender":
-        """Go on with a training that was cut off, as though nothing had happened.
+        """Continue a training that was interrupted, as if it had not been.
 
-        The same as `dglrec train --resume`: weights and figures come out as those of a training
-        that was not cut off, to the last bit. Of one that has come to its end nothing is trained
-        again, unless `settings` give it more epochs.
+        The same as `dglrec train --resume`: weights and figures are those of a training without an
+        interruption, to the last bit. A training that is finished is not continued, unless
+        `settings` give it more epochs.
 
         Args:
-            path: the folder that `fit` was given, or a run's, of `dglrec train`.
-            settings: how long to go on, and how often to save: `train.epochs`, `train.patience`,
+            path: the folder that `fit` was given, or the folder of a run of `dglrec train`.
+            settings: how long to train, and how often to save: `train.epochs`, `train.patience`,
                 `train.checkpoint_seconds`, `train.checkpoint_steps`, `train.keep_checkpoints`. All
-                else is as it was.
+                other settings stay as they were.
             dataset: where the data set is, if it is not in `path`.
             device: where to compute.
-            quiet: whether nothing is said on stderr.
+            quiet: whether no messages are printed on stderr.
 
         Raises:
-            DataError: no training was begun there, or its data set is gone or another one, or what
-                was saved is damaged.
-            UsageError: a setting would change that decides what is learned, or another process
-                trains there.
+            DataError: no training was begun there, its data set is missing or another one, or a
+                checkpoint is damaged.
+            UsageError: a setting would change what is learned, or another process trains there.
             UnusableEnvironmentError: the device or memory is missing.
             DglrecError: training failed, or the disk is full.
-            KeyboardInterrupt: SIGINT or SIGTERM came; the step under way was ended and saved.
+            KeyboardInterrupt: SIGINT or SIGTERM arrived; the current step was completed and saved.
         """
         run, data = begun_home(Path(path), dataset)
         chosen = resumed_settings(run, None, (), {}, given=settings)
@@ -237,7 +236,7 @@ class Recommender:
     def load(
         cls, path: str | Path, *, dataset: str | Path | None = None, device: str = "auto"
     ) -> "Recommender":
-        """Open what `save`, `fit(path=...)` or `dglrec train` left.
+        """Open what `save`, `fit(path=...)` or `dglrec train` wrote.
 
         Args:
             path: a recommender's folder, or a run's.
@@ -245,12 +244,12 @@ class Recommender:
             device: where to compute.
 
         Raises:
-            DataError: nothing whole is there, or the data set is gone or another one.
+            DataError: there is no complete recommender, or its data set is missing or another one.
         """
         path = Path(path)
         run, place = existing_home(path, dataset)
         loaded = cls(path, run, place, choose_device(device))
-        loaded._open()  # what is wrong is said now
+        loaded._open()  # so that errors are raised now
         if (run / RESULTS_FILE).is_file():
             loaded.results = read_json(run / RESULTS_FILE)
         return loaded
@@ -260,11 +259,11 @@ class Recommender:
         """Copy the data set and the run into a folder, which `load` and the verbs take.
 
         Args:
-            path: the folder; it appears whole or not at all.
+            path: the folder; it is written whole or not at all.
             overwrite: whether another recommender there may be replaced.
 
         Raises:
-            UsageError: it may not be written.
+            UsageError: the folder may not be written.
             DglrecError: the disk is full.
         """
         path = Path(path)
@@ -291,25 +290,25 @@ class Recommender:
         new_items: Any = None,
         unknown: Unknown = "error",
     ) -> pd.DataFrame:
-        """What is predicted of pairs of a user and an item, in their order: `dglrec score --pairs`.
+        """Predict pairs of a user and an item, in their order: `dglrec score --pairs`.
 
         Args:
             pairs: a frame of `user_id` and `item_id`, or pairs like `(user, item)`.
             ratings: ratings of users that training never saw, who may then be among the pairs.
-            known: what these mean of users that it saw: all that they have rated (`replace`), more
-                ratings (`extend`), or an error.
-            user_table: what is known of users that training never saw.
-            new_items: items that training never saw, by what is known of them.
+            known: what ratings of users that training saw mean: all that they have rated
+                (`replace`), more ratings (`extend`), or an error.
+            user_table: attributes of users that training never saw.
+            new_items: items that training never saw, with their attributes.
             unknown: what an unknown id means: `error`, `skip` the row, or `null` for no score.
 
         Returns:
-            `user_id, item_id, score`, and of a model that predicts ratings `rating`: the score on
-            the scale. Of other models the score is what lists are ordered by.
+            `user_id, item_id, score`, and for a model that predicts ratings `rating`: the score
+            clipped to the scale. For other models the score is what lists are ordered by.
 
         Raises:
-            UnknownIdsError: a user or an item is unknown, and that is an error.
+            UnknownIdsError: a user or an item is unknown, and `unknown` is `error`.
             DataError: a frame is bad.
-            UsageError: the model is not made for what is asked.
+            UsageError: the model cannot do what is asked.
         """
         options = ScoreOptions(
             ratings=self._optional(ratings, "ratings"),
@@ -342,28 +341,28 @@ class Recommender:
         Args:
             users: ids of users; or a frame of ratings (`user_id`, `item_id`, `rating`), of users
                 that training never saw or of others; None for all users.
-            k: items for each user; fewer where fewer are left.
+            k: items for each user; fewer if fewer remain.
             items: ids of the items to choose from; None for all.
-            exclude_seen: leave out what a user has rated.
-            explain: whether to add the rated items that each place rests on.
-            order: what lists are made by: `lists`, the list head, or `rating`, predicted ratings.
+            exclude_seen: leave out the items that a user has rated.
+            explain: whether to add the rated items that each recommendation rests on.
+            order: what orders the lists: `lists`, the list head, or `rating`, predicted ratings.
             diverse: make items of a list unlike each other by `genres`, `embedding` or `series`.
-            diversity: what likeness counts then, from 0 to 1.
+            diversity: the weight of likeness then, from 0 to 1.
             known: what ratings of users that training saw mean: all that they have rated
                 (`replace`), more ratings (`extend`), or an error.
-            user_table: what is known of users that training never saw.
-            new_items: items that training never saw, by what is known of them.
+            user_table: attributes of users that training never saw.
+            new_items: items that training never saw, with their attributes.
             unknown: what an unknown id means: `error` or `skip`.
 
         Returns:
-            `user_id, item_id, title, rank, score`, and of a model that predicts ratings `rating`;
-            with `explain` lists `because` and `contribution`, as `score_top_k` has them. Users
-            stand in the order in which they are given.
+            `user_id, item_id, title, rank, score`, and for a model that predicts ratings `rating`;
+            with `explain` lists `because` and `contribution`, as `score_top_k` has them. Users are
+            in the order in which they are given.
 
         Raises:
-            UnknownIdsError: a user or an item is unknown, and that is an error.
+            UnknownIdsError: a user or an item is unknown, and `unknown` is `error`.
             DataError: a frame is bad.
-            UsageError: the model is not made for what is asked, or k is impossible.
+            UsageError: the model cannot do what is asked, or k is impossible.
         """
         given = None if users is None else self._named(ids_frame(users, schema.USER_ID, "users"))
         rated = given if given is not None and is_frame(users) and holds_ratings(given) else None
@@ -397,20 +396,20 @@ class Recommender:
         known: Known = "replace",
         unknown: Unknown = "error",
     ) -> pd.DataFrame:
-        """Which rated items a user's score for an item rests on, up to three of each pair.
+        """The rated items that a user's score for an item rests on, up to three for each pair.
 
         Args:
             pairs: a frame of `user_id` and `item_id`, such as `recommend` gives, or pairs.
             ratings: ratings of users that training never saw, who may then be among the pairs.
-            known: what these mean of users that it saw.
+            known: what ratings of users that training saw mean, as for `predict`.
             unknown: what an unknown id means: `error` or `skip`.
 
         Returns:
-            `user_id, item_id, because, title, contribution`, a row a reason: the rated item, its
-            title, and by how much lower the score would be without its rating.
+            `user_id, item_id, because, title, contribution`, a row for each reason: the rated item,
+            its title, and by how much lower the score would be without its rating.
 
         Raises:
-            UnknownIdsError: a user or an item is unknown, and that is an error.
+            UnknownIdsError: a user or an item is unknown, and `unknown` is `error`.
             UsageError: the model gives no reasons.
         """
         options = ScoreOptions(
@@ -423,18 +422,18 @@ class Recommender:
     def similar_items(
         self, items: Any = None, k: int = 10, *, unknown: Unknown = "error"
     ) -> pd.DataFrame:
-        """The items that the model's embeddings say are most like an item: by their cosine.
+        """The items most like an item, by the cosine of the model's embeddings.
 
         Args:
             items: ids of items; None for all.
-            k: how many of each.
+            k: how many similar items for each.
             unknown: what an unknown id means: `error` or `skip`.
 
         Returns:
             `item_id, similar_id, title, rank, similarity`; the title is that of the similar item.
 
         Raises:
-            UnknownIdsError: an item is unknown, and that is an error.
+            UnknownIdsError: an item is unknown, and `unknown` is `error`.
             UsageError: the model has no embeddings of items, or k is impossible.
         """
         given = None if items is None else ids_frame(items, schema.ITEM_ID, "items")
@@ -442,7 +441,7 @@ class Recommender:
         return titled(in_order_of(given, table, schema.ITEM_ID), schema.SIMILAR_ID, self.dataset)
 
     def evaluate(self, split: str = "test", **options: Any) -> pd.DataFrame:
-        """The figures of `report`: a row for the model, and one for each baseline.
+        """The figures of `report`: a row for the model, and a row for each baseline.
 
         Args:
             split: `test`, `valid` or `train`.
@@ -466,23 +465,23 @@ class Recommender:
         diverse: DiverseBy | None = None,
         diversity: float = WEIGHT,
     ) -> dict[str, Any]:
-        """All that `dglrec evaluate --json` reports.
+        """Everything that `dglrec evaluate --json` reports.
 
         Args:
             split: `test`, `valid` or `train`.
-            ranking: K, or several, for metrics of lists of K items as well.
+            ranking: K, or several, to add metrics of lists of K items.
             relevant_from: the least rating of a relevant item.
             details: whether to report calibration, and figures by activity and popularity.
-            given: how many ratings of each new user the model may look at.
-            candidates: how many items to draw for each relevant one.
-            seed: of what is drawn.
+            given: how many ratings of each new user the model may read.
+            candidates: how many items to draw for each relevant item.
+            seed: of the draws.
             order: what lists are ordered by.
-            history: the rows that the model reads: `train`, or `valid` for validation rows too.
+            history: the rows that the model reads: `train`, or `valid` for validation rows as well.
             diverse: make items of the lists unlike each other by `genres`, `embedding`, `series`.
-            diversity: what likeness counts then.
+            diversity: the weight of likeness.
 
         Raises:
-            UsageError: what is asked for does not go together, or not with the model.
+            UsageError: options contradict each other, or the model cannot do what is asked.
         """
         return evaluate(
             self._open(history, order),
@@ -497,7 +496,7 @@ class Recommender:
         )
 
     def _open(self, history: History = "auto", order: Order = "lists") -> Predictor:
-        """The run's model, which reads some rows and makes lists by something; opened once."""
+        """The run's model, for a history and an order; each combination is opened only once."""
         usual = self._opened.get(("auto", "lists"))
         if history == "train" and usual is not None and usual.learned_from == (TRAIN,):
             history = "auto"  # the same rows
@@ -511,7 +510,7 @@ class Recommender:
         return found
 
     def _named(self, frame: Frame) -> Frame:
-        """A frame with the schema's names in place of those that `fit` was told."""
+        """A frame with the schema's names in place of the column names that `fit` was given."""
         return in_schema_names(frame, self.dataset.meta.get("columns", {}))
 
     def _optional(self, given: Any, name: str) -> Frame | None:
@@ -519,5 +518,5 @@ class Recommender:
 
 
 def _spoken(quiet: bool, *, kept: bool = True) -> AbstractContextManager[None]:
-    """Messages of a training, whose folder is kept or not, in the words of a caller from Python."""
+    """Messages of a training in Python's words; `kept` says whether its folder stays."""
     return spoken(Manner(quiet=quiet, words=in_python if kept else without_path))

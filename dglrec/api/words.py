@@ -1,4 +1,4 @@
-"""Messages that speak of a verb's options, in the words of a caller from Python."""
+"""Error messages that name options of the command line, reworded for callers from Python."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _VALUED = re.compile("|".join(rf"--({name}) ({values})\b" for name, values in _V
 _SWITCH = re.compile(r"--(details|explain|overwrite)\b")
 _OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 
-# What is called otherwise here than there.
+# Options whose keyword has another name.
 _RENAMED = {
     "attribute": "attributes",
     "item_table": "items",
@@ -50,7 +50,7 @@ def in_python(message: str) -> str:
 
 
 def without_path(message: str) -> str:
-    """The same of a training whose folder goes with its process: there is nothing to go on from.
+    """As `in_python`, for a training in a temporary folder, which cannot be resumed.
 
     >>> without_path("stopped after epoch 1; go on with --resume")
     'stopped after epoch 1; only with path=... is it kept, and can be gone on with'
@@ -62,7 +62,7 @@ def without_path(message: str) -> str:
 def speaks_python(
     function: Callable[_Arguments, _Result],
 ) -> Callable[_Arguments, _Result]:
-    """The same function, whose errors of the package say what to do in Python."""
+    """A decorator: the package's errors that the function raises say what to do in Python."""
 
     @wraps(function)
     def speaking(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:

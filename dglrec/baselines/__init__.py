@@ -1,13 +1,13 @@
-"""Recommenders without a gradient, to be beaten.
+"""Recommenders without gradients, which a trained model should beat.
 
-Of ratings: the mean rating and biases (`simple.py`), similar items (`neighbours.py`). Of lists,
+For ratings: the mean rating and biases (`simple.py`), similar items (`neighbours.py`). For lists,
 without a predicted rating: `popularity.py`, `ease.py`, `graph_filter.py`, and `cosine.py`, the
-similar items of interactions. `ranker.py` has what these share, `positives.py` the rows they read,
-`pairs.py` and `inverse.py` their arithmetic, `search.py` which settings are tried. `models.py`
-finds all of them by name; `dense.py` ranks a catalogue by predicted ratings.
+similar items of interactions. `ranker.py` has what the ranking models share, `positives.py` the
+rows they read, `pairs.py` and `inverse.py` their arithmetic, `search.py` the settings to try.
+`models.py` finds all models by name; `dense.py` ranks a catalogue by predicted ratings.
 
-Of what comes next, by timestamps: `following.py`, hops over the graph of items that follow each
-other, and `session_neighbours.py`, V-SKNN, which `session_ranker.py` makes a model of lists of.
+For the next item, by timestamps: `following.py`, hops over the graph of items that follow each
+other, and `session_neighbours.py`, V-SKNN, on which `session_ranker.py` builds a model of lists.
 `recent.py` has the last items of users.
 """
 

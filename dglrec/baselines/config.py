@@ -1,4 +1,4 @@
-"""How baselines are fitted."""
+"""The settings of baselines."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,10 +14,10 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class BaselineConfig(BaseModel):
-    """How baselines are fitted; `popularity`, `bias` and `global_mean` have no settings.
+    """The settings of baselines; `popularity`, `bias` and `global_mean` have none.
 
-    What is "auto" is chosen on validation rows by NDCG@10 for models that only rank; item_knn of
-    ratings takes its defaults.
+    Settings that are "auto" are chosen on validation rows by NDCG@10 for models that only rank;
+    item_knn of ratings takes its defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -97,7 +97,7 @@ class BaselineConfig(BaseModel):
     )
 
     def with_values(self, values: Mapping[str, Any]) -> "BaselineConfig":
-        """The same with those of some settings replaced that are `auto`.
+        """A copy with values for settings that are `auto`; the other settings stay.
 
         >>> BaselineConfig(ridge=7.0).with_values({"ridge": 300.0, "neighbours": 40}).ridge
         7.0
@@ -108,10 +108,10 @@ class BaselineConfig(BaseModel):
 
 
 def fixed(value: _Value | Auto) -> _Value:
-    """A setting's value, which has been chosen.
+    """The value of a setting that must not be `auto` any more.
 
     Raises:
-        ValueError: it is still `auto`.
+        ValueError: it is `auto`.
     """
     if value == "auto":
         raise ValueError("a setting is auto, and was not chosen")

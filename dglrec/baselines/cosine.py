@@ -27,7 +27,7 @@ from dglrec.dataset import RatingDataset
 from dglrec.progress import progress
 
 _SUMS_AT_ONCE = 1 << 24
-_ARRAYS = 4  # float64 ones of so many sums
+_ARRAYS = 4  # float64 arrays of that many sums
 
 
 class CosineNeighbours(Ranker):
@@ -57,7 +57,7 @@ class CosineNeighbours(Ranker):
     def fit(
         cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "CosineNeighbours":
-        """Compare all items with one another, and keep the most similar ones of each."""
+        """Compare all items with each other, and keep the most similar items of each."""
         positives = positives_of(dataset, "all")
         degrees = dataset.graph.by_item.degrees
         neighbours = cosine_neighbours(
@@ -72,10 +72,10 @@ class CosineNeighbours(Ranker):
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "CosineNeighbours":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
         size = dataset.graph.num_items
         count = state["items"].numel() if "items" in state else 0
@@ -96,14 +96,14 @@ class CosineNeighbours(Ranker):
         """See `Ranker.footprint`."""
         size = dataset.graph.num_items
         most = MOST_NEIGHBOURS if searching else fixed(config.neighbours)
-        kept = 2 * 8 * size * min(most, size)  # by item, and by the items that they stand beside
+        kept = 2 * 8 * size * min(most, size)  # by item, and transposed
         rows = 12 * dataset.graph.num_edges
         return (kept + rows) * (processes + searching) + _ARRAYS * 8 * _SUMS_AT_ONCE
 
     def state(self) -> dict[str, Tensor]:
         """Neighbours by item: `offsets`, int64 [I + 1]; `items`, int32; `similarities`, float32.
 
-        With k neighbours 8 k I bytes, where all similarities in float32 take 4 I^2.
+        With k neighbours it takes 8 k I bytes; all similarities in float32 would take 4 I^2.
         """
         return {
             "offsets": torch.from_numpy(self.neighbours.indptr.astype(np.int64)),
@@ -118,19 +118,19 @@ class CosineNeighbours(Ranker):
 
 
 MOST_NEIGHBOURS = 400
-"""How many neighbours are tried at most where they are to be chosen."""
+"""The largest number of neighbours that a search tries."""
 
 
 def cosine_neighbours(
     positives: sparse.csr_array, neighbours: int, *, shrinkage: float, min_support: int = 1
 ) -> sparse.csr_array:
-    """Each item's most similar items, float32 [I, I]; of equal ones the more popular.
+    """Each item's most similar items, float32 [I, I]; of equally similar items, the more popular.
 
     Args:
         positives: float32 [U, I], ones.
-        neighbours: how many of each item, at most.
+        neighbours: how many for each item, at most.
         shrinkage: as in the module's equation.
-        min_support: the least number of users of both.
+        min_support: the least number of users that similar items have in common.
     """
     sums = PairSums(positives)
     size = sums.num_items

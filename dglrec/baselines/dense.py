@@ -1,4 +1,4 @@
-"""What baselines share: a catalogue's best by predicting all of it, and the check of a state."""
+"""Shared by baselines: finding the best items by predicting a whole catalogue; checking a state."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,12 +24,12 @@ def best_items(
         predict: int64 [m] users and int64 [m] items -> float32 [m].
         num_items: I.
         users: int64 [n].
-        left_out: for each of all U users the items that are no candidates.
-        k: how many; of fewer items all come back.
+        left_out: for each of all U users, the items that are not candidates.
+        k: how many; if there are fewer items, all of them.
 
     Returns:
-        Predicted ratings [n, k], best first, not clipped, and items [n, k]. Where fewer than k
-        items are left, the rest is -inf, with any item.
+        Predicted ratings [n, k], best first, not clipped, and items [n, k]. If fewer than k
+        candidates remain, the rest is -inf, with arbitrary items.
     """
     k = min(k, num_items)
     catalogue = torch.arange(num_items)
@@ -46,15 +46,14 @@ def best_items(
 def check_state(
     state: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> None:
-    """Refuse tensors that are not a baseline's.
+    """Refuse tensors that are not the state of a baseline.
 
     Args:
-        state: by name.
+        state: tensors by name.
         expected: type and shape by name.
 
     Raises:
-        ValueError: one is missing, there is one more, or one is of another type or shape, or not
-            finite.
+        ValueError: a tensor is missing or unexpected, has another type or shape, or is not finite.
     """
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
     if found != dict(expected):

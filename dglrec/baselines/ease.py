@@ -1,4 +1,4 @@
-"""EASE: an item-item matrix without diagonal, by one inverse.
+"""EASE: an item-item matrix with zero diagonal, from a single inverse.
 
 Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019: the B with zero diagonal
 that minimises ||X - X B||^2 + ridge ||B||^2 over the users' rows X is
@@ -7,7 +7,7 @@ that minimises ||X - X B||^2 + ridge ||B||^2 over the users' rows X is
 
 A user's scores are the sums of the rows of B that belong to the user's items.
 
-Where there are fewer users than items the inverse is taken among users: with
+If there are fewer users than items, a matrix of users is inverted instead: with
 H = X^T (X X^T + ridge I)^-1 X, ridge P = I - H (Woodbury), so B_ji = H_ji / (1 - H_ii).
 """
 
@@ -35,11 +35,11 @@ _ROWS_AT_ONCE = 256
 def ease_weights(positives: sparse.csr_array, ridge: float) -> Floats:
     """EASE's matrix B, float32 [I, I]; a row of positives times B is the items' scores.
 
-    It takes one float32 [I, I], where there are fewer users than items a [U, U] more, and little
-    else. The time grows with the cube of the smaller number.
+    It takes the memory of a float32 [I, I], and with fewer users than items of a [U, U] more, but
+    little else. The time grows with the cube of the smaller number.
 
     Args:
-        positives: float32 [U, I]; what users liked, usually ones.
+        positives: float32 [U, I]; the items that users liked, usually ones.
         ridge: above 0; the larger, the smaller the weights.
 
     Raises:
@@ -64,7 +64,7 @@ def ease_weights(positives: sparse.csr_array, ridge: float) -> Floats:
 
 
 def _inverse(rows: sparse.csr_array, ridge: float) -> Floats:
-    """(X^T X + ridge I)^-1 of rows X."""
+    """(X^T X + ridge I)^-1 for rows X."""
     square = gram(rows)
     np.fill_diagonal(square, square.diagonal() + np.float32(ridge))
     with progress("inverting", len(square), "rows") as advance:
@@ -76,7 +76,7 @@ def _inverse(rows: sparse.csr_array, ridge: float) -> Floats:
 
 
 def _projection(rows: sparse.csr_array, inverse: Floats) -> Floats:
-    """X^T M X of rows X [U, I] and M [U, U], float32 [I, I]."""
+    """X^T M X for rows X [U, I] and M [U, U], float32 [I, I]."""
     columns = rows.T.tocsr()
     out: npt.NDArray[np.float32] = np.zeros((rows.shape[1], rows.shape[1]), dtype=np.float32)
     with progress("comparing items", len(out), "items") as advance:
@@ -95,7 +95,7 @@ def _too_small(ridge: float) -> UsageError:
 
 
 class Ease(Ranker):
-    """Ranks by the sums of the weights between a user's items and the others.
+    """Ranks by the sums of the weights between a user's items and the other items.
 
     Args:
         weights: float32 [I, I], zeros on the diagonal.
@@ -113,7 +113,7 @@ class Ease(Ranker):
     def fit(
         cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "Ease":
-        """Invert once.
+        """Compute the weights, with one inversion.
 
         Raises:
             UsageError: no item is positive, or the ridge is too small.
@@ -122,7 +122,7 @@ class Ease(Ranker):
         weights = ease_weights(positives, fixed(config.ridge))
         for first in range(0, len(weights), _ROWS_AT_ONCE):
             part = weights[first : first + _ROWS_AT_ONCE]
-            # As a checkpoint keeps them, so that a run ranks the same when it is opened again.
+            # Rounded as in a checkpoint, so that a run ranks the same when it is opened again.
             part[:] = part.astype(np.float16)
         return cls(weights, positives, dataset.graph.by_item.degrees)
 
@@ -130,10 +130,10 @@ class Ease(Ranker):
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "Ease":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
         size = dataset.graph.num_items
         check_state(state, {"weights": (torch.float16, (size, size))})
@@ -146,8 +146,8 @@ class Ease(Ranker):
     ) -> int:
         """See `Ranker.footprint`.
 
-        Each process keeps the weights; on top the first has a square among users, and later what a
-        checkpoint is written from.
+        Each process keeps the weights; beside them, the first has a matrix of users while it fits,
+        and later a copy from which a checkpoint is written.
         """
         users, items = dataset.graph.num_users, dataset.graph.num_items
         among_users = 4 * users**2 if users < items else 0

@@ -1,14 +1,14 @@
-"""What comes next by the graph of items that follow each other: a user is its last items.
+"""What comes next, by the graph of items that follow each other; a user is a row of last items.
 
 With C_ab how often item b came right after item a in a session (`derived.next_items`), or with
 `session_both_ways` right before it too, r_a the sum of row a and c_b that of column b,
 
     P_ab = C_ab / (r_a^x c_b^(1-x)),    scores = w P + 1/2 w P^2 + 1/4 w P^3 ...
 
-w being the user's row of last items (`recent_rows`) and the number of hops that of the terms. With
-x = 1 and a hop it is a Markov chain of the first order (Rendle, Freudenthaler and Schmidt-Thieme,
-"Factorizing personalized Markov chains for next-basket recommendation", WWW 2010, section 4.1) read
-from several last items in place of one; smaller x take from what is popular.
+where w is the user's row of last items (`recent_rows`), and there are as many terms as hops. With
+x = 1 and a single hop this is a Markov chain of the first order (Rendle, Freudenthaler and
+Schmidt-Thieme, "Factorizing personalized Markov chains for next-basket recommendation", WWW 2010,
+section 4.1), read from several last items rather than one; a smaller x lowers popular items.
 """
 
 import numpy as np
@@ -27,16 +27,16 @@ _EACH_HOP = np.float32(0.5)
 
 
 class FollowingItems(RefittedRanker):
-    """Ranks by how items follow a user's last ones.
+    """Ranks by how items follow a user's last items.
 
     Args:
         rows: float32 [U, I], the users' last items.
         degrees: int64 [I] training rows of each item.
         transitions: P, float32 [I, I].
-        hops: how many terms there are, at least 1.
+        hops: the number of terms, at least 1.
     """
 
-    bytes_an_edge = 64  # sorted columns, and counts of pairs twice
+    bytes_an_edge = 64  # sorted columns, and two copies of the counts of pairs
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class FollowingItems(RefittedRanker):
     def fit(
         cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "FollowingItems":
-        """Count what follows what.
+        """Count how often each item follows another.
 
         Raises:
             UsageError: the data set has no timestamps, or no item is positive.
         """
         times = times_of(dataset, "session")
         kept = kept_of(dataset, fixed(config.positives))
-        # In-edges are columns here: a row holds what an item leads to.
+        # `matrix` has in-edges as rows; transposed, a row holds the items that follow its item.
         counts = next_items(dataset.graph, times, gap_of(config), kept=kept).matrix().T.tocsr()
         if fixed(config.session_both_ways):
             counts = (counts + counts.T).tocsr()
@@ -72,7 +72,7 @@ class FollowingItems(RefittedRanker):
         )
 
     def score_rows(self, rows: sparse.csr_array) -> Floats:
-        """What follows the items of n rows, float32 [n, I]."""
+        """Scores of the items that follow those of n rows, float32 [n, I]."""
         step = rows @ self.transitions
         scores = step
         for _ in range(1, self.hops):

@@ -5,8 +5,8 @@ With the rows X of users, their numbers of items d_u and the items' numbers of u
     N = diag(d_u^-a) X diag(d_i^(a-1)),    P = N^T N
 
 gf_cf (Shen et al., "How powerful is graph convolution for recommendation?", CIKM 2021), a = 1/2:
-X (P + w D_i^-1/2 V V^T D_i^1/2), a linear filter and an ideal low-pass one; the columns of V are
-the first right singular vectors of N.
+X (P + w D_i^-1/2 V V^T D_i^1/2), a linear filter and an ideal low-pass filter; the columns of V
+are the first right singular vectors of N.
 
 turbo_cf (Park, Shin and Shin, "Turbo-CF: matrix decomposition-free graph filtering for fast
 recommendation", SIGIR 2024): with Q the element-wise power P^s, X times
@@ -31,11 +31,11 @@ from dglrec.dataset import RatingDataset
 from dglrec.progress import log, progress
 
 MOST_DENSE = 20_000
-"""Items of a catalogue up to which the filter is one dense matrix."""
+"""The largest catalogue, in items, whose filter is a dense matrix."""
 
 _SUMS_AT_ONCE = 1 << 24
-_TOLERANCE = 1e-4  # of a singular value, relative
-# Coefficients of Q, Q^2 and Q^3 by the polynomial's degree.
+_TOLERANCE = 1e-4  # relative, of a singular value
+# Coefficients of Q, Q^2 and Q^3, by the polynomial's degree.
 _POLYNOMIALS = {
     1: (1.0, 0.0, 0.0),
     2: (2.0, -1.0, 0.0),
@@ -49,8 +49,8 @@ class GraphFilter(Ranker):
     Args:
         positives: float32 [U, I], the users' rows.
         degrees: int64 [I] training rows of each item.
-        config: with no setting of this kind left at auto.
-        vectors: float32 [K, I] with gf_cf, its first singular vectors; else None.
+        config: with no setting of this model at auto.
+        vectors: float32 [K, I], the first singular vectors, with gf_cf; else None.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class GraphFilter(Ranker):
     def fit(
         cls, dataset: RatingDataset, config: BaselineConfig, known: Known | None = None
     ) -> "GraphFilter":
-        """Build the graph; for gf_cf find singular vectors, or take `known` ones.
+        """Build the graph; for gf_cf, find singular vectors or take those in `known`.
 
         Raises:
             UsageError: no item is positive.
@@ -104,10 +104,10 @@ class GraphFilter(Ranker):
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "GraphFilter":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
         graph = dataset.graph
         expected = {"degrees": (torch.int64, (graph.num_items,))}
@@ -129,15 +129,15 @@ class GraphFilter(Ranker):
     ) -> int:
         """See `Ranker.footprint`.
 
-        Of a catalogue too large for one dense matrix, similarities that are to be raised to a
-        power are kept where they are not 0, of which there are at most as many as pairs of items
-        that a user has.
+        If the catalogue is too large for a dense matrix, similarities that are raised to a power
+        are kept where they are not 0: at most as many as there are pairs of items that a user has
+        both of.
         """
         graph, size = dataset.graph, dataset.graph.num_items
         held = processes + searching
         rows = 3 * 12 * graph.num_edges * held
         if size <= MOST_DENSE:
-            # Of a polynomial, the last power and the next; of the low-pass filter, what is added.
+            # With a polynomial, the last power and the next; with a low-pass filter, its sum.
             return 4 * size**2 * (held + 2) + rows
         low_pass = 4 * config.low_pass_size * (graph.num_users + 4 * size) * held
         if searching or config.similarity_power == 1 or config.filter == "gf_cf":
@@ -148,7 +148,7 @@ class GraphFilter(Ranker):
     def state(self) -> dict[str, Tensor]:
         """`degrees`, int64 [I], and with gf_cf `vectors`, float32 [K, I].
 
-        The graph itself is built from the training rows again, in the time that it first took.
+        The graph is built again from the training rows, in the same time as at first.
         """
         kept = {"degrees": torch.from_numpy(self._degrees)}
         return kept if self.vectors is None else {**kept, "vectors": torch.from_numpy(self.vectors)}
@@ -165,7 +165,7 @@ class GraphFilter(Ranker):
         return scores if self.vectors is None else scores + self._low_pass(rows)
 
     def _times_graph(self, rows: Floats) -> Floats:
-        """Rows times Q, float32 [n, I]; no bit of a row depends on the rows beside it."""
+        """Rows times Q, float32 [n, I]; no bit of a row depends on the other rows."""
         if self._powers is not None:
             return _times(rows, self._powers)
         return _times(_times(rows, self._transposed), self._normalised)
@@ -206,7 +206,7 @@ def singular_vectors(rows: sparse.csr_array, count: int) -> Floats:
 
     Args:
         rows: float32 [U, I].
-        count: how many are wanted; K is less where U or I is not above it.
+        count: how many are wanted; K is smaller if U or I is not larger than this.
     """
     size = _size(rows.shape[0], rows.shape[1], count)
     if not size:
@@ -218,7 +218,7 @@ def singular_vectors(rows: sparse.csr_array, count: int) -> Floats:
 
 
 def _size(num_users: int, num_items: int, count: int) -> int:
-    """How many singular vectors there can be: the solver wants fewer than the matrix has."""
+    """How many singular vectors the solver can find: fewer than the matrix has rows or columns."""
     return max(0, min(count, num_users - 1, num_items - 1))
 
 
@@ -229,7 +229,7 @@ def _power_of(counts: npt.NDArray[np.int64], exponent: float) -> Floats:
 
 
 def _polynomial_of(graph: Floats, coefficients: tuple[float, ...]) -> Floats:
-    """c_1 Q + c_2 Q^2 + c_3 Q^3 of Q, float32 [I, I]."""
+    """c_1 Q + c_2 Q^2 + c_3 Q^3 for Q, float32 [I, I]."""
     first, *higher = np.trim_zeros(coefficients, "b")
     q = torch.from_numpy(graph)
     out, power = q * first, q
@@ -240,7 +240,7 @@ def _polynomial_of(graph: Floats, coefficients: tuple[float, ...]) -> Floats:
 
 
 def _powers_of(rows: sparse.csr_array, power: float) -> sparse.csr_array:
-    """N^T N of rows N to an element-wise power, where it is not 0, float32 [I, I]."""
+    """N^T N for rows N, to an element-wise power, as a sparse float32 [I, I]."""
     sums = PairSums(rows)
     size, parts = sums.num_items, []
     at_once = max(1, _SUMS_AT_ONCE // size)

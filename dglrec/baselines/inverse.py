@@ -21,17 +21,17 @@ def invert_in_place(square: Tensor, advance: Advance) -> None:
 
         A_ij -= A_iK P A_Kj,    A_iK = A_iK P,    A_KK = -P
 
-    and in the end A is minus the inverse. It takes N^3 additions and multiplications, all but a
-    few in matrix products, as LAPACK's potrf and potri do; unlike these it needs no second square,
-    shows how far it is, and can be interrupted. (OpenBLAS 0.3's threaded `spotrf` ends in a
+    and in the end A is minus the inverse. It takes N^3 additions and multiplications, nearly all in
+    matrix products, as LAPACK's potrf and potri do; unlike these it needs no second matrix,
+    reports its progress, and can be interrupted. (OpenBLAS 0.3's threaded `spotrf` ends in a
     segmentation fault at N = 38,048.)
 
     Args:
-        square: float32 [N, N], symmetric; only what is on and above the diagonal is read.
-        advance: is told the rows that are done, N in all.
+        square: float32 [N, N], symmetric; only the diagonal and the elements above it are read.
+        advance: is told how many rows are done, N in all.
 
     Raises:
-        SingularError: it is not positive definite.
+        SingularError: the matrix is not positive definite.
     """
     count = len(square)
     cuts = [(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK)]
@@ -41,7 +41,7 @@ def invert_in_place(square: Tensor, advance: Advance) -> None:
         if failed:
             raise SingularError(f"not positive definite at row {first + int(failed)}")
         pivot = torch.cholesky_inverse(factor, upper=True).float()
-        strip = square.new_zeros(count, last - first)  # A_iK; zeros keep K's own rows as they are
+        strip = square.new_zeros(count, last - first)  # A_iK; zeros leave K's rows unchanged
         strip[:first] = square[:first, first:last]
         strip[last:] = square[first:last, last:].T
         scaled = strip @ pivot

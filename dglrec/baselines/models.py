@@ -1,4 +1,4 @@
-"""The kinds of baseline by name."""
+"""Baselines by name: fit them, search their settings, load them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from dglrec.progress import log
 
 
 class Baseline(Protocol):
-    """What is asked of a fitted baseline."""
+    """The interface of a fitted baseline."""
 
     rates: bool
     """Whether it predicts ratings; if not, it only ranks."""
@@ -43,7 +43,7 @@ class Baseline(Protocol):
         """
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """What lists are ordered by, of n pairs, float32 [n].
+        """The scores that lists are ordered by, for n pairs, float32 [n].
 
         Args:
             users: int64 [n].
@@ -54,11 +54,11 @@ class Baseline(Protocol):
         """The items that come first for each of n users; as `Scorer.best`."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps, by name."""
+        """The tensors that a checkpoint keeps, by name."""
 
 
 Score = Callable[[Baseline], float]
-"""How good a model is on validation rows; the higher, the better."""
+"""How good a model is on validation rows; higher is better."""
 
 _RATING: dict[str, type[GlobalMean] | type[BiasBaseline] | type[ItemNeighbours]] = {
     "global_mean": GlobalMean,
@@ -70,22 +70,22 @@ _RANKING: dict[str, type[Ranker]] = {
     "graph_filter": GraphFilter,
     "session": FollowingItems,
     "vsknn": SessionRanker,
-    "item_knn": CosineNeighbours,  # of interactions; ratings have the one above
+    "item_knn": CosineNeighbours,  # for interactions; for ratings it is ItemNeighbours
 }
 _OF_SESSIONS = ("session", "vsknn")
 _BROADCAST_AT_ONCE = 1 << 28  # numbers
 
 
 def predicts_ratings(kind: str, *, has_ratings: bool) -> bool:
-    """Whether a kind of baseline predicts ratings; if not, it makes lists alone."""
+    """Whether a kind of baseline predicts ratings; if not, it only makes lists."""
     return has_ratings and kind in _RATING
 
 
 def check_data(kind: str, dataset: RatingDataset) -> None:
-    """Refuse a data set that lacks what a baseline reads, before anything is begun.
+    """Refuse a data set that lacks what a baseline reads, before anything else is done.
 
     Raises:
-        UsageError: there are no timestamps, and it reads sessions.
+        UsageError: the baseline reads sessions, and there are no timestamps.
     """
     if kind in _OF_SESSIONS:
         times_of(dataset, kind)
@@ -98,22 +98,22 @@ def fit_model(
     world: World = ALONE,
     score: Score | None = None,
 ) -> tuple[Baseline, BaselineConfig]:
-    """Fit a baseline to the training rows; for every process to call.
+    """Fit a baseline to the training rows; every process has to call it.
 
     Args:
         kind: as in `model.kind`.
         dataset: a prepared data set.
-        config: the baseline's.
-        world: processes that all have the result. Those of a model of ratings share the work; of
-            one that ranks the first does it.
+        config: the baseline's settings.
+        world: the processes, which all get the result. A model of ratings is fitted by all of them
+            together; a model that only ranks, by the first.
         score: chooses settings that are `auto`; None takes defaults for them.
 
     Returns:
-        The model, and the settings it has, with no `auto` left where there was a choice.
+        The model and its settings; none is `auto` any more if it was to be chosen.
 
     Raises:
         UsageError: a setting does not fit the data set.
-        DataError, UnusableEnvironmentError: it takes too much memory.
+        DataError, UnusableEnvironmentError: the model takes too much memory.
     """
     if kind == "popularity":
         return Popularity(dataset.graph), config
@@ -134,16 +134,16 @@ def fit_model(
 def load_model(
     kind: str, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
 ) -> Baseline:
-    """The baseline that `state` came from.
+    """The baseline that `state` was taken from.
 
     Args:
         kind: as in `model.kind`.
-        state: what its `state()` was.
-        dataset: what it was fitted to.
-        config: what it was fitted with, as `fit_model` gave it.
+        state: the result of its `state()`.
+        dataset: the data set that it was fitted to.
+        config: the settings that `fit_model` returned.
 
     Raises:
-        ValueError: the state is not one of this kind and data set.
+        ValueError: the state does not belong to this kind and data set.
     """
     if kind == "popularity":
         return Popularity.load(state, dataset, config)
@@ -154,7 +154,7 @@ def load_model(
 
 
 def _ranker_of(kind: str, dataset: RatingDataset) -> type[Ranker] | None:
-    """The class of a kind that only ranks; None where it predicts ratings."""
+    """The class of a kind that only ranks; None for a kind that predicts ratings."""
     if kind in _RATING and dataset.has_ratings:
         return None
     return _RANKING.get(kind)
@@ -167,7 +167,7 @@ def _search(
     config: BaselineConfig,
     score: Score | None,
 ) -> tuple[Ranker, BaselineConfig]:
-    """The model with the best settings on validation rows, where there is a choice."""
+    """The model with the best settings on validation rows, if any are to be chosen."""
     best = start_of(kind, dataset, config)
     known: Known = {}
     model = ranker.fit(dataset, best, known)
@@ -192,7 +192,7 @@ def _search(
 
 
 def _shown(config: BaselineConfig, chosen: BaselineConfig) -> str:
-    """The settings that a search has chosen, in words."""
+    """The settings that a search has chosen, as text."""
     values = chosen.model_dump()
     return ", ".join(
         f"{key} {value}" for key, value in values.items() if value != getattr(config, key)
@@ -206,7 +206,7 @@ def _shared(
     dataset: RatingDataset,
     world: World,
 ) -> tuple[Ranker, BaselineConfig]:
-    """What the first process has fitted, on all."""
+    """The first process's model and settings, on all processes."""
     if world.size == 1:
         assert model is not None
         return model, config

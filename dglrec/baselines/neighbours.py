@@ -1,4 +1,4 @@
-"""Item nearest neighbours: a rating from the user's ratings of similar items.
+"""Item nearest neighbours: predict a rating from the user's ratings of similar items.
 
 Koren, "Factor in the neighbors: scalable and accurate collaborative filtering", ACM TKDD 4(1),
 2010, sections 2 and 3: with b_ui mean and biases and e_uj = r_uj - b_uj,
@@ -6,8 +6,8 @@ Koren, "Factor in the neighbors: scalable and accurate collaborative filtering",
     r_ui = b_ui + sum_j s_ij e_uj / sum_j s_ij
 
 over the k items j that user u rated and that are most similar to i, among those with s_ij > 0.
-Similarity is the correlation of the residuals e of the users who rated both, shrunk where these are
-few; `kernels.add_similarities` has its equation. An item is no neighbour of itself.
+Similarity is the correlation of the residuals e of the users who rated both, shrunk if there are
+few; `kernels.add_similarities` has its equation. An item is not its own neighbour.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ from dglrec.machine import available_memory, gib
 from dglrec.progress import progress
 
 LARGEST = 1_200_000_000
-"""Bytes that the similarities of all items may take."""
+"""The most bytes that the similarities of all items may take."""
 
 DEFAULTS = {"neighbours": 40, "shrinkage": 100.0}
-"""What `auto` stands for."""
+"""The values of settings that are `auto`."""
 
-_STEPS = 200  # of the bar, at most
-_LEAST_PAIRS = 1 << 24  # in one of them, so that threads have something to share
+_STEPS = 200  # of the progress bar, at most
+_LEAST_PAIRS = 1 << 24  # in a step, so that threads have something to share
 _ROWS_AT_ONCE = 512
 
 
@@ -43,9 +43,10 @@ class ItemNeighbours:
     """Predicts from the user's ratings of the most similar items.
 
     Args:
-        similarities: float32 [I, I], symmetric, 0 where items are not alike, zeros on the diagonal.
-        dataset: whose training ratings and biases it reads.
-        config: how many neighbours.
+        similarities: float32 [I, I], symmetric, 0 where items are not similar, zeros on the
+            diagonal.
+        dataset: for its training ratings and biases.
+        config: for the number of neighbours.
     """
 
     rates = True
@@ -65,9 +66,9 @@ class ItemNeighbours:
     def fit(
         cls, dataset: RatingDataset, config: BaselineConfig, world: World = ALONE
     ) -> "ItemNeighbours":
-        """Compare all items with one another; of several processes each takes a share of the items.
+        """Compare all items with each other; several processes share the items.
 
-        What comes out does not depend on the number of processes or threads.
+        The result does not depend on the number of processes or threads.
 
         Raises:
             DataError: the similarities would take more than `LARGEST` bytes.
@@ -100,7 +101,7 @@ class ItemNeighbours:
         world.share_rows(model.similarities, bounds)
         for first in range(0, graph.num_items, _ROWS_AT_ONCE):
             rows = model.similarities[first : first + _ROWS_AT_ONCE]
-            # As a checkpoint keeps them, so that a run predicts the same when it is opened again.
+            # Rounded as in a checkpoint, so that a run predicts the same when it is opened again.
             rows.copy_(rows.half())
         _mirror(model.similarities)
         return model
@@ -109,10 +110,10 @@ class ItemNeighbours:
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "ItemNeighbours":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
         size = dataset.graph.num_items
         check_state(state, {"similarities": (torch.float16, (size, size))})
@@ -121,8 +122,8 @@ class ItemNeighbours:
     def state(self) -> dict[str, Tensor]:
         """`similarities`, float16 [I, I]: half the file, for a relative error of 0.0005 in each.
 
-        What is below 3e-8 becomes 0. A prediction is a mean that they weigh, so of a rating it
-        costs about 0.0001.
+        Values below 3e-8 become 0. A prediction is a mean with these weights, so the error of a
+        rating is about 0.0001.
         """
         return {"similarities": self.similarities.half()}
 
@@ -132,7 +133,7 @@ class ItemNeighbours:
         return found.add_(self._biases.predict(users, items))
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """What lists are ordered by: `predict`."""
+        """The scores that lists are ordered by: `predict`."""
         return self.predict(users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
@@ -149,7 +150,7 @@ def _check_size(dataset: RatingDataset) -> None:
             f"keeps, take {gib(needed)}, and {gib(LARGEST)} is the most that is given to them; "
             "choose another model.kind, or leave rare items out of the data set"
         )
-    needed += needed + dataset.graph.num_edges * 4  # what a checkpoint is written from; residuals
+    needed += needed + dataset.graph.num_edges * 4  # a checkpoint's copy; residuals
     available = available_memory()
     if needed > available:
         raise UnusableEnvironmentError(
@@ -159,7 +160,7 @@ def _check_size(dataset: RatingDataset) -> None:
 
 
 def _mirror(square: Tensor) -> None:
-    """Copy what is below the diagonal to above it, where there are zeros."""
+    """Copy the elements below the diagonal to above it, where there are zeros."""
     for first in range(0, len(square), _ROWS_AT_ONCE):
         last = first + _ROWS_AT_ONCE
         square[:first, first:last] = square[first:last, :first].T

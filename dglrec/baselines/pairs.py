@@ -1,4 +1,4 @@
-"""Sums over users for each two items: the Gram matrix of users' rows, whole or a stretch of it."""
+"""Sums over users for each pair of items: the Gram matrix of users' rows, whole or some rows."""
 
 from functools import partial
 from itertools import pairwise
@@ -11,14 +11,14 @@ from scipy import sparse
 
 from dglrec.kernels import compiled, even_parts, run_side_by_side
 
-_PIECES = 16  # of work a thread, so that one thread that is slow keeps nobody waiting
+_PIECES = 16  # of work for each thread, so that no thread waits long for a slow one
 
 
 class PairSums:
-    """X^T X of the rows X of U users, float32 [I, I], a stretch of rows at a time.
+    """X^T X for the rows X of U users, float32 [I, I], computed some rows at a time.
 
-    Each sum is one thread's, over users in ascending order, so the result does not depend on the
-    number of threads. Counts of users are exact up to 2^24.
+    Each sum is computed by a single thread, over users in ascending order, so the result does not
+    depend on the number of threads. Counts of users are exact up to 2^24.
 
     Args:
         rows: float32 [U, I].
@@ -55,7 +55,7 @@ class PairSums:
 
 
 def gram(rows: sparse.csr_array) -> npt.NDArray[np.float32]:
-    """X^T X of the rows X of U users, float32 [I, I]; see `PairSums`."""
+    """X^T X for the rows X of U users, float32 [I, I]; see `PairSums`."""
     return PairSums(rows).of(0, rows.shape[1])
 
 
@@ -76,7 +76,7 @@ def _add_products(starts, users, weights, offsets, items, values, out, first, lo
 def spread_rows(
     weights: npt.NDArray[np.float32], rows: sparse.csr_array, out: npt.NDArray[np.float32]
 ) -> None:
-    """Add weights @ rows to `out`, each row of it for itself.
+    """Add weights @ rows to `out`; a row's result does not depend on the other rows.
 
     Args:
         weights: float32 [n, U].

@@ -19,7 +19,7 @@ from dglrec.kernels import ItemLists, compiled
 class Popularity:
     """Ranks items by their number of training rows, the same for each user.
 
-    Equally popular items stand in the order of the catalogue.
+    Equally popular items are in the order of the catalogue.
 
     Args:
         graph: the training rows.
@@ -31,7 +31,7 @@ class Popularity:
         counts = graph.by_item.degrees
         self.counts = counts
         self._order = np.argsort(-counts, kind="stable")
-        # Places, not counts: no two are equal, and float32 holds them exactly.
+        # Scores are ranks, not counts: no two are equal, and float32 holds them exactly.
         self._scores = np.empty(len(counts), dtype=np.float32)
         self._scores[self._order] = -np.arange(len(counts), dtype=np.float32)
 
@@ -46,10 +46,10 @@ class Popularity:
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "Popularity":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
         check_state(state, {"counts": (torch.int64, (dataset.graph.num_items,))})
         model = cls(dataset.graph)
@@ -62,7 +62,7 @@ class Popularity:
         return {"counts": torch.from_numpy(self.counts)}
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
-        """Refuse: counts are no ratings.
+        """Refuse: counts are not ratings.
 
         Raises:
             UsageError: always.
@@ -74,8 +74,8 @@ class Popularity:
 
         Args:
             users: int64 [n].
-            left_out: for each of all U users the items that are no candidates.
-            k: how many; of fewer items all come back.
+            left_out: for each of all U users, the items that are not candidates.
+            k: how many; if there are fewer items, all of them.
         """
         rows = users.numpy()
         k = min(k, len(self.counts))
@@ -92,18 +92,18 @@ class Popularity:
     def best_of_rows(
         self, rows: sparse.csr_array, left_out: ItemLists, k: int
     ) -> tuple[Tensor, Tensor]:
-        """As `best`, for n users who are not in the data set; what they have plays no part."""
+        """As `best`, for n users who are not in the data set; their items make no difference."""
         return self.best(torch.arange(rows.shape[0]), left_out, k)
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """The scores of n pairs' items, float32 [n]: they say the order and nothing else."""
+        """The scores of n pairs' items, float32 [n]; they order items and have no other meaning."""
         return torch.from_numpy(self._scores).index_select(0, items)
 
 
 @compiled
 def _first_left(order, starts, ends, left_out, items, sizes):  # type: ignore[no-untyped-def]
-    """For each user the first items of an order that are not left out, and how many there are."""
-    last_user = np.full(len(order), -1, dtype=np.int64)  # for whom each item was left out last
+    """Each user's first items, in an order, that are not left out, and how many they are."""
+    last_user = np.full(len(order), -1, dtype=np.int64)  # the last user whose list lacks the item
     for user in range(len(starts)):
         for at in range(starts[user], ends[user]):
             item = left_out[at]

@@ -15,7 +15,7 @@ def liked_from(dataset: RatingDataset) -> float:
     """The first level of the scale that is not below the mean training rating."""
     scale = dataset.scale
     mean = min(max(dataset.mean_rating, scale.minimum), scale.maximum)
-    # The nearest level, or the next: a division alone may end just above a whole number.
+    # The nearest level, or the next: the division may end just above a whole number.
     nearest = math.floor((mean - scale.minimum) / scale.step + 0.5)
     level = nearest + (scale.minimum + nearest * scale.step < mean)
     return scale.minimum + min(level, scale.levels - 1) * scale.step
@@ -28,7 +28,7 @@ def positives_of(
 
     Args:
         dataset: a prepared data set.
-        which: `all` training items, those `liked`, or those rated at least so high.
+        which: `all` training items, those `liked`, or those rated this or higher.
 
     Raises:
         UsageError: there is no such item.
@@ -37,10 +37,10 @@ def positives_of(
 
 
 def kept_of(dataset: RatingDataset, which: Literal["all", "liked"] | float) -> Any:
-    """Which training rows are positive, bool [E] by edge id; arguments as in `positives_of`.
+    """Which training rows are positive, bool [E] by edge id; arguments as for `positives_of`.
 
     Raises:
-        UsageError: none is.
+        UsageError: no row is positive.
     """
     graph = dataset.graph
     if which == "all" or not dataset.has_ratings:

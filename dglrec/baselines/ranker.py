@@ -1,7 +1,7 @@
-"""What models that only rank share: a user's row of items -> scores of the catalogue -> a list.
+"""Shared by models that only rank: a user's row of items -> scores of the catalogue -> a list.
 
-A score says the order of a list and is no rating. Equal scores are ordered by popularity, so a
-user without a positive item gets the most popular ones.
+A score orders a list and is no rating. Equal scores are ordered by popularity, so a user without
+any positive item gets the most popular items.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from dglrec.progress import log
 
 Floats = npt.NDArray[np.float32]
 Known = dict[tuple[Any, ...], Floats]
-"""Intermediate results by what they depend on."""
+"""Intermediate results, by what they depend on."""
 
 _SCORES_AT_ONCE = 1 << 22
 _MUCH = GIB
@@ -59,7 +59,7 @@ class Ranker(ABC):
 
         Args:
             dataset: a prepared data set.
-            config: with no setting of this kind left at auto.
+            config: with no setting of this model at auto.
             known: intermediate results of earlier fits to the same rows with other settings; read,
                 and added to.
         """
@@ -69,10 +69,10 @@ class Ranker(ABC):
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "Ranker":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
 
     @classmethod
@@ -80,18 +80,18 @@ class Ranker(ABC):
     def footprint(
         cls, dataset: RatingDataset, config: BaselineConfig, processes: int, searching: bool
     ) -> int:
-        """Bytes that fitting takes at most on one machine, about.
+        """About how many bytes fitting takes at most on a machine.
 
         Args:
             dataset: a prepared data set.
-            config: with no setting of this kind left at auto.
+            config: with no setting of this model at auto.
             processes: on the machine; each holds the model, and the first fits it.
             searching: whether two models are held at a time, to keep the better one.
         """
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps, by name."""
+        """The tensors that a checkpoint keeps, by name."""
 
     @abstractmethod
     def score_rows(self, rows: sparse.csr_array) -> Floats:
@@ -104,7 +104,7 @@ class Ranker(ABC):
         """
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor:
-        """Refuse: its scores are no ratings.
+        """Refuse: scores are not ratings.
 
         Raises:
             UsageError: always.
@@ -116,12 +116,12 @@ class Ranker(ABC):
 
         Args:
             users: int64 [n].
-            left_out: for each of all U users the items that are no candidates.
-            k: how many; of fewer items all come back.
+            left_out: for each of all U users, the items that are not candidates.
+            k: how many; if there are fewer items, all of them.
 
         Returns:
-            Scores [n, k], best first, and items [n, k]. Where fewer than k items are left, the
-            rest is -inf, with any item.
+            Scores [n, k], best first, and items [n, k]. If fewer than k candidates remain, the
+            rest is -inf, with arbitrary items.
         """
         rows, entries = entries_of(left_out.offsets, users)
         offsets = np.zeros(len(users) + 1, dtype=np.int64)
@@ -132,18 +132,18 @@ class Ranker(ABC):
     def best_of_rows(
         self, rows: sparse.csr_array, left_out: ItemLists, k: int
     ) -> tuple[Tensor, Tensor]:
-        """The items with the highest scores for n rows of positives, of whomever.
+        """The items with the highest scores for n rows of positives, of any users.
 
         Args:
             rows: float32 [n, I].
-            left_out: for each of the n rows the items that are no candidates.
-            k: how many; of fewer items all come back.
+            left_out: for each of the n rows, the items that are not candidates.
+            k: how many; if there are fewer items, all of them.
 
         Returns:
             As `best`.
 
         Raises:
-            ValueError: the rows are of another catalogue, or damaged, or the lists are not n.
+            ValueError: the rows are of another catalogue, or damaged, or there are not n lists.
         """
         count, num_items = rows.shape
         if num_items != len(self._places) or len(left_out.offsets) != count + 1:
@@ -161,7 +161,7 @@ class Ranker(ABC):
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """The scores that lists are ordered by, of n pairs, float32 [n].
+        """The scores that lists are ordered by, for n pairs, float32 [n].
 
         Args:
             users: int64 [n].
@@ -193,14 +193,14 @@ class Ranker(ABC):
 
 
 def no_ratings() -> UsageError:
-    """What is said where a model that only ranks is asked for ratings."""
+    """The error if a model that only ranks is asked for ratings."""
     return UsageError(
         "this model only ranks, and predicts no ratings; ask for lists, or train another model.kind"
     )
 
 
 def check_fits(kind: str, num_items: int, needed: int) -> None:
-    """Say how much memory a model needs where that is much, and refuse where it is not there.
+    """Log how much memory a model needs if it is much, and refuse if there is less.
 
     Args:
         kind: as in `model.kind`.
@@ -208,7 +208,7 @@ def check_fits(kind: str, num_items: int, needed: int) -> None:
         needed: bytes.
 
     Raises:
-        UnusableEnvironmentError: there is too little.
+        UnusableEnvironmentError: there is too little memory.
     """
     available = available_memory()
     if needed > available:
@@ -224,7 +224,7 @@ def check_fits(kind: str, num_items: int, needed: int) -> None:
 
 
 def places_of(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """int64 [I]: each item's place by popularity from 0; of equally popular ones by index."""
+    """Each item's rank by popularity, from 0, int64 [I]; equally popular items by index."""
     order = np.argsort(-degrees, kind="stable")
     places = np.empty(len(order), dtype=np.int64)
     places[order] = np.arange(len(order))
@@ -232,7 +232,7 @@ def places_of(degrees: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def sum_rows(rows: sparse.csr_array, weights: Floats) -> Floats:
-    """The product rows @ weights, float32 [n, I]; no bit of a row depends on the rows beside it.
+    """The product rows @ weights, float32 [n, I]; a row does not depend on the rows beside it.
 
     Args:
         rows: float32 [n, J], checked.
@@ -252,15 +252,15 @@ def sum_rows(rows: sparse.csr_array, weights: Floats) -> Floats:
 def pick_best(
     scores: Floats, places: npt.NDArray[np.int64], k: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The k highest scores of each row and their items, best first; of equal ones by place.
+    """The k highest scores of each row and their items, best first; equal scores by place.
 
     Args:
         scores: float32 [n, I]; -inf is never picked.
-        places: int64 [I], each value once.
+        places: int64 [I], all different.
         k: at most I.
 
     Returns:
-        Scores [n, k], -inf where a row has ended, and items [n, k], 0 there.
+        Scores [n, k] and items [n, k]; behind a row's last, -inf and 0.
     """
     count, num_items = scores.shape
     if len(places) != num_items:
@@ -295,7 +295,7 @@ def _is_worse(score, place, other_score, other_place):  # type: ignore[no-untype
 
 @compiled
 def _sift_down(best, items, places, size):  # type: ignore[no-untyped-def]
-    """Put the root of a heap, whose root is its worst, where it belongs."""
+    """Move the root of a heap down to where it belongs; the root of the heap is its worst."""
     at = 0
     while True:
         child = 2 * at + 1
@@ -315,7 +315,7 @@ def _sift_down(best, items, places, size):  # type: ignore[no-untyped-def]
 
 @compiled
 def _pick_best(scores, places, out, out_items, low, high):  # type: ignore[no-untyped-def]
-    """A heap of the k best so far, the worst of them on top; then sorted by taking it off."""
+    """Keep a heap of the k best so far, with the worst as root; then sort it by removing roots."""
     k = out.shape[1]
     for row in range(low, high):
         best, items, size = out[row], out_items[row], 0

@@ -1,4 +1,4 @@
-"""What models of sessions read of users: their last items, the latest of which counts most."""
+"""The last items of users, which models of sessions read; the latest item counts most."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from dglrec.errors import UsageError
 
 
 def gap_of(config: BaselineConfig) -> float:
-    """The gap at which sessions are cut, in the unit of the timestamps; infinite for none."""
+    """The gap that ends a session, in the unit of the timestamps; infinite for none."""
     return fixed(config.session_gap) or np.inf
 
 
 def times_of(dataset: RatingDataset, kind: str) -> npt.NDArray[np.int64]:
-    """int64 [E]: when training rows were given, by edge id.
+    """Timestamps of the training rows, int64 [E] by edge id.
 
     Raises:
-        UsageError: the data set does not know.
+        UsageError: the data set has no timestamps.
     """
     times = dataset.graph.times
     if times is None:
@@ -41,9 +41,9 @@ def recent_rows(
 
     Args:
         dataset: a prepared data set with timestamps.
-        config: with no setting of sessions left at auto.
+        config: with no setting of sessions at auto.
         kind: as in `model.kind`.
-        whole_history: whether to go back beyond the user's last session.
+        whole_history: whether items before the user's last session count as well.
 
     Raises:
         UsageError: the data set has no timestamps, or no item is positive.
@@ -58,7 +58,7 @@ def recent_rows(
     order = np.lexsort((times, sessions, users))
     users, items, sessions = users[order], items[order], sessions[order]
     ends = np.cumsum(np.bincount(users, minlength=graph.num_users))
-    from_end = ends[users] - np.arange(len(users))  # 1 for the last one
+    from_end = ends[users] - np.arange(len(users))  # 1 for the last item
     latest = sessions[ends[users] - 1] == sessions
     chosen = latest & (from_end <= last)
     weights = ((last + 1 - from_end[chosen]) / last).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Rankers that a run does not store: they are fitted again to the training rows, in seconds."""
+"""Rankers that a run does not store: they are fitted to the training rows again, in seconds."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -16,15 +16,15 @@ from dglrec.dataset import RatingDataset
 
 
 class RefittedRanker(Ranker):
-    """A ranker whose state is what says that training rows are the same: items' degrees.
+    """A ranker whose state only identifies its training rows, by items' degrees.
 
     Args:
-        rows: float32 [U, I], what stands for the users.
+        rows: float32 [U, I], the users' rows.
         degrees: int64 [I] training rows of each item.
     """
 
     bytes_an_edge: ClassVar[int]
-    """Memory that fitting takes for each training row."""
+    """Bytes of memory that fitting takes for each training row."""
 
     def __init__(self, rows: sparse.csr_array, degrees: npt.NDArray[np.int64]) -> None:
         super().__init__(rows, degrees)
@@ -34,10 +34,10 @@ class RefittedRanker(Ranker):
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> Ranker:
-        """The one that `state` came from: fitted again.
+        """The model that `state` was taken from, fitted again.
 
         Raises:
-            ValueError: it came from another model, or from other training rows.
+            ValueError: `state` is that of another model, or of other training rows.
         """
         degrees = dataset.graph.by_item.degrees
         check_state(state, {"degrees": (torch.int64, (len(degrees),))})
@@ -53,5 +53,5 @@ class RefittedRanker(Ranker):
         return cls.bytes_an_edge * dataset.graph.num_edges * (processes + searching)
 
     def state(self) -> dict[str, Tensor]:
-        """`degrees`, int64 [I]; all else is made of the training rows again."""
+        """`degrees`, int64 [I]; all else is made from the training rows again."""
         return {"degrees": torch.from_numpy(self._degrees)}

@@ -1,7 +1,7 @@
-"""Which settings of models that only rank are tried, where they are `auto`.
+"""The settings that a search tries for models that only rank, where they are `auto`.
 
-A search goes through stages. Each stage tries changes of the best settings so far, so that
-settings that hang on each other share a stage, and others add up instead of multiplying.
+A search goes through stages, each of which tries changes of the best settings so far. Settings that
+depend on each other share a stage; other settings have stages that add up instead of multiplying.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ Changes = list[dict[str, Any]]
 Stage = Callable[[BaselineConfig], Changes]
 
 MOST_TO_INVERT = 15_000
-"""Users or items, whichever are fewer, up to which ease tries several ridges: an inverse of so
-many takes about a minute on two cores."""
+"""Up to this number of users or items, whichever are fewer, ease tries several ridges: an inverse
+of this size takes about a minute on two cores."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "ease": {"positives": "all", "ridge": 200.0},
@@ -44,7 +44,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "vsknn": {"positives": "all", "session_gap": 0.0, "session_last": 100, "neighbours": 100},
 }
-"""Where a search begins, by kind, and what is taken where there is nothing to choose by."""
+"""Where a search begins, by kind; settings keep these values if there is nothing to choose by."""
 
 _RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
 _EXPONENTS, _POWERS, _ORDERS = (0.3, 0.4, 0.5, 0.6), (0.5, 0.7, 1.0, 1.3), (2, 3)
@@ -52,12 +52,12 @@ _WEIGHTS = (0.1, 0.3, 1.0)
 _NEIGHBOURS, _SHRINKAGES = (20, 50, 200, MOST_NEIGHBOURS), (0.0, 30.0, 100.0)
 _LAST_ITEMS, _FOLLOWED = (1, 5, 20, 1000), (0.3, 0.5, 0.7, 1.0)
 _SESSION_NEIGHBOURS = (20, 50, 200, 500)
-_GAPS = (0.5, 0.9, 0.99)  # quantiles of the times between two rows of a user, but for 0
-_MOST_TO_MULTIPLY = 8_000  # items up to which a product of squares takes seconds
+_GAPS = (0.5, 0.9, 0.99)  # quantiles of the times above 0 between two rows of a user
+_MOST_TO_MULTIPLY = 8_000  # items up to which a product of square matrices takes seconds
 
 
 def start_of(kind: str, dataset: RatingDataset, config: BaselineConfig) -> BaselineConfig:
-    """The settings that a search begins with: with no `auto` that matters to a kind."""
+    """The settings that a search begins with; no setting that matters to the kind is `auto`."""
     values = DEFAULTS.get(kind, {})
     if kind == "graph_filter" and dataset.graph.num_items > MOST_DENSE:
         values = {**values, "filter": "gf_cf"}
@@ -67,20 +67,20 @@ def start_of(kind: str, dataset: RatingDataset, config: BaselineConfig) -> Basel
 def stages_of(
     kind: str, dataset: RatingDataset, config: BaselineConfig
 ) -> list[Callable[[BaselineConfig], list[BaselineConfig]]]:
-    """The stages of a search: for each a function of the best settings so far to those to try.
+    """The stages of a search: functions from the best settings so far to the settings to try.
 
     Settings that `config` fixes stay as they are.
 
     Args:
         kind: as in `model.kind`.
-        dataset: whose training rows are fitted.
-        config: the baseline's.
+        dataset: for its training rows.
+        config: the baseline's settings.
     """
     return [partial(_candidates, config, stage) for stage in _stages(kind, dataset, config)]
 
 
 def _candidates(config: BaselineConfig, stage: Stage, best: BaselineConfig) -> list[BaselineConfig]:
-    """What a stage tries: changes of the best so far in what `config` leaves open."""
+    """The settings that a stage tries: changes of the best so far in settings that are `auto`."""
     found: list[BaselineConfig] = []
     for change in stage(best):
         allowed = {key: value for key, value in change.items() if getattr(config, key) == "auto"}
@@ -91,7 +91,7 @@ def _candidates(config: BaselineConfig, stage: Stage, best: BaselineConfig) -> l
 
 
 def _stages(kind: str, dataset: RatingDataset, config: BaselineConfig) -> list[Stage]:
-    # Of interactions all are positives, and so nothing else is to be tried.
+    # All interactions are positive, so there is nothing else to try.
     levels = ("liked",) if dataset.has_ratings else ()
     if kind == "ease":
         return _ease_stages(dataset, levels)
@@ -129,7 +129,7 @@ def _session_stages(kind: str, dataset: RatingDataset, levels: tuple[str, ...]) 
 
 
 def _gaps(dataset: RatingDataset) -> list[float]:
-    """Where sessions may end: few of the times above 0 between two rows of a user are longer."""
+    """Gaps that may end a session: quantiles of the times above 0 between two rows of a user."""
     graph = dataset.graph
     if graph.times is None:
         return []
@@ -161,7 +161,7 @@ def _filter_stages(
     size = dataset.graph.num_items
     is_large = size > MOST_DENSE
     if is_large and config.filter != "turbo_cf":
-        return []  # to rank all of a large catalogue takes minutes each time
+        return []  # ranking a large catalogue takes minutes for each setting
     powers = (1.0,) if is_large else _POWERS
     exponents = (0.5, 0.6) if is_large else _EXPONENTS
     orders = (2,) if is_large else _ORDERS if size <= _MOST_TO_MULTIPLY else ()

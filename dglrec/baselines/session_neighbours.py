@@ -1,13 +1,13 @@
 """V-SKNN: what comes next in a session, from past sessions that share its latest items.
 
 Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", User Modeling and
-User-Adapted Interaction 28, 2018, section 3.2 ("vector multiplication session-based kNN"). An item
-at place p of the l items of a session weighs p / l, so the last one weighs 1. Of the most recent m
-past sessions with an item of the session, the k most similar ones count, the similarity being the
-sum of the weights of the items that both have; a candidate's score is the sum of the similarities
-of those of them that have it.
+User-Adapted Interaction 28, 2018, section 3.2 ("vector multiplication session-based kNN"). The item
+at position p of a session of l items weighs p / l, so the last item weighs 1. Of the m most recent
+past sessions with an item of the session, the k most similar count; the similarity is the sum of
+the weights of the items that both sessions have. A candidate's score is the sum of the similarities
+of the counted sessions that have it.
 
-It is a reference to be beaten; `session_ranker.py` makes a model of lists of it.
+It is a reference to be beaten; `session_ranker.py` builds a model of lists on it.
 """
 
 import numpy as np
@@ -21,13 +21,13 @@ Whole = npt.NDArray[np.int64]
 
 
 class SessionNeighbours:
-    """Scores the items that may come next by similar past sessions.
+    """Scores the items that may come next, by similar past sessions.
 
     Args:
-        sessions: the past ones, in the order in which they ended.
-        num_items: I, above every item.
+        sessions: past sessions, in the order in which they ended.
+        num_items: I, more than every item.
         neighbours: k, at least 1.
-        candidates: m, at least 1: of how many sessions, the most recent, the similarity is taken.
+        candidates: m, at least 1: for how many of the most recent sessions the similarity is taken.
 
     Raises:
         ValueError: the sessions' arrays do not fit together, an item is not below I, or k or m is
@@ -45,7 +45,7 @@ class SessionNeighbours:
         shape = (sessions.num_sessions, num_items)
         held = sparse.csr_array((ones, sessions.items, sessions.offsets), shape=shape, copy=True)
         held.check_format(full_check=True)
-        held.sum_duplicates()  # an item is in a session or not, however often
+        held.sum_duplicates()  # whether an item is in a session counts, not how often
         by_item = held.tocsc()
         self.num_items = num_items
         self.neighbours = neighbours
@@ -56,11 +56,11 @@ class SessionNeighbours:
     def similar_sessions(self, session: npt.ArrayLike) -> tuple[Whole, npt.NDArray[np.float64]]:
         """The neighbours of a session and their similarities, the most similar first.
 
-        Of equally similar ones the more recent comes first.
+        Of equally similar sessions, the more recent comes first.
 
         Args:
-            session: whole numbers [l], the items in the order of time; of an item that comes twice
-                the later place counts.
+            session: whole numbers [l], the items in the order of time; if an item comes twice, its
+                later position counts.
 
         Returns:
             int64 [n] and float64 [n], n at most k.
@@ -69,7 +69,7 @@ class SessionNeighbours:
             IndexError: there is no such item.
         """
         items, places, length = self._weighed(session)
-        # Of each item the most recent m: who is in more lists is among those of each of them.
+        # The most recent m of each item are enough: they hold the most recent m of all items.
         stretches = [
             self._sessions[max(self._starts[item], self._starts[item + 1] - self.candidates) : end]
             for item, end in zip(items, self._starts[items + 1], strict=True)
@@ -78,17 +78,17 @@ class SessionNeighbours:
             return np.empty(0, dtype=np.int64), np.empty(0)
         weights = np.repeat(places, [len(one) for one in stretches])
         found, which = np.unique(np.concatenate(stretches), return_inverse=True)
-        # Sums of places are whole numbers, and so equal where they should be.
+        # Sums of positions are whole numbers, so that equal sums compare as equal.
         sums = np.bincount(which, weights=weights, minlength=len(found)).astype(np.int64)
         found, sums = found[-self.candidates :].astype(np.int64), sums[-self.candidates :]
         best = np.lexsort((-found, -sums))[: self.neighbours]
         return found[best], sums[best] / max(1, length)
 
     def scores(self, session: npt.ArrayLike) -> Floats:
-        """What each item's score is as the next one, float32 [I]; 0 where no neighbour has it.
+        """Each item's score as the next item, float32 [I]; 0 if no neighbour has it.
 
         Args:
-            session: as for `similar_sessions`; zeros come out for an empty one.
+            session: as for `similar_sessions`; an empty session gives zeros.
 
         Raises:
             IndexError: there is no such item.
@@ -112,7 +112,7 @@ class SessionNeighbours:
         Args:
             session: as for `similar_sessions`.
             k: how many at most.
-            left_out: items that are no candidates.
+            left_out: items that are not candidates.
 
         Returns:
             int64 [n] and float32 [n], n at most k.
@@ -127,7 +127,7 @@ class SessionNeighbours:
         return order, scores[order]
 
     def _weighed(self, session: npt.ArrayLike) -> tuple[Whole, Whole, int]:
-        """A session's items, each once, with the place of its last occurrence; its length."""
+        """A session's items, each once, with their last positions; and the session's length."""
         items = self._checked(session)
         distinct, from_end = np.unique(items[::-1], return_index=True)
         return distinct, len(items) - from_end, len(items)

@@ -1,4 +1,4 @@
-"""V-SKNN as a model that ranks: what comes after a user's last session, for the whole catalogue."""
+"""V-SKNN as a model that ranks the whole catalogue by what follows users' last sessions."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from dglrec.derived import cut_sessions
 
 
 class SessionRanker(RefittedRanker):
-    """Ranks by past sessions that share the latest items of the user's last one.
+    """Ranks by past sessions that share the latest items of the user's last session.
 
-    That session is a past one too: it has nothing but items that the user has.
+    The user's last session is itself a past session; this does no harm, as it holds only items that
+    the user has already.
 
     Args:
-        rows: float32 [U, I], the items of users' last sessions, which grow with time.
+        rows: float32 [U, I], the items of users' last sessions, with values that grow with time.
         degrees: int64 [I] training rows of each item.
         neighbours: the past sessions.
     """
@@ -62,7 +63,7 @@ class SessionRanker(RefittedRanker):
     def score_rows(self, rows: sparse.csr_array) -> Floats:
         """Scores by the neighbours of n sessions, float32 [n, I].
 
-        The items of a row are a session in the order of their values.
+        A row is a session: its items, in the order of their values.
         """
         scores = np.zeros(rows.shape, dtype=np.float32)
         for row in range(rows.shape[0]):

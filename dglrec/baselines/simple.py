@@ -1,4 +1,4 @@
-"""The mean rating, and mean with biases: what a rating is before any taste."""
+"""The mean rating, and the mean with biases: predictions without taste."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,10 +39,10 @@ class GlobalMean:
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "GlobalMean":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
         check_state(state, {"mean": (torch.float64, ())})
         return cls(float(state["mean"]), dataset.graph.num_items)
@@ -56,11 +56,11 @@ class GlobalMean:
         return torch.full((len(users),), self.mean)
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """What lists are ordered by: `predict`."""
+        """The scores that lists are ordered by: `predict`."""
         return self.predict(users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """Any k items of those not left out; see `best_items`."""
+        """Any k items that are not left out; see `best_items`."""
         return best_items(self.predict, self.num_items, users, left_out, k)
 
 
@@ -68,7 +68,7 @@ class BiasBaseline:
     """Predicts mean + user bias + item bias; `dglrec.biases` has equation and paper.
 
     Args:
-        biases: fitted ones.
+        biases: fitted biases.
     """
 
     rates = True
@@ -87,10 +87,10 @@ class BiasBaseline:
     def load(
         cls, state: Mapping[str, Tensor], dataset: RatingDataset, config: BaselineConfig
     ) -> "BiasBaseline":
-        """The one that `state` came from.
+        """The model that `state` was taken from.
 
         Raises:
-            ValueError: it came from another model.
+            ValueError: `state` is that of another model.
         """
         graph = dataset.graph
         expected = {
@@ -112,9 +112,9 @@ class BiasBaseline:
         return self.biases.predict(users, items)
 
     def rank_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """What lists are ordered by: `predict`."""
+        """The scores that lists are ordered by: `predict`."""
         return self.predict(users, items)
 
     def best(self, users: Tensor, left_out: ItemLists, k: int) -> tuple[Tensor, Tensor]:
-        """The k items of the highest bias among those not left out; see `best_items`."""
+        """The k items with the highest bias that are not left out; see `best_items`."""
         return best_items(self.predict, len(self.biases.items), users, left_out, k)

@@ -1,8 +1,8 @@
-"""The command line: `verbs.py` up to a trained model, `scoring.py` what uses one.
+"""The command line: `verbs.py` up to a trained model, `scoring.py` for using a trained model.
 
-`preparing.py` makes data sets, `comparing.py` holds several models against one another,
-`studying.py` trains a grid of them, `tuning.py` searches for settings. `options.py` holds what they
-share, `output.py` what they print.
+`preparing.py` makes data sets, `comparing.py` compares several models, `studying.py` trains a grid
+of models, `tuning.py` searches for settings. `options.py` has options that verbs share, `output.py`
+what they print.
 
 Whatever happens ends here, in an exit code and at most two lines on stderr.
 """
@@ -23,7 +23,7 @@ from dglrec.errors import DataError, DglrecError, UnusableEnvironmentError, Usag
 from dglrec.interrupts import INTERRUPTED, Interrupts, asked_to_stop
 from dglrec.progress import Manner, log, logged_to, printable, spoken
 
-_LONGEST = 4_000  # letters of a line of an error: it may show what was given
+_LONGEST = 4_000  # characters of a line of an error message, which may quote what was given
 
 _FLAGS = ("--debug", "--quiet")
 _COMMON = (*_FLAGS, "--log-file", "--log-format")
@@ -33,14 +33,14 @@ def main() -> None:
     """Run a command and turn every outcome into an exit code and at most two lines on stderr."""
     try:
         code = _guarded(sys.argv[1:])
-    except KeyboardInterrupt:  # as its end was told, or the handlers of signals put back
+    except KeyboardInterrupt:  # while the end was reported, or signal handlers were restored
         code = _interrupted()
     sys.exit(code)
 
 
 def _guarded(arguments: list[str]) -> int:
-    """Run a command with streams and signals as commands need them, and report how it ended."""
-    # One of several processes may be waiting for another, where only a signal's own effect ends it.
+    """Run a command with the streams and signal handlers that it needs; return its exit code."""
+    # A process may be waiting for another one, and only a signal's default action ends that.
     alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
     with guarded(), Interrupts() if alone else nullcontext() as interrupts:
         try:
@@ -48,12 +48,12 @@ def _guarded(arguments: list[str]) -> int:
         except KeyboardInterrupt:  # before the command began
             return _interrupted()
         if code == 0 and interrupts is not None and interrupts.requested:
-            return _interrupted()  # what the signal raised was lost
+            return _interrupted()  # the exception that the signal raised was swallowed
         return code
 
 
 def _run(arguments: list[str]) -> int:
-    """Run a command, its messages given as the line says, and report how it ended."""
+    """Run a command, with messages as the options say; return its exit code."""
     try:
         arguments, asked = _take_common(arguments)
     except UsageError as error:
@@ -66,10 +66,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _take_common(arguments: list[str]) -> tuple[list[str], dict[str, str | bool | None]]:
-    """The options that every verb has, which may stand anywhere on the line, and the rest of it.
+    """Split a line into the options that every verb has, found anywhere on it, and the rest.
 
     Raises:
-        UsageError: one lacks its value or has an impossible one.
+        UsageError: such an option lacks its value or has an impossible one.
     """
     asked: dict[str, str | bool | None] = dict.fromkeys(_COMMON)
     rest: list[str] = []
@@ -108,7 +108,7 @@ def _reported(arguments: list[str], *, debug: bool) -> int:
     except (click.Abort, KeyboardInterrupt):
         code = _interrupted()
     except BrokenPipeError:
-        # The reader of stdout has gone; there is nobody to tell.
+        # The reader of stdout is gone, so nobody can be told.
         code = 1
     except Exception as error:
         if debug:
@@ -128,7 +128,7 @@ def _interrupted() -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run a command to its end, with all that it printed."""
+    """Run a command to its end, and flush what it printed."""
     try:
         code = cli.main(args=arguments, prog_name="dglrec", standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -138,7 +138,7 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _usage_in_short(error: click.ClickException) -> str:
-    """What click found wrong with the command line, on one line, and where the help is."""
+    """What click found wrong with the command line, on a single line, and where the help is."""
     text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     return printable(f"{text}; see {context.command_path if context else 'dglrec'} --help")
@@ -164,7 +164,7 @@ def _lacks_files(error: Exception) -> bool:
 
 
 def _lacks_folder(error: Exception) -> bool:
-    """Whether it is for want of a current folder that something is not found."""
+    """Whether an error says that something is not found because the current folder is gone."""
     try:
         Path.cwd()
     except FileNotFoundError:

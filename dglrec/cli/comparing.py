@@ -1,4 +1,4 @@
-"""The verb that holds runs against one another: compare."""
+"""The verb that compares runs: compare."""
 
 from pathlib import Path
 
@@ -88,11 +88,11 @@ def compare(
 
 
 def _parse_groups(arguments: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Runs by name; a run by itself is named as it is given."""
+    """Runs by name; a run without a name is named as it is given."""
     groups: dict[str, list[Path]] = {}
     for argument in arguments:
         name, equals, listed = argument.partition("=")
-        # A folder may well be named lr=0.02.
+        # A folder may be named lr=0.02.
         if Path(argument).is_dir() or not equals:
             if not Path(argument).is_dir() and "," in argument:
                 raise UsageError(f"{argument}: several runs need a name; {_FORM}")

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what opens a run for them."""
+"""Options that several verbs share, and functions that open a run for them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ _Opened = TypeVar("_Opened")
 
 
 class _OfThisMachine(click.Path):
-    """A path. A URI is refused by name, unless it is a `file://` one."""
+    """A path; a URI is refused, unless it is a `file://` URI."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path that a word of the command line names."""
+        """The path that an argument names."""
         try:
             if isinstance(value, str) and is_uri(value):
                 value = str(local_path(value))
@@ -37,14 +37,14 @@ class _Anywhere(click.ParamType[Place]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The place that a word of the command line names."""
+        """The place that an argument names."""
         try:
             return place_of(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
 
-# Who reads it says that it cannot be read, with code 3.
+# Not checked for being readable here: what reads the file says so, with exit code 3.
 FOLDER_OR_FILE = _OfThisMachine(path_type=Path, readable=False)
 PLACE = _Anywhere()
 SEED = click.IntRange(0, 2**63 - 1)
@@ -53,7 +53,7 @@ SEED = click.IntRange(0, 2**63 - 1)
 def parse_lengths(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, ...] | None:
-    """An option's whole number, or several with commas between them: `10`, `5,10,20`."""
+    """An option's whole number, or several separated by commas: `10`, `5,10,20`."""
     del context
     if value is None:
         return None
@@ -90,7 +90,7 @@ def option_device(command: _Command) -> _Command:
 
 
 def option_dataset(command: _Command) -> _Command:
-    """`--dataset`: where the data set was moved to."""
+    """`--dataset`: where the data set is now."""
     return click.option(
         "--dataset", type=FOLDER_OR_FILE, help="Where the data set is now, if it was moved."
     )(command)
@@ -120,7 +120,7 @@ def option_order(command: _Command) -> _Command:
 
 
 def option_diverse(command: _Command) -> _Command:
-    """`--diverse`, `--diversity`: lists whose items are unlike each other."""
+    """`--diverse`, `--diversity`: lists of items that are unlike each other."""
     by = click.option(
         "--diverse",
         type=click.Choice(["genres", "embedding", "series"]),
@@ -138,10 +138,10 @@ def option_diverse(command: _Command) -> _Command:
 
 
 def diversity_of(diverse: Any, diversity: float | None) -> "Diversity | None":
-    """What `--diverse` and `--diversity` ask for; None for nothing.
+    """What `--diverse` and `--diversity` ask for; None without `--diverse`.
 
     Raises:
-        UsageError: the weight is out of range, or nothing says what it weighs.
+        UsageError: the weight is out of range, or `--diverse` is missing.
     """
     from dglrec.infer import WEIGHT, Diversity
 
@@ -153,7 +153,7 @@ def diversity_of(diverse: Any, diversity: float | None) -> "Diversity | None":
 
 
 def option_known(default: str) -> Callable[[_Command], _Command]:
-    """`--known`: what ratings of users of the data set mean."""
+    """`--known`: the meaning of new ratings for users who are in the data set."""
 
     def add(command: _Command) -> _Command:
         return click.option(
@@ -188,7 +188,7 @@ def opened(
     order: "Order" = "lists",
     history: "History | None" = None,
 ) -> Iterator["TrainedModel"]:
-    """A run's best model, one with a graph, on all processes of the job."""
+    """Open a run's best model, which must have a graph, on all processes of the job."""
     from dglrec.run import open_run
 
     with _opened(open_run, run, dataset, device, timeout, history) as trained:
@@ -207,7 +207,7 @@ def opened_predictor(
     order: "Order" = "lists",
     history: "History | None" = None,
 ) -> Iterator["Predictor"]:
-    """A run's best model, whatever its kind, on all processes of the job."""
+    """Open a run's best model, of any kind, on all processes of the job."""
     from dglrec.run import open_predictor
 
     with _opened(open_predictor, run, dataset, device, timeout, history) as trained:

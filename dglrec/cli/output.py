@@ -1,4 +1,4 @@
-"""What the verbs print on stdout."""
+"""The results that the verbs print on stdout."""
 
 import json
 import sys
@@ -19,12 +19,12 @@ _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popu
 
 
 def say(text: str) -> None:
-    """Print a text on stdout, as `printable`: what it names came from files and folders."""
+    """Print a text on stdout, as `printable`, since it may name things from files and folders."""
     print(printable(text))
 
 
 def report(figures: dict[str, Any], as_json: bool) -> None:
-    """Print figures by name, one a line."""
+    """Print figures by name, a line each."""
     if as_json:
         print_json(figures)
         return
@@ -38,27 +38,27 @@ def report(figures: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_notes(counts: dict[str, Any]) -> None:
-    """Print what `prepare` met, one a line; what it did not meet is no news."""
+    """Print the counts of `prepare` that are not 0, a line each."""
     for name, count in counts.items():
         if count:
             say(f"note: {name.replace('_', ' ')}: {_number(count)}")
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object."""
+    """Print a JSON object."""
     print(_json_of(value))
 
 
 def _json_of(value: dict[str, Any]) -> str:
-    """JSON on one line, with every control character escaped: JSON lets some of them stand."""
-    # Elsewhere than in UTF-8, letters would be other bytes than JSON's.
+    """JSON on a single line, with all control characters escaped: JSON allows some of them."""
+    # In encodings other than UTF-8, non-ASCII letters would not be the bytes of JSON.
     utf8 = "utf" in str(sys.stdout.encoding).lower()
     text = json.dumps(value, ensure_ascii=not utf8)
     return text.translate(_AS_JSON)
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Print how training went, and its metrics on the test rows."""
+    """Print epochs and seconds of a training, and its metrics on the test rows."""
     seconds = f"{results['training_seconds']:.0f} s"
     if "kind" in results:
         say(f"{results['kind']} fitted in {seconds}")
@@ -80,7 +80,7 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def _parts(parts: list[str]) -> str:
-    """Parts of a split with commas between."""
+    """The names of a split's parts, separated by commas."""
     return ", ".join({"train": "training", "valid": "validation"}.get(one, one) for one in parts)
 
 
@@ -96,7 +96,7 @@ def print_metrics(result: dict[str, Any]) -> None:
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
-    """Print metrics, those of groups of rows and users among them."""
+    """Print metrics, including those of groups of rows and users."""
     for name, what in (("learned_from", "learned from"), ("history", "reads")):
         if name in result:
             say(f"the model {what} {_parts(result[name])} rows")
@@ -144,7 +144,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
 
 
 def _print_rating_metrics(result: dict[str, Any]) -> None:
-    """Print metrics of predicted ratings, the model's above those of each baseline."""
+    """Print metrics of predicted ratings, the model's above those of the baselines."""
     title = f"{result['n']:,} {result['split']} ratings"
     if "given" in result:
         title += f" of {result['users']:,} new users, {result['given']:,} of each given"
@@ -189,7 +189,7 @@ def _print_ranking(title: str, result: dict[str, Any]) -> None:
 
 
 def _figures(group: dict[str, Any]) -> list[str]:
-    """A group's rows and figures, in the order of the columns."""
+    """A group's number of rows and figures, in the order of the columns."""
     bias = group["baselines"]["bias"]["rmse"]
     values = (group["rmse"], bias, group["mae"], group["accuracy"])
     return [f"{group['n']:,}", *(f"{value:.4f}" for value in values)]
@@ -264,7 +264,7 @@ def _print_details_of_ratings(details: dict[str, Any]) -> None:
 
 
 def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
-    """Print a table of figures; none where there are no rows."""
+    """Print a table of figures; nothing if there are no rows."""
     if not rows:
         return
     table = Table(title=printable(title))
@@ -276,7 +276,7 @@ def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """Print figures of runs with their intervals, and the differences between each two."""
+    """Print the figures of runs with their intervals, and the differences between each pair."""
     metrics = result["metrics"]
     level = f"{100 * result['level']:g} % intervals"
     what = (
@@ -297,7 +297,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     for name in ("", "metric", "value", "interval", "p (Holm)", "percent", "d_z"):
         table.add_column(name, justify="left" if name in ("", "metric", "interval") else "right")
     for pair in result["differences"]:
-        # One name a line: runs have long ones.
+        # Each run's name has a line to itself: names can be long.
         for name, title in zip(metrics, (pair["a"], f"- {pair['b']}", ""), strict=True):
             found = pair[name]
             includes = found["low"] is not None and found["low"] <= 0 <= found["high"]
@@ -318,7 +318,7 @@ def print_comparison(result: dict[str, Any]) -> None:
 
 
 def print_study(result: dict[str, Any]) -> None:
-    """Print a study's table: figures, then what sets each variant apart from the reference."""
+    """Print a study's table: figures, then each variant's difference from the reference."""
     level = f"{100 * result['level']:g} % intervals"
     metrics = result["metrics"]
     table = Table(title=printable(f"{result['title']}: {result['split']} rows, {level}"))
@@ -393,25 +393,25 @@ def print_recommendations(found: list[Any]) -> None:
 
 
 def _rating(one: Any) -> str:
-    """A predicted rating on the scale; of one beyond its ends, what it was, too."""
+    """A predicted rating clipped to the scale; if it was beyond, also the prediction itself."""
     rating = f"{one.rating:.2f}"
     beyond = one.predicted is not None and f"{one.predicted:.2f}" != rating
     return f"{rating} ({one.predicted:.2f})" if beyond else rating
 
 
 def _reason(reason: Any) -> str:
-    """A rated item with its rating and what it adds."""
+    """A rated item with its rating and its contribution."""
     rated = "" if reason.rating is None else f", rated {reason.rating:g}"
     return f"{reason.title}{rated} (+{reason.contribution:.2f})"
 
 
 def add_row(table: Table, *cells: str, end_section: bool = False) -> None:
-    """Add a row of a table, its cells as `printable`."""
+    """Add a row to a table, its cells as `printable`."""
     table.add_row(*map(printable, cells), end_section=end_section)
 
 
 def print_table(table: Table) -> None:
-    """Print a table, where stdout is no terminal 100 characters wide."""
+    """Print a table; 100 characters wide if stdout is no terminal."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=100)

@@ -118,17 +118,17 @@ def prepare(
     SOURCE is a folder in the published layout of the Anime Recommendation Database 2020 or of
     MovieLens, or a CSV or Parquet table with columns user_id, item_id, and perhaps rating and
     timestamp. Without a column of ratings its rows are interactions: clicks, plays, purchases.
-    Those that repeat a pair are counted and kept once. --train-file and --test-file replace its
-    rows and the split.
+    Repeated pairs are counted and kept once. --train-file and --test-file replace its rows and the
+    split.
 
     Tables of items and users, and files of edges, are CSV or Parquet. A file of edges has two
-    columns of ids, each named user_id, item_id or after an attribute, the second perhaps behind a
-    prefix (to_user_id), and perhaps weight and timestamp. What cannot be an edge is counted and
+    columns of ids, each named user_id, item_id or after an attribute, the second perhaps with a
+    prefix (to_user_id), and perhaps weight and timestamp. Rows that cannot be edges are counted and
     left out.
 
     A table may be a file, a folder of parts, hive partitions included, or a pattern in quotes
     ("ratings/*.parquet"), on this machine or at a URI: s3://, gs://, abfs://, and others through
-    fsspec. DATASET is of this machine.
+    fsspec. DATASET must be on this machine.
 
     \b
     Examples:

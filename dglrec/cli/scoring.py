@@ -71,7 +71,7 @@ def recommend(
     device: str,
     as_json: bool,
 ) -> None:
-    """Show the best unseen items for one user, with the predicted rating beside each.
+    """Show the best unseen items for a user, each with its predicted rating.
 
     \b
     Examples:
@@ -97,7 +97,7 @@ def recommend(
     if as_json:
         shown = [asdict(one) for one in found]
         for one in shown:
-            if one["relations"] is None:  # the model reads none
+            if one["relations"] is None:  # the model reads no relations
                 del one["relations"]
         print_json({"user_id": own_id(trained.dataset, user), "recommendations": shown})
     else:
@@ -185,15 +185,15 @@ def score(
 ) -> None:
     """Write lists, or scores of pairs, as Parquet files into the folder OUT.
 
-    Lists hold user_id, item_id, rank, score, which they are ordered by, and rating, the predicted
-    one, on the scale. Pairs hold user_id, item_id, score, the predicted rating before it is clipped
-    to the scale, and rating; of a model without ratings the score is what lists are ordered by.
+    Lists hold user_id, item_id, rank, score, which orders them, and rating, the predicted rating
+    clipped to the scale. Pairs hold user_id, item_id, score, the predicted rating before clipping,
+    and rating; for a model without ratings the score is what lists are ordered by.
 
-    The same command, given again, goes on where one was stopped; --overwrite begins anew, and
-    removes first what is there. OUT holds _SUCCESS once all is there.
+    The same command, given again, continues where it was stopped; --overwrite begins anew, and
+    first removes what is there. OUT holds _SUCCESS once everything is written.
 
-    OUT, and the files that options name, may be at a URI: s3://, gs://, ... Such a file may be a
-    folder of parts, too.
+    OUT, and the files that options name, may be at a URI: s3://, gs://, ... Such a file may also be
+    a folder of parts.
 
     \b
     Examples:
@@ -253,8 +253,8 @@ def export(
     """Write embeddings and decoder into the folder OUT, to be used without dglrec.
 
     users.parquet and items.parquet hold id, embedding and bias, decoder.safetensors the rest;
-    docs/scoring.md shows how ratings come out of them. OUT may be at a URI (s3://, gs://, ...),
-    where export.json comes last.
+    docs/scoring.md shows how to compute ratings from them. OUT may be at a URI (s3://, gs://, ...);
+    export.json is written last.
 
     \b
     Example:  dglrec export run exported

@@ -1,7 +1,7 @@
-"""stdout and stderr as commands need them: results that are lost are an error, messages are not.
+"""stdout and stderr for commands: results that cannot be written are an error, messages are not.
 
-Whoever reads stderr may go away, a terminal may vanish, a disk may fill up: what a command is there
-for goes on. What it prints on stdout is what it is there for.
+The reader of stderr may go away, a terminal may vanish, a disk may fill up: the command goes on,
+since its purpose is the results on stdout.
 """
 
 import io
@@ -16,10 +16,10 @@ from dglrec.progress import Messages
 
 
 class Results:
-    """stdout, whose faults are told as its own.
+    """stdout, which raises errors that name it.
 
     Args:
-        stream: what is written to; None where stdout was closed from the start.
+        stream: where to write; None if stdout was closed from the start.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -29,8 +29,8 @@ class Results:
         """Write a text.
 
         Raises:
-            DglrecError: it cannot be written.
-            BrokenPipeError: nobody reads any more.
+            DglrecError: the text cannot be written.
+            BrokenPipeError: the reader is gone.
         """
         if self._stream is None:
             raise DglrecError("stdout is closed, so results cannot be printed")
@@ -38,18 +38,18 @@ class Results:
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """Write what is held back; raises what `write` does."""
+        """Write what is buffered; raises the errors of `write`."""
         if self._stream is not None:
             with _said():
                 self._stream.flush()
 
     @property
     def encoding(self) -> str:
-        """What letters become."""
+        """The encoding of the stream."""
         return "utf-8" if self._stream is None else self._stream.encoding
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def __getattr__(self, name: str) -> Any:
@@ -68,10 +68,10 @@ def _said() -> Iterator[None]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within the block `sys.stdout` is `Results`, `sys.stderr` `Messages`, and neither a file's.
+    """Make `sys.stdout` `Results` and `sys.stderr` `Messages`, on descriptors that are open.
 
-    A descriptor that is closed goes to the next file that is opened, which would then get whatever
-    a library prints.
+    The number of a closed descriptor is given to the next file that is opened, which would then get
+    whatever a library prints.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -80,7 +80,7 @@ def guarded() -> Iterator[None]:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number
     before = sys.stdout, sys.stderr
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A title that the encoding lacks is shown by its code.
+        # Characters of a title that the encoding lacks are shown by their codes.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout = cast(TextIO, Results(sys.stdout))
     sys.stderr = cast(TextIO, Messages(sys.stderr))
@@ -93,7 +93,7 @@ def guarded() -> Iterator[None]:
 
 
 def _let_go(stream: TextIO | None) -> None:
-    """Drop what cannot be written any more: Python would try once more when it ends, and fail."""
+    """Drop what cannot be written: at its end, Python would try to write it again, and fail."""
     if stream is None:
         return
     try:

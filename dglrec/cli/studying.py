@@ -1,4 +1,4 @@
-"""The verbs about many runs: study trains a declared grid, report makes a page."""
+"""The verbs about many runs: study trains a declared grid, report writes a page."""
 
 import os
 from pathlib import Path
@@ -64,13 +64,12 @@ def study(
     device: str,
     as_json: bool,
 ) -> None:
-    """Train the variants of STUDY, each with several seeds, and leave one table in OUT.
+    """Train the variants of STUDY, each with several seeds, and leave a table in OUT.
 
     STUDY is `ablation`, `architectures`, `baselines`, `hybrid`, `lists`, `new_items`, `relations`,
-    `samplers`,
-    `scaling` or a TOML file. SOURCE is a prepared data set, or what `prepare` takes. The same
-    command, given again, goes on where it was stopped, and trains what was added. Of the
-    checkpoints of each run in OUT only `best` is kept. The table is of predicted ratings where all
+    `samplers`, `scaling` or a TOML file. SOURCE is a prepared data set, or a source for `prepare`.
+    The same command, given again, continues where it was stopped, and trains what was added. Only
+    the `best` checkpoint of each run in OUT is kept. The table is of predicted ratings if all
     variants have some, and else of lists of 10.
 
     \b
@@ -164,9 +163,10 @@ def report(
     """Write a page about runs, side by side, to look at in a browser.
 
     Curves of training, metrics beside baselines with intervals, calibration, errors by activity and
-    popularity, what lists are like, a map of items, some users' lists, costs, settings, data card
-    and model card. The page needs no network. Runs must have the same held-out rows. The folder of
-    a study gives its table and its differences.
+    Curves of training, metrics beside baselines with intervals, calibration, errors by activity and
+    popularity, properties of lists, a map of items, some users' lists, costs, settings, data card
+    and model card. The page needs no network. Runs must have the same held-out rows. For the folder
+    of a study, it shows the study's table and differences.
 
     \b
     Examples:

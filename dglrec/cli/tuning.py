@@ -55,9 +55,9 @@ def tune(
     """Search SPACE for settings that are the best on DATASET's validation rows.
 
     SPACE is `ratings`, `lists` or a TOML file. OUT gets a table of the trials, best first, and
-    best.toml for `train --config`. No test row is read. The same command, given again, goes on
-    where it was stopped; given several times at once, the processes share the trials. Needs Optuna:
-    pip install 'dglrec[tune]'.
+    best.toml for `train --config`. No test row is read. The same command, given again, continues
+    where it was stopped; if it runs several times at once, the processes share the trials. Needs
+    Optuna: pip install 'dglrec[tune]'.
 
     \b
     Examples:
@@ -80,7 +80,7 @@ def tune(
 
 
 def _print_tuning(result: dict[str, Any], out: Path) -> None:
-    """Print the first trials, and what differs between them."""
+    """Print the first trials, and the settings that differ between them."""
     keys = list(result["slices"])
     table = Table(title=printable(f"{result['title']}: validation rows, best first"))
     for name in ("trial", result["metric"], "state", "epochs", "seconds"):

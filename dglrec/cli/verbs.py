@@ -1,7 +1,7 @@
-"""The verbs: each parses, calls one function, prints.
+"""The verbs; each of them parses, calls a function, and prints.
 
-Results go to stdout, progress and logs to stderr. Heavy imports happen inside the verbs, so that
-`--help` is quick and `doctor` works where torch or DGL does not.
+Results go to stdout, progress and logs to stderr. Heavy imports are inside the verbs, so that
+`--help` is fast and `doctor` works where torch or DGL does not.
 """
 
 import json
@@ -40,7 +40,7 @@ from dglrec.errors import DataError
 from dglrec.interrupts import outlive_terminal
 from dglrec.places import Place
 
-# What several processes can do together, or each for itself; the rest is for one.
+# Verbs that several processes can run, together or each for itself; the others need a single one.
 _SHARED = ("train", "evaluate", "score", "doctor")
 
 
@@ -76,11 +76,11 @@ def cli(**common: Any) -> None:
 @click.argument("folder", type=PLACE, required=False)
 @option_json
 def doctor(folder: Place | None, as_json: bool) -> None:
-    """Check versions, DGL, torch, devices, memory and the text model; or what lies in FOLDER.
+    """Check versions, DGL, torch, devices, memory and the text model; or the content of FOLDER.
 
-    Each thing that is wrong comes with its mend. Exits 4 where dglrec cannot work. Of FOLDER, a
+    Each thing that is wrong comes with its mend. Exits 4 where dglrec cannot work. With FOLDER, a
     prepared data set, a run, scores or an export, every byte is compared with its checksum; exits 3
-    where something is damaged. Scores and exports may be at a URI.
+    if something is damaged. Scores and exports may be at a URI.
 
     \b
     Examples:
@@ -167,8 +167,9 @@ def synth(
 
     The ratings come from a planted model; truth.json says how well they can be predicted at best.
     More can be planted: what users who trust each other have in common, what follows from age and
-    occupation or from an item's studio, tastes that move, items that follow each other. truth.json
-    says what each is worth. With a strength of 0 the file or the column is there, and says nothing.
+    occupation or from an item's studio, tastes that change, items that follow each other.
+    truth.json says how much each is worth. With a strength of 0 the file or the column is there,
+    and has no effect.
 
     \b
     Examples:
@@ -249,7 +250,7 @@ def train(
     """Train on the prepared data set DATASET and leave the model in the folder RUN.
 
     Settings come from --set, then DGLREC_* variables, then --config, then defaults;
-    --print-config lists them. Baselines are trained alike: item_knn, bias, global_mean.
+    --print-config lists them. Baselines are trained likewise: item_knn, bias, global_mean.
 
     \b
     Examples:
@@ -286,7 +287,7 @@ def train(
 
     with joined(device, timeout=timeout) as (world, chosen):
         if world.has_started(job_of(run)):
-            # In place of processes that torchrun lost: the run is theirs, and so ours.
+            # This process replaces one that torchrun lost: the run is this job's, so continue it.
             resume, overwrite = True, False
         settings = config.shared_settings(
             world, run if resume else None, config_file, assignments, os.environ
@@ -427,15 +428,15 @@ def quickstart(
 ) -> None:
     """Generate data, prepare, train, evaluate and recommend: a few minutes on two cores.
 
-    Everything goes into the folder OUT. Without one it goes into quickstart-out, and replaces what
-    an earlier quickstart left there.
+    Everything goes into the folder OUT; without OUT into quickstart-out, where it replaces what an
+    earlier quickstart left.
     """
     from dataclasses import asdict
 
     from dglrec.distributed import choose_device
     from dglrec.quickstart import quickstart as run_quickstart
 
-    # Nobody named a folder, so nobody's folder is at stake: only what a quickstart made goes.
+    # Without OUT, no folder of the user's is at risk: only an earlier quickstart is replaced.
     overwrite = overwrite or out is None
     out = out or Path("quickstart-out")
     shown = run_quickstart(

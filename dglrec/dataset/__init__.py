@@ -1,14 +1,14 @@
 """The prepared data set on disk: `prepare` makes one, `RatingDataset.open` maps one.
 
 dataset.json                   schema version, counts, scale, split, source checksums; size, type,
-                               shape and checksum of each file below, and a checksum of itself
+                               shape and checksum of each file below, and its own checksum
 users.parquet, items.parquet   external ids, titles, attributes; row n is index n
 train/*.npy                    adjacency in both directions, rating codes, biases
 valid.parquet, test.parquet    held-out rows: user and item as indices, rating
-features/*.npy                 one row an item
-user_features.npy              one row a user, where attributes of users are known
-relations/<name>/*.npy         edges beside the ratings, from both ends, where files gave any
-planted/*.npy                  of generated data: what decides the best possible lists
+features/*.npy                 a row for each item
+user_features.npy              a row for each user, if tables give attributes of users
+relations/<name>/*.npy         further edges in both directions, if files give any
+planted/*.npy                  of generated data: what determines the best possible lists
 """
 
 from dglrec.dataset.derived import DerivedDataset, derive

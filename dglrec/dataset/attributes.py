@@ -1,4 +1,4 @@
-"""Attributes of items and users -> features, fitted to those that have a training row."""
+"""Attributes of items and users -> features, fitted to items and users with a training row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ from dglrec.features import (
 
 ITEM_ATTRIBUTES = "item_attributes"
 USER_ATTRIBUTES = "user_attributes"
-"""Entries of `dataset.json`: the kinds of the attributes that tables gave, by name."""
+"""Entries of `dataset.json`: attribute name -> kind, of the attributes that tables gave."""
 
 USER_FEATURES = "user_features"
 """The file of users' features, and the entry of `dataset.json` with their widths by name."""
 
-_TOLERANCE = 1e-3  # of an embedding of unit length, on another machine
+_TOLERANCE = 1e-3  # for unit-length embeddings that another machine computes
 
 Features = dict[str, npt.NDArray[np.float32]]
 
@@ -43,7 +43,7 @@ class AttributeOptions:
         numeric: columns to use as numbers.
         text: whether synopses are used.
         text_model: a sentence-transformers name or folder; `auto` takes the packaged one.
-        cleaning: what is done to a synopsis first.
+        cleaning: how a synopsis is cleaned first.
         kinds: kinds of further attributes, by name.
     """
 
@@ -55,7 +55,7 @@ class AttributeOptions:
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> "AttributeOptions":
-        """Those by which a data set was prepared, from its `dataset.json`."""
+        """The options that a data set was prepared with, from its `dataset.json`."""
         cleaning = TextCleaning(**(meta["cleaning"] or {}))
         model = meta["text_model"] or "auto"
         kinds = used_kinds(meta.get(ITEM_ATTRIBUTES, {}), meta["features"])
@@ -63,19 +63,19 @@ class AttributeOptions:
 
 
 def used_kinds(kinds: Mapping[str, str], features: Iterable[str]) -> dict[str, Kind]:
-    """The kinds of those attributes that became features, as `dataset.json` says.
+    """The kinds of the attributes that became features, as `dataset.json` says.
 
     Raises:
-        DataError: one is of a kind whose encoder nobody has registered.
+        DataError: a kind's encoder is not registered.
     """
     return {name: stored_kind(name, kinds[name]) for name in features if name in kinds}
 
 
 @dataclass(frozen=True)
 class AttributeEncoder:
-    """Encoders of attributes of any kind, by name: one feature each.
+    """Encoders of attributes, by name; each makes a feature.
 
-    Left out are those that `fit_column` makes no feature of.
+    Attributes that `fit_column` cannot make a feature of are left out.
     """
 
     encoders: Mapping[str, ColumnEncoder]
@@ -88,17 +88,17 @@ class AttributeEncoder:
         kinds: Mapping[str, Kind],
         text: SequenceEncoder | None,
     ) -> "AttributeEncoder":
-        """Fit to what is known of items or users.
+        """Fit encoders to the attributes of items or users.
 
         Args:
             table: N rows; see `tables.attribute_columns`.
-            trained: [N], whether an item or user has a training row.
+            trained: bool [N], whether an item or user has a training row.
             kinds: of the attributes to be used, by name.
             text: embeds texts; None leaves them out.
 
         Raises:
             DataError: a value is not of its column's kind.
-            UsageError: an encoder that somebody registered fails.
+            UsageError: a registered encoder fails.
         """
         columns = attribute_columns(table)
         fitted = {
@@ -108,7 +108,7 @@ class AttributeEncoder:
         return cls({name: one for name, one in fitted.items() if one is not None})
 
     def unseen(self, table: pd.DataFrame) -> dict[str, int]:
-        """How many labels of n rows training does not know, by name, where there are some.
+        """How many labels of n rows did not occur in training, by attribute, where there are any.
 
         Args:
             table: n rows with the columns that the encoders were fitted to.
@@ -137,7 +137,7 @@ class AttributeEncoder:
 
 @dataclass(frozen=True)
 class ItemEncoder:
-    """Encoders of items' attributes, by feature; what the items lacked altogether is left out."""
+    """Encoders of items' attributes, by feature; None or empty where no item has the attribute."""
 
     genres: GenresEncoder | None
     numeric: dict[str, IdentityEncoder]
@@ -157,7 +157,7 @@ class ItemEncoder:
         """
         genres = GenresEncoder.fit(catalogue[schema.GENRES].tolist(), trained)
         has_text = options.text and any(text is not None for text in _synopses(catalogue))
-        # One model, loaded once, for synopses and other texts.
+        # Synopses and other texts share a model, which is loaded once.
         needed = has_text or Kind.TEXT in options.kinds.values()
         text = SequenceEncoder(options.text_model, options.cleaning) if needed else None
         return cls(
@@ -197,24 +197,24 @@ def fit_user_encoder(
     text_model: str,
     cleaning: TextCleaning,
 ) -> AttributeEncoder:
-    """Encoders of users' attributes, fitted to the users that have a training row.
+    """Encoders of users' attributes, fitted to the users with a training row.
 
     Args:
         users: U rows.
-        trained: [U], whether a user has a training row.
+        trained: bool [U], whether a user has a training row.
         kinds: of the attributes to be used, by name.
         text_model: as for `AttributeOptions`.
-        cleaning: likewise.
+        cleaning: as for `AttributeOptions`.
     """
     text = SequenceEncoder(text_model, cleaning) if Kind.TEXT in kinds.values() else None
     return AttributeEncoder.fit(users, trained, kinds, text)
 
 
 def check_attributes(items: pd.DataFrame, numeric: Sequence[str]) -> None:
-    """Refuse new items that lack a number.
+    """Refuse new items that lack a numeric column.
 
     Raises:
-        DataError: a column is missing, or holds something else.
+        DataError: a column is missing, or does not hold numbers.
     """
     if missing := [name for name in numeric if name not in items]:
         raise DataError(f"no column {', '.join(missing)}, which the data set uses as numbers")
@@ -224,10 +224,10 @@ def check_attributes(items: pd.DataFrame, numeric: Sequence[str]) -> None:
 
 
 def check_reproduced(found: Features, before: Features) -> None:
-    """Refuse features of an item that are not what they were when the data set was prepared.
+    """Refuse encoders whose features differ from those that `prepare` stored.
 
     Raises:
-        DataError: they are not.
+        DataError: the features differ.
     """
     for name, stored in before.items():
         now = found.get(name, np.empty(0))

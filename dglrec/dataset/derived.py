@@ -1,4 +1,4 @@
-"""A data set with what was made from its training rows, for a model that reads it."""
+"""A data set together with relations and features derived from its training rows."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -31,16 +31,16 @@ _PARTS = {"offsets": torch.int64, "neighbours": torch.int32, "weights": torch.fl
 def derive(
     dataset: RatingDataset, names: Sequence[str], config: DerivedConfig, clusters: int = 0
 ) -> dict[str, Tensor]:
-    """Make relations of `derived.DERIVED`, features of users, and clusters, from training rows.
+    """Derive relations of `derived.DERIVED`, user features, and clusters, from the training rows.
 
     Args:
-        dataset: whose training rows; held-out rows are not looked at.
-        names: of the relations, `OF_GRAPH`, and `CLUSTERS`.
-        config: how.
-        clusters: how many, where these are wanted.
+        dataset: the data set; held-out rows are not read.
+        names: of the relations, and `OF_GRAPH` and `CLUSTERS`.
+        config: how relations and features are derived.
+        clusters: how many clusters to make, if `names` has `CLUSTERS`.
 
     Returns:
-        By name what `DerivedDataset` takes, and a file can hold.
+        Tensors by name, as `DerivedDataset` takes them; a file can hold them.
 
     Raises:
         UsageError: a relation has no edge, or clusters cannot be made; see `metis_clusters`.
@@ -66,16 +66,16 @@ def derive(
 
 
 class DerivedDataset(RatingDataset):
-    """A data set with relations, and features of users, that were made from its training rows.
+    """A data set with relations and user features that were derived from its training rows.
 
     Args:
-        dataset: whose training rows.
-        names: of what is to be there, as for `derive`.
-        made: what `derive` made, perhaps by way of a file.
+        dataset: the data set that they were derived from.
+        names: what to use of `made`, as for `derive`.
+        made: the tensors that `derive` returned, perhaps read from a file.
 
     Attributes:
-        made: what `derive` made.
-        derived_digest: SHA-256 of what was made.
+        made: as given.
+        derived_digest: SHA-256 of `made`.
 
     Raises:
         ValueError: something is missing, of another form, or does not fit the data set.
@@ -89,7 +89,7 @@ class DerivedDataset(RatingDataset):
         counts = dataset.graph.num_users, dataset.graph.num_items
         self.made = dict(made)
         self.derived_digest = _digest(made)
-        # Not `relations`, which are those that files gave.
+        # `relations` holds those that files gave.
         self._derived = {
             name: _relation(name, made, *counts)
             for name in names
@@ -108,7 +108,7 @@ class DerivedDataset(RatingDataset):
                 raise ValueError("a feature of users is not finite")
 
     def with_rows(self, splits: Sequence[str]) -> "DerivedDataset":
-        """As of any data set; what was made stays what it is.
+        """As for any data set; what was derived from the training rows is kept.
 
         Raises:
             UsageError: there is no such split.
@@ -117,19 +117,19 @@ class DerivedDataset(RatingDataset):
 
     @cached_property
     def graph(self) -> RatingGraph:
-        """That of the data set it was made of, which may be in memory already."""
+        """The graph of the plain data set, which may be in memory already."""
         return self._plain.graph
 
     @cached_property
     def biases(self) -> Biases:
-        """Likewise."""
+        """The biases of the plain data set."""
         return self._plain.biases
 
     def relation(self, name: str) -> Relation:
-        """One relation by name, as of any data set, or one that was made from training rows.
+        """A relation by name: of the plain data set, or derived from training rows.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: there is no relation of that name.
         """
         return self._derived[name] if name in self._derived else super().relation(name)
 
@@ -140,30 +140,30 @@ class DerivedDataset(RatingDataset):
 
     @cached_property
     def user_features(self) -> Tensor:
-        """float32 [U, F + G]: features of the users, and behind them those of the graph."""
+        """float32 [U, F + G]: the users' features, then the features of the graph."""
         features = self._plain.user_features
         more = self._graph_features
         return features if more is None else torch.cat((features, more), dim=1)
 
     @property
     def user_feature_widths(self) -> dict[str, int]:
-        """The columns of `user_features`: how many each attribute has, by name, in their order."""
+        """Columns of `user_features`: attribute name -> how many, in their order."""
         more, widths = self._graph_features, self._plain.user_feature_widths
         return widths if more is None else {**widths, OF_GRAPH: more.shape[1]}
 
     @cached_property
     def user_encoder(self) -> AttributeEncoder:
-        """What makes features of attributes; none of the graph's."""
+        """Encodes users' attributes; not the features of the graph."""
         return self._plain.user_encoder
 
     def encode_users(self, users: pd.DataFrame) -> Tensor:
-        """Features of n users that the data set does not hold, who have zeros for the graph's.
+        """Features of n users that the data set does not hold; zeros for those of the graph.
 
         Args:
             users: as for `RatingDataset.encode_users`.
 
         Raises:
-            DataError, UnusableEnvironmentError: as there.
+            DataError, UnusableEnvironmentError: as `RatingDataset.encode_users`.
         """
         features = self._plain.encode_users(users)
         width = sum(self.user_feature_widths.values())
@@ -174,7 +174,7 @@ def _relation(name: str, made: Mapping[str, Tensor], num_users: int, num_items: 
     """A relation of `DERIVED`, checked.
 
     Raises:
-        ValueError: it is not one among nodes of the data set.
+        ValueError: its arrays do not describe edges between nodes of the data set.
     """
     kind = DERIVED[name]
     arrays = [_checked(made, f"{name}.{part}", dtype, 1).numpy() for part, dtype in _PARTS.items()]

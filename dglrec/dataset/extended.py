@@ -1,4 +1,4 @@
-"""Training rows and held-out rows as one graph, for whoever may read both."""
+"""Training rows and held-out rows in a single graph, for callers that may read both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +13,21 @@ from dglrec.graph import RatingGraph, build_graph, group_by_user
 
 
 def extended(graph: RatingGraph, more: Sequence[HeldOut], path: Path) -> RatingGraph:
-    """A graph with further rows of its users and items, in time linear in its own.
+    """A graph with further rows for its users and items, in time linear in its ratings.
 
     Args:
         graph: of E ratings.
-        more: rows that it does not hold.
+        more: held-out rows, none of which is in the graph.
         path: the data set's folder, for messages.
 
     Raises:
-        DataError: a pair of user and item is there twice, or rows lack times that the graph has.
+        DataError: a pair of user and item is there twice, or the graph has times and the rows have
+            none.
     """
     users = np.concatenate([rows.users.numpy() for rows in more])
     items = np.concatenate([rows.items.numpy() for rows in more])
     ratings = np.concatenate([rows.ratings.numpy() for rows in more])
-    # Codes stand for the rows themselves until these are in order.
+    # In place of rating codes, row numbers: they say where each row goes in the new order.
     numbers = np.arange(len(users), dtype=np.int64)
     sizes = {"num_users": graph.num_users, "num_items": graph.num_items}
     added = group_by_user(users, items, numbers, **sizes)

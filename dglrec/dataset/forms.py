@@ -1,6 +1,6 @@
-"""What each file of a prepared data set must be: its type, its shape, and what values it may hold.
+"""What each file of a prepared data set must be: type, shape, and the values it may hold.
 
-All of it follows from the counts and widths in `dataset.json`.
+All of this follows from the counts and widths in `dataset.json`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,14 +24,14 @@ _INT64, _INT32, _FLOAT32 = (np.dtype(kind) for kind in (np.int64, np.int32, np.f
 
 @dataclass(frozen=True)
 class ArrayForm:
-    """What an array must be.
+    """The type, shape and values that an array must have.
 
     Attributes:
-        dtype: of its numbers. Numbers with a fraction must be finite.
-        shape: of the array; None where a length is the file's to say.
-        below: of whole numbers that are indices or codes: they are 0 or more, and less than this.
-        ends_at: of offsets: they ascend from 0 to this.
-        least: of numbers with a fraction: none is less.
+        dtype: of its numbers. Floats must be finite.
+        shape: of the array; None for a length that may be any.
+        below: for indices and codes: all are from 0 to `below` - 1.
+        ends_at: for offsets: they ascend from 0 to this.
+        least: for floats: none is less than this.
     """
 
     dtype: np.dtype[Any]
@@ -41,7 +41,7 @@ class ArrayForm:
     least: float | None = None
 
     def fits(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-        """Whether an array of a type and a shape is one of these."""
+        """Whether an array of a type and a shape has this form."""
         return (
             dtype == self.dtype
             and len(shape) == len(self.shape)
@@ -51,11 +51,11 @@ class ArrayForm:
         )
 
     def fault(self, values: npt.NDArray[Any]) -> str | None:
-        """What is wrong with some of the values; None where nothing is. In time linear in them."""
+        """What is wrong with a value, or None if nothing is; in time linear in the values."""
         if not values.size:
             return None
         if self.below is not None:
-            # As unsigned numbers those below 0 are the largest of all.
+            # Seen as unsigned numbers, negative values are the largest.
             largest = values.view(f"u{values.itemsize}").max()
             return None if largest < self.below else f"a value is not from 0 to {self.below - 1:,}"
         if self.dtype.kind == "f":
@@ -66,7 +66,7 @@ class ArrayForm:
         return None
 
     def fault_of_offsets(self, offsets: npt.NDArray[np.int64]) -> str | None:
-        """What is wrong with an array of offsets; None where nothing is, or where it is no such."""
+        """What is wrong with an array of offsets; None if nothing is, or the form is another."""
         if self.ends_at is None:
             return None
         if int(offsets[0]) != 0 or int(offsets[-1]) != self.ends_at:
@@ -78,10 +78,10 @@ def array_forms(meta: Mapping[str, Any]) -> dict[str, ArrayForm]:
     """The forms of all arrays of a data set, by the names of their files.
 
     Args:
-        meta: what `dataset.json` says.
+        meta: the content of `dataset.json`.
 
     Raises:
-        DataError: a name in it can be that of no file.
+        DataError: a name in it cannot be part of a file's name.
     """
     forms: dict[str, ArrayForm] = {}
     for part in (_of_training, _of_features, _of_relations, _of_planted):

@@ -23,9 +23,9 @@ class HeldOut:
     Attributes:
         users: int64 [n] user indices.
         items: int64 [n] item indices.
-        ratings: float32 [n]; of interactions all are 1.
-        expected: float32 [n], the planted expectation, where the data came with a truth.
-        times: int64 [n], timestamps in the unit of the source, where it has any.
+        ratings: float32 [n]; all 1 for interactions.
+        expected: float32 [n], the planted expectation of each rating, if the data has a truth.
+        times: int64 [n], timestamps in the unit of the source, if it has any.
     """
 
     users: Tensor
@@ -38,10 +38,10 @@ class HeldOut:
         return len(self.users)
 
     def check(self, num_users: int, num_items: int, scale: RatingScale) -> None:
-        """Refuse rows that cannot be those of a data set.
+        """Refuse rows that do not fit the data set.
 
         Raises:
-            ValueError: a user, an item or a rating is none of its.
+            ValueError: a user or item index is out of range, or a rating is off the scale.
         """
         for name, indices, count in (
             (schema.USER, self.users, num_users),
@@ -60,10 +60,10 @@ def read_held_out(source: pa.NativeFile, first: int, last: int) -> HeldOut:
     """The rows first..last-1 of a table of held-out rows.
 
     Raises:
-        ValueError: there are other rows or columns, or a value is missing.
-        ArrowException: it is no table.
+        ValueError: there are fewer rows, a column is missing, or a value is missing.
+        ArrowException: the file is no Parquet table.
     """
-    file = pq.ParquetFile(source, pre_buffer=False)  # which would keep all that was read
+    file = pq.ParquetFile(source, pre_buffer=False)  # a buffer would keep all that was read
     types = dict.fromkeys((schema.USER, schema.ITEM, schema.TIMESTAMP), torch.int64)
     types |= dict.fromkeys((schema.RATING, schema.EXPECTED), torch.float32)
     there = file.schema_arrow.names
@@ -72,7 +72,7 @@ def read_held_out(source: pa.NativeFile, first: int, last: int) -> HeldOut:
         raise ValueError(f"no column {', '.join(missing)}")
     wanted += [name for name in (schema.EXPECTED, schema.TIMESTAMP) if name in there]
     columns = {name: torch.empty(last - first, dtype=types[name]) for name in wanted}
-    # A little at a time: what a whole table leaves in memory is several times its rows.
+    # In batches: reading a whole table takes several times its size in memory.
     start = 0
     for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
         low, high = max(start, first), min(start + len(batch), last)
@@ -96,7 +96,7 @@ def read_held_out(source: pa.NativeFile, first: int, last: int) -> HeldOut:
 
 
 class parquet_faults:  # noqa: N801 - a context manager reads as a verb
-    """Turns what pyarrow raises over one file into a `DataError` that names it."""
+    """Turns what pyarrow raises while it reads a file into a `DataError` that names the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +105,7 @@ class parquet_faults:  # noqa: N801 - a context manager reads as a verb
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # pyarrow's own derive from ValueError in part; of others here see `read_held_out`.
+        # pyarrow's errors derive in part from ValueError, which `read_held_out` raises as well.
         if isinstance(error, (pa.ArrowException, OSError, ValueError, KeyError)):
             raise DataError(
                 f"{self.path}: damaged ({error}); prepare the data set again"

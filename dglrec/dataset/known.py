@@ -1,4 +1,4 @@
-"""What is known of items and users beside their ratings: features and relations of it."""
+"""Attributes of items and users, as features and as relations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ from dglrec.split import Split
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of items and users, in the order of their indices.
+    """The attributes of items and users, in the order of their indices.
 
     Attributes:
         items: [I] rows.
         users: [U] rows.
-        item_kinds: kinds of the attributes that are to become features, by name.
-        user_kinds: the same of users.
+        item_kinds: attribute name -> kind, of the items' attributes that are to become features.
+        user_kinds: the same for users.
     """
 
     items: pd.DataFrame
@@ -61,7 +61,7 @@ class Known:
         """Find out the kinds of attributes.
 
         Raises:
-            UsageError: a kind is given of an attribute that is not there.
+            UsageError: a kind is given for an attribute that is not there.
         """
         of_items, of_users = attribute_columns(items), attribute_columns(users)
         for name in options.attribute:
@@ -84,7 +84,7 @@ class Known:
         )
 
     def described(self) -> dict[str, dict[str, str]]:
-        """What `dataset.json` says of it; nothing where there is nothing."""
+        """The entries of `dataset.json` with the kinds; only for node types that have any."""
         kinds = {ITEM_ATTRIBUTES: self.item_kinds, USER_ATTRIBUTES: self.user_kinds}
         return {
             entry: {name: kind.value for name, kind in of_type.items()}
@@ -93,7 +93,7 @@ class Known:
         }
 
     def has_texts(self, items: Features, users: Features) -> bool:
-        """Whether there are features of texts among those of items or of users."""
+        """Whether any feature of items or of users is made of texts."""
         both = ((self.item_kinds, items), (self.user_kinds, users))
         return any(kinds.get(name) is Kind.TEXT for kinds, found in both for name in found)
 
@@ -104,7 +104,7 @@ def encode_known(
     trained_items: npt.NDArray[np.bool_],
     trained_users: npt.NDArray[np.bool_],
 ) -> tuple[Features, Features]:
-    """Features of items and of users, fitted to those that have a training row."""
+    """Features of items and of users, fitted to items and users with a training row."""
 
     def usable(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
         return {name: kind for name, kind in kinds.items() if options.text or kind != Kind.TEXT}
@@ -134,7 +134,7 @@ def say_what_is_known(
     users: Features,
     relations: Mapping[str, ReadRelation],
 ) -> None:
-    """Tell of each attribute what it is and whether it is a feature, and of each relation."""
+    """Log each attribute's kind and whether it became a feature, and what relations report."""
     for node_type, kinds, features in (
         (ITEM_TYPE, known.item_kinds, items),
         (USER_TYPE, known.user_kinds, users),
@@ -164,7 +164,7 @@ def connect_known(
     trained_items: npt.NDArray[np.bool_],
     trained_users: npt.NDArray[np.bool_],
 ) -> dict[str, ReadRelation]:
-    """The relations that files give, by name."""
+    """Read the relations that files give, by name."""
     if not files:
         return {}
     attributes = find_attributes(

@@ -1,9 +1,9 @@
-"""The files of a prepared data set: mapped when it is opened, proved when they are first read.
+"""The files of a prepared data set: mapped when it is opened, verified when they are first read.
 
-`dataset.json` says of each file how many bytes it has and their checksum (XXH128, as `xxhsum -H2`
-prints it), and of an array its type and shape. Opening compares sizes and headers. Whoever is first
-to read a file has it read from end to end: in one pass its checksum is compared and its values are
-looked at. What was opened stays what it was though the data set be replaced meanwhile.
+`dataset.json` gives the size in bytes and the checksum (XXH128, as `xxhsum -H2` prints it) of each
+file, and the type and shape of each array. Opening compares sizes and headers. The first time a
+file is used it is read from end to end, once: its checksum is compared and its values are checked.
+An open data set stays what it was, even if its folder is replaced meanwhile.
 """
 
 import io
@@ -38,15 +38,15 @@ from dglrec.files import read_errors, read_json
 from dglrec.kernels import run_side_by_side
 from dglrec.progress import log
 
-_AT_ONCE = 1 << 20  # bytes: what is hashed is in the cache still when its values are looked at
+_AT_ONCE = 1 << 20  # bytes: so few that they are still in the cache when values are checked
 _LONGEST_HEADER = 1 << 14
-_ALIGNED = 64  # bytes; where `save_array`, as numpy, lets an array begin
+_ALIGNED = 64  # bytes: where `save_array`, like numpy, aligns the start of an array
 _MEND = "prepare the data set again"
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Read a file; what is wrong with it says what to do, too."""
+    """Read a file; errors about it end with what to do."""
     try:
         with read_errors(path):
             yield
@@ -59,15 +59,15 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 class MappedFile:
-    """One file, mapped into memory, that is proved when it is first read.
+    """A file, mapped into memory, which is verified when it is first read.
 
     Args:
         path: the file.
-        proof: what `dataset.json` says of it; None where it says nothing.
-        form: what the array in it must be; None of a table.
+        proof: what `dataset.json` says of the file; None where it says nothing.
+        form: what the array in the file must be; None for a table.
 
     Raises:
-        DataError: it is missing, or of another size, type or shape.
+        DataError: the file is missing, or has another size, type or shape.
     """
 
     def __init__(self, path: Path, proof: Mapping[str, Any] | None, form: ArrayForm | None) -> None:
@@ -89,14 +89,14 @@ class MappedFile:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Its size in bytes."""
         return len(self._map)
 
     def array(self) -> npt.NDArray[Any]:
-        """The array, proved.
+        """The array, verified.
 
-        It is copy on write: pages are shared between processes, and torch takes the array as it is,
-        which it does not take from a read-only map without a warning.
+        It is copy on write: processes share its pages, and torch takes the array without the
+        warning that it gives for a read-only map.
 
         Raises:
             DataError: the file is damaged.
@@ -106,15 +106,15 @@ class MappedFile:
         return self._array
 
     def offsets(self) -> npt.NDArray[np.int64]:
-        """An array of offsets, which ascend and end where they must; its checksum may come later.
+        """An array of offsets, whose order and end were checked; its checksum may come later.
 
-        So how many edges each node has is known without reading more.
+        So the degrees of all nodes are known without reading more.
         """
         assert self._array is not None and self._form is not None and self._form.ends_at is not None
         return self._array
 
     def table(self) -> pa.BufferReader:
-        """The bytes of a table, proved.
+        """The bytes of a table, verified.
 
         Raises:
             DataError: the file is damaged.
@@ -123,10 +123,10 @@ class MappedFile:
         return pa.BufferReader(pa.py_buffer(self._map))
 
     def check_rows(self, rows: int) -> None:
-        """Refuse a table of another number of rows; its checksum may come later.
+        """Refuse a table with another number of rows; its checksum may come later.
 
         Raises:
-            DataError: it is one, or no table.
+            DataError: the number differs, or the file is no table.
         """
         with parquet_faults(self.path):
             found = pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._map))).metadata.num_rows
@@ -134,10 +134,10 @@ class MappedFile:
             raise self._damaged(f"{found:,} rows in place of {rows:,}")
 
     def prove(self) -> None:
-        """Compare the checksum and look at the values, unless that was done.
+        """Compare the checksum and check the values, unless that was done already.
 
         Raises:
-            DataError: the file is not as it was written, or holds a value that cannot be.
+            DataError: the file was changed since it was written, or holds an impossible value.
         """
         if self._is_proved:
             return
@@ -151,10 +151,10 @@ class MappedFile:
         self._close()
 
     def describe(self) -> dict[str, Any]:
-        """What `dataset.json` is to say of the file.
+        """The file's entry for `dataset.json`.
 
         Raises:
-            DataError: it holds a value that cannot be.
+            DataError: the file holds an impossible value.
         """
         checksum, fault = self._read_through()
         if fault is not None:
@@ -165,16 +165,16 @@ class MappedFile:
         return described
 
     def _mapped_array(self, form: ArrayForm) -> tuple[int, npt.NDArray[Any]]:
-        """Where the array begins, and the array."""
+        """The position in the file where the array begins, and the array."""
         head = io.BytesIO(self._map[:_LONGEST_HEADER])
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # of what only looks like one of ours
+                warnings.simplefilter("error")  # numpy warns of headers that are not quite valid
                 version = np.lib.format.read_magic(head)
                 if version != (1, 0):
                     raise ValueError(f"version {version}")
                 shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
-        except Exception as error:  # numpy reads it as Python, and raises what that raises
+        except Exception as error:  # numpy parses the header as Python, which raises many kinds
             raise self._damaged(f"no header of an array: {' '.join(str(error).split())}") from error
         if fortran_order or not form.fits(dtype, shape):
             raise self._damaged(
@@ -191,8 +191,8 @@ class MappedFile:
     def _read_through(self) -> tuple[str, str | None]:
         """The checksum of all bytes, and what is wrong with the values of the array.
 
-        They are read, and not looked at through the map: so an error of the disk is an exception,
-        and pages that nobody computes with do not count as this process's memory.
+        The bytes are read from the file rather than through the map: then an error of the disk is
+        an exception, and pages that are not used further do not count as this process's memory.
         """
         digest, fault = xxhash.xxh3_128(), None
         for is_header, part in self._parts():
@@ -202,7 +202,7 @@ class MappedFile:
         return digest.hexdigest(), fault
 
     def _parts(self) -> Iterator[tuple[bool, npt.NDArray[np.uint8]]]:
-        """All bytes in order, the header apart, as it may be no multiple of a number's size."""
+        """All bytes in order, the header apart: it need not be a multiple of a number's size."""
         buffer = np.empty(_AT_ONCE, dtype=np.uint8)
         place, size = 0, len(self._map)
         while place < size:
@@ -227,10 +227,10 @@ class MappedFiles:
     Args:
         path: the data set's folder.
         meta: what `dataset.json` says.
-        identity: that of `dataset.json` before it was read; None notices no replacement.
+        identity: of `dataset.json` before it was read; None notices no replacement.
 
     Raises:
-        DataError: a file is missing, or of another size, type or shape.
+        DataError: a file is missing, or has another size, type or shape.
     """
 
     def __init__(
@@ -255,13 +255,13 @@ class MappedFiles:
         return self._files[name]
 
     def prove(self) -> None:
-        """Prove all files, side by side; see `MappedFile.prove`."""
+        """Verify all files, in parallel; see `MappedFile.prove`."""
         self._say_if_replaced()
         largest_first = sorted(self._files.values(), key=lambda file: -file.size)
         run_side_by_side([file.prove for file in largest_first])
 
     def faults(self) -> list[str]:
-        """What is wrong with each file that is damaged, in the order of their names."""
+        """What is wrong with each damaged file, in the order of the files' names."""
         found = []
         for _, file in sorted(self._files.items()):
             try:
@@ -271,11 +271,11 @@ class MappedFiles:
         return found
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """`FILES` of `dataset.json`."""
+        """The entry `FILES` of `dataset.json`."""
         return {name: file.describe() for name, file in sorted(self._files.items())}
 
     def _say_if_replaced(self) -> None:
-        """Say once that what lies in the folder by now is not what was opened."""
+        """Log, once, that the folder by now holds another data set than the opened one."""
         if self._identity is not None and _Identity.of(self._path) != self._identity:
             log(
                 f"{self._path}: the data set was replaced, or removed, while it was in use; going "
@@ -285,7 +285,7 @@ class MappedFiles:
 
 
 class _Identity(NamedTuple):
-    """What tells a `dataset.json` from one that takes its place."""
+    """Distinguishes a `dataset.json` from another that replaces it."""
 
     device: int
     inode: int
@@ -294,7 +294,7 @@ class _Identity(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "_Identity | None":
-        """That of the data set in a folder; None where there is none."""
+        """The identity of the data set in a folder; None if there is none."""
         try:
             found = (path / DATASET_FILE).stat()
         except OSError:
@@ -303,10 +303,10 @@ class _Identity(NamedTuple):
 
 
 def open_files(path: Path) -> tuple[dict[str, Any], MappedFiles]:
-    """What `dataset.json` of a folder says, and the files beside it.
+    """The content of a folder's `dataset.json`, and the files beside it.
 
     Raises:
-        DataError: it is no data set, of another schema version, or a file is missing or damaged.
+        DataError: it is no data set, has another schema version, or a file is missing or damaged.
     """
     while True:
         identity = _Identity.of(path)
@@ -319,7 +319,7 @@ def open_files(path: Path) -> tuple[dict[str, Any], MappedFiles]:
         else:
             if _Identity.of(path) == identity:
                 return meta, found
-        # Replaced in this moment: what was opened may be in part the one and in part the other.
+        # Replaced while it was opened: the files may be partly of the old, partly of the new set.
 
 
 def _read_description(path: Path) -> dict[str, Any]:

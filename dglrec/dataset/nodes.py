@@ -14,13 +14,13 @@ from dglrec.relations import Attribute, label_attribute
 
 @dataclass(frozen=True)
 class KnownOf:
-    """What is known of all nodes of a type.
+    """The attributes of all nodes of a type.
 
     Attributes:
         node_type: `user` or `item`.
         table: [N] rows; see `tables.attribute_columns`.
         training: bool [N], whether a node has a training row.
-        kinds: of attributes, by name, where they are known; those of others are inferred.
+        kinds: attribute name -> kind, where it is known; other kinds are inferred.
     """
 
     node_type: str
@@ -32,8 +32,8 @@ class KnownOf:
 def find_attributes(*known: KnownOf) -> dict[str, Attribute]:
     """All attributes with labels, by name.
 
-    Where two types of node have an attribute of the same name, that of the second is called
-    `<type>_<name>`. Left out are attributes without a label that training knows.
+    If two node types have an attribute of the same name, that of the second is called
+    `<type>_<name>`. Attributes none of whose labels occurs in training are left out.
     """
     found: dict[str, Attribute] = {}
     for one in known:

@@ -1,4 +1,4 @@
-"""What `prepare` can be told."""
+"""The options of `prepare`."""
 
 import math
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from dglrec.split import check_shares
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What `prepare` can be told.
+    """The options of `prepare`.
 
     Attributes:
         format: layout of the source; `auto` finds out.
-        columns: what the columns of a table are called, as `ingest.parse_columns` gives it.
+        columns: names of a table's columns, as `ingest.parse_columns` gives them.
         split: how held-out rows are chosen; see `split.SPLIT_METHODS`.
         valid: share of rows that validate; 0 for none.
         test: share of rows that test; 0 for none.
@@ -28,18 +28,19 @@ class PrepareOptions:
         test_file: ratings to test on.
         text: whether synopses become features.
         text_model: a sentence-transformers name or folder; `auto` takes the packaged one.
-        cleaning: what is done to a synopsis first.
+        cleaning: how a synopsis is cleaned first.
         numeric: item columns to use as numbers.
         complete_only: leave out ratings of items without genres or, with text, without a synopsis.
         scale: the rating scale, where the source's layout does not say it.
         interactions_from: the least rating that becomes an interaction; rows below it are left out.
             None keeps ratings, where there are any.
-        users: how many users to draw, by the seed, and keep; None keeps all. Of one source and seed
-            each smaller draw is part of every larger one; rows fall to other parts of the split.
-        item_table: what further is known of items; columns become their attributes and features.
-        user_table: the same of users.
+        users: how many users to draw, by the seed, and keep; None keeps all. For one source and
+            seed a smaller draw is part of every larger one, but rows fall into other parts of the
+            split.
+        item_table: a table of items, whose columns become attributes and features.
+        user_table: a table of users, likewise.
         attribute: kinds of attributes, by name, where they are not to be inferred; an attribute of
-            the source's own item tables that is named here becomes a feature, too.
+            the source's item tables that is named here becomes a feature, too.
         relation: files of further edges, by the relation's name. These and the two tables may be
             frames.
         overwrite: whether an existing data set may be replaced.
@@ -68,10 +69,10 @@ class PrepareOptions:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Refuse what no source can make good.
+        """Refuse options that are wrong for any source.
 
         Raises:
-            UsageError: an option is out of range, or two do not fit together.
+            UsageError: an option is out of range, or two contradict each other.
         """
         if (self.train_file is None) != (self.test_file is None):
             raise UsageError("--train-file and --test-file come together")

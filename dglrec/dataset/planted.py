@@ -1,4 +1,4 @@
-"""What was planted of a generated data set's users and items, in the order of its indices."""
+"""The planted parameters of a generated data set's users and items, in the order of its indices."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +23,7 @@ def write_planted(folder: Path, planted: PlantedLists) -> dict[str, Any]:
     """Write the arrays into the folder of a data set.
 
     Returns:
-        The rest, for `dataset.json` to hold under `PLANTED`.
+        The other parameters, for `dataset.json` to hold under `PLANTED`.
     """
     (folder / PLANTED).mkdir()
     for name in PLANTED_ARRAYS:
@@ -36,15 +36,15 @@ def write_planted(folder: Path, planted: PlantedLists) -> dict[str, Any]:
 
 
 def read_planted(path: Path, meta: dict[str, Any], read_array: ReadArray) -> PlantedLists | None:
-    """What was planted, or None where the data came without, or with an older truth.
+    """The planted parameters; None if the data came without a truth, or with an older one.
 
     Args:
         path: the data set's folder, for messages.
-        meta: what `dataset.json` says.
+        meta: the content of `dataset.json`.
         read_array: reads an array of the data set.
 
     Raises:
-        DataError: a file is damaged, or users' vectors are not as long as items'.
+        DataError: a file is damaged, or the vectors of users and items differ in length.
     """
     rest = meta.get(PLANTED)
     if rest is None:

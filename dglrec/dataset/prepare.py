@@ -1,6 +1,6 @@
 """From files of ratings to a prepared data set: one call, readable from top to bottom.
 
-Data flow: ratings files -> memory-mapped columns of indices (spool) -> rows that stay -> split ->
+Data flow: ratings files -> memory-mapped columns of indices (spool) -> rows to keep -> split ->
 adjacency and biases of the training rows -> features fitted on training items -> folder.
 """
 
@@ -54,10 +54,10 @@ def prepare(
     """Read ratings or interactions and item tables, and write a prepared data set.
 
     Args:
-        source_path: a folder in the anime or a MovieLens layout, or a table of ratings, which may
-            be a frame, or lie in parts, in a folder or where a pattern meets them, here or at a
-            URI; without a column of ratings, interactions.
-        target: the data set's folder; it appears whole or not at all.
+        source_path: a folder in the anime or a MovieLens layout, or a table of ratings: a frame, a
+            file, a folder of parts or a pattern that matches them, local or at a URI. Without a
+            column of ratings, it holds interactions.
+        target: the data set's folder; it is created whole or not at all.
         options: see `PrepareOptions`.
 
     Raises:
@@ -163,7 +163,7 @@ def _write(
         "users_with_one_training_rating": int((degrees == 1).sum()),
     }
     planted_truth = _read_truth(source)
-    # Of an interaction the truth expects no rating; who meets what it knows all the same.
+    # Interactions have no expected rating; the planted parameters are kept all the same.
     truth = planted_truth if rows.feedback == schema.RATINGS else None
     try:
         planted = _planted(rows, planted_truth)
@@ -177,7 +177,7 @@ def _write(
             f"Remove it to prepare without a planted truth"
         ) from error
     given = rows.is_test is not None
-    by_user = not given and options.split == "last"  # whatever the shares
+    by_user = not given and options.split == "last"  # holds out by user, whatever the shares
     embeds = "text" in features or known.has_texts(features, user_features)
     planted_meta = {} if planted is None else {PLANTED: write_planted(folder, planted)}
     write_dataset(
@@ -207,7 +207,7 @@ def _write(
             "numeric": list(options.numeric),
             "complete_only": options.complete_only,
             **({"columns": dict(options.columns)} if options.columns else {}),
-            # Only where it is so: it names the content, and all users are what they always were.
+            # Only if given: the fingerprint of a data set of all users must not change.
             **({} if options.users is None else {"users_drawn": options.users}),
             **(
                 {}
@@ -225,7 +225,7 @@ def _write(
 def _source_files(
     source: Source, options: PrepareOptions, relation_files: Mapping[str, Given]
 ) -> list[tuple[Given, dict[str, str]]]:
-    """All files that were read; those beside the source's own with what they were read as."""
+    """All files that were read; for files given by options, also what they were read as."""
     files: list[Given] = [source.ratings_file]
     if options.train_file is not None and options.test_file is not None:
         files = [source.resolve(options.train_file), source.resolve(options.test_file)]
@@ -242,7 +242,7 @@ def _source_files(
 
 
 def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, dict[str, Given]]:
-    """The tables beside the source, read; and the files of relations, which are there."""
+    """The item and user tables of the options, read; and the files of relations, which exist."""
     items, users = (
         None if file is None else source.resolve(file)
         for file in (options.item_table, options.user_table)
@@ -254,7 +254,7 @@ def _given_files(source: Source, options: PrepareOptions) -> tuple[GivenTables, 
 
 
 def _read_truth(source: Source) -> Truth | None:
-    """What the ratings of a generated data set were drawn from, where that lies beside them."""
+    """The truth of a generated data set, if it lies beside the ratings."""
     if not isinstance(source.path, Place) or not source.path.is_dir():
         return None
     file = source.path / TRUTH_FILE

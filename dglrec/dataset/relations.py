@@ -22,8 +22,8 @@ def write_relations(folder: Path, relations: Mapping[str, ReadRelation]) -> dict
     """Write relations into the folder of a data set.
 
     Returns:
-        What `dataset.json` holds under `RELATIONS`: types, numbers of nodes and edges, counts of
-        what was left out.
+        What `dataset.json` holds under `RELATIONS`: types, numbers of nodes and edges, and counts
+        of the edges that were left out.
     """
     described = {}
     for name, read in relations.items():
@@ -46,10 +46,10 @@ def write_relations(folder: Path, relations: Mapping[str, ReadRelation]) -> dict
 
 
 def read_relations(meta: dict[str, Any], read_array: ReadArray) -> dict[str, Relation]:
-    """The relations of a data set, by name; none where it has none.
+    """The relations of a data set, by name; empty if it has none.
 
     Args:
-        meta: what `dataset.json` says.
+        meta: the content of `dataset.json`.
         read_array: reads an array of the data set.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The rows of a source that stay, and what is left out on the way."""
+"""The rows of a source that a data set keeps, and counts of the rows left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from dglrec.ids import IdMap
 from dglrec.ingest import Given, RatingColumns, RatingReader, Source, drop_duplicates
 from dglrec.schema import RatingScale
 
-# Of the numbers that follow from the seed, those that draw users; the split's have fewer words.
+# The stream that draws users; the split's streams have fewer words, so that none can collide.
 _DRAWN_USERS = (1,)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """All rows that stay, and what was left out on the way.
+    """The rows that are kept, and counts of the rows left out.
 
     Attributes:
         columns: n rows.
-        is_test: bool [n], whether the test file holds the row; None where there is no such file.
+        is_test: bool [n], whether the row is from the test file; None if there is no test file.
         users: ids of all users that have a row.
         items: ids of all items that have a row.
         scale: the values that a rating may take.
@@ -50,16 +50,16 @@ def read_rows(
     scale: RatingScale | None = None,
     interactions_from: float | None = None,
 ) -> Rows:
-    """Read the rows of a source, and leave out all but one of those that repeat a pair.
+    """Read the rows of a source, and drop repeated (user, item) pairs.
 
-    Of ratings the last in the file stays. Of interactions the one with the latest timestamp does,
-    or the last in the file where there are no timestamps.
+    Of repeated ratings, the last in the file is kept. Of repeated interactions, that with the
+    latest timestamp is kept, or the last in the file if there are no timestamps.
 
     Args:
         source: where the rows are.
         spool: an existing folder for the columns.
-        given_files: a train file and a test file, in place of the source's rows.
-        scale: the values that a rating may take, where the source does not say.
+        given_files: a training file and a test file, in place of the source's rows.
+        scale: the values that a rating may take, if the source does not say.
         interactions_from: the least rating that counts as an interaction; None keeps ratings.
 
     Raises:
@@ -119,13 +119,13 @@ def complete_only(rows: Rows, catalogue: pd.DataFrame, text: bool) -> Rows:
 
 
 def draw_users(rows: Rows, count: int, seed: int) -> Rows:
-    """Leave out the ratings of all users but some that are drawn by chance."""
+    """Keep the ratings of `count` users, drawn at random, and leave out all others."""
     present = len(rows.users)
     if count > present:
         raise DataError(
             f"--users {count:,}: the source has ratings of {present:,} users; ask for fewer"
         )
-    # The first of one order, so that each draw holds all smaller ones.
+    # The first of a fixed order, so that a draw contains all smaller draws.
     order = np.random.default_rng((seed, *_DRAWN_USERS)).permutation(present)
     drawn = np.zeros(present, dtype=np.bool_)
     drawn[order[:count]] = True
@@ -133,12 +133,12 @@ def draw_users(rows: Rows, count: int, seed: int) -> Rows:
 
 
 def _keep(rows: Rows, keep: npt.NDArray[np.int64], note: str) -> Rows:
-    """Some of the rows, without ids that have no rating left.
+    """Some of the rows, without the ids that have no rating any more.
 
     Args:
-        rows: all of them.
-        keep: int64, the numbers of those that stay, ascending.
-        note: under which name to count those that go.
+        rows: all rows.
+        keep: int64, the numbers of the rows to keep, ascending.
+        note: the name under which to count the dropped rows.
     """
     columns = _take(rows.columns, keep)
     users, user_index = _only_present(rows.users, columns.users)

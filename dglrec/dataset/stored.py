@@ -53,31 +53,31 @@ from dglrec.relations import ITEM_TYPE, USER_TYPE, Attribute, Relation, relate_l
 from dglrec.schema import RatingScale
 from dglrec.synthetic import PlantedLists
 
-_OF_RATINGS = ("scale", "mean_rating")  # what says nothing of interactions
+_OF_RATINGS = ("scale", "mean_rating")  # entries that mean nothing for interactions
 
 
 class RatingDataset:
-    """A prepared data set. Opening maps files and reads none, so it takes no time at any size.
+    """A prepared data set. Opening maps files and reads none, so it is fast at any size.
 
-    A file is proved when something of it is first asked for, or by `prove`: then it is read once
-    from end to end. A `DataError` says which file is damaged. What was opened stays what it was
-    though the folder be replaced meanwhile, which is said on stderr.
+    A file is verified when it is first used, or by `prove`: it is read once from end to end, and a
+    `DataError` names it if it is damaged. An open data set stays what it was, even if its folder is
+    replaced meanwhile, which is logged.
 
     Its rows are ratings, or interactions: ratings that all have the value 1 of `scale`, without
     biases. `has_ratings` says which.
 
-    Its graph and biases are those of its training rows, or, as `with_rows` has it, of held-out rows
-    besides. All else is what `prepare` made of training rows: features, vocabularies, relations.
+    Its graph and biases are those of its training rows; after `with_rows`, also of held-out rows.
+    All else is what `prepare` made from training rows: features, vocabularies, relations.
 
     Args:
         path: the data set's folder.
-        meta: what `dataset.json` says.
-        files: those in the folder.
+        meta: the content of `dataset.json`.
+        files: the files in the folder.
         parts: the parts of the split whose rows are in the graph; `train` is the first.
 
     Attributes:
-        derived_digest: what names what was made from its training rows; None where nothing was.
-        clusters: int32 [U + I], see `derived.metis_clusters`; None where none were made.
+        derived_digest: identifies what was derived from training rows; None if nothing was.
+        clusters: int32 [U + I], see `derived.metis_clusters`; None if none were made.
     """
 
     derived_digest: str | None = None
@@ -102,17 +102,17 @@ class RatingDataset:
         """Open the data set in a folder.
 
         Raises:
-            DataError: there is none, it is of another schema version, or a file is missing or
+            DataError: there is none, it has another schema version, or a file is missing or
                 damaged.
         """
         path = Path(path)
         return cls(path, *open_files(path))
 
     def with_rows(self, splits: Sequence[str]) -> "RatingDataset":
-        """The same data set with held-out rows among the training rows; itself where that is so.
+        """The data set with held-out rows in its graph; itself if they are in it already.
 
-        The rows are put together when the graph is first asked for, in memory: 18 bytes a row, 26
-        with timestamps, and in time linear in them. Biases are fitted to all of them.
+        The rows are merged when the graph is first used, in memory: 18 bytes a row, 26 with
+        timestamps, in time linear in the rows. Biases are fitted to all of them.
 
         Args:
             splits: of `valid` and `test`.
@@ -129,20 +129,20 @@ class RatingDataset:
 
     @property
     def rows_fingerprint(self) -> str:
-        """What tells it, with the rows that its graph holds, from others."""
+        """Identifies the data set together with the parts of the split that its graph holds."""
         return " ".join((self.fingerprint, *self.parts))
 
     @property
     def held_out_splits(self) -> tuple[str, ...]:
-        """Of `valid` and `test` those that have rows, and rows that the graph does not hold."""
+        """Those of `valid` and `test` that have rows which the graph does not hold."""
         counts = self.meta["counts"]
         return tuple(name for name in HELD_OUT if counts[name] and name not in self.parts)
 
     def check_held_out(self, split: str) -> None:
-        """Refuse a split without rows that are still held out.
+        """Refuse a split that has no held-out rows, or none that the graph does not hold.
 
         Raises:
-            UsageError: it is one, or there is no such split.
+            UsageError: there are no such rows, or there is no such split.
         """
         _check_split(split)
         if split in self.parts:
@@ -157,15 +157,15 @@ class RatingDataset:
             )
 
     def prove(self) -> None:
-        """Prove every file: its bytes are those that `prepare` wrote, and no value is impossible.
+        """Verify every file: its bytes are those that `prepare` wrote, and its values possible.
 
         Raises:
-            DataError: one is not.
+            DataError: a file is damaged.
         """
         self._files.prove()
 
     def faults(self) -> list[str]:
-        """What `prove` would say of each file that is damaged."""
+        """What `prove` would say of each damaged file."""
         return self._files.faults()
 
     @property
@@ -175,7 +175,7 @@ class RatingDataset:
 
     @property
     def interactions_from(self) -> float | None:
-        """The least rating that became an interaction; None where no ratings became any."""
+        """The least rating that became an interaction; None if they were not made from ratings."""
         level = self.meta.get("interactions_from")
         return None if level is None else float(level)
 
@@ -186,12 +186,12 @@ class RatingDataset:
 
     @property
     def has_times(self) -> bool:
-        """Whether it knows when ratings were given; earlier versions kept no times."""
+        """Whether rows have timestamps; earlier versions kept none."""
         return bool(self.meta.get(TIMES))
 
     @cached_property
     def graph(self) -> RatingGraph:
-        """The training ratings: memory-mapped, or put together of several parts of the split."""
+        """The training ratings, memory-mapped, or merged in memory with held-out rows."""
         if self.parts == (TRAIN,):
             return self._stored_graph
         more = [self._read_held_out(name) for name in self.parts[1:]]
@@ -229,13 +229,13 @@ class RatingDataset:
     def mean_rating(self) -> float:
         """Mean rating of the training rows that `prepare` chose, whatever rows the graph holds.
 
-        What is relevant is said by it, so that it does not depend on what a model has read.
+        It decides which ratings count as relevant, which must not depend on what a model has read.
         """
         return float(self.meta["mean_rating"])
 
     @property
     def level_counts(self) -> npt.NDArray[np.int64]:
-        """int64 [levels]: how many of the same rows take each value of the scale."""
+        """int64 [levels]: how many of those training rows take each value of the scale."""
         return np.array(self.meta["level_counts"], dtype=np.int64)
 
     @cached_property
@@ -250,12 +250,12 @@ class RatingDataset:
 
     @cached_property
     def titles(self) -> pa.ChunkedArray:
-        """[I] titles; an item that no table names has its id for a title."""
+        """[I] titles; the id in place of a missing title."""
         return self._table(ITEMS, [schema.TITLE]).column(0)
 
     @cached_property
     def planted(self) -> PlantedLists | None:
-        """What decides the best possible lists, where the data came with a truth that says so."""
+        """The planted parameters behind the best possible lists, if the data came with a truth."""
         return read_planted(self.path, self.meta, self._array)
 
     @cached_property
@@ -273,8 +273,8 @@ class RatingDataset:
             items: n rows with `genres`, `synopsis` and the numeric columns that the data set uses.
 
         Raises:
-            DataError: a numeric column is missing or holds something else, or the text model is
-                not the one that embedded the data set's own synopses.
+            DataError: a numeric column is missing or does not hold numbers, or the text model is
+                not that which embedded the data set's synopses.
             UnusableEnvironmentError: the text model cannot be had.
         """
         if "numeric" not in self.meta:
@@ -283,7 +283,7 @@ class RatingDataset:
         catalogue = self._catalogue()
         trained = self._is_trained("item")
         encoder = ItemEncoder.fit(catalogue, trained, AttributeOptions.of(self.meta))
-        # One item that is known, and has a synopsis if any has, shows whether all is as it was.
+        # A known item, with a synopsis if any has, shows whether features come out as before.
         known = int(catalogue[schema.SYNOPSIS].notna().to_numpy().argmax())
         before = {name: self._features(name)[known : known + 1] for name in self.meta["features"]}
         check_reproduced(encoder.encode(catalogue.iloc[[known]]), before)
@@ -302,20 +302,20 @@ class RatingDataset:
 
     @property
     def user_feature_widths(self) -> dict[str, int]:
-        """The columns of `user_features`: how many each attribute has, by name, in their order."""
+        """Columns of `user_features`: attribute name -> how many, in their order."""
         return dict(self.meta.get(USER_FEATURES, {}))
 
     @property
     def user_attributes(self) -> tuple[str, ...]:
-        """The names of what tables say of users, whether or not it is a feature."""
+        """The names of the users' attributes, whether or not they became features."""
         return tuple(attribute_columns(self._table(USERS).schema.empty_table().to_pandas()))
 
     @cached_property
     def user_encoder(self) -> AttributeEncoder:
-        """What makes `user_features` of attributes, fitted as it was when they were made.
+        """Encodes users' attributes; fitted as it was when `user_features` were made.
 
         Raises:
-            DataError: the text model is not the one that embedded the data set's own texts.
+            DataError: the text model is not that which embedded the data set's texts.
             UnusableEnvironmentError: the text model cannot be had.
         """
         widths = self.user_feature_widths
@@ -340,8 +340,8 @@ class RatingDataset:
             users: n rows with the attributes that the data set uses as columns.
 
         Raises:
-            DataError: a column is missing or holds something else, or the text model is not the one
-                that embedded the data set's own texts.
+            DataError: a column is missing or of another kind, or the text model is not that which
+                embedded the data set's texts.
             UnusableEnvironmentError: the text model cannot be had.
         """
         widths = self.user_feature_widths
@@ -352,18 +352,18 @@ class RatingDataset:
 
     @cached_property
     def relations(self) -> Mapping[str, Relation]:
-        """The relations that files gave, by name, memory-mapped; none where there were no files."""
+        """The relations that files gave, by name, memory-mapped; empty if no files did."""
         return read_relations(self.meta, self._array)
 
     @cached_property
     def attributes(self) -> Mapping[str, Attribute]:
         """The attributes of items and users that have labels, by name, each with its nodes.
 
-        They are made of the tables when they are first asked for. Where an item's and a user's have
-        the same name, the user's is called `user_<name>`.
+        They are made from the tables when they are first used. If an attribute of items and one of
+        users have the same name, the user's is called `user_<name>`.
 
         Raises:
-            DataError: a relation is about other labels than those of the tables.
+            DataError: a relation's labels are not those of the tables.
         """
         items, users = self._catalogue(), self._table(USERS).to_pandas()
         kinds = (
@@ -390,18 +390,18 @@ class RatingDataset:
         """The labels of n items that the data set does not hold, in one of its attributes.
 
         Args:
-            items: n rows; those that lack the attribute's column have no labels.
+            items: n rows; without the attribute's column, they have no labels.
             name: of an attribute of items.
         """
         return self._label(items, name, self._catalogue(), ITEM_ATTRIBUTES)
 
     def label_users(self, users: pd.DataFrame, name: str) -> Relation:
-        """The same of n users in one of the attributes of users."""
+        """The same for n users and an attribute of users."""
         return self._label(users, name, self._table(USERS).to_pandas(), USER_ATTRIBUTES)
 
     def _label(self, table: pd.DataFrame, name: str, known: pd.DataFrame, entry: str) -> Relation:
         attribute, columns = self.attributes[name], attribute_columns(known)
-        # An attribute of users that is called as one of items has a prefix that its column lacks.
+        # `find_attributes` may have added a prefix to the name, which the column does not have.
         own = name if name in columns else name.removeprefix(f"{attribute.node_type}_")
         given = {key: stored_kind(key, kind) for key, kind in self.meta.get(entry, {}).items()}
         kind = attribute_kinds(known, given, [own])[own]
@@ -410,10 +410,10 @@ class RatingDataset:
         return relate_labels(name, attribute.node_type, labels, attribute.vocabulary)
 
     def relation(self, name: str) -> Relation:
-        """One relation by name: of `relations`, or `has_<attribute>` of `attributes`.
+        """A relation by name: one of `relations`, or `has_<attribute>` of `attributes`.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: there is no relation of that name.
         """
         if name in self.relations:
             return self.relations[name]
@@ -436,10 +436,10 @@ class RatingDataset:
         return tuple(one.name for one in given if (one.source_type, one.destination_type) == ends)
 
     def held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
-        """The validation rows (`valid`) or the test rows (`test`), or a stretch of them.
+        """The validation rows (`valid`) or the test rows (`test`), or a range of them.
 
         Args:
-            split: which.
+            split: `valid` or `test`.
             first: the first row.
             last: one past the last; None for the end.
 
@@ -458,7 +458,7 @@ class RatingDataset:
         return rows
 
     def held_out_by_user(self, split: str) -> Adjacency:
-        """The rows of `valid` or `test`, one user's after the other's, by item."""
+        """The rows of `valid` or `test`, grouped by user, each user's ordered by item."""
         rows = self.held_out(split)
         return group_by_user(
             rows.users.numpy(),
@@ -469,24 +469,21 @@ class RatingDataset:
         )
 
     def rated_items(self, held_out: Sequence[str] = HELD_OUT) -> ItemLists:
-        """What each user rated in training and in held-out rows: lists of U users.
+        """The items that each user rated, in training and in held-out rows: lists of U users.
 
         Args:
-            held_out: which held-out rows count: `valid`, `test`. Those without rows, and those that
-                the graph holds already, add nothing.
+            held_out: which held-out rows count: `valid`, `test`. Splits without rows, and those
+                that the graph holds already, add nothing.
         """
         lists = [self.graph.by_user.lists]
         more = [name for name in held_out if name in self.held_out_splits]
         return merge_lists([*lists, *(self.held_out_by_user(name).lists for name in more)])
 
     def describe(self) -> dict[str, Any]:
-        """What `prepare` reports: counts, split, features; of ratings their scale and mean, too.
+        """What `prepare` reports: counts, split, features; for ratings also their scale and mean.
 
-        Beside what it met: how many test rows are of users and items without training rows, for
-        which a model has less to go by.
-
-        Where there are any: items with a title, widths of users' features, edges of relations,
-        labels of attributes.
+        If there are any: items with a title, widths of users' features, edges of relations, labels
+        of attributes; and how many test rows are of users or items without training rows.
         """
         keys = ["format", schema.FEEDBACK, "counts", "scale", "split", "mean_rating"]
         keys += ["features", "notes"]
@@ -518,13 +515,13 @@ class RatingDataset:
         }
 
     def _catalogue(self) -> pd.DataFrame:
-        """What is known of the items, as `prepare` knew it."""
+        """The items' table, as `prepare` had it."""
         catalogue: pd.DataFrame = self._table(ITEMS).to_pandas()
         catalogue[schema.GENRES] = [list(row) for row in catalogue[schema.GENRES]]
         return catalogue
 
     def _damping(self) -> Damping:
-        """The dampings of the biases; earlier data sets name a single one, of both sides."""
+        """The damping of the biases; earlier data sets have a single number for both sides."""
         damping = self.meta["damping"]
         return Damping(**damping) if isinstance(damping, dict) else Damping(damping, damping)
 
@@ -533,7 +530,7 @@ class RatingDataset:
         return Adjacency(*parts)
 
     def _is_trained(self, side: str) -> npt.NDArray[np.bool_]:
-        """Which users or items have a training row, bool [N]; no rating is read for it."""
+        """Which users or items have a training row, bool [N]; found without reading ratings."""
         return np.diff(self._files[f"{TRAIN}/by_{side}_offsets.npy"].offsets()) > 0
 
     def _train(self, name: str) -> npt.NDArray[Any]:

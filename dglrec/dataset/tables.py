@@ -1,4 +1,4 @@
-"""What is known of items and users, in the order of their indices: one table of each."""
+"""Tables of the attributes of items and of users, in the order of their indices."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from dglrec.ingest import AttributeTable, Given, attribute_name, read_attributes
 IN_TABLE = "in_item_table"
 
 _NO_ATTRIBUTES = (schema.ITEM_ID, schema.USER_ID, schema.TITLE, schema.SYNOPSIS, IN_TABLE)
-_OTHER_USES = (schema.USER, schema.ITEM, "numeric", "text")  # types of node, groups of features
+_OTHER_USES = (schema.USER, schema.ITEM, "numeric", "text")  # node types, groups of features
 
 
 @dataclass(frozen=True)
 class GivenTables:
-    """The tables that somebody named beside the source; None where there is none."""
+    """The item and user tables that options name; None where there is none."""
 
     items: AttributeTable | None = None
     users: AttributeTable | None = None
@@ -32,16 +32,16 @@ class GivenTables:
     def read(
         cls, items: Given | None, users: Given | None, columns: Mapping[str, str] | None = None
     ) -> "GivenTables":
-        """Read them.
+        """Read the tables.
 
         Args:
-            items: a table of items, or none.
-            users: a table of users, or none.
-            columns: what the table of ratings calls its columns `user` and `item`, where it was
-                said; these tables may call them so, too.
+            items: the table of items, or None.
+            users: the table of users, or None.
+            columns: the names of the columns `user` and `item` in the table of ratings, where they
+                were given; these tables may use the same names.
 
         Raises:
-            DataError: one is missing or bad.
+            DataError: a table is missing or bad.
         """
         called = columns or {}
         return cls(
@@ -54,7 +54,7 @@ class GivenTables:
         )
 
     def notes(self, items: IdMap, users: IdMap) -> dict[str, int]:
-        """How many of their rows are of unknown ids, and how many ids they have no row for."""
+        """Counts of table rows with unknown ids, and of known ids without a table row."""
         notes = {}
         for name, table, known in (("item", self.items, items), ("user", self.users, users)):
             if table is not None:
@@ -72,12 +72,12 @@ class GivenTables:
 def item_table(
     items: pd.DataFrame, ids: IdMap, given: AttributeTable | None = None
 ) -> pd.DataFrame:
-    """One row for each rated item; what no table says is filled in.
+    """A row for each rated item, with the id for a missing title and [] for missing genres.
 
     Args:
         items: what `ingest.read_items` gives.
         ids: of the rated items.
-        given: a further table of items, whose values count where both have one.
+        given: a further table of items; its values replace those of `items`.
 
     Raises:
         DataError: the tables do not fit together.
@@ -108,7 +108,7 @@ def item_table(
 def user_table(
     users: pd.DataFrame, ids: IdMap, given: AttributeTable | None = None
 ) -> pd.DataFrame:
-    """One row for each user with a rating; arguments and errors as for `item_table`."""
+    """A row for each user with a rating; arguments and errors as for `item_table`."""
     frame: pd.DataFrame = users.set_index(schema.USER_ID).reindex(ids.ids.to_pylist())
     if given is not None:
         rows, _ = given.rows_of(ids)
@@ -128,7 +128,7 @@ def with_ids(name: str, ids: IdMap, attributes: pd.DataFrame) -> pa.Table:
 def attribute_columns(table: pd.DataFrame) -> dict[str, str]:
     """The columns of a table that hold attributes, by the attributes' names.
 
-    Of columns whose attributes have the same name the first counts.
+    If two columns give the same attribute name, the first counts.
     """
     columns: dict[str, str] = {}
     for column in map(str, table.columns):
@@ -142,11 +142,11 @@ def attribute_columns(table: pd.DataFrame) -> dict[str, str]:
 def attribute_kinds(
     table: pd.DataFrame, given: Mapping[str, Kind], names: Iterable[str] | None = None
 ) -> dict[str, Kind]:
-    """The kinds of a table's attributes: as given, or else as the columns show.
+    """The kinds of a table's attributes: as given, or else inferred from the columns.
 
     Args:
-        table: what is known of items or users.
-        given: kinds that somebody has said.
+        table: of items or users.
+        given: attribute name -> kind, not to be inferred.
         names: the attributes to look at; None for all.
     """
     columns = attribute_columns(table)
@@ -157,14 +157,14 @@ def attribute_kinds(
 
 
 def check_numeric(items: Mapping[Any, pd.Series], names: Sequence[str]) -> None:
-    """Refuse to use as numbers columns that are none.
+    """Refuse a numeric option that names a column that does not hold numbers.
 
     Args:
         items: columns by name.
-        names: of those that are to be used.
+        names: of the columns to use as numbers.
 
     Raises:
-        UsageError: there is no such column, or it holds something else.
+        UsageError: there is no such column, or it does not hold numbers.
     """
     for name in names:
         usable = [
@@ -182,7 +182,7 @@ def check_numeric(items: Mapping[Any, pd.Series], names: Sequence[str]) -> None:
 def _with_columns(
     frame: pd.DataFrame, given: AttributeTable, rows: npt.NDArray[np.int64]
 ) -> pd.DataFrame:
-    """The columns of a given table beside, or in place of, those of the same attribute."""
+    """Add a given table's columns, or merge them into the columns of the same attribute."""
     there = attribute_columns(frame) | {
         name: name for name in (schema.TITLE, schema.SYNOPSIS) if name in frame
     }
@@ -207,7 +207,7 @@ def _with_columns(
 
 
 def _rows_of(column: pd.Series, rows: npt.NDArray[np.int64]) -> pd.Series:
-    """[N] the values of some rows; nothing where a row is -1."""
+    """The values of some rows, [N]; missing where a row is -1."""
     if pd.api.types.is_numeric_dtype(column):
         values = column.to_numpy()
         taken = values[np.maximum(rows, 0)]

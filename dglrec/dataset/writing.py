@@ -51,11 +51,11 @@ def write_dataset(
         users: [U] rows, `user_id` first, ascending.
         items: [I] rows, `item_id` first, ascending.
         features: float32 [I, F] by name.
-        user_features: float32 [U, F] by name; nothing is written where there is none.
+        user_features: float32 [U, F] by name; None or empty writes no file.
         held_out: `valid` and `test`: columns user, item, rating, and perhaps expected and
             timestamp.
-        meta: what else `dataset.json` says, `feedback` among it; counts, scale and the like are
-            added.
+        meta: further entries of `dataset.json`, among them `feedback`; counts, scale and the like
+            are added.
     """
     for name in (TRAIN, FEATURES):
         (folder / name).mkdir()

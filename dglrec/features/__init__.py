@@ -1,9 +1,8 @@
-"""Columns of attributes -> feature arrays. What is fitted is fitted on training rows only.
+"""Columns of attributes -> feature arrays. Encoders are fitted on training rows only.
 
-`kinds.py` finds out what a column is, `columns.py` encodes numbers and genres, `text.py` texts,
-`encoders.py` says which of them a kind takes;
-`text_model.py` finds and loads the sentence-transformers model, `cache.py` keeps what it has
-embedded.
+`kinds.py` finds out the kind of a column, `columns.py` encodes numbers and genres, `text.py` texts;
+`encoders.py` chooses among them by kind; `text_model.py` finds and loads the sentence-transformers
+model, and `cache.py` keeps its embeddings.
 """
 
 from dglrec.features.cache import check_cache, default_cache

@@ -1,4 +1,4 @@
-"""Embeddings on disk, one SQLite file, by a hash of everything that an embedding rests on."""
+"""Embeddings on disk, in an SQLite file, by a hash of everything that an embedding depends on."""
 
 import os
 import sqlite3
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def default_cache() -> Path:
-    """The folder of the cache: `$DGLREC_CACHE`, or dglrec's in the user's cache folder."""
+    """The folder of the cache: `$DGLREC_CACHE`, or `dglrec` in the user's cache folder."""
     if own := os.environ.get("DGLREC_CACHE"):
         return Path(own)
     if base := os.environ.get("XDG_CACHE_HOME"):
@@ -32,14 +32,14 @@ def default_cache() -> Path:
 
 
 class EmbeddingCache:
-    """Keys -> bytes, safe for several processes. A damaged file is said so and begun anew.
+    """Keys -> bytes, safe for several processes. A damaged file is logged and replaced.
 
-    A cache that cannot be used is said so, once, and from then on holds nothing: what it would have
+    A cache that cannot be used is logged, once, and from then on holds nothing: what it would have
     held can be computed.
 
     Args:
-        folder: the cache's folder, made where missing. The file in it has a name of its own, so
-            that a mistyped folder never costs somebody another file.
+        folder: the cache's folder, made where missing. The file in it has a fixed name, so that a
+            mistyped folder never overwrites another file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class EmbeddingCache:
             self._connection = None
 
     def get(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """The pairs of key and value that are there, in no particular order."""
+        """The pairs of key and value for keys that are in the cache, in no particular order."""
         for start in range(0, len(keys), _AT_ONCE):
             yield from self._select(keys[start : start + _AT_ONCE])
 
@@ -65,7 +65,7 @@ class EmbeddingCache:
         return self._run(lambda connection: connection.execute(statement, keys).fetchall(), [])
 
     def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write pairs of key and value in one transaction."""
+        """Write pairs of key and value in a single transaction."""
         pairs = list(rows)
 
         def write(connection: sqlite3.Connection) -> None:
@@ -75,7 +75,7 @@ class EmbeddingCache:
         self._run(write, None)
 
     def width(self, model: str) -> int | None:
-        """How wide a model's embeddings are; None where the cache has not seen the model."""
+        """How wide a model's embeddings are; None if the cache has none of the model."""
         statement = "SELECT width FROM widths WHERE model = ?"
         row = self._run(lambda connection: connection.execute(statement, (model,)).fetchone(), None)
         return row[0] if row and isinstance(row[0], int) and row[0] > 0 else None
@@ -90,11 +90,11 @@ class EmbeddingCache:
         self._run(write, None)
 
     def _run(self, action: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """Do something with the open file; where the file is damaged, with a new one.
+        """Apply `action` to the open file; if the file is damaged, to a new one.
 
         Args:
             action: takes the file.
-            otherwise: what comes of it where the file cannot be used.
+            otherwise: the result if the file cannot be used.
         """
         if self._given_up:
             return otherwise
@@ -134,9 +134,9 @@ class EmbeddingCache:
 
 
 def check_cache(folder: Path) -> str | None:
-    """Why the cache in a folder cannot be used; None where it can, or is yet to be made.
+    """Why the cache in a folder cannot be used; None if it can be, or does not exist yet.
 
-    Nothing is changed: of a damaged file the next use makes a new one.
+    Nothing is changed: a damaged file is replaced at its next use.
     """
     path = folder / CACHE_FILE
     if not path.exists():
@@ -157,11 +157,11 @@ def _prepare(connection: sqlite3.Connection) -> None:
     """Make the tables of a new file.
 
     Raises:
-        sqlite3.DatabaseError: the file is no database, or one of another kind or version.
+        sqlite3.DatabaseError: the file is no database, or has another kind or version.
     """
     if _is_ours(connection):
         return
-    # Of several processes that find no file one makes the tables, and the others wait here.
+    # If several processes find no file, one makes the tables, and the others wait here.
     connection.execute("BEGIN EXCLUSIVE")
     with connection:
         if not _is_ours(connection):
@@ -170,7 +170,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def _is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether the tables are there; False for a new file."""
+    """Whether the cache's tables are there; False for a new file."""
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if not names and version == 0:

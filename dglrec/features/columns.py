@@ -13,7 +13,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class IdentityEncoder:
-    """A numeric column as it is, or standardised, with a flag for what is present.
+    """A numeric column, unchanged or standardised, with a flag for present values.
 
     >>> encoder = IdentityEncoder.fit(np.array([1.0, 3.0, np.nan]), np.array([True] * 3), True)
     >>> encoder.encode(np.array([3.0, np.nan])).tolist()
@@ -22,7 +22,7 @@ class IdentityEncoder:
 
     mean: float = 0.0
     scale: float = 1.0
-    """What values are divided by once the mean is taken off: 1, or their standard deviation."""
+    """What values are divided by after the mean is subtracted: 1, or their standard deviation."""
 
     @classmethod
     def fit(
@@ -33,7 +33,7 @@ class IdentityEncoder:
         Args:
             values: [N], NaN where missing.
             training: [N], whether a row is a training row.
-            standardize: False: values stay as they are.
+            standardize: if False, values stay as they are.
 
         Raises:
             DataError: a value is infinite.
@@ -43,10 +43,10 @@ class IdentityEncoder:
         present = values[training & ~np.isnan(values)]
         if not standardize or not len(present):
             return cls()
-        # Divided first, so that squares of very large values do not overflow.
+        # Divided by the largest value, so that squares of very large values do not overflow.
         unit = float(np.abs(present).max()) or 1.0
         mean, deviation = float((present / unit).mean()), float((present / unit).std())
-        # What rounding leaves of a constant column is no spread to divide by.
+        # A constant column may have a tiny deviation from rounding, which must not be divided by.
         return cls(mean * unit, deviation * unit if deviation > 1e-12 else 1.0)
 
     def encode(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -77,14 +77,14 @@ class GenresEncoder:
     """
 
     vocabulary: tuple[str, ...]
-    """In ascending order: the names of the columns."""
+    """The labels that are the columns, in ascending order."""
 
     @classmethod
     def fit(cls, genres: Sequence[Sequence[str]], training: Mask) -> "GenresEncoder":
         """Take the vocabulary from the training rows.
 
         Args:
-            genres: for each of N rows its labels, perhaps none.
+            genres: the labels of each of N rows; a row may have none.
             training: [N], whether a row is a training row.
         """
         _check_same_length(genres, training)
@@ -94,7 +94,7 @@ class GenresEncoder:
     def encode(self, genres: Sequence[Sequence[str]]) -> npt.NDArray[np.float32]:
         """N rows of labels -> [N, G] of 0 and 1. Labels outside the vocabulary are left out.
 
-        `unseen` counts those.
+        `unseen` counts the labels left out.
         """
         column = {label: index for index, label in enumerate(self.vocabulary)}
         encoded = np.zeros((len(genres), len(column)), dtype=np.float32)
@@ -103,7 +103,7 @@ class GenresEncoder:
         return encoded
 
     def unseen(self, genres: Sequence[Sequence[str]]) -> int:
-        """How many labels of these rows the vocabulary lacks."""
+        """How many labels of these rows are not in the vocabulary."""
         known = set(self.vocabulary)
         return sum(label not in known for labels in genres for label in labels)
 

@@ -1,7 +1,7 @@
-"""Columns of attributes of any kind -> features: `fit_column`, and `ENCODERS` that others add to.
+"""Columns of attributes -> features, by kind: `fit_column`, and the registry `ENCODERS`.
 
-What an encoder is fitted to are the rows that have a training row; a data set that is opened again
-fits it again, to the same values.
+Encoders are fitted to users or items with a training row. A data set that is opened again fits them
+again, to the same values.
 """
 
 from collections.abc import Callable
@@ -19,23 +19,23 @@ from dglrec.features.text import SequenceEncoder
 from dglrec.registry import Registry
 
 MOST_LABELS = 256
-"""An attribute with more labels is no feature, which would have a column for each; only nodes."""
+"""An attribute with more labels is only nodes, not a feature: that has a column for each label."""
 
 
 class FeatureEncoder(Protocol):
-    """What `register_encoder` takes: an encoder of somebody's own.
+    """The interface of an encoder that a user registers with `register_encoder`.
 
-    A column's cells are texts, numbers or lists; where one is missing it is None, or of a column of
-    numbers NaN.
+    A column's cells are texts, numbers or lists; a missing cell is None, or NaN in a column of
+    numbers.
     """
 
     @classmethod
     def fit(cls, column: pd.Series, training: Mask) -> "FeatureEncoder":
-        """An encoder fitted to N cells.
+        """Fit an encoder to N cells.
 
         Args:
             column: N cells, numbered from 0.
-            training: bool [N], whether a row is a training row: the rest must not be looked at.
+            training: bool [N], whether a row is a training row: other rows must not be used.
         """
 
     def encode(self, column: pd.Series) -> Any:
@@ -43,7 +43,7 @@ class FeatureEncoder(Protocol):
 
 
 class ColumnEncoder(Protocol):
-    """Makes features of a column, once fitted."""
+    """A fitted encoder of a column."""
 
     def encode(self, column: pd.Series) -> npt.NDArray[np.float32]:
         """N cells -> float32 [n, F].
@@ -54,16 +54,16 @@ class ColumnEncoder(Protocol):
         """
 
     def unseen(self, column: pd.Series) -> int:
-        """How many labels of n cells training does not know; 0 of what are no labels."""
+        """How many labels of n cells did not occur in training; 0 for cells that are no labels."""
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """What an encoder is fitted with, beside its column.
+    """The arguments that an encoder is fitted with, beside its column.
 
     Attributes:
-        name: the attribute's.
-        kind: the attribute's.
+        name: the attribute's name.
+        kind: the attribute's kind.
         training: bool [N], whether a row is a training row.
         text: embeds texts; None leaves them out.
     """
@@ -127,7 +127,7 @@ class _Texts:
 
 @dataclass(frozen=True)
 class _Added:
-    """An encoder that somebody registered, whose results are looked at."""
+    """A registered encoder, whose results are checked."""
 
     where: str
     encoder: FeatureEncoder
@@ -171,8 +171,8 @@ class _Added:
 ENCODERS: Registry[Callable[[pd.Series, Fitting], ColumnEncoder | None]] = Registry(
     "encoder", "attributes", "register_encoder", [Kind.NONE.value]
 )
-"""What makes features of a column, by the column's kind: fits an encoder, or none where the column
-is no feature."""
+"""Kind of a column -> function that fits its encoder, or returns None if the column makes no
+feature."""
 
 ENCODERS.update(
     {
@@ -186,10 +186,10 @@ ENCODERS.update(
 
 
 def add_encoder(name: str, encoder: type[FeatureEncoder], *, replace: bool = False) -> None:
-    """Add a kind of attributes, and what makes features of them.
+    """Add a kind of attributes, and the encoder of that kind.
 
     Raises:
-        UsageError: the name is none, or taken.
+        UsageError: the name is not allowed, or taken.
     """
 
     def fit(column: pd.Series, how: Fitting) -> ColumnEncoder:
@@ -203,19 +203,19 @@ def fit_column(column: pd.Series, how: Fitting) -> ColumnEncoder | None:
     """Fit an encoder to a column of N cells.
 
     Returns:
-        None where the column is no feature: its kind is `none`, it has no label or more than
-        `MOST_LABELS`, or it holds texts and there is no model for them.
+        None if the column makes no feature: its kind is `none`, it has no label or more than
+        `MOST_LABELS`, or it holds texts and there is no text model.
 
     Raises:
         DataError: a value is not of the column's kind.
-        UsageError: an encoder that somebody registered fails.
+        UsageError: a registered encoder fails.
     """
     fit = ENCODERS.get(how.kind.value)
     return None if fit is None else fit(column, how)
 
 
 def _cells(column: pd.Series) -> pd.Series:
-    """A column as `FeatureEncoder` describes it, however it came: of a frame, or of a file."""
+    """A column as `FeatureEncoder` describes it, whether it came from a frame or a file."""
     if pd.api.types.is_numeric_dtype(column):
         numbers: pd.Series = pd.Series(column.to_numpy(np.float64))
         return numbers

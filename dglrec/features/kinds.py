@@ -1,17 +1,17 @@
-"""What a column of attributes is: numbers, labels, texts or dates; and its cells read as that.
+"""The kinds of attribute columns: numbers, labels, texts or dates; and reading cells by kind.
 
-A column's kind, unless somebody says it, follows from all of its values that are there:
+If no kind is given for a column, it follows from all its present values:
 
 1. lists are labels, several in a cell (`categories`);
-2. numbers are numbers (`number`); but whole numbers of at most 32 values that on average stand in
+2. numbers are numbers (`number`); but whole numbers with at most 32 values that on average occur in
    50 rows or more are codes, and so labels (`category`);
-3. days, `2001-12-31` (perhaps with a time) or `31-Dec-2001`, are dates (`date`), where nine values
-   in ten or more are such; the others count as missing;
-4. a text whose cells, cut at bars, or where there are none at commas, give labels that on average
-   stand in two rows or more is labels: `categories` where a cell has several, else `category`;
+3. days, `2001-12-31` (perhaps with a time) or `31-Dec-2001`, are dates (`date`), if at least nine
+   values in ten are days; the others count as missing;
+4. a text column is labels if its cells, split at bars, or without bars at commas, give labels that
+   on average occur in two rows or more: `categories` if a cell has several, else `category`;
 5. other texts of three words or more on average are texts (`text`);
-6. what remains has a value of its own for nearly each row, as names and codes have, and tells
-   nothing of another row: it is not used (`none`), as is a column without any value.
+6. the rest has a different value in nearly every row, as names and codes have, which tells nothing
+   about other rows: it is not used (`none`). Neither is a column without any value.
 """
 
 import datetime
@@ -39,7 +39,7 @@ _EPOCH = datetime.date(1970, 1, 1).toordinal()
 
 
 class Kind(str, Enum):
-    """What a column of attributes is; or one of the kinds that `own_kind` makes beside these."""
+    """The kind of an attribute column: one of these, or one that `own_kind` added."""
 
     NUMBER = "number"
     CATEGORY = "category"
@@ -54,7 +54,7 @@ class Kind(str, Enum):
 
     @property
     def has_labels(self) -> bool:
-        """Whether a cell is one label or several."""
+        """Whether a cell holds labels."""
         return self in (Kind.CATEGORY, Kind.CATEGORIES)
 
 
@@ -62,9 +62,9 @@ _OWN_KINDS: dict[str, Kind] = {}
 
 
 def own_kind(name: str) -> Kind:
-    """A kind that somebody adds, with an encoder of its own; the same one for the same name.
+    """Add a kind with a registered encoder; the same name always gives the same kind.
 
-    `Kind(name)` gives it from then on, and `list(Kind)` does not know it.
+    `Kind(name)` finds it from then on, but `list(Kind)` does not have it.
     """
     if name not in _OWN_KINDS:
         kind = str.__new__(Kind, name)
@@ -74,10 +74,10 @@ def own_kind(name: str) -> Kind:
 
 
 def stored_kind(attribute: str, name: str) -> Kind:
-    """The kind that a prepared data set says of an attribute.
+    """The kind of an attribute as `dataset.json` names it.
 
     Raises:
-        DataError: nobody has added one of that name in this process.
+        DataError: no kind of that name was added in this process.
     """
     try:
         return Kind(name)
@@ -111,7 +111,7 @@ def parse_kinds(texts: Sequence[str]) -> dict[str, Kind]:
 
 
 def infer_kind(column: pd.Series) -> Kind:
-    """The kind of a column of N cells, by the rule above.
+    """The kind of a column of N cells, by the rules above.
 
     >>> [infer_kind(pd.Series(cells)).value for cells in (["a|b", "b|a"], [1, 2], ["Jo", "Al"])]
     ['categories', 'number', 'none']
@@ -135,7 +135,7 @@ def infer_kind(column: pd.Series) -> Kind:
 
 
 def read_labels(column: pd.Series, kind: Kind) -> list[list[str]]:
-    """[N] the labels of each cell, perhaps none, each once.
+    """[N] the labels of each cell, each label once; a cell may have none.
 
     Args:
         column: N cells.
@@ -147,12 +147,12 @@ def read_labels(column: pd.Series, kind: Kind) -> list[list[str]]:
 
 
 def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.float64]:
-    """[N] numbers, or days since 1970; NaN where missing, or where a date is none.
+    """[N] numbers, or days since 1970; NaN for a missing value, and for a date that is invalid.
 
     Args:
         column: N cells.
         kind: `number` or `date`.
-        name: the column's, for messages.
+        name: the column's name, for messages.
 
     Raises:
         DataError: a value is no number, or no value is a date.
@@ -193,14 +193,14 @@ def _is_list(cell: Any) -> bool:
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether a cell holds nothing: no value, an empty text or list, or NaN."""
+    """Whether a cell is missing: no value, an empty text or list, or NaN."""
     if _is_list(cell):
         return len(cell) == 0
     return cell is None or cell == "" or (isinstance(cell, float) and np.isnan(cell))
 
 
 def _cut(cell: Any) -> list[str]:
-    """The labels of a list, or of a text with bars or commas."""
+    """The labels of a list, or of a text that bars or commas separate."""
     if is_missing(cell):
         return []
     if _is_list(cell):
@@ -212,7 +212,7 @@ def _cut(cell: Any) -> list[str]:
 
 
 def _label(cell: Any) -> str:
-    """A cell as a label; a whole number is the same label with and without decimals."""
+    """A cell as a label; a whole number gives the same label with and without decimals."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     return str(cell).strip()
@@ -227,7 +227,7 @@ def _number(cell: Any) -> float | None:
 
 
 def _day(text: str) -> int | None:
-    """Days since 1970; None where a text is no day."""
+    """Days since 1970; None if a text is no day."""
     try:
         if found := _ISO_DAY.fullmatch(text):
             day = datetime.date(int(found[1]), int(found[2]), int(found[3]))

@@ -1,4 +1,4 @@
-"""`SequenceEncoder`: a column of texts -> sentence embeddings, each text embedded once ever."""
+"""`SequenceEncoder`: a column of texts -> sentence embeddings; each text is embedded only once."""
 
 import hashlib
 import json
@@ -37,8 +37,8 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
-# A sentence ends at a full stop, question or exclamation mark, perhaps with a closing quote or
-# bracket, that white space follows; or at an empty line.
+# A sentence ends at white space behind a full stop, question mark, exclamation mark or ellipsis
+# (perhaps with a closing quote or bracket), or at an empty line.
 _SENTENCE_END = re.compile(
     r"(?<=[.!?\u2026])\s+|(?<=[.!?\u2026][\"'\u201d\u2019)\]])\s+|\s*\n\s*\n\s*"
 )
@@ -46,7 +46,7 @@ _SENTENCE_END = re.compile(
 
 @dataclass(frozen=True)
 class TextCleaning:
-    """What is done to a text before it is embedded: the steps the paper names, each an option.
+    """How a text is cleaned before it is embedded: the steps that the paper names, all optional.
 
     >>> TextCleaning(remove_stop_words=True, per_sentence=True).pieces("The ship sinks. All drown!")
     ['ship sinks.', 'drown!']
@@ -55,10 +55,10 @@ class TextCleaning:
     remove_stop_words: bool = False
     remove_punctuation: bool = False
     per_sentence: bool = False
-    """Embed each sentence on its own and take the mean."""
+    """Embed each sentence separately and take the mean."""
 
     def pieces(self, text: str) -> list[str]:
-        """The cleaned texts to be embedded: one, or one a sentence; none where no word is left."""
+        """The cleaned texts to embed, whole or by sentence; those without a word are left out."""
         parts = _SENTENCE_END.split(text) if self.per_sentence else [text]
         cleaned = (self._clean(part) for part in parts)
         return [part for part in cleaned if re.search(r"[^\W_]", part)]
@@ -77,15 +77,15 @@ def _without_stop_word(match: re.Match[str]) -> str:
 
 
 class SequenceEncoder:
-    """Texts as sentence embeddings of unit length, with a flag for what has text.
+    """Texts as sentence embeddings of unit length, with a flag for texts that are present.
 
-    The embeddings are those of a sentence-transformers model (Reimers and Gurevych, 2019). Each is
+    The embeddings are those of a sentence-transformers model (Reimers and Gurevych, 2019). They are
     kept on disk under a hash of the model's files, the cleaning and the text: a text is embedded
-    once, and where all are known the model is not even loaded.
+    once, and if all texts are known the model is not even loaded.
 
     Args:
         model: "auto", a folder, or a name on the Hugging Face hub; see `TextModel`.
-        cleaning: what is done to each text before.
+        cleaning: how each text is cleaned first.
         cache: the cache's folder; "auto" for `default_cache()`, None for no cache.
         device: where torch runs the model.
         batch_size: texts in a forward pass.
@@ -109,7 +109,7 @@ class SequenceEncoder:
     def encode(self, texts: Sequence[str | None]) -> npt.NDArray[np.float32]:
         """N texts, None where missing -> [N, D + 1]: the embedding, and 1 where there is text.
 
-        A text without a single word, perhaps once cleaned, counts as missing: its row is zeros.
+        A text without any word, perhaps after cleaning, counts as missing: its row is zeros.
 
         Raises:
             UnusableEnvironmentError: the model cannot be found, fetched or loaded.
@@ -126,7 +126,7 @@ class SequenceEncoder:
         return encoded
 
     def _embed(self, pieces: list[list[str]], texts: list[str]) -> npt.NDArray[np.float32]:
-        """[N, D] embeddings of distinct texts, from the cache where it has them."""
+        """[N, D] embeddings of distinct texts, from the cache if it has them."""
         with self._open_cache() as cache:
             keys = [self._key(text) for text in texts] if cache else []
             width = cache.width(self.model.fingerprint) if cache else None
@@ -137,8 +137,8 @@ class SequenceEncoder:
                     found, known = _read(cache, keys, len(texts), width)
                     if cache:
                         cache.set_width(self.model.fingerprint, width)
-                # The longest first: texts of like length share a batch, and running out of memory
-                # shows at once.
+                # The longest first: texts of similar length share a batch, and if memory runs out
+                # it does so at once.
                 missing = np.flatnonzero(~known)
                 lengths = np.array([sum(map(len, pieces[row])) for row in missing], dtype=np.int64)
                 missing = missing[np.argsort(-lengths, kind="stable")]
@@ -179,14 +179,14 @@ class SequenceEncoder:
 def _read(
     cache: EmbeddingCache | None, keys: list[bytes], count: int, width: int | None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """[N, width] what the cache holds under the keys, and [N] whether it holds a sound value."""
+    """[N, width] the cache's values under the keys, and [N] whether each is there and valid."""
     found = np.zeros((count, width or 0), dtype=np.float32)
     known = np.zeros(count, dtype=np.bool_)
     if cache is None or width is None:
         return found, known
     row = {key: index for index, key in enumerate(keys)}
     for key, value in cache.get(keys):
-        # A value of another length or kind is not ours to trust: the text is embedded again.
+        # A value of another length or type is not trusted: the text is embedded again.
         if isinstance(value, bytes) and len(value) == 4 * width:
             found[row[key]] = np.frombuffer(value, dtype="<f4")
             known[row[key]] = np.isfinite(found[row[key]]).all()

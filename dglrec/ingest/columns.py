@@ -1,4 +1,4 @@
-"""What reading files of ratings or interactions gives: columns of indices, and counts."""
+"""Ratings or interactions as read from files: columns of indices, and counts of rows."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from dglrec.ingest.frames import Given
 
 @dataclass(frozen=True)
 class RatingColumns:
-    """One file's ratings in file order: indices into the id maps, memory-mapped, read-only.
+    """A file's ratings in file order: indices into the id maps, memory-mapped, read-only.
 
     Attributes:
         users: int32 [n].
         items: int32 [n].
-        ratings: float32 [n]; of interactions all are 1.
-        timestamps: int64 [n], in the file's own unit (times become microseconds); None where the
-            file has none.
+        ratings: float32 [n]; all 1 for interactions.
+        timestamps: int64 [n], in the unit of the file (dates and times become microseconds); None
+            where the file has no timestamps.
     """
 
     users: npt.NDArray[np.int32]
@@ -34,13 +34,13 @@ class RatingColumns:
 
 @dataclass(frozen=True)
 class FileCounts:
-    """What one file held.
+    """How many rows a file had, and how many were skipped.
 
     Attributes:
-        file: which.
+        file: the file.
         rows: all its rows.
-        unrated: rows that were skipped, as they say that the user did not rate.
-        below_level: ratings that were skipped, as they are below the least one of an interaction.
+        unrated: rows skipped because they say that the user did not rate.
+        below_level: ratings skipped because they are below the least rating of an interaction.
     """
 
     file: Given
@@ -56,7 +56,7 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class IngestCounts:
-    """What the files of a reader held."""
+    """The counts of all files that a reader read."""
 
     files: tuple[FileCounts, ...]
 
@@ -72,16 +72,16 @@ class IngestCounts:
 
     @property
     def below_level(self) -> int:
-        """Ratings skipped, in all files, because they are below the level of an interaction."""
+        """Ratings skipped, in all files, because they are below the least of an interaction."""
         return sum(counts.below_level for counts in self.files)
 
 
 def at_level(table: pa.Table, level: float) -> pa.Table:
-    """The rows that are rated `level` or more, with all columns.
+    """The rows with a rating of `level` or more, with all columns.
 
     Args:
         table: has a float32 column `rating`.
-        level: is compared in float32, in which 4.1 is a little less than in float64.
+        level: the least rating; compared in float32, where 4.1 is a little less than in float64.
     """
     least = pa.scalar(level, type=pa.float32())
     return table.filter(pc.greater_equal(table.column(schema.RATING), least))

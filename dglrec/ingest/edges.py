@@ -18,9 +18,9 @@ class EdgeColumns:
     """Which columns of a file hold the edges of a relation.
 
     Attributes:
-        source: name of the column of the edges' first ends; `destination` likewise.
-        source_type: the type of node that these ids belong to; `destination_type` likewise.
-        optional: those of `weight` and `timestamp` that are there.
+        source: name of the column of source ids; `destination` likewise.
+        source_type: the node type of the source ids; `destination_type` likewise.
+        optional: those of `weight` and `timestamp` that the file has.
         unread: the other columns.
     """
 
@@ -33,17 +33,18 @@ class EdgeColumns:
 
 
 def find_edge_columns(file: Given, id_names: Mapping[str, Sequence[str]]) -> EdgeColumns:
-    """Which columns of a file name the two ends of an edge, and of which type each end is.
+    """Find the two columns of ids in a file of edges, and the node type of each.
 
-    A column's name is that of a type of node's ids, perhaps behind a prefix: `to_user_id`. Of a
-    column with a prefix and one without, the one without is the source; else the first is.
+    Such a column has the name of a node type's ids, perhaps with a prefix: `to_user_id`. If just
+    one of the two has a prefix, the other is the source; else the first column is.
 
     Args:
         file: CSV (perhaps `.gz`) with a header, `.parquet`, or a frame.
-        id_names: for each type of node the names that a column of its ids may have.
+        id_names: node type -> the names that a column of its ids may have.
 
     Raises:
-        DataError: the file is missing, is empty or no table, or has not just two such columns.
+        DataError: the file is missing, is empty or no table, or does not have exactly two columns
+            of ids.
     """
     types = {name: kind for kind, names in id_names.items() for name in names}
     found = _columns(file, tuple(types))
@@ -54,11 +55,11 @@ def find_edge_columns(file: Given, id_names: Mapping[str, Sequence[str]]) -> Edg
         if (name := _id_name(column, tuple(types))) is not None:
             ends.append((column, types[name], column != name))
     if len(ends) != 2:
-        what = ", ".join(stream.shown_names([column for column, _, _ in ends])) or "none"
+        id_columns = ", ".join(stream.shown_names([column for column, _, _ in ends])) or "none"
         known = ", ".join(stream.shown_names([names[0] for names in id_names.values()]))
         raise DataError(
-            f"{file}: a relation has two columns of ids, and this has {what}; found "
-            f"{', '.join(stream.shown_names(found))}; ids go by {known}, the second perhaps behind "
+            f"{file}: a relation has two columns of ids, and this file has {id_columns}; found "
+            f"{', '.join(stream.shown_names(found))}; name them {known}, the second perhaps with "
             "a prefix such as to_"
         )
     if ends[0][2] and not ends[1][2]:
@@ -75,7 +76,7 @@ def find_edge_columns(file: Given, id_names: Mapping[str, Sequence[str]]) -> Edg
 
 
 def stream_edges(file: Given, columns: EdgeColumns) -> Iterator[stream.Stretch]:
-    """Yield the edges of a file, past the door.
+    """Yield the edges of a file, validated by `schema.check_edges`.
 
     Returns:
         Tables of `source` and `destination`, int64 or string, and perhaps `weight`, float32, and
@@ -105,7 +106,7 @@ def stream_edges(file: Given, columns: EdgeColumns) -> Iterator[stream.Stretch]:
             table = schema.check_edges(
                 table, names=ends, source=str(stretch.file), first_row=stretch.first_row
             )
-        except pa.ArrowException as error:  # a conversion that the door does not foresee
+        except pa.ArrowException as error:  # a conversion that `check_edges` does not foresee
             raise DataError(f"{stretch.file}: a column is of an unusable type ({error})") from error
         yield stream.Stretch(table, stretch.first_row, stretch.file)
 
@@ -125,7 +126,7 @@ def _columns(file: Given, id_names: tuple[str, ...]) -> list[str]:
 
 
 def _id_name(column: str, names: tuple[str, ...]) -> str | None:
-    """The name of ids that a column has, the longest where several end it; None where none does."""
+    """The longest of `names` that the column's name is, or ends in after `_`; None if none is."""
     if column in names:
         return column
     return max((name for name in names if column.endswith(f"_{name}")), key=len, default=None)

@@ -1,4 +1,4 @@
-"""What is wrong with a file of a table, in words."""
+"""Error messages about files of tables, from the exceptions of Arrow, the system and stores."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ _OUT_OF_RANGE = "out of range; whole numbers must lie below 2^63"
 
 @contextmanager
 def faults(file: Place) -> Iterator[None]:
-    """Turn what Arrow, the system and stores raise about a file into errors for a person.
+    """Turn what Arrow, the system and stores raise about a file into errors that a user can read.
 
     Raises:
         DataError: the file is missing or damaged, or cannot be read.
@@ -24,7 +24,7 @@ def faults(file: Place) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError as error:  # Arrow's is one of both
+    except MemoryError as error:  # Arrow's is a MemoryError and an ArrowException
         raise UnusableEnvironmentError(f"{file}: out of memory while it was read") from error
     except pa.ArrowException as error:
         kind = "Parquet" if file.suffix.lower() == ".parquet" else "CSV"
@@ -44,7 +44,7 @@ def faults(file: Place) -> Iterator[None]:
             with store_errors(file), read_errors(file):
                 raise
         raise DataError(f"{file}: {what}") from error
-    except Exception:  # fsspec's are of many kinds
+    except Exception:  # fsspec raises many kinds
         with store_errors(file):
             raise
 
@@ -56,13 +56,14 @@ def explained(
     read_again: Callable[[], None],
     longest_row: int,
 ) -> DataError:
-    """Say where a text file is bad and how.
+    """Say in which row a text file is bad, and how.
 
     Args:
-        error: what reading it raised.
+        error: what reading the file raised.
         file: the file.
         names: its columns.
-        read_again: reads it with one thread, as only then Arrow counts rows, and raises again.
+        read_again: reads the file in a single thread, which raises again, now with the row's
+            number: Arrow counts rows only then.
         longest_row: how many bytes a row may have.
     """
     message = str(error)
@@ -94,7 +95,7 @@ def explained(
 
 
 def fault_of_whole_number(name: str, value: str) -> str:
-    """Why a text is no whole number from 0 below 2^63, for a message about a row."""
+    """Why a text is not a whole number from 0 and below 2^63, for a message about a row."""
     plain = value.strip()
     if not plain:
         return f"{name} is missing"
@@ -123,6 +124,6 @@ def _fault_of_value(name: str, kind: str, value: str) -> str:
 
 
 def short(text: str) -> str:
-    """A text on one line, cut to what a message can hold."""
+    """A text on a single line, shortened to fit a message."""
     text = " ".join(text.split())
     return text if len(text) <= 3 * SHOWN_CHARACTERS else text[: 3 * SHOWN_CHARACTERS] + "..."

@@ -1,7 +1,7 @@
 """Tables in memory, which can stand wherever a file can: `Frame`.
 
-What a file of the same rows would be refused for, a frame is refused for: both go through the same
-door. Rows count from 1 in messages.
+Frames and files go through the same checks, so a frame is refused for whatever a file of the same
+rows would be. Messages number its rows from 1.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ class Frame:
     """A table in memory.
 
     Attributes:
-        name: what messages call it, and what a data set that is made of it says that it came from.
+        name: what messages call it; a data set prepared from it records this name as its source.
         table: its columns.
     """
 
@@ -32,7 +32,7 @@ class Frame:
 
     @classmethod
     def of(cls, native: Any, name: str) -> "Frame":
-        """Take a data frame of whatever library.
+        """Take a data frame of any library that narwhals reads.
 
         Args:
             native: a frame of pandas, polars (a lazy one is collected), pyarrow, or anything else
@@ -48,7 +48,7 @@ class Frame:
     def checksum(self) -> str:
         """The SHA-256 of its columns' names, types and values, in hexadecimal.
 
-        Frames of the same columns have the same, in whatever pieces they lie in memory.
+        Frames of the same columns have the same checksum, however they are chunked in memory.
         """
         digest = hashlib.sha256()
         sink = pa.PythonFile(_Hashing(digest), mode="w")
@@ -59,28 +59,28 @@ class Frame:
 
 
 Given = TableFile | Frame
-"""What somebody gives: a file or its parts, here or in a store, or a table in memory."""
+"""A table as a caller gives it: a file or its parts, local or in a store, or a frame in memory."""
 
 
 def is_file(given: Given) -> TypeGuard[TableFile]:
-    """Whether it is a file or its parts, and no table in memory."""
+    """Whether the table is a file or its parts, not a frame in memory."""
     return not isinstance(given, Frame)
 
 
 def find(given: Given) -> Given:
-    """The table at a place, see `find_table`; a frame as it is."""
+    """The table at a path or URI, see `find_table`; a frame is returned unchanged."""
     return given if isinstance(given, Frame) else find_table(given)
 
 
 def describe(given: Given) -> dict[str, Any]:
-    """A table by its name and the SHA-256 of what it holds, for who reads of it later."""
+    """A table's name and the SHA-256 of its content, to be recorded with what is made of it."""
     if isinstance(given, Frame):
         return {"file": given.name, "sha256": given.checksum()}
     return describe_file(given)
 
 
 class _Hashing(io.RawIOBase):
-    """A file that keeps nothing of what is written to it but its digest."""
+    """A writable file that updates a digest and stores nothing."""
 
     def __init__(self, digest: Any) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def _arrow_table(native: Any, name: str) -> pa.Table:
     if isinstance(native, pa.Table):
         _refuse_repeated(native.column_names, name)
         return native
-    # Where no frame is given, nobody has to wait for the import.
+    # Imported here, so that runs without a frame do not wait for it.
     import narwhals as nw
     from narwhals.exceptions import NarwhalsError
 
@@ -111,29 +111,29 @@ def _arrow_table(native: Any, name: str) -> pa.Table:
             "pyarrow table, or another that narwhals takes"
         ) from error
     except NarwhalsError as error:
-        raise DataError(f"{name}: {_said(error)}") from error
+        raise DataError(f"{name}: {_one_line(error)}") from error
     try:
         if isinstance(frame, nw.LazyFrame):
             frame = frame.collect("pyarrow")
         names = [str(column) for column in frame.columns]
         _refuse_repeated(names, name)
         table: pa.Table = frame.to_arrow()
-    except MemoryError as error:  # Arrow's is one of both
+    except MemoryError as error:  # Arrow's is a MemoryError and an ArrowException
         raise UnusableEnvironmentError(f"{name}: out of memory while it was read") from error
     except pa.ArrowException as error:
-        raise DataError(f"{name}: {_fault(native, error)}") from error
+        raise DataError(f"{name}: {_fault_of_columns(native, error)}") from error
     except NarwhalsError as error:
-        raise DataError(f"{name}: {_said(error)}") from error
-    # Of a pandas frame its index comes behind the columns.
+        raise DataError(f"{name}: {_one_line(error)}") from error
+    # Leaves out a pandas frame's index, which `to_arrow` puts behind the columns.
     return table.select(names)
 
 
 def _refuse_repeated(names: list[str], name: str) -> None:
-    if repeated := sorted({one for one in names if names.count(one) > 1}):
+    if repeated := sorted({column for column in names if names.count(column) > 1}):
         raise DataError(f"{name}: more than one column {', '.join(repeated)}")
 
 
-def _fault(native: Any, error: Exception) -> str:
+def _fault_of_columns(native: Any, error: Exception) -> str:
     """Which column cannot be read, and why."""
     for column in native.columns:
         cells = list(native[column])
@@ -149,8 +149,8 @@ def _fault(native: Any, error: Exception) -> str:
                 f"column {str(column)[:40]} holds values of several types "
                 f"({', '.join(list(kinds)[:4])}); make them all numbers, or all text"
             )
-    return f"not readable as a table ({_said(error)})"
+    return f"not readable as a table ({_one_line(error)})"
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]

@@ -27,7 +27,7 @@ ID_NAMES: Mapping[str, tuple[str, ...]] = {
     schema.ITEM_ID: (schema.ITEM_ID, "anime_id", "movieId", "MAL_ID"),
     schema.RATING: (schema.RATING,),
 }
-"""What the columns are called in the layouts that we read."""
+"""Schema name -> the names of that column in the layouts that we read."""
 
 
 def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[stream.Stretch]:
@@ -38,7 +38,7 @@ def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[st
         kinds: schema names of the columns, with the types that text is read as.
 
     Returns:
-        Tables in which ids are as `schema.check_ids` leaves them; the rest nobody has checked yet.
+        Tables in which ids are checked by `schema.check_ids`, and the other columns are not.
 
     Raises:
         DataError: the file is missing or damaged, lacks a column, or a field is missing or of
@@ -71,7 +71,7 @@ def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[st
 
 
 def _read_as(name: str, kind: pa.DataType) -> pa.DataType:
-    """What a column is read from text as: whole ids as they are written, so that none is lost."""
+    """The type to read a text column as: `WHOLE_IDS` for int64, so that leading zeros show."""
     whole = name in schema.PAIR_COLUMNS and kind == pa.int64()
     return stream.WHOLE_IDS if whole else kind
 
@@ -79,17 +79,17 @@ def _read_as(name: str, kind: pa.DataType) -> pa.DataType:
 def ids_of_type(
     ids: pa.Array | pa.ChunkedArray, kind: pa.DataType, name: str, file: Given, first_row: int
 ) -> pa.Array | pa.ChunkedArray:
-    """Ids of a file in the type that a data set's have.
+    """The ids of a file, converted to the type of a data set's ids.
 
     Args:
         ids: int64 or string.
-        kind: one of these.
-        name: of the column.
+        kind: the type of the data set's ids, int64 or string.
+        name: the column's name, for messages.
         file: for messages.
-        first_row: the number of the first one's row, for messages.
+        first_row: the number of the first id's row, for messages.
 
     Raises:
-        DataError: the data set's are whole numbers, and one of the file is none.
+        DataError: the data set's ids are whole numbers, and an id of the file is not.
     """
     cast = to_type(ids, kind)
     if cast.null_count:
@@ -104,12 +104,12 @@ class NewRatings:
     """Ratings or interactions of n users that the data set does not know.
 
     Attributes:
-        user_ids: [n] ascending; just 0 where the file need not name its one user.
-        users: int32 [r] places among them.
+        user_ids: [n] ascending; [0] where the ratings are a single user's without an id.
+        users: int32 [r] indices into `user_ids`.
         items: int32 [r] indices of items.
-        ratings: float32 [r]; of interactions all are 1.
-        unknown: how many rows of unknown items were left out.
-        unknown_ids: the first few ids of such items.
+        ratings: float32 [r]; all 1 for interactions.
+        unknown: how many rows were left out because their item is unknown.
+        unknown_ids: the first few ids of unknown items.
     """
 
     user_ids: pa.Array
@@ -123,17 +123,18 @@ class NewRatings:
 def read_new_ratings(
     file: Given, items: IdMap, scale: RatingScale, user_type: pa.DataType | None
 ) -> NewRatings:
-    """The ratings of users that training never saw; of an item rated twice the last counts.
+    """Read the ratings of users that training never saw; of repeated ratings, the last counts.
 
     Args:
         file: columns `user_id`, `item_id` (or `anime_id`, `movieId`) and `rating`.
-        items: the known items; ratings of others are left out, and counted.
+        items: the known items; ratings of other items are left out, and counted.
         scale: the values a rating may take.
-        user_type: the type of user ids; None where the ratings are one user's, for whom the file
-            needs no column.
+        user_type: the type of user ids; None if all ratings must be a single user's, and the file
+            needs no column of users.
 
     Raises:
-        DataError: the file is missing or bad, holds no rating, or is of several users and may not.
+        DataError: the file is missing or bad, holds no rating, or holds ratings of several users
+            although `user_type` is None.
     """
     _, found = _header(file, ID_NAMES)
     if schema.RATING not in found:
@@ -152,20 +153,20 @@ def read_new_ratings(
 def read_new_interactions(
     file: Given, items: IdMap, user_type: pa.DataType | None, level: float | None = None
 ) -> NewRatings:
-    """The interactions of users that training never saw; repeated ones count once.
+    """Read the interactions of users that training never saw; repeated interactions count once.
 
     Args:
         file: columns `user_id` and `item_id` (or `anime_id`, `movieId`).
-        items: the known items; interactions with others are left out, and counted.
-        user_type: the type of user ids; None where the interactions are one user's, for whom the
-            file needs no column.
-        level: the least rating of an interaction, where ratings made the data set's interactions:
-            if the file has a column `rating`, rows below are left out. Without a level, that column
-            is not read.
+        items: the known items; interactions with other items are left out, and counted.
+        user_type: the type of user ids; None if all interactions must be a single user's, and the
+            file needs no column of users.
+        level: the least rating of an interaction, if the data set's interactions were made from
+            ratings: where the file has a column `rating`, rows below the level are left out.
+            Without a level, that column is not read.
 
     Raises:
-        DataError: the file is missing or bad, holds no interaction, or is of several users and may
-            not.
+        DataError: the file is missing or bad, holds no interaction, or holds interactions of
+            several users although `user_type` is None.
     """
     _, found = _header(file, ID_NAMES)
     has_ratings = schema.RATING in found
@@ -204,16 +205,16 @@ def _read_new(
     checked: Callable[[pa.Table, dict[str, Any]], pa.Table],
     wanted: str,
 ) -> NewRatings:
-    """Stream the rows of new users past the door.
+    """Stream the rows of new users, and check them.
 
     Args:
         file: as for the callers.
         items: as for the callers.
         user_type: as for the callers.
         kinds: the columns to read beside users, and the types that text is read as.
-        checked: a stretch, with its file and the number of its first row as the door takes them ->
-            the rows that count, with ratings.
-        wanted: what an empty file lacks, for the message.
+        checked: (a stretch, the keyword arguments `source` and `first_row` of the check) -> the
+            rows that count, with ratings.
+        wanted: what a file without such rows lacks, for the message.
     """
     if user_type is None:
         _refuse_several_users(file)
@@ -259,11 +260,11 @@ def _read_new(
 
 
 def _header(file: Given, wanted: Iterable[str]) -> tuple[stream.TextFormat | None, Sequence[str]]:
-    """How a file is cut into fields, None where columns have types, and its columns.
+    """A text file's format (None for Parquet and frames), and the names of the columns.
 
     Args:
         file: CSV, Parquet, or a frame.
-        wanted: schema names of columns that tell the delimiter.
+        wanted: schema names of the columns by which the delimiter is recognised.
     """
     stream.require_file(file)
     if not stream.is_text(file):
@@ -275,10 +276,10 @@ def _header(file: Given, wanted: Iterable[str]) -> tuple[stream.TextFormat | Non
 
 
 def _refuse_several_users(file: Given) -> None:
-    """Refuse a file with a column of users that names more than one.
+    """Refuse a file whose column of users names more than one user.
 
     Raises:
-        DataError: it does.
+        DataError: the file holds ratings of several users.
     """
     _, found = _header(file, ID_NAMES)
     if not set(ID_NAMES[schema.USER_ID]) & set(found):

@@ -1,7 +1,7 @@
-"""Tables in one file or in several: a folder of parts, or what a pattern meets.
+"""Tables in a single file or in several: a folder of parts, or the files that match a pattern.
 
-That is how Spark, Dask and DuckDB write tables: `part-00000.parquet`, perhaps in folders such as
-`year=2020`, which give a column (hive partitions), and beside them files that are no data.
+Spark, Dask and DuckDB write tables in parts: `part-00000.parquet`, perhaps in folders such as
+`year=2020`, which give a column (hive partitions), beside files that hold no data.
 """
 
 import hashlib
@@ -17,25 +17,25 @@ import pyarrow as pa
 
 from dglrec.errors import DataError
 from dglrec.files import read_errors, sha256_of
-from dglrec.places import Place, RemotePath, contents, folder_and_pattern, meets
+from dglrec.places import Place, RemotePath, contents, folder_and_pattern, matches
 from dglrec.progress import counted, log, progress
 
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet")
 
 _DELTA = "_delta_log"
-_NULL = "__HIVE_DEFAULT_PARTITION__"
-_NO_DATA = ("._COPYING_", "_$folder$")  # ends of names that Hadoop leaves
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+_HADOOP_ENDINGS = ("._COPYING_", "_$folder$")  # ends of names that Hadoop leaves
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A table in several files, which have its rows one after the other.
+    """A table in several files: its rows are those of the files, in the order of `names`.
 
     Attributes:
-        place: where it is, as a person named it.
-        folder: what the names start from.
+        place: the folder or pattern as the user gave it.
+        folder: the folder that the names are relative to.
         names: relative paths of the files, ascending.
     """
 
@@ -48,32 +48,32 @@ class Parts:
 
     @property
     def name(self) -> str:
-        """The last part of the place."""
+        """The last component of the place."""
         return self.place.name
 
     @property
     def suffix(self) -> str:
-        """The ending of its files."""
+        """The suffix of its files."""
         return PurePosixPath(self.names[0]).suffix
 
     @cached_property
     def files(self) -> tuple[Place, ...]:
-        """Where they are."""
+        """The files, in the order of `names`."""
         return tuple(self.folder / name for name in self.names)
 
     @cached_property
     def partitions(self) -> dict[str, tuple[int | str | None, ...]]:
-        """For each column that the names of folders give, its value in each file.
+        """Hive partitions: column name -> its value in each file.
 
-        Whole numbers where all are, else texts.
+        The values are whole numbers if all of them are, else texts.
 
         Raises:
-            DataError: files lie in folders of other names than the first does.
+            DataError: a file's partitions have other names than the first file's.
         """
         found = [_partitions_of(name) for name in self.names]
         for number, values in enumerate(found):
             if values.keys() != found[0].keys():
-                here, first = (", ".join(one) or "none" for one in (values, found[0]))
+                here, first = (", ".join(names) or "none" for names in (values, found[0]))
                 raise DataError(
                     f"{self.files[number]}: lies in partitions of {here}, and {self.files[0]} of "
                     f"{first}; parts of one table have the same"
@@ -90,11 +90,11 @@ def parts_of(table: TableFile) -> Parts:
     """The parts of a table; a file is one part."""
     if isinstance(table, Parts):
         return table
-    return _Alone(table, table, (table.name,))
+    return _SingleFile(table, table, (table.name,))
 
 
-class _Alone(Parts):
-    """A table in one file, wherever that lies."""
+class _SingleFile(Parts):
+    """A table in a single file; the folders it lies in are not taken for partitions."""
 
     @cached_property
     def files(self) -> tuple[Place, ...]:
@@ -106,12 +106,12 @@ class _Alone(Parts):
 
 
 def find_table(place: TableFile) -> TableFile:
-    """The table at a place: a file, a folder's parts, or those that a pattern meets.
+    """The table at a place: a file, a folder's parts, or the files that match a pattern.
 
-    What is not there is left to whoever reads it.
+    A missing file is not refused here but when it is read.
 
     Raises:
-        DataError: a folder or a pattern has no part, or one that is no table.
+        DataError: a folder or a pattern has no part, or a part that is no table.
     """
     if isinstance(place, Parts):
         return place
@@ -122,7 +122,7 @@ def find_table(place: TableFile) -> TableFile:
 
 
 def has_parts(folder: Place) -> bool:
-    """Whether files of a table lie in a folder, or in hive partitions of it."""
+    """Whether a folder, or a hive partition in it, holds files of a table."""
     with read_errors(folder):
         below = contents(folder)
     return any(
@@ -135,9 +135,9 @@ def has_parts(folder: Place) -> bool:
 
 
 def describe_file(table: TableFile) -> dict[str, Any]:
-    """A table by its name and content, for who reads of it later.
+    """A table's name and the SHA-256 of its content, to be recorded with what is made of it.
 
-    Of parts, the SHA-256 is that of the lines that `sha256sum` prints of them, by ascending name.
+    For parts, the SHA-256 is that of the lines that `sha256sum` prints for them, by ascending name.
     """
     if not isinstance(table, Parts):
         return {"file": table.name, "sha256": sha256_of(table)}
@@ -158,9 +158,9 @@ def _find_parts(place: Place, folder: Place, pattern: str) -> Parts:
             "it as plain Parquet, and give that"
         )
     names = [path for path, is_file in below if is_file and not _is_hidden(path)]
-    names = [name for name in names if not pattern or meets(pattern, name)]
+    names = [name for name in names if not pattern or matches(pattern, name)]
     if not names:
-        _refuse_nothing(place, folder, pattern, [path for path, _ in below])
+        _refuse_no_parts(place, folder, pattern, [path for path, _ in below])
     for name in names:
         if not name.lower().endswith(TABLE_ENDINGS):
             raise DataError(
@@ -173,24 +173,26 @@ def _find_parts(place: Place, folder: Place, pattern: str) -> Parts:
                 "are all CSV or all Parquet"
             )
     if not pattern:
-        _say_what_is_empty(place, below, names)
+        _log_empty_partitions(place, below, names)
     return Parts(place, folder, tuple(names))
 
 
-def _refuse_nothing(place: Place, folder: Place, pattern: str, found: Sequence[str]) -> None:
+def _refuse_no_parts(place: Place, folder: Place, pattern: str, found: Sequence[str]) -> None:
     if isinstance(place, RemotePath) and not found:
         raise DataError(f"{place}: {place.lack('file')}")
     shown = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
     if pattern:
-        raise DataError(f"{place}: meets no file; found {shown or 'nothing'} in {folder}")
+        raise DataError(f"{place}: matches no file; found {shown or 'nothing'} in {folder}")
     raise DataError(
         f"{place}: holds no part of a table; found {shown or 'an empty folder'}, expected files "
         f"that end in {', '.join(TABLE_ENDINGS)}"
     )
 
 
-def _say_what_is_empty(place: Place, below: Sequence[tuple[str, bool]], names: list[str]) -> None:
-    """Say which partitions have no part: some job may have failed there."""
+def _log_empty_partitions(
+    place: Place, below: Sequence[tuple[str, bool]], names: list[str]
+) -> None:
+    """Log which partitions have no part: the job that should write them may have failed."""
     filled = {str(above) for name in names for above in PurePosixPath(name).parents}
     empty = [
         path
@@ -203,11 +205,11 @@ def _say_what_is_empty(place: Place, below: Sequence[tuple[str, bool]], names: l
 
 
 def _is_hidden(path: str) -> bool:
-    """Whether a path is of what Spark and its like take for no data."""
+    """Whether Spark and similar tools would skip a path as holding no data."""
     return any(
         name.startswith(".") or (name.startswith("_") and "=" not in name)
         for name in path.split("/")
-    ) or path.endswith(_NO_DATA)
+    ) or path.endswith(_HADOOP_ENDINGS)
 
 
 def _is_parquet(name: str) -> bool:
@@ -216,7 +218,10 @@ def _is_parquet(name: str) -> bool:
 
 def _partitions_of(path: str) -> dict[str, str | None]:
     pairs = (name.partition("=") for name in path.split("/")[:-1] if "=" in name)
-    return {unquote(key): None if value == _NULL else unquote(value) for key, _, value in pairs}
+    return {
+        unquote(key): None if value == _NULL_PARTITION else unquote(value)
+        for key, _, value in pairs
+    }
 
 
 def _numbers_or_texts(values: Sequence[str | None]) -> tuple[int | str | None, ...]:
@@ -229,16 +234,16 @@ def _numbers_or_texts(values: Sequence[str | None]) -> tuple[int | str | None, .
 def with_partitions(
     stretch: pa.Table, parts: Parts, number: int, kinds: Mapping[str, pa.DataType | None]
 ) -> pa.Table:
-    """A stretch of one part with columns that the names of its folders give.
+    """A stretch of a part, with the columns that its hive partitions give.
 
     Args:
         stretch: rows of the part.
         parts: the table.
-        number: which of its parts.
-        kinds: the columns, with their types; None for what the values are.
+        number: the part's index in `parts.files`.
+        kinds: the columns to add -> their types; None for the type of the values.
 
     Raises:
-        DataError: a value is not of its type.
+        DataError: a value cannot be converted to its type.
     """
     for name, kind in kinds.items():
         value = parts.partitions[name][number]

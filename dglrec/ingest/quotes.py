@@ -1,4 +1,4 @@
-"""Rows that an open quote took into a value: Arrow reads them as text, without a word."""
+"""Refuse tables in which an open quote took whole rows into a value: Arrow reads them silently."""
 
 import csv
 import re
@@ -17,9 +17,9 @@ class _Rows:
     """What a row of a table looks like.
 
     Attributes:
-        fields: how many it has.
-        delimiter: between them.
-        id_place: which of them is the id.
+        fields: how many fields it has.
+        delimiter: between two fields.
+        id_place: the index of the field that holds the id.
         whole_ids: whether ids are whole numbers.
     """
 
@@ -29,7 +29,7 @@ class _Rows:
     whole_ids: bool
 
     def hold(self, line: str) -> bool:
-        """Whether a line looks like a whole row. Prose has spaces behind its commas."""
+        """Whether a line looks like a whole row; prose, unlike rows, has a space after a comma."""
         try:
             (cells,) = csv.reader([line], delimiter=self.delimiter)
         except (csv.Error, ValueError):
@@ -57,32 +57,33 @@ class _Rows:
 def refuse_swallowed(
     columns: Mapping[str, Sequence[str]], delimiter: str, id_name: str | None, file: TableFile
 ) -> None:
-    """Refuse a table in which the lines of a value look like rows of their own.
+    """Refuse a table that has a value whose lines look like rows.
 
     Args:
-        columns: text by column, as read.
-        delimiter: between fields.
-        id_name: which column holds ids; None for the first.
-        file: with a header, for messages.
+        columns: column name -> its texts, as read.
+        delimiter: between two fields.
+        id_name: the column of ids; None for the first.
+        file: the table, which has a header; for messages.
 
     Raises:
-        DataError: there are such lines. The message names the value's row and line, and the first.
+        DataError: a value holds such lines. The message gives the value's row and line, and quotes
+            the first line that looks like a row.
     """
     names = list(columns)
     ids = columns[id_name or names[0]]
-    whole = sum(1 for one in ids if _WHOLE.fullmatch(one))
+    whole = sum(1 for value in ids if _WHOLE.fullmatch(value))
     place = names.index(id_name or names[0])
     rows = _Rows(len(names), delimiter, place, whole_ids=2 * whole > len(ids))
     line = 2
     for number in range(len(ids)):
-        of_row = 0
+        line_ends = 0
         for name in names:
             value = columns[name][number]
             if "\n" not in value:
                 continue
             more = value.split("\n")[1:]
-            of_row += len(more)
-            swallowed = [one for one in more if rows.hold(one.rstrip("\r"))]
+            line_ends += len(more)
+            swallowed = [text for text in more if rows.hold(text.rstrip("\r"))]
             if rows.begin(more[-1]) and more[-1] not in swallowed:
                 swallowed.append(more[-1])
             if swallowed:
@@ -91,4 +92,4 @@ def refuse_swallowed(
                     f"lines, {len(swallowed)} of which look like rows ({swallowed[0][:_SHOWN]!r}): "
                     "close the quote before them, or give the table as Parquet if they belong to it"
                 )
-        line += 1 + of_row
+        line += 1 + line_ends

@@ -1,8 +1,8 @@
 """Files of ratings or interactions -> memory-mapped columns of indices, streamed.
 
-Ids get provisional codes in order of appearance and go to plain files in a spool folder at once.
-When all files are read, the codes are exchanged for places in the ascending order of ids. Beside
-the two id maps, memory holds one stretch of a file.
+Ids get provisional codes in order of appearance, which are written to plain files in a spool folder
+as they are read. When all files are read, the codes are replaced by indices in the ascending order
+of ids. Memory holds the two id maps and a stretch of a file, no more.
 """
 
 from collections.abc import Generator, Sequence
@@ -57,18 +57,18 @@ class _Spooled:
 
 
 class RatingReader:
-    """Reads one ratings file, or several into one id space: a train file and a test file.
+    """Reads a ratings file, or several (a training and a test file) with common id maps.
 
-    A file without a column of ratings holds interactions; then all of them must. Ratings can be
-    read as interactions, too.
+    A file without a column of ratings holds interactions; files of ratings and of interactions
+    cannot be mixed. Ratings can be read as interactions, too.
 
     Args:
         source: as `open_source` describes it.
-        spool: an existing folder for the columns. It belongs to the caller, who keeps it as long
-            as the columns are in use.
-        scale: the values a rating may take; None takes the source's, and where the source has none
-            the coarsest scale that fits the ratings.
-        interactions_from: the least rating that counts as an interaction; other ratings are left
+        spool: an existing folder for the columns. The caller keeps it as long as the columns are in
+            use, and removes it.
+        scale: the values a rating may take; None takes the source's scale, or if it has none the
+            coarsest scale that fits the ratings.
+        interactions_from: the least rating that counts as an interaction; lower ratings are left
             out. None reads ratings as ratings.
     """
 
@@ -84,36 +84,36 @@ class RatingReader:
         self._given_scale = scale
         self._scale = scale if scale is not None else source.scale
         self._level = interactions_from
-        self._has_ratings: bool | None = None  # whether the files have a column of them
+        self._has_ratings: bool | None = None  # whether the files have a column of ratings
         self._users = IdMapBuilder(schema.USER_ID)
         self._items = IdMapBuilder(schema.ITEM_ID)
         self._files: list[_Spooled] = []
         self._distinct: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        # The first text file decides the types of ids; later ones are held to them.
+        # The first text file decides the types of ids; later files must have the same.
         self._id_kinds: dict[str, pa.DataType] = {}
 
     @property
     def feedback(self) -> str:
-        """What the rows are once a file was read: `schema.RATINGS` or `schema.INTERACTIONS`."""
+        """`schema.RATINGS` or `schema.INTERACTIONS`; known once a file was read."""
         if self._has_ratings is None:
             raise ValueError("no file was read")
         rated = self._has_ratings and self._level is None
         return schema.RATINGS if rated else schema.INTERACTIONS
 
     def read(self, file: Given | None = None) -> int:
-        """Stream one ratings file through the door and into the spool folder.
+        """Check a ratings file's rows, and write them to the spool folder, a stretch at a time.
 
         Args:
-            file: in the source's own format, perhaps in parts; a relative name is also looked up in
+            file: in the source's format, perhaps in parts; a relative name is also looked up in
                 the source's folder. None reads the source's ratings.
 
         Returns:
-            The file's place in the list that `finish` gives.
+            The file's index in the list of columns that `finish` returns.
 
         Raises:
             DataError: the file is missing or damaged, lacks a column, holds no rows that count, or
-                a row is bad. The message names the file and the first bad row. The reader is of no
-                use after it.
+                a row is bad. The message names the file and the first bad row. The reader cannot be
+                used any more.
             UsageError: a scale or a level was given, and the file has no ratings.
         """
         file = self._source.ratings_file if file is None else self._source.resolve(file)
@@ -124,7 +124,7 @@ class RatingReader:
         with disk_errors(self._spool):
             outputs = {name: path.open("wb") for name, path in paths.items()}
         try:
-            # Closed at once when a row is bad, so that its message finds no progress bar.
+            # If a row is bad, this ends the progress bar before the error message is printed.
             with closing(self._stretches(file)) as stretches:
                 for stretch in stretches:
                     rated = self._checked(stretch.file, stretch)
@@ -159,13 +159,14 @@ class RatingReader:
         return place
 
     def finish(self) -> tuple[list[RatingColumns], IdMap, IdMap, RatingScale, IngestCounts]:
-        """Put ids in ascending order and map the columns.
+        """Put ids in ascending order, and replace the codes in the columns by indices.
 
         Returns:
-            The columns of each file as read; the users' and the items' id maps; the scale; counts.
+            The columns of each file, in the order of reading; the id maps of users and of items;
+            the scale; the counts.
 
         Raises:
-            DataError: no scale was given and none fits.
+            DataError: no scale was given, and no scale fits the ratings.
         """
         if not self._files:
             raise ValueError("no file was read")
@@ -194,7 +195,7 @@ class RatingReader:
         return columns, users, items, scale, counts
 
     def _say_scale(self, scale: RatingScale, distinct: npt.NDArray[np.float64], names: str) -> None:
-        """Say what scale was found, and what one mistaken rating may have made of it."""
+        """Log the scale that was inferred, and end levels that a mistaken rating may have added."""
         log(f"{names}: ratings are on the scale {scale}")
         for end, next_ in scale.lone_ends(distinct):
             rows, first = 0, ""
@@ -215,7 +216,7 @@ class RatingReader:
         return RatingColumns(
             spooled.open(_USERS, "r"),
             spooled.open(_ITEMS, "r"),
-            # All the same: one value that stands for n.
+            # All ratings are 1: a view of a single value takes no memory.
             np.broadcast_to(np.float32(schema.INTERACTION), spooled.rows)
             if self.feedback == schema.INTERACTIONS
             else spooled.open(_RATINGS, "r"),
@@ -242,20 +243,20 @@ class RatingReader:
             yield stream.Stretch(table, stretch.first_row, stretch.file)
 
     def _note_feedback(self, file: Given, names: dict[str, str], found: Sequence[str]) -> None:
-        """Note whether the files have ratings, and hold a file to those before it.
+        """Note whether the files have ratings; refuse a file that differs from those before it.
 
         Args:
             file: the file.
             names: the columns that will be read: name in the file -> name in the schema.
-            found: all its columns.
+            found: all columns of the file.
         """
         has_ratings = schema.RATING in names.values()
         if self._has_ratings is not None and has_ratings != self._has_ratings:
             ratings = self._source.layout.rating
             first = self._files[0].counts.file
-            one, other = ("a", "none") if has_ratings else ("no", "one")
+            here, before = ("a", "none") if has_ratings else ("no", "one")
             raise DataError(
-                f"{file}: has {one} column {ratings}, and {first} has {other}; give two files of "
+                f"{file}: has {here} column {ratings}, and {first} has {before}; give two files of "
                 "ratings, or two of interactions"
             )
         self._has_ratings = has_ratings
@@ -281,7 +282,7 @@ class RatingReader:
     def _kinds(
         self, file: TableFile, text: stream.TextFormat, names: dict[str, str]
     ) -> dict[str, pa.DataType]:
-        """The types to read a text file's columns with, by their names in the file."""
+        """The types to read a text file's columns as, by their names in the file."""
         kinds = {name: pa.int64() for name in names}
         of_schema = {name: raw for raw, name in names.items()}
         ids = [of_schema[schema.USER_ID], of_schema[schema.ITEM_ID]]
@@ -302,11 +303,12 @@ class RatingReader:
         return kinds
 
     def _checked(self, file: Given, stretch: stream.Stretch) -> pa.Table:
-        """The rows that are ratings or interactions, past the door."""
+        """The rows that are ratings or interactions, checked."""
         table, scale = stretch.table, self._scale
         rated = np.ones(len(table), dtype=np.bool_)
         if self._has_ratings and self._skips_zeros(file, table) and scale is not None:
-            # The door sees a rating that it lets pass, so that row numbers stay the file's own.
+            # Rows with 0 stay in the table, with a valid rating, so that the check numbers rows as
+            # the file does; they are filtered out after it.
             place = table.column_names.index(schema.RATING)
             ratings = table.column(place)
             zero = pc.fill_null(pc.equal(ratings, 0), False)
@@ -319,7 +321,7 @@ class RatingReader:
                 table = check_ratings(table, **where, scale=scale)
             else:
                 table = check_interactions(table, **where)
-        except pa.ArrowException as error:  # a conversion that the door does not foresee
+        except pa.ArrowException as error:  # a conversion that the checks do not foresee
             raise DataError(f"{file}: a column is of an unusable type ({error})") from error
         if self._source.layout.whole_ids:
             for name in (schema.USER_ID, schema.ITEM_ID):
@@ -349,15 +351,15 @@ class RatingReader:
         if self._scale is None:
             self._distinct = np.union1d(self._distinct, ratings)
             if len(self._distinct) > _MOST_DISTINCT_RATINGS:
-                # Rather than hold them all: no scale has as many levels, and this says so.
+                # No scale has as many levels: this raises, before memory holds many more.
                 RatingScale.infer(self._distinct.astype(np.float64), str(file))
         return columns
 
 
 def _kind_of_ids(head: pa.ChunkedArray, what: str) -> pa.DataType:
-    """What ids are read as: whole numbers where most of a file's head are, else text.
+    """The type to read ids as: whole numbers if most ids in the file's head are, else text.
 
-    "007" is text: as a number it would lose its zeros.
+    Ids with leading zeros, such as "007", are text: as numbers they would lose the zeros.
     """
     whole = pc.match_substring_regex(head, _WHOLE_NUMBER)
     decimal = pc.match_substring_regex(head, _DECIMAL_NUMBER)

@@ -1,4 +1,4 @@
-"""Rows that repeat a pair of user and item: which of them stays."""
+"""Find rows that repeat a pair of user and item; of each pair, only the last row is kept."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _KEYS_AT_ONCE = 1 << 22
 def drop_duplicates(
     columns: RatingColumns, num_items: int, *, latest: bool = False
 ) -> tuple[npt.NDArray[np.int64], int]:
-    """Which rows stay when of each (user, item) pair only the last does.
+    """The last row of each (user, item) pair.
 
     Args:
         columns: n ratings.
@@ -24,7 +24,7 @@ def drop_duplicates(
             order in the file.
 
     Returns:
-        The numbers of the rows that stay, ascending, and how many rows do not.
+        The numbers of the rows to keep, ascending, and how many rows are dropped.
     """
     timestamps = columns.timestamps if latest else None
     keep = last_of_each_pair(columns.users, columns.items, num_items, timestamps)
@@ -40,14 +40,14 @@ def last_of_each_pair(
 ) -> npt.NDArray[np.bool_]:
     """For each row, whether no later row has the same user and item; bool [n].
 
-    Works through ranges of users, so that beside the result memory holds a few million keys.
+    Works through ranges of users, so that memory holds only a few million keys beside the result.
 
     Args:
         users: [n] indices from 0.
         items: [n] indices from 0.
         num_items: a bound above every item's index.
-        timestamps: [n], which decide what is later; of equal ones the row further down is. None
-            where the order of the rows decides.
+        timestamps: [n]; the row with the greater timestamp is later, and of equal timestamps the
+            row further down. None if the order of the rows decides.
     """
     keep = np.ones(len(users), dtype=np.bool_)
     if not len(users):
@@ -58,7 +58,7 @@ def last_of_each_pair(
     with progress("looking for duplicates", len(users), "rows") as advance:
         first_user = start = 0
         while start < len(users):
-            # The users whose rows fit, and one at least.
+            # As many users as fit into `wanted` rows, but at least one.
             last_user = max(int(np.searchsorted(ends, start + wanted, "right")) - 1, first_user)
             stop = int(ends[last_user])
             rows: Any = slice(start, stop)
@@ -66,7 +66,7 @@ def last_of_each_pair(
                 rows = np.flatnonzero((users >= first_user) & (users <= last_user))
             keys = (users[rows].astype(np.int64) - first_user) * num_items + items[rows]
             ordered = np.sort(keys)
-            # Sorting rows costs ten times what sorting keys does, and few data sets need it.
+            # Sorting rows takes ten times as long as sorting keys, and few data sets need it.
             if np.any(ordered[1:] == ordered[:-1]):
                 if timestamps is None:
                     order = np.argsort(keys, kind="stable")

@@ -1,4 +1,4 @@
-"""What lies at a SOURCE: which of the known layouts, which files, which columns in them."""
+"""Find out what lies at a SOURCE: which of the known layouts, which files, which columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +22,14 @@ FORMATS = (ANIME, MOVIELENS, TABLE)
 _UNRATED_STEM = "animelist"
 _ANIME_RATINGS = ("rating_complete", _UNRATED_STEM)
 _ANIME_ITEMS = ("anime_with_synopsis", "anime")
-# Stems of files that stand beside ratings in a layout: a folder without the ratings is no table.
-_NEIGHBOURS = {*_ANIME_ITEMS, "movies", "u"}
+# Stems of files that accompany ratings in a known layout: a folder that holds them but no ratings
+# is an incomplete data set, not a table in parts.
+_COMPANION_STEMS = {*_ANIME_ITEMS, "movies", "u"}
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _NAMES_OF_RATINGS = ("rating", "ratings", "stars", "score", "scores")
 
 COLUMN_KEYS = ("user", "item", "rating", "timestamp")
-"""What `--columns` names: fields of `RatingLayout`."""
+"""The keys of `--columns`: fields of `RatingLayout`."""
 
 _WHOLE_STARS = RatingScale(1.0, 5.0, 1.0)
 _HALF_STARS = RatingScale(0.5, 5.0, 0.5)
@@ -37,17 +38,17 @@ _OUT_OF_TEN = RatingScale(1.0, 10.0, 1.0)
 
 @dataclass(frozen=True)
 class RatingLayout:
-    """Where the files of one layout keep their ratings.
+    """Where the files of a layout keep their ratings.
 
     Attributes:
-        user: name of the column of user ids; so `item`, `rating` and `timestamp`. The timestamp may
-            be missing where `timestamp_required` is false; a file with a header and without the
-            rating holds interactions.
-        whole_ids: whether ids are whole numbers by definition; else they may be text.
-        delimiters: the delimiters that may be, each one character.
+        user: name of the column of user ids; likewise `item`, `rating` and `timestamp`. The
+            timestamp may be missing unless `timestamp_required`; a file with a header but without
+            the rating holds interactions.
+        whole_ids: whether ids are always whole numbers; else they may be text.
+        delimiters: the possible delimiters, a character each.
         fields: the names of all fields, where the files have no header.
         separator: what stands between two fields of a file without a header.
-        named: columns that a person named, and that have to be there.
+        named: columns that the user named, and that must be there.
     """
 
     user: str
@@ -76,7 +77,7 @@ class RatingLayout:
         return named if self.timestamp is None else {**named, self.timestamp: "timestamp"}
 
     def schema_names(self, found: Sequence[str]) -> dict[str, str]:
-        """For each column to be read, of those `found`: its name in a file -> in the schema."""
+        """The columns to read, out of those `found`: name in the file -> name in the schema."""
         names = {self.user: schema.USER_ID, self.item: schema.ITEM_ID}
         if self.rating in found:
             names[self.rating] = schema.RATING
@@ -112,7 +113,7 @@ _ML_TAB_LAYOUT = RatingLayout(
     fields=("userId", "movieId", "rating", "timestamp"),
     separator="\t",
 )
-# The fields are set apart by "::". Cut at each ":", there is an empty field between any two.
+# The fields are separated by "::". Split at each ":", there is an empty field between any two.
 _ML_COLONS_LAYOUT = RatingLayout(
     "userId",
     "movieId",
@@ -132,10 +133,10 @@ class Source:
     Attributes:
         path: the SOURCE as given.
         format: one of `FORMATS`.
-        ratings_file: the source's own ratings.
+        ratings_file: the table of ratings.
         scale: the values a rating may take; None where the layout does not say.
-        layout: how `ratings_file`, and every other ratings file of the format, is laid out.
-        item_files: the item tables, the one with the better text first.
+        layout: the columns of `ratings_file`, and of every other ratings file of the format.
+        item_files: the item tables, the table with the better texts first.
         user_file: the table of users.
     """
 
@@ -148,7 +149,7 @@ class Source:
     user_file: Place | None = None
 
     def resolve(self, file: Given) -> Given:
-        """A table that is named: as it stands, or else in the source's folder; a frame as it is."""
+        """A file by its name, which may be relative to the source's folder; a frame unchanged."""
         if isinstance(file, Path) and isinstance(self.path, Place) and self.path.is_dir():
             inside, globbed = self.path / file, folder_and_pattern(file)
             nowhere_else = globbed is not None and not globbed[0].is_dir()
@@ -157,7 +158,7 @@ class Source:
         return find(file)
 
     def zero_means_unrated(self, file: Given) -> bool:
-        """Whether rating 0 in this file says that the user did not rate: so in `animelist`."""
+        """Whether a rating of 0 says that the user did not rate, as it does in `animelist`."""
         return self.format == ANIME and file.name.startswith(_UNRATED_STEM)
 
 
@@ -168,13 +169,13 @@ def open_source(
 
     Args:
         path: a folder in the published layout of the anime or a MovieLens data set, or a table: a
-            file, a folder of parts, a pattern that meets them, or a frame.
+            file, a folder of parts, a pattern that matches files, or a frame.
         format: one of `FORMATS`, or `auto` to find out.
         columns: names of a table's columns, as `parse_columns` gives them.
 
     Raises:
-        UsageError: there is no such format, or columns are named of another than a table.
-        DataError: nothing is there, it is of no known layout or of several, or its ratings lack a
+        UsageError: there is no such format, or columns are given for a format other than `table`.
+        DataError: nothing is there, the layout is not known or not unique, or the ratings lack a
             column.
     """
     if format not in (AUTO, *FORMATS):
@@ -205,7 +206,7 @@ def parse_columns(text: str) -> dict[str, str]:
     {'user': 'uid', 'rating': 'stars'}
 
     Raises:
-        UsageError: the text has another form, or a column is named twice.
+        UsageError: the text has another form, or a key or a column is there twice.
     """
     columns: dict[str, str] = {}
     for part in text.split(","):
@@ -227,17 +228,17 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def _layout_of(columns: Mapping[str, str]) -> RatingLayout:
-    """A table's layout, with names that a person gave; those that were not given stay."""
+    """The layout of a table whose columns the user named; the other columns keep their names."""
     named: dict[str, Any] = dict(columns)
     return replace(_TABLE_LAYOUT, **named, named=tuple(columns.values()))
 
 
 def ratings_columns(file: Given, layout: RatingLayout) -> stream.TextFormat | None:
-    """How a ratings file of this layout is to be read; None where its columns have types.
+    """The text format of a ratings file of this layout; None for Parquet and frames.
 
     Raises:
-        DataError: the file is missing, is empty, is no text, lacks a column, or names its ratings
-            in another way.
+        DataError: the file is missing, is empty, is no text, or lacks a column, or its column of
+            ratings has another name.
     """
     text: stream.TextFormat | None
     first = file if isinstance(file, Frame) else parts_of(file).files[0]
@@ -274,7 +275,7 @@ def _spelled(names: Sequence[str], missing: Sequence[str], layout: RatingLayout)
 def _refuse_ratings_by_another_name(
     file: Given, layout: RatingLayout, names: Sequence[str]
 ) -> None:
-    """Refuse to read a table of ratings as interactions because of how its column is spelled.
+    """Refuse a table that would be read as interactions only because `rating` is spelled otherwise.
 
     Raises:
         DataError: a column's name says that it holds ratings.
@@ -311,7 +312,7 @@ def _detect(path: Place) -> str:
         kinds = _kinds_of_folder(path)
         if not kinds:
             names = sorted(entry.name for entry in path.iterdir())
-            if not _NEIGHBOURS & {name.split(".")[0] for name in names} and has_parts(path):
+            if not _COMPANION_STEMS & {name.split(".")[0] for name in names} and has_parts(path):
                 return TABLE
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise DataError(

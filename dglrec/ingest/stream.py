@@ -1,7 +1,7 @@
 """Files and frames -> Arrow tables, a stretch at a time; faults of a file -> a `DataError`.
 
-Nothing here knows what a rating is; nothing above here sees an exception of Arrow's. A table may
-lie in several parts: their stretches follow each other, and each says which file it is of.
+This module knows nothing of ratings, and its callers see no exception of Arrow's. The stretches of
+a table in several parts follow each other, and each names its file.
 """
 
 import csv
@@ -24,8 +24,8 @@ from dglrec.places import Place, RemotePath
 from dglrec.progress import counted, log, progress
 
 WHOLE_IDS = pa.dictionary(pa.int32(), pa.string())
-"""What `stream_text` is told to read as int64, but as written: Arrow's numbers lose leading zeros,
-and take 0x5 for 5."""
+"""Tells `stream_text` to read a column as text first, and then as int64: Arrow's own conversion
+drops leading zeros, and reads 0x5 as 5."""
 
 _HEAD_BYTES = 1 << 20  # the first line must end within this
 _BLOCK_BYTES = 8 << 20  # of decompressed text: the stretch in memory, and the longest row
@@ -43,8 +43,8 @@ _MAGIC = (
 class Stretch:
     """Consecutive rows of a file.
 
-    `first_row` is the first row's number in `file` as messages give it: in text the number of its
-    line, counting the header and leaving out empty lines; in Parquet and in frames counted from 1.
+    `first_row` is the number that messages give the first row in `file`: in text the number of its
+    line, counting the header but no empty lines; in Parquet and in frames rows count from 1.
     """
 
     table: pa.Table
@@ -54,11 +54,11 @@ class Stretch:
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a delimited text file is cut into fields.
+    """How a delimited text file is split into fields.
 
     Attributes:
-        names: the columns' names, in file order; of parts, then those that hive partitions give.
-        delimiter: one character.
+        names: the columns' names in file order, followed by those that hive partitions give.
+        delimiter: a single character.
         header: whether the first line holds the names.
         quoted: whether a field may stand in double quotes.
     """
@@ -75,15 +75,15 @@ class TextFormat:
 
 
 def is_text(file: Given) -> TypeGuard[TableFile]:
-    """Whether it is of text, by its name; columns of Parquet and of frames have types."""
+    """Whether a table is text, by its file's name, rather than Parquet or a frame."""
     return is_file(file) and file.suffix.lower() != ".parquet"
 
 
 def require_file(file: Given) -> None:
-    """Refuse a place that is neither a file nor was found to be several. A frame is there.
+    """Refuse a path that is not a file. Parts were found already, and frames are in memory.
 
     Raises:
-        DataError: nothing is there, or a folder, or a pipe or a device.
+        DataError: nothing is there, or it is a folder, a pipe or a device.
     """
     if isinstance(file, Parts | Frame):
         return
@@ -99,7 +99,7 @@ def require_file(file: Given) -> None:
 
 
 def first_line(file: TableFile) -> str:
-    """The first line of a text file, or of the first part, that is not empty, without its end.
+    """The first line that is not empty of a text file, or of the first part, without its end.
 
     Raises:
         DataError: the file is missing, empty, damaged, or no UTF-8 text.
@@ -128,9 +128,10 @@ def first_line(file: TableFile) -> str:
 
 
 def header_format(file: TableFile, wanted: Sequence[str], delimiters: str = ",") -> TextFormat:
-    """Read a header, with the delimiter of `delimiters` that finds most of the `wanted` names.
+    """Read a header, with that one of `delimiters` that gives most of the `wanted` names.
 
-    Of a table in parts it is the first one's, with the columns that hive partitions give.
+    For a table in parts, it is the header of the first part, and the columns that hive partitions
+    give.
 
     Raises:
         DataError: as `first_line`, or a wanted column is there twice.
@@ -142,16 +143,16 @@ def header_format(file: TableFile, wanted: Sequence[str], delimiters: str = ",")
         first = parts_of(file).files[0]
         raise DataError(f"{first}: its first line is no CSV header ({error})") from error
     names, delimiter = max(cuts, key=lambda cut: (len(set(cut[0]) & set(wanted)), len(cut[0])))
-    refuse_twice(parts_of(file).files[0], names, wanted)
+    refuse_repeated(parts_of(file).files[0], names, wanted)
     more = [name for name in parts_of(file).partitions if name not in names]
     return TextFormat((*names, *more), delimiter)
 
 
-def refuse_twice(file: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
+def refuse_repeated(file: Place, names: Sequence[str], wanted: Sequence[str]) -> None:
     """Refuse a file that has a wanted column more than once.
 
     Raises:
-        DataError: it has.
+        DataError: a wanted column is there more than once.
     """
     for name in wanted:
         if names.count(name) > 1:
@@ -159,12 +160,12 @@ def refuse_twice(file: Place, names: Sequence[str], wanted: Sequence[str]) -> No
 
 
 def shown_names(names: Sequence[str]) -> list[str]:
-    """Column names cut to what a message can hold."""
+    """Column names, shortened to fit a message."""
     return [name[:SHOWN_CHARACTERS] for name in names[:SHOWN_CHARACTERS]]
 
 
-def say_what_is_empty(parts: Parts, counts: Sequence[int]) -> None:
-    """Say how many parts have no row; all of them is for somebody else to say."""
+def log_empty_parts(parts: Parts, counts: Sequence[int]) -> None:
+    """Log how many parts have no row. If no part has any, the caller raises an error instead."""
     empty = [name for name, rows in zip(parts.names, counts, strict=True) if not rows]
     if empty and len(empty) < len(counts):
         log(f"{parts}: {counted(len(empty), 'part')} without a row, {empty[0]} the first")
@@ -180,20 +181,20 @@ def stream_text(
 ) -> Iterator[Stretch]:
     """Yield the stretches of some columns of a delimited text file, `.gz` or not, or of its parts.
 
-    No text counts as missing: an empty number is a fault, and an empty text is "".
+    No value is read as missing: an empty number is an error, and an empty text is "".
 
     Args:
-        file: the file.
-        text: how it is cut into fields.
-        kinds: the columns to read, by name, with their types. `WHOLE_IDS` comes out as int64, and
-            refuses what is not a whole number as `schema.whole_numbers` has them.
-        description: of the progress.
+        file: the file, or its parts.
+        text: how it is split into fields.
+        kinds: the columns to read -> their types. Columns of `WHOLE_IDS` are yielded as int64; what
+            `schema.whole_numbers` does not take is refused.
+        description: what the progress bar shows.
         newlines_in_values: whether a quoted field may hold line ends, which is slower to read.
 
     Raises:
         DataError: the file is missing or damaged, a row has too few or too many fields, or a field
-            is not of its column's type. The message names the first such row. Or a part lacks a
-            column that the first one has.
+            is not of its column's type (the message names the first such row); or a part lacks a
+            column that the first part has.
     """
     require_file(file)
     parts = parts_of(file)
@@ -201,17 +202,17 @@ def stream_text(
     total = sum(part.stat().st_size for part in parts.files)
     with progress(description, total, "bytes") as advance:
         for number, part in enumerate(parts.files):
-            own, stored = text, dict(kinds)
+            part_format, stored = text, dict(kinds)
             if len(parts.files) > 1 or parts.partitions:
-                own = _format_of_part(part, parts, text, kinds)
-                stored = {name: kind for name, kind in kinds.items() if name in own.names}
+                part_format = _format_of_part(part, parts, text, kinds)
+                stored = {name: kind for name, kind in kinds.items() if name in part_format.names}
             added = {
                 name: pa.int64() if kind == WHOLE_IDS else kind
                 for name, kind in kinds.items()
                 if name not in stored
             }
-            reader = _TextReader(part, own, stored, newlines_in_values)
-            row, position = own.first_row, 0
+            reader = _TextReader(part, part_format, stored, newlines_in_values)
+            row, position = part_format.first_row, 0
             with faults(part), _open_bytes(part) as (raw, stream):
                 try:
                     for batch in reader.open(stream):
@@ -223,16 +224,16 @@ def stream_text(
                         position = raw.tell()
                 except pa.ArrowInvalid as error:
                     raise reader.explained(error) from error
-    say_what_is_empty(parts, counts)
+    log_empty_parts(parts, counts)
 
 
 def _format_of_part(
     part: Place, parts: Parts, text: TextFormat, kinds: Mapping[str, pa.DataType]
 ) -> TextFormat:
-    """How a part is cut into fields: as the first, with columns in an order of its own.
+    """The format of a part: that of the first part, but its columns may be in another order.
 
     Raises:
-        DataError: it lacks a column.
+        DataError: the part lacks a column.
     """
     found = header_format(part, list(kinds), text.delimiter).names
     wanted = (name for name in kinds if name not in found)
@@ -245,10 +246,10 @@ def _format_of_part(
 
 
 def _with_whole_ids(batch: pa.RecordBatch, file: Place, first_row: int) -> pa.Table:
-    """A stretch with numbers in place of ids that were read as text.
+    """A stretch with int64 ids in place of `WHOLE_IDS`, which were read as text.
 
     Raises:
-        DataError: one is no whole number.
+        DataError: an id is not a whole number.
     """
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -266,7 +267,7 @@ def _with_whole_ids(batch: pa.RecordBatch, file: Place, first_row: int) -> pa.Ta
 def head_of_text(
     file: TableFile, text: TextFormat, columns: Sequence[str], kinds: Mapping[str, pa.DataType]
 ) -> pa.Table:
-    """The first stretch of some columns; types that `kinds` leaves out are inferred.
+    """The first stretch of some columns; columns that `kinds` leaves out have inferred types.
 
     Raises:
         DataError: as `stream_text`.
@@ -295,20 +296,20 @@ def head_of_text(
 
 
 def kind_of_timestamps(head: pa.ChunkedArray) -> pa.DataType:
-    """The type to read timestamps of a text file as: what Arrow takes its head for.
+    """The type to read timestamps of a text file as: the type that Arrow infers from its head.
 
-    Whole numbers where one that is none hides among them: then reading fails at that one, and can
-    name its row.
+    If the first timestamp is a whole number although Arrow infers text, another one is not: the
+    type is then int64, so that reading fails at the other one and can name its row.
     """
     first = head[0].as_py() if len(head) else None
     return pa.int64() if isinstance(first, str | bytes) and first.strip().isdigit() else head.type
 
 
 def ends_in_open_quote(file: TableFile, last: str) -> bool:
-    """Whether a small text file breaks off inside the quoted field that was read as `last`.
+    """Whether a small text file ends inside the quoted field that was read as `last`.
 
-    Arrow closes such a field at the file's end without a word, and a download cut short is lost in
-    it.
+    Arrow silently closes such a field at the end of the file, so that a truncated download would
+    go unnoticed.
     """
     part = parts_of(file).files[-1]
     with faults(part), _open_bytes(part) as (_, stream):
@@ -321,11 +322,11 @@ class _TextReader:
     """Opens a delimited text file, and says what is wrong with it.
 
     Attributes:
-        file: which.
-        text: how it is cut into fields.
-        kinds: types of columns, by name.
+        file: the file.
+        text: how it is split into fields.
+        kinds: column name -> type.
         newlines_in_values: whether a quoted field may hold line ends.
-        columns: which to read; None for those that have a type.
+        columns: the columns to read; None for those in `kinds`.
         nulls: texts that stand for a missing value.
     """
 
@@ -339,7 +340,7 @@ class _TextReader:
     def open(
         self, stream: pa.NativeFile, *, threads: bool = True
     ) -> pyarrow.csv.CSVStreamingReader:
-        """Its batches."""
+        """A reader of the file's batches, from the stream of its bytes."""
         text = self.text
         return pyarrow.csv.open_csv(
             stream,
@@ -362,7 +363,7 @@ class _TextReader:
         )
 
     def explained(self, error: pa.ArrowInvalid) -> DataError:
-        """Where the file is bad and how."""
+        """An error that says in which row the file is bad, and how."""
 
         def read_again() -> None:
             with _open_bytes(self.file) as (_, stream):
@@ -374,7 +375,7 @@ class _TextReader:
 
 @contextmanager
 def _open_bytes(file: Place) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
-    """The file itself, whose position tells the progress, and the stream of its plain bytes."""
+    """The file, whose position tells the progress, and the stream of its decompressed bytes."""
     with ExitStack() as until_read:
         raw = opened = until_read.enter_context(open_anywhere(file))
         if isinstance(file, RemotePath):  # each read is a request
@@ -385,7 +386,7 @@ def _open_bytes(file: Place) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
 
 
 def open_anywhere(file: Place) -> pa.NativeFile:
-    """The bytes of a file, to be read from anywhere."""
+    """Open a file, local or in a store, for reading at any position."""
     if isinstance(file, RemotePath):
         return file.store.filesystem.open_input_file(file.address)
     return pa.OSFile(str(file))

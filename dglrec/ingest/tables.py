@@ -36,10 +36,10 @@ def read_items(source: Source) -> pd.DataFrame:
     """Read a source's item tables.
 
     Returns:
-        One row an item that a table has, ordered by id. `item_id` int64; `title` str; `genres`
+        A row for each item in a table, ordered by id. `item_id` int64; `title` str; `genres`
         list[str] in the table's order; `synopsis` str, or None where there is none. Then the
-        tables' other columns: numbers where every value that is there is one, else str or None.
-        MovieLens has `year` besides, from the end of the title. No rows where there is no table.
+        tables' other columns: numbers if every present value is a number, else str or None.
+        MovieLens also has `year`, from the end of the title. No rows if there is no table.
 
     Raises:
         DataError: a table is damaged, lacks a column, or holds an item twice.
@@ -56,19 +56,19 @@ def read_items(source: Source) -> pd.DataFrame:
 
 
 def read_new_items(file: Given, id_type: pa.DataType) -> pd.DataFrame:
-    """Items that a data set does not hold, from a CSV or Parquet table or a frame of them.
+    """Read a CSV or Parquet table, or a frame, of items that a data set does not hold.
 
-    Columns go by any of their names in the layouts that we read. An id is all that has to be there;
-    genres stand between commas or bars, or are a list.
+    Columns may have any of their names in the layouts that we read. Only the id is required; genres
+    are separated by commas or bars, or are a list.
 
     Args:
         file: the table.
         id_type: int64 or string.
 
     Returns:
-        One row an item, ordered by id, with `item_id`, `title`, `genres` and `synopsis` as
+        A row for each item, ordered by id, with `item_id`, `title`, `genres` and `synopsis` as
         `read_items` gives them, and the table's other columns; `year` from the ends of titles
-        where the table has no such column and they have it.
+        if titles end in years and the table has no column of that name.
 
     Raises:
         DataError: the table is damaged, has no row or no column of ids, or holds an item twice.
@@ -117,9 +117,9 @@ def read_users(source: Source) -> pd.DataFrame:
     """Read a source's table of users.
 
     Returns:
-        One row a user, ordered by id: `user_id` int64, `age` int64, `gender`, `occupation` and
-        `zip_code` str. MovieLens 1M has codes for ages and occupations. Only an empty `user_id`
-        where there is no table.
+        A row for each user, ordered by id: `user_id` int64, `age` int64, `gender`, `occupation` and
+        `zip_code` str. MovieLens 1M has codes for ages and occupations. If there is no table, only
+        an empty column `user_id`.
 
     Raises:
         DataError: the table is damaged or holds a user twice.
@@ -165,7 +165,7 @@ def _anime_items(file: Place) -> pd.DataFrame:
 
 
 def _merge_anime(texts: pd.DataFrame, attributes: pd.DataFrame) -> pd.DataFrame:
-    """The union of items: title and synopsis of the one table first, the rest of the other."""
+    """All items of both tables; `texts` comes first for title and synopsis, else `attributes`."""
     texts = texts.set_index(schema.ITEM_ID)
     attributes = attributes.set_index(schema.ITEM_ID)
     merged = {}
@@ -232,10 +232,10 @@ def _movielens_items(file: Place) -> pd.DataFrame:
 
 
 def _split_lines(file: Place, separator: str, fields: int) -> list[list[str]]:
-    """Cut the lines of one of MovieLens' older tables, which have no header and no quotes.
+    """The fields of each line of one of MovieLens' older tables, without header and quotes.
 
-    Most of their copies are Latin-1 and some are UTF-8. Text with an accent is hardly ever valid
-    UTF-8 by chance, so what is valid UTF-8 is taken for it.
+    Most copies of these tables are Latin-1, and some are UTF-8. Latin-1 text with an accent is
+    hardly ever valid UTF-8 by chance, so whatever is valid UTF-8 is read as UTF-8.
     """
     stream.require_file(file)
     data = file.read_bytes()
@@ -255,6 +255,6 @@ def _split_lines(file: Place, separator: str, fields: int) -> list[list[str]]:
 
 
 def _years(titles: Iterable[str]) -> pd.Series:
-    """Where titles end in a year, as MovieLens' do, that year."""
+    """The years that titles end in, as MovieLens' do; NaN where a title does not."""
     years = [_YEAR.search(title) for title in titles]
     return cells.series_of([float(year[1]) if year else np.nan for year in years], dtype=float)

@@ -1,4 +1,4 @@
-"""Tables whose columns have types, Parquet and frames -> Arrow tables, a stretch at a time."""
+"""Parquet files and frames, whose columns have types -> Arrow tables, a stretch at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from dglrec.ingest.frames import Frame, Given
 from dglrec.ingest.parts import Parts, parts_of, with_partitions
 from dglrec.ingest.stream import (
     Stretch,
+    log_empty_parts,
     open_anywhere,
-    refuse_twice,
+    refuse_repeated,
     require_file,
-    say_what_is_empty,
     shown_names,
 )
 from dglrec.places import Place
@@ -27,10 +27,10 @@ _PARQUET_ROWS = 1 << 19
 def typed_schema(file: Given) -> pa.Schema:
     """The columns of a Parquet file or a frame.
 
-    Of parts they are the first one's, and what hive partitions give.
+    For a table in parts, the columns of the first part, and those that hive partitions give.
 
     Raises:
-        DataError: the file is missing or no Parquet.
+        DataError: the file is missing, or is no Parquet file.
     """
     if isinstance(file, Frame):
         return file.table.schema
@@ -48,14 +48,14 @@ def stream_typed(file: Given, columns: Sequence[str], description: str) -> Itera
     """Yield the stretches of some columns of a frame, a Parquet file, or its parts in their order.
 
     Raises:
-        DataError: the file is missing or damaged, or a part's columns are not the first one's.
+        DataError: the file is missing or damaged, or a part's columns differ from the first part's.
     """
     if isinstance(file, Frame):
         yield from _stream_frame(file, columns, description)
         return
     require_file(file)
     parts = parts_of(file)
-    counts = _rows_of_alike(parts, columns)
+    counts = _rows_of_parts(parts, columns)
     with progress(description, sum(counts), "rows") as advance:
         for number, part in enumerate(parts.files):
             row = 1
@@ -68,7 +68,7 @@ def stream_typed(file: Given, columns: Sequence[str], description: str) -> Itera
                     yield Stretch(table, row, part)
                     row += len(batch)
                     advance(len(batch))
-    say_what_is_empty(parts, counts)
+    log_empty_parts(parts, counts)
 
 
 def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Iterator[Stretch]:
@@ -80,11 +80,11 @@ def _stream_frame(frame: Frame, columns: Sequence[str], description: str) -> Ite
             advance(len(part))
 
 
-def _rows_of_alike(parts: Parts, columns: Sequence[str]) -> list[int]:
-    """How many rows each part has, by what stands at its end.
+def _rows_of_parts(parts: Parts, columns: Sequence[str]) -> list[int]:
+    """How many rows each part has, by its Parquet metadata.
 
     Raises:
-        DataError: one lacks a column that the first has, or has it of another kind.
+        DataError: a part lacks a column that the first part has, or has it in another type.
     """
     counts = []
     first: dict[str, pa.DataType] = {}
@@ -111,7 +111,7 @@ def _refuse_other_columns(
 ) -> None:
     if part == first_part:
         return
-    refuse_twice(part, names, list(first))
+    refuse_repeated(part, names, list(first))
     if missing := [name for name in first if name not in found]:
         raise DataError(
             f"{part}: no column {', '.join(missing)}, which {first_part} has; found "
@@ -126,7 +126,7 @@ def _refuse_other_columns(
 
 
 def _family(kind: pa.DataType) -> str:
-    """What types have in common that are read alike."""
+    """The family of a type: columns of the same family are read alike."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -138,7 +138,7 @@ def _family(kind: pa.DataType) -> str:
 
 @contextmanager
 def _open_parquet(file: Place) -> Iterator[pyarrow.parquet.ParquetFile]:
-    # A reader that reads ahead keeps all that it has read, until it has come to the end.
+    # With `pre_buffer` the reader would keep all that it read ahead until the end of the file.
     with (
         faults(file),
         open_anywhere(file) as source,

@@ -1,9 +1,9 @@
-"""Where files are: on this machine, or in a store at a URI such as `s3://bucket/folder`.
+"""Places of files: a path on this machine, or a URI in a store such as `s3://bucket/folder`.
 
-A `RemotePath` answers what this package asks of a `pathlib.Path`, so that code that reads and
+A `RemotePath` has the methods of `pathlib.Path` that this package uses, so that code that reads and
 writes files need not know which of the two it has. Stores are reached through `pyarrow.fs`, and
-through `fsspec` where pyarrow has no file system for the scheme. Waiting for a store is bounded,
-and no message shows what a URI may say of credentials: its user and its query.
+through `fsspec` if pyarrow has no file system for the scheme. Waiting for a store is bounded, and
+messages never show the parts of a URI that may hold credentials: its user and its query.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dglrec.errors import DataError, UsageError
-from dglrec.places.globs import folder_and_pattern, meets
+from dglrec.places.globs import folder_and_pattern, matches
 from dglrec.places.remote import TEMPORARY, RemotePath
 from dglrec.places.stores import faults_of, is_fault_of_store
 from dglrec.places.uri import is_uri
@@ -26,17 +26,17 @@ __all__ = [
     "is_fault_of_store",
     "is_uri",
     "local_path",
-    "meets",
+    "matches",
     "place_of",
     "store_errors",
 ]
 
 Place = Path | RemotePath
-"""A file or folder, wherever it is."""
+"""A file or folder, local or in a store."""
 
 
 def place_of(given: str | Place) -> Place:
-    """The place that a path or a URI names. A `file://` URI names a path.
+    """The place that a path or a URI names; a `file://` URI names a path.
 
     >>> place_of("file:///data/a%20b.csv")
     PosixPath('/data/a b.csv')
@@ -44,7 +44,7 @@ def place_of(given: str | Place) -> Place:
     RemotePath('s3://bucket/a.csv')
 
     Raises:
-        UsageError: a URI names no bucket, or a file of another machine.
+        UsageError: a URI names no bucket, or a file on another machine.
     """
     if not isinstance(given, str):
         return given
@@ -59,10 +59,10 @@ def place_of(given: str | Place) -> Place:
 
 
 def local_path(given: str | Place) -> Path:
-    """The path that is named where it has to be one of this machine.
+    """The path that an argument names, which must be on this machine.
 
     Raises:
-        UsageError: it is in a store.
+        UsageError: the argument names a place in a store.
     """
     place = place_of(given)
     if isinstance(place, RemotePath):
@@ -74,10 +74,10 @@ def local_path(given: str | Place) -> Path:
 
 
 def contents(folder: Place) -> list[tuple[str, bool]]:
-    """What lies below a folder, ascending: relative paths with slashes, and whether each is a file.
+    """All that is below a folder, ascending: relative paths with slashes, and whether it is a file.
 
     Raises:
-        DataError: a link leads to a folder above it.
+        DataError: a link leads to a folder that it is in.
     """
     if isinstance(folder, RemotePath):
         return folder.contents()
@@ -96,12 +96,12 @@ def _walk(folder: Path, start: Path, above: tuple[Path, ...]) -> Iterator[tuple[
 
 
 def store_errors(place: Place, *, writing: bool = False) -> AbstractContextManager[None]:
-    """Turn what a store raises into an error that names the place; of a local path nothing is.
+    """Turn what a store raises into an error that names the place; does nothing for a local path.
 
     Raises:
-        DataError: nothing is there, while it is read.
-        UnreadableError: it cannot be read.
-        DglrecError: it cannot be written.
+        DataError: nothing is there to be read.
+        UnreadableError: the place cannot be read.
+        DglrecError: the place cannot be written.
     """
     if isinstance(place, RemotePath):
         return faults_of(place.store.uri, str(place), writing=writing)

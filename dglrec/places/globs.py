@@ -12,7 +12,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def folder_and_pattern(place: Path | RemotePath) -> tuple[Path | RemotePath, str] | None:
-    """Where to look for what a pattern meets, and the pattern from there; None of a plain path.
+    """Split a pattern into the folder to search and the pattern in it; None for a plain path.
 
     >>> folder_and_pattern(Path("data/year=*/a.csv"))
     (PosixPath('data'), 'year=*/a.csv')
@@ -28,10 +28,10 @@ def folder_and_pattern(place: Path | RemotePath) -> tuple[Path | RemotePath, str
     return Path(above or ("/" if address.startswith("/") else ".")), pattern
 
 
-def meets(pattern: str, path: str) -> bool:
-    """Whether a pattern meets a file, or a folder that it is in; `**` meets any number of folders.
+def matches(pattern: str, path: str) -> bool:
+    """Whether a pattern matches a file or a folder above it; `**` matches any number of folders.
 
-    >>> meets("**/*.csv", "a/b/c.csv"), meets("year=*", "year=2020/a.csv"), meets("*.c", "a/b.c")
+    >>> matches("**/*.csv", "a/b/c.csv"), matches("year=*", "year=1/a.csv"), matches("*.c", "a/b.c")
     (True, True, False)
     """
     names, wanted = path.split("/"), pattern.split("/")

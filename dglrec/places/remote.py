@@ -13,13 +13,13 @@ from dglrec.places.stores import Store, faults_of
 from dglrec.places.uri import Uri
 
 TEMPORARY = ".dglrec-tmp-"
-"""What names of half-written files and folders begin with."""
+"""The start of the names of half-written files and folders."""
 
 _READ_AT_ONCE = 8 << 20
 
 
 class Status(NamedTuple):
-    """What is known of a file, by the names of `os.stat_result`."""
+    """The size of a file, named as in `os.stat_result`."""
 
     st_size: int
 
@@ -27,11 +27,11 @@ class Status(NamedTuple):
 class RemotePath:
     """A file or folder in a store, with the methods of `pathlib.Path` that this package uses.
 
-    What fails while it is read raises a `DataError`, an `UnreadableError` where it may be whole;
-    what fails while it is written raises a `DglrecError`. Both name the place.
+    Failures while reading raise a `DataError`, which is an `UnreadableError` if the file may be
+    intact; failures while writing raise a `DglrecError`. All name the place.
 
     Args:
-        store: whose URI leads to it, or to a folder that it is in.
+        store: its URI leads to the file or folder, or to a folder above it.
         relative: the path from there.
     """
 
@@ -43,10 +43,10 @@ class RemotePath:
 
     @classmethod
     def parse(cls, text: str) -> "RemotePath":
-        """The place that a URI names; nothing is asked of the store yet.
+        """The place that a URI names; the store is not contacted yet.
 
         Raises:
-            UsageError: it names no bucket.
+            UsageError: the URI names no bucket.
         """
         return cls(Store(Uri.parse(text)))
 
@@ -68,32 +68,32 @@ class RemotePath:
 
     @property
     def address(self) -> str:
-        """Where it is in the store's file system."""
+        """Its path in the store's file system."""
         root = self.store.root
         return f"{root.rstrip('/')}/{self._relative}" if self._relative else root
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last component of its path."""
         return PurePosixPath(str(self)).name
 
     @property
     def stem(self) -> str:
-        """Its name without the last ending."""
+        """Its name without the suffix."""
         return PurePosixPath(self.name).stem
 
     @property
     def suffix(self) -> str:
-        """The last ending of its name, with the dot."""
+        """The suffix of its name, with the dot."""
         return PurePosixPath(self.name).suffix
 
     def with_name(self, name: str) -> "RemotePath":
-        """Another name beside it; only of what lies below the URI that was given."""
+        """A sibling with another name; works only below the URI that was given."""
         folder = self._relative.rpartition("/")[0]
         return RemotePath(self.store, f"{folder}/{name}".strip("/"))
 
     def resolve(self) -> "RemotePath":
-        """Itself: there are no links."""
+        """The place itself: stores have no links."""
         return self
 
     def exists(self) -> bool:
@@ -105,7 +105,7 @@ class RemotePath:
         return self._kind() == "File"
 
     def is_dir(self) -> bool:
-        """Whether a folder is there: of a store of objects, whether any name lies below it."""
+        """Whether a folder is there; in an object store, whether any name lies below it."""
         return self._kind() == "Directory"
 
     def is_symlink(self) -> bool:
@@ -116,7 +116,7 @@ class RemotePath:
         """The size of a file.
 
         Raises:
-            DataError: there is none.
+            DataError: there is no such file.
         """
         with self._faults():
             size = self.store.filesystem.get_file_info(self.address).size
@@ -125,20 +125,20 @@ class RemotePath:
         return Status(size)
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        """What lies in the folder, by name; nothing where there is no such folder."""
+        """The entries of the folder, by name; none if there is no such folder."""
         return (self / path for path, _ in self.contents(recursive=False))
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
-        """What lies in the folder under a name of a pattern."""
+        """The entries of the folder whose names match a pattern."""
         return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
 
     def rglob(self, pattern: str) -> Iterator["RemotePath"]:
-        """What lies below the folder under a name of a pattern."""
+        """All that is below the folder and has a name that matches a pattern."""
         paths = (self / path for path, _ in self.contents())
         return (path for path in paths if fnmatchcase(path.name, pattern))
 
     def contents(self, *, recursive: bool = True) -> list[tuple[str, bool]]:
-        """What lies below the folder, ascending: relative paths, and whether each is a file."""
+        """All that is below the folder, ascending: relative paths, and whether each is a file."""
         from pyarrow.fs import FileSelector, FileType
 
         start = len(self.address.rstrip("/"))
@@ -149,7 +149,7 @@ class RemotePath:
         return sorted((path, is_file) for path, is_file in named if path)
 
     def open(self, mode: str = "rb") -> Any:
-        """The bytes of a file, from the first to the last."""
+        """A stream of the bytes of a file."""
         assert mode == "rb"
         with self._faults():
             return self.store.filesystem.open_input_stream(
@@ -162,11 +162,11 @@ class RemotePath:
             return bytes(file.read())
 
     def read_text(self, encoding: str) -> str:
-        """All of a file as text."""
+        """The whole file as text."""
         return self.read_bytes().decode(encoding)
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: folders come with the files in them."""
+        """Does nothing: folders come with the files in them."""
         del parents, exist_ok
 
     def unlink(self, *, missing_ok: bool = False) -> None:
@@ -179,14 +179,14 @@ class RemotePath:
                     raise
 
     def put(self, file: Path) -> None:
-        """Write the bytes of a local file here; they appear whole or not at all.
+        """Write the bytes of a local file here; the file appears whole or not at all.
 
         Raises:
-            DglrecError: they cannot be written.
+            DglrecError: the file cannot be written.
         """
         with self._faults(writing=True), ThreadPoolExecutor(1) as apart:
-            # Signals raise in the main thread alone. In the middle of this they would close the
-            # stream, and a store takes what was closed for whole.
+            # In a thread, as signals raise in the main thread only: there, in the middle of the
+            # upload, they would close the stream, and a store takes a closed stream for complete.
             apart.submit(self._upload, file).result()
 
     def _upload(self, file: Path) -> None:
@@ -197,7 +197,7 @@ class RemotePath:
         if not self.store.shows_whole_files:
             target = self.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{self.name}")
             filesystem.create_dir(target.address.rpartition("/")[0], recursive=True)
-        # Left to itself it would compress what is called .gz once more.
+        # Without `compression`, it would compress a file named .gz once more.
         with filesystem.open_output_stream(target.address, compression=None) as stream:
             if size:
                 with pa.memory_map(str(file)) as content:
@@ -213,8 +213,8 @@ class RemotePath:
         """Refuse to write where there is no bucket, before any work is done.
 
         Raises:
-            UsageError: there is none.
-            DglrecError: nobody knows: the store is not reached, or refuses.
+            UsageError: there is no such bucket.
+            DglrecError: this cannot be found out: the store is not reached, or refuses.
         """
         with self._faults(writing=True):
             lacking = self._bucket_is_lacking()
@@ -222,7 +222,7 @@ class RemotePath:
             raise UsageError(f"{self}: no such bucket; make it first, or choose another")
 
     def lack(self, what: str) -> str:
-        """Why nothing is there, in words: no such bucket, or none of what was expected."""
+        """What is missing where nothing is, as text: the bucket, or what was expected."""
         with self._faults():
             lacking = self._bucket_is_lacking()
         return f"no such bucket as {self.store.uri.bucket}" if lacking else f"no such {what}"

@@ -1,4 +1,4 @@
-"""Stores: what opens them, and what their faults are called."""
+"""Stores: opening their file systems, and turning their errors into ours."""
 
 import os
 import re
@@ -52,7 +52,7 @@ _CREDENTIALS = {
 
 
 class Store:
-    """A file system somewhere else, opened when it is first asked for something.
+    """A remote file system, opened when it is first used.
 
     Args:
         uri: leads to a file or folder in it.
@@ -73,29 +73,29 @@ class Store:
 
     @property
     def root(self) -> str:
-        """Where in it the URI leads."""
+        """The path in the file system that the URI leads to."""
         return self._opened[1]
 
     @property
     def shows_whole_files(self) -> bool:
-        """Whether a name is there only once all of its file is, as in the stores of objects."""
+        """Whether a name appears only once its file is complete, as in object stores."""
         return self.filesystem.type_name in _STORES_OF_OBJECTS
 
 
 def is_fault_of_store(error: OSError) -> bool:
-    """Whether it was the store that failed, and not what was made of its bytes."""
+    """Whether the store itself failed, rather than what parses its bytes."""
     return error.errno is not None or _OF_A_STORE.search(str(error)) is not None
 
 
 @contextmanager
 def faults_of(uri: Uri, shown: str, *, writing: bool = False) -> Iterator[None]:
-    """Turn what a store raises into an error for a person.
+    """Turn what a store raises into an error that a user can read.
 
     Raises:
-        DataError: nothing is there, while it is read.
-        UnreadableError: it cannot be read.
-        DglrecError: it cannot be written.
-        UnusableEnvironmentError: a package is missing, or memory.
+        DataError: nothing is there to be read.
+        UnreadableError: the place cannot be read.
+        DglrecError: the place cannot be written.
+        UnusableEnvironmentError: a package or memory is missing.
     """
     try:
         yield
@@ -112,13 +112,13 @@ def faults_of(uri: Uri, shown: str, *, writing: bool = False) -> Iterator[None]:
             kind, why = UnreadableError, f"cannot be read ({why})"
         if writing:
             kind, why = DglrecError, f"cannot be written ({why})"
-        # Whoever asks for a traceback is not to be shown credentials either.
+        # Not even a traceback may show credentials.
         cause = None if uri.user or uri.query else error
         raise (kind or DglrecError)(f"{shown}: {why}") from cause
 
 
 def _explained(error: Exception, uri: Uri) -> tuple[type[DglrecError] | None, str]:
-    """Which error a store's is, None for one that is not known; and why, in words."""
+    """The kind of a store's error, None if it is not known; and its reason, as text."""
     text = " ".join(str(error).split())
     found = _AWS_ERROR.search(text)
     code, status = (found[1], found[2]) if found else ("", None)
@@ -141,16 +141,16 @@ def _explained(error: Exception, uri: Uri) -> tuple[type[DglrecError] | None, st
 
 
 def _short(text: str, uri: Uri) -> str:
-    # What comes first says which key of which bucket, as the message does anyway.
+    # The beginning says which key of which bucket; the message names the place anyway.
     text = re.sub(r"^When [^:]*: ", "", uri.without_secrets(text))
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
 
 
 def open_filesystem(uri: Uri) -> tuple[Any, str]:
-    """The file system of a URI, and where in it the URI leads.
+    """The file system of a URI, and the path in it that the URI leads to.
 
     Raises:
-        UsageError: there is none for the scheme, or the query says what nobody knows.
+        UsageError: there is none for the scheme, or the query has an unknown option.
         ImportError: a package is missing.
         OSError: the store cannot be reached.
     """
@@ -174,7 +174,7 @@ def _open_s3(uri: Uri) -> Any:
     key, colon, secret = uri.user.partition(":")
     if colon:
         options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
-    # pyarrow's constructor does not read these variables, as AWS's own tools do.
+    # AWS's own tools read these variables, but pyarrow's constructor does not.
     if endpoint := options.pop("endpoint_override", "") or _endpoint_of_environment():
         scheme, named, host = endpoint.rpartition("://")
         options["endpoint_override"] = host.rstrip("/")
@@ -205,7 +205,7 @@ def _is_true(text: str) -> bool:
 
 
 def _region_of(bucket: str) -> str | None:
-    """Where a bucket of AWS is; None where that cannot be had, which the next request will say."""
+    """The region of an AWS bucket; None if it cannot be found: the next request reports why."""
     from pyarrow.fs import resolve_s3_region
 
     try:

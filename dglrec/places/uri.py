@@ -1,4 +1,4 @@
-"""URIs, cut up, and what of them no message may show."""
+"""URIs, split into parts, and the parts that messages may not show."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -8,14 +8,14 @@ from dglrec.errors import UsageError
 
 S3, GCS = ("s3", "s3a", "s3n"), ("gs", "gcs")
 _USER_IS_A_PLACE = ("abfs", "abfss")  # abfs://container@account...
-_LEAST_SECRET = 4  # characters; fewer are part of many words
+_LEAST_SECRET = 4  # characters; shorter strings are part of many words
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-_QUERY = re.compile(r"\?(?=[A-Za-z_][\w.-]*=)")  # any other question mark is a glob's
+_QUERY = re.compile(r"\?(?=[A-Za-z_][\w.-]*=)")  # other question marks are part of globs
 
 
 def is_uri(text: str) -> bool:
-    """Whether a text is a URI and no path.
+    """Whether a text is a URI rather than a path.
 
     >>> is_uri("s3://bucket/a.csv"), is_uri("a/b.csv"), is_uri("c:/a")
     (True, False, False)
@@ -25,13 +25,13 @@ def is_uri(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Uri:
-    """A URI, cut up.
+    """A URI, split into parts.
 
     Attributes:
-        scheme: in small letters.
+        scheme: in lowercase letters.
         address: host or bucket, and the path in it, without a slash at the end.
-        user: what stands before an `@`, which may be a key and a secret.
-        query: what stands behind the `?`, as written.
+        user: the part before `@`, which may be a key and a secret.
+        query: the part after `?`, as written.
     """
 
     scheme: str
@@ -41,10 +41,10 @@ class Uri:
 
     @classmethod
     def parse(cls, text: str) -> "Uri":
-        """Cut up a text that is one.
+        """Split the text of a URI.
 
         Raises:
-            UsageError: it names no bucket.
+            UsageError: the URI names no bucket.
         """
         found = _URI.fullmatch(text)
         assert found is not None
@@ -64,14 +64,14 @@ class Uri:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole URI."""
         user = f"{self.user}@" if self.user else ""
         query = f"?{self.query}" if self.query else ""
         return f"{self.scheme}://{user}{self.address}{query}"
 
     @property
     def shown(self) -> str:
-        """The URI without what may be secret."""
+        """The URI without the parts that may be secret."""
         return f"{self.scheme}://{self.address}"
 
     @property
@@ -84,10 +84,10 @@ class Uri:
         return replace(self, address=address)
 
     def options(self, known: tuple[str, ...]) -> dict[str, str]:
-        """What the query says, by name.
+        """The options of the query, by name.
 
         Raises:
-            UsageError: it says something that is not known.
+            UsageError: the query has an unknown option.
         """
         options = dict(parse_qsl(self.query))
         if unknown := [name for name in options if name not in known]:
@@ -98,14 +98,14 @@ class Uri:
         return options
 
     def without_secrets(self, text: str) -> str:
-        """A text without what this URI's user and query say."""
+        """A text from which this URI's user and query are removed."""
         secrets = [self.user, *self.user.split(":")]
-        if self.bucket is None:  # else the query says where the store is
+        if self.bucket is None:  # with a bucket, the query only says where the store is
             secrets += [self.query, *(value for _, value in parse_qsl(self.query))]
         for secret in sorted(secrets, key=len, reverse=True):
             for form in (secret, unquote(secret)):
                 if len(form) >= _LEAST_SECRET:
                     text = text.replace(form, "***")
-        # Some write them in another way, in a URI again.
+        # Some libraries write them differently, in a URI of their own.
         text = re.sub(r"(://[^\s?'\"<>]*)\?[^\s'\"<>]*", r"\1", text)
         return text if self.scheme in _USER_IS_A_PLACE else re.sub(r"://[^/\s@]+@", "://", text)

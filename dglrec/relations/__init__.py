@@ -1,7 +1,7 @@
-"""Edges beside the ratings: between users, between items, and to what they are labelled with.
+"""Edges beside the ratings: between users, between items, and from either to labels.
 
 `read_relation` reads a file of edges, `label_attribute` makes nodes of a column's labels. Both give
-a `Relation`, the same edges seen from either end.
+a `Relation`, which holds its edges in both directions.
 """
 
 from dglrec.relations.attributes import Attribute, label_attribute, relate_labels

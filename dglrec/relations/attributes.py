@@ -1,4 +1,4 @@
-"""`Attribute`: what users or items are labelled with, as nodes and a relation to them."""
+"""`Attribute`: the labels of users or items as nodes, and the relation to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from dglrec.relations.relation import ATTRIBUTE_PREFIX, Relation, build_relation
 
 @dataclass(frozen=True)
 class Attribute:
-    """The labels of a column, such as genres, as nodes of a type of their own.
+    """The labels of a column, such as genres, as nodes of their own type.
 
     Attributes:
-        name: what the attribute and its nodes' type are called.
-        node_type: whose attribute it is: `user` or `item`.
-        vocabulary: in ascending order the labels that users or items with a training row have. A
-            label's place is its node's index.
-        relation: `has_<name>`, from users or items to labels. Those that training does not see have
-            edges too, but to no label that training does not know.
+        name: of the attribute, and of the nodes' type.
+        node_type: `user` or `item`: which nodes have the attribute.
+        vocabulary: the labels of users or items with a training row, in ascending order. A label's
+            position is its node's index.
+        relation: `has_<name>`, from users or items to labels. Users or items without a training row
+            have edges too, but only to labels in the vocabulary.
     """
 
     name: str
@@ -42,10 +42,10 @@ def label_attribute(
     """Make nodes of labels.
 
     Args:
-        name: what the attribute is called.
+        name: of the attribute.
         node_type: `user` or `item`.
-        labels: [N] for each user or item its labels, perhaps none.
-        training: [N], whether a user or item has a training row.
+        labels: [N] the labels of each user or item, perhaps none.
+        training: bool [N], whether a user or item has a training row.
 
     >>> trained = np.array([True, True, False])
     >>> kind = label_attribute("type", "item", [["TV"], ["OVA"], ["TV"]], trained)
@@ -61,13 +61,13 @@ def label_attribute(
 def relate_labels(
     name: str, node_type: str, labels: Sequence[Sequence[str]], vocabulary: Sequence[str]
 ) -> Relation:
-    """Relate users or items to those of their labels that a vocabulary has.
+    """Relate users or items to their labels, as far as a vocabulary has them.
 
     Args:
-        name: what the attribute is called.
+        name: of the attribute.
         node_type: `user` or `item`.
-        labels: [N] for each user or item its labels, perhaps none.
-        vocabulary: a label's place is its node's index.
+        labels: [N] the labels of each user or item, perhaps none.
+        vocabulary: a label's position is its node's index.
     """
     place = {label: index for index, label in enumerate(vocabulary)}
     known = [[place[label] for label in dict.fromkeys(row) if label in place] for row in labels]

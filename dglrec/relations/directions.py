@@ -1,4 +1,4 @@
-"""`Direction`: a relation seen by the nodes that read it, whichever end of its edges they are."""
+"""`Direction`: a relation as the nodes at one end of its edges read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from dglrec.relations.relation import ITEM_TYPE, REVERSE_PREFIX, USER_TYPE, Edge
 
 @dataclass(frozen=True)
 class Direction:
-    """The edges of a relation that end in users or items, whose neighbours are what these read.
+    """The edges of a relation as they lead to users or items, which read their neighbours.
 
     Attributes:
-        name: the relation's, behind `rev_` where its sources read its destinations.
+        name: the relation's name; with `rev_` before it where its sources read its destinations.
         source_type: the type of the neighbours: `user`, `item` or the name of an attribute.
         destination_type: `user` or `item`.
-        num_sources: how many nodes there are of the source type.
+        num_sources: how many nodes the source type has.
         edges: of each destination.
     """
 
@@ -35,15 +35,15 @@ class Direction:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
+        """The size of its arrays in bytes."""
         arrays = (self.edges.offsets, self.edges.neighbours, self.edges.weights)
         return sum(array.nbytes for array in arrays if array is not None)
 
 
 def directions_of(relations: Sequence[Relation]) -> tuple[Direction, ...]:
-    """Both directions of relations, but for those that end in labels: these read nothing.
+    """Both directions of relations, except those that end in labels, which read nothing.
 
-    Of a relation that is `one_way`, that in which its destinations read.
+    A relation that is `one_way` has only the direction in which its destinations read.
 
     >>> from dglrec.relations import label_attribute
     >>> kind = label_attribute("type", "item", [["TV"], ["OVA"]], np.array([True, True]))
@@ -71,10 +71,10 @@ class DirectionTensors:
 
     Attributes:
         direction: whose edges they are.
-        starts: int64 [N]; each destination's first edge.
-        counts: int64 [N]; and how many they are.
+        starts: int64 [N], the position of each destination's first edge.
+        counts: int64 [N], how many edges each destination has.
         neighbours: int32 [E].
-        weights: float32 [E]; None where edges have none.
+        weights: float32 [E]; None if edges have no weights.
     """
 
     direction: Direction
@@ -102,12 +102,12 @@ class DirectionTensors:
     def shares(self, edges: Tensor, counts: Tensor) -> Tensor:
         """float32 [K]: the weights of K edges, over the mean weight of each destination's edges.
 
-        So a mean of what neighbours say times these is their mean weighed by the weights. All are 1
-        where edges have no weights, and 0 where all of a destination's are.
+        So the mean of the neighbours' messages times these shares is their weighted mean. The
+        shares are all 1 if edges have no weights, and 0 if all weights of a destination are 0.
 
         Args:
-            edges: int64 [K] positions, one destination's after the other's.
-            counts: int64 [D] how many each destination has.
+            edges: int64 [K] positions, grouped by destination.
+            counts: int64 [D] how many edges each destination has.
         """
         if self.weights is None:
             return torch.ones(len(edges), device=edges.device)
@@ -119,11 +119,11 @@ class DirectionTensors:
         return (weights / means.index_select(0, owners)).float()
 
     def fixed_shares(self, edges: Tensor, there: Tensor) -> Tensor:
-        """float32 [D, f]: the same of f edges of each destination, 0 for those that are not there.
+        """float32 [D, f]: as `shares`, for f edges of each destination; 0 for absent edges.
 
         Args:
             edges: int64 [D, f] positions.
-            there: bool [D, f].
+            there: bool [D, f], whether an edge is there.
         """
         if self.weights is None:
             return there.float()

@@ -1,4 +1,4 @@
-"""A file of edges -> a `Relation` between nodes that are known, and counts of what is left out."""
+"""A file of edges -> a `Relation` between known nodes, and counts of the edges left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,20 +28,20 @@ _ID_NAMES: dict[str, tuple[str, ...]] = {
     USER_TYPE: (schema.USER_ID, "userId"),
     ITEM_TYPE: (schema.ITEM_ID, "anime_id", "movieId", "MAL_ID"),
 }
-_ANOTHER_UNIT = 100.0  # times so many times larger or smaller than the cut are in another unit
+_ANOTHER_UNIT = 100.0  # times that differ from the cut by this factor must be in another unit
 
 
 @dataclass(frozen=True)
 class EdgeCounts:
-    """What a file of edges held, and what was left out of it.
+    """How many rows a file of edges had, and how many were left out.
 
     Attributes:
         rows: all rows.
-        unknown: edges of a user, an item or a label that the data set does not have.
+        unknown: edges with a user, an item or a label that the data set does not have.
         self_loops: edges from a node to itself.
         later: edges later than the cut of a split by time.
         held_out: edges between a user and an item that are a validation or a test row.
-        repeated: edges that are there again further down, or later where there are times.
+        repeated: edges that are there again further down, or later if there are times.
     """
 
     rows: int = 0
@@ -56,7 +56,7 @@ class EdgeCounts:
         return asdict(self)
 
     def left_out(self) -> str:
-        """What was left out and why, in words; nothing where nothing was."""
+        """How many edges were left out and why, in words; "" if none were."""
         reasons = {
             "of unknown ids": self.unknown,
             "from a node to itself": self.self_loops,
@@ -70,12 +70,12 @@ class EdgeCounts:
 
 @dataclass(frozen=True)
 class ReadRelation:
-    """A relation and how its file became it.
+    """A relation, and what was counted while its file was read.
 
     Attributes:
-        relation: the edges that stay.
-        counts: what the file held, and what was left out.
-        said: lines that tell a person.
+        relation: the edges that were kept.
+        counts: how many edges the file had, and how many were left out.
+        said: lines to log.
     """
 
     relation: Relation
@@ -85,12 +85,12 @@ class ReadRelation:
 
 @dataclass(frozen=True)
 class HeldOutPairs:
-    """The pairs of user and item that validate or test.
+    """The pairs of user and item of validation and test rows.
 
     Attributes:
         users: [n] indices.
         items: [n] indices.
-        num_items: above every item's index.
+        num_items: more than every item's index.
     """
 
     users: npt.NDArray[np.int32]
@@ -100,7 +100,7 @@ class HeldOutPairs:
     def contain(
         self, users: npt.NDArray[np.int32], items: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.bool_]:
-        """[m], whether each of m pairs is one of them."""
+        """Whether each of m pairs is one of these; bool [m]."""
         held_out = self.users.astype(np.int64) * self.num_items + self.items
         return np.isin(users.astype(np.int64) * self.num_items + items, held_out)
 
@@ -115,21 +115,21 @@ def read_relation(
 ) -> ReadRelation:
     """Read the edges of a relation.
 
-    Edges of unknown nodes, from a node to itself, later than the cut, and those between a user and
-    an item that are a held-out row are left out and counted. Of edges that repeat a pair the last
-    stays: the latest where there are timestamps, else the one furthest down.
+    These edges are left out and counted: edges of unknown nodes, from a node to itself, later than
+    the cut, and between a user and an item that are a held-out row. Of edges that repeat a pair the
+    last is kept: the latest if there are timestamps, else the edge furthest down.
 
     Args:
-        name: what the relation is called.
+        name: of the relation.
         file: CSV (perhaps `.gz`) with a header, `.parquet`, or a frame; two columns of ids, and
             perhaps `weight` and `timestamp`.
-        nodes: by type of node its ids: `user`, `item` and the attributes that there are.
+        nodes: node type -> its ids, for `user`, `item` and every attribute.
         held_out: the rows that training must not see.
-        cut: the time of the latest training row, where time decides the split.
+        cut: the time of the latest training row, if time decides the split.
 
     Raises:
         UsageError: the name is not allowed.
-        DataError: the file is missing or bad, or no edge is left.
+        DataError: the file is missing or bad, or no edge remains.
     """
     check_relation_name(name)
     columns = find_edge_columns(file, {kind: _id_names(kind) for kind in nodes})
@@ -204,7 +204,7 @@ def _read_edges(
     npt.NDArray[np.float32] | None,
     npt.NDArray[np.int64] | None,
 ]:
-    """[n] sources and destinations, -1 where unknown; [n] weights and times where there are any."""
+    """[n] sources and destinations, -1 where unknown; [n] weights and times if there are any."""
     parts: dict[str, list[npt.NDArray[np.generic]]] = {
         name: [] for name in (schema.SOURCE, schema.DESTINATION, *columns.optional)
     }
@@ -231,7 +231,7 @@ def _read_edges(
 def _user_and_item(
     columns: EdgeColumns, sources: npt.NDArray[np.int32], destinations: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None:
-    """The users and the items of edges between them; None of other edges."""
+    """The users and the items of edges between users and items; None for other edges."""
     ends = {columns.source_type: sources, columns.destination_type: destinations}
     return (ends[USER_TYPE], ends[ITEM_TYPE]) if set(ends) == {USER_TYPE, ITEM_TYPE} else None
 
@@ -240,7 +240,7 @@ def _refuse_another_unit(times: npt.NDArray[np.int64], cut: int, file: Given) ->
     """Refuse times that the cut cannot be compared with.
 
     Raises:
-        DataError: they are in another unit than the ratings' times.
+        DataError: the times have another unit than the ratings' times.
     """
     typical = float(np.median(np.abs(times.astype(np.float64))))
     ratio = max(typical, 1.0) / max(abs(float(cut)), 1.0)

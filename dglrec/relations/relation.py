@@ -1,4 +1,4 @@
-"""`Relation`: edges of one kind between two types of node, seen from both ends."""
+"""`Relation`: edges of one kind between two node types, in both directions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ ATTRIBUTE_PREFIX = "has_"
 REVERSE_PREFIX = "rev_"
 
 DERIVED_NAMES = ("similar", "visited_with", "next", "agreeing_users")
-"""The relations that are made from training rows; see `dglrec.derived`."""
+"""The relations that are derived from training rows; see `dglrec.derived`."""
 
 DERIVED_AMONG_USERS = ("agreeing_users",)
-"""Those of them that lead from users to users."""
+"""The derived relations from users to users."""
 
 _RESERVED = (PREDICTED, "rated_by", *DERIVED_NAMES)
 _RESERVED_PREFIXES = (ATTRIBUTE_PREFIX, REVERSE_PREFIX)
@@ -30,14 +30,14 @@ _RESERVED_PREFIXES = (ATTRIBUTE_PREFIX, REVERSE_PREFIX)
 
 @dataclass(frozen=True)
 class Edges:
-    """The edges of N nodes, one node's after the other's (compressed sparse rows).
+    """The edges of N nodes, grouped by node (compressed sparse rows).
 
     Attributes:
-        offsets: int64 [N + 1]; node v's edges stand at `offsets[v]:offsets[v + 1]`.
+        offsets: int64 [N + 1]; node v's edges are at `offsets[v]:offsets[v + 1]`.
         neighbours: int32 [E]; the node at an edge's other end, ascending within a node.
-        weights: float32 [E], 0 or more; None where edges have none.
-        times: int64 [E], in the unit of the file that they came from (times of day: microseconds);
-            None where edges have none.
+        weights: float32 [E], 0 or more; None if edges have no weights.
+        times: int64 [E], in the unit of the file that they came from (dates and times:
+            microseconds); None if edges have no times.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class Edges:
 
     @property
     def num_nodes(self) -> int:
-        """N, nodes without an edge included."""
+        """N, including nodes without an edge."""
         return len(self.offsets) - 1
 
     @property
@@ -61,25 +61,25 @@ class Edges:
         return np.diff(self.offsets)
 
     def of(self, node: int) -> slice:
-        """Where one node's edges stand."""
+        """The positions of a node's edges."""
         return slice(int(self.offsets[node]), int(self.offsets[node + 1]))
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Directed edges of one kind, from nodes of one type to nodes of another or the same.
+    """Directed edges of one kind, from nodes of a type to nodes of another or the same type.
 
-    An edge is there once at most, and never leads from a node to itself.
+    An edge occurs at most once, and never leads from a node to itself.
 
     Attributes:
-        name: what the relation is called; see `check_relation_name`.
+        name: see `check_relation_name`.
         source_type: `user`, `item` or the name of an attribute.
         destination_type: likewise.
         forward: the edges of each source; neighbours are destinations. An edge's id is its
             position here.
         backward: the same edges, of each destination; neighbours are sources.
-        one_way: whether destinations alone are told something along it, as where an edge's reverse
-            is an edge too.
+        one_way: whether only destinations get messages along the edges; so if the reverse of each
+            edge is an edge, too.
     """
 
     name: str
@@ -91,12 +91,12 @@ class Relation:
 
     @property
     def num_sources(self) -> int:
-        """How many nodes of the source's type there are, with edges or without."""
+        """How many nodes of the source type there are, with edges or without."""
         return self.forward.num_nodes
 
     @property
     def num_destinations(self) -> int:
-        """How many nodes of the destination's type there are, with edges or without."""
+        """How many nodes of the destination type there are, with edges or without."""
         return self.backward.num_nodes
 
     @property
@@ -106,12 +106,12 @@ class Relation:
 
     @property
     def edge_type(self) -> tuple[str, str, str]:
-        """Source type, name, destination type: the relation's name in a heterograph."""
+        """Source type, name, destination type: the edges' type in a heterograph."""
         return self.source_type, self.name, self.destination_type
 
     @property
     def reverse_type(self) -> tuple[str, str, str]:
-        """The name, in a heterograph, of the same edges the other way round."""
+        """The type, in a heterograph, of the same edges in reverse."""
         return self.destination_type, f"{REVERSE_PREFIX}{self.name}", self.source_type
 
     def ends(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -121,7 +121,7 @@ class Relation:
 
     def backward_ids(self) -> npt.NDArray[np.int64]:
         """int64 [E]: the id of the edge at each position of `backward`."""
-        # Within a destination sources ascend there, and ids ascend with the source.
+        # `backward` orders a destination's edges by source, and so do ids.
         return np.argsort(self.forward.neighbours, kind="stable")
 
 
@@ -140,13 +140,13 @@ def build_relation(
     """Compact adjacency, in both directions, of E edges.
 
     Args:
-        name: what the relation is called.
-        source_type: the type of node that edges come from.
-        destination_type: the type of node that edges lead to.
+        name: of the relation.
+        source_type: the node type that edges come from.
+        destination_type: the node type that edges lead to.
         sources: [E] indices in any order; a (source, destination) pair occurs once.
         destinations: [E] indices.
-        num_sources: above every source.
-        num_destinations: above every destination.
+        num_sources: more than every source.
+        num_destinations: more than every destination.
         weights: [E].
         times: [E].
 
@@ -159,7 +159,7 @@ def build_relation(
     >>> trusts.backward.offsets.tolist(), trusts.backward.neighbours.tolist()
     ([0, 1, 3, 3], [2, 0, 2])
     """
-    # A row's number as the value of its place in a sparse matrix: counting sorts order the places.
+    # The sparse matrix holds each row's number as a value: converting it sorts the rows.
     rows = np.arange(len(sources), dtype=np.int64)
     shape = (num_sources, num_destinations)
     by_source = sparse.coo_array((rows, (sources, destinations)), shape=shape).tocsr()
@@ -185,7 +185,7 @@ def check_relation_name(name: str) -> None:
     """Refuse a name that a relation cannot have.
 
     Raises:
-        UsageError: it is no name, or stands for something else.
+        UsageError: the name has other characters, or is reserved.
     """
     if not schema.is_name(name):
         raise UsageError(

@@ -1,11 +1,11 @@
 """A data set in the layout of the Anime Recommendation Database 2020, from a planted model.
 
 `truth.py` holds the model and its expectation, `planted.py` draws and scales its parameters,
-`draw.py` says who rates what, `oracle.py` has the best lists that follow, `reference.py` measures
-them, `catalogue.py` and `vocabulary.py` make the items. What may be planted beside: `planting.py`
-says what and how strongly, `circles.py` who trusts whom, `attributes.py` what tables of users and
-items say, `drift.py` how tastes move, `sequence.py` when ratings come and what follows what, and
-`worth.py` and `next_items.py` what that is worth.
+`draw.py` draws who rates what, `oracle.py` finds the best possible lists, `reference.py` measures
+them, `catalogue.py` and `vocabulary.py` make the items. More can be planted: `planting.py` has the
+options and their strengths, `circles.py` who trusts whom, `attributes.py` tables of users and
+items, `drift.py` how tastes move, `sequence.py` when ratings come and which items follow which;
+`worth.py` and `next_items.py` measure what that is worth.
 """
 
 import csv
@@ -62,7 +62,7 @@ RATINGS_FILE = "rating_complete.csv"
 SYNOPSES_FILE = "anime_with_synopsis.csv"
 ITEMS_FILE = "anime.csv"
 
-_UNKNOWN = "Unknown"  # how the published files write a missing value
+_UNKNOWN = "Unknown"  # a missing value, as the published files write it
 
 
 def synthesize(
@@ -77,24 +77,23 @@ def synthesize(
 ) -> Truth:
     """Write a generated data set: ratings, two item tables and `truth.json`.
 
-    Users' activity is log-normal, items' popularity follows Zipf and Mandelbrot, the histogram of
-    ratings is the real sample's. Ratings come from biases, a taste of rank 8 that explains a third
-    of the squared error that biases leave, and noise. Who rates what comes from popularity times
-    the exponential of the same taste, so that there is a best possible list for each user. Half of
-    the variance of an item's place in the taste space follows from its genres and from the themes
-    of its synopsis.
+    Users' activity is log-normal, items' popularity follows Zipf and Mandelbrot, and the histogram
+    of ratings is that of the real sample. Ratings come from biases, a taste of rank 8 that explains
+    a third of the squared error that biases leave, and noise. Who rates what comes from popularity
+    times the exponential of the same taste, so that each user has a best possible list. Half of the
+    variance of an item's taste vector follows from its genres and the themes of its synopsis.
 
     Memory is 4 bytes a rating plus about 0.7 GB; with timestamps 8 bytes a rating more, with edges
     of trust about 100 bytes an edge. The same arguments give the same bytes, on any number of
     threads.
 
     Args:
-        out: the folder to be made; it appears whole or not at all.
+        out: the folder to be made; it is written whole or not at all.
         users: how many users; their ids are 0..users-1.
         items: how many items, at least 2; their ids ascend with gaps.
-        ratings: how many rows, all of distinct (user, item) pairs; every user has one at least.
+        ratings: how many rows, all of distinct (user, item) pairs; every user has at least one.
         seed: a whole number from 0.
-        planting: what there is beside; nothing if not given.
+        planting: what else is planted; None for nothing.
         overwrite: whether an existing generated data set may be replaced.
 
     Returns:
@@ -197,7 +196,7 @@ def _draw_times(
     strength: float,
     seed: int,
 ) -> npt.NDArray[np.int64] | None:
-    """Timestamps of all ratings; None where none are asked for. Sessions exchange items."""
+    """Timestamps of all ratings; None if none are asked for. Sessions exchange items."""
     if not relations.planting.timed:
         return None
     if drift is not None:
@@ -238,14 +237,14 @@ def _check_counts(users: int, items: int, ratings: int, seed: int) -> None:
 
 @dataclass
 class _Sums:
-    """What is added up, and kept, while ratings are drawn."""
+    """Sums over the ratings that are drawn, and the ratings that are kept."""
 
     items: InitVar[int]
     chosen: npt.NDArray[np.int64]  # ascending users whose ratings are kept
     of_item: npt.NDArray[np.float64] = field(init=False)  # [I] sum of ratings
     item_counts: npt.NDArray[np.int64] = field(init=False)  # [I]
     error: float = 0.0  # squared error of the planted expectation
-    bias_error: float = 0.0  # the same, of the expectation that knows biases only
+    bias_error: float = 0.0  # the same, of the expectation from biases only
     kept: list[npt.NDArray[np.int8]] = field(default_factory=list)  # ratings of chosen users
 
     def __post_init__(self, items: int) -> None:
@@ -262,7 +261,7 @@ def _write_ratings(
     seed: int,
     sums: _Sums,
 ) -> None:
-    """Draw the rating of every pair, and fill it in; and write the rows, users ascending."""
+    """Draw the rating of every pair into `drawn`, and write the rows, users ascending."""
     is_chosen = np.zeros(len(counts), dtype=np.bool_)
     is_chosen[sums.chosen] = True
     curve, (nodes, values) = model.curve(), model.bias_curve()
@@ -270,7 +269,7 @@ def _write_ratings(
     if drawn.times is not None:
         columns.append(("timestamp", pa.int64()))
     schema = pa.schema(columns)
-    options = pa_csv.WriteOptions(include_header=False)  # pyarrow would put it in quotes
+    options = pa_csv.WriteOptions(include_header=False)  # pyarrow would quote the header
     position = 0
     with (
         path.open("wb") as file,
@@ -306,9 +305,9 @@ def _write_ratings(
 def _exposure(
     model: PlantedModel, strength: float, weights: npt.NDArray[np.float64], drawn: Drawn
 ) -> Exposure:
-    """What decided who rates what, in units of the latent value."""
+    """The parameters of who rates what, in units of the latent value."""
     return Exposure(
-        # Without scale all tastes are 0: a single user, whose taste is the mean one.
+        # A scale of 0 means that all tastes are 0: a single user, whose taste is the mean taste.
         strength=strength / model.taste_scale if model.taste_scale else 0.0,
         item_rate=np.log(weights).astype(np.float32),
         user_reach=np.log(drawn.reach).astype(np.float32),
@@ -318,7 +317,7 @@ def _exposure(
 def _reference_lists(
     truth: Truth, drawn: DrawnRatings, sums: _Sums, rng: np.random.Generator
 ) -> ReferenceLists | None:
-    """What lists reach for the users whose ratings were kept."""
+    """The figures of the best lists, for the users whose ratings were kept."""
     planted = truth.planted_lists(sums.chosen, truth.item_ids)
     if planted is None:
         return None
@@ -333,7 +332,7 @@ def _reference_lists(
 def _members(
     weights: npt.NDArray[np.float64], users: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """[I] how many people list each item: popularity, seen through noise."""
+    """How many people list each item, int64 [I]: popularity with noise."""
     scale = 3.0 * users * weights / weights.max()
     members = np.ceil(scale * np.exp(0.3 * rng.standard_normal(len(weights))))
     return np.asarray(members, dtype=np.int64)
@@ -357,7 +356,7 @@ def _write_items(
         writer.writerows((*left, *right) for left, right in zip(common, rest, strict=True))
     with (folder / SYNOPSES_FILE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        # The published file spells the last column like this.
+        # The published file spells the last column this way.
         writer.writerow(["MAL_ID", "Name", "Score", "Genres", "sypnopsis"])
         writer.writerows(
             (*left, synopsis)

@@ -1,4 +1,4 @@
-"""Tables of users and items whose columns say something of their tastes."""
+"""Tables of users and items with columns that are related to their tastes."""
 
 import csv
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ _STUDIO_OFFSET, _STUDIO_EXPONENT = 5.0, 0.7
 
 @dataclass(frozen=True, eq=False)
 class UserTable:
-    """What is said of U users. Gender says nothing of taste.
+    """The attributes of U users. Gender is not related to taste.
 
     Attributes:
         ages: int64 [U], 13 to 80.
         genders: int64 [U], 0 or 1.
-        occupations: int64 [U], places in `OCCUPATIONS`.
+        occupations: int64 [U], indices in `OCCUPATIONS`.
     """
 
     ages: I64
@@ -38,7 +38,7 @@ class UserTable:
     occupations: I64
 
     def part(self, share: float, rank: int, rng: np.random.Generator) -> Part:
-        """What follows from a user's age, along a smooth curve, and from its occupation."""
+        """The part of a user that follows from age, along a smooth curve, and from occupation."""
         scaled = 2.0 * (self.ages - _YOUNGEST) / (_OLDEST - _YOUNGEST) - 1.0
         curve = np.polynomial.legendre.legvander(scaled, len(_AGE_PARTS))[:, 1:]
         curve = (curve - curve.mean(axis=0)) / np.maximum(curve.std(axis=0), 1e-6)
@@ -69,7 +69,7 @@ class UserTable:
 
 
 def draw_user_table(users: int, rng: np.random.Generator) -> UserTable:
-    """Ages from 13, 29 in the mean; genders and occupations independent of them."""
+    """Draw ages from 13, with a mean of 29, and genders and occupations independent of them."""
     shares = np.array(list(OCCUPATIONS.values()))
     ages = np.clip(np.round(15.0 + rng.gamma(2.0, 7.0, users)), _YOUNGEST, _OLDEST)
     return UserTable(
@@ -85,14 +85,14 @@ class Studios:
 
     Attributes:
         names: of all studios.
-        of_item: int64 [I] places in `names`.
+        of_item: int64 [I] indices in `names`.
     """
 
     names: list[str]
     of_item: I64
 
     def part(self, share: float, rank: int, rng: np.random.Generator) -> Part:
-        """What each item has in common with all of its studio."""
+        """The part that each item has in common with all items of its studio."""
         taste = rng.standard_normal((len(self.names), rank))[self.of_item]
         bias = rng.standard_normal(len(self.names))[self.of_item]
         return Part(share, standardised(taste), standardised(bias))
@@ -109,7 +109,7 @@ class Studios:
 
 
 def draw_studios(items: int, rng: np.random.Generator) -> Studios:
-    """One studio for six items in the mean, a few large ones and many small ones."""
+    """Draw a studio for each item, six items for each in the mean: a few large, many small."""
     count = max(items // _ITEMS_PER_STUDIO, 1)
     weights = (np.arange(count) + _STUDIO_OFFSET) ** -_STUDIO_EXPONENT
     of_item = rng.choice(count, items, p=weights / weights.sum())

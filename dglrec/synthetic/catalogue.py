@@ -1,4 +1,4 @@
-"""The items of a generated data set: ids, titles, genres, themes and the synopses about them."""
+"""The items of a generated data set: ids, titles, genres, themes, and synopses about the themes."""
 
 from dataclasses import dataclass
 
@@ -24,13 +24,13 @@ _NO_GENRES_SHARE = 0.005
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """What is known of I items before anybody rates them."""
+    """The attributes of I items, before ratings are drawn."""
 
     ids: npt.NDArray[np.int64]  # [I], ascending with gaps
     titles: list[str]  # distinct
-    genres: npt.NDArray[np.bool_]  # [I, G], columns in the order of `GENRES`; 1 to 5 an item
+    genres: npt.NDArray[np.bool_]  # [I, G], columns in the order of `GENRES`; 1 to 5 for each item
     genres_known: npt.NDArray[np.bool_]  # [I]; false: published as "Unknown"
-    themes: npt.NDArray[np.bool_]  # [I, T], columns in the order of `THEMES`; 2 or 3 an item
+    themes: npt.NDArray[np.bool_]  # [I, T], columns in the order of `THEMES`; 2 or 3 for each item
     synopses: list[str | None]  # None: the item is absent from the table of synopses
     types: list[str]
     episodes: npt.NDArray[np.int64]  # [I], 0: not known
@@ -78,7 +78,7 @@ def _draw_sets(
 
 
 def _synopsis(themes: list[Theme], rng: np.random.Generator) -> str:
-    """Three sentences: one about each theme, and a closing one where there are only two."""
+    """Three sentences: about each theme, and with only two themes a closing sentence."""
     themes = [themes[i] for i in rng.permutation(len(themes))]
     forms = rng.permutation(len(SENTENCES))
     words = [_draw_words(theme, rng) for theme in themes]
@@ -101,7 +101,7 @@ def _draw_words(theme: Theme, rng: np.random.Generator) -> dict[str, str]:
 
 
 def _titles(items: int, rng: np.random.Generator) -> list[str]:
-    """Distinct titles, each around a made-up name of its own.
+    """Distinct titles, each around a different made-up name.
 
     No form turns one name into another, since names have no space or colon.
     """

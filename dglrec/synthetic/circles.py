@@ -1,4 +1,4 @@
-"""Who trusts whom: edges within circles of users, and what those of a circle have in common."""
+"""Who trusts whom: edges within circles of users, and what the users of a circle have in common."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ I64 = npt.NDArray[np.int64]
 
 TRUST_FILE = "trust.csv"
 
-_PAIRS_PER_EDGE = 2.0  # of a circle about half of all pairs are edges
+_PAIRS_PER_EDGE = 2.0  # in a circle, about half of all pairs are edges
 _SMALLEST_CIRCLE = 4
-_SPREAD = 0.7  # of the logarithm of how readily a user trusts, and is trusted
+_SPREAD = 0.7  # of the logarithms of how readily a user trusts, and is trusted
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ class Circles:
 
     Attributes:
         of_user: int64 [U] the circle of each user.
-        sources: int64 [N] ascending: who trusts.
-        targets: int64 [N] whom; ascending for each source.
+        sources: int64 [N] ascending: the users who trust.
+        targets: int64 [N] the users whom they trust; ascending for each source.
     """
 
     of_user: I64
@@ -34,7 +34,7 @@ class Circles:
     targets: I64
 
     def part(self, share: float, rank: int, rng: np.random.Generator) -> Part:
-        """What each user has in common with all of its circle."""
+        """The part that each user has in common with all users of its circle."""
         count = int(self.of_user.max()) + 1
         taste = rng.standard_normal((count, rank))[self.of_user]
         return Part(
@@ -45,22 +45,22 @@ class Circles:
         """Write the edges as CSV."""
         table = pa.table({"user_id": self.sources, "to_user_id": self.targets})
         with path.open("wb") as file:
-            file.write(b"user_id,to_user_id\n")  # pyarrow would put names in quotes
+            file.write(b"user_id,to_user_id\n")  # pyarrow would quote the names
             pa_csv.write_csv(table, file, pa_csv.WriteOptions(include_header=False))
 
 
 def draw_circles(users: int, edges: int, rng: np.random.Generator) -> Circles:
-    """Draw circles, and exactly so many edges, all distinct and none from a user to itself.
+    """Draw circles, and exactly `edges` edges, all distinct and none from a user to itself.
 
-    Circles are of chance members, half to one and a half times the mean size. Of all ordered pairs
-    within circles the edges are drawn without replacement by a weight: how readily the first
-    trusts times how readily the second is trusted, both log-normal. Memory is about 100 bytes an
-    edge.
+    Circles have random members, and half to one and a half times the mean size. Edges are drawn
+    from all ordered pairs within circles, without replacement, with a weight: how readily the first
+    user trusts times how readily the second is trusted, both log-normal. Memory is about 100 bytes
+    an edge.
 
     Args:
         users: U.
         edges: N, at most U (U - 1).
-        rng: where they come from.
+        rng: the source of random numbers.
     """
     size = max(_PAIRS_PER_EDGE * edges / users + 1, _SMALLEST_CIRCLE)
     bounds = _cut(users, size, rng)
@@ -73,8 +73,8 @@ def draw_circles(users: int, edges: int, rng: np.random.Generator) -> Circles:
     of_user[members] = np.repeat(np.arange(len(sizes)), sizes)
     trusting, trusted = _SPREAD * rng.standard_normal((2, users)).astype(np.float32)
 
-    # All ordered pairs of a circle: each member beside each place of the circle.
-    mates = np.repeat(sizes, sizes)  # [U] how many share the circle of each member
+    # All ordered pairs of a circle: each member with each position of the circle.
+    mates = np.repeat(sizes, sizes)  # [U] the size of each member's circle
     first = np.repeat(np.arange(users, dtype=np.int32), mates)
     within = np.arange(len(first), dtype=np.int64) - np.repeat(np.cumsum(mates) - mates, mates)
     second = (np.repeat(np.repeat(bounds[:-1], sizes), mates) + within).astype(np.int32)
@@ -82,7 +82,7 @@ def draw_circles(users: int, edges: int, rng: np.random.Generator) -> Circles:
     others = first != second
     source, target = members[first[others]], members[second[others]]
     del first, second, others
-    # The largest of log weight + Gumbel noise: a draw without replacement by weight.
+    # The largest of log weight + Gumbel noise are a draw without replacement by weight.
     keys = trusting[source] + trusted[target]
     keys -= np.log(rng.standard_exponential(len(keys), dtype=np.float32))
     chosen = np.argpartition(keys, len(keys) - edges)[len(keys) - edges :]
@@ -98,5 +98,5 @@ def _cut(users: int, size: float, rng: np.random.Generator) -> I64:
         return np.array([0, users])
     sizes = np.maximum(rng.uniform(0.5, 1.5, int(3 * users / size) + 3) * size, 2).astype(np.int64)
     ends = np.cumsum(sizes)
-    inner = ends[ends <= users - max(size / 2, 2)]  # the last circle is no splinter
+    inner = ends[ends <= users - max(size / 2, 2)]  # so that the last circle is not too small
     return np.concatenate([[0], inner, [users]])

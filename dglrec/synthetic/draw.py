@@ -1,10 +1,10 @@
 """Who rates what: activity of users, popularity of items, and distinct (user, item) pairs.
 
-A user meets item i at the rate w_i = popularity_i * exp(p . q_i), p being the user's vector and q_i
-the item's, each item independently of the others, and rates what it has met when it stops: its
-first n distinct items. That is drawing n items one by one by weight without replacement, and it
-gives the chance of having rated an item a closed form: 1 - exp(-w_i * reach), with the reach being
-the time at which the user stopped (Efraimidis and Spirakis, "Weighted random sampling with a
+A user meets item i at the rate w_i = popularity_i * exp(p . q_i), where p is the user's vector and
+q_i the item's, independently of other items, and rates what it has met until it stops: the first n
+distinct items. That is drawing n items one by one by weight without replacement, and it gives the
+probability of having rated an item a closed form: 1 - exp(-w_i * reach), where the reach is the
+time at which the user stopped (Efraimidis and Spirakis, "Weighted random sampling with a
 reservoir", Information Processing Letters 97(5), 2006).
 """
 
@@ -33,8 +33,8 @@ _POPULARITY_EXPONENT = 1.3
 _POPULARITY_OFFSET = 60.0
 _CHUNK = 1 << 20  # ratings at a time
 _WEIGHTS_AT_ONCE = 1 << 20  # of a few users and all items; they stay in the second-level cache
-# Drawing with replacement and dropping repeats is quick until most draws are repeats. A user who
-# has not finished after this many draws for each item that it wants gets a key for each other item.
+# Drawing with replacement and dropping repeats is fast until most draws are repeats. After so many
+# draws for each item that a user needs, each other item gets an exponential time instead.
 _DRAWS_PER_ITEM = 2
 
 
@@ -49,11 +49,11 @@ class Rates:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Who rates what.
+    """The pairs of users and items that are rated.
 
     Attributes:
         items: int32 [sum of counts], users in order and each user's items ascending.
-        reach: float64 [U], how long each user looked on.
+        reach: float64 [U], the time at which each user stopped.
     """
 
     items: npt.NDArray[np.int32]
@@ -65,8 +65,8 @@ def activity(
 ) -> npt.NDArray[np.int64]:
     """[users] log-normal counts from 1 to `items` that sum to `ratings`.
 
-    The log-normal draws are scaled so that, cut off at both ends, they sum to `ratings`; the
-    fractions that rounding down drops go to the users with the largest ones.
+    The log-normal draws are scaled so that, clipped at both ends, they sum to `ratings`; rounding
+    down drops fractions, which go to the users with the largest fractions.
 
     `ratings` must lie between `users` and `users` * `items`.
     """
@@ -112,15 +112,15 @@ def draw_items(
     seeds: Iterator[np.random.Generator],
     advance: Advance,
 ) -> Drawn:
-    """For each user counts[u] distinct items, drawn one by one by rate without replacement.
+    """For each user, draw counts[u] distinct items one by one, by rate without replacement.
 
     Chunks of users are drawn on as many threads as torch has; the result does not depend on them.
 
     Args:
         counts: [U], each from 1 to I.
         rates: of U users and I items.
-        seeds: one generator for each of `user_chunks(counts)`.
-        advance: told how many ratings are done.
+        seeds: a generator for each of `user_chunks(counts)`.
+        advance: is told how many ratings are done.
     """
     offsets = np.concatenate([[0], np.cumsum(counts)])
     drawn = Drawn(np.empty(int(offsets[-1]), dtype=np.int32), np.empty(len(counts)))
@@ -148,7 +148,7 @@ def _draw_users(
     start: int,
     stop: int,
 ) -> None:
-    """Fill in the users of a chunk, a few at a time."""
+    """Draw the items of a chunk of users, a few users at a time."""
     step = max(_WEIGHTS_AT_ONCE // len(rates.popularity), 1)
     for low in range(start, stop, step):
         high = min(low + step, stop)
@@ -173,12 +173,12 @@ def _draw_users(
 
 
 def _draw_rest(weights: F64, mine: npt.NDArray[Any], had: int, rng: np.random.Generator) -> float:
-    """Fill up mine[had:]: of all other items those that come first, each after an exponential time.
+    """Fill mine[had:] with those of all other items that come first, after exponential times.
 
-    Exponential times have no memory: what went before changes nothing but which items remain.
+    Exponential times have no memory: the items before only decide which items remain.
 
     Returns:
-        When the last one came.
+        The time at which the last item came.
     """
     others = np.ones(len(weights), dtype=np.bool_)
     others[mine[:had]] = False

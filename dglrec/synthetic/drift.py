@@ -1,4 +1,4 @@
-"""Taste that moves: in the course of time it turns from one direction to another."""
+"""Drift: tastes that turn from one direction to another over time."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 START = 1_420_070_400
-"""The first second of 2015: no rating is older."""
+"""The first second of 2015, and the earliest time of a rating."""
 PERIOD = 5 * 365 * 86_400
-"""Seconds in which ratings come; a session that begins at the end may go on beyond."""
+"""The seconds during which ratings come; a session that begins at the end may go on beyond."""
 
 
 def angles(strength: float, timestamps: npt.NDArray[Any]) -> F64:
-    """[N] how far taste has turned at a time, in radians: 0 in the middle of the period."""
+    """How far taste has turned at [N] times, in radians: 0 in the middle of the period."""
     elapsed = (np.asarray(timestamps, dtype=np.float64) - START) / PERIOD
     return np.asarray(strength * (math.pi / 2) * (elapsed - 0.5))
 
@@ -30,7 +30,7 @@ class Drift:
 
         a = strength * pi / 2 * ((t - START) / PERIOD - 1 / 2)
 
-    p_u is the user's vector in `Truth`, and turn_u is orthogonal to it and as long.
+    p_u is the user's vector in `Truth`, and turn_u is orthogonal to it and has the same length.
 
     Attributes:
         strength: quarter turns from the first day to the last, above 0.
@@ -55,7 +55,7 @@ class Drift:
 
 
 def draw_turns(directions: F32, rng: np.random.Generator) -> F32:
-    """[U, K] vectors of length 1, each orthogonal to a user's direction and random else."""
+    """[U, K] vectors of length 1, each orthogonal to its user's direction and otherwise random."""
     turns = rng.standard_normal(directions.shape)
     turns -= np.einsum("uk,uk->u", turns, directions)[:, None] * directions
     lengths = np.linalg.norm(turns, axis=1, keepdims=True)

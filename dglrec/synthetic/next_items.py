@@ -1,4 +1,4 @@
-"""How well the next item of a session can be told: from planted transitions, and without them."""
+"""How well the next item of a session can be predicted, with planted transitions and without."""
 
 import math
 from typing import Any
@@ -24,23 +24,23 @@ def next_item_worth(
     strength: float,
     chosen: I64,
 ) -> dict[str, Any]:
-    """Ranks the last item of users' sequences that continued a session, given all before it.
+    """Rank the last item of users' sequences that continues a session, given all items before it.
 
     Candidates are all items that the user has not met before. They are ranked by the number of
-    their ratings (popularity); by the rates at which the user meets them (taste), which is the best
-    that knows everything but transitions; and by strength * transitions + (1 - strength) * rates,
-    which is the probability that was planted.
+    their ratings (popularity); by the rates at which the user meets them (taste), the best ranking
+    without knowledge of transitions; and by strength * transitions + (1 - strength) * rates, the
+    planted probability.
 
     Args:
-        model: the planted one.
-        transitions: what follows what.
+        model: the planted model.
+        transitions: which items follow which.
         drawn: all ratings, with times.
         popularity: float64 [I], by which items were drawn.
-        strength: how much taste counts for what is rated, in units of the model's.
-        chosen: ascending users; those without a session of two items are left out.
+        strength: the weight of taste in who rates what, in units of the model's taste.
+        chosen: ascending users; users without a session of two items are left out.
 
     Returns:
-        `users`, `k`, and for each of the three `hit_rate` and `ndcg`.
+        `users`, `k`, and for each of the three rankings `hit_rate` and `ndcg`.
     """
     assert drawn.times is not None
     counts = np.bincount(drawn.items, minlength=len(popularity)).astype(np.float64)
@@ -65,7 +65,7 @@ def next_item_worth(
         after = transitions.successors[items[last - 1]]
         follows[after] = transitions.weights
         follows *= new
-        # Where all successors are met, the next item comes by rates alone.
+        # If all successors are met already, the next item comes only by rates.
         chance = transitions.strength if follows.any() else 0.0
         follows /= max(float(follows.sum()), 1e-12)
         both = chance * follows + (1.0 - chance) * rates
@@ -77,7 +77,7 @@ def next_item_worth(
 
 
 def _rank(scores: npt.NDArray[np.float64], item: int) -> int:
-    """The place of an item in a list, from 0; of equal scores the first comes first."""
+    """The rank of an item in a list, from 0; of equal scores the lower index comes first."""
     return int((scores > scores[item]).sum() + (scores[:item] == scores[item]).sum())
 
 

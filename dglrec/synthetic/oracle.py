@@ -1,4 +1,4 @@
-"""The best possible lists of a generated data set: they know everything that was planted."""
+"""The best possible lists of a generated data set, from everything that was planted."""
 
 import math
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from dglrec.kernels import ItemLists, Terms, Tiles, ragged, rank_items
 
 _PAIRS_AT_ONCE = 1 << 21  # at about 20 bytes
 _USERS_AT_ONCE = 1 << 12
-_MORE_LIKELY = 190  # items with the highest rates that are looked at, beyond those of the list
-_ROUNDING = 1e-4  # of float32 probabilities that are compared
+_MORE_LIKELY = 190  # how many items of the highest rates are looked at beyond the list's length
+_ROUNDING = 1e-4  # relative, of float32 probabilities that are compared
 
 F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class PlantedLists:
-    """What decides who rates what, and how, of U users and I items; K = rank of the taste space.
+    """The parameters of who rates what, and how, for U users and I items; K = rank of the tastes.
 
     User u has rated item i with the probability 1 - exp(-x), where
 
         log x = user_reach_u + item_rate_i + strength * p_u . q_i
 
     and a rating reaches level r with the probability Phi((z - threshold_(r-1)) / noise_sd), where
-    z = user_bias_u + item_bias_i + p_u . q_i. Both have nothing else in common.
+    z = user_bias_u + item_bias_i + p_u . q_i. Given the parameters, the two are independent.
 
     Attributes:
-        strength: how much taste counts for what is rated.
+        strength: the weight of taste in who rates what.
         noise_sd: standard deviation of a rating's latent value.
         thresholds: float64 [L - 1], ascending; ratings are 1..L.
         user_bias, user_vectors, user_reach: float32 [U], [U, K] and [U].
@@ -52,19 +52,19 @@ class PlantedLists:
     def chances(
         self, users: Tensor, unseen: Tensor, relevant_from: float, *, interactions: bool = False
     ) -> Tensor:
-        """The probability that an item which is not among a user's known rows is relevant to it.
+        """The probability that an item which is not in a user's known rows is relevant to the user.
 
-        Of the rows of a user a share is unseen, whichever they are. Where a is the probability that
-        there is a row, and f the share, one that is not known is an unseen one with the probability
-        f a / (1 - a + f a) (Bayes). For rarely rated items that is a * f, so that items are ordered
-        by exposure times the probability of being liked.
+        A share of a user's rows is unseen, at random. If a is the probability that there is a row,
+        and f the share, an item without a known row has an unseen row with the probability
+        f a / (1 - a + f a) (Bayes). For rarely rated items that is about a * f, so that items are
+        ordered by exposure times the probability of being liked.
 
         Args:
             users: int64 [n] indices.
             unseen: float32 [n] share of each user's rows that are not known, above 0.
             relevant_from: the least rating of a relevant item.
             interactions: whether only relevant ratings are rows at all, as in a data set of
-                interactions that was made from them.
+                interactions that was made from ratings.
 
         Returns:
             float32 [n, I].
@@ -84,22 +84,22 @@ class PlantedLists:
         *,
         interactions: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The items that are relevant with the highest probability, those left out aside.
+        """The items that are relevant with the highest probability, except those left out.
 
         Args:
             users: int64 [n] indices.
             unseen: float32 [n], as for `chances`.
-            left_out: for each of all U users the items that are no candidates.
-            k: how many; of a smaller catalogue all come back.
+            left_out: for each of all U users, the items that are not candidates.
+            k: how many; if the catalogue is smaller, all of it.
             relevant_from: as for `chances`.
             interactions: as for `chances`.
 
         Returns:
-            Probabilities float32 [n, k], highest first, and items int64 [n, k]. Where fewer than k
-            items are left, the rest is -inf, with any item.
+            Probabilities float32 [n, k], highest first, and items int64 [n, k]. If fewer than k
+            candidates remain, the rest is -inf, with arbitrary items.
 
         Raises:
-            IndexError: a user or an item to be left out is not there.
+            IndexError: a user, or an item to be left out, does not exist.
         """
         k = min(k, len(self.item_rate))
         scores = torch.empty(len(users), k)
@@ -131,12 +131,12 @@ class PlantedLists:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best of the items that are most likely rated, and whether they are the best of all.
 
-        An item is not more probably relevant than it would be if the user were sure to like it, and
-        that falls with the rate: where the k-th best of some items with the highest rates reaches
-        what the last of them could reach, no other item does better.
+        An item's probability of being relevant is at most what it would be if the user were sure to
+        like it, and that bound falls with the rate. So if, among some items with the highest rates,
+        the k-th best is above the bound of the last of them, no other item is better.
 
         Returns:
-            As `best`, and bool [n]; where it is false, there may be better ones.
+            As `best`, and bool [n]; where it is false, there may be better items.
         """
         rows = users.numpy()
         count = min(k + _MORE_LIKELY, len(self.item_rate))
@@ -174,7 +174,7 @@ class PlantedLists:
         *,
         interactions: bool,
     ) -> Tensor:
-        """As `chances`, of n users and m items of each: the same ones, or [n, m] indices."""
+        """As `chances`, for n users and m items of each: the same m items, or [n, m] indices."""
         liked = self._liked(taste, rows, items, relevant_from)
         rated = taste * self.strength
         rated += torch.from_numpy(self.user_reach[rows]).unsqueeze(1)
@@ -200,18 +200,18 @@ class PlantedLists:
         latent = taste + torch.from_numpy(self.item_bias[items])
         missing = float(self.thresholds[level - 2]) - self.user_bias[rows].astype(np.float64)
         latent -= torch.from_numpy(missing.astype(np.float32)).unsqueeze(1)
-        # Phi(x) = erfc(-x / sqrt 2) / 2, which is precise in the lower tail too.
+        # Phi(x) = erfc(-x / sqrt 2) / 2, which is precise in the lower tail, too.
         return latent.mul_(-1.0 / (self.noise_sd * math.sqrt(2.0))).erfc_().mul_(0.5)
 
 
 def _held_out(rated: Tensor, unseen: Tensor) -> Tensor:
-    """Of a = `rated`, which is overwritten, and f = `unseen`: f a / (1 - a + f a)."""
+    """The value f a / (1 - a + f a) for a = `rated`, which is overwritten, and f = `unseen`."""
     found = rated * unseen
     return found.div_(rated.neg_().add_(1.0).add_(found))
 
 
 def _strike(scores: F32, left_out: ItemLists, users: npt.NDArray[np.int64]) -> None:
-    """Set the scores of what is to be left out to -inf, [n, I]."""
+    """Set the scores of items to be left out to -inf, [n, I]."""
     starts, lengths = left_out.offsets[users], left_out.offsets[users + 1] - left_out.offsets[users]
     rows = np.repeat(np.arange(len(users)), lengths)
     entries = ragged(torch.from_numpy(starts), torch.from_numpy(lengths))

@@ -1,4 +1,4 @@
-"""Numbers and arrays in JSON; what is read is checked, as anybody may have written it."""
+"""Numbers and arrays in JSON; what is read is checked, as the file may come from anywhere."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ def unpack(value: Any, name: str, kind: str) -> npt.NDArray[Any]:
     """The array of the type `kind` that `pack` wrote.
 
     Raises:
-        KeyError, TypeError, ValueError: it is something else, or a value is not finite.
+        KeyError, TypeError, ValueError: the value has another form, or is not finite.
     """
     if value["dtype"] != kind:
         raise ValueError(f"{name} is of type {value['dtype']!r}, not {kind!r}")
@@ -44,7 +44,7 @@ def whole(value: Any, name: str) -> int:
     """The value, a whole number from 0.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not a whole number from 0.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{name} is {value!r}, not a whole number from 0")
@@ -55,7 +55,7 @@ def finite(value: Any, name: str) -> float:
     """The value, a finite number.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not a finite number.
     """
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}, not a finite number")

@@ -16,18 +16,18 @@ RANK = 8
 RATING_SHARES = np.array([0.6, 0.7, 1.1, 2.4, 5.7, 11.0, 21.9, 25.8, 17.8, 13.0]) / 100.0
 """Share of each rating, 1 to 10, in the real sample."""
 TASTE_SHARE = 1 / 3
-"""Share of the squared error left by biases that taste explains."""
+"""Share, explained by taste, of the squared error that biases leave."""
 
 # The real sample: RMSE 1.688 around the mean, 1.249 around user and item biases.
 _BIAS_SHARE = 1 - (1.249 / 1.688) ** 2
-# Of the variance of the biases in the real sample, users hold about six tenths.
+# In the real sample, users' biases have about six tenths of the variance of all biases.
 _USER_PART = 0.6
 # Shares of the variance of an item's taste vector that genres and themes explain.
 _GENRE_PART, _THEME_PART = 0.25, 0.25
 EXPOSURE_SPREAD = 0.9
-"""Standard deviation, over users and items, of what taste adds to the logarithm of the rate at
-which a user meets an item. It gives the best possible lists 2.4 (quickstart) to 3.8 times (full
-size) the NDCG@10 of popularity; in the real sample EASE has 2.2 times."""
+"""Standard deviation, over users and items, of the term that taste adds to the logarithm of the
+rate at which a user meets an item. With it, the best possible lists have 2.4 (quickstart) to 3.8
+times (full size) the NDCG@10 of popularity; in the real sample EASE has 2.2 times."""
 _CENTRINGS = 12
 
 _SAMPLE = 1 << 17
@@ -51,8 +51,8 @@ class PlantedModel:
     thresholds: F64  # [9]
     noise_sd: float
     tastes: F64  # quantiles of p_u . q_i over the drawn pairs
-    taste_scale: float  # p_u . q_i of these vectors / that of the directions they come from
-    drift: Drift | None = None  # None: taste stays
+    taste_scale: float  # p_u . q_i of these vectors, divided by that of the unscaled directions
+    drift: Drift | None = None  # None: tastes do not move
 
     def taste(
         self,
@@ -60,18 +60,18 @@ class PlantedModel:
         items: npt.NDArray[Any],
         timestamps: npt.NDArray[np.int64] | None,
     ) -> F32:
-        """[N] latent tastes of pairs; timestamps are asked for where taste drifts."""
+        """Latent tastes of pairs, float32 [N]; timestamps are required if taste drifts."""
         if self.drift is None:
             return latent_taste(self.user_vectors, self.item_vectors, users, items)
         assert timestamps is not None
         return self.drift.taste(self.user_vectors, self.item_vectors, users, items, timestamps)
 
     def curve(self) -> RatingCurve:
-        """E[rating | user, item] as a function of bias and taste together."""
+        """E[rating | user, item] as a function of the sum of bias and taste."""
         return RatingCurve(self.thresholds, self.noise_sd)
 
     def bias_curve(self) -> tuple[F64, F64]:
-        """Nodes and values of E[rating | user bias + item bias]: taste averaged out."""
+        """Nodes and values of E[rating | user bias + item bias], averaged over taste."""
         reach = float(np.abs(self.user_bias).max() + np.abs(self.item_bias).max()) + 1e-6
         return _averaged(self.curve(), self.tastes, -reach, reach)
 
@@ -80,16 +80,16 @@ class PlantedModel:
 class Tastes:
     """Directions in a space of K = `RANK` dimensions: vectors of length 1.
 
-    Taste decides who rates what, so a user likes what it rates better than the rest. With vectors
-    of different lengths it would do so much more for some users than for others, and that would be
-    a bias. With equal lengths only those who rate much of the catalogue, and the items that nearly
-    everybody rates, differ: they have little choice. Biases that are fitted to the ratings explain
-    3 to 8 % of the variance of taste, less the larger the catalogue.
+    Taste decides who rates what, so a user likes the items it rates better than others. With
+    vectors of different lengths this effect would be larger for some users than for others, and
+    would act as a bias. With equal lengths only users who rate much of the catalogue, and items
+    that nearly everybody rates, differ: they have little choice. Biases fitted to the ratings
+    explain 3 to 8 % of the variance of taste, less for larger catalogues.
     """
 
     users: F32  # [U, K]
     items: F32  # [I, K]
-    content: F64  # [I, K], of any scale: the part of items' that follows from genres and themes
+    content: F64  # [I, K], of any scale: the part of items' vectors from genres and themes
 
 
 def draw_tastes(
@@ -100,15 +100,15 @@ def draw_tastes(
     user_parts: Sequence[Part] = (),
     item_parts: Sequence[Part] = (),
 ) -> Tastes:
-    """Draw the directions, centred over ratings: what a mean taste would explain is a bias.
+    """Draw the directions, centred over ratings: a mean taste would act as a bias.
 
     Args:
         catalogue: the items, with their genres and themes.
         counts: [U] ratings of each user.
-        popularity: [I] each item's share of the ratings, about.
-        rng: where they come from.
-        user_parts: what else users' tastes follow from.
-        item_parts: likewise.
+        popularity: [I] each item's approximate share of the ratings.
+        rng: the source of random numbers.
+        user_parts: further parts of users' tastes.
+        item_parts: further parts of items' tastes.
     """
     users = rng.standard_normal((len(counts), RANK))
     users = mix(users, [(part.share, part.taste) for part in user_parts])
@@ -122,7 +122,7 @@ def draw_tastes(
 
 
 def _directions(vectors: F64, weights: F64) -> F32:
-    """Vectors of length 1 whose weighted mean is 0, or nearly, where few weigh much."""
+    """Vectors of length 1 with a weighted mean of 0; only nearly so if a few have most weight."""
     for _ in range(_CENTRINGS):  # each leaves about an eighth of the mean
         vectors = vectors - weights @ vectors
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -143,14 +143,14 @@ def plant(
     """Draw the biases, and scale them and the tastes on a sample of the drawn pairs.
 
     Args:
-        tastes: those that made the pairs be drawn.
+        tastes: the directions by which the pairs were drawn.
         counts: [U] ratings of each user.
         drawn: [sum of counts] item indices, users in order.
-        rng: where the biases come from.
-        user_parts: what else users' biases follow from.
-        item_parts: likewise.
-        drift: of directions of length 1; None where taste stays.
-        timestamps: [sum of counts], asked for where taste drifts.
+        rng: the source of random numbers.
+        user_parts: further parts of users' biases.
+        item_parts: further parts of items' biases.
+        drift: of directions of length 1; None if tastes do not move.
+        timestamps: [sum of counts], required if taste drifts.
     """
     items = len(tastes.items)
     item_weights = np.bincount(drawn, minlength=items) / len(drawn)
@@ -170,7 +170,7 @@ def plant(
         taste_scale=1.0,
         drift=drift,
     )
-    # With replacement: a data set of a handful of rows gets thresholds as well.
+    # With replacement, so that a data set of a few rows gets thresholds as well.
     rows = np.sort(rng.integers(len(drawn), size=_SAMPLE))
     users = np.searchsorted(np.cumsum(counts), rows, side="right")
     bias = latent_bias(model.user_bias, model.item_bias, users, drawn[rows]).astype(np.float64)
@@ -179,10 +179,10 @@ def plant(
 
 
 def _item_vectors(catalogue: Catalogue, rng: np.random.Generator) -> tuple[F64, F64]:
-    """[I, K]: a quarter of the variance from genres, a quarter from themes, half the item's own.
+    """[I, K]: a quarter of the variance from genres, a quarter from themes, half of the item alone.
 
     Returns:
-        The whole, and the part of genres and themes.
+        The whole vectors, and their part from genres and themes.
     """
     items = len(catalogue.ids)
     parts = (
@@ -203,8 +203,8 @@ def _item_vectors(catalogue: Catalogue, rng: np.random.Generator) -> tuple[F64, 
 def _calibrate(model: PlantedModel, bias: F64, taste: F64, noise: F64) -> PlantedModel:
     """Scale bias, taste and noise until biases and taste explain their shares of the rating.
 
-    On the latent scale the shares would be plain ratios of variances; cutting into ten ratings adds
-    variance of its own, so each ratio is corrected by the share it gave until both shares fit.
+    On the latent scale the shares would be ratios of variances. Cutting into ten ratings adds
+    further variance, so each ratio is corrected by the share that it gave, until both shares fit.
 
     Args:
         model: the unscaled parameters.
@@ -232,7 +232,7 @@ def _calibrate(model: PlantedModel, bias: F64, taste: F64, noise: F64) -> Plante
         taste_share = explained / (explained + irreducible)
         if max(abs(bias_share - _BIAS_SHARE), abs(taste_share - TASTE_SHARE)) < _TOLERANCE:
             break
-        # A handful of users or items may hold no variance to scale: stay within sane bounds.
+        # A few users or items may have no variance to scale, so the parts are kept in bounds.
         bias_part = float(np.clip(bias_part + _BIAS_SHARE - bias_share, 0.05, 0.9))
         taste_part = float(np.clip(taste_part + TASTE_SHARE - taste_share, 0.05, 0.9))
     half = np.float32(np.sqrt(by_taste))
@@ -251,7 +251,7 @@ def _calibrate(model: PlantedModel, bias: F64, taste: F64, noise: F64) -> Plante
 
 
 def _averaged(curve: RatingCurve, tastes: F64, low: float, high: float) -> tuple[F64, F64]:
-    """Nodes from `low` to `high`, and the curve there averaged over the tastes."""
+    """Nodes from `low` to `high`, and the curve at the nodes, averaged over the tastes."""
     nodes = np.linspace(low, high, _BIAS_POINTS)
     values = curve((nodes[:, None] + tastes[None, :]).ravel()).reshape(_BIAS_POINTS, -1)
     return nodes, values.mean(axis=1)
@@ -263,9 +263,9 @@ def _ends(values: F64) -> tuple[float, float]:
 
 
 def _inverse_deviation(values: F64) -> float:
-    """1 over the standard deviation; over the root mean square where all values are equal.
+    """1 / standard deviation, or 1 / root mean square if all values are equal.
 
-    It is 0 where there is nothing to scale.
+    It is 0 if all values are 0.
     """
     for size in (float(values.std()), float(np.sqrt(np.mean(values**2)))):
         if size > 1e-6:
@@ -274,7 +274,7 @@ def _inverse_deviation(values: F64) -> float:
 
 
 def _standard(values: F64, weights: F64, variance: float) -> F32:
-    """Values of weighted mean 0 and the given weighted variance (or all 0, where there is one)."""
+    """Values with weighted mean 0 and the given weighted variance; all 0 if they do not vary."""
     centred = values - weights @ values
     size = float(np.sqrt(weights @ centred**2))
     scale = np.sqrt(variance) / size if size > 1e-6 else 0.0

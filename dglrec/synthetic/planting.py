@@ -1,4 +1,4 @@
-"""What can be planted beside ratings: relations, attributes, times; and how strongly."""
+"""What can be planted beside ratings, and how strongly: relations, attributes, times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _MOST_DRIFT = 4.0  # quarter turns: a full turn
 class Planting:
     """What a generated data set has beside ratings and item tables; nothing by default.
 
-    Each strength is None (its default) unless said. With a strength of 0 the relation's file or
-    column is written all the same, with nothing behind it, and ratings are, to the byte, those of
-    a data set without it.
+    Each strength is None (its default) if not given. With a strength of 0 the relation's file or
+    column is still written, without any effect: the ratings are, to the byte, those of a data set
+    without it.
 
     Attributes:
-        trust: directed edges from users to users they trust.
+        trust: how many directed edges from users to users they trust.
         homophily: share of the variance of users' biases and tastes that circles of users who trust
             each other have in common, from 0 to below 1; 0.5 by default.
         user_attributes: whether there is a table of users.
@@ -34,10 +34,10 @@ class Planting:
             studio; 0.5 by default.
         timestamps: whether ratings have timestamps.
         drift: quarter turns that each user's taste makes from the first day to the last; 0 by
-            default. Above 0 it wants timestamps.
-        sessions: whether ratings come in sessions; that wants timestamps.
+            default. Above 0 it needs timestamps.
+        sessions: whether ratings come in sessions, which need timestamps.
         transitions: the probability that the next item of a session is a planted successor of the
-            one before; 0.5 by default.
+            item before; 0.5 by default.
     """
 
     trust: int | None = None
@@ -82,11 +82,11 @@ class Planting:
         return self.timestamps or self.sessions or self.drift is not None
 
     def check(self, users: int, items: int) -> None:
-        """Refuse what cannot be planted.
+        """Refuse combinations that cannot be planted.
 
         Raises:
-            UsageError: a strength is out of its range or goes without its relation, or there are
-                too few users or items.
+            UsageError: a strength is out of range or given without its relation, or there are too
+                few users or items.
         """
         for option, strength, switch, there in (
             ("--homophily", self.homophily, "--trust", self.trust is not None),
@@ -124,7 +124,7 @@ class Planting:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A part of what N users or items are, K = rank of the taste space.
+    """A part of the biases and tastes of N users or items, K = rank of the taste space.
 
     Attributes:
         share: of the variance of biases and of tastes.
@@ -138,14 +138,14 @@ class Part:
 
 
 def mix(own: F64, parts: Sequence[tuple[float, F64]]) -> F64:
-    """What is a node's own and what follows from something, each by its share of the variance.
+    """Combine independent values with parts, each by its share of the variance.
 
     Args:
-        own: of mean square 1.
+        own: the values that follow from nothing else, of mean square 1.
         parts: shares, less than 1 together, and values in the shape of `own`.
 
     Returns:
-        `own` itself, to the bit, where all shares are 0.
+        `own` itself, to the bit, if all shares are 0.
     """
     parts = [(share, values) for share, values in parts if share > 0]
     if not parts:
@@ -157,7 +157,7 @@ def mix(own: F64, parts: Sequence[tuple[float, F64]]) -> F64:
 
 
 def standardised(values: F64) -> F64:
-    """Values of mean 0 over the first axis, and of mean square 1 over all."""
+    """Values with mean 0 over the first axis, and mean square 1 over all."""
     centred = values - values.mean(axis=0)
     return np.asarray(centred / np.sqrt(max(float((centred**2).mean()), 1e-12)))
 

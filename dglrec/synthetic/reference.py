@@ -1,4 +1,4 @@
-"""What the best possible lists and popularity's reach on a reference split of generated ratings."""
+"""The figures of the best possible lists, and of popularity, on a reference split."""
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,18 @@ def reference_lists(
     relevant_from: int,
     rng: np.random.Generator,
 ) -> ReferenceLists | None:
-    """Hold out a tenth of some users' ratings by chance, and see which lists find them.
+    """Hold out a random tenth of some users' ratings, and measure which lists find them.
 
     Args:
         planted: of these n users and all I items.
-        lists: what each of the n users rated, n lists.
-        ratings: [items of all lists], by their side.
+        lists: the items that each of the n users rated.
+        ratings: [items of all lists], the rating of each.
         item_counts: [I] ratings that each item has, from all users of the data set.
         relevant_from: the least rating of a relevant item.
-        rng: chooses what is held out.
+        rng: chooses the held-out ratings.
 
     Returns:
-        None where no user has a relevant item among those held out.
+        None if no user has a relevant held-out item.
     """
     k = min(K, len(item_counts))
     held = rng.random(len(ratings)) < HELD_OUT
@@ -53,7 +53,7 @@ def reference_lists(
         rows = slice(lists.offsets[user], lists.offsets[user + 1])
         relevant = lists.items[rows][wanted[rows]]
         seen = lists.items[rows][~held[rows]]
-        # Of the first items in order of popularity, as many as were seen may drop out.
+        # Of the first items by popularity, at most as many as were seen can drop out.
         popular = order[: k + len(seen)]
         popular = popular[~np.isin(popular, seen)][:k]
         of_oracle.append(list_figures(mine, relevant, k))
@@ -71,9 +71,9 @@ def reference_lists(
 def list_figures(
     listed: npt.NDArray[np.int64], relevant: npt.NDArray[np.int32], k: int
 ) -> tuple[float, float]:
-    """The nDCG and the recall of one list of k items at most; the best list has 1 of both.
+    """The nDCG and the recall of a list of at most k items; the best possible list has 1 for both.
 
-    Both as `evaluate --ranking` has them (`metrics.ranking_sums`).
+    Both are defined as in `evaluate --ranking` (`metrics.ranking_sums`).
     """
     found = np.isin(listed, relevant)
     discounts = 1.0 / np.log2(np.arange(2, k + 2))

@@ -1,4 +1,4 @@
-"""What is planted beside ratings: drawn, written, and what it is worth."""
+"""What is planted beside ratings: drawing it, writing it, and measuring what it is worth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,15 +40,15 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Relations:
-    """What is planted beside ratings of U users and I items; None where it is not.
+    """What is planted beside ratings of U users and I items; None for what is not planted.
 
     Attributes:
         planting: what was asked for.
         circles: who trusts whom.
-        user_table: what is said of users.
-        studios: what is said of items.
-        transitions: what follows what in sessions.
-        of_circles, of_user_table, of_studios: what follows from each.
+        user_table: attributes of users.
+        studios: attributes of items.
+        transitions: which items follow which in sessions.
+        of_circles, of_user_table, of_studios: the parts of tastes and biases that follow from each.
     """
 
     planting: Planting
@@ -64,7 +64,7 @@ class Relations:
     def draw(
         cls, planting: Planting, users: int, items: int, popularity: F64, seed: int
     ) -> "Relations":
-        """Draw what `planting` asks for; each has a stream of random numbers of its own."""
+        """Draw what `planting` asks for, each from a separate stream of random numbers."""
         circles = user_table = studios = transitions = None
         of_circles = of_user_table = of_studios = None
         if planting.trust is not None:
@@ -95,21 +95,21 @@ class Relations:
 
     @property
     def user_parts(self) -> Sequence[Part]:
-        """What users' biases and tastes follow from."""
+        """Parts of users' biases and tastes."""
         return [part for part in (self.of_circles, self.of_user_table) if part is not None]
 
     @property
     def item_parts(self) -> Sequence[Part]:
-        """What items' biases and tastes follow from, genres and themes aside."""
+        """Parts of items' biases and tastes, beside genres and themes."""
         return [] if self.of_studios is None else [self.of_studios]
 
     @property
     def change_exposure(self) -> bool:
-        """Whether who rates what no longer has a closed form."""
+        """Whether the probability of who rates what has no closed form any more."""
         return self.planting.turns > 0 or self.planting.transition_chance > 0
 
     def write(self, folder: Path, item_ids: npt.NDArray[np.int64]) -> None:
-        """Write the files beside ratings."""
+        """Write the files that come beside the ratings."""
         if self.circles is not None:
             self.circles.write(folder / TRUST_FILE)
         if self.user_table is not None:
@@ -127,14 +127,14 @@ class Relations:
         exposure_strength: float,
         seed: int,
     ) -> dict[str, Any] | None:
-        """What is planted, and what each relation is worth; None where nothing is planted.
+        """What is planted, and what each relation is worth; None if nothing is planted.
 
         Args:
-            model: the planted one.
+            model: the planted model.
             drawn: all ratings.
             content: [I, K] the part of items' tastes that follows from genres and themes.
             popularity: [I], by which items were drawn.
-            exposure_strength: how much taste counts for what is rated, in units of the model's.
+            exposure_strength: the weight of taste in who rates what, in units of the model's taste.
             seed: of the data set.
         """
         planting = self.planting

@@ -1,4 +1,4 @@
-"""When users rate what: days spread over five years, sessions, and what follows what in them."""
+"""When users rate what: days within five years, sessions, and which items follow which in them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 SESSION_GAP = 30 * 60
-"""Seconds: ratings of one session are less apart, those of two sessions more."""
+"""Seconds: ratings of a session are closer together than this, and sessions are further apart."""
 
-_LATEST_START = 0.5  # of the period: a user comes at some time before, and stays
+_LATEST_START = 0.5  # of the period: each user comes before this, and stays to the end
 _ITEMS_PER_SESSION = 6
 _MEAN_GAP, _LONGEST_GAP = 5 * 60, 25 * 60  # within a session
-_PAUSE = 2 * 3600  # at least, between two sessions
-_SUCCESSORS = np.array([0.4, 0.3, 0.2, 0.1])  # how often each follows
-_PHASES = 12  # in which a drifting taste stands still, for who rates what when
+_PAUSE = 2 * 3600  # the least time between two sessions
+_SUCCESSORS = np.array([0.4, 0.3, 0.2, 0.1])  # how often each of them follows
+_PHASES = 12  # of a stay; within a phase, a drifting taste counts as constant when times are drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
-    """What follows an item within a session.
+    """Which items follow an item within a session.
 
     With the probability `strength` the next item is one of the successors that the user has not
-    met, by weight; else, or where all are met, it comes by the user's rates.
+    met, chosen by weight; else, or if all are met, it is drawn by the user's rates.
 
     Attributes:
         strength: a probability.
@@ -44,7 +44,7 @@ class Transitions:
 
 
 def draw_transitions(strength: float, popularity: F64, rng: np.random.Generator) -> Transitions:
-    """Each item's successors, distinct, drawn by popularity, so that it stays about as it is."""
+    """Draw each item's distinct successors by popularity, which so stays about the same."""
     count = len(popularity)
     width = min(len(_SUCCESSORS), count - 1)
     successors = np.empty((count, width), dtype=np.int32)
@@ -53,7 +53,7 @@ def draw_transitions(strength: float, popularity: F64, rng: np.random.Generator)
     step = max((1 << 22) // count, 1)
     for start in range(0, count, step):
         some = items[start : start + step]
-        # The largest of log weight + Gumbel noise, in order: draws without replacement.
+        # The largest of log weight + Gumbel noise, in order, are draws without replacement.
         keys = logarithms - np.log(rng.standard_exponential((len(some), count)))
         keys[np.arange(len(some)), some] = -np.inf
         best = np.argpartition(keys, count - width, axis=1)[:, count - width :]
@@ -74,19 +74,19 @@ def draw_sequence(
 ) -> I64:
     """Give each rating its time; with transitions, items are exchanged in place.
 
-    Each user comes at some day of the first half of the period and stays to its end. Its ratings
-    come at times that are uniform between; under drift, at times by the rate exp(strength of taste
-    * taste at the time . item). With transitions the sequence is cut into sessions, 6 items long in
-    the mean, and `follow_transitions` goes over them.
+    Each user comes on some day in the first half of the period and stays to its end. The times of
+    its ratings are uniform in between; with drift, they follow the rate exp(strength of taste *
+    taste at the time . item). With transitions the sequence is cut into sessions, 6 items long on
+    average, and `follow_transitions` goes over them.
 
     Args:
         counts: [U] ratings of each user.
         items: int32 [sum of counts] items of users in order, each user's ascending; they are
             ascending again afterwards.
-        rates: those by which the items were drawn.
-        seeds: one generator for each of `user_chunks(counts)`.
-        advance: told how many ratings are done.
-        drift: None where taste stays; its turns are as long as the users' vectors in `rates`.
+        rates: by which the items were drawn.
+        seeds: a generator for each of `user_chunks(counts)`.
+        advance: is told how many ratings are done.
+        drift: None if tastes do not move; its turns are as long as the users' vectors in `rates`.
         transitions: None without sessions.
 
     Returns:
@@ -135,7 +135,7 @@ def _by_rate(
     rates: Rates,
     drift: Drift,
 ) -> F64:
-    """[N] shares of the users' stays, by the rate at which tastes then meet the items."""
+    """Times as shares of the users' stays, [N], by the rate at which tastes meet the items then."""
     stay = np.einsum("nk,nk->n", rates.user_vectors[users], rates.item_vectors[items])
     turn = np.einsum("nk,nk->n", drift.turns[users], rates.item_vectors[items])
     sums = np.zeros((len(users), _PHASES + 1))

@@ -1,4 +1,4 @@
-"""Where chance comes from: a named stream of random numbers for each use."""
+"""Sources of randomness: a named stream of random numbers for each use."""
 
 from collections.abc import Iterator
 from enum import IntEnum
@@ -10,7 +10,7 @@ from dglrec.synthetic.draw import user_chunks
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for: one more stream changes none of the others."""
+    """The use of each stream of random numbers; a new stream does not change the others."""
 
     CATALOGUE = 0
     ACTIVITY = 1
@@ -31,12 +31,12 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, part: int = 0) -> np.random.Generator:
-    """The generator of a stream, or of one part of it."""
+    """The generator of a stream, or of a part of it."""
     return np.random.default_rng([seed, stream, part])
 
 
 def generators(
     seed: int, stream: Stream, counts: npt.NDArray[np.int64]
 ) -> Iterator[np.random.Generator]:
-    """One generator for each chunk of users, so that what a chunk draws rests on no other one."""
+    """A generator for each chunk of users, so that chunks do not depend on each other."""
     return (generator(seed, stream, part) for part in range(len(user_chunks(counts))))

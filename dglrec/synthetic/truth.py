@@ -1,8 +1,8 @@
-"""What is true of a generated data set: `Truth`, written as `truth.json`.
+"""The planted model of a generated data set: `Truth`, written as `truth.json`.
 
-The planted model is an ordinal one. A latent value z = user bias + item bias + p_u . q_i + noise
-is cut by nine thresholds into the ratings 1..10, so that the expected rating has a closed form. So
-has the chance that a user rates an item (`Exposure`), which grows with p_u . q_i as well.
+The planted model is ordinal. A latent value z = user bias + item bias + p_u . q_i + noise is cut by
+nine thresholds into the ratings 1..10, so that the expected rating has a closed form. The
+probability that a user rates an item has one, too (`Exposure`); it also grows with p_u . q_i.
 """
 
 import math
@@ -24,13 +24,13 @@ from dglrec.synthetic.sequence import Transitions
 
 TRUTH_FILE = "truth.json"
 TRUTH_VERSION = 2
-_WITHOUT_EXPOSURE = 1  # the version before; everything else is the same
-_WITH_RELATIONS = 3  # where relations, attributes or times are planted
+_WITHOUT_EXPOSURE = 1  # the version before exposure; everything else is the same
+_WITH_RELATIONS = 3  # the version if relations, attributes or times are planted
 LEVELS = 10  # ratings are 1..LEVELS
 
-_CHUNK = 1 << 20  # rows at a time: what a chunk takes stays below 200 MB
+_CHUNK = 1 << 20  # rows at a time: a chunk takes less than 200 MB
 _NODES = 16_384
-_TAIL = 8.0  # standard deviations past the outer thresholds where a rating is certain to 1e-15
+_TAIL = 8.0  # standard deviations past the outer thresholds, where a rating is certain to 1e-15
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -54,10 +54,10 @@ def expected_rating(
 
 
 class RatingCurve:
-    """`expected_rating` as a table of nodes with straight lines between: quick for many rows.
+    """`expected_rating` as a table of nodes, with linear interpolation: fast for many rows.
 
-    With the default number of nodes it is within 1e-5 of the closed form wherever the thresholds
-    span fewer than about a hundred standard deviations of the noise.
+    With the default number of nodes the error is below 1e-5 if the thresholds span fewer than about
+    a hundred standard deviations of the noise.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RatingCurve:
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """Who rates what.
+    """The probability that a user rates an item.
 
     User u has rated item i with the probability 1 - exp(-x), where
 
@@ -88,15 +88,15 @@ class Exposure:
 
 @dataclass(frozen=True)
 class ReferenceLists:
-    """What lists of `k` items reach where a tenth of some users' ratings is to be found again.
+    """Figures of lists of `k` items on a reference split: a tenth of some users' ratings held out.
 
     Attributes:
         k: length of the lists.
         users: how many users were measured: those drawn that have a relevant held-out item.
-        held_out: the share of their ratings that was held out, drawn by chance.
+        held_out: the share of their ratings that was held out at random.
         relevant_from: the least rating of a relevant item: the first level not below the mean.
         oracle: `ndcg` and `recall` of the best possible lists.
-        popularity: the same of the items with the most ratings, held-out ones aside.
+        popularity: the same for lists of the items with most ratings, without held-out ratings.
     """
 
     k: int
@@ -109,7 +109,7 @@ class ReferenceLists:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The planted model of one generated data set, with the errors that its own knowledge leaves.
+    """The planted model of a generated data set, and the errors that remain when it is known.
 
     U users, I items, K = rank of the taste space. Biases and vectors are in units of the latent
     value; RMSEs are in units of the rating.
@@ -122,9 +122,9 @@ class Truth:
     irreducible_rmse: float
     """RMSE of the planted expectation against all drawn ratings: no predictor can do better."""
     bias_rmse: float
-    """The same for the expectation that knows biases and the distribution of taste only."""
+    """The same for the expectation that knows only the biases and the distribution of taste."""
     taste_share: float
-    """Share of the squared error left by biases that taste explains."""
+    """Share, explained by taste, of the squared error that biases leave."""
     noise_sd: float
     thresholds: npt.NDArray[np.float64]  # [9]
     user_bias: npt.NDArray[np.float32]  # [U]
@@ -133,16 +133,16 @@ class Truth:
     item_bias: npt.NDArray[np.float32]  # [I]
     item_vectors: npt.NDArray[np.float32]  # [I, K]
     exposure: Exposure | None = None
-    """None in a file of before exposure followed taste, where taste drifts, and where items follow
-    each other: no best possible list is known."""
+    """None in files from before exposure followed taste, if taste drifts, and if items follow each
+    other: then no best possible list is known."""
     lists: ReferenceLists | None = None
-    """None there too, and where no user drawn has a relevant held-out item."""
+    """None in the same cases, and if no drawn user has a relevant held-out item."""
     planted: dict[str, Any] | None = None
-    """What is planted beside ratings, by name, and what it is worth; None where nothing is."""
+    """What else is planted, by name, and what it is worth; None if nothing is."""
     drift: Drift | None = None
-    """How tastes move; None where they stay."""
+    """How tastes move; None if they do not."""
     transitions: Transitions | None = None
-    """What follows what within sessions; None where there are no sessions."""
+    """Which items follow which within sessions; None if there are no sessions."""
 
     @cached_property
     def curve(self) -> RatingCurve:
@@ -160,14 +160,14 @@ class Truth:
         Args:
             user_ids: [N] external user ids, whole numbers.
             item_ids: [N] external item ids, whole numbers.
-            timestamps: [N] seconds since 1970, asked for where taste drifts.
+            timestamps: [N] seconds since 1970, required if taste drifts.
 
         Returns:
             [N] expected ratings, 1 to 10.
 
         Raises:
             DataError: an id is not of this data set, or taste drifts and there are no timestamps.
-            ValueError: the arrays are not of the same length.
+            ValueError: the arrays differ in length.
         """
         if self.drift is not None and timestamps is None:
             raise DataError(f"{TRUTH_FILE}: tastes drift, and these ratings have no timestamps")
@@ -199,14 +199,14 @@ class Truth:
     def planted_lists(
         self, user_ids: npt.NDArray[Any], item_ids: npt.NDArray[Any]
     ) -> PlantedLists | None:
-        """What makes the best lists of some items for some users, in this order.
+        """The parameters of the best lists of some items for some users, in the given order.
 
         Args:
             user_ids: [n] external user ids, whole numbers.
             item_ids: [m] external item ids, whole numbers.
 
         Returns:
-            None where the file says nothing of exposure.
+            None if the file has no exposure.
 
         Raises:
             DataError: an id is not of this data set.
@@ -227,7 +227,7 @@ class Truth:
         )
 
     def user_indices(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Where users of [N] external ids stand in the arrays: the ids themselves.
+        """Indices of users in the arrays, for [N] external ids: the ids themselves.
 
         Raises:
             DataError: an id is not of this data set.
@@ -239,7 +239,7 @@ class Truth:
         return users
 
     def item_indices(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Where items of [N] external ids stand in the arrays.
+        """Indices of items in the arrays, for [N] external ids.
 
         Raises:
             DataError: an id is not of this data set.
@@ -278,10 +278,10 @@ class Truth:
 
     @classmethod
     def read(cls, path: Place) -> "Truth":
-        """Read `truth.json`, or the one in the folder `path`.
+        """Read `truth.json`, from the file or folder `path`.
 
         Raises:
-            DataError: the file is missing, of another version, ill-formed, or its arrays do not
+            DataError: the file is missing, has another version, is ill-formed, or its arrays do not
                 fit its counts.
         """
         if path.is_dir():
@@ -390,7 +390,7 @@ def _reference_lists(value: dict[str, Any]) -> ReferenceLists:
 
 
 def _whole_ids(name: str, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """[N] ids as int64; no ids may be of any kind."""
+    """[N] ids as int64; an empty array may be of any type."""
     ids = np.asarray(ids)
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
         raise DataError(f"{TRUTH_FILE}: {name} ids are {ids.dtype}, not whole numbers")

@@ -29,7 +29,7 @@ GENRES: dict[str, float] = {
     "Sports": 0.9,
     "Supernatural": 1.5,
 }
-"""Each genre's weight when genres are drawn: how often it comes up, roughly."""
+"""Each genre's weight when genres are drawn: roughly, how often it occurs."""
 
 GENRE_COUNT_SHARES = (0.24, 0.26, 0.22, 0.17, 0.11)
 """Share of the items that have 1, 2, ... 5 genres."""
@@ -62,7 +62,7 @@ OCCUPATIONS: dict[str, float] = {
 
 
 class Theme(NamedTuple):
-    """What a synopsis can be about: people, places and things that belong together."""
+    """A subject of synopses: people, places and things that belong together."""
 
     roles: tuple[str, ...]
     places: tuple[str, ...]
@@ -192,8 +192,8 @@ THEMES: dict[str, Theme] = {
     ),
 }
 
-# {role}, {place}, {thing} and {other} are of one theme. "The" fits every word, so that no sentence
-# has to choose between "a" and "an".
+# {role}, {place}, {thing} and {other} are of the same theme. "The" fits every word, so that no
+# sentence has to choose between "a" and "an".
 SENTENCES = (
     "The {role} leaves the {place} for the {thing} and the {other}.",
     "Near the {place}, the {role} hides the {thing} and the {other}.",
@@ -203,7 +203,7 @@ SENTENCES = (
     "The {role} knows the {place}, yet the {thing} and the {other} change everything.",
 )
 
-# The closing sentence of an item with two themes: {second...} are of the other one.
+# The closing sentence of an item with two themes: {second_...} are words of the second theme.
 CLOSINGS = (
     "At last the {role} and the {second_role} meet over the {second_thing}.",
     "In the end the {second_role} gives up the {thing} to save the {second_place}.",
@@ -215,7 +215,7 @@ SYLLABLES = tuple(
     for consonant in ("k", "s", "t", "n", "h", "m", "y", "r", "g", "z", "d", "b")
     for vowel in ("a", "i", "u", "e", "o")
 )
-"""Two letters each, so that a run of syllables reads in one way only."""
+"""Two letters each, so that a name can be split into syllables in a single way."""
 
 TITLE_FORMS = (
     "{name}",
@@ -232,7 +232,7 @@ TITLE_FORMS = (
 
 
 def made_up_names(count: int, rng: np.random.Generator) -> list[str]:
-    """Distinct names: each is a number written with syllables for digits."""
+    """Distinct names; each is a number in base 60, written with syllables as digits."""
     base, length = len(SYLLABLES), 3
     while base**length < 4 * count:
         length += 1

@@ -1,25 +1,25 @@
 """What a planted relation is worth: RMSEs of the best linear prediction without it and with it.
 
-Of a user everything is unknown but what is given: bias b and taste p (and, where tastes drift, the
-direction p turns to) are normal a priori, with the variances that were planted. Items are known,
-and so are thresholds and noise. Then
+A user is unknown but for what is given: the bias b and the taste p (and, if tastes drift, the
+direction that p turns to) are normal a priori, with the variances that were planted. Items,
+thresholds and noise are known. Then
 
-- each of the user's known ratings is a noisy look at b + p . q: the mean latent value of that
-  rating, with the variance of the noise and that of cutting;
-- each item the user rated is a noisy look at p, as taste decides who rates what: q = B p + rest,
-  B and the covariance of the rest being fitted to the drawn pairs;
-- the table of users, where there is one, gives b and p other means and smaller variances;
-- a circle has a part of b and p in common. It is estimated from the known ratings of all users that
-  the user trusts or is trusted by, each of whom is as unknown as the user itself.
+- each of the user's known ratings is a noisy observation of b + p . q: the mean latent value of
+  that rating, with the variance of the noise and that of cutting;
+- each item the user rated is a noisy observation of p, as taste decides who rates what: q = B p +
+  rest, where B and the covariance of the rest are fitted to the drawn pairs;
+- the table of users, if there is one, gives b and p other means and smaller variances;
+- the users of a circle have a part of b and p in common. It is estimated from the known ratings of
+  all users that the user trusts or is trusted by, each of whom is as unknown as the user.
 
-All this is linear and normal, so that the posterior is in closed form, and so is the expected
-rating. "Without" leaves one relation out, "with" has all that are planted. For studios items are
-unknown, users are known, genres and themes are known to both, and a studio's part is estimated from
-the known ratings of its other items. For drift "without" knows at which times users rate, on
-average, but not which rating is of when.
+All this is linear and normal, so the posterior and the expected rating have closed forms. "Without"
+leaves a relation out, "with" has all that are planted. For studios, items are unknown and users are
+known; genres and themes are known in both cases, and a studio's part is estimated from the known
+ratings of its other items. For drift, "without" knows the average over the times at which users
+rate, but not the time of any rating.
 
-This is what could be known at best (but for what is not linear) of an item's or user's few ratings
-if all else were known; a model must learn all else from the same ratings.
+This is the best that could be known (but for what is not linear) from a few ratings of an item or a
+user if all else were known; a model must learn all else from the same ratings.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ HELD_OUT = 0.2
 """The share of ratings that is held out, as `prepare` does: a tenth validates, a tenth tests."""
 
 _TARGETS = 1_000  # users, or items, that are predicted
-_TESTED = 20  # held-out ratings of each, at most
-_MOST_KNOWN = 512  # ratings of one node that are looked at
+_TESTED = 20  # the most held-out ratings of each that are predicted
+_MOST_KNOWN = 512  # the most ratings of a node that are used
 _SAMPLE = 1 << 17
 _PAIRS = 1 << 18
 
@@ -56,7 +56,7 @@ class Drawn:
         offsets: int64 [U + 1].
         items: int32 [R] indices.
         ratings: int8 [R].
-        times: int64 [R]; None where ratings have none.
+        times: int64 [R]; None if ratings have no times.
     """
 
     offsets: I64
@@ -77,19 +77,24 @@ class Group:
     right: I64
 
     def mates_of(self, node: int) -> I64:
-        """Distinct nodes that are in a pair with a node."""
+        """Distinct nodes that form a pair with a node."""
         return np.unique(np.r_[self.right[self.left == node], self.left[self.right == node]])
 
 
 class _Blind(NamedTuple):
-    """What is known of times by whom does not look at them: means over ratings."""
+    """Averages that stand for the moments of ratings whose times are not known.
 
-    known: F64  # [M] moments of known ratings
-    tested: F64  # [M] of those to be predicted
+    Attributes:
+        known: [M], of known ratings.
+        tested: [M], of ratings to be predicted.
+    """
+
+    known: F64
+    tested: F64
 
 
 class Side(Protocol):
-    """The users, or the items, of a model: the other side is known."""
+    """The users, or the items, of a model, as the unknown nodes; the other side is known."""
 
     vectors: F64  # [N, K]
     bias: F64  # [N]
@@ -102,17 +107,17 @@ class Side(Protocol):
         """Vectors [n, K] and biases [n] of the other side."""
 
     def moments(self, rows: I64) -> F64:
-        """[n, M]: what the node's vector, and its turn, count for in each row."""
+        """[n, M]: the coefficients of the node's vector, and of its turn, in each row."""
 
     def nodes(self, rows: I64) -> I64:
         """The nodes of rows."""
 
     def times(self, rows: I64) -> I64:
-        """When rows were, for order; all 0 without times."""
+        """The times of rows, to order them; all 0 if there are none."""
 
 
 class UserSide:
-    """Users are unknown."""
+    """Users are the unknown nodes."""
 
     def __init__(self, model: PlantedModel, drawn: Drawn) -> None:
         self._model, self._drawn = model, drawn
@@ -131,26 +136,26 @@ class UserSide:
         return vectors.astype(np.float64), bias.astype(np.float64)
 
     def moments(self, rows: I64) -> F64:
-        """What vectors and turns count for."""
+        """The coefficients of vectors and turns."""
         return _moments(self._model, self._drawn, rows)
 
     def nodes(self, rows: I64) -> I64:
-        """Whose rows they are."""
+        """The users of rows."""
         return self._drawn.users(rows)
 
     def times(self, rows: I64) -> I64:
-        """When rows were."""
+        """The times of rows."""
         times = self._drawn.times
         return np.zeros(len(rows), dtype=np.int64) if times is None else times[rows]
 
 
 class ItemSide:
-    """Items are unknown.
+    """Items are the unknown nodes.
 
     Args:
-        model: the planted one.
+        model: the planted model.
         drawn: all ratings.
-        wanted: those items whose rows are asked for.
+        wanted: the items whose rows are needed.
     """
 
     turns: F64 | None = None
@@ -180,31 +185,31 @@ class ItemSide:
         return vectors, model.user_bias[users].astype(np.float64)
 
     def moments(self, rows: I64) -> F64:
-        """What vectors and turns count for."""
+        """The coefficients of vectors; items have no turns."""
         return np.ones((len(rows), 1))
 
     def nodes(self, rows: I64) -> I64:
-        """Whose rows they are."""
+        """The items of rows."""
         return self._drawn.items[rows].astype(np.int64)
 
     def times(self, rows: I64) -> I64:
-        """When rows were."""
+        """Zeros: items' rows are not ordered by time."""
         return np.zeros(len(rows), dtype=np.int64)
 
 
 class Estimate:
     """Predicts held-out ratings of sampled nodes, with or without what is planted.
 
-    D = 1 + M K unknowns of a node: its bias, its vector and, where M is 2, its turn.
+    A node has D = 1 + M K unknowns: its bias, its vector and, if M is 2, its turn.
 
     Args:
-        model: the planted one.
+        model: the planted model.
         drawn: all ratings.
-        side: whose nodes are unknown.
-        part: what follows from a table, or from content; None where nothing does.
-        group: pairs with a part in common; None where there are none, or nothing is in common.
+        side: the side whose nodes are unknown.
+        part: the part of biases and vectors from a table, or from content; None if there is none.
+        group: pairs with a part in common; None if there are no pairs, or no such part.
         targets: the nodes to be predicted.
-        latest: whether a node's latest ratings are held out; else chance decides.
+        latest: whether a node's latest ratings are held out; else random ones.
         rng: chooses ratings.
     """
 
@@ -235,14 +240,14 @@ class Estimate:
     def rmse(
         self, known: int | None, *, part: bool = True, group: bool = True, timed: bool = True
     ) -> tuple[float, int]:
-        """RMSE of held-out ratings, and of how many.
+        """RMSE of held-out ratings, and how many these are.
 
         Args:
-            known: how many other ratings of each node are known, nodes with fewer being left out;
-                None for all that are not held out, nodes then counting by their held-out ratings.
-            part: whether what follows from a table or from content is known.
-            group: whether it is known who is in a group with whom.
-            timed: whether it is known when ratings are of.
+            known: how many other ratings of each node are known; nodes with fewer are left out.
+                None: all that are not held out; then nodes count by their held-out ratings.
+            part: whether the part from a table or from content is known.
+            group: whether the pairs of the group are known.
+            timed: whether the times of ratings are known.
         """
         blind = None if timed or self._side.turns is None else self._blind()
         total = weight = 0.0
@@ -265,11 +270,11 @@ class Estimate:
             each = held / len(tested) if known is None else 1.0
             total, weight = total + each * float(errors.sum()), weight + each * len(tested)
             count += len(tested)
-        # Rounded, as the last digits depend on how many threads fit the exposure.
+        # Rounded, as the last digits depend on the number of threads that fit the exposure.
         return (round(float(np.sqrt(total / weight)), 5) if weight else float("nan")), count
 
     def _case(self, node: int, *, latest: bool) -> tuple[int, I64, I64, int]:
-        """A node, its held-out rows, others, and how many are held out, all of them counted."""
+        """A node, some of its held-out rows, some other rows, and how many rows are held out."""
         rows = self._rng.permutation(self._side.rows_of(node))
         held = max(round(HELD_OUT * len(rows)), 1) if len(rows) else 0
         if latest:
@@ -281,18 +286,18 @@ class Estimate:
         return self._drawn.ratings[rows].astype(np.float64)
 
     def _design(self, rows: I64, moments: F64) -> tuple[F64, F64, F64]:
-        """[n, D] what the unknowns count for in each row; vectors and biases of the others."""
+        """[n, D] coefficients of the unknowns in each row; vectors and biases of the other side."""
         vectors, bias = self._side.others(rows)
         turned = moments[:, :, None] * vectors[:, None, :]
         design = np.concatenate([np.ones((len(rows), 1)), turned.reshape(len(rows), -1)], axis=1)
         return design, vectors, bias
 
     def _spread(self, moments: F64) -> float:
-        """Variance of a dimension of taste around what times in general say of it."""
+        """Variance of a dimension of taste around its average over times."""
         return self._taste_variance * max(1.0 - float(moments @ moments), 0.0)
 
     def _evidence(self, rows: I64, blind: _Blind | None = None) -> tuple[F64, F64]:
-        """Information [D, D] and pull [D] of a node's ratings: what they add to the posterior."""
+        """Information [D, D] and pull [D] of a node's ratings: their part of the posterior."""
         moments = self._side.moments(rows)
         spread = 0.0
         if blind is not None:
@@ -310,7 +315,7 @@ class Estimate:
         return information, pull
 
     def _predict(self, rows: I64, mean: F64, variance: F64, blind: _Blind | None) -> F64:
-        """[n] expected ratings."""
+        """Expected ratings, [n]."""
         moments = self._side.moments(rows)
         spread = 0.0
         if blind is not None:
@@ -325,7 +330,7 @@ class Estimate:
         return np.asarray(1.0 + torch.special.ndtr(torch.from_numpy(reached)).numpy().sum(axis=1))
 
     def _prior(self, node: int, *, part: bool, group: bool) -> tuple[F64, F64]:
-        """Mean [D] and covariance [D, D] of a node before its ratings."""
+        """Mean [D] and covariance [D, D] of a node before its ratings are known."""
         own = self._own + (0.0 if part else self._of_part)
         mean = self._part_mean(node) if part else np.zeros(len(own))
         if self._group is None:
@@ -337,7 +342,7 @@ class Estimate:
             of_mate, pull_of_mate = self._evidence_of(int(mate))
             if part:
                 pull_of_mate = pull_of_mate - of_mate @ self._part_mean(int(mate))
-            # What is the mate's own is noise to what it has in common with others.
+            # The part that only the mate has is noise to the part it has in common with others.
             seen = np.linalg.solve(np.eye(len(own)) + of_mate * own, np.c_[of_mate, pull_of_mate])
             information += seen[:, :-1]
             pull += seen[:, -1]
@@ -367,12 +372,12 @@ class Estimate:
         known = np.concatenate([others for _, _, others, _ in self._cases])
         tested = np.concatenate([rows for _, rows, _, _ in self._cases])
         of_tested = self._side.moments(tested).mean(axis=0)
-        # Where no rating is known of anybody, what times in general say of them is never asked.
+        # If no rating is known of any node, the average over known times is never used.
         of_known = self._side.moments(known).mean(axis=0) if len(known) else of_tested
         return _Blind(of_known, of_tested)
 
     def _fit_exposure(self, rows: I64) -> None:
-        """Fit q = B p + rest over pairs that were drawn."""
+        """Fit q = B p + rest to drawn pairs."""
         side = self._side
         nodes, moments = side.nodes(rows), side.moments(rows)
         tastes = moments[:, :1] * side.vectors[nodes]
@@ -380,14 +385,14 @@ class Estimate:
             tastes = tastes + moments[:, 1:] * side.turns[nodes]
         vectors, _ = side.others(rows)
         design = np.c_[np.ones(len(rows)), tastes]
-        # Vectors are float32: what is smaller than their rounding is no direction.
+        # Vectors are float32: directions smaller than their rounding are ignored.
         fitted, *_ = np.linalg.lstsq(design, vectors, rcond=1e-6)
         rest = np.cov((vectors - design @ fitted).T, ddof=0)
         rest += np.eye(len(rest)) * max(1e-3 * float(np.trace(rest)), 1e-9)
         self._exposure = fitted[1:].T, fitted[0], rest
 
     def _set_prior(self, part: tuple[F64, F64] | None, group: Group | None) -> None:
-        """Measure how much of biases and vectors is of the table, in common, and the node's own."""
+        """Measure the parts of biases and vectors: from the table, in common, and of the node."""
         bias, vectors = self._side.bias, self._side.vectors
         zeros = np.zeros_like(bias), np.zeros_like(vectors)
         given = zeros if part is None else part
@@ -416,7 +421,7 @@ class Estimate:
 
 
 def sample_targets(count: int, rng: np.random.Generator) -> I64:
-    """Ascending nodes to be predicted, of `count`."""
+    """Choose nodes to be predicted, out of `count`; ascending."""
     return np.sort(rng.choice(count, min(_TARGETS, count), replace=False))
 
 
@@ -425,11 +430,11 @@ def worth_of(estimate: Estimate, **left_out: bool) -> list[dict[str, float | int
 
     Args:
         estimate: of the planted model.
-        left_out: what `Estimate.rmse` does without where the relation is not known.
+        left_out: the arguments of `Estimate.rmse` for a prediction without the relation.
 
     Returns:
         For each number of `KNOWN`, and None for all that are not held out: `known`, `rows`,
-        `rmse_without` and `rmse_with`. Numbers that no node has are left out.
+        `rmse_without` and `rmse_with`. Numbers of ratings that no node has are left out.
     """
     found: list[dict[str, float | int | None]] = []
     for known in (*KNOWN, None):
@@ -443,7 +448,7 @@ def worth_of(estimate: Estimate, **left_out: bool) -> list[dict[str, float | int
 
 
 def pairs_of_labels(labels: I64) -> Group:
-    """All pairs of nodes with the same of [N] labels, each once."""
+    """All pairs of nodes with the same label, out of [N] labels, each pair once."""
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
     left, right = [], []
@@ -465,14 +470,14 @@ def _moments(model: PlantedModel, drawn: Drawn, rows: I64) -> F64:
 def _latent_scores(
     model: PlantedModel, drawn: Drawn, sample: I64, rng: np.random.Generator
 ) -> tuple[F64, float]:
-    """A latent value for each rating, and the variance of what cutting adds to it.
+    """A latent value for each rating, and the variance that cutting adds to it.
 
     The mean latent value of a rating varies less than latent values do: c is the ratio of the
-    variances. Divided by c around the mean it is the latent value and an error that is not
-    correlated with it, of the variance (1 / c - 1) times that of latent values.
+    variances. Divided by c around the mean, it equals the latent value plus an error that is not
+    correlated with it; the error's variance is (1 / c - 1) times that of latent values.
 
     Returns:
-        [11], by rating from 0 (never there) to 10.
+        [11] values, by rating from 0 (which does not occur) to 10; and the variance.
     """
     users, items = drawn.users(sample), drawn.items[sample]
     times = None if drawn.times is None else drawn.times[sample]
@@ -483,7 +488,7 @@ def _latent_scores(
     size = len(model.thresholds) + 2
     counts = np.bincount(rating, minlength=size)
     means = np.bincount(rating, latent, minlength=size) / np.maximum(counts, 1)
-    # A rating that no row of the sample has lies between its thresholds.
+    # The value of a rating that the sample lacks is the middle between its thresholds.
     ends = np.r_[model.thresholds[0], model.thresholds, model.thresholds[-1]]
     means[1:] = np.where(counts[1:] > 0, means[1:], (ends[1:] + ends[:-1]) / 2)
     centre, variance = float(latent.mean()), max(float(latent.var()), 1e-12)
@@ -492,7 +497,7 @@ def _latent_scores(
 
 
 def pairs_around(group: Group, nodes: I64, count: int) -> Group:
-    """The pairs that have to do with some of `count` nodes."""
+    """The pairs that contain any of `nodes`, out of `count` nodes."""
     wanted = np.zeros(count, dtype=np.bool_)
     wanted[nodes] = True
     near = wanted[group.left] | wanted[group.right]
