@@ -168,7 +168,8 @@ install() {
     (
         cd -- "$root" &&
             "${pip[@]}" pip setuptools &&
-            "${pip[@]}" --no-build-isolation --editable ".[$extras]" &&
+            "${pip[@]}" --no-build-isolation --config-settings editable_mode=compat \
+            --editable ".[$extras]" &&
             install_dgl
     ) >&2 || unusable \
         'pip could not install the packages; its last lines above say why. Most often the package' \

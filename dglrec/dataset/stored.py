@@ -48,6 +48,7 @@ from dglrec.errors import DataError, UsageError
 from dglrec.features import TextCleaning, read_labels, stored_kind
 from dglrec.graph import Adjacency, RatingGraph, group_by_user
 from dglrec.ids import IdMap
+from dglrec.ingest import ColumnNames, names_with
 from dglrec.kernels import ItemLists, merge_lists
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Attribute, Relation, relate_labels
 from dglrec.schema import RatingScale
@@ -252,6 +253,11 @@ class RatingDataset:
     def titles(self) -> pa.ChunkedArray:
         """[I] titles; the id in place of a missing title."""
         return self._table(ITEMS, [schema.TITLE]).column(0)
+
+    @property
+    def column_names(self) -> ColumnNames:
+        """The names that columns may have in files given later: also those in the ratings."""
+        return names_with(self.meta.get("columns", {}))
 
     @cached_property
     def planted(self) -> PlantedLists | None:

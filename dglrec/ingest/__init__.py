@@ -10,7 +10,9 @@ from dglrec.ingest.edges import EdgeColumns, find_edge_columns, stream_edges
 from dglrec.ingest.frames import Frame, Given, describe, find, is_file
 from dglrec.ingest.lists import (
     ID_NAMES,
+    ColumnNames,
     NewRatings,
+    names_with,
     read_new_interactions,
     read_new_ratings,
     stream_columns,
@@ -26,6 +28,7 @@ __all__ = [
     "FORMATS",
     "ID_NAMES",
     "AttributeTable",
+    "ColumnNames",
     "EdgeColumns",
     "FileCounts",
     "Frame",
@@ -47,6 +50,7 @@ __all__ = [
     "find_table",
     "is_file",
     "last_of_each_pair",
+    "names_with",
     "open_source",
     "parse_columns",
     "read_attributes",

@@ -22,7 +22,10 @@ from dglrec.schema import RatingScale, check_columns, check_interactions, check_
 
 _SHOWN = 3  # of ids, in a message
 
-ID_NAMES: Mapping[str, tuple[str, ...]] = {
+ColumnNames = Mapping[str, tuple[str, ...]]
+"""Schema name of a column -> the names that it may have in a file."""
+
+ID_NAMES: ColumnNames = {
     schema.USER_ID: (schema.USER_ID, "userId"),
     schema.ITEM_ID: (schema.ITEM_ID, "anime_id", "movieId", "MAL_ID"),
     schema.RATING: (schema.RATING,),
@@ -30,12 +33,32 @@ ID_NAMES: Mapping[str, tuple[str, ...]] = {
 """Schema name -> the names of that column in the layouts that we read."""
 
 
-def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[stream.Stretch]:
+def names_with(columns: Mapping[str, str]) -> ColumnNames:
+    """`ID_NAMES`, and the names that the table of ratings had.
+
+    Args:
+        columns: those names by the keys of `parse_columns`.
+
+    >>> names_with({"item": "sku"})["item_id"]
+    ('item_id', 'anime_id', 'movieId', 'MAL_ID', 'sku')
+    """
+    keys = {schema.USER_ID: "user", schema.ITEM_ID: "item", schema.RATING: "rating"}
+    further = {name: columns[key] for name, key in keys.items() if key in columns}
+    return {
+        name: (*names, *({further[name]} - set(names) if name in further else ()))
+        for name, names in ID_NAMES.items()
+    }
+
+
+def stream_columns(
+    file: Given, kinds: Mapping[str, pa.DataType], names: ColumnNames = ID_NAMES
+) -> Iterator[stream.Stretch]:
     """Yield some columns of a CSV or Parquet file, or of a frame, under the schema's names.
 
     Args:
         file: CSV (perhaps `.gz`) with a header, `.parquet`, or a frame.
         kinds: schema names of the columns, with the types that text is read as.
+        names: the names that the columns may have in the file.
 
     Returns:
         Tables in which ids are checked by `schema.check_ids`, and the other columns are not.
@@ -44,21 +67,21 @@ def stream_columns(file: Given, kinds: Mapping[str, pa.DataType]) -> Iterator[st
         DataError: the file is missing or damaged, lacks a column, or a field is missing or of
             another type.
     """
-    text, found = _header(file, kinds)
+    text, found = _header(file, kinds, names)
     raw = {}
     for name in kinds:
-        raw[name] = next((alias for alias in ID_NAMES[name] if alias in found), None)
+        raw[name] = next((alias for alias in names[name] if alias in found), None)
     if missing := [name for name, alias in raw.items() if alias is None]:
         check_columns(stream.shown_names(found), tuple(missing), str(file))
-    names = {name: alias for name, alias in raw.items() if alias is not None}
+    present = {name: alias for name, alias in raw.items() if alias is not None}
     if text is None or not stream.is_text(file):
-        stretches = typed.stream_typed(file, list(names.values()), f"reading {file.name}")
+        stretches = typed.stream_typed(file, list(present.values()), f"reading {file.name}")
     else:
-        of_raw = {alias: _read_as(name, kinds[name]) for name, alias in names.items()}
+        of_raw = {alias: _read_as(name, kinds[name]) for name, alias in present.items()}
         stretches = stream.stream_text(file, text, of_raw, f"reading {file.name}")
     for stretch in stretches:
-        table = stretch.table.select(list(names.values())).rename_columns(list(names))
-        for place, (name, alias) in enumerate(names.items()):
+        table = stretch.table.select(list(present.values())).rename_columns(list(present))
+        for place, (name, alias) in enumerate(present.items()):
             if name in schema.PAIR_COLUMNS:
                 ids = schema.check_ids(
                     table.column(name),
@@ -121,7 +144,11 @@ class NewRatings:
 
 
 def read_new_ratings(
-    file: Given, items: IdMap, scale: RatingScale, user_type: pa.DataType | None
+    file: Given,
+    items: IdMap,
+    scale: RatingScale,
+    user_type: pa.DataType | None,
+    names: ColumnNames = ID_NAMES,
 ) -> NewRatings:
     """Read the ratings of users that training never saw; of repeated ratings, the last counts.
 
@@ -131,13 +158,14 @@ def read_new_ratings(
         scale: the values a rating may take.
         user_type: the type of user ids; None if all ratings must be a single user's, and the file
             needs no column of users.
+        names: the names that the columns may have in the file.
 
     Raises:
         DataError: the file is missing or bad, holds no rating, or holds ratings of several users
             although `user_type` is None.
     """
-    _, found = _header(file, ID_NAMES)
-    if schema.RATING not in found:
+    _, found = _header(file, names, names)
+    if not set(names[schema.RATING]) & set(found):
         raise DataError(
             f"{file}: no column {schema.RATING}; found {', '.join(stream.shown_names(found))}; "
             "the model was trained on ratings, and needs those of new users"
@@ -147,11 +175,15 @@ def read_new_ratings(
         return check_ratings(table, **where, scale=scale)
 
     kinds = {schema.ITEM_ID: items.ids.type, schema.RATING: pa.float32()}
-    return _read_new(file, items, user_type, kinds, checked, "rating")
+    return _read_new(file, items, user_type, kinds, names, checked, "rating")
 
 
 def read_new_interactions(
-    file: Given, items: IdMap, user_type: pa.DataType | None, level: float | None = None
+    file: Given,
+    items: IdMap,
+    user_type: pa.DataType | None,
+    level: float | None = None,
+    names: ColumnNames = ID_NAMES,
 ) -> NewRatings:
     """Read the interactions of users that training never saw; repeated interactions count once.
 
@@ -163,13 +195,14 @@ def read_new_interactions(
         level: the least rating of an interaction, if the data set's interactions were made from
             ratings: where the file has a column `rating`, rows below the level are left out.
             Without a level, that column is not read.
+        names: the names that the columns may have in the file.
 
     Raises:
         DataError: the file is missing or bad, holds no interaction, or holds interactions of
             several users although `user_type` is None.
     """
-    _, found = _header(file, ID_NAMES)
-    has_ratings = schema.RATING in found
+    _, found = _header(file, names, names)
+    has_ratings = bool(set(names[schema.RATING]) & set(found))
     by_level = level if has_ratings else None
     if has_ratings and level is None:
         log(f"{file}: column {schema.RATING} is not read; the model was trained on interactions")
@@ -191,7 +224,7 @@ def read_new_interactions(
     if by_level is not None:
         kinds[schema.RATING] = pa.float32()
         wanted = f"rating of {by_level:g} or more, which is what the data set's interactions are"
-    new = _read_new(file, items, user_type, kinds, checked, wanted)
+    new = _read_new(file, items, user_type, kinds, names, checked, wanted)
     if below:
         log(f"{file}: {below} ratings below {by_level:g} are no interactions and left out")
     return new
@@ -202,6 +235,7 @@ def _read_new(
     items: IdMap,
     user_type: pa.DataType | None,
     kinds: Mapping[str, pa.DataType],
+    names: ColumnNames,
     checked: Callable[[pa.Table, dict[str, Any]], pa.Table],
     wanted: str,
 ) -> NewRatings:
@@ -212,19 +246,20 @@ def _read_new(
         items: as for the callers.
         user_type: as for the callers.
         kinds: the columns to read beside users, and the types that text is read as.
+        names: as for the callers.
         checked: (a stretch, the keyword arguments `source` and `first_row` of the check) -> the
             rows that count, with ratings.
         wanted: what a file without such rows lacks, for the message.
     """
     if user_type is None:
-        _refuse_several_users(file)
+        _refuse_several_users(file, names)
     else:
         kinds = {schema.USER_ID: user_type, **kinds}
     builder = IdMapBuilder(schema.USER_ID)
     users, indices, ratings = [], [], []
     unknown_ids: dict[int | str, None] = {}
     read = 0
-    for stretch in stream_columns(file, kinds):
+    for stretch in stream_columns(file, kinds, names):
         table = stretch.table
         read += len(table)
         if user_type is None:
@@ -259,33 +294,34 @@ def _read_new(
     )
 
 
-def _header(file: Given, wanted: Iterable[str]) -> tuple[stream.TextFormat | None, Sequence[str]]:
+def _header(
+    file: Given, wanted: Iterable[str], names: ColumnNames
+) -> tuple[stream.TextFormat | None, Sequence[str]]:
     """A text file's format (None for Parquet and frames), and the names of the columns.
 
     Args:
         file: CSV, Parquet, or a frame.
         wanted: schema names of the columns by which the delimiter is recognised.
+        names: the names that these may have in the file.
     """
     stream.require_file(file)
     if not stream.is_text(file):
         return None, typed.typed_schema(file).names
-    text = stream.header_format(
-        file, [alias for name in wanted for alias in ID_NAMES[name]], ",;\t"
-    )
+    text = stream.header_format(file, [alias for name in wanted for alias in names[name]], ",;\t")
     return text, text.names
 
 
-def _refuse_several_users(file: Given) -> None:
+def _refuse_several_users(file: Given, names: ColumnNames) -> None:
     """Refuse a file whose column of users names more than one user.
 
     Raises:
         DataError: the file holds ratings of several users.
     """
-    _, found = _header(file, ID_NAMES)
-    if not set(ID_NAMES[schema.USER_ID]) & set(found):
+    _, found = _header(file, names, names)
+    if not set(names[schema.USER_ID]) & set(found):
         return
     users: set[object] = set()
-    for stretch in stream_columns(file, {schema.USER_ID: pa.string()}):
+    for stretch in stream_columns(file, {schema.USER_ID: pa.string()}, names):
         users |= set(stretch.table.column(schema.USER_ID).unique().to_pylist())
         if len(users) > 1:
             raise DataError(f"{file}: holds ratings of several users; --ratings takes those of one")

@@ -55,7 +55,7 @@ def read_items(source: Source) -> pd.DataFrame:
     return cells.frame_of({name: pd.Series(dtype=object) for name in _ITEM_COLUMNS})
 
 
-def read_new_items(file: Given, id_type: pa.DataType) -> pd.DataFrame:
+def read_new_items(file: Given, id_type: pa.DataType, called: str | None = None) -> pd.DataFrame:
     """Read a CSV or Parquet table, or a frame, of items that a data set does not hold.
 
     Columns may have any of their names in the layouts that we read. Only the id is required; genres
@@ -64,6 +64,7 @@ def read_new_items(file: Given, id_type: pa.DataType) -> pd.DataFrame:
     Args:
         file: the table.
         id_type: int64 or string.
+        called: a further name that the column of ids may have: its name in the table of ratings.
 
     Returns:
         A row for each item, ordered by id, with `item_id`, `title`, `genres` and `synopsis` as
@@ -73,10 +74,13 @@ def read_new_items(file: Given, id_type: pa.DataType) -> pd.DataFrame:
     Raises:
         DataError: the table is damaged, has no row or no column of ids, or holds an item twice.
     """
-    raw = cells.raw_table(file, ITEM_NAMES[schema.ITEM_ID])
+    named = dict(ITEM_NAMES)
+    if called is not None:
+        named[schema.ITEM_ID] = (*named[schema.ITEM_ID], called)
+    raw = cells.raw_table(file, named[schema.ITEM_ID])
     found = stream.shown_names(list(raw))
     given = {}
-    for name, aliases in ITEM_NAMES.items():
+    for name, aliases in named.items():
         alias = next((alias for alias in aliases if alias in raw), None)
         given[name] = None if alias is None else raw.pop(alias)
     ids = given[schema.ITEM_ID]

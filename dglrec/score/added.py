@@ -86,7 +86,9 @@ def read_items_to_add(trained: TrainedModel, file: Given) -> NewItems:
             f"--new-items {file}: the model uses no genres or text, which is all that is known of "
             "a new item"
         )
-    table = read_new_items(file, dataset.items.ids.type)
+    table = read_new_items(
+        file, dataset.items.ids.type, dataset.meta.get("columns", {}).get("item")
+    )
     ids = pa.array(table[schema.ITEM_ID], type=dataset.items.ids.type)
     _refuse_known(file, schema.ITEM_ID, ids, dataset.items, "--new-items takes others")
     try:
@@ -206,9 +208,10 @@ def read_user_to_add(
 def _read_ratings(
     dataset: RatingDataset, file: Given, items: IdMap, user_type: pa.DataType | None
 ) -> NewRatings:
+    names = dataset.column_names
     if dataset.has_ratings:
-        return read_new_ratings(file, items, dataset.scale, user_type)
-    return read_new_interactions(file, items, user_type, dataset.interactions_from)
+        return read_new_ratings(file, items, dataset.scale, user_type, names)
+    return read_new_interactions(file, items, user_type, dataset.interactions_from, names)
 
 
 def _say_what_is_unknown(dataset: RatingDataset, file: Given, rows: NewRatings) -> None:

@@ -173,13 +173,13 @@ class TopKJob:
             UsageError: there are fewer items than a list has places.
             DataError: a file is bad or names unknown users or items.
         """
-        roster = read_roster(trained, options)
+        roster, names = read_roster(trained, options), trained.dataset.column_names
         try:
-            users = listed(options.users, schema.USER_ID, roster.users, options.unknown)
+            users = listed(options.users, schema.USER_ID, roster.users, options.unknown, names)
         except EmptyFileError as error:
             log(f"{error}, so there are no users to score")
             users = torch.empty(0, dtype=torch.int64)
-        catalogue = listed(options.items, schema.ITEM_ID, roster.items, options.unknown)
+        catalogue = listed(options.items, schema.ITEM_ID, roster.items, options.unknown, names)
         check_k(k, len(catalogue))
         return cls(trained, roster, users.split(users_in_part(k)), catalogue, k, options)
 
@@ -356,9 +356,8 @@ class PairsJob:
 
     def _stretches(self) -> Iterator[Stretch]:
         ids = self._roster.users.ids, self._roster.items.ids
-        return stream_columns(
-            self._file, {schema.USER_ID: ids[0].type, schema.ITEM_ID: ids[1].type}
-        )
+        kinds = {schema.USER_ID: ids[0].type, schema.ITEM_ID: ids[1].type}
+        return stream_columns(self._file, kinds, self._trained.dataset.column_names)
 
     def _encoded(self, table: pa.Table) -> "_EncodedPairs":
         """The pairs of a stretch as indices.
@@ -374,7 +373,7 @@ class PairsJob:
         )
         known = (users >= 0) & (items >= 0)
         if self._unknown == "error" and not known.all():
-            refuse_unknown(self._file, ids, "skip or null")
+            refuse_unknown(self._file, ids, "skip or null", self._trained.dataset.column_names)
         for name, column in columns.items():
             if self._unknown == "null" and column.null_count:
                 raise DataError(

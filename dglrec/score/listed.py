@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dglrec.errors import EmptyFileError, UnknownIdsError
 from dglrec.ids import IdMap
-from dglrec.ingest import Given, Stretch, stream_columns
+from dglrec.ingest import ColumnNames, Given, Stretch, stream_columns
 from dglrec.progress import log
 
 Unknown = Literal["error", "skip", "null"]
@@ -18,8 +18,17 @@ Unknown = Literal["error", "skip", "null"]
 _SHOWN = 3
 
 
-def listed(file: Given | None, name: str, ids: IdMap, unknown: Unknown) -> Tensor:
+def listed(
+    file: Given | None, name: str, ids: IdMap, unknown: Unknown, names: ColumnNames
+) -> Tensor:
     """int64 [n] the indices that a file lists, ascending and distinct; all indices without a file.
+
+    Args:
+        file: a table with the column, or None.
+        name: schema name of the column of ids.
+        ids: the known ids.
+        unknown: how an unknown id is treated: `error` or `skip`.
+        names: the names that the column may have in the file.
 
     Raises:
         EmptyFileError: the file has no row.
@@ -29,7 +38,7 @@ def listed(file: Given | None, name: str, ids: IdMap, unknown: Unknown) -> Tenso
         return torch.arange(len(ids))
     parts = [
         ids.encode(stretch.table.column(name))
-        for stretch in stream_columns(file, {name: ids.ids.type})
+        for stretch in stream_columns(file, {name: ids.ids.type}, names)
     ]
     indices = torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int32), *parts])).long()
     known = indices >= 0
@@ -37,13 +46,15 @@ def listed(file: Given | None, name: str, ids: IdMap, unknown: Unknown) -> Tenso
         raise EmptyFileError(f"{file}: holds no row")
     if not known.all():
         if unknown == "error" or not known.any():
-            refuse_unknown(file, {name: ids}, "skip" if unknown == "error" else None)
+            refuse_unknown(file, {name: ids}, "skip" if unknown == "error" else None, names)
         log(f"{file}: {int((~known).sum())} rows name an unknown {name} and are left out")
     found: Tensor = indices[known].unique()
     return found
 
 
-def refuse_unknown(file: Given, columns: dict[str, IdMap], instead: str | None) -> NoReturn:
+def refuse_unknown(
+    file: Given, columns: dict[str, IdMap], instead: str | None, names: ColumnNames
+) -> NoReturn:
     """Raise an error that names some unknown ids of a file and counts all of them.
 
     Raises:
@@ -52,7 +63,7 @@ def refuse_unknown(file: Given, columns: dict[str, IdMap], instead: str | None) 
     counts = dict.fromkeys(columns, 0)
     shown: dict[str, list[str]] = {name: [] for name in columns}
     kinds = {name: ids.ids.type for name, ids in columns.items()}
-    for stretch in stream_columns(file, kinds):
+    for stretch in stream_columns(file, kinds, names):
         for name, ids in columns.items():
             column = stretch.table.column(name)
             unknown = np.flatnonzero(ids.encode(column) < 0)

@@ -81,7 +81,7 @@ def similar_table(
     ids = trained.dataset.items
     if not 1 <= k < len(ids):
         raise UsageError(f"k = {k}: must be from 1 to {len(ids) - 1}, the number of other items")
-    wanted = listed(items, schema.ITEM_ID, ids, unknown)
+    wanted = listed(items, schema.ITEM_ID, ids, unknown, trained.dataset.column_names)
     similarities, nearest = nearest_items(trained.embeddings.nodes.items.cpu(), wanted, k)
     ranks = torch.arange(1, k + 1, dtype=torch.int32).expand_as(nearest)
     return pa.table(
