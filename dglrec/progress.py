@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TextIO, cast
 
@@ -129,6 +129,19 @@ def spoken(manner: Manner) -> Iterator[None]:
         yield
     finally:
         _manners.pop()
+
+
+@contextmanager
+def rephrased(words: Callable[[str], str]) -> Iterator[None]:
+    """Within the block, messages are changed by a function before any other change."""
+    manner = _manners[-1]
+    others = manner.words
+
+    def changed(message: str) -> str:
+        return words(message) if others is None else others(words(message))
+
+    with spoken(replace(manner, words=changed)):
+        yield
 
 
 def log(message: str, level: Level = "info") -> None:

@@ -10,7 +10,7 @@ from dglrec.config import build_settings
 from dglrec.dataset import DATASET_FILE, PrepareOptions, prepare
 from dglrec.errors import UsageError
 from dglrec.files import check_possible, check_target_folder
-from dglrec.progress import log
+from dglrec.progress import log, rephrased
 from dglrec.run import CONFIG_FILE, open_run
 from dglrec.score import Recommendation, recommend
 from dglrec.synthetic import TRUTH_FILE, synthesize
@@ -73,7 +73,9 @@ def quickstart(
     dataset = prepare(source, dataset_path, options)
     log(f"3/4 training {EPOCHS} epochs")
     settings = build_settings({"train": {"epochs": EPOCHS}})
-    results = train(dataset, run, settings, device=device, overwrite=overwrite)
+    going_on = f"go on with dglrec train {dataset_path} {run} --resume"
+    with rephrased(lambda message: message.replace("go on with --resume", going_on)):
+        results = train(dataset, run, settings, device=device, overwrite=overwrite)
     log(f"4/4 recommending for user {_SHOWN_USER}")
     trained = open_run(run, device=device)
     return QuickstartReport(results, str(_SHOWN_USER), recommend(trained, str(_SHOWN_USER), 10))

@@ -140,6 +140,20 @@ class RatingScale:
                 found.append((float(end), float(next_)))
         return found
 
+    def apart_ends(self, values: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+        """The ends of the scale that are twice as far from the next rating as any others are apart.
+
+        Args and result are those of `lone_ends`.
+        """
+        gaps = np.diff(values)
+        found = []
+        if len(gaps) > 1:
+            if gaps[0] >= 2 * gaps[1:].max():
+                found.append((float(values[0]), float(values[1])))
+            if gaps[-1] >= 2 * gaps[:-1].max():
+                found.append((float(values[-1]), float(values[-2])))
+        return found
+
     @property
     def levels(self) -> int:
         """How many values the scale has."""
@@ -412,11 +426,36 @@ def _check_timestamps(column: pa.ChunkedArray, source: str, first_row: int) -> p
     _check_present(column, TIMESTAMP, source, first_row)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return column.cast(pa.timestamp("us")).cast(pa.int64())
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = _times_of_texts(column, source, first_row)
+        return column.cast(pa.int64())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return _cast(column, pa.int64(), TIMESTAMP, source)
     raise DataError(
         f"{source}: column {TIMESTAMP} holds {column.type}; give whole seconds or times"
     )
+
+
+def _times_of_texts(column: pa.ChunkedArray, source: str, first_row: int) -> pa.ChunkedArray:
+    """Texts as whole numbers, or else as times in microseconds, as those of CSV files are read.
+
+    Raises:
+        DataError: a text is neither, or is not what the first one is.
+    """
+    texts = pc.utf8_trim_whitespace(column)
+    kind = pa.int64() if len(texts) and texts[0].as_py().isdigit() else pa.timestamp("us")
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:
+        for place, text in enumerate(texts):
+            try:
+                text.cast(kind)
+            except pa.ArrowInvalid as error:
+                raise DataError(
+                    f"{source}: row {first_row + place}: {TIMESTAMP} {text.as_py()[:40]!r} is no "
+                    "time; write whole seconds, or dates such as 2026-11-30 08:15:00"
+                ) from error
+        raise
 
 
 def _check_present(column: pa.ChunkedArray, name: str, source: str, first_row: int) -> None:

@@ -73,8 +73,9 @@ def split_rows(
     elif method in ("time", "last"):
         if timestamps is None:
             raise DataError(
-                f"--split {method} needs timestamps, and these ratings have none; add a column "
-                "timestamp, or choose another split"
+                f"--split {method} needs timestamps, and these rows have none; add a column "
+                "timestamp, say what it is called (--columns timestamp=NAME), or choose another "
+                "split"
             )
         if method == "time":
             parts = _time_parts(timestamps, *counts)

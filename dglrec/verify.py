@@ -120,7 +120,7 @@ def _of_run(folder: Path) -> Iterator[Check]:
     if not (folder / RESULTS_FILE).exists():
         found = f"no {RESULTS_FILE}: training has not finished"
         yield Check("files", "warning", found, _GO_ON.format(folder))
-    yield from _checked("files", lambda: _read_run_files(folder))
+    yield from _checked("settings and results", lambda: _read_run_files(folder))
     for note in sorted((folder / TRACKER).glob("*.json")):
         for check in _checked(f"tracker {note.stem}", partial(_read_note, note)):
             mend = f"remove {note}: --resume then begins another run of the tracker"

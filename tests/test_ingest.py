@@ -1381,6 +1381,15 @@ def test_the_scale_that_was_found_is_said_and_what_stands_alone_at_its_ends(
     assert "stands alone" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("mistakes", "is_said"), [(1, True), (2, True), (3, False)])
+def test_a_rare_rating_apart_from_the_others_is_said(tmp_path, spool, capsys, mistakes, is_said):
+    rows = [f"{n // 100},{n % 100},{n % 5 + 1}\n" for n in range(2_000 - mistakes)]
+    rows += [f"{n},100,9\n" for n in range(mistakes)]
+    read_rows(write(tmp_path / "a.csv", TABLE_HEADER + "".join(rows)), spool)
+    said = capsys.readouterr().err
+    assert (f"a rating of 9 stands alone ({mistakes} of them" in said) == is_said
+
+
 @pytest.mark.parametrize(
     ("values", "lone"),
     [

@@ -12,7 +12,7 @@ from dglrec.baselines.cosine import CosineNeighbours
 from dglrec.baselines.ease import Ease
 from dglrec.baselines.following import FollowingItems
 from dglrec.baselines.graph_filter import GraphFilter
-from dglrec.baselines.neighbours import ItemNeighbours
+from dglrec.baselines.neighbours import ItemNeighbours, check_size
 from dglrec.baselines.popularity import Popularity
 from dglrec.baselines.ranker import Known, Ranker, check_fits
 from dglrec.baselines.recent import times_of
@@ -81,14 +81,43 @@ def predicts_ratings(kind: str, *, has_ratings: bool) -> bool:
     return has_ratings and kind in _RATING
 
 
-def check_data(kind: str, dataset: RatingDataset) -> None:
-    """Refuse a data set that lacks what a baseline reads, before anything else is done.
+def check_data(
+    kind: str, dataset: RatingDataset, config: BaselineConfig, world: World = ALONE
+) -> None:
+    """Refuse a data set that a baseline cannot be fitted to, before anything else is done.
+
+    Args:
+        kind: as in `model.kind`.
+        dataset: a prepared data set.
+        config: the baseline's settings.
+        world: the processes, which may share a machine's memory.
 
     Raises:
         UsageError: the baseline reads sessions, and there are no timestamps.
+        DataError, UnusableEnvironmentError: the model takes too much memory.
     """
     if kind in _OF_SESSIONS:
         times_of(dataset, kind)
+    ranker = _ranker_of(kind, dataset)
+    if kind == "item_knn" and ranker is None:
+        check_size(dataset)
+    elif ranker is not None:
+        _check_memory(kind, ranker, dataset, config, world, searching=False, said=False)
+
+
+def _check_memory(
+    kind: str,
+    ranker: type[Ranker],
+    dataset: RatingDataset,
+    config: BaselineConfig,
+    world: World,
+    *,
+    searching: bool,
+    said: bool,
+) -> None:
+    start = start_of(kind, dataset, config)
+    needed = ranker.footprint(dataset, start, world.local_size, searching)
+    check_fits(kind, dataset.graph.num_items, needed, said=said)
 
 
 def fit_model(
@@ -123,9 +152,7 @@ def fit_model(
     model: Ranker | None = None
     with world.together():
         searching = score is not None and bool(stages_of(kind, dataset, config))
-        start = start_of(kind, dataset, config)
-        needed = ranker.footprint(dataset, start, world.local_size, searching)
-        check_fits(kind, dataset.graph.num_items, needed)
+        _check_memory(kind, ranker, dataset, config, world, searching=searching, said=True)
         if world.is_first:
             model, config = _search(kind, ranker, dataset, config, score)
     return _shared(ranker, model, config, dataset, world)

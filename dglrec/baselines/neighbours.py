@@ -76,7 +76,7 @@ class ItemNeighbours:
         """
         graph = dataset.graph
         with world.together():
-            _check_size(dataset)
+            check_size(dataset)
         model = cls(torch.zeros(graph.num_items, graph.num_items), dataset, config)
         raters = (graph.by_item.offsets, graph.by_item.neighbours, graph.edges_by_item)
         work = np.zeros(graph.num_items + 1, dtype=np.int64)
@@ -141,7 +141,13 @@ class ItemNeighbours:
         return best_items(self.predict, len(self.similarities), users, left_out, k)
 
 
-def _check_size(dataset: RatingDataset) -> None:
+def check_size(dataset: RatingDataset) -> None:
+    """Refuse a data set with more items than memory has room for similarities of.
+
+    Raises:
+        DataError: the similarities are larger than `LARGEST`.
+        UnusableEnvironmentError: there is less memory than they take.
+    """
     count = dataset.graph.num_items
     needed = count * count * 4
     if needed > LARGEST:

@@ -199,13 +199,14 @@ def no_ratings() -> UsageError:
     )
 
 
-def check_fits(kind: str, num_items: int, needed: int) -> None:
+def check_fits(kind: str, num_items: int, needed: int, *, said: bool = True) -> None:
     """Log how much memory a model needs if it is much, and refuse if there is less.
 
     Args:
         kind: as in `model.kind`.
         num_items: I.
         needed: bytes.
+        said: whether to log.
 
     Raises:
         UnusableEnvironmentError: there is too little memory.
@@ -216,7 +217,7 @@ def check_fits(kind: str, num_items: int, needed: int) -> None:
             f"model.kind {kind} needs {gib(needed)} of memory for {num_items:,} items, and there "
             f"are {gib(available)}; choose another model.kind, or a larger machine"
         )
-    if needed > _MUCH:
+    if said and needed > _MUCH:
         log(
             f"{kind} needs {gib(needed)} of memory for {num_items:,} items, and {gib(available)} "
             "are free"

@@ -9,6 +9,7 @@ import click
 
 from dglrec.errors import UsageError
 from dglrec.places import Place, is_uri, local_path, place_of
+from dglrec.progress import log
 
 if TYPE_CHECKING:
     from dglrec.infer import Diversity
@@ -226,9 +227,15 @@ def _opened(
     history: "History | None",
 ) -> Iterator[_Opened]:
     from dglrec.distributed import joined
+    from dglrec.run import RESULTS_FILE
 
     with joined(device, timeout=timeout) as (world, chosen):
         with world.together():
             options: dict[str, Any] = {"device": chosen, "world": world}
             trained = open_(run, dataset=dataset, **options, history=history or "auto")
+            if world.is_first and not (run / RESULTS_FILE).is_file():
+                log(
+                    f"{run}: its training has not finished; this is the best of the epochs that "
+                    "it had"
+                )
         yield trained

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,11 @@ _NOTES = "notes"
 _SHARE = "share_of_the_way"
 _TELLING = 0.005  # of a reason: less is shown as 0.00
 _AS_JSON = {code: f"\\u{code:04x}" for code in UNPRINTABLE}
+_OF_TABLES = ("items_without_table_row", "items_without_synopsis")
+_MOST = 0.5
+_BARELY = 1.05  # times the figure of popularity lists
+_FEW_USERS = 20
+_FEW_PAIRS = 20
 _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
 
 
@@ -30,18 +36,31 @@ def report(figures: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in figures.items():
         if name == _NOTES and isinstance(value, dict):
-            _print_notes(value)
+            _print_notes(value, figures.get("counts", {}))
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_number(part)}" for key, part in value.items())
         say(f"{name}: {_number(value)}")
 
 
-def _print_notes(counts: dict[str, Any]) -> None:
-    """Print the counts of `prepare` that are not 0, a line each."""
+def _print_notes(counts: dict[str, Any], rows: dict[str, int]) -> None:
+    """Print the counts of `prepare` that say something, a line each.
+
+    Args:
+        counts: by name.
+        rows: numbers of users, items, and of the rows of each split.
+    """
     for name, count in counts.items():
-        if count:
+        # Without a table of items no item is in it.
+        if count and not (name in _OF_TABLES and count == rows.get("items")):
             say(f"note: {name.replace('_', ' ')}: {_number(count)}")
+    for kind in ("users", "items"):
+        share = counts.get(f"test_rows_of_new_{kind}", 0) / max(rows.get("test", 0), 1)
+        if share > _MOST:
+            say(
+                f"note: {share:.0%} of the test rows are of {kind} without training rows: figures "
+                f"tell how well the model does for new {kind}"
+            )
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -68,6 +87,9 @@ def print_results(results: dict[str, Any]) -> None:
         say(f"{counted(epochs, 'epoch')} in {seconds}{chosen}")
         if best == epochs and chosen:
             say("note: the best epoch was the last: a higher train.epochs may help")
+    if chose := results.get("selection"):
+        epochs = counted(chose["epochs"], "epoch")
+        say(f"before that, {epochs} in {chose['training_seconds']:.0f} s chose that number")
     if "learned_from" in results:
         say(f"learned from {_parts(results['learned_from'])} rows")
     if "test" in results:
@@ -90,9 +112,24 @@ def print_metrics(result: dict[str, Any]) -> None:
         _print_rating_metrics(result)
     if "ranking_users" in result:
         title = f"lists of {result['ranking_users']:,} users with relevant {result['split']} items"
-        if "relevant_from" in result:
+        if result.get("relevant_from"):  # of interactions every item is relevant
             title += f", rated {result['relevant_from']:g} or more"
         _print_ranking(title, result)
+        _compare_lists(result)
+
+
+def _compare_lists(result: dict[str, Any]) -> None:
+    """Print how the model's lists compare with lists of the most popular items."""
+    name = next((key for key in result if key.startswith("ndcg@")), "")
+    popular = result["baselines"].get("popularity", {}).get(name, 0.0)
+    if popular:
+        ratio = result[name] / popular
+        say(f"the model's {name} is {ratio:.2f} times that of the most popular items")
+        if ratio < _BARELY:
+            say(
+                "note: that is no better, or hardly; `dglrec compare` says what may be chance, "
+                "docs/which-model.md which other models there are"
+            )
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -118,7 +155,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         ("new_items", "users with relevant items that are new, which alone count here"),
     ):
         if "ranking_users" in result.get(name, {}):
-            _print_ranking(f"lists of {result[name]['ranking_users']:,} {what}", result[name])
+            _print_group(f"lists of {result[name]['ranking_users']:,} {what}", result[name])
     if "lists" in result:
         lists = result["lists"]
         names = [name for name in _LIST_FIGURES if name in lists]
@@ -141,6 +178,17 @@ def print_evaluation(result: dict[str, Any]) -> None:
         _print_details(result["details"])
     for note in result.get("notes", []):
         say(f"note: {note}")
+    say("what each figure means: docs/evaluation.md")
+
+
+def _print_group(title: str, figures: dict[str, Any]) -> None:
+    """Print metrics of the lists of some users, if there are any hits and enough users."""
+    if figures["ranking_users"] < _FEW_USERS:
+        say(f"note: {title}: too few to say anything; --json has the figures")
+    elif not any(figures[key] for key in figures if "@" in key):
+        say(f"note: {title}: no list of the model holds one of them")
+    else:
+        _print_ranking(title, figures)
 
 
 def _print_rating_metrics(result: dict[str, Any]) -> None:
@@ -159,6 +207,10 @@ def _print_rating_metrics(result: dict[str, Any]) -> None:
             if "rmse" in metrics
         ],
     )
+    if bias := result["baselines"].get("bias", {}).get("rmse"):
+        difference = 1 - result["rmse"] / bias
+        than = "lower" if difference > 0 else "higher"
+        say(f"the model's rmse is {abs(difference):.1%} {than} than that of the biases alone")
     if "gap_closed" in result:
         say(
             f"irreducible rmse {result['irreducible_rmse']:.4f}; "
@@ -273,6 +325,17 @@ def _print_rows(title: str, columns: Sequence[str], rows: list[list[str]]) -> No
     for row in rows:
         add_row(table, *row)
     print_table(table)
+
+
+def print_pairs(folder: Path) -> None:
+    """Print the scores of a few pairs; of many, nothing: they are read from the folder's files."""
+    import pyarrow.dataset as parts
+
+    scores = parts.dataset(folder, format="parquet")
+    if scores.count_rows() <= _FEW_PAIRS:
+        rows = [list(row.values()) for row in scores.to_table().to_pylist()]
+        shown = [["" if value is None else _number(value) for value in row] for row in rows]
+        _print_rows("predicted", scores.schema.names, shown)
 
 
 def print_comparison(result: dict[str, Any]) -> None:

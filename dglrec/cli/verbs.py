@@ -307,6 +307,8 @@ def train(
         print_json(results)
     elif world.is_first:
         print_results(results)
+        measured = run / "selection" if refit else run
+        say(f"\nNext: dglrec evaluate {measured} --ranking 10")
 
 
 @cli.command()

@@ -23,13 +23,14 @@ from dglrec.ids import IdMap, IdMapBuilder
 from dglrec.ingest import stream, typed
 from dglrec.ingest.columns import FileCounts, IngestCounts, RatingColumns, at_level
 from dglrec.ingest.frames import Given
-from dglrec.ingest.parts import TableFile
+from dglrec.ingest.parts import TableFile, parts_of
 from dglrec.ingest.sources import Source, ratings_columns
 from dglrec.progress import log, progress
 from dglrec.schema import RatingScale, check_interactions, check_ratings
 
 _CHUNK_ROWS = 1 << 22
 _MOST_DISTINCT_RATINGS = 65_536
+_RARE = 1e-3  # a rating apart from the others that is no more frequent may be a mistake
 
 _USERS = ("users", np.dtype(np.int32))
 _ITEMS = ("items", np.dtype(np.int32))
@@ -143,6 +144,7 @@ class RatingReader:
             with disk_errors(self._spool):
                 for output in outputs.values():
                     output.close()
+        self._say_open_ends(file)
         if rows == unrated:
             raise DataError(
                 f"{file}: none of its {rows:,} rows is a rating"
@@ -194,10 +196,23 @@ class RatingReader:
         counts = IngestCounts(tuple(spooled.counts for spooled in self._files))
         return columns, users, items, scale, counts
 
+    def _say_open_ends(self, file: Given) -> None:
+        """Log which text files end within a row: the row looks whole where a file was cut short."""
+        if not stream.is_text(file):
+            return
+        open_ends = [part for part in parts_of(file).files if stream.ends_within_line(part)]
+        if open_ends:
+            others = f" and {len(open_ends) - 1} others" if len(open_ends) > 1 else ""
+            log(
+                f"{open_ends[0]}{others}: no line end after the last row; if the file was cut "
+                "short, so may its last row be"
+            )
+
     def _say_scale(self, scale: RatingScale, distinct: npt.NDArray[np.float64], names: str) -> None:
         """Log the scale that was inferred, and end levels that a mistaken rating may have added."""
         log(f"{names}: ratings are on the scale {scale}")
-        for end, next_ in scale.lone_ends(distinct):
+        lone, total = scale.lone_ends(distinct), sum(spooled.rows for spooled in self._files)
+        for end, next_ in dict.fromkeys([*lone, *scale.apart_ends(distinct)]):
             rows, first = 0, ""
             for spooled in self._files:
                 ratings = spooled.open(_RATINGS, "r")
@@ -205,6 +220,8 @@ class RatingReader:
                 if len(at) and not rows:
                     first = f", the first number {at[0] + 1:,} of {spooled.counts.file.name}"
                 rows += len(at)
+            if (end, next_) not in lone and rows > total * _RARE:
+                continue
             log(
                 f"{names}: a rating of {end:g} stands alone ({rows:,} of them{first}); the next is "
                 f"{next_:g}: if it is a mistake, remove it, or say --scale MIN:MAX:STEP, which "

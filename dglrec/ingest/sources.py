@@ -304,7 +304,10 @@ def _hint(file: Given, layout: RatingLayout) -> str:
         return ""
     if isinstance(file, Path) and _kinds_of_folder(file.parent):
         return f"; to read the whole data set give its folder, {file.parent}"
-    return "; or say what they are called here: --columns user=NAME,item=NAME"
+    return (
+        "; or say what they are called here: --columns user=NAME,item=NAME, and perhaps "
+        "rating=NAME,timestamp=NAME"
+    )
 
 
 def _detect(path: Place) -> str:

@@ -5,6 +5,7 @@ a table in several parts follow each other, and each names its file.
 """
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -315,6 +316,15 @@ def ends_in_open_quote(file: TableFile, last: str) -> bool:
     with faults(part), _open_bytes(part) as (_, stream):
         content = bytes(stream.read())
     return bool(last) and content.endswith(b'"' + last.replace('"', '""').encode())
+
+
+def ends_within_line(file: Place) -> bool:
+    """Whether a local, uncompressed text file's last line has no line end."""
+    if not isinstance(file, Path) or file.suffix.lower() == ".gz" or not file.stat().st_size:
+        return False
+    with file.open("rb") as content:
+        content.seek(-1, os.SEEK_END)
+        return content.read() not in (b"\n", b"\r")
 
 
 @dataclass(frozen=True)

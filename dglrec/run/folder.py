@@ -132,7 +132,10 @@ def best_checkpoint(run: Path) -> Checkpoint:
     if (run / DATASET_FILE).is_file():
         raise DataError(f"{run}: is a data set and no run; make one: dglrec train {run} RUN")
     if not (run / BEST).is_dir():
-        raise DataError(f"{run}: holds no {BEST}; its training has not finished an epoch")
+        raise DataError(
+            f"{run}: holds no {BEST}; its training has not finished an epoch"
+            "; train --resume goes on with it"
+        )
     check_checksums(run, all_there=True)
     return load_checkpoint(run / BEST)
 

@@ -103,7 +103,7 @@ def fit_baseline(
     with ExitStack() as until_done:
         until_done.enter_context(Interrupts(outlives_terminal=True))
         with world.together():
-            check_data(kind, dataset)
+            check_data(kind, dataset, settings.baseline, world)
             if world.is_first:
                 check_tracker(settings.train.logger)
                 check_run(run, resume, overwrite)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from dglrec import __version__
+from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.files import read_json, write_json
-from dglrec.graph import RatingGraph
 from dglrec.machine import peak_memory
 from dglrec.progress import counted
 from dglrec.run import ENVIRONMENT_FILE, metrics_lines
@@ -21,17 +21,18 @@ from dglrec.train.config import Settings
 
 
 def describe_training(
-    graph: RatingGraph, settings: Settings, device: torch.device, world: World = ALONE
+    dataset: RatingDataset, settings: Settings, device: torch.device, world: World = ALONE
 ) -> str:
-    """A line on the training ratings, and the resolved settings.
+    """A line on the training rows, and the resolved settings.
 
     Args:
-        graph: the training ratings.
+        dataset: whose graph has the training rows.
         settings: the resolved settings.
         device: the device of the model.
         world: the processes that train together.
     """
-    loader = settings.loader
+    loader, graph = settings.loader, dataset.graph
+    what = "ratings" if dataset.has_ratings else "interactions"
     where = str(device) if device.type == "cuda" else counted(torch.get_num_threads(), "CPU thread")
     if world.size > 1:
         where = f"{world.size} processes, {'a GPU' if device.type == 'cuda' else where} each"
@@ -48,8 +49,8 @@ def describe_training(
         clusters, steps = int(loader.clusters), loader.steps_a_pass(graph.num_edges)
         parts.append(f"{clusters:,} clusters, about {clusters / steps:.3g} a step")
     if loader.kind == "saint":
-        what = f"walks of {loader.walk_length} hops"
-        parts.append(f"subgraphs of {what if loader.draws == 'walk' else f'{loader.draws}s'}")
+        walks = f"walks of {loader.walk_length} hops"
+        parts.append(f"subgraphs of {walks if loader.draws == 'walk' else f'{loader.draws}s'}")
     if loader.kind == "layerwise":
         users, items = loader.layer_sizes
         by = {"ladies": "LADIES", "fastgcn": "FastGCN"}[loader.importance]
@@ -64,7 +65,7 @@ def describe_training(
     parts.append(f"learning rate {settings.train.learning_rate:.4g}")
     parts.append(f"dropout {settings.model.dropout:g}")
     return (
-        f"{graph.num_edges:,} ratings by {graph.num_users:,} users of {graph.num_items:,} items, "
+        f"{graph.num_edges:,} {what} by {graph.num_users:,} users of {graph.num_items:,} items, "
         f"on {where}: {', '.join(parts)}"
     )
 

@@ -143,7 +143,7 @@ def train_once(
                     until_done.enter_context(logged_to(run / LOG_FILE))
                 keep_derived(run, dataset)
                 world.mark_started(job_of(run))
-                log(describe_training(dataset.graph, settings, device, world))
+                log(describe_training(dataset, settings, device, world))
                 if not validates:
                     log(
                         f"learning from {shown_parts(dataset.parts)} rows, without validation: "
@@ -383,7 +383,7 @@ def _end_epoch(
             said += [_said(metrics, valid)] if metrics else []
             log(
                 f"epoch {done.epoch} of {epochs}: {', '.join(said)}"
-                f"{' (best)' if better and metrics else ''}, {done.seconds:.0f} s"
+                f"{' (best)' if better and metrics else ''}, {done.seconds:.0f} s so far"
             )
     if better:
         checkpoints.save_best(done, metrics)
