@@ -466,7 +466,7 @@ BAD_TABLES = {
     ),
     "timestamps are text": (
         "user_id,item_id,rating,timestamp\n1,2,3,noon\n",
-        "column timestamp holds string; give whole seconds or times",
+        "row 2: timestamp 'noon' is no time; write whole seconds, or dates such as",
     ),
     "one timestamp is text": (
         "user_id,item_id,rating,timestamp\n1,2,3,4\n1,3,4,noon\n",
@@ -539,7 +539,7 @@ def test_a_folder_named_like_a_file(tmp_path):
         ({"item_id": [{"a": 1}, {"a": 2}, {"a": 3}]}, "column item_id holds struct"),
         ({"item_id": ["a", None, "b"]}, "row 2: item_id is missing"),
         ({"timestamp": pa.array([1, 2, 3], pa.timestamp("ns"))}, "column is of an unusable type"),
-        ({"timestamp": ["x", "y", "z"]}, "column timestamp holds string"),
+        ({"timestamp": ["x", "y", "z"]}, "row 1: timestamp .x. is no time"),
     ],
 )
 def test_a_bad_parquet_table_is_refused(tmp_path, spool, columns, message):

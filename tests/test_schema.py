@@ -127,6 +127,22 @@ def test_times_become_microseconds():
     assert table.column("timestamp").to_pylist() == [0, 1_000_000, 2_000_000]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (
+            ["1970-01-01 00:00:01", "1970-01-01T00:00:02", "1970-01-02"],
+            [10**6, 2 * 10**6, 864 * 10**8],
+        ),
+        (["5", " 7", "6 "], [5, 7, 6]),
+    ],
+)
+def test_timestamps_that_are_text_in_a_frame_are_read(kind, texts, expected):
+    table = check_ratings(ratings_table(timestamp=pa.array(texts, kind)), source="file")
+    assert table.column("timestamp").to_pylist() == expected
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -146,7 +162,9 @@ def test_times_become_microseconds():
         ),
         ({"rating": ["1", "2", "3"]}, "file: column rating holds string; ratings must be numbers"),
         ({"timestamp": [1, None, 3]}, "file: row 8: timestamp is missing"),
-        ({"timestamp": ["a", "b", "c"]}, "file: column timestamp holds string; give whole seconds"),
+        ({"timestamp": ["a", "b", "c"]}, "file: row 7: timestamp 'a' is no time; write whole sec"),
+        ({"timestamp": ["1", "b", "3"]}, "file: row 8: timestamp 'b' is no time; write whole sec"),
+        ({"timestamp": [[1], [2], [3]]}, "file: column timestamp holds list<item: int64>; give "),
         ({"user_id": [1.0, 2.0, 3.0]}, "file: column user_id holds double; ids must be whole"),
         (
             {"user_id": pa.array([1, 2, 2**64 - 1], pa.uint64())},

@@ -1,5 +1,7 @@
 """Tables given later may call their columns as the table of ratings did."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,13 +48,16 @@ def trained(request, tmp_path_factory):
 def tables(trained, tmp_path):
     """A table under both kinds of names: the paths of the two files."""
 
+    numbers = itertools.count()
+
     def write(**columns):
+        number = next(numbers)
         frame = pd.DataFrame(columns)
         if not trained.dataset.has_ratings:
             frame = frame.drop(columns="rating", errors="ignore")
         found = []
         for name, names in (("schema", {}), ("own", NAMES)):
-            found.append(tmp_path / f"{'-'.join(columns)}-{name}.csv")
+            found.append(tmp_path / f"{number}-{name}.csv")
             frame.rename(columns=names).to_csv(found[-1], index=False)
         return found
 

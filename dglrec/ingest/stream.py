@@ -320,7 +320,7 @@ def ends_in_open_quote(file: TableFile, last: str) -> bool:
 
 def ends_within_line(file: Place) -> bool:
     """Whether a local, uncompressed text file's last line has no line end."""
-    if not isinstance(file, Path) or file.suffix.lower() == ".gz" or not file.stat().st_size:
+    if isinstance(file, RemotePath) or file.suffix.lower() == ".gz" or not file.stat().st_size:
         return False
     with file.open("rb") as content:
         content.seek(-1, os.SEEK_END)
