@@ -92,7 +92,10 @@ def home_of(path: Path | None, overwrite: bool) -> Iterator[Path]:
             )
         check_target_folder(made[0], marker=DATASET_FILE, overwrite=overwrite)
         check_target_folder(made[1], marker=CONFIG_FILE, overwrite=overwrite, ignored=LOCK_FILE)
-    was_there, were_there = home.exists() and path is not None, any(one.exists() for one in made)
+    was_there, were_there = (
+        home.exists() and path is not None,
+        any(folder.exists() for folder in made),
+    )
     try:
         yield home
     except BaseException:

@@ -76,7 +76,7 @@ def speaks_python(
 
 
 def _valued(found: re.Match[str]) -> str:
-    name, value = (one for one in found.groups() if one is not None)
+    name, value = (group for group in found.groups() if group is not None)
     return f"{name}={value!r}"
 
 
