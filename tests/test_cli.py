@@ -343,7 +343,7 @@ def test_prepare_refuses_a_missing_train_file(tmp_path, refused):
         (["--valid", "-0.1"], "--valid -0.1"),
         (["--test", "1"], "--test 1"),
         (["--valid", "0.5", "--test", "0.5"], "leave no rows to train on"),
-        (["--train-file", "x.csv"], "--train-file and --test-file come together"),
+        (["--train-file", "x.csv"], "--train-file and --test-file must be given together"),
         (["--scale", "5:1"], "minimum"),
         (["--scale", "five"], "MIN:MAX"),
         (["--numeric", "Weight"], "--numeric Weight"),

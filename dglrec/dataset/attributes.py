@@ -224,7 +224,7 @@ def check_attributes(items: pd.DataFrame, numeric: Sequence[str]) -> None:
         raise DataError(f"no column {', '.join(missing)}, which the data set uses as numbers")
     for name in numeric:
         if not pd.api.types.is_numeric_dtype(items[name]):
-            raise DataError(f"column {name} holds what is no number")
+            raise DataError(f"column {name} holds a value that is not a number")
 
 
 def check_reproduced(found: Features, before: Features) -> None:
@@ -237,8 +237,8 @@ def check_reproduced(found: Features, before: Features) -> None:
         now = found.get(name, np.empty(0))
         if now.shape != stored.shape or not np.allclose(now, stored, atol=_TOLERANCE):
             raise DataError(
-                f"{name} features do not come out as they were made; text needs the model that the "
-                "data set was prepared with"
+                f"{name} features differ from those that the data set holds; text needs the model "
+                "that the data set was prepared with"
             )
 
 

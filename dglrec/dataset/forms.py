@@ -132,8 +132,8 @@ def _of_relations(meta: Mapping[str, Any]) -> _Forms:
         for end, size in zip(("source_type", "destination_type"), sizes, strict=True):
             if known.get(described[end], size) != size:
                 raise DataError(
-                    f"relation {name} is about {size:,} nodes of type {described[end]}, and there "
-                    f"are {known[described[end]]:,}; prepare the data set again"
+                    f"relation {name} has {size:,} nodes of type {described[end]}, the data set "
+                    f"{known[described[end]]:,}; prepare the data set again"
                 )
         for direction, (nodes, neighbours) in zip(DIRECTIONS, (sizes, sizes[::-1]), strict=True):
             place = f"{RELATIONS}/{_checked_name(name)}/{direction}"

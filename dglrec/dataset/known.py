@@ -153,7 +153,7 @@ def log_known(
 
 def _reason_without_feature(kind: Kind, text: bool) -> str:
     if kind is Kind.NONE:
-        return ": nearly every value is of one row alone, or there is none"
+        return ": nearly every value is in a single row, or there are no values"
     if kind is Kind.TEXT and not text:
         return " with --no-text"
     return f", which takes 1 to {MOST_LABELS} labels in training rows"

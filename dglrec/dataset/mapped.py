@@ -241,9 +241,7 @@ class MappedFiles:
         forms: dict[str, ArrayForm | None] = {**arrays, **dict.fromkeys(rows)}
         proofs = meta.get(FILES, dict.fromkeys(forms))
         if other := proofs.keys() ^ forms.keys():
-            raise DataError(
-                f"{path / DATASET_FILE}: damaged (what it says of {min(other)}); {_MEND}"
-            )
+            raise DataError(f"{path / DATASET_FILE}: damaged (its entry of {min(other)}); {_MEND}")
         self._files = {
             name: MappedFile(path / name, proofs[name], form) for name, form in forms.items()
         }

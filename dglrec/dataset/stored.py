@@ -380,8 +380,8 @@ class RatingDataset:
                 labels = len(found[name].vocabulary) if name in found else 0
                 if name not in (USER_TYPE, ITEM_TYPE) and labels != count:
                     raise DataError(
-                        f"{self.path}: relation {relation.name} is about {count:,} labels of "
-                        f"{name}, and there are {labels:,}; prepare the data set again"
+                        f"{self.path}: relation {relation.name} has {count:,} labels of {name}, "
+                        f"the data set {labels:,}; prepare the data set again"
                     )
         return found
 
