@@ -168,7 +168,7 @@ class _Added:
                 f"numbers, [{rows}, F]"
             )
         if not np.isfinite(found).all():
-            raise UsageError(f"{self.where} gives what is no finite number")
+            raise UsageError(f"{self.where} gives a value that is not a finite number")
         return found.astype(np.float32)
 
     def unseen(self, column: pd.Series) -> int:

@@ -170,7 +170,9 @@ def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.flo
         else:
             numbers[row] = number
     if bad is not None and (kind is Kind.NUMBER or np.isnan(numbers).all()):
-        raise DataError(f"column {name} holds what is no {kind.value} ({str(bad)[:40]!r})")
+        raise DataError(
+            f"column {name} holds a value that is not a {kind.value} ({str(bad)[:40]!r})"
+        )
     return numbers
 
 
