@@ -176,7 +176,7 @@ class Ranker(ABC):
                 f"items {wanted.min()} to {wanted.max()}: there are {len(self._places)}"
             )
         if len(users) and int(users.min()) < 0:
-            raise IndexError(f"user {int(users.min())}: there is none")
+            raise IndexError(f"user {int(users.min())}: must be 0 or more")
         distinct, owners = np.unique(users.numpy(), return_inverse=True)
         order = np.argsort(owners, kind="stable")
         out = np.empty(len(wanted), dtype=np.float32)
