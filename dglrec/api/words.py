@@ -53,9 +53,9 @@ def without_path(message: str) -> str:
     """As `in_python`, for a training in a temporary folder, which cannot be resumed.
 
     >>> without_path("stopped after epoch 1; go on with --resume")
-    'stopped after epoch 1; only with path=... is it kept, and can be gone on with'
+    'stopped after epoch 1; it is kept, to go on with, only with path=...'
     """
-    kept = "; only with path=... is it kept, and can be gone on with"
+    kept = "; it is kept, to go on with, only with path=..."
     return in_python(message.replace("; go on with --resume", kept))
 
 
