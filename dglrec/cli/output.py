@@ -75,7 +75,7 @@ def print_results(results: dict[str, Any]) -> None:
         return
     say("note: there are no test rows that the model has not learned from, so nothing measures it")
     if "test" in results.get("selection", {}):
-        say("the same settings, trained on training rows alone:")
+        say("the same settings, trained only on training rows:")
         print_metrics(results["selection"]["test"])
 
 
@@ -105,7 +105,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         say(f"new users left out, with too few ratings: {result['users_left_out']:,}")
     groups = ("new_users", "new_items", "head_items", "tail_items")
     _print_rows(
-        "by what training saw of them",
+        "by training ratings of user and item",
         ("", "ratings", *_FIGURES),
         [
             [name.replace("_", " "), *_figures(result[name])]
@@ -115,7 +115,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     )
     for name, what in (
         ("new_users", "users without training items"),
-        ("new_items", "users with relevant items that are new, which alone count here"),
+        ("new_items", "users with relevant new items, of which only these count here"),
     ):
         if "ranking_users" in result.get(name, {}):
             _print_ranking(f"lists of {result[name]['ranking_users']:,} {what}", result[name])
@@ -123,7 +123,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         lists = result["lists"]
         names = [name for name in _LIST_FIGURES if name in lists]
         _print_rows(
-            f"what lists of {lists['k']} are like",
+            f"properties of lists of {lists['k']}",
             ("", *(name.replace("_", " ") for name in names)),
             [
                 [row, *(_number(figures.get(name, "")) for name in names)]
@@ -199,7 +199,7 @@ def _print_details(details: dict[str, Any]) -> None:
     if "by_rating" in details:
         _print_details_of_ratings(details)
     _print_rows(
-        "mean cosine between random nodes, by layer (0: what they are before any message)",
+        "mean cosine between random nodes, by layer (0: before any message)",
         ("layer", "users", "items"),
         [
             [str(layer["layer"]), *(_number(layer[what]) for what in ("users", "items"))]
