@@ -128,7 +128,7 @@ def build_settings(values: Values) -> Settings:
         raise UsageError(
             f"model.layers is {settings.model.layers}, but loader.user_fanouts names "
             f"{_count(named[0])} and loader.item_fanouts {_count(named[1])}: leave "
-            "both at auto, or give both one figure a layer, like "
+            "both at auto, or give both a figure for each layer, like "
             f"--set loader.user_fanouts={_like(100, settings.model.layers)} "
             f"--set loader.item_fanouts={_like(10, settings.model.layers)}"
         )
@@ -192,7 +192,7 @@ def resumed_settings(
     changed = [key for key in changed_keys(recorded, settings) if key not in _MAY_CHANGE]
     if changed:
         raise UsageError(
-            f"{run}: --resume goes on with the run's own settings, and these would change: "
+            f"{run}: --resume goes on with the run's settings, and these would change: "
             f"{', '.join(changed)}; start a new run for them"
         )
     return settings

@@ -788,7 +788,7 @@ def test_no_code_of_a_checkpoint_ever_runs(place, world, own_run, tmp_path, refu
         ("train.learning_rate=inf", ["train.learning_rate"]),
         ("loader.user_fanouts=0,3", ["user_fanouts"]),
         ("loader.user_fanouts=10", ["user_fanouts"]),
-        ("loader.item_fanouts=3", ["model.layers is 2", "one figure a layer"]),
+        ("loader.item_fanouts=3", ["model.layers is 2", "a figure for each layer"]),
         ('model.item_features=["poster"]', ["model.item_features", "no poster", "it has genres"]),
     ],
 )
