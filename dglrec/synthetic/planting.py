@@ -119,7 +119,7 @@ class Planting:
                 f"--users {users}"
             )
         if self.sessions and items < 3:
-            raise UsageError(f"--sessions: wants three items at least; --items is {items}")
+            raise UsageError(f"--sessions: needs at least three items; --items is {items}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -351,7 +351,7 @@ class Truth:
             chance = finite(value["transition_chance"], "transition_chance")
             transitions = _transitions(chance, arrays.pop("successors"), value, items)
         if has_relations and not isinstance(value["planted"], dict):
-            raise ValueError("planted is no table")
+            raise ValueError("planted is not a table")
         lists = None if value.get("lists") is None else _reference_lists(value["lists"])
         return cls(
             **counts,  # type: ignore[arg-type]
