@@ -157,9 +157,9 @@ class Biases:
         """
         of_users, of_items = self._tables
         before = _rows(of_users, users.nodes), _rows(of_items, items.nodes)
-        left = self._left(before, (users.places, items.places), ratings, present)
-        _put(of_users, users.nodes, left[0])
-        _put(of_items, items.nodes, left[1])
+        reduced = self._without_ratings(before, (users.places, items.places), ratings, present)
+        _put(of_users, users.nodes, reduced[0])
+        _put(of_items, items.nodes, reduced[1])
         try:
             yield
         finally:
@@ -174,7 +174,7 @@ class Biases:
             (self.items, self.item_degrees, self.item_squares),
         )
 
-    def _left(
+    def _without_ratings(
         self,
         known: tuple[_Known, _Known],
         places: tuple[Tensor, Tensor],
@@ -211,7 +211,7 @@ class Biases:
             items: int64 [n] items of the same ratings.
             ratings: float32 [n].
         """
-        of_users, of_items = self._left(self._tables, (users, items), ratings)
+        of_users, of_items = self._without_ratings(self._tables, (users, items), ratings)
         return replace(
             self,
             users=of_users[0],
@@ -253,8 +253,8 @@ class Biases:
             squares: float32 [n], as `user_squares`.
             damping: with which the n biases were fitted.
         """
-        left = _beyond_own(squares, bias, degrees, damping)
-        damped = left.clamp(min=0) + _SPREAD_DAMPING * self.variance
+        residual_squares = _residual_squares(squares, bias, degrees, damping)
+        damped = residual_squares.clamp(min=0) + _SPREAD_DAMPING * self.variance
         spread = torch.log(damped / ((degrees + _SPREAD_DAMPING) * self.variance)) / 2
         return torch.stack((bias, torch.log1p(degrees), spread), dim=1)
 
@@ -328,7 +328,7 @@ def fit_biases(graph: RatingGraph, damping: Damping | None = None) -> Biases:
             if still:
                 break
     user_squares = _squares(by_user, centred, item_bias)
-    left = _beyond_own(user_squares, user_bias, user_degrees, used.users)
+    residual_squares = _residual_squares(user_squares, user_bias, user_degrees, used.users)
     return Biases(
         mean,
         _float32(user_bias),
@@ -337,7 +337,7 @@ def fit_biases(graph: RatingGraph, damping: Damping | None = None) -> Biases:
         _float32(item_degrees),
         _float32(user_squares),
         _float32(_squares(by_item, centred, user_bias)),
-        max(float(left.sum()) / len(by_user.neighbours), _LEAST_VARIANCE),
+        max(float(residual_squares.sum()) / len(by_user.neighbours), _LEAST_VARIANCE),
         used,
     )
 
@@ -395,14 +395,14 @@ class NoBiases(Biases):
         """These biases on another device."""
         return self._with_degrees(self.user_degrees.to(device), self.item_degrees.to(device))
 
-    def _left(
+    def _without_ratings(
         self,
         known: tuple[_Known, _Known],
         places: tuple[Tensor, Tensor],
         ratings: Tensor,
         present: Tensor | None = None,
     ) -> tuple[_Known, _Known]:
-        """As `Biases._left`, but only degrees change."""
+        """As `Biases._without_ratings`, but only degrees change."""
         of_users, of_items = (
             (bias, _count_down(degrees, rows, present).to(degrees.dtype), squares)
             for (bias, degrees, squares), rows in zip(known, places, strict=True)
@@ -473,14 +473,14 @@ def _squares(
 _Values = TypeVar("_Values", Tensor, npt.NDArray[Any])
 
 
-def _beyond_own(squares: _Values, bias: _Values, degrees: _Values, damping: float) -> _Values:
+def _residual_squares(squares: _Values, bias: _Values, degrees: _Values, damping: float) -> _Values:
     """For each node the sum over its ratings of (rating less mean and both biases)^2.
 
     For x, a rating less mean and the other end's bias, `squares` is the sum of x^2, and the sum of
     x is bias * (degree + damping).
     """
-    left: _Values = squares - bias * bias * (degrees + 2 * damping)
-    return left
+    residual_squares: _Values = squares - bias * bias * (degrees + 2 * damping)
+    return residual_squares
 
 
 def _float32(values: npt.NDArray[Any]) -> Tensor:
@@ -507,11 +507,11 @@ def _leave_out(
         residuals = residuals * present
     sums = bias.double() * (degrees.double() + damping)
     sums.index_add_(0, nodes, residuals, alpha=-1)
-    left = squares.double().index_add_(0, nodes, residuals.square(), alpha=-1)
+    remaining_squares = squares.double().index_add_(0, nodes, residuals.square(), alpha=-1)
     return (
         (sums / (remaining + damping)).to(bias.dtype),
         remaining.to(degrees.dtype),
-        left.to(squares.dtype),
+        remaining_squares.to(squares.dtype),
     )
 
 

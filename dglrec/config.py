@@ -130,7 +130,7 @@ def build_settings(values: Values) -> Settings:
         raise UsageError(
             f"model.layers is {settings.model.layers}, but loader.user_fanouts names "
             f"{_count(named[0])} and loader.item_fanouts {_count(named[1])}: leave "
-            "both at auto, or give both one figure a layer, like "
+            "both at auto, or give both a figure for each layer, like "
             f"--set loader.user_fanouts={_like(100, settings.model.layers)} "
             f"--set loader.item_fanouts={_like(10, settings.model.layers)}"
         )
@@ -181,20 +181,20 @@ def resumed_settings(
         DataError: the run has no configuration.
     """
     check_is_run(run)
-    own = load_settings(file=run / CONFIG_FILE)
-    values: Values = own.to_dict()
+    recorded = load_settings(file=run / CONFIG_FILE)
+    values: Values = recorded.to_dict()
     for section, keys in ({} if file is None else read_config(file)).items():
         values[section].update(keys)
     _override(values, assignments, environment, given or {})
-    for section, own_values in own.to_dict().items():
-        for key, value in own_values.items():
+    for section, recorded_values in recorded.to_dict().items():
+        for key, value in recorded_values.items():
             if values[section].get(key) == "auto":
                 values[section][key] = value  # what auto stood for when the run began
     settings = build_settings(values)
-    changed = [key for key in changed_keys(own, settings) if key not in _MAY_CHANGE]
+    changed = [key for key in changed_keys(recorded, settings) if key not in _MAY_CHANGE]
     if changed:
         raise UsageError(
-            f"{run}: --resume goes on with the run's own settings, and these would change: "
+            f"{run}: --resume goes on with the run's settings, and these would change: "
             f"{', '.join(changed)}; start a new run for them"
         )
     return settings
@@ -311,7 +311,7 @@ def keyed_entries(
     """Values by keys like `model.layers`, which TOML reads as tables unless they are quoted."""
     for key, value in table.items():
         if key in sections and isinstance(value, dict):
-            yield from ((f"{key}.{name}", one) for name, one in value.items())
+            yield from ((f"{key}.{name}", entry) for name, entry in value.items())
         else:
             yield key, value
 
@@ -341,7 +341,7 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     names = list(known)
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
     # A known name that the text begins with is preferred to one that only looks similar.
-    found = found or [one for one in names if name.startswith(one)]
+    found = found or [known_name for known_name in names if name.startswith(known_name)]
     found = found or difflib.get_close_matches(name, names, n=1, cutoff=0.0)
     return f"; did you mean {found[0]}?" if found else ""
 
@@ -355,7 +355,7 @@ def explain(section: str, error: ValidationError) -> str:
     key = ".".join([section, *map(str, first["loc"][:1]), *places])
     if not first["loc"]:
         return f"{section}: {first['msg'].removeprefix('Value error, ')}"
-    wanted = dict.fromkeys(one["msg"] for one in errors if one["loc"][:1] == first["loc"][:1])
+    wanted = dict.fromkeys(other["msg"] for other in errors if other["loc"][:1] == first["loc"][:1])
     return f"{key} = {first['input']!r}: {'; or '.join(wanted)}"
 
 

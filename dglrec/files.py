@@ -315,7 +315,7 @@ def check_possible(target: Place) -> None:
     try:
         target.absolute().stat()
     except NotADirectoryError as error:
-        above = next(one for one in target.absolute().parents if one.exists())
+        above = next(parent for parent in target.absolute().parents if parent.exists())
         raise UsageError(f"{target}: {above} is a file; choose a path below a folder") from error
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
@@ -381,9 +381,9 @@ def _folder_in_store(target: RemotePath, *, marker: str, overwrite: bool) -> Ite
         (target / marker).unlink(missing_ok=True)
         for file in (*(name for name in made if name != marker), marker):
             (target / file).put(folder / file)
-        for left in target.iterdir():
-            if left.name not in made and left.is_file():
-                left.unlink(missing_ok=True)
+        for leftover in target.iterdir():
+            if leftover.name not in made and leftover.is_file():
+                leftover.unlink(missing_ok=True)
 
 
 def _is_half_written(target: RemotePath, marker: str) -> bool:
@@ -404,17 +404,17 @@ def sweep(folder: Place) -> None:
 
     Call it only while no other process can write in the folder: its files would be removed, too.
     """
-    for left in folder.glob(f"{TEMPORARY}*"):
-        match = re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", left.name)
-        if isinstance(left, RemotePath):
-            left.unlink(missing_ok=True)
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        match = re.fullmatch(rf"{re.escape(_OLD)}\d+-(.+)", leftover.name)
+        if isinstance(leftover, RemotePath):
+            leftover.unlink(missing_ok=True)
         elif match:
             # Its process was killed after moving it aside, perhaps before the new one was there.
-            _put_back(left, left.with_name(match[1]))
-        elif left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
+            _put_back(leftover, leftover.with_name(match[1]))
+        elif leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
         else:
-            left.unlink()
+            leftover.unlink()
 
 
 @contextmanager
@@ -435,19 +435,19 @@ def _only_writer(target: Path) -> Iterator[Path]:
         if not target.parent.name.startswith(TEMPORARY):
             at_start.enter_context(_folder_lock(target.parent, wait=True))
         with at_start:
-            for left in target.parent.iterdir():
-                if left.name.startswith(prefix):
+            for leftover in target.parent.iterdir():
+                if leftover.name.startswith(prefix):
                     # It may be gone, if its writer has just finished.
-                    with suppress(FileNotFoundError), _folder_lock(left) as held:
+                    with suppress(FileNotFoundError), _folder_lock(leftover) as held:
                         if held is False:
                             raise UsageError(
                                 f"{target}: another process is writing it; wait for it, or choose "
                                 "another folder"
                             )
                         if held:
-                            shutil.rmtree(left, ignore_errors=True)
-                elif re.fullmatch(rf"{re.escape(_OLD)}\d+-{re.escape(target.name)}", left.name):
-                    _put_back(left, target)
+                            shutil.rmtree(leftover, ignore_errors=True)
+                elif re.fullmatch(rf"{re.escape(_OLD)}\d+-{re.escape(target.name)}", leftover.name):
+                    _put_back(leftover, target)
             temporary = target.parent / f"{prefix}{secrets.token_hex(4)}"
             # Registered before it is made, so that a signal in between leaves nothing behind.
             until_done.callback(shutil.rmtree, temporary, ignore_errors=True)
@@ -482,12 +482,12 @@ def _takes_name(source: Path, target: Path) -> bool:
     return True
 
 
-def _put_back(left: Path, target: Path) -> None:
+def _put_back(leftover: Path, target: Path) -> None:
     """Move back a folder that was moved aside, or remove it if the new folder is there."""
     if target.exists():
-        shutil.rmtree(left)
+        shutil.rmtree(leftover)
     else:
-        os.rename(left, target)
+        os.rename(leftover, target)
 
 
 def _replace_folder(source: Path, target: Path, aside: Path | None) -> None:

@@ -227,12 +227,14 @@ class RatingGraph:
         for side, adjacency in enumerate((self.by_user, self.by_item)):
             for first, last in node_chunks(adjacency.offsets):
                 low, high = int(adjacency.offsets[first]), int(adjacency.offsets[last])
-                own = self.times[low:high] if not side else self.times[self.edges_by_item[low:high]]
+                node_times = (
+                    self.times[low:high] if not side else self.times[self.edges_by_item[low:high]]
+                )
                 counts = np.diff(adjacency.offsets[first : last + 1])
                 counts = counts[counts > 0]
                 if len(counts):
-                    latest = np.maximum.reduceat(own, np.cumsum(counts) - counts)
-                    ages = np.repeat(latest, counts).astype(np.float64) - own
+                    latest = np.maximum.reduceat(node_times, np.cumsum(counts) - counts)
+                    ages = np.repeat(latest, counts).astype(np.float64) - node_times
                     sums[side] += float(ages.sum())
         of_users, of_items = (total / max(self.num_edges, 1) or 1.0 for total in sums)
         return of_users, of_items

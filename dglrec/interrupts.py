@@ -114,8 +114,8 @@ class Interrupts:
 
 def outlive_terminal() -> None:
     """From now on SIGHUP does not stop the work, even before a block that outlives it begins."""
-    for one in _active:
-        one._outlives = True
+    for interrupts in _active:
+        interrupts._outlives = True
 
 
 def asked_to_stop() -> bool:

@@ -44,18 +44,15 @@ class Registry(dict[str, _Entry]):
         if not isinstance(name, str) or not is_name(name):
             raise UsageError(
                 f"{self.what} {name!r}: is no name; take lowercase letters, digits and "
-                "underscores, a letter first"
+                "underscores, beginning with a letter"
             )
         if name in self.added and not replace:
             raise UsageError(
-                f"{self.what} {name}: is registered already; choose another name, or put it in "
-                "its place with replace=True"
+                f"{self.what} {name}: is registered already; choose another name, or replace it "
+                "with replace=True"
             )
         if name in self._taken or (name in self and name not in self.added):
-            raise UsageError(
-                f"{self.what} {name}: the name is taken by one that comes with dglrec; choose "
-                "another"
-            )
+            raise UsageError(f"{self.what} {name}: this name comes with dglrec; choose another")
         self[name] = entry
         self.added.add(name)
 

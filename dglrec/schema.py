@@ -168,9 +168,9 @@ class RatingScale:
         """Whether each rating is a value of the scale. NaN and infinities are not."""
         with np.errstate(invalid="ignore"):
             steps = (ratings.astype(np.float64) - self.minimum) / self.step
-            near = _on_steps(steps, max(abs(self.minimum), abs(self.maximum)) / self.step)
+            on_steps = _on_steps(steps, max(abs(self.minimum), abs(self.maximum)) / self.step)
             inside = (steps >= -_TOLERANCE) & (steps <= self.levels - 1 + _TOLERANCE)
-        return np.asarray(near & inside)
+        return np.asarray(on_steps & inside)
 
     def encode(self, ratings: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Ratings on the scale -> codes 0..levels-1."""
@@ -266,7 +266,9 @@ def whole_numbers(texts: pa.Array) -> pa.Array:
         return plain.cast(pa.int64())
     except pa.ArrowInvalid:  # a number of 19 digits is too large
         numbers = [None if text is None else int(text) for text in plain.to_pylist()]
-        fitting = [one if one is None or -(2**63) <= one < 2**63 else None for one in numbers]
+        fitting = [
+            number if number is None or -(2**63) <= number < 2**63 else None for number in numbers
+        ]
         return pa.array(fitting, type=pa.int64())
 
 

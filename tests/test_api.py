@@ -728,7 +728,7 @@ def test_names_that_are_taken_or_none_are_refused(clean_registries):
     ):
         part = type("Part", (), {"fit": loss, "encode": loss})
         for name in taken:
-            with pytest.raises(UsageError, match=f"{name}: the name is taken"):
+            with pytest.raises(UsageError, match=f"{name}: this name comes with dglrec"):
                 register(name, replace=True)(part)
         for name in ("Mine", "a b", "", "../x", 3):
             with pytest.raises(UsageError, match="is no name"):

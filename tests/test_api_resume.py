@@ -152,4 +152,4 @@ def test_an_interrupt_before_anything_is_saved_leaves_nothing(ratings, tmp_path)
 
 def test_without_a_path_it_is_said_that_nothing_is_kept(ratings, capfd):
     assert cut_off(ratings, None, TrainingStep, "_update", 6, raising(signal.SIGINT)) == 130
-    assert "only with path=... is it kept" in capfd.readouterr().err
+    assert "it is kept, to go on with, only with path=..." in capfd.readouterr().err

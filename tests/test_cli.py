@@ -343,7 +343,7 @@ def test_prepare_refuses_a_missing_train_file(tmp_path, refused):
         (["--valid", "-0.1"], "--valid -0.1"),
         (["--test", "1"], "--test 1"),
         (["--valid", "0.5", "--test", "0.5"], "leave no rows to train on"),
-        (["--train-file", "x.csv"], "--train-file and --test-file come together"),
+        (["--train-file", "x.csv"], "--train-file and --test-file must be given together"),
         (["--scale", "5:1"], "minimum"),
         (["--scale", "five"], "MIN:MAX"),
         (["--numeric", "Weight"], "--numeric Weight"),
@@ -792,7 +792,7 @@ def test_no_code_of_a_checkpoint_ever_runs(place, world, own_run, tmp_path, refu
         ("train.learning_rate=inf", ["train.learning_rate"]),
         ("loader.user_fanouts=0,3", ["user_fanouts"]),
         ("loader.user_fanouts=10", ["user_fanouts"]),
-        ("loader.item_fanouts=3", ["model.layers is 2", "one figure a layer"]),
+        ("loader.item_fanouts=3", ["model.layers is 2", "a figure for each layer"]),
         ('model.item_features=["poster"]', ["model.item_features", "no poster", "it has genres"]),
     ],
 )

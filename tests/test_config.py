@@ -283,7 +283,7 @@ def test_layers_and_fanouts_must_agree():
     with pytest.raises(
         UsageError,
         match="model.layers is 3, but loader.user_fanouts names 2 and loader.item_fanouts 2: "
-        "leave both at auto, or give both one figure a layer, like "
+        "leave both at auto, or give both a figure for each layer, like "
         "--set loader.user_fanouts=10,10,100 --set loader.item_fanouts=10,10,10$",
     ):
         settings_of("model.layers=3", *both)

@@ -214,7 +214,7 @@ def test_a_test_row_that_the_train_file_holds_too_only_tests(tmp_path):
 def test_given_files_come_together(tmp_path):
     file = write(tmp_path / "a.csv", "user_id,item_id,rating\n")
     for options in (replace(NO_TEXT, train_file=file), replace(NO_TEXT, test_file=file)):
-        with pytest.raises(UsageError, match="come together"):
+        with pytest.raises(UsageError, match="given together"):
             prepare(file, tmp_path / "data", options)
 
 
@@ -718,7 +718,7 @@ def test_another_text_model_than_the_data_sets_is_noticed(encoder, tmp_path, mon
     source = attributed_source(tmp_path / "s")
     dataset = prepare(source, tmp_path / "data", replace(WITH_NUMBERS, text=True))
     monkeypatch.setattr(attributes, "SequenceEncoder", encoder)
-    with pytest.raises(DataError, match="text features do not come out as they were made"):
+    with pytest.raises(DataError, match="text features differ from those that the data set holds"):
         dataset.encode_items(read_items(open_source(source)))
 
 

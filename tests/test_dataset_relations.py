@@ -243,7 +243,7 @@ def test_a_relation_to_other_labels_than_the_tables_have_is_noticed(tmp_path):
     items.loc[3, "category"] = "C"
     items.to_parquet(dataset.path / "items.parquet")
     as_of_an_earlier_version(dataset.path)  # which has no checksum of the table
-    with pytest.raises(DataError, match="like is about 2 labels of category, and there are 3"):
+    with pytest.raises(DataError, match="like has 2 labels of category, the data set 3"):
         _ = RatingDataset.open(dataset.path).attributes
 
 
@@ -315,7 +315,7 @@ def test_known_users_encoded_again_have_the_features_that_are_stored(whole):
     assert found[:, 1:].tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
     with pytest.raises(DataError, match="no column gender, which the data set uses"):
         whole.encode_users(new[["age"]])
-    with pytest.raises(DataError, match="column age holds what is no number .'old'"):
+    with pytest.raises(DataError, match="column age holds a value that is not a number .'old'"):
         whole.encode_users(new.assign(age=["old", "1", "2"]))
 
 
@@ -362,7 +362,7 @@ def test_a_kind_can_be_said(tmp_path):
             ratings(tmp_path), tmp_path / "x", replace(options, attribute={"colour": Kind.TEXT})
         )
     wrong = replace(options, attribute={"maker": Kind.NUMBER})
-    with pytest.raises(DataError, match="column maker holds what is no number"):
+    with pytest.raises(DataError, match="column maker holds a value that is not a number"):
         prepare(ratings(tmp_path), tmp_path / "x", wrong)
 
 

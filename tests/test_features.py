@@ -89,7 +89,9 @@ def test_cells_as_labels_numbers_and_texts() -> None:
     assert np.nan_to_num(read_numbers(days, Kind.DATE, "day"), nan=9).tolist() == [1, 9, -1, 9]
     assert read_texts(pd.Series(["a", None, np.nan], dtype=object)) == ["a", None, None]
     for kind in (Kind.DATE, Kind.NUMBER):
-        with pytest.raises(DataError, match=f"column when holds what is no {kind.value} .'soon'"):
+        with pytest.raises(
+            DataError, match=f"column when holds a value that is not a {kind.value} .'soon'"
+        ):
             read_numbers(days[3:], kind, "when")
 
 

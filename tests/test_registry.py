@@ -26,7 +26,7 @@ def test_what_was_added_stands_beside_what_was_there(registry):
 
 def test_a_name_that_is_taken_stays_what_it_was(registry):
     for name in ("mse", "elsewhere"):
-        with pytest.raises(UsageError, match=f"loss {name}: the name is taken"):
+        with pytest.raises(UsageError, match=f"loss {name}: this name comes with dglrec"):
             registry.add(name, 3, replace=True)
     registry.add("mine", 2)
     with pytest.raises(UsageError, match="loss mine: is registered already"):

@@ -195,7 +195,7 @@ def test_the_commands_say_what_was_learned_from_and_read(place, tmp_path, monkey
     code, out, _ = call("train", place / "data", tmp_path / "all", "--refit", "all", *settings)
     assert code == 0 and "learned from training, validation, test rows" in out
     assert "no test rows that the model has not learned from" in out
-    assert "the same settings, trained on training rows alone:" in out
+    assert "the same settings, trained only on training rows:" in out
     assert load_checkpoint(tmp_path / "all" / BEST).meta["learned_from"][-1] == "test"
 
 

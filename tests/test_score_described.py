@@ -219,7 +219,11 @@ def test_what_was_made_from_training_rows_is_no_column_of_a_table(runs, tmp_path
         ([ROW | {"user_id": 900}], "901", "has no row of user 901"),
         ([ROW | {"user_id": 900}] * 2, "900", "has several rows of user 900"),
         ([ROW] * 2, None, "no column user_id"),
-        ([ROW | {"user_id": 900, "age": "old"}], "900", "column age holds what is no number"),
+        (
+            [ROW | {"user_id": 900, "age": "old"}],
+            "900",
+            "column age holds a value that is not a number",
+        ),
     ],
 )
 def test_bad_tables_are_refused(runs, rows, user, message, tmp_path):

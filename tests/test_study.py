@@ -240,7 +240,7 @@ def test_all_keys_but_the_seed_can_be_set():
         ("model.interaction = false", "prepare.users = 0", "no_dot: --users 0"),
         ("model.interaction = false", "prepare.valid = 1.5", "no_dot: --valid 1.5"),
         ("model.interaction = false", "prepare.scale = 'x'", "no_dot: .*MIN:MAX"),
-        ("model.interaction = false", "prepare.train_file = 'x'", "come together"),
+        ("model.interaction = false", "prepare.train_file = 'x'", "given together"),
         ("model.interaction = false", "prepare.seed = 'x'", "no_dot: prepare.seed = 'x'"),
         ("model.interaction = false", "", "default and no_dot have the same settings"),
         ("[variants.no_dot]", "[variants.'no dot']", "variant 'no dot'"),

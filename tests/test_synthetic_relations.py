@@ -438,7 +438,7 @@ def test_the_estimate_is_that_of_the_joint_normal_distribution(everything: Path)
     mates = group.mates_of(target)
     assert len(mates) > 2
     mean, variance = estimate._prior(target, part=True, group=True)
-    own, common = np.diag(estimate._own), np.diag(estimate._common)
+    own, common = np.diag(estimate._own_variance), np.diag(estimate._common_variance)
     size = len(own)
     # Before: covariance of the target and its mates, who share `common`.
     joint = np.kron(np.eye(len(mates) + 1), own) + np.kron(

@@ -64,10 +64,10 @@ def pairs_frame(given: Any) -> Frame:
     if is_frame(given):
         return frame_of(given, "pairs")
     pairs = [
-        (one,) if isinstance(one, str) or not isinstance(one, Iterable) else tuple(one)
-        for one in given
+        (pair,) if isinstance(pair, str) or not isinstance(pair, Iterable) else tuple(pair)
+        for pair in given
     ]
-    if bad := [one for one in pairs if len(one) != 2]:
+    if bad := [pair for pair in pairs if len(pair) != 2]:
         raise UsageError(
             f"pairs: {bad[0]!r} is no pair; give a frame of {schema.USER_ID} and "
             f"{schema.ITEM_ID}, or pairs like (user, item)"
@@ -89,7 +89,9 @@ def in_schema_names(frame: Frame, columns: Mapping[str, str]) -> Frame:
     """
     found = frame.table.column_names
     named = {name: _SCHEMA_NAMES[key] for key, name in columns.items()}
-    names = [named[one] if named.get(one) not in (None, *found) else one for one in found]
+    names = [
+        named[column] if named.get(column) not in (None, *found) else column for column in found
+    ]
     return Frame(frame.name, frame.table.rename_columns(names))
 
 
@@ -102,7 +104,7 @@ def _ids_column(ids: list[Any], name: str) -> pa.Array:
     try:
         return pa.array(ids)
     except (pa.ArrowException, OverflowError) as error:
-        kinds = ", ".join(dict.fromkeys(type(one).__name__ for one in ids))
+        kinds = ", ".join(dict.fromkeys(type(value).__name__ for value in ids))
         raise DataError(
             f"{name}: ids are of several types ({kinds}), or none; give whole numbers below 2^63, "
             "or text"

@@ -62,9 +62,7 @@ def begun_home(path: Path, dataset: str | Path | None) -> tuple[Path, Path]:
     if not _is_begun(home.run):
         raise DataError(f"{path}: no training was begun there; begin one with Recommender.fit")
     if home.dataset is None:
-        raise DataError(
-            f"{path}: holds no data set; say where it is that the run was trained on: dataset=..."
-        )
+        raise DataError(f"{path}: holds no data set; say where the run's data set is: dataset=...")
     return home.run, home.dataset
 
 
@@ -87,12 +85,15 @@ def home_of(path: Path | None, overwrite: bool) -> Iterator[Path]:
     if path is not None:
         if not overwrite and _is_begun(made[1]) and not (made[1] / RESULTS_FILE).is_file():
             raise UsageError(
-                f"{path}: holds a training that has not come to its end; go on with it by "
-                "--resume, or replace it with --overwrite"
+                f"{path}: holds a training that is not finished; go on with it by --resume, or "
+                "replace it with --overwrite"
             )
         check_target_folder(made[0], marker=DATASET_FILE, overwrite=overwrite)
         check_target_folder(made[1], marker=CONFIG_FILE, overwrite=overwrite, ignored=LOCK_FILE)
-    was_there, were_there = home.exists() and path is not None, any(one.exists() for one in made)
+    was_there, were_there = (
+        home.exists() and path is not None,
+        any(folder.exists() for folder in made),
+    )
     try:
         yield home
     except BaseException:

@@ -18,7 +18,7 @@ def in_order_of(given: Frame | None, table: pa.Table, name: str) -> pa.Table:
     """A table's rows in the order in which users, or items, were given; unchanged for None."""
     if given is None:
         return table
-    column = next(one for one in ID_NAMES[name] if one in given.table.column_names)
+    column = next(alias for alias in ID_NAMES[name] if alias in given.table.column_names)
     ids = schema.check_ids(given.table.column(column), column, source=str(given), first_row=1)
     places = pc.index_in(table.column(name), to_type(ids, table.column(name).type).unique())
     return table.take(pa.array(np.argsort(places.to_numpy(), kind="stable")))

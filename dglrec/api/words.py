@@ -53,9 +53,9 @@ def without_path(message: str) -> str:
     """As `in_python`, for a training in a temporary folder, which cannot be resumed.
 
     >>> without_path("stopped after epoch 1; go on with --resume")
-    'stopped after epoch 1; only with path=... is it kept, and can be gone on with'
+    'stopped after epoch 1; it is kept, to go on with, only with path=...'
     """
-    kept = "; only with path=... is it kept, and can be gone on with"
+    kept = "; it is kept, to go on with, only with path=..."
     return in_python(message.replace("; go on with --resume", kept))
 
 
@@ -76,7 +76,7 @@ def speaks_python(
 
 
 def _valued(found: re.Match[str]) -> str:
-    name, value = (one for one in found.groups() if one is not None)
+    name, value = (group for group in found.groups() if group is not None)
     return f"{name}={value!r}"
 
 

@@ -40,7 +40,7 @@ def best_items(
         rows, entries = entries_of(left_out.offsets, part)
         scores[rows, torch.from_numpy(left_out.items[entries.numpy()]).long()] = -torch.inf
         found.append(scores.topk(k, dim=1))
-    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+    return torch.cat([best.values for best in found]), torch.cat([best.indices for best in found])
 
 
 def check_state(

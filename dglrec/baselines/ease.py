@@ -54,11 +54,11 @@ def ease_weights(positives: sparse.csr_array, ridge: float) -> Floats:
             weights[first : first + _ROWS_AT_ONCE] *= -scale
     else:
         weights = _projection(positives, _inverse(positives.T.tocsr(), ridge))
-        left = 1 - weights.diagonal()
-        if not (left > 0).all():
+        complement = 1 - weights.diagonal()
+        if not (complement > 0).all():
             raise _too_small(ridge)
         for first in range(0, num_items, _ROWS_AT_ONCE):
-            weights[first : first + _ROWS_AT_ONCE] /= left
+            weights[first : first + _ROWS_AT_ONCE] /= complement
     np.fill_diagonal(weights, 0)
     return weights
 

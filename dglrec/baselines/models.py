@@ -240,7 +240,7 @@ def _shared(
     state = {} if model is None else model.state()
 
     def describe() -> bytes:
-        tensors = {name: (str(one.dtype), list(one.shape)) for name, one in state.items()}
+        tensors = {name: (str(tensor.dtype), list(tensor.shape)) for name, tensor in state.items()}
         return json.dumps({"config": config.model_dump(mode="json"), "tensors": tensors}).encode()
 
     described = json.loads(world.from_first(describe))

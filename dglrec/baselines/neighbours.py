@@ -153,8 +153,8 @@ def check_size(dataset: RatingDataset) -> None:
     if needed > LARGEST:
         raise DataError(
             f"{dataset.path}: the similarities of its {count:,} items, which model.kind item_knn "
-            f"keeps, take {gib(needed)}, and {gib(LARGEST)} is the most that is given to them; "
-            "choose another model.kind, or leave rare items out of the data set"
+            f"keeps, take {gib(needed)}, and may take {gib(LARGEST)} at most; choose another "
+            "model.kind, or leave rare items out of the data set"
         )
     needed += needed + dataset.graph.num_edges * 4  # a checkpoint's copy; residuals
     available = available_memory()

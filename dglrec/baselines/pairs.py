@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,20 @@ from scipy import sparse
 from dglrec.kernels import compiled, even_parts, run_side_by_side
 
 _PIECES = 16  # of work for each thread, so that no thread waits long for a slow one
+
+
+class _Matrix(NamedTuple):
+    """A sparse matrix for compiled loops, by rows (CSR) or by columns (CSC).
+
+    Attributes:
+        offsets: [n + 1]; row, or column, v's entries are at `offsets[v]:offsets[v + 1]`.
+        indices: [E]; each entry's column, or row.
+        values: float32 [E].
+    """
+
+    offsets: npt.NDArray[Any]
+    indices: npt.NDArray[Any]
+    values: npt.NDArray[Any]
 
 
 class PairSums:
@@ -30,8 +44,8 @@ class PairSums:
     def __init__(self, rows: sparse.csr_array) -> None:
         rows.check_format(full_check=True)
         self.num_items = rows.shape[1]
-        self._rows, columns = _arrays(rows), rows.tocsc()
-        self._columns = _arrays(columns)
+        columns = rows.tocsc()
+        self._rows, self._columns = _matrix_of(rows), _matrix_of(columns)
         lengths = np.diff(rows.indptr).astype(np.int64)
         products = np.concatenate([[0], np.cumsum(lengths[columns.indices])])
         self.work: npt.NDArray[np.int64] = products[columns.indptr]
@@ -46,9 +60,9 @@ class PairSums:
         cuts = [0, *np.searchsorted(work, pieces).clip(0, len(out)).tolist(), len(out)]
         parts = [(low, high) for low, high in pairwise(cuts) if low < high]
 
-        def add(mine: list[tuple[int, int]]) -> None:
-            for low, high in mine:
-                _add_products(*self._columns, *self._rows, out, first, low, high)
+        def add(ranges: list[tuple[int, int]]) -> None:
+            for low, high in ranges:
+                _add_products(self._columns, self._rows, out, first, low, high)
 
         run_side_by_side([partial(add, parts[number::threads]) for number in range(threads)])
         return out
@@ -59,18 +73,18 @@ def gram(rows: sparse.csr_array) -> npt.NDArray[np.float32]:
     return PairSums(rows).of(0, rows.shape[1])
 
 
-def _arrays(matrix: Any) -> tuple[npt.NDArray[Any], ...]:
-    return matrix.indptr, matrix.indices, matrix.data
+def _matrix_of(matrix: Any) -> _Matrix:
+    return _Matrix(matrix.indptr, matrix.indices, matrix.data)
 
 
 @compiled
-def _add_products(starts, users, weights, offsets, items, values, out, first, low, high):  # type: ignore[no-untyped-def]
+def _add_products(columns, rows, out, first, low, high):  # type: ignore[no-untyped-def]
     for row in range(low, high):
         sums = out[row]
-        for entry in range(starts[first + row], starts[first + row + 1]):
-            user, weight = users[entry], weights[entry]
-            for other in range(offsets[user], offsets[user + 1]):
-                sums[items[other]] += weight * values[other]
+        for entry in range(columns.offsets[first + row], columns.offsets[first + row + 1]):
+            user, weight = columns.indices[entry], columns.values[entry]
+            for other in range(rows.offsets[user], rows.offsets[user + 1]):
+                sums[rows.indices[other]] += weight * rows.values[other]
 
 
 def spread_rows(
@@ -92,19 +106,19 @@ def spread_rows(
     if len(out):
         run_side_by_side(
             [
-                partial(_spread_rows, weights, *_arrays(rows), out, low, high)
+                partial(_spread_rows, weights, _matrix_of(rows), out, low, high)
                 for low, high in even_parts(offsets, 1)
             ]
         )
 
 
 @compiled
-def _spread_rows(weights, offsets, items, values, out, low, high):  # type: ignore[no-untyped-def]
+def _spread_rows(weights, rows, out, low, high):  # type: ignore[no-untyped-def]
     for row in range(low, high):
         sums = out[row]
-        for user in range(len(offsets) - 1):
+        for user in range(len(rows.offsets) - 1):
             weight = weights[row, user]
             if weight == 0:
                 continue
-            for entry in range(offsets[user], offsets[user + 1]):
-                sums[items[entry]] += weight * values[entry]
+            for entry in range(rows.offsets[user], rows.offsets[user + 1]):
+                sums[rows.indices[entry]] += weight * rows.values[entry]

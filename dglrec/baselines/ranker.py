@@ -176,15 +176,15 @@ class Ranker(ABC):
                 f"items {wanted.min()} to {wanted.max()}: there are {len(self._places)}"
             )
         if len(users) and int(users.min()) < 0:
-            raise IndexError(f"user {int(users.min())}: there is none")
-        each, owners = np.unique(users.numpy(), return_inverse=True)
+            raise IndexError(f"user {int(users.min())}: must be 0 or more")
+        distinct, owners = np.unique(users.numpy(), return_inverse=True)
         order = np.argsort(owners, kind="stable")
         out = np.empty(len(wanted), dtype=np.float32)
-        for first, last in self._stretches(len(each)):
-            scores = self.score_rows(self.positives[each[first:last]])
+        for first, last in self._stretches(len(distinct)):
+            scores = self.score_rows(self.positives[distinct[first:last]])
             low, high = np.searchsorted(owners[order], [first, last])
-            mine = order[low:high]
-            out[mine] = scores[owners[mine] - first, wanted[mine]]
+            positions = order[low:high]
+            out[positions] = scores[owners[positions] - first, wanted[positions]]
         return torch.from_numpy(out)
 
     def _stretches(self, count: int) -> list[tuple[int, int]]:

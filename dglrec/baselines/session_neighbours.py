@@ -76,7 +76,7 @@ class SessionNeighbours:
         ]
         if not stretches:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        weights = np.repeat(places, [len(one) for one in stretches])
+        weights = np.repeat(places, [len(stretch) for stretch in stretches])
         found, which = np.unique(np.concatenate(stretches), return_inverse=True)
         # Sums of positions are whole numbers, so that equal sums compare as equal.
         sums = np.bincount(which, weights=weights, minlength=len(found)).astype(np.int64)

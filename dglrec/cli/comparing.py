@@ -19,7 +19,7 @@ _FORM = "write RUN, or NAME=RUN,RUN,..."
     "--ranking",
     type=int,
     metavar="K",
-    help="Compare lists of K items, in place of predicted ratings; 10 where the first run predicts "
+    help="Compare lists of K items, in place of predicted ratings; 10 if the first run predicts "
     "none.",
 )
 @click.option("--relevant-from", type=float, help="With --ranking: the least relevant rating.")
@@ -31,12 +31,18 @@ _FORM = "write RUN, or NAME=RUN,RUN,..."
     metavar="B",
     help="How often users are redrawn.",
 )
-@click.option("--level", type=float, default=0.95, show_default=True, help="Of the intervals.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the redrawing.")
+@click.option(
+    "--level",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="Confidence of the intervals.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the redrawing.")
 @click.option(
     "--dataset",
     type=FOLDER_OR_FILE,
-    help="Where the data set is now of runs whose own was moved.",
+    help="Where the data set is now, for runs whose data set was moved.",
 )
 @option_device
 @option_json

@@ -76,7 +76,7 @@ def option_json(command: _Command) -> _Command:
 def option_overwrite(command: _Command) -> _Command:
     """`--overwrite`: replace what is there."""
     return click.option(
-        "--overwrite", is_flag=True, help="Replace an existing one of the same kind."
+        "--overwrite", is_flag=True, help="Replace what is there, if it is of the same kind."
     )(command)
 
 
@@ -115,8 +115,8 @@ def option_order(command: _Command) -> _Command:
         type=click.Choice(["lists", "rating"]),
         default="lists",
         show_default=True,
-        help="What lists are made by: the list head, or predicted ratings, which a model without "
-        "a list head takes in any case.",
+        help="What orders lists: the list head, or predicted ratings; a model without a list head "
+        "uses these in any case.",
     )(command)
 
 
@@ -126,13 +126,13 @@ def option_diverse(command: _Command) -> _Command:
         "--diverse",
         type=click.Choice(["genres", "embedding", "series"]),
         help="Make items of a list unlike each other (maximal marginal relevance): by genres, the "
-        "model's embeddings, or the series that titles say; default: off.",
+        "model's embeddings, or the series that titles name; default: off.",
     )
     weight = click.option(
         "--diversity",
         type=float,
         metavar="W",
-        help="With --diverse: what likeness counts, from 0 to 1; the score counts the rest; "
+        help="With --diverse: the weight of likeness, from 0 to 1; the score has the rest; "
         "default: 0.3.",
     )
     return by(weight(command))
@@ -162,8 +162,8 @@ def option_known(default: str) -> Callable[[_Command], _Command]:
             type=click.Choice(["extend", "replace", "error"]),
             default=default,
             show_default=True,
-            help="What --ratings of a user of the data set are: more ratings, which count in place "
-            "of older ones of the same item; all of the user's ratings; or an error.",
+            help="What --ratings mean for a user of the data set: more ratings, which replace "
+            "older ratings of the same item; all of the user's ratings; or an error.",
         )(command)
 
     return add
@@ -175,7 +175,7 @@ def option_history(command: _Command) -> _Command:
         "--history",
         type=click.Choice(["train", "all"]),
         help="What counts as a user's history, and an item's: the rows that the model was trained "
-        "on, or all that the data set has; default: all where the run was refitted, else train.",
+        "on, or all rows of the data set; default: all if the run was refitted, else train.",
     )(command)
 
 

@@ -97,13 +97,13 @@ def print_results(results: dict[str, Any]) -> None:
         return
     say("note: there are no test rows that the model has not learned from, so nothing measures it")
     if "test" in results.get("selection", {}):
-        say("the same settings, trained on training rows alone:")
+        say("the same settings, trained only on training rows:")
         print_metrics(results["selection"]["test"])
 
 
 def _parts(parts: list[str]) -> str:
     """The names of a split's parts, separated by commas."""
-    return ", ".join({"train": "training", "valid": "validation"}.get(one, one) for one in parts)
+    return ", ".join({"train": "training", "valid": "validation"}.get(part, part) for part in parts)
 
 
 def print_metrics(result: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         say(f"new users left out, with too few ratings: {result['users_left_out']:,}")
     groups = ("new_users", "new_items", "head_items", "tail_items")
     _print_rows(
-        "by what training saw of them",
+        "by training ratings of user and item",
         ("", "ratings", *_FIGURES),
         [
             [name.replace("_", " "), *_figures(result[name])]
@@ -152,7 +152,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     )
     for name, what in (
         ("new_users", "users without training items"),
-        ("new_items", "users with relevant items that are new, which alone count here"),
+        ("new_items", "users with relevant new items, of which only these count here"),
     ):
         if "ranking_users" in result.get(name, {}):
             _print_group(f"lists of {result[name]['ranking_users']:,} {what}", result[name])
@@ -160,7 +160,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         lists = result["lists"]
         names = [name for name in _LIST_FIGURES if name in lists]
         _print_rows(
-            f"what lists of {lists['k']} are like",
+            f"properties of lists of {lists['k']}",
             ("", *(name.replace("_", " ") for name in names)),
             [
                 [row, *(_number(figures.get(name, "")) for name in names)]
@@ -251,11 +251,11 @@ def _print_details(details: dict[str, Any]) -> None:
     if "by_rating" in details:
         _print_details_of_ratings(details)
     _print_rows(
-        "mean cosine between random nodes, by layer (0: what they are before any message)",
+        "mean cosine between random nodes, by layer (0: before any message)",
         ("layer", "users", "items"),
         [
-            [str(one["layer"]), *(_number(one[what]) for what in ("users", "items"))]
-            for one in details.get("by_layer", [])
+            [str(layer["layer"]), *(_number(layer[what]) for what in ("users", "items"))]
+            for layer in details.get("by_layer", [])
         ],
     )
 
@@ -268,11 +268,11 @@ def _print_details_of_ratings(details: dict[str, Any]) -> None:
             ("predictions", "ratings", "mean prediction", "mean rating", "rmse"),
             [
                 [
-                    f"{one['lowest']:.2f} to {one['highest']:.2f}",
-                    f"{one['n']:,}",
-                    *(f"{one[key]:.4f}" for key in ("mean_prediction", "mean_rating", "rmse")),
+                    f"{row['lowest']:.2f} to {row['highest']:.2f}",
+                    f"{row['n']:,}",
+                    *(f"{row[key]:.4f}" for key in ("mean_prediction", "mean_rating", "rmse")),
                 ]
-                for one in found["groups"]
+                for row in found["groups"]
             ],
         )
     for key, what in (("by_user_activity", "users"), ("by_item_popularity", "items")):
@@ -281,12 +281,12 @@ def _print_details_of_ratings(details: dict[str, Any]) -> None:
             ("training ratings", what, "ratings", *_FIGURES, "mean error"),
             [
                 [
-                    one["training_ratings"],
-                    f"{one[what]:,}",
-                    *_figures(one),
-                    f"{one['mean_error']:+.4f}",
+                    row["training_ratings"],
+                    f"{row[what]:,}",
+                    *_figures(row),
+                    f"{row['mean_error']:+.4f}",
                 ]
-                for one in details[key]
+                for row in details[key]
             ],
         )
     _print_rows(
@@ -294,11 +294,11 @@ def _print_details_of_ratings(details: dict[str, Any]) -> None:
         ("rating", "ratings", "mean prediction", "rmse"),
         [
             [
-                f"{one['rating']:g}",
-                f"{one['n']:,}",
-                *(f"{one[name]:.4f}" for name in ("mean_prediction", "rmse")),
+                f"{row['rating']:g}",
+                f"{row['n']:,}",
+                *(f"{row[name]:.4f}" for name in ("mean_prediction", "rmse")),
             ]
-            for one in details["by_rating"]
+            for row in details["by_rating"]
         ],
     )
     _print_rows(
@@ -306,11 +306,11 @@ def _print_details_of_ratings(details: dict[str, Any]) -> None:
         ("age", "ratings", *_FIGURES, "mean error"),
         [
             [
-                f"{one['from']:,} to {one['to']:,}",
-                *_figures(one),
-                f"{one['mean_error']:+.4f}",
+                f"{row['from']:,} to {row['to']:,}",
+                *_figures(row),
+                f"{row['mean_error']:+.4f}",
             ]
-            for one in details.get("by_age", [])
+            for row in details.get("by_age", [])
         ],
     )
 
@@ -433,21 +433,21 @@ def print_recommendations(found: list[Any]) -> None:
     table.add_column("item", justify="right")
     table.add_column("title")
     table.add_column("score", justify="right")
-    rated = any(one.rating is not None for one in found)
+    rated = any(item.rating is not None for item in found)
     if rated:
         table.add_column("rating", justify="right")
-    explained = any(one.because or one.relations for one in found)
+    explained = any(item.because or item.relations for item in found)
     if explained:
         table.add_column("because of")
-    for one in found:
-        reasons = [_reason(reason) for reason in one.because]
-        reasons += [f"{told.text} (+{told.contribution:.2f})" for told in one.relations or ()]
-        cells = [str(one.rank), str(one.item_id), one.title, f"{one.score:.2f}"]
-        cells += [_rating(one)] if one.rating is not None else []
-        cells += ["\n".join(" ".join(one.split()) for one in reasons)] if explained else []
+    for item in found:
+        reasons = [_reason(reason) for reason in item.because]
+        reasons += [f"{told.text} (+{told.contribution:.2f})" for told in item.relations or ()]
+        cells = [str(item.rank), str(item.item_id), item.title, f"{item.score:.2f}"]
+        cells += [_rating(item)] if item.rating is not None else []
+        cells += ["\n".join(" ".join(text.split()) for text in reasons)] if explained else []
         add_row(table, *cells)
     print_table(table)
-    most = max((abs(reason.contribution) for one in found for reason in one.because), default=1.0)
+    most = max((abs(reason.contribution) for item in found for reason in item.because), default=1.0)
     if most < _TELLING:
         say(
             "note: no single rated item moves a score by 0.01: so many share the weight that these "
@@ -455,11 +455,11 @@ def print_recommendations(found: list[Any]) -> None:
         )
 
 
-def _rating(one: Any) -> str:
+def _rating(recommendation: Any) -> str:
     """A predicted rating clipped to the scale; if it was beyond, also the prediction itself."""
-    rating = f"{one.rating:.2f}"
-    beyond = one.predicted is not None and f"{one.predicted:.2f}" != rating
-    return f"{rating} ({one.predicted:.2f})" if beyond else rating
+    rating = f"{recommendation.rating:.2f}"
+    beyond = recommendation.predicted is not None and f"{recommendation.predicted:.2f}" != rating
+    return f"{rating} ({recommendation.predicted:.2f})" if beyond else rating
 
 
 def _reason(reason: Any) -> str:

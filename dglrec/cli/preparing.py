@@ -25,8 +25,8 @@ from dglrec.places import Place
 @click.option(
     "--columns",
     metavar="KEY=NAME,...",
-    help="What the columns of a table are called: user=NAME,item=NAME,rating=NAME,timestamp=NAME; "
-    "those left out are user_id, item_id, rating, timestamp.",
+    help="Names of a table's columns: user=NAME,item=NAME,rating=NAME,timestamp=NAME; the "
+    "defaults are user_id, item_id, rating, timestamp.",
 )
 @click.option(
     "--split",
@@ -50,7 +50,9 @@ from dglrec.places import Place
     show_default=True,
     help="Share that tests; with 0, there is nothing to evaluate on.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the split and --users.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed of the split and of --users."
+)
 @click.option("--train-file", type=PLACE, help="Rows to train and validate on.")
 @click.option("--test-file", type=PLACE, help="Rows to test on.")
 @click.option("--no-text", is_flag=True, help="Leave synopses out.")
@@ -79,7 +81,7 @@ from dglrec.places import Place
     metavar="FILE",
     help="Table of items: item_id, and columns that become attributes and features.",
 )
-@click.option("--user-table", type=PLACE, metavar="FILE", help="The same of users: user_id.")
+@click.option("--user-table", type=PLACE, metavar="FILE", help="The same for users: user_id.")
 @click.option(
     "--attribute",
     "attributes",

@@ -31,21 +31,21 @@ from dglrec.places import Place
 @click.argument("run", type=FOLDER_OR_FILE)
 @click.option(
     "--user",
-    help="Id of a user of the data set. With --ratings or --user-table it may be anybody's; what "
-    "the data set knows this user to have rated is left out, too.",
+    help="Id of a user of the data set. With --ratings or --user-table it may be any id; items "
+    "that this user rated in the data set are left out, too.",
 )
-@click.option("-k", type=int, default=10, show_default=True, help="How many.")
+@click.option("-k", type=int, default=10, show_default=True, help="How many items.")
 @click.option(
     "--ratings",
     type=PLACE,
-    help="A file item_id,rating of a user that training never saw; item_id where the model was "
+    help="A file item_id,rating of a user that training never saw; only item_id if the model was "
     "trained on interactions.",
 )
 @click.option(
     "--user-table",
     type=PLACE,
-    help="A file with what that user is: the columns of users that the data set has. With or "
-    "without --ratings; of several rows that of --user counts.",
+    help="A file with that user's attributes: the columns of users that the data set has. With or "
+    "without --ratings; of several rows, that of --user counts.",
 )
 @option_known("replace")
 @click.option("--explain", is_flag=True, help="Say which rated items each recommendation rests on.")
@@ -95,10 +95,10 @@ def recommend(
         wanted = diversity_of(diverse, diversity)
         found = run_recommend(trained, user, k, **options, explain=explain, diversity=wanted)
     if as_json:
-        shown = [asdict(one) for one in found]
-        for one in shown:
-            if one["relations"] is None:  # the model reads no relations
-                del one["relations"]
+        shown = [asdict(recommendation) for recommendation in found]
+        for recommendation in shown:
+            if recommendation["relations"] is None:  # the model reads no relations
+                del recommendation["relations"]
         print_json({"user_id": own_id(trained.dataset, user), "recommendations": shown})
     else:
         print_recommendations(found)
@@ -115,19 +115,19 @@ def recommend(
     "--exclude-seen/--include-seen",
     default=True,
     show_default=True,
-    help="Leave out what a user has rated, or not.",
+    help="Leave out the items that a user has rated, or not.",
 )
 @click.option(
     "--ratings",
     type=PLACE,
-    help="A file user_id,item_id,rating of users that training never saw, without rating where "
-    "the model was trained on interactions; scored too.",
+    help="A file user_id,item_id,rating of users that training never saw, without rating if the "
+    "model was trained on interactions; scored too.",
 )
 @click.option(
     "--user-table",
     type=PLACE,
-    help="A file user_id and the columns of users that the data set has: what users are that "
-    "training never saw, with ratings in --ratings or without; scored too.",
+    help="A file user_id and the columns of users that the data set has: attributes of users "
+    "that training never saw, with ratings in --ratings or without; scored too.",
 )
 @option_known("error")
 @click.option(
@@ -146,14 +146,14 @@ def recommend(
     type=click.Choice(["error", "skip", "null"]),
     default="error",
     show_default=True,
-    help="What an id in --users, --items or --pairs means that is not known; null: of pairs, a "
-    "missing score.",
+    help="What an unknown id in --users, --items or --pairs means; null: a missing score, for "
+    "pairs.",
 )
 @click.option(
     "--shard",
     metavar="i/n",
     default="0/1",
-    help="Only every n-th part, from the i-th on; all shards write into one OUT.",
+    help="Only every n-th part, from the i-th on; all shards write into the same OUT.",
 )
 @option_diverse
 @option_history

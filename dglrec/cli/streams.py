@@ -34,13 +34,13 @@ class Results:
         """
         if self._stream is None:
             raise DglrecError("stdout is closed, so results cannot be printed")
-        with _said():
+        with _stdout_errors():
             return self._stream.write(text)
 
     def flush(self) -> None:
         """Write what is buffered; raises the errors of `write`."""
         if self._stream is not None:
-            with _said():
+            with _stdout_errors():
                 self._stream.flush()
 
     @property
@@ -57,7 +57,7 @@ class Results:
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _stdout_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:

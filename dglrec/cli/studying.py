@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.argument("study", required=False)
 @click.argument("source", type=FOLDER_OR_FILE, required=False)
 @click.argument("out", type=FOLDER_OR_FILE, required=False)
-@click.option("--only", multiple=True, metavar="VARIANT", help="Train this one; repeatable.")
-@click.option("--seeds", metavar="N,N,...", help="Train with these, in place of the study's.")
+@click.option("--only", multiple=True, metavar="VARIANT", help="Train this variant; repeatable.")
+@click.option("--seeds", metavar="N,N,...", help="Train with these seeds, not the study's.")
 @click.option(
     "--set",
     "assignments",
@@ -123,13 +123,15 @@ def _parse_seeds(text: str) -> list[int]:
 def _print_list(studies: list["Study"], as_json: bool) -> None:
     found: list[dict[str, Any]] = [
         {
-            "study": one.name,
-            "title": one.title,
-            "reference": one.reference,
-            "seeds": list(one.seeds),
-            "variants": {variant.name: variant.description for variant in one.variants.values()},
+            "study": declared.name,
+            "title": declared.title,
+            "reference": declared.reference,
+            "seeds": list(declared.seeds),
+            "variants": {
+                variant.name: variant.description for variant in declared.variants.values()
+            },
         }
-        for one in studies
+        for declared in studies
     ]
     if as_json:
         print_json({"studies": found})

@@ -25,13 +25,13 @@ _MOST_SHOWN = 10
     default=30,
     show_default=True,
     metavar="N",
-    help="How many trials OUT is to have, those of earlier calls and other processes counted.",
+    help="How many trials OUT is to have, counting those of earlier calls and other processes.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
     metavar="S",
-    help="Seconds after which no other trial is begun; the one under way is finished.",
+    help="Seconds after which no other trial is begun; the current trial is finished.",
 )
 @click.option(
     "--set",

@@ -47,12 +47,12 @@ _SHARED = ("train", "evaluate", "score", "doctor")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dglrec")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
-@click.option("--quiet", is_flag=True, help="Errors alone on stderr, and no progress.")
-@click.option("--log-file", metavar="FILE", help="Add what is said to FILE too, with times.")
+@click.option("--quiet", is_flag=True, help="Only errors on stderr, and no progress.")
+@click.option("--log-file", metavar="FILE", help="Also add messages to FILE, with times.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
-    help="What is said as text, or as JSON: a line of time, level and message.",
+    help="Messages as text, or as JSON: a line of time, level and message.",
 )
 def cli(**common: Any) -> None:
     """Train graph neural networks that predict ratings, and recommend with them.
@@ -227,7 +227,7 @@ def synth(
     help="Once the best epoch is known, train for as many epochs on training and validation rows, "
     "or on all rows; the same as --set train.refit=...",
 )
-@click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
+@click.option("--resume", is_flag=True, help="Continue from the run's last checkpoint.")
 @click.option("--print-config", is_flag=True, help="Print all settings, and stop.")
 @option_device
 @option_timeout
@@ -323,7 +323,7 @@ def train(
     "--ranking",
     callback=parse_lengths,
     metavar="K[,K...]",
-    help="Full-catalogue ranking metrics at each K too; default where no rating is predicted: 10.",
+    help="Full-catalogue ranking metrics at each K too; default if no rating is predicted: 10.",
 )
 @click.option(
     "--relevant-from",
@@ -339,7 +339,7 @@ def train(
     "--given",
     type=int,
     metavar="N",
-    help="Measure users without training ratings alone, N ratings of each given to the model.",
+    help="Measure only users without training ratings, with N ratings of each given to the model.",
 )
 @click.option(
     "--candidates",
@@ -347,7 +347,7 @@ def train(
     metavar="N",
     help="Rank each relevant item among N drawn ones as well, as some papers do.",
 )
-@click.option("--seed", type=SEED, help="Of what is given, or drawn; default: 0.")
+@click.option("--seed", type=SEED, help="Seed of what is given, or drawn; default: 0.")
 @option_diverse
 @click.option(
     "--history",

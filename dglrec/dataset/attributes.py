@@ -105,7 +105,7 @@ class AttributeEncoder:
             name: fit_column(table[columns[name]], Fitting(name, kind, trained, text))
             for name, kind in kinds.items()
         }
-        return cls({name: one for name, one in fitted.items() if one is not None})
+        return cls({name: encoder for name, encoder in fitted.items() if encoder is not None})
 
     def unseen(self, table: pd.DataFrame) -> dict[str, int]:
         """How many labels of n rows did not occur in training, by attribute, where there are any.
@@ -132,7 +132,9 @@ class AttributeEncoder:
         columns = attribute_columns(table)
         if missing := [name for name in self.encoders if name not in columns]:
             raise DataError(f"no column {', '.join(missing)}, which the data set uses")
-        return {name: one.encode(table[columns[name]]) for name, one in self.encoders.items()}
+        return {
+            name: encoder.encode(table[columns[name]]) for name, encoder in self.encoders.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,9 @@ class ItemEncoder:
         if self.genres is not None:
             features["genres"] = self.genres.encode(items[schema.GENRES].tolist())
         if self.numeric:
-            columns = [one.encode(_numbers(items, name)) for name, one in self.numeric.items()]
+            columns = [
+                encoder.encode(_numbers(items, name)) for name, encoder in self.numeric.items()
+            ]
             features["numeric"] = np.concatenate(columns, axis=1)
         if self.text is not None:
             features["text"] = self.text.encode(_synopses(items))
@@ -220,7 +224,7 @@ def check_attributes(items: pd.DataFrame, numeric: Sequence[str]) -> None:
         raise DataError(f"no column {', '.join(missing)}, which the data set uses as numbers")
     for name in numeric:
         if not pd.api.types.is_numeric_dtype(items[name]):
-            raise DataError(f"column {name} holds what is no number")
+            raise DataError(f"column {name} holds a value that is not a number")
 
 
 def check_reproduced(found: Features, before: Features) -> None:
@@ -233,8 +237,8 @@ def check_reproduced(found: Features, before: Features) -> None:
         now = found.get(name, np.empty(0))
         if now.shape != stored.shape or not np.allclose(now, stored, atol=_TOLERANCE):
             raise DataError(
-                f"{name} features do not come out as they were made; text needs the model that the "
-                "data set was prepared with"
+                f"{name} features differ from those that the data set holds; text needs the model "
+                "that the data set was prepared with"
             )
 
 

@@ -119,7 +119,7 @@ def _of_training(meta: Mapping[str, Any]) -> _Forms:
 def _of_features(meta: Mapping[str, Any]) -> _Forms:
     counts = meta["counts"]
     for name, width in meta["features"].items():
-        yield f"{FEATURES}/{_named(name)}", ArrayForm(_FLOAT32, (counts["items"], width))
+        yield f"{FEATURES}/{_checked_name(name)}", ArrayForm(_FLOAT32, (counts["items"], width))
     if widths := meta.get(USER_FEATURES):
         yield USER_FEATURES, ArrayForm(_FLOAT32, (counts["users"], sum(widths.values())))
 
@@ -132,13 +132,13 @@ def _of_relations(meta: Mapping[str, Any]) -> _Forms:
         for end, size in zip(("source_type", "destination_type"), sizes, strict=True):
             if known.get(described[end], size) != size:
                 raise DataError(
-                    f"relation {name} is about {size:,} nodes of type {described[end]}, and there "
-                    f"are {known[described[end]]:,}; prepare the data set again"
+                    f"relation {name} has {size:,} nodes of type {described[end]}, the data set "
+                    f"{known[described[end]]:,}; prepare the data set again"
                 )
-        for direction, (own, other) in zip(DIRECTIONS, (sizes, sizes[::-1]), strict=True):
-            place = f"{RELATIONS}/{_named(name)}/{direction}"
-            yield f"{place}_offsets", ArrayForm(_INT64, (own + 1,), ends_at=edges)
-            yield f"{place}_neighbours", ArrayForm(_INT32, (edges,), below=other)
+        for direction, (nodes, neighbours) in zip(DIRECTIONS, (sizes, sizes[::-1]), strict=True):
+            place = f"{RELATIONS}/{_checked_name(name)}/{direction}"
+            yield f"{place}_offsets", ArrayForm(_INT64, (nodes + 1,), ends_at=edges)
+            yield f"{place}_neighbours", ArrayForm(_INT32, (edges,), below=neighbours)
             if described["weights"]:
                 yield f"{place}_weights", ArrayForm(_FLOAT32, (edges,), least=0.0)
             if described["times"]:
@@ -154,7 +154,7 @@ def _of_planted(meta: Mapping[str, Any]) -> _Forms:
         yield f"{PLANTED}/{name}", ArrayForm(_FLOAT32, shape)
 
 
-def _named(name: str) -> str:
+def _checked_name(name: str) -> str:
     if not schema.is_name(name):
         raise DataError(f"{name[:60]!r} cannot name a file of a data set; prepare it again")
     return name

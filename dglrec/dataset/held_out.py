@@ -85,7 +85,7 @@ def read_held_out(source: pa.NativeFile, first: int, last: int) -> HeldOut:
                 column.numpy()[low - first : high - first] = values
         start += len(batch)
     if start < last:
-        raise ValueError(f"{start:,} rows, and not {last:,}")
+        raise ValueError(f"{start:,} rows in place of {last:,}")
     return HeldOut(
         users=columns[schema.USER],
         items=columns[schema.ITEM],

@@ -127,7 +127,7 @@ def encode_known(
     return items, users
 
 
-def say_what_is_known(
+def log_known(
     known: Known,
     options: PrepareOptions,
     items: Features,
@@ -140,16 +140,20 @@ def say_what_is_known(
         (USER_TYPE, known.user_kinds, users),
     ):
         for name, kind in kinds.items():
-            use = "" if name in features else f"; no feature{_why_not(kind, options.text)}"
+            use = (
+                ""
+                if name in features
+                else f"; no feature{_reason_without_feature(kind, options.text)}"
+            )
             log(f"{node_type} attribute {name}: {kind.value}{use}")
     for read in relations.values():
         for line in read.said:
             log(line)
 
 
-def _why_not(kind: Kind, text: bool) -> str:
+def _reason_without_feature(kind: Kind, text: bool) -> str:
     if kind is Kind.NONE:
-        return ": nearly every value is of one row alone, or there is none"
+        return ": nearly every value is in a single row, or there are no values"
     if kind is Kind.TEXT and not text:
         return " with --no-text"
     return f", which takes 1 to {MOST_LABELS} labels in training rows"

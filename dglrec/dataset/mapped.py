@@ -241,9 +241,7 @@ class MappedFiles:
         forms: dict[str, ArrayForm | None] = {**arrays, **dict.fromkeys(rows)}
         proofs = meta.get(FILES, dict.fromkeys(forms))
         if other := proofs.keys() ^ forms.keys():
-            raise DataError(
-                f"{path / DATASET_FILE}: damaged (what it says of {min(other)}); {_MEND}"
-            )
+            raise DataError(f"{path / DATASET_FILE}: damaged (its entry of {min(other)}); {_MEND}")
         self._files = {
             name: MappedFile(path / name, proofs[name], form) for name, form in forms.items()
         }
@@ -251,12 +249,12 @@ class MappedFiles:
             self._files[name].check_rows(count)
 
     def __getitem__(self, name: str) -> MappedFile:
-        self._say_if_replaced()
+        self._log_if_replaced()
         return self._files[name]
 
     def prove(self) -> None:
         """Verify all files, in parallel; see `MappedFile.prove`."""
-        self._say_if_replaced()
+        self._log_if_replaced()
         largest_first = sorted(self._files.values(), key=lambda file: -file.size)
         run_side_by_side([file.prove for file in largest_first])
 
@@ -274,7 +272,7 @@ class MappedFiles:
         """The entry `FILES` of `dataset.json`."""
         return {name: file.describe() for name, file in sorted(self._files.items())}
 
-    def _say_if_replaced(self) -> None:
+    def _log_if_replaced(self) -> None:
         """Log, once, that the folder by now holds another data set than the opened one."""
         if self._identity is not None and _Identity.of(self._path) != self._identity:
             log(

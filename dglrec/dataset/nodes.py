@@ -36,14 +36,14 @@ def find_attributes(*known: KnownOf) -> dict[str, Attribute]:
     `<type>_<name>`. Attributes none of whose labels occurs in training are left out.
     """
     found: dict[str, Attribute] = {}
-    for one in known:
-        columns = attribute_columns(one.table)
-        for name, kind in attribute_kinds(one.table, one.kinds).items():
+    for of_type in known:
+        columns = attribute_columns(of_type.table)
+        for name, kind in attribute_kinds(of_type.table, of_type.kinds).items():
             if not kind.has_labels:
                 continue
-            labels = read_labels(one.table[columns[name]], kind)
-            free = f"{one.node_type}_{name}" if name in found else name
-            attribute = label_attribute(free, one.node_type, labels, one.training)
-            if attribute.vocabulary and free not in found:
-                found[free] = attribute
+            labels = read_labels(of_type.table[columns[name]], kind)
+            full_name = f"{of_type.node_type}_{name}" if name in found else name
+            attribute = label_attribute(full_name, of_type.node_type, labels, of_type.training)
+            if attribute.vocabulary and full_name not in found:
+                found[full_name] = attribute
     return found

@@ -75,7 +75,7 @@ class PrepareOptions:
             UsageError: an option is out of range, or two contradict each other.
         """
         if (self.train_file is None) != (self.test_file is None):
-            raise UsageError("--train-file and --test-file come together")
+            raise UsageError("--train-file and --test-file must be given together")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: must be 0 or more")
         if self.users is not None and self.users < 1:

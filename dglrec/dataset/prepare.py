@@ -15,7 +15,7 @@ import pandas as pd
 
 from dglrec import schema
 from dglrec.biases import fit_biases, no_biases
-from dglrec.dataset.known import Known, connect_known, encode_known, say_what_is_known
+from dglrec.dataset.known import Known, connect_known, encode_known, log_known
 from dglrec.dataset.layout import DATASET_FILE
 from dglrec.dataset.options import PrepareOptions
 from dglrec.dataset.planted import PLANTED, write_planted
@@ -154,7 +154,7 @@ def _write(
     trained = graph.by_item.degrees > 0
     features, user_features = encode_known(known, options, trained, degrees > 0)
     relations = connect_known(rows, split, known, relation_files, options, trained, degrees > 0)
-    say_what_is_known(known, options, features, user_features, relations)
+    log_known(known, options, features, user_features, relations)
     notes = {
         **rows.notes,
         "items_without_synopsis": int(catalogue[schema.SYNOPSIS].isna().sum()),

@@ -294,9 +294,9 @@ class RatingDataset:
         before = {name: self._features(name)[known : known + 1] for name in self.meta["features"]}
         check_reproduced(encoder.encode(catalogue.iloc[[known]]), before)
         features = encoder.encode(items)
-        none = np.zeros((len(items), 0), dtype=np.float32)
+        no_features = np.zeros((len(items), 0), dtype=np.float32)
         return torch.from_numpy(
-            np.concatenate([none, *(features[name] for name in before)], axis=1)
+            np.concatenate([no_features, *(features[name] for name in before)], axis=1)
         )
 
     @cached_property
@@ -387,8 +387,8 @@ class RatingDataset:
                 labels = len(found[name].vocabulary) if name in found else 0
                 if name not in (USER_TYPE, ITEM_TYPE) and labels != count:
                     raise DataError(
-                        f"{self.path}: relation {relation.name} is about {count:,} labels of "
-                        f"{name}, and there are {labels:,}; prepare the data set again"
+                        f"{self.path}: relation {relation.name} has {count:,} labels of {name}, "
+                        f"the data set {labels:,}; prepare the data set again"
                     )
         return found
 
@@ -408,10 +408,10 @@ class RatingDataset:
     def _label(self, table: pd.DataFrame, name: str, known: pd.DataFrame, entry: str) -> Relation:
         attribute, columns = self.attributes[name], attribute_columns(known)
         # `find_attributes` may have added a prefix to the name, which the column does not have.
-        own = name if name in columns else name.removeprefix(f"{attribute.node_type}_")
+        column_name = name if name in columns else name.removeprefix(f"{attribute.node_type}_")
         given = {key: stored_kind(key, kind) for key, kind in self.meta.get(entry, {}).items()}
-        kind = attribute_kinds(known, given, [own])[own]
-        column = attribute_columns(table).get(own)
+        kind = attribute_kinds(known, given, [column_name])[column_name]
+        column = attribute_columns(table).get(column_name)
         labels = [[]] * len(table) if column is None else read_labels(table[column], kind)
         return relate_labels(name, attribute.node_type, labels, attribute.vocabulary)
 
@@ -423,7 +423,9 @@ class RatingDataset:
         """
         if name in self.relations:
             return self.relations[name]
-        of_attributes = {one.relation.name: one.relation for one in self.attributes.values()}
+        of_attributes = {
+            attribute.relation.name: attribute.relation for attribute in self.attributes.values()
+        }
         if name not in of_attributes:
             there = ", ".join(self.relation_names) or "none"
             raise UsageError(f"{self.path}: no relation {name}; there is {there}")
@@ -432,14 +434,21 @@ class RatingDataset:
     @property
     def relation_names(self) -> tuple[str, ...]:
         """The names that `relation` takes."""
-        return (*self.relations, *(one.relation.name for one in self.attributes.values()))
+        return (
+            *self.relations,
+            *(attribute.relation.name for attribute in self.attributes.values()),
+        )
 
     @property
     def among_users(self) -> tuple[str, ...]:
         """The names of relations from users to users."""
         ends = (USER_TYPE, USER_TYPE)
         given = self.relations.values()
-        return tuple(one.name for one in given if (one.source_type, one.destination_type) == ends)
+        return tuple(
+            relation.name
+            for relation in given
+            if (relation.source_type, relation.destination_type) == ends
+        )
 
     def held_out(self, split: str, first: int = 0, last: int | None = None) -> HeldOut:
         """The validation rows (`valid`) or the test rows (`test`), or a range of them.
@@ -503,9 +512,11 @@ class RatingDataset:
         if self.user_feature_widths:
             described[USER_FEATURES] = self.user_feature_widths
         if self.relations:
-            described[RELATIONS] = {name: one.num_edges for name, one in self.relations.items()}
+            described[RELATIONS] = {
+                name: relation.num_edges for name, relation in self.relations.items()
+            }
         if self.attributes:
-            labels = {name: len(one.vocabulary) for name, one in self.attributes.items()}
+            labels = {name: len(value.vocabulary) for name, value in self.attributes.items()}
             described["attributes"] = labels
         return described
 

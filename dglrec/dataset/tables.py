@@ -192,12 +192,14 @@ def _with_columns(
             frame[name] = values.set_axis(frame.index)
             continue
         before = frame[there[name]]
-        numeric = [pd.api.types.is_numeric_dtype(one) for one in (values, before)]
+        numeric = [
+            pd.api.types.is_numeric_dtype(column_values) for column_values in (values, before)
+        ]
         if numeric[0] != numeric[1] and before.notna().any() and values.notna().any():
-            what = ("texts", "numbers") if numeric[1] else ("numbers", "texts")
+            kinds = ("texts", "numbers") if numeric[1] else ("numbers", "texts")
             raise DataError(
-                f"{given.file}: column {name} holds {what[0]}, and in the source's own table it "
-                f"holds {what[1]}; rename it"
+                f"{given.file}: column {name} holds {kinds[0]}, and in the source's own table it "
+                f"holds {kinds[1]}; rename it"
             )
         merged = [new if _is_there(new) else old for new, old in zip(values, before, strict=True)]
         frame[there[name]] = pd.Series(

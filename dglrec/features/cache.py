@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 def default_cache() -> Path:
     """The folder of the cache: `$DGLREC_CACHE`, or `dglrec` in the user's cache folder."""
-    if own := os.environ.get("DGLREC_CACHE"):
-        return Path(own)
+    if chosen := os.environ.get("DGLREC_CACHE"):
+        return Path(chosen)
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "dglrec"
     return Path.home() / ".cache" / "dglrec"

@@ -119,4 +119,4 @@ def _check_no_infinity(values: npt.NDArray[np.float64]) -> None:
     bad = np.isinf(values)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise DataError(f"row {row + 1}: {values[row]:g} is no finite number; leave it empty")
+        raise DataError(f"row {row + 1}: {values[row]:g} is not a finite number; leave it empty")

@@ -14,7 +14,14 @@ import pandas as pd
 
 from dglrec.errors import DglrecError, UsageError
 from dglrec.features.columns import GenresEncoder, IdentityEncoder, Mask
-from dglrec.features.kinds import Kind, is_missing, own_kind, read_labels, read_numbers, read_texts
+from dglrec.features.kinds import (
+    Kind,
+    added_kind,
+    is_missing,
+    read_labels,
+    read_numbers,
+    read_texts,
+)
 from dglrec.features.text import SequenceEncoder
 from dglrec.registry import Registry
 
@@ -140,7 +147,7 @@ class _Added:
         except DglrecError:
             raise
         except Exception as error:
-            raise UsageError(f"{where} cannot be fitted ({_said(error)})") from error
+            raise UsageError(f"{where} cannot be fitted ({_in_short(error)})") from error
 
     def encode(self, column: pd.Series) -> npt.NDArray[np.float32]:
         try:
@@ -148,7 +155,7 @@ class _Added:
         except DglrecError:
             raise
         except Exception as error:
-            raise UsageError(f"{self.where} fails ({_said(error)})") from error
+            raise UsageError(f"{self.where} fails ({_in_short(error)})") from error
         rows = len(column)
         if (
             found.ndim != 2
@@ -161,7 +168,7 @@ class _Added:
                 f"numbers, [{rows}, F]"
             )
         if not np.isfinite(found).all():
-            raise UsageError(f"{self.where} gives what is no finite number")
+            raise UsageError(f"{self.where} gives a value that is not a finite number")
         return found.astype(np.float32)
 
     def unseen(self, column: pd.Series) -> int:
@@ -196,7 +203,7 @@ def add_encoder(name: str, encoder: type[FeatureEncoder], *, replace: bool = Fal
         return _Added.fit(encoder, column, how)
 
     ENCODERS.add(name, fit, replace=replace)
-    own_kind(name)
+    added_kind(name)
 
 
 def fit_column(column: pd.Series, how: Fitting) -> ColumnEncoder | None:
@@ -224,5 +231,5 @@ def _cells(column: pd.Series) -> pd.Series:
     return others
 
 
-def _said(error: Exception) -> str:
+def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

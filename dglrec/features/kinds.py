@@ -39,7 +39,7 @@ _EPOCH = datetime.date(1970, 1, 1).toordinal()
 
 
 class Kind(str, Enum):
-    """The kind of an attribute column: one of these, or one that `own_kind` added."""
+    """The kind of an attribute column: one of these, or one that `added_kind` added."""
 
     NUMBER = "number"
     CATEGORY = "category"
@@ -50,7 +50,7 @@ class Kind(str, Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> "Kind | None":
-        return _OWN_KINDS.get(str(value))
+        return _ADDED_KINDS.get(str(value))
 
     @property
     def has_labels(self) -> bool:
@@ -58,19 +58,19 @@ class Kind(str, Enum):
         return self in (Kind.CATEGORY, Kind.CATEGORIES)
 
 
-_OWN_KINDS: dict[str, Kind] = {}
+_ADDED_KINDS: dict[str, Kind] = {}
 
 
-def own_kind(name: str) -> Kind:
+def added_kind(name: str) -> Kind:
     """Add a kind with a registered encoder; the same name always gives the same kind.
 
     `Kind(name)` finds it from then on, but `list(Kind)` does not have it.
     """
-    if name not in _OWN_KINDS:
+    if name not in _ADDED_KINDS:
         kind = str.__new__(Kind, name)
         kind._name_, kind._value_ = name.upper(), name
-        _OWN_KINDS[name] = kind
-    return _OWN_KINDS[name]
+        _ADDED_KINDS[name] = kind
+    return _ADDED_KINDS[name]
 
 
 def stored_kind(attribute: str, name: str) -> Kind:
@@ -100,7 +100,7 @@ def parse_kinds(texts: Sequence[str]) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     for text in texts:
         name, _, kind = text.partition("=")
-        known_kinds = [*(one.value for one in Kind), *_OWN_KINDS]
+        known_kinds = [*(member.value for member in Kind), *_ADDED_KINDS]
         if not name or kind not in known_kinds:
             known = ", ".join(known_kinds)
             raise UsageError(f"--attribute {text!r}: write NAME=KIND, KIND being one of {known}")
@@ -170,7 +170,9 @@ def read_numbers(column: pd.Series, kind: Kind, name: str) -> npt.NDArray[np.flo
         else:
             numbers[row] = number
     if bad is not None and (kind is Kind.NUMBER or np.isnan(numbers).all()):
-        raise DataError(f"column {name} holds what is no {kind.value} ({str(bad)[:40]!r})")
+        raise DataError(
+            f"column {name} holds a value that is not a {kind.value} ({str(bad)[:40]!r})"
+        )
     return numbers
 
 

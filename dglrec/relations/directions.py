@@ -52,17 +52,28 @@ def directions_of(relations: Sequence[Relation]) -> tuple[Direction, ...]:
     ('rev_has_type', 'type', 'item')
     """
     found = []
-    for one in relations:
-        there = (one.name, one.source_type, one.destination_type, one.num_sources, one.backward)
-        back = (
-            f"{REVERSE_PREFIX}{one.name}",
-            one.destination_type,
-            one.source_type,
-            one.num_destinations,
-            one.forward,
+    for relation in relations:
+        forwards = (
+            relation.name,
+            relation.source_type,
+            relation.destination_type,
+            relation.num_sources,
+            relation.backward,
         )
-        found += [Direction(*parts) for parts in ((there,) if one.one_way else (there, back))]
-    return tuple(one for one in found if one.destination_type in (USER_TYPE, ITEM_TYPE))
+        backwards = (
+            f"{REVERSE_PREFIX}{relation.name}",
+            relation.destination_type,
+            relation.source_type,
+            relation.num_destinations,
+            relation.forward,
+        )
+        found += [
+            Direction(*parts)
+            for parts in ((forwards,) if relation.one_way else (forwards, backwards))
+        ]
+    return tuple(
+        direction for direction in found if direction.destination_type in (USER_TYPE, ITEM_TYPE)
+    )
 
 
 @dataclass(frozen=True)

@@ -189,8 +189,8 @@ def check_relation_name(name: str) -> None:
     """
     if not schema.is_name(name):
         raise UsageError(
-            f"--relation {name[:60]!r}: a relation's name has lowercase letters, digits and _, "
-            "from a letter on, and 60 characters at most"
+            f"--relation {name[:60]!r}: a relation's name begins with a letter, and has only "
+            "lowercase letters, digits and _, 60 characters at most"
         )
     if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
         raise UsageError(

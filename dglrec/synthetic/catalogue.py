@@ -82,7 +82,10 @@ def _synopsis(themes: list[Theme], rng: np.random.Generator) -> str:
     themes = [themes[i] for i in rng.permutation(len(themes))]
     forms = rng.permutation(len(SENTENCES))
     words = [_draw_words(theme, rng) for theme in themes]
-    sentences = [SENTENCES[form].format_map(some) for form, some in zip(forms, words, strict=False)]
+    sentences = [
+        SENTENCES[form].format_map(theme_words)
+        for form, theme_words in zip(forms, words, strict=False)
+    ]
     if len(themes) == 2:
         first, second = (_draw_words(theme, rng) for theme in themes)
         seconds = {f"second_{name}": word for name, word in second.items()}

@@ -80,10 +80,10 @@ def activity(
             high = middle
     wanted = np.clip(low * draws, 1, items)
     counts = np.floor(wanted).astype(np.int64)
-    while (left := ratings - int(counts.sum())) > 0:
+    while (missing := ratings - int(counts.sum())) > 0:
         room = np.flatnonzero(counts < items)
         order = np.argsort(counts[room] - wanted[room], kind="stable")
-        counts[room[order[:left]]] += 1
+        counts[room[order[:missing]]] += 1
     return counts
 
 
@@ -131,9 +131,9 @@ def draw_items(
     ]
     at_once = torch.get_num_threads()
     for first in range(0, len(tasks), at_once):
-        some = tasks[first : first + at_once]
-        run_side_by_side(some)
-        start, stop = some[0].args[-2], some[-1].args[-1]
+        batch = tasks[first : first + at_once]
+        run_side_by_side(batch)
+        start, stop = batch[0].args[-2], batch[-1].args[-1]
         advance(int(offsets[stop] - offsets[start]))
     return drawn
 
@@ -166,14 +166,16 @@ def _draw_users(
         )
         for place in np.flatnonzero(found < counts[part]):
             user = low + place
-            mine = drawn.items[offsets[user] : offsets[user + 1]]
-            had = int(found[place])
+            listed = drawn.items[offsets[user] : offsets[user + 1]]
+            count = int(found[place])
             weights = rates.popularity * tilt[place]
-            drawn.reach[user] += _draw_rest(weights, mine, had, rng)
+            drawn.reach[user] += _draw_rest(weights, listed, count, rng)
 
 
-def _draw_rest(weights: F64, mine: npt.NDArray[Any], had: int, rng: np.random.Generator) -> float:
-    """Fill mine[had:] with those of all other items that come first, after exponential times.
+def _draw_rest(
+    weights: F64, listed: npt.NDArray[Any], count: int, rng: np.random.Generator
+) -> float:
+    """Fill listed[count:] with the other items that come first, each after an exponential time.
 
     Exponential times have no memory: the items before only decide which items remain.
 
@@ -181,11 +183,11 @@ def _draw_rest(weights: F64, mine: npt.NDArray[Any], had: int, rng: np.random.Ge
         The time at which the last item came.
     """
     others = np.ones(len(weights), dtype=np.bool_)
-    others[mine[:had]] = False
+    others[listed[:count]] = False
     rest = np.flatnonzero(others)
     times = rng.standard_exponential(len(rest)) / weights[rest]
-    wanted = len(mine) - had
+    wanted = len(listed) - count
     first = np.argpartition(times, wanted - 1)[:wanted]
-    mine[had:] = rest[first]
-    mine.sort()
+    listed[count:] = rest[first]
+    listed.sort()
     return float(times[first].max())

@@ -72,7 +72,7 @@ def next_item_worth(
         for name, scores in (("popularity", counts), ("taste", rates), ("transitions", both)):
             ranks[name].append(_rank(np.where(new, scores, -1.0), int(items[last])))
     users = len(ranks["taste"])
-    figures = {name: _figures(some) for name, some in ranks.items()} if users else {}
+    figures = {name: _figures(found) for name, found in ranks.items()} if users else {}
     return {"users": users, "k": K, **figures}
 
 

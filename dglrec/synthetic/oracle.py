@@ -111,12 +111,12 @@ class PlantedLists:
                 users[part], unseen[part], left_out, k, relevant_from, interactions=interactions
             )
         rest = (~certain).nonzero().squeeze(1)
-        for some in rest.split(max(_PAIRS_AT_ONCE // len(self.item_rate), 1)):
+        for uncertain in rest.split(max(_PAIRS_AT_ONCE // len(self.item_rate), 1)):
             chances = self.chances(
-                users[some], unseen[some], relevant_from, interactions=interactions
+                users[uncertain], unseen[uncertain], relevant_from, interactions=interactions
             )
-            _strike(chances.numpy(), left_out, users[some].numpy())
-            scores[some], places[some] = chances.topk(k, dim=1)
+            _strike(chances.numpy(), left_out, users[uncertain].numpy())
+            scores[uncertain], places[uncertain] = chances.topk(k, dim=1)
         return scores, places
 
     def _best_of_likely(
@@ -140,11 +140,11 @@ class PlantedLists:
         """
         rows = users.numpy()
         count = min(k + _MORE_LIKELY, len(self.item_rate))
-        none = np.empty((len(rows), 0), dtype=np.float32)
+        no_factors = np.empty((len(rows), 0), dtype=np.float32)
         rates = np.float32(self.strength) * self.user_vectors[rows]
         positions = np.arange(len(self.item_rate), dtype=np.int32)
         weights, base = np.empty(0, dtype=np.float32), np.zeros(len(rows), dtype=np.float32)
-        terms = Terms(none, rates, base)
+        terms = Terms(no_factors, rates, base)
         found, items = rank_items(self._tiles, weights, terms, left_out, rows, positions, count)
         vectors = torch.from_numpy(self.item_vectors[items])
         taste = (vectors @ torch.from_numpy(self.user_vectors[rows]).unsqueeze(2)).squeeze(2)
@@ -161,8 +161,10 @@ class PlantedLists:
 
     @cached_property
     def _tiles(self) -> Tiles:
-        none = np.empty((len(self.item_rate), 0), dtype=np.float32)
-        return Tiles.of(Terms(none, np.asarray(self.item_vectors), np.asarray(self.item_rate)))
+        no_factors = np.empty((len(self.item_rate), 0), dtype=np.float32)
+        return Tiles.of(
+            Terms(no_factors, np.asarray(self.item_vectors), np.asarray(self.item_rate))
+        )
 
     def _chances(
         self,

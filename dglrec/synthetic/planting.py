@@ -119,7 +119,7 @@ class Planting:
                 f"--users {users}"
             )
         if self.sessions and items < 3:
-            raise UsageError(f"--sessions: wants three items at least; --items is {items}")
+            raise UsageError(f"--sessions: needs at least three items; --items is {items}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,20 +137,20 @@ class Part:
     bias: F64
 
 
-def mix(own: F64, parts: Sequence[tuple[float, F64]]) -> F64:
+def mix(independent: F64, parts: Sequence[tuple[float, F64]]) -> F64:
     """Combine independent values with parts, each by its share of the variance.
 
     Args:
-        own: the values that follow from nothing else, of mean square 1.
-        parts: shares, less than 1 together, and values in the shape of `own`.
+        independent: values that follow from nothing else, of mean square 1.
+        parts: shares, less than 1 together, and values in the shape of `independent`.
 
     Returns:
-        `own` itself, to the bit, if all shares are 0.
+        `independent` itself, to the bit, if all shares are 0.
     """
     parts = [(share, values) for share, values in parts if share > 0]
     if not parts:
-        return own
-    mixed: F64 = own * np.sqrt(1.0 - sum(share for share, _ in parts))
+        return independent
+    mixed: F64 = independent * np.sqrt(1.0 - sum(share for share, _ in parts))
     for share, values in parts:
         mixed = mixed + np.sqrt(share) * values
     return mixed

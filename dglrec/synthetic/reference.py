@@ -49,14 +49,14 @@ def reference_lists(
     popularity = item_counts - np.bincount(lists.items[held], minlength=len(item_counts))
     order = np.argsort(-popularity, kind="stable")
     of_oracle, of_popularity = [], []
-    for user, mine in zip(users.tolist(), best.numpy(), strict=True):
+    for user, best_of_user in zip(users.tolist(), best.numpy(), strict=True):
         rows = slice(lists.offsets[user], lists.offsets[user + 1])
         relevant = lists.items[rows][wanted[rows]]
         seen = lists.items[rows][~held[rows]]
         # Of the first items by popularity, at most as many as were seen can drop out.
         popular = order[: k + len(seen)]
         popular = popular[~np.isin(popular, seen)][:k]
-        of_oracle.append(list_figures(mine, relevant, k))
+        of_oracle.append(list_figures(best_of_user, relevant, k))
         of_popularity.append(list_figures(popular, relevant, k))
     return ReferenceLists(
         k=k,

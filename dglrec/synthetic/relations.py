@@ -205,14 +205,14 @@ class Relations:
         rng = generator(seed, Stream.WORTH, 2)
         targets = sample_targets(len(model.item_bias), rng)
         group = pairs_of_labels(self.studios.of_item) if self.planting.studio_share else None
-        near = targets
+        wanted = targets
         if group is not None:
             around = pairs_around(group, targets, len(model.item_bias))
-            near = np.unique(np.r_[targets, around.left, around.right])
+            wanted = np.unique(np.r_[targets, around.left, around.right])
         return Estimate(
             model,
             drawn,
-            ItemSide(model, drawn, near),
+            ItemSide(model, drawn, wanted),
             part=(np.zeros(len(content)), content),
             group=group,
             targets=targets,

@@ -52,13 +52,13 @@ def draw_transitions(strength: float, popularity: F64, rng: np.random.Generator)
     logarithms = np.log(popularity)
     step = max((1 << 22) // count, 1)
     for start in range(0, count, step):
-        some = items[start : start + step]
+        part = items[start : start + step]
         # The largest of log weight + Gumbel noise, in order, are draws without replacement.
-        keys = logarithms - np.log(rng.standard_exponential((len(some), count)))
-        keys[np.arange(len(some)), some] = -np.inf
+        keys = logarithms - np.log(rng.standard_exponential((len(part), count)))
+        keys[np.arange(len(part)), part] = -np.inf
         best = np.argpartition(keys, count - width, axis=1)[:, count - width :]
         order = np.argsort(-np.take_along_axis(keys, best, axis=1), axis=1)
-        successors[some] = np.take_along_axis(best, order, axis=1)
+        successors[part] = np.take_along_axis(best, order, axis=1)
     return Transitions(strength, successors, _SUCCESSORS[:width] / _SUCCESSORS[:width].sum())
 
 
@@ -106,12 +106,12 @@ def draw_sequence(
         when = (PERIOD * (begins + (1.0 - begins) * uniforms)).astype(np.int64)
         if transitions is not None:
             order = np.lexsort((when, users))
-            mine, when = items[part][order], when[order]
+            items_by_time, when = items[part][order], when[order]
             continues = rng.random(len(users)) >= 1.0 / _ITEMS_PER_SESSION
             continues[offsets[:-1]] = False
             follow_transitions(
                 offsets,
-                mine,
+                items_by_time,
                 continues,
                 rng.random((len(users), 2)),
                 transitions.successors,
@@ -120,8 +120,8 @@ def draw_sequence(
             )
             gaps = np.minimum(rng.exponential(_MEAN_GAP, len(users)), _LONGEST_GAP)
             space_sessions(offsets, continues, when, gaps.astype(np.int64) + 1, _PAUSE)
-            order = np.lexsort((mine, users))
-            items[part], when = mine[order], when[order]
+            order = np.lexsort((items_by_time, users))
+            items[part], when = items_by_time[order], when[order]
         times[part] = START + when
         advance(len(users))
     return times

@@ -269,7 +269,7 @@ class Truth:
             arrays["user_turns"] = self.drift.turns
         if self.transitions is not None:
             value["transition_chance"] = self.transitions.strength
-            value["transition_weights"] = [float(one) for one in self.transitions.weights]
+            value["transition_weights"] = [float(weight) for weight in self.transitions.weights]
             arrays["successors"] = self.transitions.successors
         value["thresholds"] = [float(threshold) for threshold in self.thresholds]
         kinds = _ARRAYS | _EXPOSURE_ARRAYS | _OTHER_ARRAYS
@@ -351,7 +351,7 @@ class Truth:
             chance = finite(value["transition_chance"], "transition_chance")
             transitions = _transitions(chance, arrays.pop("successors"), value, items)
         if has_relations and not isinstance(value["planted"], dict):
-            raise ValueError("planted is no table")
+            raise ValueError("planted is not a table")
         lists = None if value.get("lists") is None else _reference_lists(value["lists"])
         return cls(
             **counts,  # type: ignore[arg-type]
@@ -369,7 +369,9 @@ class Truth:
 def _transitions(
     chance: float, successors: npt.NDArray[np.int32], value: dict[str, Any], items: int
 ) -> Transitions:
-    weights = np.array([finite(one, "transition_weights") for one in value["transition_weights"]])
+    weights = np.array(
+        [finite(weight, "transition_weights") for weight in value["transition_weights"]]
+    )
     if successors.size and (successors.min() < 0 or successors.max() >= items):
         raise ValueError(f"successors holds an item that is not from 0 to {items - 1}")
     return Transitions(chance, successors, weights)

@@ -331,12 +331,12 @@ class Estimate:
 
     def _prior(self, node: int, *, part: bool, group: bool) -> tuple[F64, F64]:
         """Mean [D] and covariance [D, D] of a node before its ratings are known."""
-        own = self._own + (0.0 if part else self._of_part)
+        own = self._own_variance + (0.0 if part else self._part_variance)
         mean = self._part_mean(node) if part else np.zeros(len(own))
         if self._group is None:
             return mean, np.diag(own)
         if not group:
-            return mean, np.diag(own + self._common)
+            return mean, np.diag(own + self._common_variance)
         information, pull = np.zeros((len(own), len(own))), np.zeros(len(own))
         for mate in self._group.mates_of(node):
             of_mate, pull_of_mate = self._evidence_of(int(mate))
@@ -346,7 +346,7 @@ class Estimate:
             seen = np.linalg.solve(np.eye(len(own)) + of_mate * own, np.c_[of_mate, pull_of_mate])
             information += seen[:, :-1]
             pull += seen[:, -1]
-        root = np.sqrt(self._common)
+        root = np.sqrt(self._common_variance)
         inner = np.linalg.inv(np.eye(len(own)) + root[:, None] * information * root)
         common = root[:, None] * inner * root
         return mean + common @ pull, np.diag(own) + common
@@ -355,14 +355,14 @@ class Estimate:
         if mate not in self._evidence_of_mates:
             rows = self._rng.permutation(self._side.rows_of(mate))
             rows = rows[round(HELD_OUT * len(rows)) :][:_MOST_KNOWN]
-            size = len(self._own)
+            size = len(self._own_variance)
             self._evidence_of_mates[mate] = (
                 self._evidence(rows) if len(rows) else (np.zeros((size, size)), np.zeros(size))
             )
         return self._evidence_of_mates[mate]
 
     def _part_mean(self, node: int) -> F64:
-        mean = np.zeros(len(self._own))
+        mean = np.zeros(len(self._own_variance))
         bias, taste = self._part
         mean[0] = bias[node]
         mean[1 : 1 + taste.shape[1]] = taste[node]
@@ -415,9 +415,9 @@ class Estimate:
         width = vectors.shape[1]
         turned = [] if self._side.turns is None else [self._taste_variance] * width
         still = [0.0] * len(turned)
-        self._own = np.array([own_bias, *[own] * width, *turned])
-        self._common = np.array([common_bias, *[common] * width, *still])
-        self._of_part = np.maximum([of_part_bias, *[of_part] * width, *still], 0.0)
+        self._own_variance = np.array([own_bias, *[own] * width, *turned])
+        self._common_variance = np.array([common_bias, *[common] * width, *still])
+        self._part_variance = np.maximum([of_part_bias, *[of_part] * width, *still], 0.0)
 
 
 def sample_targets(count: int, rng: np.random.Generator) -> I64:
@@ -500,5 +500,5 @@ def pairs_around(group: Group, nodes: I64, count: int) -> Group:
     """The pairs that contain any of `nodes`, out of `count` nodes."""
     wanted = np.zeros(count, dtype=np.bool_)
     wanted[nodes] = True
-    near = wanted[group.left] | wanted[group.right]
-    return Group(group.left[near], group.right[near])
+    touches = wanted[group.left] | wanted[group.right]
+    return Group(group.left[touches], group.right[touches])
