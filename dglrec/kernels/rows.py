@@ -5,8 +5,9 @@ again; a CPU does without.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy.typing as npt
 from torch import Tensor
 
 from dglrec.kernels.edges import check_rows
@@ -65,12 +66,13 @@ def move_rows(
         _move_anywhere(table, moments, rows, gradient, step)
         return
     check_rows(rows, len(table), "rows")
-    arrays = [one.detach().numpy() for one in (table, *moments)]
+    tables = _Tables(*(one.detach().numpy() for one in (table, *moments)))
     given = rows.contiguous().numpy(), gradient.detach().contiguous().numpy()
-    numbers = [arrays[0].dtype.type(number) for number in step]
+    # Of the table's type, so that compiled code does not compute in float64.
+    numbers = AdamStep(*map(tables.values.dtype.type, step))
     run_side_by_side(
         [
-            partial(_move, *arrays, *given, *numbers, low, high)
+            partial(_move, tables, *given, numbers, low, high)
             for low, high in parts_of(len(rows), _NUMBERS * gradient.numel())
         ]
     )
@@ -90,31 +92,26 @@ def _move_anywhere(
         whole.index_copy_(0, rows, part)
 
 
+class _Tables(NamedTuple):
+    """The table and its moments, [N, H] each."""
+
+    values: npt.NDArray[Any]
+    means: npt.NDArray[Any]
+    squares: npt.NDArray[Any]
+
+
 @compiled
-def _move(  # type: ignore[no-untyped-def]
-    table,
-    means,
-    squares,
-    rows,
-    gradient,
-    rate,
-    first,
-    second,
-    correction,
-    epsilon,
-    kept,
-    penalty,
-    low,
-    high,
-):
-    one = table.dtype.type(1)
+def _move(tables, rows, gradient, step, low, high):  # type: ignore[no-untyped-def]
+    rate, first, second, correction, epsilon, kept, penalty = step
+    one = tables.values.dtype.type(1)
     for n in range(low, high):
-        values, mean, square = table[rows[n]], means[rows[n]], squares[rows[n]]
+        row = rows[n]
+        values, mean, square = tables.values[row], tables.means[row], tables.squares[row]
         for h in range(gradient.shape[1]):
             value = kept * values[h]
-            g = gradient[n, h] + penalty * value
-            m = mean[h] + (one - first) * (g - mean[h])
-            s = second * square[h] + (one - second) * g * g
-            mean[h] = m
-            square[h] = s
-            values[h] = value - rate * m / ((s / correction) ** 0.5 + epsilon)
+            slope = gradient[n, h] + penalty * value
+            new_mean = mean[h] + (one - first) * (slope - mean[h])
+            new_square = second * square[h] + (one - second) * slope * slope
+            mean[h] = new_mean
+            square[h] = new_square
+            values[h] = value - rate * new_mean / ((new_square / correction) ** 0.5 + epsilon)
