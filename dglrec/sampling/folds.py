@@ -6,8 +6,10 @@ others. Whether an edge is a target is computed where the edge stands, so nothin
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -136,73 +138,86 @@ class Fold:
     ) -> Split:
         """The same, several times as fast: the edges are read once to count and once to write."""
         ends = np.concatenate(([0], np.cumsum(counts.numpy())))
-        arrays = [tensor.numpy() for tensor in (users, starts, counts, neighbours)]
+        ratings = _Ratings(*(one.numpy() for one in (users, starts, counts, neighbours)))
         numbers = (self.num_items, self.key, self.count, self.number)
-        hashing = [np.uint64(number) for number in numbers]
+        rule = _Rule(*(np.uint64(number) for number in numbers))
         parts = even_parts(ends, _WORK_AN_EDGE)
 
         target_counts = np.empty(len(users), dtype=np.int64)
-        run_side_by_side(
-            [partial(_count, *arrays, *hashing, target_counts, low, high) for low, high in parts]
-        )
-        target_starts = np.cumsum(target_counts) - target_counts
-        support_starts = ends[:-1] - target_starts
+        run_side_by_side([partial(_count, ratings, rule, target_counts, *part) for part in parts])
         num_targets = int(target_counts.sum())
-        targets, owners = (np.empty(num_targets, dtype=np.int64) for _ in range(2))
-        items = np.empty(num_targets, dtype=arrays[3].dtype)
-        support = np.empty(int(ends[-1]) - num_targets, dtype=np.int64)
-        places = (target_starts, support_starts, targets, owners, items, support)
-        run_side_by_side(
-            [partial(_write, *arrays, *hashing, *places, low, high) for low, high in parts]
+        target_starts = np.cumsum(target_counts) - target_counts
+        out = _Dealt(
+            target_starts=target_starts,
+            support_starts=ends[:-1] - target_starts,
+            targets=np.empty(num_targets, dtype=np.int64),
+            owners=np.empty(num_targets, dtype=np.int64),
+            items=np.empty(num_targets, dtype=ratings.neighbours.dtype),
+            support=np.empty(int(ends[-1]) - num_targets, dtype=np.int64),
         )
+        run_side_by_side([partial(_write, ratings, rule, out, *part) for part in parts])
         return Split(
-            targets=torch.from_numpy(targets),
-            owners=torch.from_numpy(owners),
-            items=torch.from_numpy(items),
-            support=torch.from_numpy(support),
+            targets=torch.from_numpy(out.targets),
+            owners=torch.from_numpy(out.owners),
+            items=torch.from_numpy(out.items),
+            support=torch.from_numpy(out.support),
             support_counts=counts - torch.from_numpy(target_counts),
         )
 
 
+class _Ratings(NamedTuple):
+    """The arguments of `Fold.split` as arrays."""
+
+    users: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+
+
+class _Rule(NamedTuple):
+    """What decides whether a rating is a target: the numbers that its hash takes."""
+
+    num_items: np.uint64
+    key: np.uint64
+    folds: np.uint64
+    fold: np.uint64
+
+
+class _Dealt(NamedTuple):
+    """Where the targets and the support of each user start, and room for the arrays of `Split`."""
+
+    target_starts: npt.NDArray[np.int64]
+    support_starts: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    support: npt.NDArray[np.int64]
+
+
 @compiled
-def _count(users, starts, counts, neighbours, num_items, key, folds, fold, out, low, high):  # type: ignore[no-untyped-def]
+def _count(ratings, rule, target_counts, low, high):  # type: ignore[no-untyped-def]
+    users, starts, counts, neighbours = ratings
     for n in range(low, high):
-        base = np.uint64(users[n]) * num_items + key
+        base = np.uint64(users[n]) * rule.num_items + rule.key
         found = 0
         for edge in range(starts[n], starts[n] + counts[n]):
-            found += hash_part_of(base + np.uint64(neighbours[edge]), folds) == fold
-        out[n] = found
+            found += hash_part_of(base + np.uint64(neighbours[edge]), rule.folds) == rule.fold
+        target_counts[n] = found
 
 
 @compiled
-def _write(  # type: ignore[no-untyped-def]
-    users,
-    starts,
-    counts,
-    neighbours,
-    num_items,
-    key,
-    folds,
-    fold,
-    target_starts,
-    support_starts,
-    targets,
-    owners,
-    items,
-    support,
-    low,
-    high,
-):
+def _write(ratings, rule, out, low, high):  # type: ignore[no-untyped-def]
+    users, starts, counts, neighbours = ratings
     for n in range(low, high):
-        base = np.uint64(users[n]) * num_items + key
-        target, other = target_starts[n], support_starts[n]
+        base = np.uint64(users[n]) * rule.num_items + rule.key
+        target, other = out.target_starts[n], out.support_starts[n]
         for edge in range(starts[n], starts[n] + counts[n]):
             item = neighbours[edge]
-            if hash_part_of(base + np.uint64(item), folds) == fold:
-                targets[target] = edge
-                owners[target] = n
-                items[target] = item
+            if hash_part_of(base + np.uint64(item), rule.folds) == rule.fold:
+                out.targets[target] = edge
+                out.owners[target] = n
+                out.items[target] = item
                 target += 1
             else:
-                support[other] = edge
+                out.support[other] = edge
                 other += 1
