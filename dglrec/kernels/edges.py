@@ -9,7 +9,7 @@ Shapes: S sources, D destinations, K edges of a block, B target edges, H columns
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -253,31 +253,54 @@ class _SumMessages(Function):
         return None, None, torch.from_numpy(result), *nothing
 
 
+class _Terms(NamedTuple):
+    """What scores are made of, or the gradients of these.
+
+    Attributes:
+        user_hidden: [N_u, H]; a.
+        item_hidden: [N_i, H]; c.
+        weights: [H]; w.
+        user_factors: [N_u, F]; p.
+        item_factors: [N_i, F]; q.
+    """
+
+    user_hidden: npt.NDArray[Any]
+    item_hidden: npt.NDArray[Any]
+    weights: npt.NDArray[Any]
+    user_factors: npt.NDArray[Any]
+    item_factors: npt.NDArray[Any]
+
+    @property
+    def width(self) -> int:
+        """H + F."""
+        width: int = len(self.weights) + self.user_factors.shape[1]
+        return width
+
+
 class _ScoreEdges(Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, *tables: Tensor) -> Tensor:
         ctx.save_for_backward(users, items, *tables)
-        arrays = arrays_of(users, items, *tables)
-        out = np.empty(len(users), dtype=arrays[2].dtype)
-        width = arrays[4].size + arrays[5].shape[1]
-        parts = parts_of(len(users), len(users) * width)
-        run_side_by_side([partial(_score, *arrays, out, low, high) for low, high in parts])
+        ends, terms = arrays_of(users, items), _Terms(*arrays_of(*tables))
+        out = np.empty(len(users), dtype=terms.weights.dtype)
+        parts = parts_of(len(users), len(users) * terms.width)
+        run_side_by_side([partial(_score, *ends, terms, out, low, high) for low, high in parts])
         return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        arrays = arrays_of(*ctx.saved_tensors)
-        out_gradient = gradient.contiguous().numpy()
-        width = arrays[4].size + arrays[5].shape[1]
-        rows = sum(table.size for table in arrays[2:])
-        parts = parts_of(len(out_gradient), len(out_gradient) * width, rows)
+        users, items, *tables = arrays_of(*ctx.saved_tensors)
+        terms = _Terms(*tables)
+        upstream = gradient.contiguous().numpy()
+        numbers = sum(table.size for table in terms)
+        parts = parts_of(len(upstream), len(upstream) * terms.width, numbers)
         # Edges of two threads may share a node, so each thread sums into tables of its own.
-        sums = [tuple(np.zeros_like(table) for table in arrays[2:]) for _ in parts]
+        sums = [_Terms(*map(np.zeros_like, terms)) for _ in parts]
         run_side_by_side(
             [
-                partial(_score_back, *arrays, out_gradient, *own, low, high)
-                for (low, high), own in zip(parts, sums, strict=True)
+                partial(_score_back, users, items, terms, upstream, of_thread, low, high)
+                for (low, high), of_thread in zip(parts, sums, strict=True)
             ]
         )
         return (
@@ -393,71 +416,78 @@ def _transpose(offsets, neighbours, weights, mean, num_sources):  # type: ignore
 
 
 @compiled
-def _score(users, items, a, c, w, p, q, out, low, high):  # type: ignore[no-untyped-def]
-    zero = a.dtype.type(0)
+def _score(users, items, terms, out, low, high):  # type: ignore[no-untyped-def]
+    user_hidden, item_hidden, weights, user_factors, item_factors = terms
+    zero = weights.dtype.type(0)
     for b in range(low, high):
         user, item = users[b], items[b]
         total = zero
-        one, other = a[user], c[item]
-        for h in range(len(w)):
-            value = one[h] + other[h]
-            total += w[h] * (zero if value <= zero else value)  # NaN stays
-        one, other = p[user], q[item]
-        for h in range(len(one)):
-            total += one[h] * other[h]
+        of_user, of_item = user_hidden[user], item_hidden[item]
+        for h in range(len(weights)):
+            value = of_user[h] + of_item[h]
+            total += weights[h] * (zero if value <= zero else value)  # NaN stays
+        of_user, of_item = user_factors[user], item_factors[item]
+        for h in range(len(of_user)):
+            total += of_user[h] * of_item[h]
         out[b] = total
 
 
 @compiled
-def _score_back(users, items, a, c, w, p, q, gradient, da, dc, dw, dp, dq, low, high):  # type: ignore[no-untyped-def]
-    _hidden_back(users, items, a, c, w, gradient, da, dc, dw, low, high)
-    _factors_back(users, items, p, q, gradient, dp, dq, low, high)
+def _score_back(users, items, terms, gradient, sums, low, high):  # type: ignore[no-untyped-def]
+    """Add the gradients of `terms`, those of scores being known, to `sums`."""
+    _hidden_back(users, items, terms, gradient, sums, low, high)
+    _factors_back(users, items, terms, gradient, sums, low, high)
 
 
 @compiled
-def _hidden_back(users, items, a, c, w, gradient, da, dc, dw, low, high):  # type: ignore[no-untyped-def]
+def _hidden_back(users, items, terms, gradient, sums, low, high):  # type: ignore[no-untyped-def]
     # Targets of one user stand together as a rule: its row is read, and added to, once a stretch.
-    zero = a.dtype.type(0)
-    width = len(w)
-    mine, own = np.empty_like(w), np.zeros_like(w)
-    value, back, of_w = np.empty_like(w), np.empty_like(w), np.zeros_like(w)
+    user_hidden, item_hidden, weights = terms.user_hidden, terms.item_hidden, terms.weights
+    of_users, of_items = sums.user_hidden, sums.item_hidden
+    zero = weights.dtype.type(0)
+    width = len(weights)
+    user_row, user_sum = np.empty_like(weights), np.zeros_like(weights)
+    value, back = np.empty_like(weights), np.empty_like(weights)
+    weight_sum = np.zeros_like(weights)
     last = -1
     for b in range(low, high):
         user, item, factor = users[b], items[b], gradient[b]
         if user != last:
             if last >= 0:
                 for h in range(width):
-                    da[last, h] += own[h]
+                    of_users[last, h] += user_sum[h]
             for h in range(width):
-                own[h] = zero
-                mine[h] = a[user, h]
+                user_sum[h] = zero
+                user_row[h] = user_hidden[user, h]
             last = user
         # One array written in each inner loop, or it does not vectorise. What relu shuts out is
         # chosen, not multiplied: 0 * infinity is no number.
         for h in range(width):
-            total = mine[h] + c[item, h]
+            total = user_row[h] + item_hidden[item, h]
             value[h] = zero if total <= zero else total
         for h in range(width):
-            of_w[h] += factor * value[h]
+            weight_sum[h] += factor * value[h]
         for h in range(width):
-            back[h] = zero if value[h] <= zero else factor * w[h]
+            back[h] = zero if value[h] <= zero else factor * weights[h]
         for h in range(width):
-            own[h] += back[h]
+            user_sum[h] += back[h]
         for h in range(width):
-            dc[item, h] += back[h]
+            of_items[item, h] += back[h]
     if last >= 0:
         for h in range(width):
-            da[last, h] += own[h]
+            of_users[last, h] += user_sum[h]
     for h in range(width):
-        dw[h] += of_w[h]
+        sums.weights[h] += weight_sum[h]
 
 
 @compiled
-def _factors_back(users, items, p, q, gradient, dp, dq, low, high):  # type: ignore[no-untyped-def]
-    width = p.shape[1]
+def _factors_back(users, items, terms, gradient, sums, low, high):  # type: ignore[no-untyped-def]
+    user_factors, item_factors = terms.user_factors, terms.item_factors
+    of_users, of_items = sums.user_factors, sums.item_factors
+    width = user_factors.shape[1]
     for b in range(low, high):
         user, item, factor = users[b], items[b], gradient[b]
         for h in range(width):
-            dp[user, h] += factor * q[item, h]
+            of_users[user, h] += factor * item_factors[item, h]
         for h in range(width):
-            dq[item, h] += factor * p[user, h]
+            of_items[item, h] += factor * user_factors[user, h]
