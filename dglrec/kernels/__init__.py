@@ -19,7 +19,13 @@ from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hash_part_of, ha
 from dglrec.kernels.layers import Left, Lists, add_importance, edges_with
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.maxima import max_messages
-from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
+from dglrec.kernels.neighbours import (
+    Rated,
+    Raters,
+    add_similarities,
+    count_pairs,
+    predict_residuals,
+)
 from dglrec.kernels.numbering import number_rows
 from dglrec.kernels.parallel import (
     compiled,
@@ -44,6 +50,8 @@ __all__ = [
     "ItemLists",
     "Left",
     "Lists",
+    "Rated",
+    "Raters",
     "Terms",
     "Tiles",
     "add_importance",
