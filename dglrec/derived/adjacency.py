@@ -4,7 +4,7 @@ Shapes: N nodes, E edges.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -149,23 +149,56 @@ def _check(adjacency: Adjacency, count: int) -> None:
         )
 
 
-def pack_rows(
-    counts: npt.NDArray[np.int64],
-    neighbours: npt.NDArray[np.int32],
-    weights: npt.NDArray[np.float32],
-) -> WeightedAdjacency:
-    """An adjacency of the first `counts[v]` entries of each row v, put in ascending order.
+class EdgeArrays(NamedTuple):
+    """An `Adjacency` for compiled code: the edges of M nodes, E in all.
 
-    Args:
-        counts: int64 [N].
+    Attributes:
+        offsets: int64 [M + 1]; node v's edges stand at `offsets[v]:offsets[v + 1]`.
+        neighbours: int32 [E].
+        codes: [E]; the ratings.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    codes: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, adjacency: Adjacency) -> "EdgeArrays":
+        """The arrays of an adjacency."""
+        arrays = adjacency.offsets, adjacency.neighbours, adjacency.codes
+        return cls(*(np.asarray(one) for one in arrays))
+
+
+class NearestRows(NamedTuple):
+    """Up to k weighed neighbours of each of N nodes, from the first column of its row on.
+
+    Attributes:
+        counts: int64 [N]; how many neighbours each node has.
         neighbours: int32 [N, k].
         weights: float32 [N, k].
     """
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    filled = np.arange(neighbours.shape[1]) < counts[:, None]
-    shape = (len(counts), len(counts))
-    arrays = (weights[filled], neighbours[filled], offsets)
-    matrix = sparse.csr_array(arrays, shape=shape)
-    matrix.sort_indices()
-    return WeightedAdjacency.of_matrix(matrix)
+
+    counts: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, size: int, most: int) -> "NearestRows":
+        """Room for `most` neighbours of each of `size` nodes, which have none yet."""
+        return cls(
+            np.zeros(size, dtype=np.int64),
+            np.zeros((size, most), dtype=np.int32),
+            np.zeros((size, most), dtype=np.float32),
+        )
+
+    def pack(self) -> WeightedAdjacency:
+        """The same as an adjacency, each node's neighbours in ascending order."""
+        counts = self.counts
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        filled = np.arange(self.neighbours.shape[1]) < counts[:, None]
+        shape = (len(counts), len(counts))
+        arrays = (self.weights[filled], self.neighbours[filled], offsets)
+        matrix = sparse.csr_array(arrays, shape=shape)
+        matrix.sort_indices()
+        return WeightedAdjacency.of_matrix(matrix)

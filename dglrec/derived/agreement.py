@@ -7,10 +7,12 @@ the items that both rated alike are more than a share of all items.
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from dglrec.derived.adjacency import WeightedAdjacency, sides_of
+from dglrec.derived.adjacency import EdgeArrays, WeightedAdjacency, sides_of
 from dglrec.derived.pearson import pairs_before
 from dglrec.errors import UnusableEnvironmentError
 from dglrec.graph import RatingGraph, node_chunks
@@ -47,11 +49,7 @@ def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjac
         raise ValueError(f"share {share:g}: choose one above 0 and at most 1")
     least = max(1, math.ceil(share * graph.num_items))
     own, others = sides_of(graph, "users")
-    arrays = [
-        np.asarray(one)
-        for side in (own, others)
-        for one in (side.offsets, side.neighbours, side.codes)
-    ]
+    sides = EdgeArrays.of(own), EdgeArrays.of(others)
     work = pairs_before(own, others)
     at_once = max(int(work[-1]) // _STEPS, _LEAST_PAIRS)
     size = own.num_nodes
@@ -65,12 +63,12 @@ def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjac
                 _check_fits(int(offsets[-1]), share)
                 neighbours = np.empty(offsets[-1], dtype=np.int32)
                 weights = np.empty(offsets[-1], dtype=np.float32)
-            out = least, filled, offsets, neighbours, weights
+            out = _Edges(offsets, neighbours, weights)
             for first, last in node_chunks(work, at_once):
                 cuts = even_parts(work[first : last + 1] - work[first], _NUMBERS)
                 run_side_by_side(
                     [
-                        partial(_agree, *arrays, *out, first + low, first + high)
+                        partial(_agree, *sides, least, out, filled, first + low, first + high)
                         for low, high in cuts
                     ]
                 )
@@ -87,23 +85,19 @@ def _check_fits(edges: int, share: float) -> None:
         )
 
 
+class _Edges(NamedTuple):
+    """The graph's edges, or room for them: as the fields of `WeightedAdjacency`."""
+
+    offsets: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+
 @compiled_as_written
-def _agree(  # type: ignore[no-untyped-def]
-    starts,
-    rated,
-    codes,
-    offsets,
-    raters,
-    rater_codes,
-    least,
-    filled,
-    ends,
-    neighbours,
-    weights,
-    low,
-    high,
-):
-    """Count each user's edges into `ends`, or fill them in from there."""
+def _agree(own, others, least, out, filled, low, high):  # type: ignore[no-untyped-def]
+    """Count the edges of users `low` to `high` into the offsets, or fill them in from there."""
+    starts, rated, codes = own
+    offsets, raters, rater_codes = others
     size = len(starts) - 1
     alike = np.zeros(size, dtype=np.int32)
     for user in range(low, high):
@@ -113,12 +107,12 @@ def _agree(  # type: ignore[no-untyped-def]
                 if rater_codes[other] == code:
                     alike[raters[other]] += 1
         alike[user] = 0
-        at = ends[user] if filled else 0
+        at = out.offsets[user] if filled else 0
         for other in range(size):
             if alike[other] >= least:
                 if filled:
-                    neighbours[at], weights[at] = other, alike[other]
+                    out.neighbours[at], out.weights[at] = other, alike[other]
                 at += 1
             alike[other] = 0
         if not filled:
-            ends[user + 1] = at
+            out.offsets[user + 1] = at

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from dglrec.derived.adjacency import Side, WeightedAdjacency, pack_rows, sides_of
+from dglrec.derived.adjacency import EdgeArrays, NearestRows, Side, WeightedAdjacency, sides_of
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
 from dglrec.kernels import even_parts, run_side_by_side
 from dglrec.kernels.parallel import compiled_as_written
@@ -75,11 +75,9 @@ def similar(
         )
     size = own.num_nodes
     k = max(1, min(neighbours, size - 1))
-    nearest = np.zeros((size, k), dtype=np.int32)
-    weights = np.zeros((size, k), dtype=np.float32)
-    counts = np.zeros(size, dtype=np.int64)
+    nearest = NearestRows.empty(size, k)
     work = pairs_before(own, others)
-    arrays = (*_arrays(own), *_arrays(others))
+    sides = EdgeArrays.of(own), EdgeArrays.of(others)
     at_once = max(int(work[-1]) // _STEPS, _LEAST_PAIRS)
     with progress(f"comparing {of}", int(work[-1]), "pairs") as advance:
         for first, last in node_chunks(work, at_once):
@@ -88,12 +86,10 @@ def similar(
                 [
                     partial(
                         _find_nearest,
-                        *arrays,
+                        *sides,
                         float(shrinkage),
                         min_support,
                         nearest,
-                        weights,
-                        counts,
                         first + low,
                         first + high,
                     )
@@ -101,7 +97,7 @@ def similar(
                 ]
             )
             advance(int(work[last] - work[first]))
-    one_way = pack_rows(counts, nearest, weights).matrix()
+    one_way = nearest.pack().matrix()
     found = WeightedAdjacency.of_matrix(one_way.maximum(one_way.T))
     return found.divided_by_largest_eigenvalue() if normalised else found
 
@@ -116,12 +112,6 @@ def pairs_before(own: Adjacency, others: Adjacency) -> npt.NDArray[np.int64]:
     pairs = np.zeros(own.num_nodes + 1, dtype=np.int64)
     _count_pairs(np.asarray(own.offsets), np.asarray(own.neighbours), others.degrees, pairs)
     return np.cumsum(pairs)
-
-
-def _arrays(adjacency: Adjacency) -> tuple[npt.NDArray[np.generic], ...]:
-    return tuple(
-        np.asarray(one) for one in (adjacency.offsets, adjacency.neighbours, adjacency.codes)
-    )
 
 
 @compiled_as_written
@@ -161,21 +151,10 @@ def insert_best(values, ids, size, value, index):  # type: ignore[no-untyped-def
 
 
 @compiled_as_written
-def _find_nearest(  # type: ignore[no-untyped-def]
-    starts,
-    raters,
-    codes,
-    offsets,
-    rated,
-    rated_codes,
-    shrinkage,
-    min_support,
-    nearest,
-    weights,
-    counts,
-    low,
-    high,
-):
+def _find_nearest(own, others, shrinkage, min_support, nearest, low, high):  # type: ignore[no-untyped-def]
+    """Fill in the nearest of nodes `low` to `high`; `others` are the edges from the other side."""
+    starts, raters, codes = own
+    offsets, rated, rated_codes = others
     size = len(starts) - 1
     sums = np.zeros((size, _SUMS), dtype=np.int64)
     met = np.empty(size, dtype=np.int32)
@@ -195,7 +174,7 @@ def _find_nearest(  # type: ignore[no-untyped-def]
                 pair[3] += x * y
                 pair[4] += x * x
                 pair[5] += y * y
-        found = 0
+        found, weights, nodes = 0, nearest.weights[i], nearest.neighbours[i]
         for place in range(count):
             j = met[place]
             n = sums[j, 0]
@@ -203,6 +182,6 @@ def _find_nearest(  # type: ignore[no-untyped-def]
                 # Rounded before it is compared, so that what is equal in the result is equal here.
                 value = np.float32(_correlation(sums[j]) * (n / (n + shrinkage)))
                 if value > 0:
-                    found = insert_best(weights[i], nearest[i], found, value, j)
+                    found = insert_best(weights, nodes, found, value, j)
             sums[j, :] = 0
-        counts[i] = found
+        nearest.counts[i] = found

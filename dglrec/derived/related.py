@@ -9,12 +9,13 @@ Shapes: U users, I items, R places.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dglrec.derived.walks import pick
+from dglrec.derived.adjacency import EdgeArrays
+from dglrec.derived.walks import Walks, pick
 from dglrec.graph import RatingGraph
 from dglrec.kernels import run_side_by_side
 from dglrec.kernels.hashing import mixed
@@ -78,43 +79,33 @@ def related_items(
         )
     users, items = graph.by_user, graph.by_item
     last = max(first, min(last, hops, graph.num_items))
-    found = np.zeros((graph.num_users, last - first + 1), dtype=np.int32)
-    counts = np.zeros(graph.num_users, dtype=np.int64)
-    sides = (users.offsets, users.neighbours, items.offsets, items.neighbours)
-    arrays: list[Any] = [np.asarray(one) for one in sides]
-    chance = np.uint64(round(restart * (1 << 32)))
+    found = RelatedItems(
+        np.zeros((graph.num_users, last - first + 1), dtype=np.int32),
+        np.zeros(graph.num_users, dtype=np.int64),
+    )
+    sides = EdgeArrays.of(users), EdgeArrays.of(items)
+    walks = Walks.of(hops, restart, seed)
     with progress("walking from users", graph.num_users, "users") as advance:
         for low in range(0, graph.num_users, _USERS_AT_ONCE):
             high = min(low + _USERS_AT_ONCE, graph.num_users)
             stretches = parts_of(high - low, (high - low) * hops * _NUMBERS_A_HOP)
-            walk = partial(_walk_from_users, *arrays, hops, chance, np.uint64(seed), first - 1)
-            run_side_by_side(
-                [partial(walk, found, counts, low + start, low + end) for start, end in stretches]
-            )
+            walk = partial(_walk_from_users, *sides, walks, first - 1, found)
+            run_side_by_side([partial(walk, low + start, low + end) for start, end in stretches])
             advance(high - low)
-    return RelatedItems(found, counts)
+    return found
 
 
 @compiled_as_written
-def _walk_from_users(  # type: ignore[no-untyped-def]
-    starts,
-    rated,
-    offsets,
-    raters,
-    hops,
-    restart,
-    seed,
-    skipped,
-    out,
-    counts,
-    low,
-    high,
-):
-    size, most = len(offsets) - 1, out.shape[1]
+def _walk_from_users(by_user, by_item, walks, skipped, out, low, high):  # type: ignore[no-untyped-def]
+    """Walk from users `low` to `high`; the `skipped` most visited items of each are left out."""
+    starts, rated = by_user.offsets, by_user.neighbours
+    offsets, raters = by_item.offsets, by_item.neighbours
+    hops, restart = walks.hops, walks.restart
+    size, most = len(offsets) - 1, out.items.shape[1]
     visits = np.zeros(size, dtype=np.int32)
     # Of each item that is met: how often it is not, and behind that its index, to be sorted by.
     keys = np.empty(min(hops, size), dtype=np.int64)
-    stream = mixed(seed + np.uint64(1))
+    stream = mixed(walks.seed + np.uint64(1))
     for user in range(low, high):
         if starts[user] == starts[user + 1]:
             continue
@@ -142,5 +133,5 @@ def _walk_from_users(  # type: ignore[no-untyped-def]
         ordered = np.sort(keys[:count])
         found = min(max(count - skipped, 0), most)
         for place in range(found):
-            out[user, place] = ordered[skipped + place] % size
-        counts[user] = found
+            out.items[user, place] = ordered[skipped + place] % size
+        out.counts[user] = found
