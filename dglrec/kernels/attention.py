@@ -25,6 +25,13 @@ from torch.nn import functional
 
 from dglrec.kernels.attention_loops import (
     SLOPE,
+    Edges,
+    Gradients,
+    JointGradients,
+    JointScores,
+    Norms,
+    TurnedEdges,
+    Upstream,
     attend_back,
     attend_rows,
     attend_rows_jointly,
@@ -220,8 +227,8 @@ class _Attend(Function):
         bias: Tensor,
         present: Tensor | None,
     ) -> Tensor:
-        edges = edge_arrays(offsets, neighbours)
-        factors, own, added = arrays_of(attention, of_own, bias.view_as(attention))
+        edges = Edges(*edge_arrays(offsets, neighbours), present_array(present))
+        factors, of_destinations, added = arrays_of(attention, of_own, bias.view_as(attention))
         (values,) = _by_head(len(factors), rows)
         of_sources = np.empty((len(values), len(factors)), dtype=values.dtype)
         run_side_by_side(
@@ -230,17 +237,17 @@ class _Attend(Function):
                 for part in parts_of(len(values), values.size)
             ]
         )
-        largest, shares = np.empty_like(own), np.empty_like(own)
-        out = np.empty((len(own), *factors.shape), dtype=values.dtype)
-        given = (present_array(present), values, of_sources, own, added, largest, shares, out)
+        norms = Norms(np.empty_like(of_destinations), np.empty_like(of_destinations))
+        out = np.empty((len(of_destinations), *factors.shape), dtype=values.dtype)
+        given = (values, of_sources, of_destinations, added, norms, out)
         run_side_by_side(
             [
-                partial(attend_rows, *edges, *given, *part)
-                for part in even_parts(edges[0], _WORK * factors.size)
+                partial(attend_rows, edges, *given, *part)
+                for part in even_parts(edges.offsets, _WORK * factors.size)
             ]
         )
         summed = torch.from_numpy(out).flatten(1)
-        kept = map(torch.from_numpy, (of_sources, largest, shares))
+        kept = map(torch.from_numpy, (of_sources, *norms))
         ctx.save_for_backward(
             offsets, neighbours, rows, attention, of_own, bias, present, summed, *kept
         )
@@ -253,31 +260,33 @@ class _Attend(Function):
             ctx.saved_tensors
         )
         edges = edge_arrays(offsets, neighbours)
-        factors, own, added = arrays_of(attention, of_own, bias.view_as(attention))
+        factors, of_destinations, added = arrays_of(attention, of_own, bias.view_as(attention))
         of_sources, largest, shares = arrays_of(*kept)
-        values, made, upstream = _by_head(len(factors), rows, summed, gradient)
-        along = _along(upstream, made, added)
-        turned = turned_edges(*edges, len(values))
+        values, result, upstream = _by_head(len(factors), rows, summed, gradient)
+        along = _along(upstream, result, added)
+        turned = TurnedEdges(*turned_edges(*edges, len(values)), present_array(present))
+        terms = np.stack((of_destinations, largest, shares, along), axis=1)
+        parts = even_parts(turned.starts, _WORK * factors.size)
         of_edges = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
         of_rows = np.empty_like(values)
-        parts = even_parts(turned[0], _WORK * factors.size)
-        of_attention = [np.zeros_like(factors) for _ in parts]
-        terms = np.stack((own, largest, shares, along), axis=1)
-        given = (present_array(present), values, factors, of_sources, terms, upstream)
+        # All sources share the attention, so each thread sums its gradient into its own table.
+        gradients = [Gradients(of_edges, of_rows, np.zeros_like(factors)) for _ in parts]
+        given = (values, factors, of_sources, terms, upstream)
         run_side_by_side(
             [
-                partial(attend_back, *turned, *given, of_edges, of_rows, mine, *part)
-                for part, mine in zip(parts, of_attention, strict=True)
+                partial(attend_back, turned, *given, of_thread, *part)
+                for part, of_thread in zip(parts, gradients, strict=True)
             ]
         )
-        of_destinations = np.empty_like(along)
+        sums = np.empty_like(along)
         run_side_by_side(
             [
-                partial(sum_edges, edges[0], of_edges, of_destinations, low, high)
+                partial(sum_edges, edges[0], of_edges, sums, low, high)
                 for low, high in even_parts(edges[0], along.shape[1])
             ]
         )
-        found = (torch.from_numpy(one) for one in (total_of(of_attention), of_destinations))
+        of_attention = total_of([of_thread.attention for of_thread in gradients])
+        found = map(torch.from_numpy, (of_attention, sums))
         of_bias = gradient.sum(0) if ctx.needs_input_grad[5] else None
         return None, None, torch.from_numpy(of_rows).flatten(1), *found, of_bias, None
 
@@ -293,17 +302,18 @@ class _AttendJointly(Function):
         own: Tensor,
         present: Tensor | None,
     ) -> Tensor:
-        edges = edge_arrays(offsets, neighbours)
+        edges = Edges(*edge_arrays(offsets, neighbours), present_array(present))
         factors = arrays_of(attention)[0]
-        values, added = _by_head(len(factors), rows, own)
-        weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
-        out = np.empty_like(added)
-        norms = np.empty((2, *added.shape[:2]), dtype=added.dtype)
-        given = (present_array(present), values, factors, added, np.zeros_like(factors), *norms)
+        values, destinations = _by_head(len(factors), rows, own)
+        weights = np.empty((len(edges.neighbours), len(factors)), dtype=values.dtype)
+        out = np.empty_like(destinations)
+        norms = Norms(*np.empty((2, *destinations.shape[:2]), dtype=destinations.dtype))
+        joint, no_bias = JointScores(values, factors, destinations), np.zeros_like(factors)
+        given = (joint, no_bias, norms, weights, out)
         run_side_by_side(
             [
-                partial(attend_rows_jointly, *edges, *given, weights, out, *part)
-                for part in even_parts(edges[0], _WORK * factors.size)
+                partial(attend_rows_jointly, edges, *given, *part)
+                for part in even_parts(edges.offsets, _WORK * factors.size)
             ]
         )
         summed = torch.from_numpy(out).flatten(1)
@@ -315,34 +325,42 @@ class _AttendJointly(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         offsets, neighbours, *saved = ctx.saved_tensors
-        edges = edge_arrays(offsets, neighbours)
+        # Room for edges that are not there has weight 0, and so do their gradients.
+        edges = Edges(*edge_arrays(offsets, neighbours), present_array(None))
         rows, attention, own, kept, summed = saved
         factors, weights = arrays_of(attention, kept)
-        values, added, made, upstream = _by_head(len(factors), rows, own, summed, gradient)
-        along = _along(upstream, made, np.zeros_like(factors))
-        of_edges, of_own = np.empty_like(weights), np.empty_like(added)
-        parts = even_parts(edges[0], _WORK * factors.size)
-        of_attention = [np.zeros_like(factors) for _ in parts]
-        given = (values, factors, added, weights, upstream)
+        values, destinations, result, upstream = _by_head(len(factors), rows, own, summed, gradient)
+        joint = JointScores(values, factors, destinations)
+        given = Upstream(upstream, _along(upstream, result, np.zeros_like(factors)))
+        of_edges, of_destinations = np.empty_like(weights), np.empty_like(destinations)
+        parts = even_parts(edges.offsets, _WORK * factors.size)
+        gradients = [
+            JointGradients(of_edges, of_destinations, np.zeros_like(factors)) for _ in parts
+        ]
         run_side_by_side(
             [
-                partial(joint_scores_back, *edges, *given, along, of_edges, of_own, mine, *part)
-                for part, mine in zip(parts, of_attention, strict=True)
+                partial(joint_scores_back, edges, joint, weights, given, of_thread, *part)
+                for part, of_thread in zip(parts, gradients, strict=True)
             ]
         )
-        turned = turned_edges(*edges, len(values))
+        ends = turned_edges(edges.offsets, edges.neighbours, len(values))
+        turned = TurnedEdges(*ends, edges.present)
         of_rows = np.empty_like(values)
         run_side_by_side(
             [
-                partial(joint_rows_back, *turned, *given, of_edges, of_rows, *part)
-                for part in even_parts(turned[0], _WORK * factors.size)
+                partial(joint_rows_back, turned, joint, weights, upstream, of_edges, of_rows, *part)
+                for part in even_parts(turned.starts, _WORK * factors.size)
             ]
         )
-        of_sources, of_destinations = (
-            torch.from_numpy(one).flatten(1) for one in (of_rows, of_own)
+        of_attention = total_of([of_thread.attention for of_thread in gradients])
+        return (
+            None,
+            None,
+            torch.from_numpy(of_rows).flatten(1),
+            torch.from_numpy(of_attention),
+            torch.from_numpy(of_destinations).flatten(1),
+            None,
         )
-        found = torch.from_numpy(total_of(of_attention))
-        return None, None, of_sources, found, of_destinations, None
 
 
 def _by_head(heads: int, *tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
