@@ -1,8 +1,9 @@
-"""The compiled loops of `attention.py`: they go over stretches of destinations, or of sources.
+"""The compiled loops of `attention.py`: each goes over a range of destinations, or of sources.
 
-Arrays are as there, with a dimension for the heads, so that inner loops begin at 0 and vectorise:
-rows [S, A, F], attention and bias [A, F], scores, weights and products [K, A], own, out and
-gradient [D, A, F]. One loop does one thing: where it does several, little of it is vectorised.
+Arrays are those of `attention.py` with a dimension for the heads, so that inner loops begin at 0
+and vectorise: rows [S, A, F], attention and bias [A, F], scores, weights and products [K, A],
+destinations, out and gradient [D, A, F]. Each loop does one thing: the compiler vectorises little
+of a loop that does several.
 """
 
 from typing import Any, NamedTuple
@@ -13,9 +14,9 @@ import numpy.typing as npt
 from dglrec.kernels.parallel import compiled
 
 SLOPE = 0.2
-"""Of LeakyReLU, as the authors of GAT and of GATv2 have it."""
+"""LeakyReLU's negative slope, the value of GAT's and GATv2's authors."""
 
-_CHUNK = 256  # destinations whose rows are read again while they are at hand
+_CHUNK = 256  # destinations at a time: their edges' rows are still cached when read again
 
 
 Array = npt.NDArray[Any]
@@ -27,7 +28,7 @@ class Edges(NamedTuple):
     Attributes:
         offsets: int64 [D + 1].
         neighbours: int32 [K].
-        present: float32 [K], 0 for the room of an edge that is not there; [0] where all are.
+        present: float32 [K], 0 for padding; [0] where there is no padding.
     """
 
     offsets: Array
@@ -152,7 +153,7 @@ def _score_jointly(edges, joint, scores, low, high):  # type: ignore[no-untyped-
 def _soften(edges, weights, norms, base, low, high):  # type: ignore[no-untyped-def]
     """Scores of each destination's edges, in place, to weights whose sum is 1.
 
-    An edge that is not there weighs 0. Each head's largest score is subtracted, so that nothing
+    Padding weighs 0. Each head's largest score is subtracted, so that nothing
     overflows.
     """
     offsets, _, present = edges
@@ -315,7 +316,7 @@ def joint_scores_back(edges, joint, weights, upstream, out, low, high):  # type:
                     dot += gradient[a, f] * row[a, f]
                 back = weights[k, a] * (dot - along[d, a])
                 of_edges[k, a] = back
-                # One array written in each inner loop, or it does not vectorise.
+                # Each inner loop writes one array, or it does not vectorise.
                 for f in range(size):
                     both = row[a, f] + destination[a, f]
                     total[a, f] += back * attention[a, f] * (slope if both < zero else one)

@@ -15,8 +15,8 @@ from torch import Tensor
 from dglrec.kernels.edges import check_rows
 from dglrec.kernels.parallel import compiled, even_parts, parts_of, run_side_by_side
 
-_PAIR_NUMBERS = 4  # that are added up for each two ratings of a user
-_WEIGHT_NUMBERS = 64  # about how many similarities a prediction reads
+_PAIR_NUMBERS = 4  # numbers that are added up for each pair of a user's ratings
+_WEIGHT_NUMBERS = 64  # similarities that a prediction reads, about
 
 
 class Raters(NamedTuple):
@@ -76,23 +76,23 @@ def add_similarities(
     shrinkage: float,
     min_support: int,
 ) -> None:
-    """Fill in some items' similarities to the items that come before them, where these are above 0.
+    """Fill in some items' similarities to the items before them, where these are above 0.
 
     The similarity of items i and j, over the n users who rated both and their residuals e, is
 
         sum e_ui e_uj / sqrt(sum e_ui^2 sum e_uj^2) * (n - 1) / (n - 1 + shrinkage)
 
-    An item is one thread's, and its sums are in float64, so the result does not depend on how many
-    threads there are.
+    One thread computes all sums of an item, in float64, so the result does not depend on the number
+    of threads.
 
     Args:
         raters: of each item.
         rated: of each user.
         out: float32 [I, I], zeros; row i is filled up to column i.
         work: int64 [I + 1], running sums of `count_pairs`, to share the items among threads.
-        items: the first, and one past the last.
+        items: the first item to fill in, and one past the last.
         shrinkage: as in the equation.
-        min_support: the least n; with fewer the similarity is 0.
+        min_support: the least n; below it the similarity is 0.
     """
     first, last = items
     kept = _Kept(float(shrinkage), max(min_support, 2))  # with n = 1 the factor (n - 1) is 0
@@ -120,9 +120,9 @@ def predict_residuals(
     similarities: npt.NDArray[np.float32],
     neighbours: int,
 ) -> Tensor:
-    """For each pair the mean residual of similar items that the user rated, float32 [n].
+    """For each pair, the mean residual of the user's ratings of similar items, float32 [n].
 
-    The mean is weighed by similarity, over the most similar items. It is 0 where no similarity is
+    The mean is over the most similar items, weighed by similarity. It is 0 where no similarity is
     above 0.
 
     Args:
@@ -130,7 +130,7 @@ def predict_residuals(
         items: int64 [n].
         rated: of each user.
         similarities: float32 [I, I].
-        neighbours: of how many items, at most; of equally similar ones any are taken.
+        neighbours: the most items that a mean is over; of equally similar items any are taken.
 
     Raises:
         IndexError: there is no such user or item.
@@ -195,7 +195,7 @@ def _add_similarities(raters, rated, out, kept, low, high):  # type: ignore[no-u
 @compiled
 def _predict_residuals(users, items, rated, similarities, most, out, low, high):  # type: ignore[no-untyped-def]
     offsets, rated_items, residuals = rated
-    weights = np.empty(most, dtype=np.float32)  # a heap, the smallest first, once it is full
+    weights = np.empty(most, dtype=np.float32)  # once full, a heap with the smallest first
     values = np.empty(most, dtype=np.float32)
     for n in range(low, high):
         similar, count = similarities[items[n]], 0
@@ -221,7 +221,7 @@ def _predict_residuals(users, items, rated, similarities, most, out, low, high):
 
 @compiled
 def _sink(weights, values, at):  # type: ignore[no-untyped-def]
-    """Move an entry of a full heap down to where it belongs."""
+    """Move an entry of a full heap down to its place."""
     size = len(weights)
     weight, value = weights[at], values[at]
     while True:

@@ -1,13 +1,13 @@
-"""The best items of a catalogue for each of many users: all scores, and what is kept of them.
+"""The best items of a catalogue for each of many users.
 
 A score is b_u + b_i + w relu(a_u + c_i) + p_u . q_i, and as max(x + y, 0) = max(y, -x) + x, also
 
     (b_u + w a_u) + b_i + w max(c_i, -a_u) + p_u . q_i
 
-which is an operation less for each item and hidden unit. Items stand in tiles that stay in a core's
-cache while many users pass over them, one unit's values of all items after the other's, so that the
-inner loop runs over items. Scores never leave the cache: what is not among a user's best so far is
-forgotten at once.
+which saves an operation for each item and hidden unit. Items are in tiles that stay in a core's
+cache while the scores of many users are computed. A tile is stored unit by unit, so that the inner
+loop runs over items. Scores never leave the cache: a score that is not among a user's best so far
+is dropped at once.
 
 Shapes: I items in T tiles of W, n users, D hidden units, F factors.
 """
@@ -24,26 +24,26 @@ import numpy.typing as npt
 from dglrec.kernels.lists import ItemLists
 from dglrec.kernels.parallel import parts_of, run_side_by_side
 
-# Sums stay in the order written: a score is the same to the bit whatever stands beside it. Nothing
-# is lost by it, as the loops run over items and not over the terms of a sum.
+# Sums are in the order written, so that a score has the same bits whatever other items are in the
+# catalogue. This costs no speed, as the loops run over items and not over the terms of a sum.
 _in_order: Callable[[Any], Any] = numba.njit(nogil=True, fastmath={"contract", "nsz"})
 
 _WIDTH = 480  # 8 units of a tile and 4 rows of scores fit a first-level cache
-_PASS = 128  # users that pass over a tile before the next one comes
-_USERS, _UNITS = 4, 8  # that the inner loop takes at once
-_LOOK = 32  # scores that are looked at together
-_LINE = 16  # numbers of a cache line
+_PASS = 128  # users whose scores of a tile are computed before the next tile
+_USERS, _UNITS = 4, 8  # users and units that the inner loop takes at once
+_LOOK = 32  # scores that are compared with the worst kept one together
+_LINE = 16  # numbers in a cache line
 
 Floats = npt.NDArray[np.float32]
 
 
 class Terms(NamedTuple):
-    """What the score is made of on one side.
+    """The terms of the score that belong to users, or to items.
 
     Attributes:
         hidden: float32 [N, D]; a or c.
         factors: float32 [N, F]; p or q; F may be 0.
-        base: float32 [N]; what is added.
+        base: float32 [N]; b, what is added.
     """
 
     hidden: Floats
@@ -56,9 +56,9 @@ class Tiles(NamedTuple):
 
     Attributes:
         num_items: I.
-        hidden: float32 [T, D, W], D filled up with zeros.
-        factors: float32 [T, F, W], likewise.
-        base: float32 [T, W], filled up with -inf.
+        hidden: float32 [T, D, W]; D padded with zeros to whole blocks of units.
+        factors: float32 [T, F, W]; F likewise.
+        base: float32 [T, W]; padded with -inf.
     """
 
     num_items: int
@@ -90,21 +90,22 @@ def rank_items(
     Args:
         tiles: the catalogue.
         weights: float32 [D], w.
-        users: of the n users.
-        left_out: lists of items that are not to be kept.
+        users: the terms of the n users.
+        left_out: lists of items that users are not to get.
         rows: [n] each user's row in `left_out`.
-        positions: for each item that `left_out` may name its place in the catalogue, -1 where it
-            has none; ascending but for those.
-        k: how many, at most I.
+        positions: the place in the catalogue of each item that `left_out` may name, -1 for an item
+            outside the catalogue; ascending apart from these.
+        k: how many items, at most I.
         extra: float32 [n, I]; added to the scores; None for nothing.
 
     Raises:
-        IndexError: a row or an item of `left_out` is not there.
-        ValueError: the offsets of `left_out` do not fit its items, or `extra` not the scores.
+        IndexError: a row or an item of `left_out` does not exist.
+        ValueError: the offsets of `left_out` do not fit its items, or `extra` has another shape
+            than the scores.
 
     Returns:
-        Scores [n, k], best first, of equal ones the one that comes first in the catalogue, and
-        places in the catalogue [n, k]. Where fewer than k are left, the rest is -inf.
+        Scores [n, k], best first, equal ones in the order of the catalogue, and places in the
+        catalogue [n, k]. Where a user has fewer than k items, the other scores are -inf.
     """
     count = len(users.base)
     starts, ends = left_out.offsets[rows], left_out.offsets[rows + 1]
@@ -151,7 +152,7 @@ def rank_items(
 
 
 class _UserTerms(NamedTuple):
-    """The terms of n users, filled up with zeros to n' users and to whole blocks of units.
+    """The terms of n users, padded with zeros to n' users and to whole blocks of units.
 
     Attributes:
         negated_hidden: float32 [n', D]; -a.
@@ -167,7 +168,7 @@ class _UserTerms(NamedTuple):
 
 
 class _Excluded(NamedTuple):
-    """The items that each user is not to get, as the arguments of `rank_items`."""
+    """The items that users are not to get: `left_out`, `rows` and `positions` of `rank_items`."""
 
     offsets: npt.NDArray[np.int64]
     items: npt.NDArray[np.int32]
@@ -183,13 +184,13 @@ class _Best(NamedTuple):
 
 
 def _padded(values: Floats, rows: int) -> Floats:
-    """Filled up with zeros to a number of rows and to whole blocks of units."""
+    """Padded with zeros to a number of rows and to whole blocks of units."""
     units = -(-values.shape[1] // _UNITS) * _UNITS
     return np.pad(values, ((0, rows - len(values)), (0, units - values.shape[1])))
 
 
 def _tiled(values: Floats) -> Floats:
-    """[I, D] -> [T, D, W], filled up with zeros."""
+    """[I, D] -> [T, D, W], padded with zeros."""
     tiles = -(-max(len(values), 1) // _WIDTH)
     whole = _padded(values, tiles * _WIDTH)
     out = _aligned((tiles, whole.shape[1], _WIDTH))
@@ -198,7 +199,7 @@ def _tiled(values: Floats) -> Floats:
 
 
 def _aligned(shape: tuple[int, ...]) -> Floats:
-    """Room whose rows begin where cache lines do: a tenth faster to go through."""
+    """An array that begins at a cache line, which makes the loops a tenth faster."""
     size = math.prod(shape)
     room = np.empty(size + _LINE, dtype=np.float32)
     skipped = -room.ctypes.data // room.itemsize % _LINE
@@ -307,7 +308,7 @@ def _add_factors(scores, items, users):  # type: ignore[no-untyped-def]
 
 @_in_order
 def _leave_out(scores, start, items, positions, following, end):  # type: ignore[no-untyped-def]
-    """Strike a user's listed items from a tile's scores; where its list goes on in the next."""
+    """Set a tile's scores of excluded items to -inf; returns where the next tile's items start."""
     stop = start + len(scores)
     while following < end:
         item = items[following]
@@ -326,7 +327,7 @@ def _leave_out(scores, start, items, positions, following, end):  # type: ignore
 def _keep(scores, start, best, places, size):  # type: ignore[no-untyped-def]
     """Keep a tile's scores that are among the best; these are a heap whose root is the worst.
 
-    Places come in ascending order, so what is no better than the root is no better than any.
+    Places ascend, so a later score that equals the root is worse, and is not kept.
     """
     k = len(best)
     least = best[0] if size == k else -np.inf
@@ -356,7 +357,7 @@ def _worse(score, place, other, its_place):  # type: ignore[no-untyped-def]
 
 @_in_order
 def _sift_up(best, places, at, score, place):  # type: ignore[no-untyped-def]
-    """Put a score at the heap's end, and where it belongs from there."""
+    """Add a score at the heap's end, and move it up to its place."""
     while at > 0:
         above = (at - 1) // 2
         if not _worse(score, place, best[above], places[above]):
@@ -368,7 +369,7 @@ def _sift_up(best, places, at, score, place):  # type: ignore[no-untyped-def]
 
 @_in_order
 def _sift_down(best, places, size, score, place):  # type: ignore[no-untyped-def]
-    """Put a score at the heap's root in place of what is there, and where it belongs from there."""
+    """Replace the score at the heap's root, and move the new one down to its place."""
     at = 0
     while True:
         below = 2 * at + 1
@@ -386,7 +387,7 @@ def _sift_down(best, places, size, score, place):  # type: ignore[no-untyped-def
 
 @_in_order
 def _sort(best, places, size):  # type: ignore[no-untyped-def]
-    """A heap -> best first."""
+    """Sort the heap in place, best first."""
     for last in range(size - 1, 0, -1):
         score, place = best[last], places[last]
         best[last], places[last] = best[0], places[0]

@@ -1,10 +1,10 @@
-"""Ridge regressions, one a node: of its edges' ratings on what its neighbours are.
+"""A ridge regression for each node: of its edges' ratings on its neighbours' rows.
 
-For destination d with edges k, q_k the row of an edge's source and e_k its rating, and a guess p:
+For destination d with edges k, with q_k the row of an edge's source, e_k its rating, and a guess p:
 
     A = sum q_k q_k^T + diag(damping),   delta = A^-1 sum (e_k - p . q_k) q_k
 
-so p + delta minimises sum (e_k - x . q_k)^2 + |x - p|^2 weighed by the damping. With z = A^-1 g, g
+so x = p + delta minimises sum (e_k - x . q_k)^2 + sum of damping * (x - p)^2. With z = A^-1 g, g
 being the gradient of delta, and w = p + delta, the gradients are
 
     of q_k: (e_k - w . q_k) z - (z . q_k) w,   of p: -(A - diag(damping)) z,
@@ -13,9 +13,9 @@ being the gradient of delta, and w = p + delta, the gradients are
 Edges may have weights, which multiply their terms in both sums and in the gradients of q and p; the
 gradient of an edge's weight is (e_k - w . q_k) (z . q_k).
 
-Sums of q q^T and what is solved with them are float64: where sources span fewer directions than W,
-the damping alone keeps A from being singular, and float32 would lose it among thousands of edges.
-Going back takes A's Cholesky factor, which is kept, and no sums of squares.
+A and its solutions are float64: where the sources span fewer than W directions, only the damping
+keeps A from being singular, and in float32 it would vanish beside the sums over thousands of edges.
+The backward pass uses A's Cholesky factor, which is kept, and computes no sums of squares.
 
 Shapes: S sources, D destinations, K edges, W columns.
 """
@@ -41,8 +41,8 @@ from dglrec.kernels.parallel import (
     total_of,
 )
 
-_COLUMN = 64  # edges that compiled code turns into columns at a time: they stay in its cache
-_CHUNK, _CHUNKS_AT_ONCE = 32, 1 << 15  # edges of one destination that a GPU takes together
+_COLUMN = 64  # edges whose rows compiled code transposes at a time: they fit the cache
+_CHUNK, _CHUNKS_AT_ONCE = 32, 1 << 15  # edges of a destination in a chunk, on a GPU
 
 
 def fit_ridge(
@@ -55,17 +55,17 @@ def fit_ridge(
     present: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """What each destination's edges move its guess by: delta, [D, W]; zeros where it has none.
+    """By how much each destination's edges move its guess: delta, [D, W]; 0 without edges.
 
     Args:
         offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
         neighbours: int32 or int64 [K]; each edge's source.
-        sources: q, [S, W]; of less than 32 bits, values count as float32.
+        sources: q, [S, W]; values of less than 32 bits are computed as float32.
         guess: p, [D, W].
-        ratings: e, [K]; no gradient reaches them.
+        ratings: e, [K]; they get no gradient.
         damping: [W], above 0.
-        present: [K]; 1 for an edge, 0 for the room of one that is not there; None where all are.
-        weights: [K] of the edges, 0 or more; None where all weigh 1. Not with `present`.
+        present: [K]; 1 for an edge, 0 for padding; None where there is no padding.
+        weights: [K], 0 or more; None where all edges weigh 1. Not together with `present`.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -84,7 +84,7 @@ def fit_ridge(
     if weights is not None and (present is not None or len(weights) != len(neighbours)):
         raise ValueError(f"{len(weights)} weights of {len(neighbours)} edges, or room for edges")
     if runs_compiled(sources):
-        # Compiled code would read, and in the gradient write, outside the table.
+        # Compiled code would read, and in the backward pass write, outside the table.
         low, high = (int(bound) for bound in neighbours.aminmax()) if len(neighbours) else (0, -1)
         if low < 0 or high >= len(sources) or int(offsets[-1]) != len(neighbours):
             raise ValueError(
@@ -173,7 +173,7 @@ def _back_compiled(
     tables = arrays_of(sources, fitted, solved)
     of_guess, of_weights = np.empty_like(tables[1]), np.empty_like(edges.weights)
     parts = _parts(edges.offsets, sources)
-    # Two threads may meet at a source, so each sums into a table of its own.
+    # Edges of two threads may share a source, so each thread sums into a separate table.
     gradients = [_Gradients(np.zeros_like(tables[0]), of_guess, of_weights) for _ in parts]
     run_side_by_side(
         [
@@ -225,20 +225,20 @@ def _fit_anywhere(
     damping: Tensor,
     present: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same by torch's operations: what a GPU does.
+    """The same by torch's operations, for GPUs.
 
-    The edges of a destination are cut into chunks, and each chunk's sums are one matrix product;
-    then a destination's chunks are summed up. Nothing is added to a table at random, and no shape
-    follows from a value, so that the device need not be waited for.
+    The edges of a destination are divided into chunks. A matrix product gives each chunk's sums,
+    and these are added up for each destination. There are no random additions to a table, and no
+    shape depends on a value, so that the host never waits for the device.
 
     Args:
-        offsets: as in `fit_ridge`, and so the others.
-        neighbours: likewise.
-        sources: likewise.
-        guess: likewise.
-        ratings: likewise.
-        damping: likewise.
-        present: likewise, or square roots of the edges' weights.
+        offsets: as in `fit_ridge`.
+        neighbours: as in `fit_ridge`.
+        sources: as in `fit_ridge`.
+        guess: as in `fit_ridge`.
+        ratings: as in `fit_ridge`.
+        damping: as in `fit_ridge`.
+        present: as in `fit_ridge`, or the square roots of the edges' weights.
     """
     width = guess.shape[1]
     totals = guess.new_zeros(len(guess), width * (width + 1), dtype=torch.float64)
@@ -252,7 +252,7 @@ def _fit_anywhere(
         totals += part.summed(torch.cat((squares, sums), dim=1))
     squares, sums = totals[:, : width * width], totals[:, width * width :]
     squares = squares.unflatten(1, (width, width)) + torch.diag(damping.double())
-    # Without a word where a number is not finite: training says of which batch it is.
+    # No error for values that are not finite: training reports the batch that they came from.
     factors, failed = torch.linalg.cholesky_ex(squares)
     factors = factors.masked_fill((failed > 0).view(-1, 1, 1), torch.nan)
     return _solve(factors, sums).to(guess.dtype), factors
@@ -290,15 +290,15 @@ def _back_anywhere(
 
 
 class _Chunks(NamedTuple):
-    """C chunks of edges, each of one destination, with room for `_CHUNK` edges."""
+    """C chunks of up to `_CHUNK` edges, each of a single destination."""
 
     owners: Tensor  # int64 [C], destinations
-    places: Tensor  # int64 [C, _CHUNK], edges; any where `inside` is False
+    places: Tensor  # int64 [C, _CHUNK], edges; arbitrary where `inside` is False
     inside: Tensor  # bool [C, _CHUNK]
     bounds: Tensor  # int64 [D + 1], where each destination's chunks start
 
     def there(self, present: Tensor | None) -> Tensor:
-        """[C, _CHUNK] bool or float32: what weighs an edge."""
+        """[C, _CHUNK] bool or float32: the edges' weights, 0 for padding."""
         if present is None:
             return self.inside
         return self.inside * present.take(self.places)
@@ -306,14 +306,14 @@ class _Chunks(NamedTuple):
     def rows(
         self, neighbours: Tensor, sources: Tensor, ratings: Tensor, present: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """[C, _CHUNK, W] rows of the edges' sources and ratings, both 0 where there is no edge."""
+        """[C, _CHUNK, W] rows of the edges' sources, and their ratings; both 0 for padding."""
         ends = neighbours.index_select(0, self.places.flatten())
         rows = sources.index_select(0, ends).unflatten(0, self.places.shape)
         there = self.there(present)
         return rows * there.unsqueeze(2), ratings.take(self.places) * there
 
     def summed(self, values: Tensor) -> Tensor:
-        """[C, n] values of chunks -> [D, n], the sums over each destination's."""
+        """[C, n] values of chunks -> [D, n], their sums over each destination's chunks."""
         every = torch.arange(len(values), device=values.device)
         return functional.embedding_bag(
             every, values, self.bounds, mode="sum", include_last_offset=True
@@ -321,12 +321,12 @@ class _Chunks(NamedTuple):
 
 
 def _chunks(offsets: Tensor, edges: int) -> Iterator[_Chunks]:
-    """The edges of D destinations, cut into chunks; some thousands of those at a time."""
+    """The edges of D destinations, in chunks; `_CHUNKS_AT_ONCE` chunks at a time."""
     count, device = len(offsets) - 1, offsets.device
     needed = (offsets.diff() + (_CHUNK - 1)) // _CHUNK
     ends = needed.cumsum(0)
     starts = torch.cat((ends.new_zeros(1), ends))
-    # As many as there can be: how many there are the device knows.
+    # The most chunks there can be: only the device knows how many there are.
     most = edges // _CHUNK + count if edges else 0
     for low in range(0, most, _CHUNKS_AT_ONCE):
         numbers = torch.arange(low, min(low + _CHUNKS_AT_ONCE, most), device=device)
@@ -359,8 +359,8 @@ def _sum_edges(edges, first, last, sources, guess, scratch):  # type: ignore[no-
 
     Where edges have weights, whose roots `edges` holds, both q and e are multiplied by the root.
 
-    Edges are turned into columns, some at a time, and each sum is a dot product of two of those:
-    long loops that only read, instead of many short ones that write.
+    The rows of some edges at a time are transposed, so that each sum is a dot product of two
+    columns: a long loop that only reads, instead of many short loops that write.
     """
     columns, residuals, squares, sums = scratch
     width, most = columns.shape
@@ -396,7 +396,7 @@ def _sum_edges(edges, first, last, sources, guess, scratch):  # type: ignore[no-
 
 @compiled
 def _factorise(squares, lower):  # type: ignore[no-untyped-def]
-    """Cholesky's factor of squares, whose upper half is not read."""
+    """The Cholesky factor of `squares`, of which only the lower half is read."""
     width = len(squares)
     for a in range(width):
         for c in range(a + 1):

@@ -1,7 +1,7 @@
-"""Adam's step for some rows of a table: each row is read, moved and written once.
+"""Adam's step for some rows of a table: each row is read and written once.
 
-Torch's operations gather three tables, pass over what they gathered a dozen times, and scatter it
-again; a CPU does without.
+Torch's operations gather three tables, pass over the gathered rows a dozen times, and scatter them
+back; compiled code needs neither copy.
 """
 
 from functools import partial
@@ -13,11 +13,11 @@ from torch import Tensor
 from dglrec.kernels.edges import check_rows
 from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side, runs_compiled
 
-_NUMBERS = 7  # read and written for each value of a row
+_NUMBERS = 7  # numbers read and written for each value of a row
 
 
 class AdamStep(NamedTuple):
-    """The numbers of one step.
+    """The numbers of one step of Adam.
 
     Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.
 
@@ -27,9 +27,9 @@ class AdamStep(NamedTuple):
         second: beta_2.
         correction: 1 - beta_2^t.
         epsilon: added to the root.
-        kept: what is left of a value before it is moved, as weights decay (Loshchilov and Hutter,
-            "Decoupled weight decay regularization", ICLR 2019, algorithm 2).
-        penalty: times the value, added to its gradient.
+        kept: by how much decoupled weight decay multiplies a value before the step (Loshchilov and
+            Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2).
+        penalty: L2 penalty; times the value, added to its gradient.
     """
 
     rate: float
@@ -44,17 +44,17 @@ class AdamStep(NamedTuple):
 def move_rows(
     table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, gradient: Tensor, step: AdamStep
 ) -> None:
-    """Move some rows of a table, and their moments, in place.
+    """Take Adam's step for some rows of a table, and update their moments, in place.
 
     Args:
         table: float32 [N, H].
         moments: float32 [N, H] each: of the gradients, and of their squares.
         rows: int64 [n], each once.
         gradient: float32 [n, H].
-        step: the numbers.
+        step: the numbers of the step.
 
     Raises:
-        IndexError: a row is not there.
+        IndexError: a row does not exist.
         ValueError: the arguments do not fit together.
     """
     shapes = [tuple(one.shape) for one in (table, *moments)]
@@ -81,7 +81,7 @@ def move_rows(
 def _move_anywhere(
     table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, gradient: Tensor, step: AdamStep
 ) -> None:
-    """The same in torch's operations."""
+    """`move_rows` in torch's operations."""
     own = table.index_select(0, rows).mul_(step.kept)
     gradient = gradient + step.penalty * own
     mean, square = (moment.index_select(0, rows) for moment in moments)

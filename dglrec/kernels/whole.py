@@ -1,6 +1,6 @@
-"""The edges of a whole graph, less some of them, and what biases leave of their ratings.
+"""The edges of a whole graph without some of them, and their ratings' residuals over the biases.
 
-Shapes: N nodes whose edges these are, M nodes at their other ends, E edges, K that are left.
+Shapes: N nodes of one type, M nodes of the other type, E edges, K edges that are kept.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from dglrec.kernels.parallel import (
     run_side_by_side,
 )
 
-_WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
+_WORK_AN_EDGE = 8  # numbers read and written for each edge; see `even_parts`
 
 
 def left_edges(
@@ -30,26 +30,27 @@ def left_edges(
     keep: Tensor | None = None,
     numbers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left of all nodes' edges, on a CPU: their other ends, and residuals of their ratings.
+    """The kept edges of all nodes, on a CPU: their other ends, and their ratings' residuals.
 
-    Each edge is read twice and written once, and nothing else of its size is made.
+    Each edge is read twice and written once, and no other array with an entry for each edge is
+    made.
 
     Args:
         offsets: int64 [N + 1]; node n's edges stand at `offsets[n]:offsets[n + 1]`.
-        neighbours: int32 [E] their other ends.
-        codes: uint8 or int16 [E] their ratings, as `EdgeTensors.codes`.
-        levels: float32 [L]; what the codes stand for.
+        neighbours: int32 [E]; the edges' other ends.
+        codes: uint8 or int16 [E]; the edges' ratings, as `EdgeTensors.codes`.
+        levels: float32 [L]; the rating that each code stands for.
         biases: float32 [N] of the nodes, float32 [M] of the other ends, and the mean.
-        keep: bool [E], by an edge's number, whether it is left; None for all of them.
-        numbers: int32 or int64 [E] the edges' numbers; None where they are numbered as they stand.
+        keep: bool [E]; whether the edge of each number is kept; None for all edges.
+        numbers: int32 or int64 [E]; the edges' numbers; None where an edge's place is its number.
 
     Returns:
         int64 [N + 1] where each node's edges start, int32 [K] other ends, float32 [K] residuals:
         the rating less both biases and the mean.
 
     Raises:
-        ValueError: what belongs to edges is not there for each of them, or offsets do not end with
-            them.
+        ValueError: an argument does not have an entry for each edge or node, or the offsets do not
+            end at E.
     """
     own, others, mean = biases
     lengths = {len(one) for one in (neighbours, codes, keep, numbers) if one is not None}
