@@ -1,7 +1,7 @@
-"""Which ratings of a step's users are targets: a hash of user, item and epoch says.
+"""Which ratings of a step's users are targets: a hash of user, item and epoch decides.
 
 A user's ratings are dealt into folds; in each pass of an epoch one fold is predicted from the
-others. Whether an edge is a target is computed where the edge stands, so nothing is searched for.
+others. Whether an edge is a target is computed from the edge, so nothing is searched for.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from dglrec.kernels import (
 )
 from dglrec.sampling.config import seed_of
 
-_WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
+_WORK_AN_EDGE = 8  # numbers read and written for each edge; see `even_parts`
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Split:
     """The ratings of N users, dealt into B targets and their support; in the order of the users.
 
     Attributes:
-        targets: int64 [B] edge ids.
-        owners: int64 [B] whose they are, as positions among the users.
-        items: int32 [B] what is rated.
-        support: int64 [S] edge ids, one user's after the other's.
-        support_counts: int64 [N] how many of them each user has.
-        later: ratings that are neither, and must not be read; None where there are no such.
+        targets: int64 [B]; edge ids.
+        owners: int64 [B]; each target's user, as a position among the users.
+        items: int32 [B]; each target's item.
+        support: int64 [S]; edge ids, user by user.
+        support_counts: int64 [N]; how many of these each user has.
+        later: ratings that are neither, and must not be read; None without such ratings.
     """
 
     targets: Tensor
@@ -53,8 +53,8 @@ class Later:
     """Ratings of a step's users that are later than its targets; see `TimeFold`.
 
     Attributes:
-        edges: int64 [R] edge ids.
-        owners: int64 [R] whose they are, as positions among the users.
+        edges: int64 [R]; edge ids.
+        owners: int64 [R]; each rating's user, as a position among the users.
     """
 
     edges: Tensor
@@ -62,12 +62,12 @@ class Later:
 
 
 def is_target(pairs: Tensor, key: int | Tensor, count: int, number: int | Tensor) -> Tensor:
-    """Whether each of n ratings is of a fold, bool [n].
+    """Whether each of n ratings is in a fold, bool [n].
 
     Args:
         pairs: int64 [n], user * I + item.
         key: `Fold.key`.
-        count: of folds.
+        count: how many folds there are.
         number: of the fold.
     """
     return hash_parts(pairs, key, count) == number
@@ -79,9 +79,9 @@ class Fold:
 
     Attributes:
         seed: of the loader.
-        epoch: which epoch; each deals anew.
+        epoch: number of the epoch; each deals the ratings anew.
         number: of the fold, 0..count-1.
-        count: of folds.
+        count: how many folds there are.
         num_items: I.
     """
 
@@ -93,7 +93,7 @@ class Fold:
 
     @property
     def key(self) -> int:
-        """What moves the hash's input away from that of other seeds and epochs."""
+        """The key that gives each seed and epoch other hashes."""
         return seed_of("folds", self.seed, self.epoch) << 31
 
     def holds(self, users: Tensor, items: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Fold:
         Args:
             users: int64 [N].
             starts: int64 [N]; where each user's edges start.
-            counts: int64 [N]; and how many they are.
+            counts: int64 [N]; how many edges each user has.
             neighbours: int32 [E]; the item of every edge.
         """
         split = self._split_compiled if runs_compiled(neighbours) else self._split_anywhere
@@ -136,7 +136,7 @@ class Fold:
     def _split_compiled(
         self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor
     ) -> Split:
-        """The same, several times as fast: the edges are read once to count and once to write."""
+        """The same, several times as fast: edges are read once to count and once to write."""
         ends = np.concatenate(([0], np.cumsum(counts.numpy())))
         ratings = _Ratings(*(one.numpy() for one in (users, starts, counts, neighbours)))
         numbers = (self.num_items, self.key, self.count, self.number)
