@@ -1,4 +1,4 @@
-"""Weighted edges among nodes of one type, and the two sides of a rating graph that they come from.
+"""Weighted edges among nodes of one type, and the two sides of the rating graph behind them.
 
 Shapes: N nodes, E edges.
 """
@@ -17,7 +17,7 @@ from dglrec.graph import Adjacency, RatingGraph
 
 Side = Literal["items", "users"]
 
-_DENSE = 64  # nodes up to which all eigenvalues are computed
+_DENSE = 64  # up to so many nodes, all eigenvalues are computed
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WeightedAdjacency:
 
     @classmethod
     def of_matrix(cls, matrix: Any) -> "WeightedAdjacency":
-        """Of a square sparse matrix, whose row v holds the weights of node v's in-edges.
+        """The adjacency of a square sparse matrix, whose row v holds the weights of v's in-edges.
 
         Raises:
             ValueError: the matrix is not square.
@@ -65,7 +65,7 @@ class WeightedAdjacency:
         """The same as a sparse matrix, float32 [N, N].
 
         Raises:
-            ValueError: the arrays do not fit together, or an edge ends at a node that is not there.
+            ValueError: the arrays do not fit together, or an edge has a node that does not exist.
         """
         shape = (self.num_nodes, self.num_nodes)
         rows = sparse.csr_array((self.weights, self.neighbours, self.offsets), shape=shape)
@@ -78,7 +78,7 @@ class WeightedAdjacency:
         return WeightedEdges(*(torch.from_numpy(np.ascontiguousarray(one)) for one in arrays))
 
     def is_symmetric(self) -> bool:
-        """Whether each edge's reverse is there with the same weight."""
+        """Whether each edge has a reverse edge with the same weight."""
         matrix = self.matrix()
         return bool((matrix != matrix.T).nnz == 0)
 
@@ -95,15 +95,15 @@ class WeightedAdjacency:
         matrix = self.matrix().astype(np.float64)
         if self.num_nodes <= _DENSE:
             return float(np.linalg.eigvalsh(matrix.toarray())[-1])
-        # The start is given, so that the result is the same each time. It is not constant, because
-        # a constant vector is an eigenvector wherever all nodes have the same sum of weights.
+        # A fixed start makes the result repeatable. It is not constant, as a constant vector is an
+        # eigenvector wherever all nodes have the same sum of weights.
         start = 1 + np.arange(self.num_nodes) / self.num_nodes
         return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
 
     def divided_by_largest_eigenvalue(self) -> "WeightedAdjacency":
-        """The same with weights divided by `largest_eigenvalue`; as it is without edges.
+        """The same with weights divided by `largest_eigenvalue`; unchanged without edges.
 
-        Powers of the matrix then neither grow nor vanish, as graph filters want it (Gama, Marques,
+        Powers of the matrix then neither grow nor vanish, as graph filters need (Gama, Marques,
         Leus and Ribeiro, "Convolutional neural network architectures for signals supported on
         graphs", IEEE TSP 67(4), 2019).
 
@@ -119,11 +119,11 @@ class WeightedAdjacency:
 
 
 def sides_of(graph: RatingGraph, of: Side) -> tuple[Adjacency, Adjacency]:
-    """The edges of the nodes that are compared, and those of the nodes at the other end.
+    """The edges of the nodes that are compared, and the edges of the nodes of the other type.
 
     Raises:
         ValueError: `of` is neither "items" nor "users".
-        IndexError: an edge ends at a node that is not there.
+        IndexError: an edge has a node that does not exist.
     """
     if of not in ("items", "users"):
         raise ValueError(f"of={of!r}: choose items or users")
@@ -135,7 +135,7 @@ def sides_of(graph: RatingGraph, of: Side) -> tuple[Adjacency, Adjacency]:
 
 
 def _check(adjacency: Adjacency, count: int) -> None:
-    """Compiled code would read, and write, outside the arrays."""
+    """Refuse edges by which compiled code would read or write outside the arrays."""
     offsets, neighbours, codes = adjacency.offsets, adjacency.neighbours, adjacency.codes
     ascending = (offsets[1:] >= offsets[:-1]).all()
     if offsets[0] != 0 or not offsets[-1] == len(neighbours) == len(codes) or not ascending:

@@ -1,7 +1,7 @@
-"""The graph among users that GHRS starts from: users who gave the same ratings.
+"""GHRS's graph among users: an edge joins users who gave the same ratings.
 
 Darban and Valipour, "GHRS: Graph-based hybrid recommendation system with application to movie
-recommendation", Expert Systems with Applications 200, 2022, section 3.2: two users are joined where
+recommendation", Expert Systems with Applications 200, 2022, section 3.2: two users are joined if
 the items that both rated alike are more than a share of all items.
 """
 
@@ -21,22 +21,22 @@ from dglrec.kernels.parallel import compiled_as_written
 from dglrec.machine import available_memory, gib
 from dglrec.progress import progress
 
-_NUMBERS = 2  # read for each two ratings of an item
-_STEPS = 200  # of the bar, at most
-_LEAST_PAIRS = 1 << 22  # in one of them, so that threads have something to share
-_EDGE_BYTES = 24  # of an edge, and of its reverse in a relation
+_NUMBERS = 2  # numbers read for each pair of an item's ratings
+_STEPS = 200  # steps of the progress bar, at most
+_LEAST_PAIRS = 1 << 22  # pairs in a step, so that there is work for several threads
+_EDGE_BYTES = 24  # bytes of an edge, with its reverse in a relation
 
 
 def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjacency:
     """The graph of users who rated enough items alike; weights are the numbers of those items.
 
-    Memory follows from the number of edges, which may come near U^2 where ratings are dense. The
-    time follows from the sum of d^2 over the items' numbers of ratings d.
+    Memory is in proportion to the number of edges, which approaches U^2 for dense ratings. Time is
+    in proportion to the sum of d^2 over the items, with d an item's number of ratings.
 
     Args:
         graph: the training ratings.
-        share: of all items, above 0 and at most 1: two users with equal ratings of so many items,
-            and of one at least, are joined. The paper's code has 0.005 for MovieLens 100K.
+        share: of all items, above 0 and at most 1: two users are joined who gave equal ratings to
+            so many items, and to at least one. The paper's code has 0.005 for MovieLens 100K.
 
     Returns:
         U nodes, with symmetric weights and no edge from a user to itself.
@@ -56,7 +56,7 @@ def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjac
     offsets = np.zeros(size + 1, dtype=np.int64)
     neighbours, weights = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     with progress("comparing users", 2 * int(work[-1]), "pairs") as advance:
-        # Counted first, so that no more memory is taken than edges need.
+        # Edges are counted first, so that they take no more memory than they need.
         for filled in (False, True):
             if filled:
                 offsets = np.cumsum(offsets)

@@ -1,9 +1,9 @@
-"""Items that a user is somewhat related to: those at some places by personalised PageRank.
+"""Items at given ranks of a user's personalised PageRank, as moderately related items.
 
-The PageRank of items is estimated by the walks of `walks.py`, begun at a user: from there to one of
-the user's items, on to one of the users who rated it, and so on, returning to the user with a given
-probability (Fogaras, Racz, Csalogany and Sarlos, "Towards scaling fully personalized PageRank",
-Internet Mathematics 2, 2005). What the walks visit most is ranked first.
+The PageRank of items is estimated by the walks of `walks.py`, started at a user: from there to one
+of the user's items, on to one of the users who rated it, and so on, returning to the user with a
+given probability (Fogaras, Racz, Csalogany and Sarlos, "Towards scaling fully personalized
+PageRank", Internet Mathematics 2, 2005). Items that the walks visit most rank first.
 
 Shapes: U users, I items, R places.
 """
@@ -22,19 +22,19 @@ from dglrec.kernels.hashing import mixed
 from dglrec.kernels.parallel import compiled_as_written, parts_of
 from dglrec.progress import progress
 
-_DRAWS = np.uint64(2)  # hashes a hop
+_DRAWS = np.uint64(2)  # hashes for each hop
 _HALF, _LOW_HALF = np.uint64(32), np.uint64((1 << 32) - 1)
-_NUMBERS_A_HOP = 8  # read and written, to judge whether a second thread is worth it
+_NUMBERS_A_HOP = 8  # numbers read and written for each hop; see `parts_of`
 _USERS_AT_ONCE = 4096
-_KNOWN = -(1 << 30)  # visits of an item that the user has: fewer than any number of hops makes up
+_KNOWN = -(1 << 30)  # initial visits of the user's items, which no number of hops raises above 0
 
 
 class RelatedItems(NamedTuple):
-    """Items at some places of each user's ranking, the first place first.
+    """The items at given places of each user's ranking, in order.
 
     Attributes:
-        items: int32 [U, R]; what follows a user's last one is 0.
-        counts: int64 [U], how many a user has.
+        items: int32 [U, R]; padded with 0.
+        counts: int64 [U]; how many items each user has.
     """
 
     items: npt.NDArray[np.int32]
@@ -52,15 +52,15 @@ def related_items(
 ) -> RelatedItems:
     """The items at places `first` to `last` among those that walks from a user visit.
 
-    Items that the user has rated are not among them. Of equally often visited items the lower index
-    comes first. What each hop draws is a hash of seed, user and hop, so the result does not depend
-    on the number of threads. Memory is 4 U R bytes, and for each thread 4 I + 8 hops bytes.
+    Items that the user has rated are left out. Of equally often visited items, the lower index
+    comes first. Each hop's random numbers are hashes of seed, user and hop, so the result does not
+    depend on the number of threads. Memory is 4 U R bytes, plus 4 I + 8 hops bytes for each thread.
 
     Args:
         graph: the training ratings.
         first: place, from 1.
         last: place, at least `first`.
-        hops: visits to an item of each user's walks together, from 1 to 16,777,216.
+        hops: visits to items of all walks of a user together, from 1 to 16,777,216.
         restart: how likely a walk returns to the user before a hop, from 0 to 1.
         seed: at least 0 and below 2^63.
 
@@ -103,7 +103,7 @@ def _walk_from_users(by_user, by_item, walks, skipped, out, low, high):  # type:
     hops, restart = walks.hops, walks.restart
     size, most = len(offsets) - 1, out.items.shape[1]
     visits = np.zeros(size, dtype=np.int32)
-    # Of each item that is met: how often it is not, and behind that its index, to be sorted by.
+    # The sort key of each visited item: the hops that did not visit it, then its index.
     keys = np.empty(min(hops, size), dtype=np.int64)
     stream = mixed(walks.seed + np.uint64(1))
     for user in range(low, high):

@@ -1,11 +1,11 @@
-"""`visited_with`: the nodes that random walks from a node visit most, as PinSage has them.
+"""`visited_with`: the nodes that random walks from a node visit most, as in PinSage.
 
 Ying, He, Chen, Eksombatchai, Hamilton and Leskovec, "Graph convolutional neural networks for
 web-scale recommender systems", KDD 2018, section 3.1: walks go from an item to one of the users
-who rated it and on to one of that user's items, and begin anew with a given probability; the visits
-to an item over all visits are its importance, and the T most important items are the neighbourhood.
+who rated it and on to one of that user's items, and restart with a given probability. An item's
+importance is its share of all visits, and the T most important items are the neighbourhood.
 
-Shapes: N nodes that walks start from, M nodes at the other end, T neighbours.
+Shapes: N nodes that walks start from, M nodes of the other type, T neighbours.
 """
 
 from functools import partial
@@ -21,11 +21,11 @@ from dglrec.kernels.hashing import mixed
 from dglrec.kernels.parallel import compiled_as_written, parts_of
 from dglrec.progress import progress
 
-_DRAWS = np.uint64(2)  # hashes a hop
+_DRAWS = np.uint64(2)  # hashes for each hop
 _HALF, _LOW_HALF = np.uint64(32), np.uint64((1 << 32) - 1)
-_NUMBERS_A_HOP = 8  # read and written, to judge whether a second thread is worth it
+_NUMBERS_A_HOP = 8  # numbers read and written for each hop; see `parts_of`
 _NODES_AT_ONCE = 4096
-_MOST_HOPS = 1 << 24  # up to which float32 counts
+_MOST_HOPS = 1 << 24  # float32 counts exactly up to here
 
 
 class Walks(NamedTuple):
@@ -58,25 +58,25 @@ def visited_with(
 ) -> WeightedAdjacency:
     """The graph of items, or users, that random walks from a node visit most.
 
-    A hop goes to a node of the other type and on to one of the same type, each with even odds among
-    the edges. Before each hop but the first, the walk returns to its start with probability
-    `restart`. Visits to the start itself do not count.
+    A hop goes along a random edge to a node of the other type, and from there along a random edge
+    to a node of the same type. Before each hop but the first, the walk returns to its start with
+    probability `restart`. Visits to the start itself do not count.
 
-    What each hop draws is a hash of seed, node and hop, so the result does not depend on the number
-    of threads. Memory is about 20 T N bytes, and for each thread 4 N + 4 hops bytes.
+    Each hop's random numbers are hashes of seed, node and hop, so the result does not depend on the
+    number of threads. Memory is about 20 T N bytes, plus 4 N + 4 hops bytes for each thread.
 
     Args:
         graph: the training ratings.
         of: the nodes that walks start from.
         neighbours: T, at least 1.
-        hops: of each node's walks together, from 1 to 16,777,216.
+        hops: of all walks of a node together, from 1 to 16,777,216.
         restart: from 0 to 1.
         seed: at least 0 and below 2^63.
 
     Returns:
         N nodes; a node's in-edges come from the T nodes that its walks visited most, and their
-        weights, its importances, sum up to 1. Of equally often visited nodes the lower index comes
-        first. A node without edges, or whose walks come back to nothing but itself, has none.
+        weights, the importances, sum up to 1. Of equally often visited nodes, the lower index comes
+        first. A node without edges, or whose walks visit only itself, has no in-edge.
 
     Raises:
         ValueError: an argument is out of range.
@@ -112,7 +112,7 @@ def visited_with(
 
 @compiled_as_written
 def pick(first, last, chance):  # type: ignore[no-untyped-def]
-    """One of first..last-1, fewer than 2^32, by a chance of 32 bits."""
+    """One of fewer than 2^32 numbers first..last-1, by 32 random bits."""
     count = np.uint64(last - first)
     return first + np.int64((chance * count) >> _HALF)
 
