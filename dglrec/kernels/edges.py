@@ -164,7 +164,7 @@ def _check_turned(
     starts: Tensor, destinations: Tensor, edges: int, sources: int, *, weighted: bool
 ) -> None:
     if weighted:
-        raise ValueError("turned edges have no weights of their own")
+        raise ValueError("turned edges take no weights")
     if (len(starts), len(destinations)) != (sources + 1, edges):
         raise ValueError(
             f"turned edges: {len(destinations)} of {len(starts) - 1} sources; there are {edges} of "

@@ -90,7 +90,7 @@ def add_importance(
     """
     _check_tables(nodes, lists, known, left)
     if len(worth) != len(lists.counts) or len(sums) != len(known):
-        raise ValueError(f"{len(worth)} nodes and {len(sums)} sums do not go with the lists")
+        raise ValueError(f"{len(worth)} nodes and {len(sums)} sums do not fit the lists")
     if not runs_compiled(nodes):
         edges, owners = _read(nodes, lists)
         others = lists.neighbours.index_select(0, edges).long()
@@ -204,7 +204,7 @@ def _rule(left: Left) -> _Rule:
 
 def _check(found: int) -> None:
     if found < 0:
-        raise IndexError("a node's edges are not those of its graph")
+        raise IndexError("a node's edges are outside the table of edges")
 
 
 @compiled

@@ -110,7 +110,7 @@ def rank_items(
     count = len(users.base)
     starts, ends = left_out.offsets[rows], left_out.offsets[rows + 1]
     if count and (starts.min() < 0 or (starts > ends).any() or ends.max() > len(left_out.items)):
-        raise ValueError("the offsets of what is to be left out do not fit its items")
+        raise ValueError("the offsets of the items to leave out do not fit these items")
     if extra is not None and extra.shape != (count, tiles.num_items):
         raise ValueError(
             f"extra is {extra.shape}, and there are {count} x {tiles.num_items} scores"

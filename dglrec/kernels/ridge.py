@@ -82,7 +82,9 @@ def fit_ridge(
             f"offsets, neighbours, sources, guess, ratings and damping do not fit: {shapes}"
         )
     if weights is not None and (present is not None or len(weights) != len(neighbours)):
-        raise ValueError(f"{len(weights)} weights of {len(neighbours)} edges, or room for edges")
+        raise ValueError(
+            f"{len(weights)} weights of {len(neighbours)} edges, or weights with present"
+        )
     if runs_compiled(sources):
         # Compiled code would read, and in the backward pass write, outside the table.
         low, high = (int(bound) for bound in neighbours.aminmax()) if len(neighbours) else (0, -1)

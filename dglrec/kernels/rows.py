@@ -61,7 +61,7 @@ def move_rows(
     if len(set(shapes)) > 1 or gradient.shape != (len(rows), table.shape[1]):
         raise ValueError(f"table and moments {shapes}, gradient {tuple(gradient.shape)}")
     if not all(one.is_contiguous() for one in (table, *moments)):
-        raise ValueError("table and moments must lie in order")
+        raise ValueError("table and moments must be contiguous")
     if not runs_compiled(table):
         _move_anywhere(table, moments, rows, gradient, step)
         return

@@ -47,7 +47,7 @@ def follow_transitions(
         raise ValueError("each item needs as many successors as there are weights")
     starts = offsets[:-1][offsets[1:] > offsets[:-1]]
     if continues[starts].any():
-        raise ValueError("a user's first item continues nothing")
+        raise ValueError("a user's first item cannot continue a session")
     for some in (items, successors):
         if some.size and (some.min() < 0 or some.max() >= count):
             raise ValueError(f"an item is not from 0 to {count - 1}")

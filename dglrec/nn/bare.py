@@ -241,15 +241,14 @@ def prove_convolution(config: ModelConfig) -> None:
     for what, found in (("forward", out), ("without_edges", bare)):
         if not isinstance(found, Tensor) or found.shape != destinations.shape:
             raise UsageError(
-                f"{where}: {what} gives {_shape_of(found)} for 3 nodes; give [3, {size}], a row a "
-                "node, as wide as an embedding"
+                f"{where}: {what} gives {_shape_of(found)} for 3 nodes; give [3, {size}], a row "
+                "for each node, as wide as an embedding"
             )
         if not bool(found.isfinite().all()):
-            raise UsageError(f"{where}: {what} gives what is no finite number")
+            raise UsageError(f"{where}: {what} gives no finite numbers")
     if not torch.allclose(out[2], bare[2], rtol=1e-3, atol=1e-4):
         raise UsageError(
-            f"{where}: without_edges gives a node something else than forward gives one that has "
-            "no edge"
+            f"{where}: without_edges and forward give different results for a node without edges"
         )
 
 

@@ -301,7 +301,7 @@ class ModelConfig(BaseModel):
             raise ValueError("time_decay weighs messages, and layers is 0; take 1 or more")
         if self.time_trend and not (convolves and self.layers and self.refines(last=True)):
             raise ValueError(
-                "time_trend is one of the ridge regression behind the layers: it goes with "
+                "time_trend is part of the ridge regression after the layers: it goes with "
                 f"convolution {_either(tuple(CONVOLUTIONS))}, layers and refinement of 1 or more, "
                 "and rating_messages"
             )
@@ -311,8 +311,7 @@ class ModelConfig(BaseModel):
             self._check_signals()
         elif not self.node_inputs and not (self.item_identity and self.user_identity):
             raise ValueError(
-                "node_inputs off leaves nodes without an identity unknown: set user_identity and "
-                "item_identity"
+                "with node_inputs off, nodes need an identity: set user_identity and item_identity"
             )
         if self.identity_start == "spectral" and not (self.item_identity and self.user_identity):
             raise ValueError(

@@ -101,7 +101,7 @@ class RatingModel(nn.Module):
                 values to the [I, H] values of all items.
         """
         if batch.items_are_shared and all_items is None:
-            raise ValueError("the batch holds a share of the items; say how to get the others")
+            raise ValueError("the batch holds a share of the items, so all_items is needed")
         nodes = NodeValues(
             self.inputs.users(batch.user_nodes, batch.user_inputs),
             self.inputs.items(

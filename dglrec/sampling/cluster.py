@@ -56,7 +56,7 @@ class ClusterLoader(SubgraphLoader):
         self._count = int(self.config.clusters)
         nodes = graph.num_users + graph.num_items
         if len(clusters) != nodes or int(clusters.max()) >= self._count:
-            raise ValueError(f"these are no {self._count} clusters of {nodes} users and items")
+            raise ValueError(f"need clusters 0 to {self._count - 1} of all {nodes} users and items")
         self._clusters = clusters.to(self.device)
         # The nodes of the clusters, cluster by cluster; nodes without a cluster are left out.
         rated = (self._clusters >= 0).nonzero().squeeze(1)
