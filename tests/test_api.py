@@ -669,7 +669,7 @@ class Wrong(dglrec.Convolution):
 WRONG_CONVOLUTIONS = {
     "narrow": ({"out": lambda d: d[:, :2]}, r"forward gives \[3, 2\] for 3 nodes; give \[3, 4\]"),
     "short": ({"bare": lambda d: d[:1]}, r"without_edges gives \[1, 4\]"),
-    "other": ({"bare": lambda d: d + 1}, "without_edges gives a node something else"),
+    "other": ({"bare": lambda d: d + 1}, "without_edges and forward give different"),
     "infinite": ({"out": lambda d: d / 0}, "no finite number"),
     "raises": ({"out": lambda d: d @ d}, r"fails on a block of 3 nodes \(RuntimeError"),
 }

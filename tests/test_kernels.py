@@ -213,7 +213,7 @@ def test_turned_edges_that_are_others_are_refused():
     ]:
         with pytest.raises(error):
             sum_messages(offsets, neighbours, sources, turned=turned).sum().backward()
-    with pytest.raises(ValueError, match="no weights of their own"):
+    with pytest.raises(ValueError, match="turned edges take no weights"):
         sum_messages(offsets, neighbours, sources, randn(40), turned=(starts, destinations))
 
 

@@ -24,7 +24,14 @@ from dglrec.dataset import RatingDataset
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DataError, UnusableEnvironmentError
 from dglrec.graph import node_chunks
-from dglrec.kernels import ItemLists, add_similarities, count_pairs, predict_residuals
+from dglrec.kernels import (
+    ItemLists,
+    Rated,
+    Raters,
+    add_similarities,
+    count_pairs,
+    predict_residuals,
+)
 from dglrec.machine import available_memory, gib
 from dglrec.progress import progress
 
@@ -60,7 +67,7 @@ class ItemNeighbours:
         self._biases = dataset.biases
         by_user = dataset.graph.by_user
         residuals = residuals_of(dataset.graph, dataset.biases)
-        self._rated = (by_user.offsets, by_user.neighbours, residuals)
+        self._rated = Rated(by_user.offsets, by_user.neighbours, residuals)
 
     @classmethod
     def fit(
@@ -78,7 +85,7 @@ class ItemNeighbours:
         with world.together():
             check_size(dataset)
         model = cls(torch.zeros(graph.num_items, graph.num_items), dataset, config)
-        raters = (graph.by_item.offsets, graph.by_item.neighbours, graph.edges_by_item)
+        raters = Raters(graph.by_item.offsets, graph.by_item.neighbours, graph.edges_by_item)
         work = np.zeros(graph.num_items + 1, dtype=np.int64)
         np.cumsum(count_pairs(raters, graph.by_user.offsets), out=work[1:])
         bounds = world.cut(torch.from_numpy(work[1:]))

@@ -1,16 +1,15 @@
-"""Graphs among items, or among users, made from the training ratings alone.
+"""Graphs among items, or among users, derived from the training ratings alone.
 
-`pearson.py` joins those that are rated alike, `walks.py` those that random walks visit together
-(and `related.py` the items that a user's walks visit),
-`agreement.py` users who gave the same ratings; `centrality.py` says where a node stands in such a
-graph, and `clusters.py` groups nodes by that. `following.py` joins items that come right after each
-other in a session, which `sessions.py` cuts from timestamps. `partition.py` cuts users and items
-into clusters that few ratings run between. `adjacency.py` is the form that all of
-them share. `registry.py` says which of them a model reads, by name, and `config.py` how they are
-made then.
+`pearson.py` joins nodes that are rated alike, `walks.py` nodes that random walks visit together,
+and `agreement.py` users who gave the same ratings; `related.py` ranks the items that a user's walks
+visit. `centrality.py` measures the positions of nodes in such a graph, and `clusters.py` groups
+nodes by these. `following.py` joins items that directly follow each other in a session;
+`sessions.py` cuts sessions by timestamps. `partition.py` divides users and items into clusters with
+few ratings between them. All graphs are a `WeightedAdjacency` (`adjacency.py`). `registry.py` names
+the graphs that a model can read, and `config.py` has their settings.
 
-Every function takes a `RatingGraph`, which holds training ratings and nothing else, so that no
-held-out rating can reach what is made here.
+Every function takes a `RatingGraph`, which holds nothing but training ratings, so that no held-out
+rating can reach a derived graph.
 """
 
 from dglrec.derived.adjacency import WeightedAdjacency

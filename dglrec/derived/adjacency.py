@@ -1,10 +1,10 @@
-"""Weighted edges among nodes of one type, and the two sides of a rating graph that they come from.
+"""Weighted edges among nodes of one type, and the two sides of the rating graph behind them.
 
 Shapes: N nodes, E edges.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from dglrec.graph import Adjacency, RatingGraph
 
 Side = Literal["items", "users"]
 
-_DENSE = 64  # nodes up to which all eigenvalues are computed
+_DENSE = 64  # up to so many nodes, all eigenvalues are computed
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WeightedAdjacency:
 
     @classmethod
     def of_matrix(cls, matrix: Any) -> "WeightedAdjacency":
-        """Of a square sparse matrix, whose row v holds the weights of node v's in-edges.
+        """The adjacency of a square sparse matrix, whose row v holds the weights of v's in-edges.
 
         Raises:
             ValueError: the matrix is not square.
@@ -65,7 +65,7 @@ class WeightedAdjacency:
         """The same as a sparse matrix, float32 [N, N].
 
         Raises:
-            ValueError: the arrays do not fit together, or an edge ends at a node that is not there.
+            ValueError: the arrays do not fit together, or an edge has a node that does not exist.
         """
         shape = (self.num_nodes, self.num_nodes)
         rows = sparse.csr_array((self.weights, self.neighbours, self.offsets), shape=shape)
@@ -78,7 +78,7 @@ class WeightedAdjacency:
         return WeightedEdges(*(torch.from_numpy(np.ascontiguousarray(one)) for one in arrays))
 
     def is_symmetric(self) -> bool:
-        """Whether each edge's reverse is there with the same weight."""
+        """Whether each edge has a reverse edge with the same weight."""
         matrix = self.matrix()
         return bool((matrix != matrix.T).nnz == 0)
 
@@ -95,15 +95,15 @@ class WeightedAdjacency:
         matrix = self.matrix().astype(np.float64)
         if self.num_nodes <= _DENSE:
             return float(np.linalg.eigvalsh(matrix.toarray())[-1])
-        # The start is given, so that the result is the same each time. It is not constant, because
-        # a constant vector is an eigenvector wherever all nodes have the same sum of weights.
+        # A fixed start makes the result repeatable. It is not constant, as a constant vector is an
+        # eigenvector wherever all nodes have the same sum of weights.
         start = 1 + np.arange(self.num_nodes) / self.num_nodes
         return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
 
     def divided_by_largest_eigenvalue(self) -> "WeightedAdjacency":
-        """The same with weights divided by `largest_eigenvalue`; as it is without edges.
+        """The same with weights divided by `largest_eigenvalue`; unchanged without edges.
 
-        Powers of the matrix then neither grow nor vanish, as graph filters want it (Gama, Marques,
+        Powers of the matrix then neither grow nor vanish, as graph filters need (Gama, Marques,
         Leus and Ribeiro, "Convolutional neural network architectures for signals supported on
         graphs", IEEE TSP 67(4), 2019).
 
@@ -119,11 +119,11 @@ class WeightedAdjacency:
 
 
 def sides_of(graph: RatingGraph, of: Side) -> tuple[Adjacency, Adjacency]:
-    """The edges of the nodes that are compared, and those of the nodes at the other end.
+    """The edges of the nodes that are compared, and the edges of the nodes of the other type.
 
     Raises:
         ValueError: `of` is neither "items" nor "users".
-        IndexError: an edge ends at a node that is not there.
+        IndexError: an edge has a node that does not exist.
     """
     if of not in ("items", "users"):
         raise ValueError(f"of={of!r}: choose items or users")
@@ -135,7 +135,7 @@ def sides_of(graph: RatingGraph, of: Side) -> tuple[Adjacency, Adjacency]:
 
 
 def _check(adjacency: Adjacency, count: int) -> None:
-    """Compiled code would read, and write, outside the arrays."""
+    """Refuse edges by which compiled code would read or write outside the arrays."""
     offsets, neighbours, codes = adjacency.offsets, adjacency.neighbours, adjacency.codes
     ascending = (offsets[1:] >= offsets[:-1]).all()
     if offsets[0] != 0 or not offsets[-1] == len(neighbours) == len(codes) or not ascending:
@@ -149,23 +149,56 @@ def _check(adjacency: Adjacency, count: int) -> None:
         )
 
 
-def pack_rows(
-    counts: npt.NDArray[np.int64],
-    neighbours: npt.NDArray[np.int32],
-    weights: npt.NDArray[np.float32],
-) -> WeightedAdjacency:
-    """An adjacency of the first `counts[v]` entries of each row v, put in ascending order.
+class EdgeArrays(NamedTuple):
+    """An `Adjacency` for compiled code: the edges of M nodes, E in all.
 
-    Args:
-        counts: int64 [N].
+    Attributes:
+        offsets: int64 [M + 1]; node v's edges stand at `offsets[v]:offsets[v + 1]`.
+        neighbours: int32 [E].
+        codes: [E]; the ratings.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    codes: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, adjacency: Adjacency) -> "EdgeArrays":
+        """The arrays of an adjacency."""
+        arrays = adjacency.offsets, adjacency.neighbours, adjacency.codes
+        return cls(*(np.asarray(one) for one in arrays))
+
+
+class NearestRows(NamedTuple):
+    """Up to k weighed neighbours of each of N nodes, from the first column of its row on.
+
+    Attributes:
+        counts: int64 [N]; how many neighbours each node has.
         neighbours: int32 [N, k].
         weights: float32 [N, k].
     """
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    filled = np.arange(neighbours.shape[1]) < counts[:, None]
-    shape = (len(counts), len(counts))
-    arrays = (weights[filled], neighbours[filled], offsets)
-    matrix = sparse.csr_array(arrays, shape=shape)
-    matrix.sort_indices()
-    return WeightedAdjacency.of_matrix(matrix)
+
+    counts: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, size: int, most: int) -> "NearestRows":
+        """Room for `most` neighbours of each of `size` nodes, which have none yet."""
+        return cls(
+            np.zeros(size, dtype=np.int64),
+            np.zeros((size, most), dtype=np.int32),
+            np.zeros((size, most), dtype=np.float32),
+        )
+
+    def pack(self) -> WeightedAdjacency:
+        """The same as an adjacency, each node's neighbours in ascending order."""
+        counts = self.counts
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        filled = np.arange(self.neighbours.shape[1]) < counts[:, None]
+        shape = (len(counts), len(counts))
+        arrays = (self.weights[filled], self.neighbours[filled], offsets)
+        matrix = sparse.csr_array(arrays, shape=shape)
+        matrix.sort_indices()
+        return WeightedAdjacency.of_matrix(matrix)

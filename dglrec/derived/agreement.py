@@ -1,16 +1,18 @@
-"""The graph among users that GHRS starts from: users who gave the same ratings.
+"""GHRS's graph among users: an edge joins users who gave the same ratings.
 
 Darban and Valipour, "GHRS: Graph-based hybrid recommendation system with application to movie
-recommendation", Expert Systems with Applications 200, 2022, section 3.2: two users are joined where
+recommendation", Expert Systems with Applications 200, 2022, section 3.2: two users are joined if
 the items that both rated alike are more than a share of all items.
 """
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from dglrec.derived.adjacency import WeightedAdjacency, sides_of
+from dglrec.derived.adjacency import EdgeArrays, WeightedAdjacency, sides_of
 from dglrec.derived.pearson import pairs_before
 from dglrec.errors import UnusableEnvironmentError
 from dglrec.graph import RatingGraph, node_chunks
@@ -19,22 +21,22 @@ from dglrec.kernels.parallel import compiled_as_written
 from dglrec.machine import available_memory, gib
 from dglrec.progress import progress
 
-_NUMBERS = 2  # read for each two ratings of an item
-_STEPS = 200  # of the bar, at most
-_LEAST_PAIRS = 1 << 22  # in one of them, so that threads have something to share
-_EDGE_BYTES = 24  # of an edge, and of its reverse in a relation
+_NUMBERS = 2  # numbers read for each pair of an item's ratings
+_STEPS = 200  # steps of the progress bar, at most
+_LEAST_PAIRS = 1 << 22  # pairs in a step, so that there is work for several threads
+_EDGE_BYTES = 24  # bytes of an edge, with its reverse in a relation
 
 
 def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjacency:
     """The graph of users who rated enough items alike; weights are the numbers of those items.
 
-    Memory follows from the number of edges, which may come near U^2 where ratings are dense. The
-    time follows from the sum of d^2 over the items' numbers of ratings d.
+    Memory is in proportion to the number of edges, which approaches U^2 for dense ratings. Time is
+    in proportion to the sum of d^2 over the items, with d an item's number of ratings.
 
     Args:
         graph: the training ratings.
-        share: of all items, above 0 and at most 1: two users with equal ratings of so many items,
-            and of one at least, are joined. The paper's code has 0.005 for MovieLens 100K.
+        share: of all items, above 0 and at most 1: two users are joined who gave equal ratings to
+            so many items, and to at least one. The paper's code has 0.005 for MovieLens 100K.
 
     Returns:
         U nodes, with symmetric weights and no edge from a user to itself.
@@ -47,30 +49,26 @@ def agreeing_users(graph: RatingGraph, *, share: float = 0.005) -> WeightedAdjac
         raise ValueError(f"share {share:g}: choose one above 0 and at most 1")
     least = max(1, math.ceil(share * graph.num_items))
     own, others = sides_of(graph, "users")
-    arrays = [
-        np.asarray(one)
-        for side in (own, others)
-        for one in (side.offsets, side.neighbours, side.codes)
-    ]
+    sides = EdgeArrays.of(own), EdgeArrays.of(others)
     work = pairs_before(own, others)
     at_once = max(int(work[-1]) // _STEPS, _LEAST_PAIRS)
     size = own.num_nodes
     offsets = np.zeros(size + 1, dtype=np.int64)
     neighbours, weights = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     with progress("comparing users", 2 * int(work[-1]), "pairs") as advance:
-        # Counted first, so that no more memory is taken than edges need.
+        # Edges are counted first, so that they take no more memory than they need.
         for filled in (False, True):
             if filled:
                 offsets = np.cumsum(offsets)
                 _check_fits(int(offsets[-1]), share)
                 neighbours = np.empty(offsets[-1], dtype=np.int32)
                 weights = np.empty(offsets[-1], dtype=np.float32)
-            out = least, filled, offsets, neighbours, weights
+            out = _Edges(offsets, neighbours, weights)
             for first, last in node_chunks(work, at_once):
                 cuts = even_parts(work[first : last + 1] - work[first], _NUMBERS)
                 run_side_by_side(
                     [
-                        partial(_agree, *arrays, *out, first + low, first + high)
+                        partial(_agree, *sides, least, out, filled, first + low, first + high)
                         for low, high in cuts
                     ]
                 )
@@ -87,23 +85,19 @@ def _check_fits(edges: int, share: float) -> None:
         )
 
 
+class _Edges(NamedTuple):
+    """The graph's edges, or room for them: as the fields of `WeightedAdjacency`."""
+
+    offsets: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+
 @compiled_as_written
-def _agree(  # type: ignore[no-untyped-def]
-    starts,
-    rated,
-    codes,
-    offsets,
-    raters,
-    rater_codes,
-    least,
-    filled,
-    ends,
-    neighbours,
-    weights,
-    low,
-    high,
-):
-    """Count each user's edges into `ends`, or fill them in from there."""
+def _agree(own, others, least, out, filled, low, high):  # type: ignore[no-untyped-def]
+    """Count the edges of users `low` to `high` into the offsets, or fill them in from there."""
+    starts, rated, codes = own
+    offsets, raters, rater_codes = others
     size = len(starts) - 1
     alike = np.zeros(size, dtype=np.int32)
     for user in range(low, high):
@@ -113,12 +107,12 @@ def _agree(  # type: ignore[no-untyped-def]
                 if rater_codes[other] == code:
                     alike[raters[other]] += 1
         alike[user] = 0
-        at = ends[user] if filled else 0
+        at = out.offsets[user] if filled else 0
         for other in range(size):
             if alike[other] >= least:
                 if filled:
-                    neighbours[at], weights[at] = other, alike[other]
+                    out.neighbours[at], out.weights[at] = other, alike[other]
                 at += 1
             alike[other] = 0
         if not filled:
-            ends[user + 1] = at
+            out.offsets[user + 1] = at

@@ -1,7 +1,7 @@
-"""Where each node stands in a graph: the features that GHRS gives to users.
+"""Centrality of nodes in a graph: the features that GHRS gives to users.
 
-Darban and Valipour, "GHRS", Expert Systems with Applications 200, 2022, section 3.2. Edges count as
-they are, without their weights, and go both ways.
+Darban and Valipour, "GHRS", Expert Systems with Applications 200, 2022, section 3.2. The weights of
+edges are ignored, and edges go both ways.
 
 Shapes: N nodes, E edges, P pivots.
 """
@@ -27,36 +27,36 @@ GRAPH_FEATURES = (
 
 _Floats = npt.NDArray[np.float64]
 
-_DAMPING = 0.85  # of PageRank: the share of steps along an edge, as its authors have it
+_DAMPING = 0.85  # of PageRank: the share of steps along an edge, its authors' value
 _TOLERANCE, _MOST_STEPS = 1e-12, 1000
-_PARTS = 16  # of the pivots; sums are taken part by part, so that threads do not change them
+_PARTS = 16  # parts of the pivots; each is summed by one thread, so that results are repeatable
 _PIVOTS_AT_ONCE = 1024
 
 
 def graph_features(
     adjacency: WeightedAdjacency, *, pivots: int | None = 2000, seed: int = 0
 ) -> npt.NDArray[np.float32]:
-    """What GHRS knows of a node by its place in a graph, float32 [N, 5]; see `GRAPH_FEATURES`.
+    """GHRS's features of nodes by their centrality, float32 [N, 5]; see `GRAPH_FEATURES`.
 
     PageRank with damping 0.85 (Brin and Page, 1998); degree and average degree of the neighbours,
     the first over N - 1; closeness, the inverse mean distance to the nodes within reach, times
-    their share of all others (Wasserman and Faust, 1994, equation 5.22); betweenness, the share of
-    shortest paths between two others that go through the node (Brandes, "A faster algorithm for
-    betweenness centrality", Journal of Mathematical Sociology 25(2), 2001). These are the
-    definitions of networkx.
+    their share of all other nodes (Wasserman and Faust, 1994, equation 5.22); betweenness, the
+    share of shortest paths between two other nodes that go through the node (Brandes, "A faster
+    algorithm for betweenness centrality", Journal of Mathematical Sociology 25(2), 2001). These are
+    the definitions of networkx.
 
-    Shortest paths from all nodes take N E steps. In a larger graph they start from pivots: nodes
-    drawn at random, of each connected component in proportion to its size and two at least
-    (Brandes and Pich, "Centrality estimation in large networks", International Journal of
-    Bifurcation and Chaos 17(7), 2007). Closeness and betweenness are then estimates.
+    Shortest paths from all nodes take N E steps. In a larger graph they start from pivots: random
+    nodes, from each connected component in proportion to its size and at least two (Brandes and
+    Pich, "Centrality estimation in large networks", International Journal of Bifurcation and Chaos
+    17(7), 2007). Closeness and betweenness are then estimates.
 
     Args:
         adjacency: symmetric, without an edge from a node to itself.
-        pivots: P, about how many; None, or N and more, for exact figures.
+        pivots: P, approximately; None, or at least N, for exact figures.
         seed: of the choice of pivots.
 
     Raises:
-        ValueError: the graph is not as required, or there are fewer than 1 pivots.
+        ValueError: the graph is not symmetric or has loops, or `pivots` is below 1.
     """
     matrix = adjacency.matrix()
     matrix.data = np.ones_like(matrix.data)
@@ -79,10 +79,10 @@ def graph_features(
 
 
 def _pagerank(matrix: npt.ArrayLike, degrees: _Floats) -> _Floats:
-    """The share of time that a walker spends at each node; it leaves a node without edges at once.
+    """The share of time that a walker spends at each node; from a node without edges it jumps.
 
     Args:
-        matrix: ones where there is an edge, sparse [N, N].
+        matrix: sparse [N, N], 1 for each edge.
         degrees: [N].
     """
     size = len(degrees)
@@ -105,12 +105,12 @@ def _path_features(
     sizes = np.bincount(components)
     sources = draw_pivots(components, pivots, seed)
     distances, passed = _search(adjacency, sources)
-    # Each node's component, without the node itself: how many nodes, and how many pivots.
+    # Of each node's component without the node itself: the numbers of nodes and of pivots.
     others = sizes[components] - 1
     used = np.bincount(components[sources], minlength=len(sizes))[components]
     used[sources] -= 1
     scale = others / np.maximum(used, 1)
-    total = distances * scale  # of the distances to all others
+    total = distances * scale  # of the distances to all other nodes
     closeness = np.divide(others**2, total, out=np.zeros(size), where=total > 0)
     betweenness = passed * scale / max(1, (size - 1) * (size - 2))
     return closeness / max(1, size - 1), betweenness
@@ -119,15 +119,15 @@ def _path_features(
 def draw_pivots(
     components: npt.NDArray[np.int32], count: int | None, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Nodes that shortest paths start from, ascending, int64 [P].
+    """The nodes that shortest paths start from, ascending, int64 [P].
 
     Args:
-        components: int32 [N] the connected component of each node.
-        count: about how many; None for all nodes.
+        components: int32 [N]; the connected component of each node.
+        count: how many, approximately; None for all nodes.
         seed: of the draw.
 
     Returns:
-        All nodes, or of each component of two nodes or more a random share, and two at least.
+        All nodes, or a random share of each component of two or more nodes, and at least two of it.
     """
     size = len(components)
     if count is None or count >= size:
@@ -144,7 +144,7 @@ def draw_pivots(
 def _search(
     adjacency: WeightedAdjacency, sources: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], _Floats]:
-    """Sums over the sources: the distances to each node, and its share of the paths from them."""
+    """Sums over the sources: each node's distance from them, and its share of their paths."""
     size = adjacency.num_nodes
     offsets, neighbours = (np.asarray(a) for a in (adjacency.offsets, adjacency.neighbours))
     distances = np.zeros((_PARTS, size), dtype=np.int64)
@@ -171,7 +171,7 @@ def _search(
 
 @compiled
 def _search_from(offsets, neighbours, sources, distances, passed):  # type: ignore[no-untyped-def]
-    """Brandes' algorithm 1, whose lists of predecessors are told by their distance."""
+    """Brandes' algorithm 1; predecessors are found by their distance instead of kept in lists."""
     size = len(offsets) - 1
     queue = np.empty(size, dtype=np.int32)
     away = np.full(size, -1, dtype=np.int32)

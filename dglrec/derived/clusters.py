@@ -1,4 +1,4 @@
-"""Groups of nodes by their features: k-means, as GHRS groups its users."""
+"""Clusters of nodes by their features: k-means, with which GHRS groups users."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +9,12 @@ _STARTS = 10
 def cluster_rows(
     features: npt.NDArray[np.floating], count: int, *, seed: int = 0
 ) -> npt.NDArray[np.int32]:
-    """The cluster of each of N rows by k-means, int32 [N], numbered from the largest on.
+    """The cluster of each of N rows by k-means, int32 [N]; the largest cluster is 0.
 
-    Columns are brought to mean 0 and standard deviation 1 first; one that does not vary counts
-    nothing. Of ten starts by k-means++ the best is taken (Arthur and Vassilvitskii, "k-means++: the
-    advantages of careful seeding", SODA 2007), as scikit-learn computes it. Clusters of equal size
-    are numbered by their first row. Rows that are alike may leave fewer clusters than asked for.
+    Columns are first scaled to mean 0 and standard deviation 1; a constant column is ignored. The
+    best of ten starts by k-means++ is taken (Arthur and Vassilvitskii, "k-means++: the advantages
+    of careful seeding", SODA 2007), as computed by scikit-learn. Clusters of equal size are
+    numbered by their first row. With few distinct rows there may be fewer clusters than asked for.
 
     Args:
         features: [N, F], finite.
@@ -22,7 +22,7 @@ def cluster_rows(
         seed: of the starts.
 
     Raises:
-        ValueError: there are more clusters than rows or none, or a value is not finite.
+        ValueError: `count` is not from 1 to N, or a value is not finite.
     """
     from sklearn.cluster import KMeans
 

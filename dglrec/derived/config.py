@@ -1,10 +1,10 @@
-"""How graphs among items and among users are made from training rows."""
+"""The configuration of graphs among items and among users."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class DerivedConfig(BaseModel):
-    """How what `model.relations` and `model.graph_features` name is made from training rows."""
+    """How `model.relations` and `model.graph_features` are made from training rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

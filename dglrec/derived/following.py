@@ -1,8 +1,8 @@
-"""Which item comes next: edges between items that a user rated one right after the other.
+"""Edges between items that a user rated directly after each other.
 
-Sequences of sessions as a graph of items are those of Wu, Tang, Zhu, Wang, Xie and Tan,
-"Session-based recommendation with graph neural networks", AAAI 2019, section 3.2, with all sessions
-in one graph and counts for weights.
+The graph of the items of sessions is that of Wu, Tang, Zhu, Wang, Xie and Tan, "Session-based
+recommendation with graph neural networks", AAAI 2019, section 3.2, but with all sessions in a
+single graph, and counts as weights.
 """
 
 from typing import Any
@@ -23,22 +23,22 @@ def next_items(
     *,
     kept: npt.NDArray[np.bool_] | None = None,
 ) -> WeightedAdjacency:
-    """Edges from each item to those that come right after it in a session, weighed by how often.
+    """Edges from each item to those that directly follow it in a session; weights are counts.
 
-    Of ratings of a user at the same time the one with the lower item comes first.
+    Of a user's ratings at the same time, the one of the lower item comes first.
 
     Args:
         graph: the training ratings, of I items.
-        times: int64 [E]; when they were given, by edge id.
-        gap: a session ends where a user's next rating comes more than this later, in the unit of
-            the times, above 0; infinite for one session a user.
-        kept: bool [E], which ratings count, by edge id; None for all.
+        times: int64 [E]; the ratings' times, by edge id.
+        gap: a session ends before a rating that comes more than this later, in the unit of the
+            times, above 0; infinite for one session for each user.
+        kept: bool [E]; which ratings count, by edge id; None for all.
 
     Returns:
-        Of I items; the in-edges of an item come from those that it follows.
+        The graph of I items; an item's in-edges come from the items that it follows.
 
     Raises:
-        ValueError: there are other times than edges, or the gap is not above 0.
+        ValueError: the times do not fit the edges, or the gap is not above 0.
     """
     if len(times) != graph.num_edges:
         raise ValueError(f"{len(times)} times of {graph.num_edges} edges")

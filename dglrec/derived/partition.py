@@ -1,4 +1,4 @@
-"""Clusters of users and items that few ratings run between: METIS, as Cluster-GCN has it."""
+"""Clusters of users and items with few ratings between them, by METIS, for Cluster-GCN."""
 
 import contextlib
 import io
@@ -12,28 +12,29 @@ from dglrec.errors import UnusableEnvironmentError, UsageError
 from dglrec.graph import RatingGraph, import_dgl
 from dglrec.machine import available_memory, gib
 
-_EDGE_BYTES = 200  # of a rating, in DGL's graph, its symmetric copy and METIS's own
+_EDGE_BYTES = 200  # bytes of a rating in DGL's graph, its symmetric copy and METIS's graph
 
 NO_CLUSTER = -1
 """The cluster of a node without a training rating."""
 
 
 def metis_clusters(graph: RatingGraph, count: int) -> npt.NDArray[np.int32]:
-    """The cluster of each user and, behind them, of each item, int32 [U + I].
+    """The cluster of each user, then of each item, int32 [U + I].
 
-    Few training ratings have their user in one cluster and their item in another, and clusters have
-    about as many ends of ratings each (Karypis and Kumar, "A fast and high quality multilevel
+    Few training ratings have their user and their item in different clusters, and clusters have
+    about equal numbers of ends of ratings (Karypis and Kumar, "A fast and high quality multilevel
     scheme for partitioning irregular graphs", SIAM Journal on Scientific Computing 20(1), 1998). A
-    node without a training rating has `NO_CLUSTER`. Some of the clusters may be empty. The same
-    graph may give others another time, as METIS has no seed here: whoever needs the same keeps
-    them.
+    node without a training rating has `NO_CLUSTER`. Clusters may be empty. DGL gives METIS no seed,
+    so the result may differ between calls for the same graph: a caller that needs the same clusters
+    again has to keep them.
 
     Args:
         graph: the training ratings, and no others.
-        count: of clusters.
+        count: how many clusters.
 
     Raises:
-        UsageError: there are fewer nodes with a training rating, or DGL was built without METIS.
+        UsageError: there are fewer nodes with a training rating than clusters, or DGL was built
+            without METIS.
         UnusableEnvironmentError: DGL is not installed or does not load, or there is too little
             memory.
     """
@@ -53,7 +54,7 @@ def metis_clusters(graph: RatingGraph, count: int) -> npt.NDArray[np.int32]:
             "or users"
         )
     found = np.full(len(rated), NO_CLUSTER, dtype=np.int32)
-    # One cluster ends the process with a division by zero in METIS.
+    # With a single cluster, METIS ends the process by a division by zero.
     found[rated] = _partition(dgl, graph, rated, count) if count > 1 else 0
     return found
 

@@ -1,12 +1,12 @@
-"""`similar`: nodes whose ratings go up and down together, the most similar ones of each.
+"""`similar`: the k nearest nodes of each node, by the correlation of their ratings.
 
 The similarity of two items is the Pearson correlation of their ratings by the n users who rated
-both, each item's mean being taken over those users, times n / (n + shrinkage): of few common
-ratings a high correlation comes about by chance (Herlocker, Konstan, Borchers and Riedl, "An
+both, with means over those users, times n / (n + shrinkage), as the correlation of few common
+ratings may be high by chance (Herlocker, Konstan, Borchers and Riedl, "An
 algorithmic framework for performing collaborative filtering", SIGIR 1999, section 5.2; the form
 n / (n + shrinkage) is that of Koren, ACM TKDD 4(1), 2010, equation 2).
 
-Shapes: N nodes that are compared, M nodes at the other end, E ratings, k neighbours.
+Shapes: N nodes that are compared, M nodes of the other type, E ratings, k neighbours.
 """
 
 from functools import partial
@@ -14,15 +14,15 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from dglrec.derived.adjacency import Side, WeightedAdjacency, pack_rows, sides_of
+from dglrec.derived.adjacency import EdgeArrays, NearestRows, Side, WeightedAdjacency, sides_of
 from dglrec.graph import Adjacency, RatingGraph, node_chunks
 from dglrec.kernels import even_parts, run_side_by_side
 from dglrec.kernels.parallel import compiled_as_written
 from dglrec.progress import progress
 
-_SUMS = 6  # added up for each two nodes
-_STEPS = 200  # of the bar, at most
-_LEAST_PAIRS = 1 << 22  # in one of them, so that threads have something to share
+_SUMS = 6  # sums for each pair of nodes
+_STEPS = 200  # steps of the progress bar, at most
+_LEAST_PAIRS = 1 << 22  # pairs in a step, so that there is work for several threads
 
 
 def similar(
@@ -37,20 +37,20 @@ def similar(
     """The graph of similar items, or users: each node's k nearest, made symmetric.
 
     There is an edge where either node is among the k nearest of the other. Only similarities above
-    0 count; of equal ones the lower index is nearer. Sums are exact, of whole numbers, so the
+    0 count; of equal ones, the lower index is nearer. Sums are exact, of whole numbers, so the
     result does not depend on the number of threads, and an edge weighs the same in both directions.
 
-    Nodes are gone through one after the other: memory is about 20 k N bytes, and for each thread
-    52 N bytes. The time follows from the number of pairs of ratings with one end in common: the
-    sum of d^2 over the users' numbers of ratings d for items, and over those of the items for
-    users, which is by far the larger where some items are rated by everybody.
+    Memory is about 20 k N bytes, plus 52 N bytes for each thread. Time is in proportion to the
+    number of pairs of ratings with a common end: for items the sum of d^2 over the users, for users
+    over the items, with d their numbers of ratings. The latter is by far the larger where some
+    items are rated by nearly all users.
 
     Args:
         graph: the training ratings.
         of: which nodes are compared.
         neighbours: k, at least 1.
         shrinkage: number of common ratings at which a correlation counts half; at least 0.
-        min_support: the fewest common ratings of two neighbours; 2 at least are needed.
+        min_support: the fewest common ratings of two neighbours; at least 2.
         normalised: whether weights are divided by the matrix's largest eigenvalue.
 
     Returns:
@@ -75,11 +75,9 @@ def similar(
         )
     size = own.num_nodes
     k = max(1, min(neighbours, size - 1))
-    nearest = np.zeros((size, k), dtype=np.int32)
-    weights = np.zeros((size, k), dtype=np.float32)
-    counts = np.zeros(size, dtype=np.int64)
+    nearest = NearestRows.empty(size, k)
     work = pairs_before(own, others)
-    arrays = (*_arrays(own), *_arrays(others))
+    sides = EdgeArrays.of(own), EdgeArrays.of(others)
     at_once = max(int(work[-1]) // _STEPS, _LEAST_PAIRS)
     with progress(f"comparing {of}", int(work[-1]), "pairs") as advance:
         for first, last in node_chunks(work, at_once):
@@ -88,12 +86,10 @@ def similar(
                 [
                     partial(
                         _find_nearest,
-                        *arrays,
+                        *sides,
                         float(shrinkage),
                         min_support,
                         nearest,
-                        weights,
-                        counts,
                         first + low,
                         first + high,
                     )
@@ -101,27 +97,21 @@ def similar(
                 ]
             )
             advance(int(work[last] - work[first]))
-    one_way = pack_rows(counts, nearest, weights).matrix()
+    one_way = nearest.pack().matrix()
     found = WeightedAdjacency.of_matrix(one_way.maximum(one_way.T))
     return found.divided_by_largest_eigenvalue() if normalised else found
 
 
 def pairs_before(own: Adjacency, others: Adjacency) -> npt.NDArray[np.int64]:
-    """int64 [N + 1]: how many pairs of ratings the nodes before each one take to be compared.
+    """int64 [N + 1]: how many pairs of ratings are read to compare all nodes before each one.
 
     Args:
-        own: the N nodes' edges, checked.
-        others: those of the nodes at the other end, checked.
+        own: the edges of the N nodes, checked.
+        others: the edges of the nodes of the other type, checked.
     """
     pairs = np.zeros(own.num_nodes + 1, dtype=np.int64)
     _count_pairs(np.asarray(own.offsets), np.asarray(own.neighbours), others.degrees, pairs)
     return np.cumsum(pairs)
-
-
-def _arrays(adjacency: Adjacency) -> tuple[npt.NDArray[np.generic], ...]:
-    return tuple(
-        np.asarray(one) for one in (adjacency.offsets, adjacency.neighbours, adjacency.codes)
-    )
 
 
 @compiled_as_written
@@ -133,7 +123,7 @@ def _count_pairs(offsets, neighbours, degrees, pairs):  # type: ignore[no-untype
 
 @compiled_as_written
 def _correlation(sums):  # type: ignore[no-untyped-def]
-    """Pearson's, of n and the sums of x, y, x y, x^2, y^2; 0 where x or y does not vary."""
+    """Pearson's correlation from n and the sums of x, y, x y, x^2, y^2; 0 for constant x or y."""
     n, x, y = sums[0], sums[1], sums[2]
     spread_x, spread_y = n * sums[4] - x * x, n * sums[5] - y * y
     if spread_x <= 0 or spread_y <= 0:
@@ -144,9 +134,9 @@ def _correlation(sums):  # type: ignore[no-untyped-def]
 
 @compiled_as_written
 def insert_best(values, ids, size, value, index):  # type: ignore[no-untyped-def]
-    """Put a value into a list of the best so far, best first; of equal ones by index.
+    """Insert a value into the list of the best so far, best first, equal ones by index.
 
-    Returns how long the list, which had `size` entries, is now.
+    Returns the new length of the list, which had `size` entries.
     """
     at = size
     while at > 0 and (value > values[at - 1] or (value == values[at - 1] and index < ids[at - 1])):
@@ -161,21 +151,10 @@ def insert_best(values, ids, size, value, index):  # type: ignore[no-untyped-def
 
 
 @compiled_as_written
-def _find_nearest(  # type: ignore[no-untyped-def]
-    starts,
-    raters,
-    codes,
-    offsets,
-    rated,
-    rated_codes,
-    shrinkage,
-    min_support,
-    nearest,
-    weights,
-    counts,
-    low,
-    high,
-):
+def _find_nearest(own, others, shrinkage, min_support, nearest, low, high):  # type: ignore[no-untyped-def]
+    """Fill in the nearest of nodes `low` to `high`; `others` are the edges from the other side."""
+    starts, raters, codes = own
+    offsets, rated, rated_codes = others
     size = len(starts) - 1
     sums = np.zeros((size, _SUMS), dtype=np.int64)
     met = np.empty(size, dtype=np.int32)
@@ -195,14 +174,14 @@ def _find_nearest(  # type: ignore[no-untyped-def]
                 pair[3] += x * y
                 pair[4] += x * x
                 pair[5] += y * y
-        found = 0
+        found, weights, nodes = 0, nearest.weights[i], nearest.neighbours[i]
         for place in range(count):
             j = met[place]
             n = sums[j, 0]
             if j != i and n >= min_support:
-                # Rounded before it is compared, so that what is equal in the result is equal here.
+                # Rounded first, so that values that are equal in the result are compared as equal.
                 value = np.float32(_correlation(sums[j]) * (n / (n + shrinkage)))
                 if value > 0:
-                    found = insert_best(weights[i], nearest[i], found, value, j)
+                    found = insert_best(weights, nodes, found, value, j)
             sums[j, :] = 0
-        counts[i] = found
+        nearest.counts[i] = found

@@ -1,4 +1,4 @@
-"""The relations that are made from training rows, by the names that `model.relations` takes."""
+"""The relations that are derived from training rows, by their names in `model.relations`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from dglrec.relations import ITEM_TYPE, USER_TYPE, Edges, Relation
 
 @dataclass(frozen=True)
 class Derivation:
-    """How a relation among nodes of one type is made from training rows.
+    """How a relation among nodes of one type is derived from training rows.
 
     Attributes:
         node_type: `user` or `item`.
-        build: the training rows, and no others, and settings -> the edges; the same each time.
+        build: a function from the training graph and the settings to the edges; repeatable.
         one_way: whether nodes read along their in-edges alone.
     """
 
@@ -34,7 +34,7 @@ class Derivation:
     one_way: bool = True
 
     def relation(self, name: str, edges: WeightedAdjacency) -> Relation:
-        """The edges as a relation of that name."""
+        """The edges as a relation of the given name."""
         turned = WeightedAdjacency.of_matrix(edges.matrix().T)
         forward, backward = (
             Edges(one.offsets, one.neighbours, one.weights) for one in (turned, edges)
@@ -81,23 +81,23 @@ DERIVED: Mapping[str, Derivation] = {
     "next": Derivation(ITEM_TYPE, _next, one_way=False),
     "agreeing_users": Derivation(USER_TYPE, _agreeing_users),
 }
-"""What makes each of `relations.DERIVED_NAMES`."""
+"""The derivation of each of `relations.DERIVED_NAMES`."""
 
 
 def user_graph_features(
     graph: RatingGraph, known: npt.NDArray[np.float32], config: DerivedConfig
 ) -> npt.NDArray[np.float32]:
-    """What GHRS knows of users by their place among those who rate alike, float32 [U, 5 + C].
+    """GHRS's features of users from the graph of users who rate alike, float32 [U, 5 + C].
 
-    `GRAPH_FEATURES` in the graph `agreeing_users`, standardised over users with a training row; and
-    the cluster of each by these and by what else is known of it, 0 or 1 for each of C clusters
+    They are `GRAPH_FEATURES` in the graph `agreeing_users`, standardised over users with a training
+    row, and the user's cluster by these and its known features, as 0 or 1 for each of C clusters
     (Darban and Valipour, "GHRS", 2022, section 3, without its autoencoder). Users without a
     training row have zeros.
 
     Args:
         graph: the training rows, and no others.
         known: [U, F] features of users; F may be 0.
-        config: how.
+        config: the settings.
 
     Raises:
         UnusableEnvironmentError: there is too little memory.

@@ -1,39 +1,40 @@
-"""Items that a user is somewhat related to: those at some places by personalised PageRank.
+"""Items at given ranks of a user's personalised PageRank, as moderately related items.
 
-The PageRank of items is estimated by the walks of `walks.py`, begun at a user: from there to one of
-the user's items, on to one of the users who rated it, and so on, returning to the user with a given
-probability (Fogaras, Racz, Csalogany and Sarlos, "Towards scaling fully personalized PageRank",
-Internet Mathematics 2, 2005). What the walks visit most is ranked first.
+The PageRank of items is estimated by the walks of `walks.py`, started at a user: from there to one
+of the user's items, on to one of the users who rated it, and so on, returning to the user with a
+given probability (Fogaras, Racz, Csalogany and Sarlos, "Towards scaling fully personalized
+PageRank", Internet Mathematics 2, 2005). Items that the walks visit most rank first.
 
 Shapes: U users, I items, R places.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dglrec.derived.walks import pick
+from dglrec.derived.adjacency import EdgeArrays
+from dglrec.derived.walks import Walks, pick
 from dglrec.graph import RatingGraph
 from dglrec.kernels import run_side_by_side
 from dglrec.kernels.hashing import mixed
 from dglrec.kernels.parallel import compiled_as_written, parts_of
 from dglrec.progress import progress
 
-_DRAWS = np.uint64(2)  # hashes a hop
+_DRAWS = np.uint64(2)  # hashes for each hop
 _HALF, _LOW_HALF = np.uint64(32), np.uint64((1 << 32) - 1)
-_NUMBERS_A_HOP = 8  # read and written, to judge whether a second thread is worth it
+_NUMBERS_A_HOP = 8  # numbers read and written for each hop; see `parts_of`
 _USERS_AT_ONCE = 4096
-_KNOWN = -(1 << 30)  # visits of an item that the user has: fewer than any number of hops makes up
+_KNOWN = -(1 << 30)  # initial visits of the user's items, which no number of hops raises above 0
 
 
 class RelatedItems(NamedTuple):
-    """Items at some places of each user's ranking, the first place first.
+    """The items at given places of each user's ranking, in order.
 
     Attributes:
-        items: int32 [U, R]; what follows a user's last one is 0.
-        counts: int64 [U], how many a user has.
+        items: int32 [U, R]; padded with 0.
+        counts: int64 [U]; how many items each user has.
     """
 
     items: npt.NDArray[np.int32]
@@ -51,15 +52,15 @@ def related_items(
 ) -> RelatedItems:
     """The items at places `first` to `last` among those that walks from a user visit.
 
-    Items that the user has rated are not among them. Of equally often visited items the lower index
-    comes first. What each hop draws is a hash of seed, user and hop, so the result does not depend
-    on the number of threads. Memory is 4 U R bytes, and for each thread 4 I + 8 hops bytes.
+    Items that the user has rated are left out. Of equally often visited items, the lower index
+    comes first. Each hop's random numbers are hashes of seed, user and hop, so the result does not
+    depend on the number of threads. Memory is 4 U R bytes, plus 4 I + 8 hops bytes for each thread.
 
     Args:
         graph: the training ratings.
         first: place, from 1.
         last: place, at least `first`.
-        hops: visits to an item of each user's walks together, from 1 to 16,777,216.
+        hops: visits to items of all walks of a user together, from 1 to 16,777,216.
         restart: how likely a walk returns to the user before a hop, from 0 to 1.
         seed: at least 0 and below 2^63.
 
@@ -78,43 +79,33 @@ def related_items(
         )
     users, items = graph.by_user, graph.by_item
     last = max(first, min(last, hops, graph.num_items))
-    found = np.zeros((graph.num_users, last - first + 1), dtype=np.int32)
-    counts = np.zeros(graph.num_users, dtype=np.int64)
-    sides = (users.offsets, users.neighbours, items.offsets, items.neighbours)
-    arrays: list[Any] = [np.asarray(one) for one in sides]
-    chance = np.uint64(round(restart * (1 << 32)))
+    found = RelatedItems(
+        np.zeros((graph.num_users, last - first + 1), dtype=np.int32),
+        np.zeros(graph.num_users, dtype=np.int64),
+    )
+    sides = EdgeArrays.of(users), EdgeArrays.of(items)
+    walks = Walks.of(hops, restart, seed)
     with progress("walking from users", graph.num_users, "users") as advance:
         for low in range(0, graph.num_users, _USERS_AT_ONCE):
             high = min(low + _USERS_AT_ONCE, graph.num_users)
             stretches = parts_of(high - low, (high - low) * hops * _NUMBERS_A_HOP)
-            walk = partial(_walk_from_users, *arrays, hops, chance, np.uint64(seed), first - 1)
-            run_side_by_side(
-                [partial(walk, found, counts, low + start, low + end) for start, end in stretches]
-            )
+            walk = partial(_walk_from_users, *sides, walks, first - 1, found)
+            run_side_by_side([partial(walk, low + start, low + end) for start, end in stretches])
             advance(high - low)
-    return RelatedItems(found, counts)
+    return found
 
 
 @compiled_as_written
-def _walk_from_users(  # type: ignore[no-untyped-def]
-    starts,
-    rated,
-    offsets,
-    raters,
-    hops,
-    restart,
-    seed,
-    skipped,
-    out,
-    counts,
-    low,
-    high,
-):
-    size, most = len(offsets) - 1, out.shape[1]
+def _walk_from_users(by_user, by_item, walks, skipped, out, low, high):  # type: ignore[no-untyped-def]
+    """Walk from users `low` to `high`; the `skipped` most visited items of each are left out."""
+    starts, rated = by_user.offsets, by_user.neighbours
+    offsets, raters = by_item.offsets, by_item.neighbours
+    hops, restart = walks.hops, walks.restart
+    size, most = len(offsets) - 1, out.items.shape[1]
     visits = np.zeros(size, dtype=np.int32)
-    # Of each item that is met: how often it is not, and behind that its index, to be sorted by.
+    # The sort key of each visited item: the hops that did not visit it, then its index.
     keys = np.empty(min(hops, size), dtype=np.int64)
-    stream = mixed(seed + np.uint64(1))
+    stream = mixed(walks.seed + np.uint64(1))
     for user in range(low, high):
         if starts[user] == starts[user + 1]:
             continue
@@ -142,5 +133,5 @@ def _walk_from_users(  # type: ignore[no-untyped-def]
         ordered = np.sort(keys[:count])
         found = min(max(count - skipped, 0), most)
         for place in range(found):
-            out[user, place] = ordered[skipped + place] % size
-        counts[user] = found
+            out.items[user, place] = ordered[skipped + place] % size
+        out.counts[user] = found

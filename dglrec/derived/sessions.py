@@ -1,4 +1,4 @@
-"""Sessions: each user's interactions in the order of time, cut where nothing happens for a while.
+"""Sessions: each user's interactions in the order of time, cut at gaps.
 
 Shapes: E interactions, S sessions.
 """
@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 
 class Sessions(NamedTuple):
-    """Interactions by session; sessions stand in the order in which they end.
+    """Interactions by session; sessions are in the order in which they end.
 
     Attributes:
         offsets: int64 [S + 1]; session s's items stand at `offsets[s]:offsets[s + 1]`.
         items: int32 [E]; within a session in the order of time.
-        users: int64 [S]; whose sessions they are.
-        ends: [S]; the time of each session's last interaction, ascending, as the times were given.
+        users: int64 [S]; each session's user.
+        ends: [S]; the time of each session's last interaction, ascending, in the type of the times.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ def sessions_of(
 ) -> npt.NDArray[np.int64]:
     """The session of each interaction, int64 [E], numbered by user and by time from 0.
 
-    A session ends where the user's next interaction comes more than `gap` later.
+    A session ends before an interaction that comes more than `gap` later.
 
     >>> sessions_of(np.array([7, 3, 7, 7]), np.array([100, 50, 130, 165]), gap=30).tolist()
     [1, 0, 1, 2]
@@ -43,7 +43,7 @@ def sessions_of(
     Args:
         users: [E] whole numbers, in any order.
         times: [E] numbers.
-        gap: in the unit of the times, above 0; infinite for one session a user.
+        gap: in the unit of the times, above 0; infinite for one session for each user.
 
     Raises:
         ValueError: users and times differ in number, a time is not finite, or the gap is not above
@@ -55,7 +55,7 @@ def sessions_of(
         raise ValueError("a time is not finite")
     if not gap > 0:
         raise ValueError(f"gap {gap:g}: sessions are cut at a gap above 0")
-    order = np.lexsort((times, users))  # stable: what happens at once stays as it came
+    order = np.lexsort((times, users))  # stable: interactions at the same time keep their order
     users, times = np.asarray(users)[order], np.asarray(times)[order]
     begins = np.ones(len(order), dtype=bool)
     begins[1:] = (users[1:] != users[:-1]) | (times[1:] - times[:-1] > gap)
@@ -67,7 +67,7 @@ def sessions_of(
 def cut_sessions(
     users: npt.NDArray[Any], items: npt.NDArray[Any], times: npt.NDArray[Any], gap: float
 ) -> Sessions:
-    """Interactions by session; of sessions that end at the same time the lower user comes first.
+    """Interactions by session; of sessions that end at the same time, the lower user comes first.
 
     Args:
         users: [E] whole numbers, in any order.

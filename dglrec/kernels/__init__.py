@@ -1,14 +1,13 @@
-"""The inner loops, compiled, on as many threads as torch has.
+"""The compiled inner loops, which run on as many threads as torch has.
 
 `edges.py` sums over edges and scores them, `attention.py` weighs them by a softmax, `turned.py`
-puts them in the order of their sources, `ridge.py` fits a regression to each node's edges,
-`damping.py` lets few ratings count less, `dropout.py` drops values, `rows.py` moves rows of a table
-as Adam does, `hashing.py` is where chance comes from, `segments.py` sums over all edges in float64,
-`ranking.py` finds the best of a catalogue, `lists.py` goes through lists of items, `softmax.py`
+sorts them by source, `ridge.py` fits a regression to each node's edges, `damping.py` shrinks means
+of few ratings, `dropout.py` drops values, `rows.py` takes Adam's step for some rows of a table,
+`hashing.py` makes random decisions by hashes, `segments.py` sums over all edges in float64,
+`ranking.py` finds the best items of a catalogue, `lists.py` merges lists of items, `softmax.py`
 sums over a catalogue's scores, `neighbours.py` compares items by who rated them, `sampling.py`
-samples a node's edges, `layers.py` weighs the other ends of a step's edges and finds the edges of
-some of them, `numbering.py` numbers a step's nodes, `parallel.py` cuts work into a stretch a
-thread.
+samples a node's edges, `layers.py` weighs the neighbours of a layer's nodes and finds the edges to
+the chosen ones, `numbering.py` numbers a step's nodes, `parallel.py` divides work among threads.
 """
 
 from dglrec.kernels.attention import attend, attend_jointly
@@ -19,7 +18,13 @@ from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hash_part_of, ha
 from dglrec.kernels.layers import Left, Lists, add_importance, edges_with
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.maxima import max_messages
-from dglrec.kernels.neighbours import add_similarities, count_pairs, predict_residuals
+from dglrec.kernels.neighbours import (
+    Rated,
+    Raters,
+    add_similarities,
+    count_pairs,
+    predict_residuals,
+)
 from dglrec.kernels.numbering import number_rows
 from dglrec.kernels.parallel import (
     compiled,
@@ -44,6 +49,8 @@ __all__ = [
     "ItemLists",
     "Left",
     "Lists",
+    "Rated",
+    "Raters",
     "Terms",
     "Tiles",
     "add_importance",

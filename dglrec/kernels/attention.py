@@ -1,12 +1,12 @@
 """Attention over a node's edges: scores, softmax and weighed sum in one pass, and one back.
 
-Torch's operations write a row for each edge several times, and DGL's those of the scores; here a
-row is read, used and dropped. With w an edge's weight, v the row of its source, g the gradient of
+Torch's operations write each edge's row to memory several times, and DGL's write its scores; here
+a row is read and used at once. With w an edge's weight, v the row of its source, g the gradient of
 its destination's sum o, the gradient of its score is w (g . v - g . o) (Dao, Fu, Ermon, Rudra and
-Re, "FlashAttention", NeurIPS 2022, section B.2). GATv2 keeps w of each edge and head. GAT, whose
-scores are sums of a number of either end, computes w again, and keeps nothing of an edge. Gradients
-of sources are summed source by source, in an order that follows from the edges alone, so they are
-repeatable.
+Re, "FlashAttention", NeurIPS 2022, section B.2). GATv2 keeps w of each edge and head for the
+backward pass. GAT, whose scores are the sum of one number of each end, computes w again, and keeps
+nothing for each edge. Gradients of sources are summed source by source, in an order that depends on
+the edges alone, so they are repeatable.
 
 Shapes: S sources, D destinations, K edges, A heads, F columns of a head.
 """
@@ -25,6 +25,13 @@ from torch.nn import functional
 
 from dglrec.kernels.attention_loops import (
     SLOPE,
+    Edges,
+    Gradients,
+    JointGradients,
+    JointScores,
+    Norms,
+    TurnedEdges,
+    Upstream,
     attend_back,
     attend_rows,
     attend_rows_jointly,
@@ -44,7 +51,7 @@ from dglrec.kernels.parallel import (
 )
 from dglrec.kernels.turned import check_block, edge_arrays, present_array, turned_edges
 
-_WORK = 6  # numbers that a value of an edge's row counts for, to judge whether threads are worth it
+_WORK = 6  # numbers read and written for each value of an edge's row; see `even_parts`
 
 
 def attend(
@@ -63,19 +70,18 @@ def attend(
     Args:
         offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
         neighbours: int32 or int64 [K]; each edge's source.
-        rows: [S, A F], of each source what its messages are; of less than 32 bits, values count as
-            float32.
+        rows: [S, A F]; each source's messages. Values of less than 32 bits are computed as float32.
         attention: a, [A, F].
-        of_own: [D, A]; what each destination adds to the scores of its edges.
-        present: [K]; 1 for an edge, 0 for the room of one that is not there; None where all are.
+        of_own: [D, A]; added to the scores of each destination's edges.
+        present: [K]; 1 for an edge, 0 for padding; None where there is no padding.
         bias: [A F], added to each destination's sum; None for nothing.
 
     Returns:
-        [D, A F], the bias where there is no edge.
+        [D, A F]; the bias for a destination without edges.
 
     Raises:
         ValueError: the arguments do not fit together.
-        IndexError: an edge has a source that is not there.
+        IndexError: an edge has a source that does not exist.
     """
     heads, size = attention.shape
     if bias is None:
@@ -103,19 +109,19 @@ def attend_jointly(
     Brody, Alon and Yahav, "How attentive are graph attention networks?", ICLR 2022, equation 7.
 
     Args:
-        offsets: as in `attend`, and the others likewise.
+        offsets: int64 [D + 1], as in `attend`.
         neighbours: int32 or int64 [K].
         rows: [S, A F].
         attention: a, [A, F].
-        own: [D, A F]; what each destination adds to the rows of its edges for their scores.
-        present: [K] or None.
+        own: [D, A F]; added to the rows of each destination's edges, for their scores alone.
+        present: [K] or None, as in `attend`.
 
     Returns:
-        [D, A F], zeros where there is no edge.
+        [D, A F]; zeros for a destination without edges.
 
     Raises:
         ValueError: the arguments do not fit together.
-        IndexError: an edge has a source that is not there.
+        IndexError: an edge has a source that does not exist.
     """
     width = attention.numel()
     if rows.shape[1] != width or own.shape != (len(offsets) - 1, width):
@@ -156,7 +162,7 @@ def _attend_anywhere(
     bias: Tensor,
     present: Tensor | None,
 ) -> Tensor:
-    """The same in torch's operations."""
+    """`attend` in torch's operations."""
     of_sources = (rows.unflatten(1, attention.shape) * attention).sum(2)
     owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
     scores = of_sources.index_select(0, neighbours) + of_own.index_select(0, owners)
@@ -172,7 +178,7 @@ def _attend_jointly_anywhere(
     own: Tensor,
     present: Tensor | None,
 ) -> Tensor:
-    """The same in torch's operations."""
+    """`attend_jointly` in torch's operations."""
     owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
     both = functional.embedding(neighbours, rows) + own.index_select(0, owners)
     both = functional.leaky_relu(both, SLOPE).unflatten(1, attention.shape)
@@ -181,16 +187,16 @@ def _attend_jointly_anywhere(
 
 
 def _softmax(scores: Tensor, owners: Tensor, count: int, present: Tensor | None) -> Tensor:
-    """[K, A] scores -> [K, A] weights that are 1 over each destination's edges."""
+    """[K, A] scores -> [K, A] weights, whose sum over each destination's edges is 1."""
     if present is not None:
         scores = scores.masked_fill(present.unsqueeze(1) == 0, -torch.inf)
-    # Less each node's largest, so that nothing overflows.
+    # Each node's largest score is subtracted, so that nothing overflows.
     fixed = scores.detach()
     places = owners.unsqueeze(1).expand_as(fixed)
     largest = fixed.new_zeros(count, fixed.shape[1]).scatter_reduce(
         0, places, fixed, "amax", include_self=False
     )
-    # Where no edge is there the largest is -inf, and -inf - -inf no number.
+    # Without edges the largest is -inf, and -inf - -inf would be NaN.
     largest = largest.clamp(min=torch.finfo(scores.dtype).min)
     weights = torch.exp(scores - largest.index_select(0, owners))
     totals = torch.zeros_like(largest).index_add(0, owners, weights)
@@ -220,8 +226,8 @@ class _Attend(Function):
         bias: Tensor,
         present: Tensor | None,
     ) -> Tensor:
-        edges = edge_arrays(offsets, neighbours)
-        factors, own, added = arrays_of(attention, of_own, bias.view_as(attention))
+        edges = Edges(*edge_arrays(offsets, neighbours), present_array(present))
+        factors, of_destinations, added = arrays_of(attention, of_own, bias.view_as(attention))
         (values,) = _by_head(len(factors), rows)
         of_sources = np.empty((len(values), len(factors)), dtype=values.dtype)
         run_side_by_side(
@@ -230,17 +236,17 @@ class _Attend(Function):
                 for part in parts_of(len(values), values.size)
             ]
         )
-        largest, shares = np.empty_like(own), np.empty_like(own)
-        out = np.empty((len(own), *factors.shape), dtype=values.dtype)
-        given = (present_array(present), values, of_sources, own, added, largest, shares, out)
+        norms = Norms(np.empty_like(of_destinations), np.empty_like(of_destinations))
+        out = np.empty((len(of_destinations), *factors.shape), dtype=values.dtype)
+        given = (values, of_sources, of_destinations, added, norms, out)
         run_side_by_side(
             [
-                partial(attend_rows, *edges, *given, *part)
-                for part in even_parts(edges[0], _WORK * factors.size)
+                partial(attend_rows, edges, *given, *part)
+                for part in even_parts(edges.offsets, _WORK * factors.size)
             ]
         )
         summed = torch.from_numpy(out).flatten(1)
-        kept = map(torch.from_numpy, (of_sources, largest, shares))
+        kept = map(torch.from_numpy, (of_sources, *norms))
         ctx.save_for_backward(
             offsets, neighbours, rows, attention, of_own, bias, present, summed, *kept
         )
@@ -253,31 +259,33 @@ class _Attend(Function):
             ctx.saved_tensors
         )
         edges = edge_arrays(offsets, neighbours)
-        factors, own, added = arrays_of(attention, of_own, bias.view_as(attention))
+        factors, of_destinations, added = arrays_of(attention, of_own, bias.view_as(attention))
         of_sources, largest, shares = arrays_of(*kept)
-        values, made, upstream = _by_head(len(factors), rows, summed, gradient)
-        along = _along(upstream, made, added)
-        turned = turned_edges(*edges, len(values))
+        values, result, upstream = _by_head(len(factors), rows, summed, gradient)
+        along = _along(upstream, result, added)
+        turned = TurnedEdges(*turned_edges(*edges, len(values)), present_array(present))
+        terms = np.stack((of_destinations, largest, shares, along), axis=1)
+        parts = even_parts(turned.starts, _WORK * factors.size)
         of_edges = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
         of_rows = np.empty_like(values)
-        parts = even_parts(turned[0], _WORK * factors.size)
-        of_attention = [np.zeros_like(factors) for _ in parts]
-        terms = np.stack((own, largest, shares, along), axis=1)
-        given = (present_array(present), values, factors, of_sources, terms, upstream)
+        # All sources share the attention, so each thread sums its gradient into its own table.
+        gradients = [Gradients(of_edges, of_rows, np.zeros_like(factors)) for _ in parts]
+        given = (values, factors, of_sources, terms, upstream)
         run_side_by_side(
             [
-                partial(attend_back, *turned, *given, of_edges, of_rows, mine, *part)
-                for part, mine in zip(parts, of_attention, strict=True)
+                partial(attend_back, turned, *given, of_thread, *part)
+                for part, of_thread in zip(parts, gradients, strict=True)
             ]
         )
-        of_destinations = np.empty_like(along)
+        sums = np.empty_like(along)
         run_side_by_side(
             [
-                partial(sum_edges, edges[0], of_edges, of_destinations, low, high)
+                partial(sum_edges, edges[0], of_edges, sums, low, high)
                 for low, high in even_parts(edges[0], along.shape[1])
             ]
         )
-        found = (torch.from_numpy(one) for one in (total_of(of_attention), of_destinations))
+        of_attention = total_of([of_thread.attention for of_thread in gradients])
+        found = map(torch.from_numpy, (of_attention, sums))
         of_bias = gradient.sum(0) if ctx.needs_input_grad[5] else None
         return None, None, torch.from_numpy(of_rows).flatten(1), *found, of_bias, None
 
@@ -293,17 +301,18 @@ class _AttendJointly(Function):
         own: Tensor,
         present: Tensor | None,
     ) -> Tensor:
-        edges = edge_arrays(offsets, neighbours)
+        edges = Edges(*edge_arrays(offsets, neighbours), present_array(present))
         factors = arrays_of(attention)[0]
-        values, added = _by_head(len(factors), rows, own)
-        weights = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
-        out = np.empty_like(added)
-        norms = np.empty((2, *added.shape[:2]), dtype=added.dtype)
-        given = (present_array(present), values, factors, added, np.zeros_like(factors), *norms)
+        values, destinations = _by_head(len(factors), rows, own)
+        weights = np.empty((len(edges.neighbours), len(factors)), dtype=values.dtype)
+        out = np.empty_like(destinations)
+        norms = Norms(*np.empty((2, *destinations.shape[:2]), dtype=destinations.dtype))
+        joint, no_bias = JointScores(values, factors, destinations), np.zeros_like(factors)
+        given = (joint, no_bias, norms, weights, out)
         run_side_by_side(
             [
-                partial(attend_rows_jointly, *edges, *given, weights, out, *part)
-                for part in even_parts(edges[0], _WORK * factors.size)
+                partial(attend_rows_jointly, edges, *given, *part)
+                for part in even_parts(edges.offsets, _WORK * factors.size)
             ]
         )
         summed = torch.from_numpy(out).flatten(1)
@@ -315,45 +324,53 @@ class _AttendJointly(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         offsets, neighbours, *saved = ctx.saved_tensors
-        edges = edge_arrays(offsets, neighbours)
+        # Padding weighs 0, so its gradients are 0 without a look at `present`.
+        edges = Edges(*edge_arrays(offsets, neighbours), present_array(None))
         rows, attention, own, kept, summed = saved
         factors, weights = arrays_of(attention, kept)
-        values, added, made, upstream = _by_head(len(factors), rows, own, summed, gradient)
-        along = _along(upstream, made, np.zeros_like(factors))
-        of_edges, of_own = np.empty_like(weights), np.empty_like(added)
-        parts = even_parts(edges[0], _WORK * factors.size)
-        of_attention = [np.zeros_like(factors) for _ in parts]
-        given = (values, factors, added, weights, upstream)
+        values, destinations, result, upstream = _by_head(len(factors), rows, own, summed, gradient)
+        joint = JointScores(values, factors, destinations)
+        given = Upstream(upstream, _along(upstream, result, np.zeros_like(factors)))
+        of_edges, of_destinations = np.empty_like(weights), np.empty_like(destinations)
+        parts = even_parts(edges.offsets, _WORK * factors.size)
+        gradients = [
+            JointGradients(of_edges, of_destinations, np.zeros_like(factors)) for _ in parts
+        ]
         run_side_by_side(
             [
-                partial(joint_scores_back, *edges, *given, along, of_edges, of_own, mine, *part)
-                for part, mine in zip(parts, of_attention, strict=True)
+                partial(joint_scores_back, edges, joint, weights, given, of_thread, *part)
+                for part, of_thread in zip(parts, gradients, strict=True)
             ]
         )
-        turned = turned_edges(*edges, len(values))
+        ends = turned_edges(edges.offsets, edges.neighbours, len(values))
+        turned = TurnedEdges(*ends, edges.present)
         of_rows = np.empty_like(values)
         run_side_by_side(
             [
-                partial(joint_rows_back, *turned, *given, of_edges, of_rows, *part)
-                for part in even_parts(turned[0], _WORK * factors.size)
+                partial(joint_rows_back, turned, joint, weights, upstream, of_edges, of_rows, *part)
+                for part in even_parts(turned.starts, _WORK * factors.size)
             ]
         )
-        of_sources, of_destinations = (
-            torch.from_numpy(one).flatten(1) for one in (of_rows, of_own)
+        of_attention = total_of([of_thread.attention for of_thread in gradients])
+        return (
+            None,
+            None,
+            torch.from_numpy(of_rows).flatten(1),
+            torch.from_numpy(of_attention),
+            torch.from_numpy(of_destinations).flatten(1),
+            None,
         )
-        found = torch.from_numpy(total_of(of_attention))
-        return None, None, of_sources, found, of_destinations, None
 
 
 def _by_head(heads: int, *tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
-    """What compiled code reads of [N, A F], as [N, A, F]."""
+    """[N, A F] tensors as [N, A, F] arrays for compiled code."""
     return arrays_of(*(one.unflatten(1, (heads, -1)) for one in tensors))
 
 
 def _along(
     gradient: npt.NDArray[Any], summed: npt.NDArray[Any], added: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Products of the gradient with the result less what was added to it, [D, A]."""
+    """Dot products, head by head, of the gradient with the result less the bias, [D, A]."""
     out = np.empty(summed.shape[:2], dtype=summed.dtype)
     run_side_by_side(
         [

@@ -1,6 +1,6 @@
-"""How much a node's own ratings count: n / (n + damping), column by column, in one pass.
+"""Means of few ratings shrunk by n / (n + damping), column by column, in one pass.
 
-Written out in torch's operations, values, shares and their gradients pass through memory ten times.
+In torch's operations, values, shares and their gradients pass through memory ten times.
 
 Shapes: D nodes, C columns.
 """
@@ -25,11 +25,11 @@ from dglrec.kernels.parallel import (
 
 
 def damp_means(means: Tensor, degrees: Tensor, damping: Tensor) -> Tensor:
-    """Let means of few ratings count less: means * n / (n + damping), [D, C].
+    """Shrink means of few ratings: means * n / (n + damping), [D, C].
 
     Args:
-        means: [D, C]; of less than 32 bits, values count as float32.
-        degrees: n, [D]; no gradient reaches them.
+        means: [D, C]; values of less than 32 bits are computed as float32.
+        degrees: n, [D]; they get no gradient.
         damping: [C], above 0.
 
     Raises:

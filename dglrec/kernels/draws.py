@@ -12,7 +12,7 @@ F64 = npt.NDArray[np.float64]
 def products(users: F32, items: F32) -> F32:
     """[n, I] products of float32 [n, K] user vectors with [K, I] item vectors.
 
-    BLAS would be as quick, but may sum in another order on another number of threads.
+    BLAS would be as fast, but may sum in another order on another number of threads.
     """
     if users.shape[1] != items.shape[0]:
         raise ValueError(f"vectors of {users.shape[1]} and of {items.shape[0]} dimensions")
@@ -29,20 +29,20 @@ def draw_distinct(
     items: npt.NDArray[np.int32],
     reach: F64,
 ) -> npt.NDArray[np.int64]:
-    """Draw items by weight with replacement, and keep each user's first distinct ones.
+    """Draw items by weight with replacement, and keep the distinct items of each user.
 
-    A user who wants c items draws until it has them, but at most c * D times.
+    For a user who wants c items, items are drawn until c are distinct, at most c * D times.
 
     Args:
         popularity: float64 [I], above 0.
         tilt: float32 [n, I], above 0; the weight of item i is popularity[i] * tilt[u, i].
         offsets: int64 [n + 1]; user u wants `offsets[u + 1] - offsets[u]` items.
-        uniforms: float64 [D * offsets[n]] from 0 to 1; a user uses those of its own stretch.
-        items: int32 [offsets[n]]; filled in, a user's own ascending once it has them all.
+        uniforms: float64 [D * offsets[n]] from 0 to 1; user u takes those from `D * offsets[u]` on.
+        items: int32 [offsets[n]]; filled in, and sorted for users who get all the items they want.
         reach: float64 [n]; filled in with the number of draws / the sum of weights.
 
     Returns:
-        int64 [n] how many items each user has got.
+        int64 [n] how many items each user got.
     """
     count = len(tilt)
     if tilt.shape[1] != len(popularity) or len(reach) != count or len(offsets) != count + 1:
@@ -98,7 +98,7 @@ def _draw_distinct(popularity, tilt, offsets, uniforms, draws, items, reach, fou
 
 @compiled_as_written
 def _first_above(ascending, value):  # type: ignore[no-untyped-def]
-    """The first index whose number is above a value; the last where none is."""
+    """The first index whose number is above a value; the last index where no number is."""
     low, high = 0, len(ascending) - 1
     while low < high:
         middle = (low + high) // 2

@@ -1,8 +1,8 @@
-"""Dropout whose choice is a hash of the place: nothing is drawn one by one, and nothing is kept.
+"""Dropout decided by a hash of each value's place: no random number for each, and no mask kept.
 
 Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15,
-2014. On a CPU torch draws a number for each value and keeps a mask; here a hash decides for four
-values at once, and the way back computes it again.
+2014. On a CPU torch draws a number for each value and keeps a mask; here one hash decides for four
+values, and the backward pass computes it again.
 """
 
 from functools import partial
@@ -18,19 +18,20 @@ from torch.nn import functional
 from dglrec.kernels.hashing import mixed
 from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side, runs_compiled
 
-_BITS = 16  # of a hash for each value
+_BITS = 16  # bits of a hash for each value
 _AT_ONCE = 64 // _BITS
-_WORK = 4  # numbers that a value counts for, to judge whether a second thread is worth it
+_WORK = 4  # numbers that a value counts for; see `parts_of`
 
 
 def drop_units(values: Tensor, share: float) -> Tensor:
-    """Zeros in the place of a share of the values, and the others the larger for it.
+    """Set a share of the values to 0, and scale the others up by 1 / (1 - share).
 
-    What is dropped follows from a number of torch's generator alone.
+    A single number of torch's generator decides which values are dropped.
 
     Args:
-        values: of any shape; of less than 32 bits, or on other devices than a CPU, torch drops.
-        share: from 0 to below 1; on a CPU to the nearest 65,536th.
+        values: of any shape; other types than float32 and float64, and other devices than a CPU,
+            take torch's own dropout.
+        share: from 0 to below 1; on a CPU rounded to a multiple of 1 / 65,536.
     """
     if not runs_compiled(values) or values.dtype not in (torch.float32, torch.float64):
         return functional.dropout(values, share)
@@ -84,7 +85,7 @@ def _drop(values, key, threshold, scale, out, low, high):  # type: ignore[no-unt
         for j in range(_AT_ONCE):
             kept = (found >> np.uint64(j * _BITS)) & mask >= threshold
             out[first + j] = scale * values[first + j] if kept else zero
-    for group in range(max(low, whole), high):  # what is left at the end
+    for group in range(max(low, whole), high):  # the last, incomplete group
         found = mixed(key + np.uint64(group))
         for j in range(len(values) - group * _AT_ONCE):
             place = group * _AT_ONCE + j

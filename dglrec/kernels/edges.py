@@ -1,15 +1,15 @@
-"""Sums over a node's edges, and scores of edges: torch's operations, on a CPU compiled ones.
+"""Sums over a node's edges, and scores of edges: by compiled code on a CPU, elsewhere by torch.
 
-What torch makes of these on a CPU writes each edge's row to memory and reads it back several times,
-forward and backward. Here a row is read, used and dropped, which is eight times as fast for the
-scores and three to four for the sums (`benchmarks/bench_kernels.py`). The gradients are summed
-in an order that follows from the input and the number of threads alone, so they are repeatable.
+On a CPU torch writes each edge's row to memory and reads it back several times, forward and
+backward. Here a row is read and used at once, which is eight times as fast for the scores and three
+to four times for the sums (`benchmarks/bench_kernels.py`). The order in which gradients are summed
+depends on the input and the number of threads alone, so they are repeatable.
 
 Shapes: S sources, D destinations, K edges of a block, B target edges, H columns.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,19 +46,19 @@ def sum_messages(
     Args:
         offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
         neighbours: int32 or int64 [K]; each edge's source.
-        sources: [S, H]; of less than 32 bits, a CPU sums them as float32, and so does any device
-            where there are weights, which would be rounded to the sources' type otherwise.
-        weights: [K] factors of the edges; no gradient reaches them.
-        mean: divide each sum by the number of edges; zeros stay where there is none.
-        counts: [D]; with `mean` the number of edges, where some of the K are not there and weigh 0.
-        fanout: how many edges each destination has, where that is the same for all of them.
-        turned: without weights: the same edges in the order of their sources, int64 [S + 1] and
-            [K] their destinations. Then a source's gradient is a sum as well, and nothing is
-            added to a table at random.
+        sources: [S, H]; values of less than 32 bits are summed as float32 on a CPU, and with
+            weights on any device, as the weights would otherwise be rounded to the sources' type.
+        weights: [K] factors of the edges; they get no gradient.
+        mean: divide each sum by the number of edges; a destination without edges gets zeros.
+        counts: [D]; with `mean`, the number of edges without padding, which weighs 0.
+        fanout: how many edges each destination has, where all have the same number.
+        turned: without weights, the same edges sorted by source: int64 [S + 1] offsets and [K]
+            destinations. A source's gradient is then a sum as well, instead of random additions to
+            a table.
 
     Raises:
-        ValueError: offsets, neighbours and weights do not fit together, or `turned` to them.
-        IndexError: `turned` names a destination that is not there.
+        ValueError: offsets, neighbours, weights and `turned` do not fit together.
+        IndexError: `turned` names a destination that does not exist.
     """
     if mean and counts is not None:
         sums = sum_messages(offsets, neighbours, sources, weights, fanout=fanout, turned=turned)
@@ -107,7 +107,7 @@ def score_edges(
         _check_tables(users, items, tables)
         scores: Tensor = _ScoreEdges.apply(users, items, *tables)  # type: ignore[no-untyped-call]
         return scores
-    # The gradient of `embedding` is summed in a fixed order, for which it sorts: once a side.
+    # `embedding` sums its gradient in a fixed order, for which it sorts: one call for each side.
     rows, width = functional.embedding, len(weights)
     if factors is None:
         return functional.relu(rows(users, hidden[0]) + rows(items, hidden[1])) @ weights
@@ -118,7 +118,7 @@ def score_edges(
 
 
 def _widened(values: Tensor) -> Tensor:
-    """There is no bfloat16 in numpy, and sums of many terms need more digits than it has."""
+    """As float32 for compiled code: numpy has no bfloat16, and long sums need more digits."""
     return _at_least_float32(values) if runs_compiled(values) else values
 
 
@@ -127,7 +127,7 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def ragged(starts: Tensor, counts: Tensor) -> Tensor:
-    """All positions of D stretches, one after the other; int64 [sum of counts]."""
+    """The positions of D ranges, one range after the other; int64 [sum of counts]."""
     ends = counts.cumsum(0)
     total = int(ends[-1]) if len(ends) else 0
     shifts = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
@@ -135,15 +135,15 @@ def ragged(starts: Tensor, counts: Tensor) -> Tensor:
 
 
 def check_rows(rows: Tensor, count: int, name: str) -> None:
-    """Refuse rows that a table lacks: compiled code would read, or write, outside it.
+    """Refuse rows that a table lacks: compiled code would read or write outside the table.
 
     Args:
         rows: whole numbers.
-        count: of the table's rows.
-        name: what the rows are.
+        count: how many rows the table has.
+        name: of the rows, for the message.
 
     Raises:
-        IndexError: one is not there.
+        IndexError: the table lacks a row.
     """
     if len(rows):
         low, high = (int(bound) for bound in rows.aminmax())
@@ -164,7 +164,7 @@ def _check_turned(
     starts: Tensor, destinations: Tensor, edges: int, sources: int, *, weighted: bool
 ) -> None:
     if weighted:
-        raise ValueError("turned edges have no weights of their own")
+        raise ValueError("turned edges take no weights")
     if (len(starts), len(destinations)) != (sources + 1, edges):
         raise ValueError(
             f"turned edges: {len(destinations)} of {len(starts) - 1} sources; there are {edges} of "
@@ -209,7 +209,7 @@ def _bag(
 def _sum_rows_of(
     neighbours: Tensor, sources: Tensor, weights: Tensor | None, fanout: int, mean: bool
 ) -> Tensor:
-    """What `_bag` gives where each destination has f edges: nothing is looked for, or sorted."""
+    """As `_bag`, where each destination has f edges: nothing is searched for or sorted."""
     rows: Tensor = sources.index_select(0, neighbours).unflatten(0, (-1, fanout))
     if weights is not None:
         rows = rows * weights.view(-1, fanout, 1)
@@ -247,37 +247,60 @@ class _SumMessages(Function):
             neighbours.numpy(),
             (gradient.new_empty(0) if weights is None else weights).numpy(),
         )
-        # A table a thread is worth it where each of its rows gets several edges.
+        # A table for each thread is worth it where a source has several edges.
         out = _scatter if 4 * ctx.num_sources <= len(neighbours) else _gather
         result = out(*arrays, ctx.mean, gradient.contiguous().numpy(), ctx.num_sources)
         return None, None, torch.from_numpy(result), *nothing
+
+
+class _Terms(NamedTuple):
+    """The tables that scores are computed from, or their gradients.
+
+    Attributes:
+        user_hidden: [N_u, H]; a.
+        item_hidden: [N_i, H]; c.
+        weights: [H]; w.
+        user_factors: [N_u, F]; p.
+        item_factors: [N_i, F]; q.
+    """
+
+    user_hidden: npt.NDArray[Any]
+    item_hidden: npt.NDArray[Any]
+    weights: npt.NDArray[Any]
+    user_factors: npt.NDArray[Any]
+    item_factors: npt.NDArray[Any]
+
+    @property
+    def width(self) -> int:
+        """H + F."""
+        width: int = len(self.weights) + self.user_factors.shape[1]
+        return width
 
 
 class _ScoreEdges(Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, *tables: Tensor) -> Tensor:
         ctx.save_for_backward(users, items, *tables)
-        arrays = arrays_of(users, items, *tables)
-        out = np.empty(len(users), dtype=arrays[2].dtype)
-        width = arrays[4].size + arrays[5].shape[1]
-        parts = parts_of(len(users), len(users) * width)
-        run_side_by_side([partial(_score, *arrays, out, low, high) for low, high in parts])
+        ends, terms = arrays_of(users, items), _Terms(*arrays_of(*tables))
+        out = np.empty(len(users), dtype=terms.weights.dtype)
+        parts = parts_of(len(users), len(users) * terms.width)
+        run_side_by_side([partial(_score, *ends, terms, out, low, high) for low, high in parts])
         return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        arrays = arrays_of(*ctx.saved_tensors)
-        out_gradient = gradient.contiguous().numpy()
-        width = arrays[4].size + arrays[5].shape[1]
-        rows = sum(table.size for table in arrays[2:])
-        parts = parts_of(len(out_gradient), len(out_gradient) * width, rows)
-        # Edges of two threads may share a node, so each thread sums into tables of its own.
-        sums = [tuple(np.zeros_like(table) for table in arrays[2:]) for _ in parts]
+        users, items, *tables = arrays_of(*ctx.saved_tensors)
+        terms = _Terms(*tables)
+        upstream = gradient.contiguous().numpy()
+        numbers = sum(table.size for table in terms)
+        parts = parts_of(len(upstream), len(upstream) * terms.width, numbers)
+        # Edges of two threads may share a node, so each thread sums into separate tables.
+        sums = [_Terms(*map(np.zeros_like, terms)) for _ in parts]
         run_side_by_side(
             [
-                partial(_score_back, *arrays, out_gradient, *own, low, high)
-                for (low, high), own in zip(parts, sums, strict=True)
+                partial(_score_back, users, items, terms, upstream, of_thread, low, high)
+                for (low, high), of_thread in zip(parts, sums, strict=True)
             ]
         )
         return (
@@ -295,7 +318,7 @@ def _scatter(
     gradient: npt.NDArray[Any],
     num_sources: int,
 ) -> npt.NDArray[Any]:
-    """Many edges a source: a thread reads its destinations and adds into a table of its own."""
+    """Many edges for each source: each thread adds its destinations' edges to a separate table."""
     shape = (num_sources, gradient.shape[1])
     parts = even_parts(offsets, gradient.shape[1], shape[0] * shape[1])
     tables = [np.zeros(shape, dtype=gradient.dtype) for _ in parts]
@@ -316,7 +339,7 @@ def _gather(
     gradient: npt.NDArray[Any],
     num_sources: int,
 ) -> npt.NDArray[Any]:
-    """Few edges a source: they are put in the sources' order, and each source reads its own."""
+    """Few edges for each source: they are sorted by source, and summed source by source."""
     starts, destinations, turned = _transpose(offsets, neighbours, weights, mean, num_sources)
     out = np.empty((num_sources, gradient.shape[1]), dtype=gradient.dtype)
     run_side_by_side(
@@ -393,71 +416,78 @@ def _transpose(offsets, neighbours, weights, mean, num_sources):  # type: ignore
 
 
 @compiled
-def _score(users, items, a, c, w, p, q, out, low, high):  # type: ignore[no-untyped-def]
-    zero = a.dtype.type(0)
+def _score(users, items, terms, out, low, high):  # type: ignore[no-untyped-def]
+    user_hidden, item_hidden, weights, user_factors, item_factors = terms
+    zero = weights.dtype.type(0)
     for b in range(low, high):
         user, item = users[b], items[b]
         total = zero
-        one, other = a[user], c[item]
-        for h in range(len(w)):
-            value = one[h] + other[h]
-            total += w[h] * (zero if value <= zero else value)  # NaN stays
-        one, other = p[user], q[item]
-        for h in range(len(one)):
-            total += one[h] * other[h]
+        of_user, of_item = user_hidden[user], item_hidden[item]
+        for h in range(len(weights)):
+            value = of_user[h] + of_item[h]
+            total += weights[h] * (zero if value <= zero else value)  # NaN stays
+        of_user, of_item = user_factors[user], item_factors[item]
+        for h in range(len(of_user)):
+            total += of_user[h] * of_item[h]
         out[b] = total
 
 
 @compiled
-def _score_back(users, items, a, c, w, p, q, gradient, da, dc, dw, dp, dq, low, high):  # type: ignore[no-untyped-def]
-    _hidden_back(users, items, a, c, w, gradient, da, dc, dw, low, high)
-    _factors_back(users, items, p, q, gradient, dp, dq, low, high)
+def _score_back(users, items, terms, gradient, sums, low, high):  # type: ignore[no-untyped-def]
+    """Add the gradients of `terms` to `sums`, from the gradient of the scores."""
+    _hidden_back(users, items, terms, gradient, sums, low, high)
+    _factors_back(users, items, terms, gradient, sums, low, high)
 
 
 @compiled
-def _hidden_back(users, items, a, c, w, gradient, da, dc, dw, low, high):  # type: ignore[no-untyped-def]
-    # Targets of one user stand together as a rule: its row is read, and added to, once a stretch.
-    zero = a.dtype.type(0)
-    width = len(w)
-    mine, own = np.empty_like(w), np.zeros_like(w)
-    value, back, of_w = np.empty_like(w), np.empty_like(w), np.zeros_like(w)
+def _hidden_back(users, items, terms, gradient, sums, low, high):  # type: ignore[no-untyped-def]
+    # A user's targets usually come one after the other: its row is read and added to once for all.
+    user_hidden, item_hidden, weights = terms.user_hidden, terms.item_hidden, terms.weights
+    of_users, of_items = sums.user_hidden, sums.item_hidden
+    zero = weights.dtype.type(0)
+    width = len(weights)
+    user_row, user_sum = np.empty_like(weights), np.zeros_like(weights)
+    value, back = np.empty_like(weights), np.empty_like(weights)
+    weight_sum = np.zeros_like(weights)
     last = -1
     for b in range(low, high):
         user, item, factor = users[b], items[b], gradient[b]
         if user != last:
             if last >= 0:
                 for h in range(width):
-                    da[last, h] += own[h]
+                    of_users[last, h] += user_sum[h]
             for h in range(width):
-                own[h] = zero
-                mine[h] = a[user, h]
+                user_sum[h] = zero
+                user_row[h] = user_hidden[user, h]
             last = user
-        # One array written in each inner loop, or it does not vectorise. What relu shuts out is
-        # chosen, not multiplied: 0 * infinity is no number.
+        # Each inner loop writes one array, or it does not vectorise. Where relu is 0, a zero is
+        # selected, not multiplied by: 0 * infinity is NaN.
         for h in range(width):
-            total = mine[h] + c[item, h]
+            total = user_row[h] + item_hidden[item, h]
             value[h] = zero if total <= zero else total
         for h in range(width):
-            of_w[h] += factor * value[h]
+            weight_sum[h] += factor * value[h]
         for h in range(width):
-            back[h] = zero if value[h] <= zero else factor * w[h]
+            back[h] = zero if value[h] <= zero else factor * weights[h]
         for h in range(width):
-            own[h] += back[h]
+            user_sum[h] += back[h]
         for h in range(width):
-            dc[item, h] += back[h]
+            of_items[item, h] += back[h]
     if last >= 0:
         for h in range(width):
-            da[last, h] += own[h]
+            of_users[last, h] += user_sum[h]
     for h in range(width):
-        dw[h] += of_w[h]
+        sums.weights[h] += weight_sum[h]
 
 
 @compiled
-def _factors_back(users, items, p, q, gradient, dp, dq, low, high):  # type: ignore[no-untyped-def]
-    width = p.shape[1]
+def _factors_back(users, items, terms, gradient, sums, low, high):  # type: ignore[no-untyped-def]
+    user_factors, item_factors = terms.user_factors, terms.item_factors
+    of_users, of_items = sums.user_factors, sums.item_factors
+    width = user_factors.shape[1]
     for b in range(low, high):
         user, item, factor = users[b], items[b], gradient[b]
         for h in range(width):
-            dp[user, h] += factor * q[item, h]
+            of_users[user, h] += factor * item_factors[item, h]
         for h in range(width):
-            dq[item, h] += factor * p[user, h]
+            of_items[item, h] += factor * user_factors[user, h]

@@ -1,7 +1,8 @@
-"""Hashes of whole numbers: what chance decides of a node or an edge, computed where it stands.
+"""Hashes of whole numbers, which make the random decisions about nodes and edges.
 
-Nothing is stored and nothing is drawn in an order, so that every process and every place in the
-code that asks gets the same answer, at a cost that follows from what is asked.
+A decision is computed from the node's or edge's number whenever it is needed. Nothing is stored or
+drawn in sequence, so every process and every caller gets the same answer, and pays only for the
+numbers that it asks about.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ _SIGNED = tuple(multiplier - (1 << 64) for multiplier in _MULTIPLIERS)  # torch 
 _UNSIGNED = tuple(np.uint64(multiplier) for multiplier in _MULTIPLIERS)
 
 HASH_BITS = 24
-"""A hash is 0 to 2^24 - 1."""
+"""A hash is from 0 to 2^24 - 1."""
 
 _ROTATED, _DROPPED = np.uint64(_SHIFT), np.uint64(64 - HASH_BITS)
 _BITS = np.uint64(HASH_BITS)
@@ -32,7 +33,7 @@ def hashes(numbers: Tensor, key: int | Tensor) -> Tensor:
 
     Args:
         numbers: int64 [n].
-        key: moves the numbers away from those of other questions; below 2^63.
+        key: added to the numbers, so that other decisions have other hashes; below 2^63.
     """
     low_bits = (1 << (64 - _SHIFT)) - 1
     mixed = numbers + key
@@ -60,7 +61,7 @@ def mixed(number):  # type: ignore[no-untyped-def]
 @compiled
 def hash_of(number):  # type: ignore[no-untyped-def]
     """`hashes` of one number, uint64, the key added to it; for compiled code."""
-    # The highest bits are what they are without the last shift.
+    # The last shift of `mixed` does not change the highest bits.
     return mixed(number) >> _DROPPED
 
 

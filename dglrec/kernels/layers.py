@@ -1,9 +1,9 @@
-"""A step's edges by their other ends: how much each of these matters, and the edges of some.
+"""For layer-wise sampling: the importance of a step's neighbours, and the edges to chosen ones.
 
-An edge is a rating of a user and an item, seen from nodes of either type. Edges that `Left` names
-take no part.
+An edge is a rating of a user and an item, seen from nodes of either type. Edges that `Left`
+describes are left out.
 
-Shapes: D nodes whose edges are read, N nodes at their other ends, E edges of all nodes.
+Shapes: D nodes whose edges are read, N nodes of the other type, E edges of all nodes.
 """
 
 from functools import partial
@@ -26,17 +26,17 @@ from dglrec.kernels.parallel import (
     runs_compiled,
 )
 
-_WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
+_WORK_AN_EDGE = 8  # numbers read and written for each edge; see `even_parts`
 
 
 class Lists(NamedTuple):
     """The edges of all nodes of one type.
 
     Attributes:
-        starts: int64 [M] each node's first edge.
-        counts: int64 [M] and how many they are.
-        neighbours: int32 [E] their other ends.
-        of_users: whether the nodes are users, and the other ends items.
+        starts: int64 [M]; each node's first edge.
+        counts: int64 [M]; how many edges each node has.
+        neighbours: int32 [E]; the neighbour at each edge's other end.
+        of_users: whether the nodes are users and the neighbours items, or the reverse.
     """
 
     starts: Tensor
@@ -46,14 +46,14 @@ class Lists(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The edges that are left out: those of a fold, of users of a step.
+    """The edges that are left out: a fold's ratings of the users of a step.
 
     Attributes:
         in_step: int32 [U]; at least 0 for the users of the step.
         num_items: I.
         key: of the folds; see `sampling.folds.Fold`.
-        folds: how many they are.
-        fold: which one is left out; none where it is `folds`.
+        folds: how many folds there are.
+        fold: the number of the fold that is left out; `folds` leaves nothing out.
     """
 
     in_step: Tensor
@@ -71,26 +71,26 @@ class Left(NamedTuple):
 def add_importance(
     nodes: Tensor, lists: Lists, worth: Tensor, known: Tensor, left: Left, sums: Tensor
 ) -> Tensor:
-    """Add up what some nodes' edges are worth at their other ends, those that are known aside.
+    """Sum, for each neighbour of some nodes, what their edges to it are worth; skip known ones.
 
     Args:
         nodes: int64 [D].
         lists: of the nodes' type.
-        worth: float64 [M], above 0: of each edge of a node.
-        known: float32 [N]; above 0 for other ends that nothing is added up for.
+        worth: float64 [M], above 0; of each edge of a node.
+        known: float32 [N]; above 0 for the neighbours to skip.
         left: the edges that are left out.
         sums: float64 [N], zeros; added to.
 
     Returns:
-        int64 the other ends that have a sum, in the order in which they are met.
+        int64 the neighbours that have a sum, in the order in which they are met.
 
     Raises:
-        ValueError: tables are of other lengths.
-        IndexError: a node or an edge is not there.
+        ValueError: the tables' lengths do not fit together.
+        IndexError: a node or an edge does not exist.
     """
     _check_tables(nodes, lists, known, left)
     if len(worth) != len(lists.counts) or len(sums) != len(known):
-        raise ValueError(f"{len(worth)} nodes and {len(sums)} sums do not go with the lists")
+        raise ValueError(f"{len(worth)} nodes and {len(sums)} sums do not fit the lists")
     if not runs_compiled(nodes):
         edges, owners = _read(nodes, lists)
         others = lists.neighbours.index_select(0, edges).long()
@@ -111,21 +111,21 @@ def add_importance(
 def edges_with(
     nodes: Tensor, lists: Lists, known: Tensor, least: float, left: Left
 ) -> tuple[Tensor, Tensor]:
-    """The edges of some nodes whose other ends are known.
+    """The edges of some nodes to known neighbours.
 
     Args:
         nodes: int64 [D].
         lists: of the nodes' type.
-        known: int32 or float32 [N]; above `least` for the other ends that are.
-        least: see there.
+        known: int32 or float32 [N]; above `least` for known neighbours.
+        least: see `known`.
         left: the edges that are left out.
 
     Returns:
-        int64 [K] positions of edges, one node's after the other's, and int64 [D] how many each has.
+        int64 [K] positions of edges, node by node, and int64 [D] how many each node has.
 
     Raises:
-        ValueError: tables are of other lengths.
-        IndexError: a node or an edge is not there.
+        ValueError: the tables' lengths do not fit together.
+        IndexError: a node or an edge does not exist.
     """
     _check_tables(nodes, lists, known, left)
     if not runs_compiled(nodes):
@@ -147,7 +147,7 @@ def edges_with(
 
 
 def _check_tables(nodes: Tensor, lists: Lists, known: Tensor, left: Left) -> None:
-    """Refuse what compiled code would read beyond: the ends of edges it looks at itself."""
+    """Refuse tables that compiled code would read past; edges' neighbours it checks itself."""
     num_users = len(lists.counts) if lists.of_users else len(known)
     if len(lists.starts) != len(lists.counts) or len(left.in_step) != num_users:
         raise ValueError(
@@ -158,7 +158,7 @@ def _check_tables(nodes: Tensor, lists: Lists, known: Tensor, left: Left) -> Non
 
 
 def _read(nodes: Tensor, lists: Lists) -> tuple[Tensor, Tensor]:
-    """All edges of D nodes, and whose they are as positions among these, in torch's operations."""
+    """All edges of D nodes, and each edge's node as a position among them, by torch."""
     counts = lists.counts.index_select(0, nodes)
     edges = ragged(lists.starts.index_select(0, nodes), counts)
     return edges, torch.repeat_interleave(counts, output_size=len(edges))
@@ -180,7 +180,7 @@ class _Lists(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """`Left` as an array, and numbers that the hash takes."""
+    """`Left` for compiled code: an array, and the numbers in the hash's type."""
 
     in_step: npt.NDArray[np.int32]
     num_items: np.uint64
@@ -204,7 +204,7 @@ def _rule(left: Left) -> _Rule:
 
 def _check(found: int) -> None:
     if found < 0:
-        raise IndexError("a node's edges are not those of its graph")
+        raise IndexError("a node's edges are outside the table of edges")
 
 
 @compiled
@@ -218,7 +218,7 @@ def _is_left(rule, of_users, node, other):  # type: ignore[no-untyped-def]
 
 @compiled
 def _is_there(lists, node):  # type: ignore[no-untyped-def]
-    """Whether a node's edges are edges."""
+    """Whether a node's edges are within the table of edges."""
     first, count = lists.starts[node], lists.counts[node]
     return first >= 0 and count >= 0 and first + count <= len(lists.neighbours)
 

@@ -1,4 +1,4 @@
-"""Lists of rows one behind the other: put together, and the largest values picked from each."""
+"""Lists of items, all in one array: merged row by row, and the largest values of each."""
 
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side
 
 
 class ItemLists(NamedTuple):
-    """For each of N rows a list of items.
+    """A list of items for each of N rows.
 
     Attributes:
         offsets: int64 [N + 1]; row v's items stand at `offsets[v]:offsets[v + 1]`.
@@ -22,10 +22,10 @@ class ItemLists(NamedTuple):
 
 
 def merge_lists(lists: list[ItemLists]) -> ItemLists:
-    """Lists of N rows put together row by row, ascending; what stands in two is there twice.
+    """Lists of N rows merged row by row, ascending; an item that is in two lists comes twice.
 
     Raises:
-        ValueError: the offsets of one do not ascend to its end, or their numbers differ.
+        ValueError: offsets do not ascend to the end of their items, or differ in number.
     """
     for one in lists:
         _check(one, len(lists[0].offsets))
@@ -45,7 +45,7 @@ def merge_lists(lists: list[ItemLists]) -> ItemLists:
 
 
 def _check(lists: ItemLists, offsets: int) -> None:
-    """Compiled code would read, and write, outside the arrays."""
+    """Refuse offsets by which compiled code would read or write outside the arrays."""
     starts = lists.offsets
     ascending = (
         starts[0] == 0 and starts[-1] == len(lists.items) and (starts[1:] >= starts[:-1]).all()
@@ -57,16 +57,16 @@ def _check(lists: ItemLists, offsets: int) -> None:
 def pick_largest(
     offsets: npt.NDArray[np.int64], values: npt.NDArray[np.float32], count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The largest values above 0 in each column of each of n stretches of rows.
+    """The largest values above 0 in each column of each of n ranges of rows.
 
     Args:
-        offsets: int64 [n + 1]; stretch v's rows are `offsets[v]:offsets[v + 1]`.
+        offsets: int64 [n + 1]; range v's rows are `offsets[v]:offsets[v + 1]`.
         values: float32 [K, k].
-        count: R, how many.
+        count: R, how many values to pick.
 
     Returns:
-        Rows [n, k, R], -1 where fewer are above 0, and values [n, k, R], largest first; of equal
-        ones the first row's.
+        Rows [n, k, R], -1 where fewer values are above 0, and values [n, k, R], largest first; of
+        equal values, the first row's comes first.
     """
     shape = (len(offsets) - 1, values.shape[1], count)
     rows, largest = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.float32)

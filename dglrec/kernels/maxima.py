@@ -1,7 +1,7 @@
-"""The largest value of each column over a node's edges, and 0.
+"""The maximum of each column over a node's edges and 0.
 
-The gradient goes to the first edge that had it. Nothing is written out for an edge: forward a row
-is read once for the value and once for whose it was, backward once for each edge.
+The gradient goes to the first edge that has the maximum. Nothing is written for each edge: forward,
+a row is read once for the value and once to find that edge; backward, once.
 
 Shapes: S sources, D destinations, K edges, H columns.
 """
@@ -34,12 +34,12 @@ def max_messages(
     Args:
         offsets: int64 [D + 1]; destination d's edges stand at `offsets[d]:offsets[d + 1]`.
         neighbours: int32 or int64 [K]; each edge's source.
-        sources: [S, H]; of less than 32 bits, a CPU takes them as float32.
-        present: [K]; 1 for an edge, 0 for the room of one that is not there; None where all are.
+        sources: [S, H]; a CPU computes values of less than 32 bits as float32.
+        present: [K]; 1 for an edge, 0 for padding; None where there is no padding.
 
     Raises:
         ValueError: the arguments do not fit together.
-        IndexError: an edge has a source that is not there.
+        IndexError: an edge has a source that does not exist.
     """
     if not runs_compiled(sources):
         return _max_anywhere(offsets, neighbours, sources, present)
@@ -52,10 +52,10 @@ def max_messages(
 def _max_anywhere(
     offsets: Tensor, neighbours: Tensor, sources: Tensor, present: Tensor | None
 ) -> Tensor:
-    """The same in torch's operations."""
+    """`max_messages` in torch's operations."""
     sources = functional.relu(sources)
     if present is not None:
-        # What is not there reads a row of zeros, as a destination without edges gets.
+        # Padding reads an additional row of zeros, which never exceeds the maximum.
         neighbours = neighbours.masked_fill(present == 0, len(sources))
         sources = functional.pad(sources, (0, 0, 0, 1))
     return functional.embedding_bag(
@@ -74,7 +74,7 @@ class _Max(Function):
     ) -> Tensor:
         edges, rows = edge_arrays(offsets, neighbours), arrays_of(sources)[0]
         out = np.empty((len(edges[0]) - 1, rows.shape[1]), dtype=rows.dtype)
-        # Whose it was: an edge's place among its destination's.
+        # Which edge has the maximum: its place among its destination's edges.
         whose = np.empty(out.shape if ctx.needs_input_grad[2] else (0, 0), dtype=np.int32)
         there = present_array(present)
         run_side_by_side(
@@ -118,7 +118,7 @@ def _take_largest(  # type: ignore[no-untyped-def]
                 continue
             row = rows[neighbours[k]]
             for c in range(width):
-                # As it is written, a value that is no number stays.
+                # Written so that NaN stays.
                 largest[c] = largest[c] if row[c] <= largest[c] else row[c]
         if wanted:
             place = whose[d]

@@ -1,4 +1,4 @@
-"""Numbers for the nodes of a step, given in the order in which they are met."""
+"""Numbers for the nodes of a step, in the order in which they are met."""
 
 import numpy as np
 import torch
@@ -9,20 +9,20 @@ from dglrec.kernels.parallel import compiled, runs_compiled
 
 
 def number_rows(ids: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Give each id that has no number yet the next one; the cost follows from the ids alone.
+    """Give the next number to each id that has none; the cost depends on the ids alone.
 
     Args:
         ids: int32 or int64 [n], rows of `table`.
-        table: int32 [N], on the ids' device; each row's number, -1 where it has none. The new
+        table: int32 [N], on the ids' device; each row's number, -1 for a row without one. New
             numbers are written into it.
-        count: how many numbers are given.
+        count: how many numbers are taken already.
 
     Returns:
-        int32 [n] the number of each id, and int64 the ids that got one, in the order of their
-        numbers, which is that in which they are met.
+        int32 [n] the number of each id, and int64 the ids that got a new number, in the order of
+        these numbers, in which they are met.
 
     Raises:
-        IndexError: an id is no row of the table.
+        IndexError: the table has no row for an id.
     """
     if not runs_compiled(ids):
         fresh = in_order_met(ids[table.index_select(0, ids) < 0]).long()
@@ -37,7 +37,7 @@ def number_rows(ids: Tensor, table: Tensor, count: int) -> tuple[Tensor, Tensor]
 
 
 def in_order_met(ids: Tensor) -> Tensor:
-    """Each of n whole numbers once, in the order in which they first stand, by torch's operations.
+    """The distinct ones of n whole numbers, in the order of their first place, by torch.
 
     Args:
         ids: int [n].

@@ -1,4 +1,4 @@
-"""Compiled functions, and work cut into a stretch a thread, run on as many as torch has."""
+"""How functions are compiled, and how work is divided among as many threads as torch has."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,43 +13,43 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-# Sums may be reordered, so that they vectorise; NaN and infinity stay what they are, and a division
-# by zero gives one of them, as torch's does.
+# Sums may be reordered, so that they vectorise. NaN and infinity are kept, and a division by zero
+# gives one of them, as in torch.
 compiled: Any = numba.njit(
     nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
 
-# Every operation as it is written: where what is drawn follows from the last bit of a number, it
-# must not depend on how a loop was vectorised.
+# Every operation in the order written: where a random choice depends on the last bit of a number,
+# it must not depend on how a loop was vectorised.
 compiled_as_written: Any = numba.njit(nogil=True, error_model="numpy")
 
-SMALL = 1 << 18  # numbers; less work than this is not worth a second thread
+SMALL = 1 << 18  # numbers of work for each thread; with less, a thread costs more than it saves
 
 
 _COMPILED_FOR = "cpu"
 
 
 def compiles_for(device: torch.device) -> bool:
-    """Whether a device has compiled loops; where not, torch's operations do the same.
+    """Whether a device has compiled loops; on other devices, torch's operations do the same.
 
-    Of a device without them nothing is asked that it would have to be waited for.
+    On other devices no value is read on the host, as that would wait for the device.
     """
     return device.type == _COMPILED_FOR
 
 
 def runs_compiled(tensor: Tensor) -> bool:
-    """Whether compiled loops take a tensor; see `compiles_for`."""
+    """Whether a tensor's device has compiled loops; see `compiles_for`."""
     return compiles_for(tensor.device)
 
 
 def parts_of(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:
-    """Cut `count` things into a stretch a thread.
+    """Divide `count` things into one range for each thread.
 
     Args:
-        count: of the things.
+        count: how many things there are.
         work: numbers that are read and written for all of them.
-        own: numbers of a table that each thread fills for itself, and that are then added up; no
-            more threads than the work outweighs.
+        own: size of the table that each thread fills separately, before the tables are summed; it
+            limits the threads to what the work outweighs.
     """
     threads = max(1, min(torch.get_num_threads(), work // SMALL, 2 * work // max(1, own)))
     cuts = [count * number // threads for number in range(threads + 1)]
@@ -57,7 +57,7 @@ def parts_of(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:
 
 
 def even_parts(offsets: npt.NDArray[Any], width: int, own: int = 0) -> list[tuple[int, int]]:
-    """Cut nodes into a stretch a thread, about equal in edges."""
+    """Divide nodes into one range for each thread, about equal in edges; see `parts_of`."""
     edges = int(offsets[-1])
     wanted = [low for low, _ in parts_of(edges, edges * width, own)][1:]
     cuts = [0, *np.searchsorted(offsets, wanted).tolist(), len(offsets) - 1]
@@ -69,12 +69,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="dglrec")
 
 
-# A forked process has the pool and none of its threads.
+# A forked process inherits the pool without its threads.
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run tasks side by side, the first on this thread; compiled code lets go of Python's lock."""
+    """Run tasks in parallel, the first on this thread; compiled code releases Python's lock."""
     if len(tasks) == 1:
         tasks[0]()
         return
@@ -85,12 +85,12 @@ def run_side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
 
 
 def arrays_of(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
-    """What compiled code reads of tensors: a view where one lies in order, or else a copy."""
+    """Tensors as arrays for compiled code: views of contiguous tensors, copies of others."""
     return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
 def total_of(tables: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """The sum of tables that threads have filled, left in the first."""
+    """The sum of the tables that threads have filled; written into the first table."""
     total = tables[0]
     for table in tables[1:]:
         total += table

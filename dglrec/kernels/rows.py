@@ -1,22 +1,23 @@
-"""Adam's step for some rows of a table: each row is read, moved and written once.
+"""Adam's step for some rows of a table: each row is read and written once.
 
-Torch's operations gather three tables, pass over what they gathered a dozen times, and scatter it
-again; a CPU does without.
+Torch's operations gather three tables, pass over the gathered rows a dozen times, and scatter them
+back; compiled code needs neither copy.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy.typing as npt
 from torch import Tensor
 
 from dglrec.kernels.edges import check_rows
 from dglrec.kernels.parallel import compiled, parts_of, run_side_by_side, runs_compiled
 
-_NUMBERS = 7  # read and written for each value of a row
+_NUMBERS = 7  # numbers read and written for each value of a row
 
 
 class AdamStep(NamedTuple):
-    """The numbers of one step.
+    """The numbers of one step of Adam.
 
     Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.
 
@@ -26,9 +27,9 @@ class AdamStep(NamedTuple):
         second: beta_2.
         correction: 1 - beta_2^t.
         epsilon: added to the root.
-        kept: what is left of a value before it is moved, as weights decay (Loshchilov and Hutter,
-            "Decoupled weight decay regularization", ICLR 2019, algorithm 2).
-        penalty: times the value, added to its gradient.
+        kept: by how much decoupled weight decay multiplies a value before the step (Loshchilov and
+            Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2).
+        penalty: L2 penalty; times the value, added to its gradient.
     """
 
     rate: float
@@ -43,34 +44,35 @@ class AdamStep(NamedTuple):
 def move_rows(
     table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, gradient: Tensor, step: AdamStep
 ) -> None:
-    """Move some rows of a table, and their moments, in place.
+    """Take Adam's step for some rows of a table, and update their moments, in place.
 
     Args:
         table: float32 [N, H].
         moments: float32 [N, H] each: of the gradients, and of their squares.
         rows: int64 [n], each once.
         gradient: float32 [n, H].
-        step: the numbers.
+        step: the numbers of the step.
 
     Raises:
-        IndexError: a row is not there.
+        IndexError: a row does not exist.
         ValueError: the arguments do not fit together.
     """
     shapes = [tuple(one.shape) for one in (table, *moments)]
     if len(set(shapes)) > 1 or gradient.shape != (len(rows), table.shape[1]):
         raise ValueError(f"table and moments {shapes}, gradient {tuple(gradient.shape)}")
     if not all(one.is_contiguous() for one in (table, *moments)):
-        raise ValueError("table and moments must lie in order")
+        raise ValueError("table and moments must be contiguous")
     if not runs_compiled(table):
         _move_anywhere(table, moments, rows, gradient, step)
         return
     check_rows(rows, len(table), "rows")
-    arrays = [one.detach().numpy() for one in (table, *moments)]
+    tables = _Tables(*(one.detach().numpy() for one in (table, *moments)))
     given = rows.contiguous().numpy(), gradient.detach().contiguous().numpy()
-    numbers = [arrays[0].dtype.type(number) for number in step]
+    # Of the table's type, so that compiled code does not compute in float64.
+    numbers = AdamStep(*map(tables.values.dtype.type, step))
     run_side_by_side(
         [
-            partial(_move, *arrays, *given, *numbers, low, high)
+            partial(_move, tables, *given, numbers, low, high)
             for low, high in parts_of(len(rows), _NUMBERS * gradient.numel())
         ]
     )
@@ -79,7 +81,7 @@ def move_rows(
 def _move_anywhere(
     table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, gradient: Tensor, step: AdamStep
 ) -> None:
-    """The same in torch's operations."""
+    """`move_rows` in torch's operations."""
     own = table.index_select(0, rows).mul_(step.kept)
     gradient = gradient + step.penalty * own
     mean, square = (moment.index_select(0, rows) for moment in moments)
@@ -90,31 +92,26 @@ def _move_anywhere(
         whole.index_copy_(0, rows, part)
 
 
+class _Tables(NamedTuple):
+    """The table and its moments, [N, H] each."""
+
+    values: npt.NDArray[Any]
+    means: npt.NDArray[Any]
+    squares: npt.NDArray[Any]
+
+
 @compiled
-def _move(  # type: ignore[no-untyped-def]
-    table,
-    means,
-    squares,
-    rows,
-    gradient,
-    rate,
-    first,
-    second,
-    correction,
-    epsilon,
-    kept,
-    penalty,
-    low,
-    high,
-):
-    one = table.dtype.type(1)
+def _move(tables, rows, gradient, step, low, high):  # type: ignore[no-untyped-def]
+    rate, first, second, correction, epsilon, kept, penalty = step
+    one = tables.values.dtype.type(1)
     for n in range(low, high):
-        values, mean, square = table[rows[n]], means[rows[n]], squares[rows[n]]
+        row = rows[n]
+        values, mean, square = tables.values[row], tables.means[row], tables.squares[row]
         for h in range(gradient.shape[1]):
             value = kept * values[h]
-            g = gradient[n, h] + penalty * value
-            m = mean[h] + (one - first) * (g - mean[h])
-            s = second * square[h] + (one - second) * g * g
-            mean[h] = m
-            square[h] = s
-            values[h] = value - rate * m / ((s / correction) ** 0.5 + epsilon)
+            slope = gradient[n, h] + penalty * value
+            new_mean = mean[h] + (one - first) * (slope - mean[h])
+            new_square = second * square[h] + (one - second) * slope * slope
+            mean[h] = new_mean
+            square[h] = new_square
+            values[h] = value - rate * new_mean / ((new_square / correction) ** 0.5 + epsilon)

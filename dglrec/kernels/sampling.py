@@ -1,4 +1,4 @@
-"""Samples of positions from many stretches, each without replacement and with even odds."""
+"""Samples of positions from many ranges, uniform and without replacement."""
 
 from functools import partial
 
@@ -8,24 +8,24 @@ from torch import Tensor
 
 from dglrec.kernels.parallel import compiled_as_written, even_parts, run_side_by_side, runs_compiled
 
-_WORK_A_PLACE = 4  # numbers read and written, to judge whether a second thread is worth it
+_WORK_A_PLACE = 4  # numbers read and written for each position; see `even_parts`
 
 
 def sample_stretches(
     starts: Tensor, counts: Tensor, fanout: int, chances: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Positions from D stretches, and how many from each: the fan-out, or all there are.
+    """Positions sampled from D ranges, and how many from each: the fan-out, or all it has.
 
-    Of a stretch with c > f positions those numbered floor((u + k) c / f) are taken, k = 0..f-1, for
+    From a range of c > f positions, those numbered floor((u + k) c / f) are taken, k = 0..f-1, for
     one u that is uniform over 0..1: systematic sampling (Madow and Madow, "On the theory of
-    systematic sampling, I", Annals of Mathematical Statistics 15(1), 1944). No position comes
-    twice, each is taken with probability f / c, and one number decides.
+    systematic sampling, I", Annals of Mathematical Statistics 15(1), 1944). Each position is taken
+    with probability f / c and at most once, and one random number is enough.
 
     Args:
-        starts: int64 [D], the first position of each stretch.
+        starts: int64 [D], the first position of each range.
         counts: int64 [D], at least 0.
         fanout: f, at least 1.
-        chances: float64 [D], at least 0 and below 1, each stretch's u.
+        chances: float64 [D], at least 0 and below 1; each range's u.
 
     Raises:
         ValueError: starts, counts and chances differ in number, or the fan-out is below 1.
@@ -55,16 +55,16 @@ def sample_stretches(
 def sample_fixed(
     starts: Tensor, counts: Tensor, fanout: int, chances: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same positions as `sample_stretches` in a shape that follows from D and f alone.
+    """The positions of `sample_stretches`, in a shape that depends on D and f alone.
 
-    Arguments are those of `sample_stretches`, which says which positions are taken.
+    Arguments are those of `sample_stretches`.
 
     Returns:
-        int64 [D, f] positions, any of the stretch (or its start) where there are fewer; and
-        bool [D, f], whether a position is there.
+        int64 [D, f] positions, padded with positions of the range (or its start) where it has
+        fewer than f; and bool [D, f], false for padding.
     """
     number = torch.arange(fanout, device=starts.device)
-    # Short stretches are taken from their start on, one after the other.
+    # All positions of a short range are taken, in order.
     steps = (counts.double() / fanout).clamp(min=1)
     shifts = chances * (counts > fanout)
     places = ((number + shifts.unsqueeze(1)) * steps.unsqueeze(1)).long()
@@ -75,7 +75,7 @@ def sample_fixed(
 def _anywhere(
     starts: Tensor, counts: Tensor, taken: Tensor, ends: Tensor, chances: Tensor, total: int
 ) -> Tensor:
-    """The same in torch's operations."""
+    """`sample_stretches` in torch's operations."""
     owners = torch.repeat_interleave(taken, output_size=total)
     number = torch.arange(total, device=starts.device) - (ends - taken).index_select(0, owners)
     steps = counts.double() / taken.clamp(min=1)
@@ -95,5 +95,5 @@ def _sample(starts, counts, chances, offsets, fanout, out, low, high):  # type: 
             continue
         step = count / fanout
         for k in range(fanout):
-            # Rounded up at the end of a long stretch, a place would be the next stretch's.
+            # At the end of a long range, rounding up would give a position of the next range.
             out[first + k] = start + min(int((k + chances[d]) * step), count - 1)

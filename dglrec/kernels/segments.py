@@ -1,4 +1,4 @@
-"""Sums over the edges of every node of a graph, in float64."""
+"""Sums over the edges of each of a graph's N nodes, in float64."""
 
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ def segment_sums(
     values: npt.NDArray[np.float64],
     indices: npt.NDArray[Any],
 ) -> npt.NDArray[np.float64]:
-    """For each of N nodes the sum of `values[indices]` over its edges, float64 [N].
+    """Sums of `values[indices]` over each node's edges, float64 [N].
 
     Args:
         offsets: int64 [N + 1].
@@ -36,9 +36,9 @@ def segment_squares(
     others: npt.NDArray[np.float64],
     other_indices: npt.NDArray[Any],
 ) -> npt.NDArray[np.float64]:
-    """For each of N nodes the sum of (values[indices] - others[other_indices])^2 over its edges.
+    """Sums of (values[indices] - others[other_indices])^2 over each node's edges, float64 [N].
 
-    Arguments as those of `segment_sums`, for two tables.
+    Arguments are those of `segment_sums`, for two tables.
     """
     out = np.empty(len(offsets) - 1)
     tables = (values, indices, others, other_indices)

@@ -18,25 +18,25 @@ def follow_transitions(
     weights: F64,
     strength: float,
 ) -> None:
-    """Let items of users' sequences be successors of the item before, in place.
+    """Replace items of users' sequences by successors of the item before, in place.
 
-    At each place that continues a session, with probability `strength`, the item becomes one of the
-    successors of the item before that the user has not met yet, drawn by weight. Where the user
-    would have met that successor later, the two change places; else it replaces the item. Where the
+    At each place that continues a session, with probability `strength`, the item becomes a
+    successor of the item before, drawn by weight among those that the user has not met yet. If that
+    successor comes later in the sequence, the two change places; else it replaces the item. If the
     user has met all successors, the item stays. No user has an item twice afterwards.
 
     Args:
         offsets: int64 [n + 1]; the sequence of user u is `items[offsets[u] : offsets[u + 1]]`.
-        items: int32 [R] distinct items of each user, in the order of time.
-        continues: bool [R] whether the place is of the same session as the one before; false at
-            the first place of each user.
+        items: int32 [R]; each user's distinct items, in the order of time.
+        continues: bool [R]; whether the place is in the same session as the place before; false at
+            each user's first place.
         uniforms: float64 [R, 2] from 0 to 1.
-        successors: int32 [I, S] distinct successors of each item, without itself.
+        successors: int32 [I, S]; each item's distinct successors, without the item.
         weights: float64 [S], above 0.
         strength: a probability.
 
     Raises:
-        ValueError: the arrays do not fit each other, or an item is not among I.
+        ValueError: the arrays do not fit together, or an item is not from 0 to I - 1.
     """
     rows, count = len(items), len(successors)
     if offsets[0] != 0 or offsets[-1] != rows or (offsets[1:] < offsets[:-1]).any():
@@ -47,7 +47,7 @@ def follow_transitions(
         raise ValueError("each item needs as many successors as there are weights")
     starts = offsets[:-1][offsets[1:] > offsets[:-1]]
     if continues[starts].any():
-        raise ValueError("a user's first item continues nothing")
+        raise ValueError("a user's first item cannot continue a session")
     for some in (items, successors):
         if some.size and (some.min() < 0 or some.max() >= count):
             raise ValueError(f"an item is not from 0 to {count - 1}")
@@ -57,20 +57,20 @@ def follow_transitions(
 def space_sessions(
     offsets: I64, continues: npt.NDArray[np.bool_], times: I64, gaps: I64, pause: int
 ) -> None:
-    """Give each place of users' sequences its time, in place.
+    """Set the time of each place of users' sequences, in place.
 
-    A place that continues a session comes `gaps` after the one before; the first of a session comes
-    at its own time, or `pause` after the one before, whichever is later.
+    A place that continues a session comes `gaps` after the place before. The first place of a
+    session keeps its time, or comes `pause` after the place before, whichever is later.
 
     Args:
         offsets: int64 [n + 1], as for `follow_transitions`.
-        continues: bool [R], likewise.
-        times: int64 [R] ascending for each user.
+        continues: bool [R], as for `follow_transitions`.
+        times: int64 [R]; ascending for each user.
         gaps: int64 [R].
         pause: the least time between two sessions of a user.
 
     Raises:
-        ValueError: the arrays do not fit each other.
+        ValueError: the arrays do not fit together.
     """
     if offsets[0] != 0 or offsets[-1] != len(times) or (offsets[1:] < offsets[:-1]).any():
         raise ValueError("the offsets do not fit the times")
@@ -81,7 +81,7 @@ def space_sessions(
 
 @compiled_as_written
 def _follow(offsets, items, continues, uniforms, successors, weights, strength):  # type: ignore[no-untyped-def]
-    place = np.full(len(successors), -1, dtype=np.int64)  # where the user has an item
+    place = np.full(len(successors), -1, dtype=np.int64)  # each item's place in the user's sequence
     for u in range(len(offsets) - 1):
         for row in range(offsets[u], offsets[u + 1]):
             place[items[row]] = row

@@ -1,6 +1,6 @@
-"""A block's edges, checked, and in the order of their sources.
+"""A block's edges, checked, and sorted by source.
 
-Gradients are then read source by source, instead of added up at random.
+Gradients are then summed source by source, instead of by random additions to a table.
 
 Shapes: S sources, D destinations, K edges.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from dglrec.kernels.edges import check_rows
 from dglrec.kernels.parallel import compiled
 
-_MOST = 1 << 31  # edges or sources that an int32 cannot count
+_MOST = 1 << 31  # so many edges or sources are too many for int32
 
 
 def check_block(
@@ -27,11 +27,11 @@ def check_block(
         offsets: int64 [D + 1].
         neighbours: whole numbers [K].
         num_sources: S.
-        weights: [K] of the edges, where they have any.
+        weights: [K] of the edges; None where they have none.
 
     Raises:
         ValueError: offsets, neighbours and weights do not fit together, or are too many to count.
-        IndexError: a source is not there.
+        IndexError: a source does not exist.
     """
     ends, edges = offsets[[0, -1]].tolist(), len(neighbours)
     lengths = {edges} if weights is None else {edges, len(weights)}
@@ -47,12 +47,12 @@ def check_block(
 def edge_arrays(
     offsets: Tensor, neighbours: Tensor
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """A block's offsets and sources for compiled code: of one type, so that it is compiled once."""
+    """A block's offsets and sources for compiled code; of one type, so that it compiles once."""
     return offsets.contiguous().numpy(), neighbours.to(torch.int32).contiguous().numpy()
 
 
 def present_array(present: Tensor | None) -> npt.NDArray[Any]:
-    """float32 [K] for compiled code, or nothing where all edges are there."""
+    """`present` as float32 [K] for compiled code; [0] where there is no padding."""
     if present is None:
         return np.empty(0, dtype=np.float32)
     there: npt.NDArray[Any] = present.detach().float().contiguous().numpy()
@@ -62,11 +62,11 @@ def present_array(present: Tensor | None) -> npt.NDArray[Any]:
 def turned_edges(
     offsets: npt.NDArray[np.int64], neighbours: npt.NDArray[np.int32], num_sources: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """A block's edges in the order of their sources.
+    """A block's edges sorted by source.
 
     Returns:
-        int64 [S + 1] where each source's start; int32 [K] their destinations; int32 [K] their
-        places among the block's edges.
+        int64 [S + 1] where each source's edges start; int32 [K] the edges' destinations; int32 [K]
+        their places among the block's edges.
     """
     starts = np.zeros(num_sources + 1, dtype=np.int64)
     destinations = np.empty(len(neighbours), dtype=np.int32)

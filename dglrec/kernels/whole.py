@@ -1,11 +1,13 @@
-"""The edges of a whole graph, less some of them, and what biases leave of their ratings.
+"""The edges of a whole graph without some of them, and their ratings' residuals over the biases.
 
-Shapes: N nodes whose edges these are, M nodes at their other ends, E edges, K that are left.
+Shapes: N nodes of one type, M nodes of the other type, E edges, K edges that are kept.
 """
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from dglrec.kernels.parallel import (
     run_side_by_side,
 )
 
-_WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
+_WORK_AN_EDGE = 8  # numbers read and written for each edge; see `even_parts`
 
 
 def left_edges(
@@ -28,26 +30,27 @@ def left_edges(
     keep: Tensor | None = None,
     numbers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left of all nodes' edges, on a CPU: their other ends, and residuals of their ratings.
+    """The kept edges of all nodes, on a CPU: their other ends, and their ratings' residuals.
 
-    Each edge is read twice and written once, and nothing else of its size is made.
+    Each edge is read twice and written once, and no other array with an entry for each edge is
+    made.
 
     Args:
         offsets: int64 [N + 1]; node n's edges stand at `offsets[n]:offsets[n + 1]`.
-        neighbours: int32 [E] their other ends.
-        codes: uint8 or int16 [E] their ratings, as `EdgeTensors.codes`.
-        levels: float32 [L]; what the codes stand for.
+        neighbours: int32 [E]; the edges' other ends.
+        codes: uint8 or int16 [E]; the edges' ratings, as `EdgeTensors.codes`.
+        levels: float32 [L]; the rating that each code stands for.
         biases: float32 [N] of the nodes, float32 [M] of the other ends, and the mean.
-        keep: bool [E], by an edge's number, whether it is left; None for all of them.
-        numbers: int32 or int64 [E] the edges' numbers; None where they are numbered as they stand.
+        keep: bool [E]; whether the edge of each number is kept; None for all edges.
+        numbers: int32 or int64 [E]; the edges' numbers; None where an edge's place is its number.
 
     Returns:
         int64 [N + 1] where each node's edges start, int32 [K] other ends, float32 [K] residuals:
         the rating less both biases and the mean.
 
     Raises:
-        ValueError: what belongs to edges is not there for each of them, or offsets do not end with
-            them.
+        ValueError: an argument does not have an entry for each edge or node, or the offsets do not
+            end at E.
     """
     own, others, mean = biases
     lengths = {len(one) for one in (neighbours, codes, keep, numbers) if one is not None}
@@ -56,59 +59,79 @@ def left_edges(
             f"offsets of {len(offsets) - 1} nodes end at {int(offsets[-1])}; there are "
             f"{sorted(lengths)} edges and {len(own)} biases"
         )
-    arrays = arrays_of(offsets, neighbours, codes, levels, own, others)
     kept = np.empty(0, dtype=np.bool_) if keep is None else keep.numpy()
     named = np.empty(0, dtype=np.int32) if numbers is None else numbers.numpy()
-    parts = even_parts(arrays[0], _WORK_AN_EDGE)
-    starts = arrays[0].copy()
+    arrays: list[Any] = [*arrays_of(offsets, neighbours, codes, levels), kept, named]
+    edges = _Edges(*arrays)
+    of_nodes, of_others = arrays_of(own, others)
+    explained = _Biases(of_nodes, of_others, np.float32(mean))
+    parts = even_parts(edges.offsets, _WORK_AN_EDGE)
+    starts = edges.offsets.copy()
     if keep is not None:
         starts[0] = 0
-        run_side_by_side([partial(_count, arrays[0], kept, named, starts, *part) for part in parts])
+        run_side_by_side([partial(_count, edges, starts, *part) for part in parts])
         np.cumsum(starts, out=starts)
-    # With room for all, so that a step asks for blocks of the size that the one before it freed.
-    left, room = int(starts[-1]), len(arrays[1])
-    ends = np.empty(room, dtype=np.int32)[:left]
-    residuals = np.empty(room, dtype=np.float32)[:left]
-    given = (*arrays, np.float32(mean), kept, named, starts, ends, residuals)
-    run_side_by_side([partial(_write, *given, *part) for part in parts])
-    return torch.from_numpy(starts), torch.from_numpy(ends), torch.from_numpy(residuals)
+    # Room for all edges, whatever is kept: a step then asks for memory blocks of the same size as
+    # the step before, which are free by now.
+    count, room = int(starts[-1]), len(edges.neighbours)
+    out = _Kept(
+        starts,
+        np.empty(room, dtype=np.int32)[:count],
+        np.empty(room, dtype=np.float32)[:count],
+    )
+    run_side_by_side([partial(_write, edges, explained, out, *part) for part in parts])
+    starts_of_kept, ends, residuals = map(torch.from_numpy, out)
+    return starts_of_kept, ends, residuals
+
+
+class _Edges(NamedTuple):
+    """The arguments of `left_edges` as arrays; `keep` and `numbers` are empty for None."""
+
+    offsets: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+    codes: npt.NDArray[Any]
+    levels: npt.NDArray[np.float32]
+    keep: npt.NDArray[np.bool_]
+    numbers: npt.NDArray[Any]
+
+
+class _Biases(NamedTuple):
+    """What biases say of a rating: those of the nodes and of the other ends, and the mean."""
+
+    nodes: npt.NDArray[np.float32]
+    others: npt.NDArray[np.float32]
+    mean: np.float32
+
+
+class _Kept(NamedTuple):
+    """The edges that are kept: where each node's start, and what belongs to each of them."""
+
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int32]
+    residuals: npt.NDArray[np.float32]
 
 
 @compiled_as_written
-def _count(offsets, keep, numbers, counts, low, high):  # type: ignore[no-untyped-def]
+def _count(edges, counts, low, high):  # type: ignore[no-untyped-def]
+    offsets, keep, numbers = edges.offsets, edges.keep, edges.numbers
     for n in range(low, high):
-        left = 0
+        kept = 0
         for e in range(offsets[n], offsets[n + 1]):
-            left += keep[numbers[e] if len(numbers) else e]
-        counts[n + 1] = left
+            kept += keep[numbers[e] if len(numbers) else e]
+        counts[n + 1] = kept
 
 
 @compiled_as_written
-def _write(  # type: ignore[no-untyped-def]
-    offsets,
-    neighbours,
-    codes,
-    levels,
-    own,
-    others,
-    mean,
-    keep,
-    numbers,
-    starts,
-    ends,
-    residuals,
-    low,
-    high,
-):
+def _write(edges, biases, out, low, high):  # type: ignore[no-untyped-def]
+    offsets, neighbours, codes, levels, keep, numbers = edges
     for n in range(low, high):
-        place = starts[n]
+        place = out.starts[n]
         for e in range(offsets[n], offsets[n + 1]):
             if len(keep) and not keep[numbers[e] if len(numbers) else e]:
                 continue
             other = neighbours[e]
-            ends[place] = other
-            # In this order, whichever side the edges are read from.
-            residuals[place] = levels[np.int64(codes[e]) & 0xFFFF] - (
-                (own[n] + others[other]) + mean
-            )
+            out.ends[place] = other
+            # Added in this order from either side, so that both directions have the same bits.
+            explained = (biases.nodes[n] + biases.others[other]) + biases.mean
+            out.residuals[place] = levels[np.int64(codes[e]) & 0xFFFF] - explained
             place += 1

@@ -1,4 +1,4 @@
-"""The model: blocks and tensors in, tensors out; no table, no loader, no rank."""
+"""The model: blocks and tensors in, tensors out; it knows no table, loader or rank."""
 
 from dglrec.nn.aggregation import aggregate, map_and_aggregate
 from dglrec.nn.attention import GATConv, GATv2Conv

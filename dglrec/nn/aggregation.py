@@ -1,4 +1,4 @@
-"""Sums over a block's edges: of neighbours' values, of their maps, weighed by both ends' degrees.
+"""Sums over a block's edges: of neighbours' values, of their maps, or normalised by degrees.
 
 Shapes: S sources, D destinations, K sampled edges, H embedding size.
 """
@@ -23,9 +23,9 @@ def aggregate(
     Args:
         block: the edges.
         sources: [S, H].
-        mode: what is taken over each destination's edges; "max" is the largest of 0 and them, of
-            a block without weights.
-        weights: [K] factors of the edges' messages, 0 where there is no edge; not with "max".
+        mode: how each destination's edges are aggregated; "max" is the maximum of their values and
+            0, for a block without weights.
+        weights: [K] factors of the edges' messages, 0 for padding; not with "max".
     """
     if mode == "max":
         return max_messages(block.offsets, block.neighbours, sources, block.present)
@@ -54,10 +54,10 @@ def map_and_aggregate(
     weights: Tensor | None = None,
     decay: EdgeWeights | None = None,
 ) -> Tensor:
-    """[S, H] source values -> [D, H']: a linear map of what `aggregate` makes of them.
+    """[S, H] source values -> [D, H']: a linear map of the result of `aggregate`.
 
     Sums and linear maps commute, so the map is applied on the side that has fewer nodes. With
-    `decay` means are weighed by it besides.
+    `decay` means are also weighed by its shares.
     """
 
     def aggregated(rows: Tensor) -> Tensor:
@@ -72,22 +72,22 @@ def map_and_aggregate(
 
 
 def plus(fresh: Tensor, other: Tensor) -> Tensor:
-    """Their sum, in the place of the first where it fits: one that nobody else has.
+    """The sum of two tensors, written into the first where both have the same type.
 
     Args:
-        fresh: made for this, and kept by nothing that goes back.
+        fresh: a tensor that nothing else uses, and that no backward pass needs.
         other: of the same shape.
     """
     return fresh.add_(other) if fresh.dtype == other.dtype else fresh + other
 
 
 def normalised_sum(block: Block, sources: Tensor, own: int = 0) -> Tensor:
-    """A h of a block's destinations, [S, H] -> [D, H].
+    """A h for a block's destinations, with A the symmetrically normalised adjacency: [D, H].
 
     Args:
-        block: with the degrees of its sources.
+        block: the edges, with the degrees of both ends.
         sources: [S, H].
-        own: added to both degrees: 1 where each node counts as its own neighbour.
+        own: added to both degrees: 1 where a node counts as a neighbour of itself.
 
     Raises:
         ValueError: the block does not know its sources' degrees.
@@ -96,7 +96,7 @@ def normalised_sum(block: Block, sources: Tensor, own: int = 0) -> Tensor:
         raise ValueError("the normalisation needs the sources' degrees")
     of_sources = (block.source_degrees + own).clamp(min=1).rsqrt()
     if block.turned is None or len(block.neighbours) < 4 * len(sources):
-        # A factor an edge: less than to write every source's values anew.
+        # A factor for each edge costs less than a new table of the sources' values.
         factors = of_sources.index_select(0, block.neighbours)
         factors = factors if block.present is None else factors * block.present
         mean = aggregate(block, sources, "mean", factors)

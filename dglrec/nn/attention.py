@@ -19,10 +19,10 @@ class GATConv(Convolution):
     """GAT over one relation: each head's sum of W h_neighbour, weighed by a softmax, plus b.
 
     Velickovic et al., "Graph attention networks", ICLR 2018, equations 3 to 6: the softmax over a
-    node's edges is of leaky_relu(a . W h_neighbour + b . h). As in `dgl.nn.GATConv`, whose result
-    this is, a node is among its neighbours where an edge says so; between users and items none
-    does, and the layer's residual is where a node sees itself. a . W' h, which DGL computes of a
-    map W' of destinations, is one vector a head here.
+    node's edges is of leaky_relu(a . W h_neighbour + b . h). The result is that of
+    `dgl.nn.GATConv`: a node attends to itself only along an edge from itself. Between users and
+    items there is no such edge, and a node sees itself by the layer's residual. Where DGL computes
+    a . W' h with a map W' of destinations, each head has a single vector b here.
 
     Args:
         size_in: width of sources and destinations.
@@ -66,16 +66,16 @@ class GATConv(Convolution):
 
 
 class GATv2Conv(Convolution):
-    """GATv2 over one relation: as GAT, the softmax being of a . leaky_relu(W h_neighbour + W' h).
+    """GATv2 over one relation: as GAT, with a softmax of a . leaky_relu(W h_neighbour + W' h).
 
     Brody, Alon and Yahav, "How attentive are graph attention networks?", ICLR 2022, equation 7.
     The result is that of `dgl.nn.GATv2Conv`.
 
     Args:
-        size_in: as in `GATConv`, and the others likewise.
+        size_in: width of sources and destinations.
         size_out: width of the result.
         heads: A.
-        merge: `concat` or `mean`.
+        merge: `concat` or `mean`, as in `GATConv`.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -109,7 +109,7 @@ class GATv2Conv(Convolution):
 
 
 def head_width(size_out: int, heads: int, merge: Merge) -> int:
-    """F, columns of a head whose results make `size_out` columns.
+    """F, the columns of each head, from the width of the merged result.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -122,5 +122,5 @@ def head_width(size_out: int, heads: int, merge: Merge) -> int:
 
 
 def merged(summed: Tensor, heads: int, merge: Merge) -> Tensor:
-    """[D, A F], one head's columns after the other's -> [D, size_out]."""
+    """[D, A F] columns of all heads, head by head -> [D, size_out]."""
     return summed if merge == "concat" else summed.unflatten(1, (heads, -1)).mean(1)

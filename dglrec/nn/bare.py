@@ -1,8 +1,8 @@
 """Convolutions on bare edges along one relation, by name.
 
-They know of an edge that it is there. What edges say beyond that (ratings, ages) is the matter of
-`convolutions.py`, beside any of these. Each agrees with its namesake in `dgl.nn` where a block has
-all edges of its nodes, and stands for all of them where it has a sample.
+They use only that an edge exists. `convolutions.py` adds what edges carry (ratings, ages) to any of
+them. On a block with all edges of its nodes, each gives the result of its namesake in `dgl.nn`; on
+a block with a sample of them, an estimate of that result.
 
 Shapes: S sources, D destinations, H embedding size.
 """
@@ -33,14 +33,14 @@ class SAGEConv(Convolution):
     mean times the degree before sampling, so that a sample stands for the whole (Horvitz and
     Thompson, JASA 47, 1952).
     "attention" is a mean weighed by softmax(leaky_relu(a . W h_neighbour + b . h)) over a node's
-    edges (Velickovic et al., "Graph attention networks", ICLR 2018, equation 3, one head, with the
-    node itself left to W_self).
+    edges (Velickovic et al., "Graph attention networks", ICLR 2018, equation 3, with one head, and
+    without the node itself, which W_self maps).
 
     Args:
         size_in: width of sources and destinations.
         size_out: width of the result.
         aggregator: AGG.
-        most: neighbours that an LSTM reads.
+        most: how many neighbours the LSTM reads at most.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class SAGEConv(Convolution):
 
 
 class GCNConv(Convolution):
-    """GCN over one relation: W A h + b, each node being its own neighbour.
+    """GCN over one relation: W A h + b, where each node counts as a neighbour of itself.
 
     Kipf and Welling, "Semi-supervised classification with graph convolutional networks", ICLR 2017,
-    equation 2: with d a node's degree, its own edge counted, A h_v = h_v / d_v plus the sum over
+    equation 2: with d a node's degree including its self-loop, A h_v = h_v / d_v plus the sum over
     neighbours of h_w / sqrt(d_v d_w). The result is that of `dgl.nn.GraphConv` with self-loops.
 
     Args:
@@ -121,11 +121,11 @@ class GCNConv(Convolution):
 
 
 class GINConv(Convolution):
-    """GIN over one relation: MLP((1 + epsilon) h + sum h_neighbours), epsilon being learned.
+    """GIN over one relation: MLP((1 + epsilon) h + sum h_neighbours), with a learned epsilon.
 
     Xu, Hu, Leskovec and Jegelka, "How powerful are graph neural networks?", ICLR 2019, equation
-    4.1; the MLP has one hidden layer and no normalisation over a batch, so that a node's result
-    does not depend on which others are in it. The result is that of `dgl.nn.GINConv` with "sum".
+    4.1; the MLP has one hidden layer and no batch normalisation, so that a node's result does not
+    depend on the other nodes of a batch. The result is that of `dgl.nn.GINConv` with "sum".
 
     Args:
         size_in: width of sources and destinations.
@@ -143,8 +143,8 @@ class GINConv(Convolution):
         """[S, size_in] sources and [D, size_in] destinations -> [D, size_out]."""
         summed = aggregate(block, sources, "sum")
         counts = block.counts
-        # Where edges were sampled, each stands for several. A device would have to be waited for
-        # to know that none were.
+        # A sampled edge counts for several. Whether all edges are there is checked on a CPU alone:
+        # for another device, the host would have to wait.
         if not runs_compiled(sources) or not torch.equal(block.degrees, counts.float()):
             summed = summed.mul_((block.degrees / counts.clamp(min=1)).unsqueeze(1))
         out: Tensor = self.mlp(plus(summed, (1 + self.epsilon) * destinations))
@@ -160,11 +160,11 @@ class PinSageConv(Convolution):
     """PinSage's importance pooling over one relation: W h + W' n + w, n = mean relu(Q h' + q).
 
     Ying et al., "Graph convolutional neural networks for web-scale recommender systems", KDD 2018,
-    algorithm 1, lines 1 and 2; W and W' are the halves of what is multiplied with both side by
-    side. Its ReLU and its division by the length, lines 2 and 3, are the layer's
-    (`ConvolutionLayer`), behind what else comes to a node. Importance weighs the neighbours
-    of a relation with weights (`RelationMaps`), like `visited_with`, whose are counts of visits;
-    edges of ratings weigh the same.
+    algorithm 1, lines 1 and 2; [W W'] is the paper's matrix for the concatenation of h and n. The
+    ReLU and the division by the length, lines 2 and 3, are the layer's (`ConvolutionLayer`), which
+    applies them after it has added the messages of other relations. Neighbours are weighed by
+    importance along relations with weights (`RelationMaps`), like `visited_with`, whose weights are
+    counts of visits; edges of ratings weigh the same.
 
     Args:
         size_in: width of sources and destinations.
@@ -205,16 +205,16 @@ CONVOLUTIONS.update(
 
 
 def make_convolution(size: int, config: ModelConfig) -> Convolution:
-    """The convolution that a configuration names, from H columns to H."""
+    """The convolution that a configuration names, from H columns to H columns."""
     return CONVOLUTIONS[config.convolution](size, config)
 
 
 def prove_convolution(config: ModelConfig) -> None:
-    """Try a convolution that was added on a small block, before anything is trained with it.
+    """Try a registered convolution on a small block, before anything is trained with it.
 
     Raises:
-        UsageError: it fails, gives another shape or no numbers, or `without_edges` gives a node
-            something else than `forward` gives one that has no edge.
+        UsageError: it fails, its result has a wrong shape or is not finite, or `without_edges`
+            differs from `forward` for a node without edges.
     """
     name = config.convolution
     if name not in CONVOLUTIONS.added:
@@ -241,15 +241,14 @@ def prove_convolution(config: ModelConfig) -> None:
     for what, found in (("forward", out), ("without_edges", bare)):
         if not isinstance(found, Tensor) or found.shape != destinations.shape:
             raise UsageError(
-                f"{where}: {what} gives {_shape_of(found)} for 3 nodes; give [3, {size}], a row a "
-                "node, as wide as an embedding"
+                f"{where}: {what} gives {_shape_of(found)} for 3 nodes; give [3, {size}], a row "
+                "for each node, as wide as an embedding"
             )
         if not bool(found.isfinite().all()):
-            raise UsageError(f"{where}: {what} gives what is no finite number")
+            raise UsageError(f"{where}: {what} gives no finite numbers")
     if not torch.allclose(out[2], bare[2], rtol=1e-3, atol=1e-4):
         raise UsageError(
-            f"{where}: without_edges gives a node something else than forward gives one that has "
-            "no edge"
+            f"{where}: without_edges and forward give different results for a node without edges"
         )
 
 

@@ -1,7 +1,7 @@
 """Layers of collaborative filtering on bare edges: LightGCN, LR-GCCF and NGCF.
 
-They know of an edge that it is there, and of its ends how many edges each has. With d a node's
-degree and N its neighbours, all of them take sums weighed by the symmetric normalisation
+They use only that an edge exists, and the degrees of its ends. With d a node's degree and N its
+neighbours, all of them take sums weighed by the symmetric normalisation
 
     A h_v = sum over w in N(v) of h_w / sqrt(d_v d_w)
 
@@ -20,15 +20,15 @@ from dglrec.nn.config import ModelConfig
 from dglrec.nn.dropout import Dropout
 from dglrec.nn.values import TwoWayLayer, of_length_one
 
-_SLOPE = 0.2  # of LeakyReLU, as NGCF's authors have it
+_SLOPE = 0.2  # LeakyReLU's negative slope, the value of NGCF's authors
 
 
 class LightGCNLayer(TwoWayLayer):
-    """LightGCN: h_v = A h (He et al., SIGIR 2020, equation 7), without a map and without the node.
+    """LightGCN: h_v = A h (He et al., SIGIR 2020, equation 7), without a map or a self-loop.
 
     Args:
         config: the model's.
-        last: whether this is the last layer, which is as all others.
+        last: whether this is the last layer; it makes no difference.
     """
 
     def __init__(self, config: ModelConfig, *, last: bool) -> None:
@@ -53,13 +53,13 @@ class LightGCNLayer(TwoWayLayer):
 class LRGCCFLayer(TwoWayLayer):
     """LR-GCCF: h_v = (A h + h_v / (d_v + 1)), linear (Chen et al., AAAI 2020, equations 4-6).
 
-    Each node counts as its own neighbour, so degrees are one higher. The linear maps between the
-    layers are left out, as in the authors' code: layers follow each other as they are, and the
-    concatenation of all of them is the residual.
+    Each node counts as a neighbour of itself, so degrees are one higher. As in the authors' code,
+    there are no linear maps between the layers, and the concatenation of all layers stands for the
+    residual.
 
     Args:
         config: the model's.
-        last: whether this is the last layer, which is as all others.
+        last: whether this is the last layer; it makes no difference.
     """
 
     def __init__(self, config: ModelConfig, *, last: bool) -> None:
@@ -75,19 +75,19 @@ class LRGCCFLayer(TwoWayLayer):
         return normalised_sum(block, users, own=1) + items / (block.degrees + 1).unsqueeze(1)
 
     def update_new_items(self, items: Tensor) -> Tensor:
-        """[D, H] items that nobody has rated -> [D, H]: themselves."""
+        """[D, H] items that nobody has rated -> [D, H], unchanged."""
         return items
 
 
 class NGCFLayer(TwoWayLayer):
     """NGCF: LeakyReLU(W1 (h_v + A h) + W2 (A h * h_v)) (Wang et al., SIGIR 2019, equations 3-7).
 
-    The products of a node with each neighbour sum up to the product with their sum. Each layer's
+    The sum of a node's products with its neighbours is its product with their sum. Each layer's
     result has length 1, as in the authors' code.
 
     Args:
         config: the model's.
-        last: whether this is the last layer, which is as all others.
+        last: whether this is the last layer; it makes no difference.
     """
 
     def __init__(self, config: ModelConfig, *, last: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the model is made of."""
+"""The configuration of the model."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -18,24 +18,24 @@ _WHOLE_LAYERS = ("lightgcn", "lr_gccf", "ngcf", "graph_filter")
 CONVOLUTIONS: Registry[Callable[[int, "ModelConfig"], Convolution]] = Registry(
     "convolution", "model.convolution", "register_convolution", _WHOLE_LAYERS
 )
-"""Convolutions along one relation, which ratings, relations and residuals go with, by name: what
-makes one of H columns. `bare.py` fills it."""
+"""Convolutions along one relation by name: each entry makes one from the width H and the
+configuration. Ratings, relations and residuals go with all of them. `bare.py` fills it."""
 
 _ATTENTION = ("gat", "gatv2")
 
-# Without dropout the planted data sets close more of the gap (0.82 against 0.69 at full size); with
-# it, small real ones, of 11 and 43 ratings an item, do better.
+# Without dropout, models close more of the gap on planted data sets (0.82 against 0.69 at full
+# size); with it, they do better on small real ones, with 11 and 43 ratings for each item.
 _DROPOUT, _RATINGS_WITHOUT_DROPOUT = 0.1, 200
 
-# More than any model has use for: what is above it takes long only to be counted.
+# More than any model needs: above it, even counting the weights takes long.
 _WIDEST, _DEEPEST = 1 << 20, 64
 
-# The list head has three tables of items, each with two moments: 64 MiB a table.
+# Numbers of a table of the list head, 64 MiB: it has three tables of items, each with two moments.
 _LIST_SIZE, _LEAST_LIST_SIZE, _LIST_NUMBERS = 128, 16, 1 << 24
-# Of a few ratings an item wide vectors learn nothing, and are most of what a step costs.
+# With few ratings for each item, wide vectors learn nothing and make most of a step's cost.
 _SPARSE_LIST_SIZE, _RATINGS_OF_WIDE_LISTS = 32, 5
 
-# What convolution graph_filter takes: it has no vectors of nodes.
+# The settings that convolution graph_filter needs: it has no vectors of nodes.
 _OF_SIGNALS: dict[str, Any] = {
     "heads": "rating",
     "combination": "last",
@@ -53,7 +53,7 @@ _OF_SIGNALS: dict[str, Any] = {
 
 
 class ModelConfig(BaseModel):
-    """What the model is made of."""
+    """The configuration of the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -256,11 +256,11 @@ class ModelConfig(BaseModel):
     @field_validator("item_features", "user_features", "relations", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
-        """Names between commas are several."""
+        """Split a string of names at its commas."""
         return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
 
     def model_post_init(self, context: Any) -> None:
-        """Refuse a decoder that could say nothing, and parts that do not go together."""
+        """Refuse a decoder without any term, and parts that do not go together."""
         convolves = self.convolution in CONVOLUTIONS
         if self.relations and not convolves:
             raise ValueError(
@@ -301,7 +301,7 @@ class ModelConfig(BaseModel):
             raise ValueError("time_decay weighs messages, and layers is 0; take 1 or more")
         if self.time_trend and not (convolves and self.layers and self.refines(last=True)):
             raise ValueError(
-                "time_trend is one of the ridge regression behind the layers: it goes with "
+                "time_trend is part of the ridge regression after the layers: it goes with "
                 f"convolution {_either(tuple(CONVOLUTIONS))}, layers and refinement of 1 or more, "
                 "and rating_messages"
             )
@@ -311,8 +311,7 @@ class ModelConfig(BaseModel):
             self._check_signals()
         elif not self.node_inputs and not (self.item_identity and self.user_identity):
             raise ValueError(
-                "node_inputs off leaves nodes without an identity unknown: set user_identity and "
-                "item_identity"
+                "with node_inputs off, nodes need an identity: set user_identity and item_identity"
             )
         if self.identity_start == "spectral" and not (self.item_identity and self.user_identity):
             raise ValueError(
@@ -328,10 +327,10 @@ class ModelConfig(BaseModel):
             raise ValueError("list_maps goes with a list head; take heads lists or both")
 
     def _check_heads(self) -> None:
-        """Refuse heads whose results side by side are not as wide as an embedding.
+        """Refuse a number of attention heads that does not divide the width of an embedding.
 
         Raises:
-            ValueError: they do not divide the width.
+            ValueError: it does not.
         """
         heads, size = self.attention_heads, self.embedding_size
         if size % heads:
@@ -342,10 +341,10 @@ class ModelConfig(BaseModel):
             )
 
     def _check_signals(self) -> None:
-        """Refuse what goes with vectors of nodes, of which graph filters know nothing.
+        """Refuse settings of node vectors, which graph filters do not have.
 
         Raises:
-            ValueError: there is some.
+            ValueError: such a setting differs from `_OF_SIGNALS`.
         """
         wrong = [name for name, value in _OF_SIGNALS.items() if getattr(self, name) != value]
         if wrong:
@@ -357,16 +356,16 @@ class ModelConfig(BaseModel):
 
     @property
     def read_user_features(self) -> bool | tuple[str, ...]:
-        """`user_features`, and those of the graph where `graph_features` asks for them."""
+        """`user_features`, plus those of the graph with `graph_features`."""
         if not self.graph_features or self.user_features is True:
             return self.user_features
         return (*(self.user_features or ()), OF_GRAPH)
 
     def derived_names(self, relations: Collection[str]) -> list[str]:
-        """What has to be made from training rows for the model to read.
+        """The names of what has to be made from training rows for the model.
 
         Args:
-            relations: names of those that files gave, which come before those that are made.
+            relations: names of the relations that files gave, which take precedence.
         """
         if self.kind != "graph":
             return []
@@ -375,42 +374,42 @@ class ModelConfig(BaseModel):
         return [*names, OF_GRAPH] if self.graph_features else names
 
     def refines(self, *, last: bool) -> bool:
-        """Whether there is a ridge regression behind the last layer, or behind another one."""
+        """Whether there is a ridge regression after the last layer, or after the other layers."""
         refined = last or self.refined_layers == "all"
         return refined and self.rating_messages and self.refinement > 0
 
     @property
     def ridge_width(self) -> int:
-        """Columns of the ridge regression: a trend in time has as many as a level."""
+        """Columns of the ridge regression; a trend in time doubles them."""
         return self.refinement * (2 if self.time_trend else 1)
 
     @property
     def reads_times(self) -> bool:
-        """Whether layers ask for the ages of ratings."""
+        """Whether layers need the ages of ratings."""
         return self.time_decay or self.time_trend
 
     @property
     def adds_residual(self) -> bool:
-        """Whether layers add what a node was before."""
+        """Whether layers add a node's previous value to its new one."""
         if self.residual == "auto":
             return self.convolution in CONVOLUTIONS and not self.pools_by_importance
         return self.residual
 
     @property
     def has_unit_lengths(self) -> bool:
-        """Whether layers along relations divide what they make of a node by its length."""
+        """Whether layers divide a node's new value by its length."""
         if self.unit_length == "auto":
             return self.pools_by_importance
         return self.unit_length
 
     @property
     def pools_by_importance(self) -> bool:
-        """Whether layers are PinSage's: neighbours are mapped first, and all end with a ReLU."""
+        """Whether layers are PinSage's: they map neighbours first, and all end with a ReLU."""
         return self.convolution == "pinsage"
 
     @property
     def encoded_size(self) -> int:
-        """The width of what the encoder makes of a node."""
+        """The width of the encoder's embedding of a node."""
         concatenated = self.combination == "concat"
         return self.embedding_size * (self.layers + 1 if concatenated else 1)
 
@@ -425,11 +424,11 @@ class ModelConfig(BaseModel):
         return self.heads in ("lists", "both")
 
     def list_width(self, num_items: int, num_edges: int | None = None) -> int:
-        """What `list_size` means.
+        """The width of the vectors that lists are made with; see `list_size`.
 
         Args:
             num_items: I.
-            num_edges: E; None where it is not known, and not few.
+            num_edges: E; None where it is not known, which counts as many.
         """
         if self.list_size != "auto":
             return self.list_size
@@ -438,26 +437,26 @@ class ModelConfig(BaseModel):
         return min(most, max(_LEAST_LIST_SIZE, _LIST_NUMBERS // max(num_items, 1)))
 
     def missing_features(self, there: Collection[str]) -> list[str]:
-        """Which features of items are named, and are not among those of a data set."""
+        """The named features of items that a data set lacks."""
         return missing(self.item_features, there)
 
     def missing_user_features(self, there: Collection[str]) -> list[str]:
-        """Which features of users are named, and are not among those of a data set."""
+        """The named features of users that a data set lacks."""
         return missing(self.user_features, there)
 
     def dropout_share(self, ratings_an_item: float = 0.0) -> float:
-        """What `dropout` means for so many training ratings an item."""
+        """The share of units to drop; see `dropout`."""
         if self.dropout != "auto":
             return self.dropout
         return 0.0 if ratings_an_item >= _RATINGS_WITHOUT_DROPOUT else _DROPOUT
 
 
 def _either(names: Sequence[str]) -> str:
-    """The names, as alternatives."""
+    """The names as alternatives, for a message."""
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def missing(wanted: bool | Sequence[str], there: Collection[str]) -> list[str]:
-    """Which names are wanted and are not there; all or none are no names."""
+    """The wanted names that are not in `there`; `True` and `False` name nothing."""
     names = () if isinstance(wanted, bool) else wanted
     return [name for name in names if name not in there]

@@ -15,32 +15,32 @@ from dglrec.nn.bare import make_convolution
 from dglrec.nn.config import ModelConfig
 from dglrec.nn.decay import EdgeWeights, TimeDecay
 
-_INITIAL_DAMPING = 30.0  # ratings; learned from there
+_INITIAL_DAMPING = 30.0  # ratings; where learning starts
 _INITIAL_RATING_GAIN = 2.0
-_INITIAL_GUESS = 0.1  # of what an embedding explains: nearly nothing
+_INITIAL_GUESS = 0.1  # so that the guess explains nearly nothing at first
 _INITIAL_RIDGE = 3.0
-_INITIAL_TREND_RIDGE = 10.0  # a trend has to show in more ratings than a level
+_INITIAL_TREND_RIDGE = 10.0  # a trend needs more ratings than a level
 
 
 class RatingConv(nn.Module):
-    """What a node's neighbours say, weighed by how they were rated: W damped-mean(e h).
+    """Messages weighed by the edges' ratings: W damped-mean(e h).
 
-    e is an edge's rating less what biases explain. Over identity vectors this is the user factor
-    of asymmetric SVD (Paterek, "Improving regularized singular value decomposition for
-    collaborative filtering", KDD Cup 2007, section 3.7), there divided by the root of the degree
-    and here damped like a bias: a mean over the sampled edges times n / (n + damping), n being the
-    degree before sampling, so that samples of any size stand for the same whole, and a node with
-    few ratings moves little. The damping is learned, for each column of the result. With it left
-    out the result is that of `dgl.nn.SAGEConv` with edge weights e and no weight on the node
-    itself. Where older ratings weigh less, the mean is weighed, and n is the number of equally
-    weighed ratings that it stands for.
+    e is an edge's rating less its biases. Over identity vectors this is the user factor of
+    asymmetric SVD (Paterek, "Improving regularized singular value decomposition for collaborative
+    filtering", KDD Cup 2007, section 3.7), except that the sum is not divided by the root of the
+    degree but damped like a bias: a mean over the sampled edges times n / (n + damping), with n the
+    degree before sampling. So the result does not depend on the size of the sample, and a node with
+    few ratings moves little. The damping is learned, for each column of the result. Without damping
+    the result is that of `dgl.nn.SAGEConv` with edge weights e and no weight on the node itself.
+    Where older ratings weigh less, the mean is a weighted one, and n the equivalent number of
+    equally weighted ratings.
     """
 
     def __init__(self, size_in: int, size_out: int, *, by_column: bool = True) -> None:
         super().__init__()
         self.rating = nn.Linear(size_in, size_out, bias=False)
         with torch.no_grad():
-            # A mean of many centred ratings is small beside the other messages.
+            # A mean of many centred ratings is small compared with the other messages.
             self.rating.weight.mul_(_INITIAL_RATING_GAIN)
         self.log_damping = _log_damping(size_out if by_column else 1, _INITIAL_DAMPING)
 
@@ -54,37 +54,38 @@ class RatingConv(nn.Module):
         messages = map_and_aggregate(block, sources, self.rating, "mean", block.residuals, decay)
         if decay is None:
             return damp_means(messages, block.degrees, self.damping)
-        # Written out, as the kernel gives the degrees no gradient.
+        # Not `damp_means`, which gives the degrees no gradient.
         degrees = (block.degrees * decay.effective).unsqueeze(1)
         return messages * (degrees / (degrees + self.damping))
 
 
 class RefinementConv(nn.Module):
-    """What nodes' ratings say beyond their embeddings: W delta, by a ridge regression a node.
+    """Corrects embeddings by a ridge regression on each node's ratings: W delta.
 
-    With h a destination's embedding, its guess is p = P h, and a source is seen as q = Q h_j;
-    delta is what moves p to where it explains the ratings e (those of `RatingConv`) best:
+    A destination's embedding h gives the guess p = P h, and a source's embedding h_j gives
+    q = Q h_j; delta moves p to the best fit of the ratings e (those of `RatingConv`):
 
         delta = argmin over d of sum (e - (p + d) . q)^2 + sum of damping * d^2
 
-    A mean of e q takes a taste for one kind of item for a taste for every kind that comes with it;
-    this does not. It is the user's half-step of alternating least squares (Koren, Bell and
-    Volinsky, "Matrix factorization techniques for recommender systems", 2009) with a prior that
-    the graph gives, as a layer (Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with
+    A mean of e q cannot tell a taste for a kind of item from a taste for correlated kinds; a
+    regression can. It is the user's half-step of alternating least squares (Koren, Bell and
+    Volinsky, "Matrix factorization techniques for recommender systems", 2009) with a prior from
+    the graph, as a layer (Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with
     differentiable closed-form solvers", ICLR 2019). The damping is learned. Where edges have
-    weights both sides of its equations are in expectation those of all edges, and delta is not.
+    weights, the expectations of both sides of the equations are those over all edges, but that of
+    delta is not.
 
-    With `time_trend` a taste is a line in time, delta + t * slope, t being minus an edge's age:
-    both are fitted at once, each with its own damping, and the guess has no slope. The result is
-    the line at one learned t, at first 0, the time of the latest edge. Koren ("Collaborative
-    filtering with temporal dynamics", KDD 2009, on time-changing factor models) has a trend in
-    time as one part of the factors of users. Edges whose ages are not known are all of one time.
+    With `time_trend` a taste is a line in time, delta + t * slope, where t is minus an edge's age.
+    Both are fitted together, with separate dampings, and the guess has no slope. The result is the
+    line at a learned t, which starts at 0, the time of the latest edge. Koren ("Collaborative
+    filtering with temporal dynamics", KDD 2009, on time-changing factor models) has such a trend in
+    users' factors. Edges of unknown ages count as simultaneous.
 
     Args:
         size: width of sources, destinations and the result.
-        width: of the regression.
-        by_column: whether the damping is learned for each of its columns.
-        time_decay: whether older ratings weigh less, at a rate that is learned.
+        width: columns of the regression.
+        by_column: whether each of these columns has a damping, or all share one.
+        time_decay: whether older ratings weigh less, at a learned rate.
         time_trend: whether tastes are lines in time.
     """
 
@@ -141,7 +142,7 @@ class RefinementConv(nn.Module):
     def _fit_line(
         self, block: Block, rows: Tensor, guess: Tensor, weights: Tensor | None
     ) -> Tensor:
-        """As a ridge regression twice as wide, in which each edge has a row of its own."""
+        """A ridge regression of twice the width, with a separate row for each edge."""
         assert block.ages is not None
         assert self.log_trend_damping is not None
         assert self.ahead is not None
@@ -166,7 +167,7 @@ def _log_damping(columns: int, initial: float) -> nn.Parameter:
 
 
 class RelationConv(nn.Module):
-    """All that comes along one relation: bare messages and, where switched on, rated ones."""
+    """All messages along one relation: bare ones and, if switched on, those weighed by ratings."""
 
     def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
@@ -179,7 +180,7 @@ class RelationConv(nn.Module):
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, H] sources and [D, H] destinations -> [D, H]."""
         decay = None if self.decay is None else self.decay(block)
-        # Which convolutions weigh their edges the configuration says.
+        # The configuration refuses `time_decay` with convolutions that take no weights.
         weights = () if decay is None else (decay,)
         out: Tensor = self.bare(block, sources, destinations, *weights)
         if self.rated is not None:
@@ -187,5 +188,5 @@ class RelationConv(nn.Module):
         return out
 
     def without_edges(self, destinations: Tensor) -> Tensor:
-        """[D, H] destinations that have no edge -> [D, H]; what `forward` gives for them."""
+        """[D, H] destinations that have no edge -> [D, H]; the same as `forward` for them."""
         return self.bare.without_edges(destinations)

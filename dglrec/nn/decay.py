@@ -1,14 +1,14 @@
-"""How much less an older rating says than a newer one: a learned half-life.
+"""Time decay: older ratings weigh less than newer ones, by a learned half-life.
 
-An edge that is a older than its destination's latest one weighs w = exp(-r a), with a rate r that
-is learned: its half-life is ln 2 / r. The rate begins at 0, where all edges weigh the same, and
-cannot fall below it. Exponential forgetting by age is what Koren ("Collaborative filtering with
-temporal dynamics", KDD 2009, section 5.2) takes between the ratings of a user.
+An edge of age a, counted from its destination's latest edge, weighs w = exp(-r a), with a learned
+rate r: its half-life is ln 2 / r. The rate starts at 0, where all edges weigh the same, and cannot
+become negative. Koren ("Collaborative filtering with temporal dynamics", KDD 2009, section 5.2)
+uses such exponential forgetting between the ratings of a user.
 
-What is made of the weights does not change where all of a destination's ages grow by the same, so
-only differences of time within a node count. Weights of the edges of one destination are taken over
-their mean; and how many equally weighed ratings they stand for is Kish's effective sample size
-("Survey sampling", 1965, section 11.7), (sum of w)^2 / sum of w^2.
+The weights of a destination's edges are divided by their mean, so adding the same time to all its
+ages changes nothing: only differences of time within a node count. The equivalent number of equally
+weighted ratings is Kish's effective sample size ("Survey sampling", 1965, section 11.7),
+(sum of w)^2 / sum of w^2.
 
 Shapes: D destinations, K edges, S sources, H columns.
 """
@@ -30,11 +30,11 @@ class EdgeWeights(NamedTuple):
     """Weights of K edges of D destinations.
 
     Attributes:
-        shares: float32 [K] u, whose mean over each destination's edges is 1.
-        slopes: float32 [K]; the derivative of u by the rate.
-        growth: [], 0, whose derivative by the rate is 1.
-        effective: float32 [D], above 0 and at most 1: for how many equally weighed edges a
-            destination's stand, over how many they are; 1 without edges.
+        shares: float32 [K]; u, whose mean over each destination's edges is 1.
+        slopes: float32 [K]; the derivative of u with respect to the rate.
+        growth: []; 0, with derivative 1 with respect to the rate.
+        effective: float32 [D], above 0 and at most 1; a destination's effective sample size over
+            its number of edges; 1 without edges.
     """
 
     shares: Tensor
@@ -43,13 +43,13 @@ class EdgeWeights(NamedTuple):
     effective: Tensor
 
     def of_ridge(self, block: Block) -> Tensor:
-        """float32 [K]; weights whose sum over each destination is its effective number of edges."""
+        """float32 [K] weights whose sum over a destination's edges is its effective sample size."""
         owners = torch.repeat_interleave(block.offsets.diff(), output_size=len(self.shares))
         return self.shares * self.effective.index_select(0, owners)
 
 
 class TimeDecay(nn.Module):
-    """The rate of one direction of one layer."""
+    """The learned rate of one direction of one layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,18 +57,18 @@ class TimeDecay(nn.Module):
 
     @property
     def rate(self) -> Tensor:
-        """[], 0 or more, a unit of time of the block's ages."""
+        """[], 0 or more, per unit of time of the block's ages."""
         rate: Tensor = _NotNegative.apply(self.strength)  # type: ignore[no-untyped-call]
         return torch.expm1(_GAIN * rate)
 
     @property
     def half_life(self) -> float:
-        """In units of time of the block's ages; infinite where all edges weigh the same."""
+        """In units of time of the block's ages; infinite while all edges weigh the same."""
         rate = float(self.rate.detach())
         return math.log(2) / rate if rate else math.inf
 
     def forward(self, block: Block) -> EdgeWeights | None:
-        """The weights of a block's edges; None where it does not know their ages."""
+        """The weights of a block's edges; None for a block without ages."""
         if block.ages is None:
             return None
         counts = block.offsets.diff()
@@ -76,7 +76,7 @@ class TimeDecay(nn.Module):
         empty = (counts == 0).to(block.ages.dtype)
 
         def sums(values: Tensor) -> Tensor:
-            # A destination without edges sums up to 1, so that nothing is divided by 0.
+            # 1 for a destination without edges, so that nothing is divided by 0.
             return empty.index_add(0, owners, values)
 
         rate = self.rate
@@ -91,11 +91,11 @@ class TimeDecay(nn.Module):
 
 
 def half_lives(model: nn.Module, units: tuple[float, float]) -> dict[str, float | None]:
-    """The half-lives of a model by what has them; None for those that are infinite.
+    """The half-lives of a model by the names of the modules that have them; None for infinite.
 
     Args:
-        model: any.
-        units: of time, of users' and of items' edges; see `RatingGraph.time_units`.
+        model: with or without time decay.
+        units: of time, of users' edges and of items' edges; see `RatingGraph.time_units`.
     """
     found: dict[str, float | None] = {}
     for name, module in model.named_modules():
@@ -111,14 +111,14 @@ def mean_of(
 ) -> Tensor:
     """[S, H] source values -> [D, H], their weighed means over each destination's edges.
 
-    The sum's kernel gives the weights no gradient. As one rate decides all of them, its gradient is
-    that of one more mean, with the weights' derivatives for weights.
+    The kernel gives the weights no gradient. All weights depend on the rate alone, so its gradient
+    comes from a second mean, weighed by the weights' derivatives.
 
     Args:
         block: the edges.
         sources: [S, H].
         weights: of the edges.
-        factors: [K] that multiply the edges' messages besides.
+        factors: [K]; these also multiply the edges' messages.
     """
 
     def mean(of_edges: Tensor, rows: Tensor) -> Tensor:
@@ -134,9 +134,9 @@ def mean_of(
 
 
 class _NotNegative(Function):
-    """The number itself, or 0 where it is below; at 0 it can be learned upwards.
+    """The larger of a number and 0; learning can still raise it from 0.
 
-    The gradient is that of the number, but for one that would lower what is 0 or less already.
+    The gradient passes unchanged, except that a number at or below 0 is not lowered further.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A user's and an item's embedding -> what their rating has beyond the biases."""
+"""From a user's and an item's embedding to their rating's residual over the biases."""
 
 import warnings
 from typing import NamedTuple
@@ -14,29 +14,29 @@ _INITIAL_OUTPUT = 0.1
 
 
 class DecoderTerms(NamedTuple):
-    """What the decoder makes of each node of one type, whatever it is paired with.
+    """The decoder's terms of each node of one type, which do not depend on the other node.
 
     Attributes:
-        hidden: [N, D], its share of the first layer.
-        factors: [N, H], its side of the dot product; None where there is none.
+        hidden: [N, D]; the node's part of the first layer's sum.
+        factors: [N, H]; the node's vector in the dot product; None without a dot product.
     """
 
     hidden: Tensor
     factors: Tensor | None
 
     def of(self, nodes: Tensor) -> "DecoderTerms":
-        """Those of some nodes."""
+        """The terms of some nodes."""
         return DecoderTerms(
             self.hidden[nodes], None if self.factors is None else self.factors[nodes]
         )
 
 
 class EdgeRegressor(nn.Module):
-    """An MLP over a user's and an item's embedding: w relu(W [u; i] + b), and P u . Q i.
+    """An MLP over a user's and an item's embedding: w relu(W [u; i] + b), plus P u . Q i.
 
-    The first layer is kept as W_u u + W_i i, so that each node passes through it once whatever the
-    number of its edges; it is the same MLP. The dot product is there because an MLP is slow to
-    learn one (Rendle, Krichene, Zhang and Anderson, "Neural collaborative filtering vs. matrix
+    The first layer is stored as W_u u + W_i i, so that it is applied once to each node, and not
+    once to each edge; it is the same MLP. The dot product is added because an MLP is slow to learn
+    one (Rendle, Krichene, Zhang and Anderson, "Neural collaborative filtering vs. matrix
     factorization revisited", RecSys 2020).
     """
 
@@ -44,7 +44,7 @@ class EdgeRegressor(nn.Module):
         super().__init__()
         size, hidden = config.encoded_size, config.decoder_size
         with warnings.catch_warnings():
-            # That tables without a column need no random values is no news.
+            # A table without columns, with decoder_size 0, is intended.
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             self.from_user = nn.Linear(size, hidden)
             self.from_item = nn.Linear(size, hidden, bias=False)
@@ -52,23 +52,23 @@ class EdgeRegressor(nn.Module):
         self.factor_of_user = nn.Linear(size, size, bias=False) if config.interaction else None
         self.factor_of_item = nn.Linear(size, size, bias=False) if config.interaction else None
         with torch.no_grad():
-            # Training starts at the biases' predictions, not at random ones far off the scale.
+            # So that training starts at about the biases' predictions, which are within the scale.
             self.out.weight.mul_(_INITIAL_OUTPUT)
             self.out.bias.zero_()
             if self.factor_of_user is not None:
                 self.factor_of_user.weight.mul_(_INITIAL_OUTPUT)
 
     def forward(self, nodes: NodeValues, users: Tensor, items: Tensor) -> Tensor:
-        """[N, H] embeddings and int64 [B] positions of each target's ends -> [B] residuals."""
+        """[N, H] embeddings, int64 [B] positions of targets' users and items -> [B] residuals."""
         return self.score(self.of_users(nodes.users), self.of_items(nodes.items), users, items)
 
     def of_users(self, users: Tensor) -> DecoderTerms:
-        """What [N, H] users are to any item."""
+        """The terms of [N, H] users."""
         factors = None if self.factor_of_user is None else self.factor_of_user(users)
         return DecoderTerms(self.from_user(users), factors)
 
     def of_items(self, items: Tensor) -> DecoderTerms:
-        """What [N, H] items are to any user."""
+        """The terms of [N, H] items."""
         factors = None if self.factor_of_item is None else self.factor_of_item(items)
         return DecoderTerms(self.from_item(items), factors)
 
@@ -85,7 +85,7 @@ class EdgeRegressor(nn.Module):
 
     def all_pairs(self, of_users: DecoderTerms, of_items: DecoderTerms) -> Tensor:
         """Residuals of every pair of n and m rows, [n, m]."""
-        # Unit by unit: all units of all pairs at once would be D times as many numbers.
+        # Unit by unit: all units at once would take D times the memory.
         out = self.out.bias.expand(len(of_users.hidden), len(of_items.hidden)).clone()
         for unit, weight in enumerate(self.out.weight.squeeze(0)):
             pairs = of_users.hidden[:, unit : unit + 1] + of_items.hidden[:, unit]

@@ -1,4 +1,4 @@
-"""Layers of messages in both directions: values of nodes in, embeddings out.
+"""The layers of message passing: from inputs of nodes to their embeddings.
 
 Shapes: N nodes, S sources, D destinations, H embedding size.
 """
@@ -31,22 +31,22 @@ Exchange = Callable[[Tensor], Tensor]
 
 
 class ConvolutionLayer(nn.Module):
-    """One hop in both directions by the configured convolution, as a rule with a residual.
+    """A hop in both directions by the configured convolution, usually with a residual.
 
-    Between layers there is a ReLU, and where vectors are to have length 1 the division (as in
-    GraphSAGE's algorithm 1, line 7, and NGCF); what a node was before is added behind them. Of
-    PinSage there is a ReLU behind the last layer too. Behind the last layer, users look at their
-    ratings once more (`RefinementConv`): theirs are all there, where items see a sample of their
-    raters. Behind the others too where users are told something by users, so that what they hear
-    is a fitted taste, and their own fit begins at it.
+    Between layers there is a ReLU and, for vectors of length 1, the division (as in GraphSAGE's
+    algorithm 1, line 7, and NGCF); then the residual, a node's previous value, is added. PinSage
+    has a ReLU after the last layer too. After the last layer, users' embeddings are corrected by
+    their ratings (`RefinementConv`): a user reads all of these, while an item reads a sample of its
+    raters. With relations between users that happens after the other layers too, so that users read
+    fitted tastes of other users, and each user's fit starts from them.
 
-    The residual lets the item vectors that a user's ratings weigh reach the output as they are;
-    without it, and with a ReLU behind the last layer, training starts at a saddle that noise keeps
-    it on.
+    By the residual, the item vectors that a user's ratings weigh reach the output unchanged.
+    Without it, and with a ReLU after the last layer, training starts at a saddle point, where noise
+    keeps it.
 
     Args:
         config: the model's.
-        last: whether this is the last layer, which as a rule has no ReLU.
+        last: whether this is the last layer, which has no ReLU except in PinSage.
     """
 
     def __init__(self, config: ModelConfig, *, last: bool) -> None:
@@ -76,7 +76,7 @@ class ConvolutionLayer(nn.Module):
             block: the ratings.
             items: [S, H].
             users: [D, H].
-            told: [D, H] what comes to the users along other relations; None for nothing.
+            told: [D, H] messages to the users along other relations; None for nothing.
         """
         out = self._finish(self.to_users(block, items, users), users, told)
         return out if self.refinement is None else out + self.refinement(block, items, out)
@@ -90,7 +90,7 @@ class ConvolutionLayer(nn.Module):
             block: the ratings.
             users: [S, H].
             items: [D, H].
-            told: [D, H] what comes to the items along other relations; None for nothing.
+            told: [D, H] messages to the items along other relations; None for nothing.
         """
         return self._finish(self.to_items(block, users, items), items, told)
 
@@ -112,7 +112,7 @@ class ConvolutionLayer(nn.Module):
             nodes: [S, H] of each type.
             own_items: [D, H] the values of the items that are destinations, where these are not the
                 first of the sources.
-            told: what comes to the destinations along other relations.
+            told: messages to the destinations along other relations.
         """
         return both_ways(
             partial(self.update_users, told=told.users),
@@ -123,7 +123,7 @@ class ConvolutionLayer(nn.Module):
         )
 
     def activated(self, out: Tensor) -> Tensor:
-        """[D, H] all that came to a layer's destinations -> [D, H], before the residual."""
+        """[D, H] sums of a layer's messages -> [D, H], before the residual."""
         if self.rectifies:
             out = functional.relu(out)
         return of_length_one(out) if self.has_unit_lengths else out
@@ -134,8 +134,8 @@ class ConvolutionLayer(nn.Module):
         out = self.activated(out)
         if self.residual:
             out = out + own
-        # Nor is there dropout behind the last layer: noise on both sides of the decoder's product
-        # costs more than it gives.
+        # No dropout after the last layer: noise on both sides of the decoder's product hurts more
+        # than it helps.
         return out if self.last else self._dropped(out)
 
     def _dropped(self, values: Tensor) -> Tensor:
@@ -152,17 +152,17 @@ _WHOLE_LAYERS: dict[str, Callable[..., nn.Module]] = {
 
 
 class HeteroEncoder(nn.Module):
-    """Layers over a graph of users and items, and what is made of their results.
+    """Layers over a graph of users and items, and the combination of their results.
 
-    `last` takes the last layer's result. The others take those of all layers and the inputs: `mean`
+    `last` takes the last layer's result. The others take the inputs and all layers' results: `mean`
     (LightGCN's equation 4), `concat` (NGCF's equation 9), `weighted`, a mean whose weights are a
-    softmax of what is learned, equal at first (LightGCN's alpha_k), and `max`, the largest value of
+    softmax of learned numbers, equal at first (LightGCN's alpha_k), and `max`, the largest value of
     each column (Xu et al., "Representation learning on graphs with jumping knowledge networks",
     ICML 2018, section 4.1).
 
     Args:
         config: the model's.
-        operator: the graph of items that layers of graph filters take; None for the others.
+        operator: the graph of items for graph filters; None for other layers.
     """
 
     def __init__(self, config: ModelConfig, operator: WeightedEdges | None = None) -> None:
@@ -175,7 +175,7 @@ class HeteroEncoder(nn.Module):
             layer(config, last=number == config.layers - 1, **further)
             for number in range(config.layers)
         )
-        # Behind the layers, whose initial weights are what they are without.
+        # Made after the layers, so that these have the same initial weights without it.
         weighted = config.combination == "weighted"
         self.layer_weights = nn.Parameter(torch.zeros(config.layers + 1)) if weighted else None
 
@@ -186,10 +186,10 @@ class HeteroEncoder(nn.Module):
 
     @property
     def convolution_layers(self) -> tuple[ConvolutionLayer, ...]:
-        """The layers, where each is a convolution.
+        """The layers, each a convolution.
 
         Raises:
-            ValueError: they are others.
+            ValueError: a layer is not.
         """
         layers = tuple(layer for layer in self.layers if isinstance(layer, ConvolutionLayer))
         if len(layers) < len(self.layers):
@@ -197,10 +197,11 @@ class HeteroEncoder(nn.Module):
         return layers
 
     def combine(self, values: Sequence[Tensor]) -> Tensor:
-        """What is made of the inputs and all layers' results of n nodes: [n, H] each -> [n, H'].
+        """Combine the inputs and all layers' results of n nodes: [n, H] each -> [n, H'].
 
         Args:
-            values: of the inputs and each layer, in order; rows past the n of the last are dropped.
+            values: the inputs and each layer's result, in order; n is the last result's number of
+                rows, and the others' further rows are dropped.
         """
         count = len(values[-1])
         if self.combination == "last" or len(values) == 1:
@@ -221,10 +222,10 @@ class HeteroEncoder(nn.Module):
         all_items: Exchange | None = None,
         relations: RelationMaps | None = None,
     ) -> NodeValues:
-        """[N, H] nodes that the first layer reads -> [D, H'] destinations of the last.
+        """[N, H] nodes that the first layer reads -> [D, H'] destinations of the last layer.
 
-        With `all_items`, the items among `nodes` are a share, and all of them come out. With
-        `relations`, which take such layers, blocks of other relations are read too.
+        With `all_items`, `nodes` holds a share of the items, and the result holds all of them. With
+        `relations`, whose layers are convolutions, blocks of other relations are read too.
         """
         users, items = [nodes.users], [nodes.items]
         for number, (layer, blocks) in enumerate(zip(self.layers, layers, strict=True)):

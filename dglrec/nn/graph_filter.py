@@ -1,4 +1,4 @@
-"""Graph filters: what a node makes of the values one, two and more edges away.
+"""Graph filters: a node's value from the values that are up to K - 1 edges away.
 
 Gama, Marques, Leus and Ribeiro, "Convolutional neural network architectures for signals supported
 on graphs", IEEE Transactions on Signal Processing 67(4), 2019, equations 4 and 5: with A the graph
@@ -26,7 +26,7 @@ def shifts(edges: WeightedEdges, values: Tensor, taps: int) -> Tensor:
         taps: K, at least 1.
 
     Raises:
-        ValueError: there are no taps, or values of other than N nodes.
+        ValueError: there is no tap, or the values are not those of N nodes.
     """
     if taps < 1:
         raise ValueError(f"taps {taps}: at least 1 is needed")
@@ -43,14 +43,14 @@ def shifts(edges: WeightedEdges, values: Tensor, taps: int) -> Tensor:
 class GraphFilterConv(nn.Module):
     """A bank of graph filters: sum over k of A^k X W_k + b.
 
-    It is a linear map of `shifts`, so whoever has those at hand, or needs some nodes only, calls
-    `combine` and gets the same. As shifts and maps commute, `forward` shifts on the side that has
-    fewer features.
+    It is a linear map of `shifts`, so a caller that has the shifts already, or needs only some
+    nodes, can call `combine` for the same result. Shifts and maps commute, so `forward` shifts on
+    the side that has fewer features.
 
     Args:
         size_in: F.
         size_out: G.
-        taps: K, at least 1; a node reads what is up to K - 1 edges away.
+        taps: K, at least 1; a node reads nodes up to K - 1 edges away.
     """
 
     def __init__(self, size_in: int, size_out: int, taps: int) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a node before any message."""
+"""The inputs of nodes, before any message passing."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -13,26 +13,26 @@ from dglrec.nn.config import ModelConfig, missing
 from dglrec.nn.dropout import Dropout
 
 _IDENTITY_STD = 0.1
-_DEGREE_SCALE = 0.1  # log degrees go up to 12; unscaled they drown what else is known of a node
+_DEGREE_SCALE = 0.1  # log degrees go up to 12; unscaled they outweigh a node's other inputs
 
 
 class NodeInputs(nn.Module):
-    """What a node is before any message: bias, degree and spread, features, perhaps a vector.
+    """A node's value before any message: bias, degree, spread and features, perhaps a vector.
 
-    A vector counts n / (n + damping), n being the node's ratings: of few ratings nothing is learned
-    by heart, and a node without any is made of the rest alone.
+    A learned vector is multiplied by n / (n + damping), with n the node's number of ratings, so
+    that a few ratings are not memorised, and a node without ratings has the other inputs alone.
 
     Args:
         config: the model's.
         num_users: U.
         item_features: float32 [I, F]; F may be 0.
-        widths: columns of `item_features` by name, in their order; None where the configuration
-            names no features.
-        user_features: float32 [U, F']; None where nothing is known of users.
-        user_widths: columns of `user_features` by name, likewise.
+        widths: numbers of columns of the named `item_features`, in their order; None where the
+            configuration names no features.
+        user_features: float32 [U, F']; None where users have no features.
+        user_widths: numbers of columns of the named `user_features`, likewise.
 
     Raises:
-        UsageError: the configuration names features that there are not.
+        UsageError: the configuration names features that do not exist.
     """
 
     features: Tensor
@@ -59,23 +59,23 @@ class NodeInputs(nn.Module):
         self._user_columns = _columns(
             "user_features", config.read_user_features, user_features.shape[1], user_widths or {}
         )
-        # The data set's, so no part of a checkpoint.
+        # These come from the data set, so checkpoints do not store them.
         self.register_buffer("features", self.chosen(item_features), persistent=False)
         self.register_buffer("user_features", self.chosen_of_users(user_features), persistent=False)
         scale = torch.tensor([1.0, _DEGREE_SCALE, float(config.spread)])
         self.register_buffer("input_scale", scale, persistent=False)
         self.from_user_inputs = nn.Linear(INPUTS, size) if config.node_inputs else None
         self.from_item_inputs = nn.Linear(INPUTS, size) if config.node_inputs else None
-        # Of graph filters an item is the signal that is 1 at the item, and nothing learned.
+        # For graph filters an item's input is the signal that is 1 at the item; nothing is learned.
         self.basis = config.convolution == "graph_filter"
         width = self.features.shape[1]
         self.from_features = nn.Linear(width, size, bias=False) if width else None
-        # Of users a step reads few; of items it reads all.
+        # A step reads few users, so their table's gradient is sparse; it usually reads all items.
         self.user_vectors = (
             _identity(num_users, size, sparse=True) if config.user_identity else None
         )
         self.item_vectors = _identity(len(item_features), size) if config.item_identity else None
-        # Behind the others, whose initial weights are what they are without.
+        # Made after the others, so that these have the same initial weights without it.
         width = self.user_features.shape[1]
         self.from_user_features = nn.Linear(width, size, bias=False) if width else None
         self.dropout = Dropout(config.dropout_share())
@@ -98,12 +98,12 @@ class NodeInputs(nn.Module):
         return out
 
     def new_users(self, inputs: Tensor, features: Tensor | None = None) -> Tensor:
-        """What users that training never saw are -> [N, H].
+        """The inputs of N users that training never saw, [N, H].
 
         Args:
             inputs: float32 [N, 3], see `Biases.inputs`.
-            features: float32 [N, F] chosen features; None where nothing is known of them, which
-                counts as zeros: a number's mean, and no label.
+            features: float32 [N, F] chosen features; None where they are not known, which counts as
+                zeros: the mean of a number, and no label.
         """
         out = self._of_user_inputs(inputs)
         if self.from_user_features is None or features is None:
@@ -147,7 +147,7 @@ class NodeInputs(nn.Module):
         return _expand(self.from_item_inputs, inputs * self.input_scale)
 
     def _with_vectors(self, out: Tensor, vectors: Tensor, inputs: Tensor) -> Tensor:
-        # A damping of 0 leaves each vector as it is, that of a node without ratings too.
+        # With a damping of 0 vectors count in full, also those of nodes without ratings.
         if not self.damping:
             return out + vectors
         degrees = inputs[:, 1:2].expm1()
@@ -155,9 +155,9 @@ class NodeInputs(nn.Module):
 
 
 def _map_features(linear: nn.Linear, features: Tensor, nodes: Tensor | None) -> Tensor:
-    """[N, H] of N nodes, None for all that there are.
+    """[N, H] mapped features of N nodes; `nodes` is None for all nodes.
 
-    Features are wide, so of as many nodes as there are, all are mapped.
+    Features are wide, so where N is the number of all nodes or more, each row is mapped once.
     """
     if nodes is None:
         every: Tensor = linear(features)
@@ -175,13 +175,13 @@ def _of_columns(features: Tensor, columns: Tensor | None) -> Tensor:
 def _columns(
     key: str, wanted: bool | Sequence[str], count: int, widths: Mapping[str, int]
 ) -> Tensor | None:
-    """Which of the columns of features to use; None for all of them.
+    """The columns of features to use; None for all of them.
 
     Args:
-        key: the setting, for messages.
-        wanted: what it says.
-        count: columns that there are.
-        widths: of features by name, in their order.
+        key: the setting's name, for messages.
+        wanted: the setting's value.
+        count: how many columns there are.
+        widths: numbers of columns of the named features, in their order.
     """
     if wanted is True:
         return None
@@ -207,9 +207,9 @@ def _identity(count: int, size: int, *, sparse: bool = False) -> nn.Embedding:
 
 
 def _expand(linear: nn.Linear, inputs: Tensor) -> Tensor:
-    """`linear(inputs)` of N nodes with a handful of inputs each.
+    """`linear(inputs)` for N nodes with few inputs each.
 
-    With the weight laid out like this, its gradient is inputs^T @ gradient, which on a CPU takes a
-    tenth of the time of (gradient^T @ inputs)^T.
+    With the transposed weight made contiguous, its gradient is computed as inputs^T @ gradient,
+    which on a CPU takes a tenth of the time of (gradient^T @ inputs)^T.
     """
     return torch.addmm(linear.bias, inputs, linear.weight.t().contiguous())

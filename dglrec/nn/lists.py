@@ -1,4 +1,4 @@
-"""The list head: a user's and an item's embedding -> the item's place in the user's list."""
+"""The list head: from a user's and an item's embedding to the item's score in the user's list."""
 
 from typing import NamedTuple
 
@@ -16,28 +16,28 @@ _DEGREE = 1  # the column of `Biases.inputs` that holds log(1 + degree)
 
 
 class ListTerms(NamedTuple):
-    """What the list head makes of each node of one type, whatever it is paired with.
+    """The list head's terms of each node of one type, which do not depend on the other node.
 
     Attributes:
         factors: [N, F]; the score of a pair is the dot product of both sides' factors, plus `base`.
-        base: [N]; of items how popular they are, of users zeros.
+        base: [N]; the popularity of items, and zeros for users.
     """
 
     factors: Tensor
     base: Tensor
 
     def of(self, nodes: Tensor) -> "ListTerms":
-        """Those of some nodes, int64 [n]."""
+        """The terms of some nodes, int64 [n]."""
         return ListTerms(self.factors.index_select(0, nodes), self.base.index_select(0, nodes))
 
 
 class ListRows(NamedTuple):
-    """The vectors of items that a batch reads, one a row; None where the head has none of a kind.
+    """The vectors of items that a batch reads, by row; None for a kind that the head does not have.
 
     Attributes:
-        rated: [S, F] p, of the items that users are known by.
-        weighed: [S, F] q, likewise.
-        own: [D, F] y, of the items that are listed.
+        rated: [S, F]; p, of the items that users have rated.
+        weighed: [S, F]; q, of the same items.
+        own: [D, F]; y, of the items that are listed.
     """
 
     rated: Tensor | None
@@ -49,21 +49,21 @@ class ListHead(nn.Module):
     """Scores pairs for lists: z_u . v_i + b_i.
 
     With h the encoder's embeddings, S_u the user's rated items other than the targets, n their
-    number and e_uj what biases leave of a rating,
+    number and e_uj a rating's residual over the biases,
 
         z_u = A h_u + n^-1/2 sum over j in S_u of (p_j + e_uj q_j)
         v_i = B h_i + y_i,   b_i = c . h_i + d log(1 + degree_i)
 
     The sum over vectors p_j of the items is a factored item-item model (Kabbur, Ning and Karypis,
     "FISM: factored item similarity models for top-N recommender systems", KDD 2013, equation 6),
-    or the encoder of a linear autoencoder without a hidden activation; the second one weighs them
-    by how they were rated, as in Koren's asymmetric SVD ("Factorization meets the neighborhood",
-    KDD 2008, equation 12). Users stay inductive: a user is what it rated.
+    or the encoder of a linear autoencoder without a hidden activation; the sum over vectors q_j
+    weighs them by the ratings, as in Koren's asymmetric SVD ("Factorization meets the
+    neighborhood", KDD 2008, equation 12). Users stay inductive: a user is defined by its ratings.
 
-    Where older ratings weigh less, n^-1/2 times the sums is n^1/2 times weighed means, n being the
-    number of equally weighed ratings that these stand for.
+    Where older ratings weigh less, n^-1/2 times the sums becomes n^1/2 times weighted means, with n
+    the equivalent number of equally weighted ratings.
 
-    Without maps z and v are the embeddings, and b is 0.
+    Without maps, z and v are the embeddings, and b is 0.
 
     Args:
         config: the model's.
@@ -93,11 +93,11 @@ class ListHead(nn.Module):
         self.item_vectors = _table(num_items, width) if config.item_identity else None
         self.decay = TimeDecay() if config.time_decay and self.reads_items else None
         with torch.no_grad():
-            # Lists begin as those of popularity.
+            # So that lists start as a ranking by popularity.
             self.base.weight.zero_()
 
     def tables(self) -> list[nn.Embedding]:
-        """The vectors of items, one a row."""
+        """The head's tables of item vectors."""
         tables = (self.rated, self.weighed, self.item_vectors)
         return [table for table in tables if table is not None]
 
@@ -110,19 +110,18 @@ class ListHead(nn.Module):
         """The vectors of some items.
 
         Args:
-            sources: int64 [S] that users are known by, each once.
-            listed: int64 [D] that are listed, each once.
+            sources: int64 [S]; items that users have rated, each once.
+            listed: int64 [D]; items that are listed, each once.
         """
         tables = ((self.rated, sources), (self.weighed, sources), (self.item_vectors, listed))
         return ListRows(*(None if table is None else table(items) for table, items in tables))
 
     def of_users(self, users: Tensor, block: Block | None, rows: ListRows) -> ListTerms:
-        """What users are to any item.
+        """The terms of users.
 
         Args:
             users: [n, H] embeddings.
-            block: the edges of these users that they are known by, the last layer's; None where the
-                model has no layer.
+            block: the last layer's edges of these users; None for a model without layers.
             rows: the vectors of the block's sources.
         """
         factors: Tensor = self.from_user(users) if self.maps else users
@@ -131,7 +130,7 @@ class ListHead(nn.Module):
         return ListTerms(factors, factors.new_zeros(len(factors)))
 
     def _profiles(self, block: Block, rated: Tensor, weighed: Tensor | None) -> Tensor:
-        """[S, F] p and q of a block's sources -> [n, F] what users are by the items they rated."""
+        """[S, F] p and q of a block's sources -> [n, F] sums over the items that users rated."""
         decay = None if self.decay is None else self.decay(block)
         if decay is None:
             summed = aggregate(block, rated, "sum")
@@ -149,13 +148,13 @@ class ListHead(nn.Module):
     def without_each(
         self, users: Tensor, block: Block, owners: Tensor, shifts: Tensor
     ) -> ListTerms:
-        """What users are to any item had they not rated each of their items.
+        """The terms of users without one of their ratings, for each of K ratings.
 
         Args:
-            users: [K, H] the embedding of each rating's user without that rating.
+            users: [K, H]; the embedding of each rating's user without that rating.
             block: the K ratings; its sources are all items.
-            owners: int64 [K] whose they are.
-            shifts: [K] by how much less biases leave of the user's other ratings then.
+            owners: int64 [K]; each rating's user.
+            shifts: [K]; by how much the residuals of the user's other ratings fall without it.
         """
         factors: Tensor = self.from_user(users) if self.maps else users
         if self.rated is not None:
@@ -172,12 +171,12 @@ class ListHead(nn.Module):
         return ListTerms(factors, factors.new_zeros(len(factors)))
 
     def of_items(self, items: Tensor, inputs: Tensor, own: Tensor | None) -> ListTerms:
-        """What items are to any user.
+        """The terms of items.
 
         Args:
             items: [m, H] embeddings.
-            inputs: float32 [m, 3] their `Biases.inputs`.
-            own: [m, F] their vectors; None where there are none, as of items that training never
+            inputs: float32 [m, 3]; the items' `Biases.inputs`.
+            own: [m, F]; the items' vectors y; None without these, as for items that training never
                 saw.
         """
         if not self.maps:
@@ -189,7 +188,7 @@ class ListHead(nn.Module):
         return ListTerms(factors, base)
 
 
-_MANY = 1 << 24  # numbers of rows that are written out no more
+_MANY = 1 << 24  # with more numbers in the rows of all pairs, these rows are not written out
 
 
 def score_lists(of_users: ListTerms, of_items: ListTerms, users: Tensor, items: Tensor) -> Tensor:

@@ -10,24 +10,24 @@ from torch.nn import functional
 from dglrec.blocks import Block
 from dglrec.kernels import chances
 
-_FIXED_KEY = 0  # of the order outside of training
+_FIXED_KEY = 0  # key of the order outside training
 
 
 class LSTMAggregator(nn.Module):
     """The last state of an LSTM that reads a node's neighbours in a random order.
 
     Hamilton, Ying and Leskovec, "Inductive representation learning on large graphs", NeurIPS 2017,
-    section 3.3. The result is that of `dgl.nn.SAGEConv` with "lstm", whose order is that of the
-    edges. In training the order is drawn anew in each step; otherwise it follows from an edge's
-    place among its node's, so that it is the same each time. An LSTM takes a step a neighbour, so
-    of a node with more neighbours than `most` it reads that many, the first in this order: a new
-    sample in each step of training, and a fixed one in inference, which is exact for that.
+    section 3.3. For the same order, the result is that of `dgl.nn.SAGEConv` with "lstm", which
+    reads edges in their order. In training the order is drawn anew in each step; outside training
+    it depends only on an edge's place among its node's edges, so that it is always the same. An
+    LSTM takes a step for each neighbour, so it reads at most `most` neighbours of a node, the first
+    in this order: a new sample in each step of training, and a fixed one in inference.
 
-    Nodes with as many neighbours are read together, so nothing is padded.
+    Nodes with the same number of neighbours are read together, without padding.
 
     Args:
         size: H.
-        most: neighbours of a node that are read.
+        most: how many neighbours of a node are read at most.
     """
 
     def __init__(self, size: int, most: int) -> None:
@@ -49,9 +49,9 @@ class LSTMAggregator(nn.Module):
                 edges.append((starts.index_select(0, alike) + turns).flatten())
                 shapes.append((length, len(alike)))
         if not nodes:
-            # Processes that share a step must all have gradients of the same weights.
+            # Zeros with a gradient: all processes of a step need gradients of the same weights.
             return out + 0.0 * sum(one.sum() for one in self.lstm.parameters())
-        # Gathered at once, so that the sources get one gradient, and not one for each length.
+        # Gathered at once, so that the sources get one gradient in all, not one for each length.
         read = block.neighbours.index_select(0, places.index_select(0, torch.cat(edges)))
         parts = functional.embedding(read, sources).split([len(one) for one in edges])
         states = [
@@ -62,13 +62,13 @@ class LSTMAggregator(nn.Module):
         return out.to(state.dtype).index_copy(0, torch.cat(nodes), state)
 
     def _in_order(self, block: Block) -> tuple[Tensor, Tensor]:
-        """int64 [K] edges, node by node, in the order in which they are read; [D] how many."""
+        """int64 [K] edges in the order in which each node reads them; [D] how many each has."""
         counts = block.offsets.diff()
         owners = torch.repeat_interleave(counts, output_size=len(block.neighbours))
         edges = torch.arange(len(owners), device=owners.device)
         drawn = self._chances(edges, block.offsets.index_select(0, owners))
         if block.present is not None:
-            # Behind those that are there.
+            # Padding comes last.
             drawn = drawn + (block.present == 0)
             counts = block.counts.long()
         by_chance = drawn.argsort(stable=True)
@@ -78,11 +78,11 @@ class LSTMAggregator(nn.Module):
         return in_order, counts
 
     def _chances(self, edges: Tensor, starts: Tensor) -> Tensor:
-        """float64 [K], what decides an edge's turn.
+        """float64 [K] random numbers that edges are sorted by.
 
         Args:
-            edges: int64 [K] their places in the block.
-            starts: int64 [K] where their destinations' edges begin.
+            edges: int64 [K]; the edges' places in the block.
+            starts: int64 [K]; where the edges of each edge's destination start.
         """
         if self.training:
             return chances(edges, int(torch.randint(2**62, ())))

@@ -1,4 +1,4 @@
-"""The whole model: inputs, encoder, and a head for ratings, one for lists, or both."""
+"""The whole model: inputs, encoder, and a rating head, a list head, or both."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,13 +19,13 @@ from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of a batch, and what its heads need besides.
+    """The embeddings of a batch's nodes, and the list head's terms.
 
     Attributes:
         nodes: [N, H] embeddings of the last layer's destinations; unseen items follow the others.
-        users: of the destination users, what the list head makes of them; None without one.
-        items: of the items likewise.
-        list_rows: the vectors of items that it read for that; None without one.
+        users: the list head's terms of the destination users; None without a list head.
+        items: its terms of the destination items; None without a list head.
+        list_rows: the item vectors that it read for these; None without a list head.
     """
 
     nodes: NodeValues
@@ -35,20 +35,20 @@ class Encoded(NamedTuple):
 
 
 class RatingModel(nn.Module):
-    """Inputs, encoder and heads: predicts what a rating has beyond the biases, lists, or both.
+    """Inputs, encoder and heads: predicts ratings' residuals over the biases, lists, or both.
 
     Args:
-        config: what it is made of; its heads chosen, not `auto`.
+        config: of the model, with `heads` chosen, not `auto`.
         num_users: U.
         item_features: float32 [I, F].
-        widths: columns of `item_features` by name, where the configuration names some.
-        user_features: float32 [U, F']; None where nothing is known of users.
-        user_widths: columns of `user_features` by name, where the configuration names some.
+        widths: numbers of columns of the named `item_features`, where the configuration names some.
+        user_features: float32 [U, F']; None where users have no features.
+        user_widths: numbers of columns of the named `user_features`, likewise.
         directions: of the relations that the configuration names.
-        operator: the graph of items that convolution graph_filter takes; None with the others.
+        operator: the graph of items for convolution graph_filter; None with others.
 
     Raises:
-        UsageError: the configuration names features that there are not.
+        UsageError: the configuration names features that do not exist.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class RatingModel(nn.Module):
             config, num_users, item_features, widths, user_features, user_widths
         )
         self.encoder = HeteroEncoder(config, operator)
-        # The list head comes late, so that it leaves the others' initial weights as they are; and
-        # relations last, for the same reason.
+        # The list head is made after these, and relations last, so that the initial weights of the
+        # others do not depend on them.
         decoder = LocalReadout if config.convolution == "graph_filter" else EdgeRegressor
         self.decoder = decoder(config) if config.heads != "lists" else None
         self.list_head = ListHead(config, len(item_features)) if config.lists else None
@@ -96,12 +96,12 @@ class RatingModel(nn.Module):
         """Embeddings of the nodes that a batch's targets name.
 
         Args:
-            batch: what to predict, and from what.
-            all_items: where the batch holds a share of the items, what makes [I, H] values of all
-                of them out of those of the share.
+            batch: the targets, and the blocks to predict them from.
+            all_items: where the batch holds a share of the items, a function from the share's
+                values to the [I, H] values of all items.
         """
         if batch.items_are_shared and all_items is None:
-            raise ValueError("the batch holds a share of the items; say how to get the others")
+            raise ValueError("the batch holds a share of the items, so all_items is needed")
         nodes = NodeValues(
             self.inputs.users(batch.user_nodes, batch.user_inputs),
             self.inputs.items(
@@ -121,7 +121,7 @@ class RatingModel(nn.Module):
     def _list_terms(
         self, batch: EdgeBatch, nodes: NodeValues, exchange: Exchange | None
     ) -> tuple[ListTerms | None, ListTerms | None, ListRows | None]:
-        """What the list head makes of a batch's destinations, and the vectors that takes."""
+        """The list head's terms of a batch's destinations, and the vectors that they take."""
         head = self.list_head
         if head is None:
             return None, None, None
@@ -139,8 +139,8 @@ class RatingModel(nn.Module):
         """[m, H] embeddings of m items that nobody has rated.
 
         Args:
-            features: float32 [m, F] chosen ones.
-            others: what these items read of labels.
+            features: float32 [m, F] chosen features.
+            others: blocks in which these items read labels.
         """
         items = [self.inputs.new_items(features)]
         if self.relations is None:
@@ -164,7 +164,7 @@ class RatingModel(nn.Module):
         return self.decoder
 
     def tables(self) -> dict[str, str]:
-        """The weights with a row for each node of a type: the type by the weight's name."""
+        """The names of the weights that have a row for each node of a type, with that type."""
         of_items = [self.inputs.item_vectors]
         if self.list_head is not None:
             of_items += self.list_head.tables()
@@ -180,7 +180,7 @@ class RatingModel(nn.Module):
         }
 
     def read_items_by_rows(self) -> None:
-        """From now on a batch reads few of the items' vectors: their gradients are sparse."""
+        """Make the gradients of item vectors sparse, for batches that read few of them."""
         tables: list[nn.Embedding | None] = [self.inputs.item_vectors]
         if self.list_head is not None:
             tables += self.list_head.tables()
@@ -189,6 +189,6 @@ class RatingModel(nn.Module):
                 table.sparse = True
 
     def sparse_tables(self) -> list[nn.Parameter]:
-        """The weights whose gradients are sparse: a batch reads few of their rows."""
+        """The weights with sparse gradients, of which a batch reads few rows."""
         tables = [one for one in self.modules() if isinstance(one, nn.Embedding) and one.sparse]
         return [parameter for table in tables for parameter in table.parameters()]

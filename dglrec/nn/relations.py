@@ -1,4 +1,4 @@
-"""What users and items are told along relations beside that of ratings.
+"""Messages to users and items along relations other than ratings.
 
 Shapes: S sources, D destinations, H embedding size, L labels of an attribute.
 """
@@ -14,24 +14,24 @@ from dglrec.nn.aggregation import map_and_aggregate
 from dglrec.nn.values import Messages, NodeValues
 from dglrec.relations import ITEM_TYPE, USER_TYPE, Direction
 
-_LABEL_STD = 0.1  # as of items' vectors
-_INITIAL_GAIN = 0.1  # so that a relation begins by saying nearly nothing
+_LABEL_STD = 0.1  # the same as for item vectors
+_INITIAL_GAIN = 0.1  # so that a relation's messages are nearly 0 at first
 
 
 class RelationMaps(nn.Module):
     """A linear map for each direction of each relation and each layer, and vectors of labels.
 
-    What comes along a direction is W mean(h_neighbours), the mean weighed by the edges' weights.
-    Labels are nodes that read nothing: each has a vector, which is the same in all layers.
+    A direction's message is W mean(h_neighbours), the mean weighed by the edges' weights. Labels
+    are nodes that read nothing: each has a vector, which is the same in all layers.
 
-    With `asked` what is averaged is relu(Q h_neighbour + q): the importance pooling of PinSage
-    (Ying et al., KDD 2018, algorithm 1, line 1), weights being counts of visits over their sum.
+    With `asked` the mean is over relu(Q h_neighbour + q): the importance pooling of PinSage (Ying
+    et al., KDD 2018, algorithm 1, line 1), where weights are counts of visits over their sum.
 
     Args:
         size: H.
-        layers: of the encoder.
-        directions: those of the relations that are read.
-        asked: whether neighbours are mapped and cut off at 0 before they are averaged.
+        layers: how many the encoder has.
+        directions: of the relations that layers read.
+        asked: whether neighbours pass a linear map and a ReLU before the mean.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RelationMaps(nn.Module):
         self.size = size
         self.names = tuple(one.name for one in directions)
         attributes = {one.source_type: one.num_sources for one in directions if one.reads_labels}
-        # Behind a prefix, as a module's parts must not be called as its methods are.
+        # With a prefix, as a module's parts must not have the names of its methods.
         self.labels = nn.ModuleDict(
             {f"of_{name}": _vectors(count, size) for name, count in attributes.items()}
         )
@@ -55,7 +55,7 @@ class RelationMaps(nn.Module):
         )
 
     def message(self, layer: int, name: str, block: Block, sources: Tensor) -> Tensor:
-        """[S, H] sources -> [D, H], what a block's destinations are told in a layer.
+        """[S, H] sources -> [D, H] messages to a block's destinations in a layer.
 
         Args:
             layer: its number, from 0.
@@ -74,24 +74,24 @@ class RelationMaps(nn.Module):
         return map_and_aggregate(block, sources, linear, "mean", block.residuals)
 
     def label_vectors(self, attribute: str) -> Tensor:
-        """float32 [L, H] the vectors of an attribute's labels."""
+        """float32 [L, H]: the vectors of an attribute's labels."""
         table = self.labels[f"of_{attribute}"]
         assert isinstance(table, nn.Embedding)
         return table.weight
 
     def sources_of(self, source_type: str, nodes: NodeValues) -> Tensor:
-        """The values of a type: of users, of items, or the vectors of an attribute's labels."""
+        """The values of the nodes of a type: users, items, or the labels of an attribute."""
         if source_type == USER_TYPE:
             return nodes.users
         return nodes.items if source_type == ITEM_TYPE else self.label_vectors(source_type)
 
     def messages(self, layer: int, others: Sequence[RelationBlock], nodes: NodeValues) -> Messages:
-        """What a layer's destinations are told along all relations.
+        """The sums of messages to a layer's destinations along all relations.
 
         Args:
             layer: its number, from 0.
-            others: its blocks.
-            nodes: [S, H] of the users and items that it reads.
+            others: the layer's blocks of these relations.
+            nodes: [S, H] of the users and items that the layer reads.
         """
         sums: dict[str, Tensor] = {}
         for one in others:
@@ -102,7 +102,7 @@ class RelationMaps(nn.Module):
         return Messages(sums.get(USER_TYPE), sums.get(ITEM_TYPE))
 
     def of_labels(self, layer: int, others: Sequence[RelationBlock]) -> Tensor | None:
-        """[D, H] what items are told along relations from labels alone; None where there are none.
+        """[D, H] messages to items along relations from labels alone; None without such relations.
 
         Args:
             layer: its number, from 0.

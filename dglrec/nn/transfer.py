@@ -1,4 +1,4 @@
-"""An item network: from features to what the encoder makes of items that have been rated.
+"""A linear map from items' features to the encoder's embeddings of rated items.
 
 Shapes: N items, F features, H embedding size.
 """
@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_STRENGTHS = 13  # ridges that are tried, from the least to the most
+_STRENGTHS = 13  # ridges that are tried, between _LEAST and _MOST
 _LEAST, _MOST = -4.0, 2.0  # log10 of a ridge, as a multiple of the features' mean variance
 _TINY = 1e-12
-_NOISE = 1e-7  # of the features' size: a singular value below it may come from rounding alone
+_NOISE = 1e-7  # times the features' norm: smaller singular values may be rounding alone
 
 
 class ItemNetwork(NamedTuple):
@@ -34,18 +34,18 @@ def fit_item_network(features: Tensor, vectors: Tensor, importance: Tensor) -> I
     """The ridge regression from features to learned vectors.
 
     Gantner, Drumond, Freudenthaler, Rendle and Schmidt-Thieme, "Learning attribute-to-feature
-    mappings for cold-start recommendations", ICDM 2010, section IV-B (linear maps, of which this is
-    the one that squared errors of the vectors choose). The ridge is that of the least squared error
-    of items that are left out one by one, which needs no second fit (Hastie, Tibshirani and
-    Friedman, "The elements of statistical learning", equation 7.64).
+    mappings for cold-start recommendations", ICDM 2010, section IV-B (linear maps, here the one
+    with the least squared error of the vectors). The ridge is the one with the least leave-one-out
+    squared error, which needs no further fits (Hastie, Tibshirani and Friedman, "The elements of
+    statistical learning", equation 7.64).
 
     Args:
         features: float32 [N, F].
-        vectors: float32 [N, H] what they are to be mapped to.
-        importance: [N], how much each item counts; 0 for one that is not to be learned from.
+        vectors: float32 [N, H]; the targets of the map.
+        importance: [N]; the items' weights, 0 for an item to be ignored.
 
     Raises:
-        ValueError: no item counts.
+        ValueError: all weights are 0.
     """
     used = importance > 0
     if not bool(used.any()):
@@ -63,7 +63,7 @@ def fit_item_network(features: Tensor, vectors: Tensor, importance: Tensor) -> I
     for strength in torch.logspace(_LEAST, _MOST, _STRENGTHS, dtype=x.dtype).tolist():
         shrunk = squares / (squares + strength * scale)
         fitted = u @ (shrunk.unsqueeze(1) * along)
-        # Of an item itself: what it says through the features, and through the mean.
+        # The leverage: by how much an item's own vector moves its fit, by the map and the mean.
         own = (u.square() @ shrunk + share).clamp(max=1 - _TINY)
         error = float(((y - fitted) / (1 - own).unsqueeze(1)).square().sum())
         if error < least:
@@ -73,7 +73,7 @@ def fit_item_network(features: Tensor, vectors: Tensor, importance: Tensor) -> I
 
 
 def _decomposed(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U [N, r], s [r] > noise and V^T [r, F], whose product is x; of many rows from products."""
+    """The SVD of x, U [N, r], s [r] > noise, V^T [r, F]; for N > F from x^T x."""
     if x.shape[0] > x.shape[1]:
         squares, columns = torch.linalg.eigh(x.T @ x)
         s, rows = squares.clamp(min=0).sqrt(), columns.T

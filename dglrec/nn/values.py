@@ -1,4 +1,4 @@
-"""Values of nodes of both types, and what each layer does with them."""
+"""Values of nodes of both types, and the interfaces of layers and convolutions."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from dglrec.blocks import Block, LayerBlocks
 
-_SMALL = 1e-6  # of a squared length
+_SMALL = 1e-6  # added to squared lengths
 
 Update = Callable[[Block, Tensor, Tensor], Tensor]
 
 
 class NodeValues(NamedTuple):
-    """One value a node, for both types."""
+    """A row of values for each node, for both types."""
 
     users: Tensor
     items: Tensor
@@ -33,23 +33,23 @@ class Layer(Protocol):
 
 
 class Convolution(nn.Module):
-    """Messages along one relation, whatever is known of its edges beyond that they are there."""
+    """Messages along one relation, which use only that its edges exist."""
 
     def forward(self, block: Block, sources: Tensor, destinations: Tensor) -> Tensor:
         """[S, H] sources and [D, H] destinations -> [D, H]."""
         raise NotImplementedError
 
     def without_edges(self, destinations: Tensor) -> Tensor:
-        """[D, H] destinations that have no edge -> [D, H]; as `forward` gives for them."""
+        """[D, H] destinations that have no edge -> [D, H]; the same as `forward` for them."""
         raise NotImplementedError
 
 
 class Messages(NamedTuple):
-    """What comes to a layer's destinations along other relations than that of ratings.
+    """Messages to a layer's destinations along relations other than ratings.
 
     Attributes:
-        users: float32 [D, H]; None where no relation ends in users.
-        items: the same of items.
+        users: float32 [D, H]; None where no relation leads to users.
+        items: float32 [D, H]; None where no relation leads to items.
     """
 
     users: Tensor | None = None
@@ -60,7 +60,7 @@ NO_MESSAGES = Messages()
 
 
 class TwoWayLayer(nn.Module):
-    """A layer that users and items read one another in, and nothing else."""
+    """A layer in which users and items read each other, without other relations."""
 
     def update_users(self, block: Block, items: Tensor, users: Tensor) -> Tensor:
         """[S, H] items that the block's users rated, [D, H] those users -> [D, H]."""
@@ -78,7 +78,7 @@ class TwoWayLayer(nn.Module):
 
 
 def of_length_one(values: Tensor) -> Tensor:
-    """[N, H] over their lengths; a node of nothing stays one, and its gradient finite."""
+    """[N, H] divided by their lengths; a row of zeros stays zero, and its gradient finite."""
     lengths: Tensor = (values.square().sum(1, keepdim=True) + _SMALL).sqrt()
     return values / lengths
 
@@ -93,8 +93,8 @@ def both_ways(
     """[S, H] source nodes of each type -> [D, H] destination nodes of each type.
 
     Args:
-        update_users: one layer's way to users.
-        update_items: its way to items.
+        update_users: the layer's update of users.
+        update_items: the layer's update of items.
         blocks: the edges.
         nodes: [S, H] of each type.
         own_items: [D, H] the values of the items that are destinations, where these are not the

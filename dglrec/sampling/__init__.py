@@ -1,9 +1,9 @@
 """Loaders that yield `EdgeBatch`es. The only module that calls DGL's samplers.
 
-A batch holds target edges and all that is needed to predict them: the sampled neighbourhoods of
-their users and items, layer by layer, and the biases. None of it depends on the targets' own
-ratings. They take no part in the messages, in either direction, at any hop, and the biases are
-those that would stand without them.
+A batch holds target edges and everything that predicts them: the sampled neighbourhoods of their
+users and items, layer by layer, and the biases. None of it depends on the targets' ratings: targets
+take no part in messages, in either direction, at any hop, and the biases are those fitted without
+them.
 """
 
 from dglrec.sampling.cluster import ClusterLoader

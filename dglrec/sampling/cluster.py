@@ -19,25 +19,25 @@ from dglrec.sampling.tensors import offsets_of, take
 
 
 class ClusterLoader(SubgraphLoader):
-    """Steps of several clusters, which each pass of an epoch groups anew by chance.
+    """Steps of several clusters, which each pass of an epoch groups anew at random.
 
-    A rating within a cluster is in one step of each pass. One between two clusters is in a step
-    where both are: where a step has q of C clusters, that is (q - 1) / (C - 1) of the steps that
-    have its user or its item, so it stands for (C - 1) / (q - 1) ratings. (The paper leaves these
-    edges as they are, and so counts them for less than they are in the whole graph.)
+    A rating within a cluster is in one step of each pass. A rating between two clusters is in a
+    step that has both: with q of C clusters in a step, in (q - 1) / (C - 1) of the steps that have
+    its user or its item, so it stands for (C - 1) / (q - 1) ratings. (The paper does not weigh
+    these edges, so they count less than in the whole graph.)
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
         config: batch size, folds and the number of clusters.
         clusters: int32 [U + I]; see `derived.metis_clusters`.
-        seed: with the epoch it decides groups and folds.
+        seed: with the epoch, it decides groups and folds.
         device: where graph and batches live.
         world: the processes that share each step.
-        layers: of the model.
+        layers: how many the model has.
 
     Raises:
-        ValueError: there are other clusters than the configuration's.
+        ValueError: the clusters' number or length is not that of the configuration and the graph.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class ClusterLoader(SubgraphLoader):
         self._count = int(self.config.clusters)
         nodes = graph.num_users + graph.num_items
         if len(clusters) != nodes or int(clusters.max()) >= self._count:
-            raise ValueError(f"these are no {self._count} clusters of {nodes} users and items")
+            raise ValueError(f"need clusters 0 to {self._count - 1} of all {nodes} users and items")
         self._clusters = clusters.to(self.device)
-        # The nodes of each cluster, one cluster's after the other's; those of none are left out.
+        # The nodes of the clusters, cluster by cluster; nodes without a cluster are left out.
         rated = (self._clusters >= 0).nonzero().squeeze(1)
         owners = take(self._clusters, rated)
         self._nodes = take(rated, torch.argsort(owners, stable=True))
         self._starts = offsets_of(torch.bincount(owners, minlength=self._count))
         steps = self._steps_a_pass()
         self._bounds = [number * self._count // steps for number in range(steps + 1)]
-        # How often a pass has two clusters in a step, summed over all ordered pairs of them.
+        # In how many steps of a pass two clusters are together, summed over all ordered pairs.
         sizes = [last - first for first, last in itertools.pairwise(self._bounds)]
         self._pairs = sum(size * (size - 1) for size in sizes)
 
@@ -90,6 +90,6 @@ class ClusterLoader(SubgraphLoader):
         ones = torch.ones(len(between), device=self.device)
         others = self._count - 1
         of_messages = torch.where(between, others / max(step.clusters - 1, 1), ones)
-        # Steps may differ by a cluster, so that a pass has two in a step this often on average.
+        # Steps may differ by a cluster, so this is an average over pairs of clusters.
         as_targets = torch.where(between, self._count * others / max(self._pairs, 1), ones)
         return Shares(of_messages, of_messages, as_targets)

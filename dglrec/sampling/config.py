@@ -1,4 +1,4 @@
-"""How target edges are batched."""
+"""The configuration of loaders: how target edges are batched and neighbours sampled."""
 
 import math
 from typing import Annotated, Any, Literal, NamedTuple
@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dglrec.errors import UsageError
 
-_SMALL = 2_000_000  # edges; up to here all the sampling that helps is cheap
+_SMALL = 2_000_000  # edges; up to here samples as large as help accuracy are cheap
 
 
 class _Defaults(NamedTuple):
-    """What `auto` means for folds, and for fan-outs but for the users' in the last layer."""
+    """What `auto` means for folds and fan-outs, except for users' fan-out in the last layer."""
 
     folds: int
     of_user: int
     of_item: tuple[int, int]  # in the layers before the last, and in the last
 
 
-# By whether a step encodes the items in reach, and whether ratings are few. In reach a fan-out is
-# multiplied by those behind it.
+# By whether a step encodes only the items in reach, and whether there are few ratings. For items in
+# reach, the fan-outs of all layers multiply.
 _DEFAULTS = {
     (False, True): _Defaults(8, -1, (10, 10)),
     (False, False): _Defaults(2, 10, (3, 1)),
@@ -32,9 +32,9 @@ _DEFAULTS = {
 WEIGHING = ("cluster", "saint", "layerwise")
 """The loaders whose steps read a sample of the graph in which each edge is weighed."""
 
-_CLUSTERS_A_STEP = 5  # unless the number of clusters is given
+_CLUSTERS_A_STEP = 5  # where `clusters` is auto
 
-# Of a layer that reads a sample: users, and items, for so many targets of a step, or more.
+# A layer-wise sample has a user, and an item, for each _TARGETS_A_NODE targets, or _LEAST_NODES.
 _TARGETS_A_NODE, _LEAST_NODES = 4, 512
 
 
@@ -151,16 +151,16 @@ class LoaderConfig(BaseModel):
     )
 
     def steps_a_pass(self, num_edges: int) -> int:
-        """Into how many steps each of the folds is cut, once these are numbers."""
+        """How many steps each fold's pass has; `folds` must be a number."""
         return -(-num_edges // (self.edges_a_batch(num_edges) * int(self.folds)))
 
     def edges_a_batch(self, num_edges: int, *, reached: bool = False) -> int:
-        """The batch size for a number of training edges, where it is left to us.
+        """The batch size for a number of training edges; see `batch_size`.
 
         Args:
             num_edges: E.
-            reached: whether a step encodes the items in reach: then a larger one shares more of
-                them among its targets.
+            reached: whether a step encodes only the items in reach: the targets of a larger step
+                then share more of them.
         """
         if self.batch_size != "auto":
             return self.batch_size
@@ -174,22 +174,22 @@ class LoaderConfig(BaseModel):
 
     @property
     def fanouts(self) -> list[tuple[int, int]]:
-        """Those of users and of items, layer by layer.
+        """The fan-outs of users and of items, layer by layer.
 
         Raises:
-            ValueError: they are left to `resolved`.
+            ValueError: they are auto; see `resolved`.
         """
         if self.user_fanouts == "auto" or self.item_fanouts == "auto":
             raise ValueError("fan-outs must be numbers; see LoaderConfig.resolved")
         return list(zip(self.user_fanouts, self.item_fanouts, strict=True))
 
     def resolved(self, num_edges: int, num_items: int, layers: int = 2) -> "LoaderConfig":
-        """The same with each `auto` replaced by what it means for so many training edges.
+        """The same with each `auto` replaced by its meaning for a number of training edges.
 
         Args:
             num_edges: E.
             num_items: I.
-            layers: of the model; as many fan-outs are wanted.
+            layers: how many the model has, each with its fan-outs.
         """
         small = num_edges <= _SMALL
         items = self.items
@@ -214,16 +214,16 @@ class LoaderConfig(BaseModel):
         return resolved.with_clusters(num_edges) if self.kind == "cluster" else resolved
 
     def with_clusters(self, num_edges: int) -> "LoaderConfig":
-        """The same with a number of clusters, batch size and folds being numbers.
+        """The same with a number of clusters; batch size and folds must be numbers.
 
         Args:
             num_edges: E.
 
         Raises:
-            UsageError: a step would be a single cluster, and read no rating between clusters.
+            UsageError: a step would have a single cluster, and read no rating between clusters.
         """
         steps = self.steps_a_pass(num_edges)
-        # With E ratings there are 2 sqrt(E) nodes or more.
+        # E ratings have at least 2 sqrt(E) users and items.
         most = max(min(_CLUSTERS_A_STEP * steps, 2 * math.isqrt(num_edges)), 1)
         count = most if self.clusters == "auto" else self.clusters
         if steps > 1 and count < 2 * steps:
@@ -236,7 +236,7 @@ class LoaderConfig(BaseModel):
         return self.model_copy(update={"clusters": count})
 
     def with_layer_sizes(self, num_edges: int, num_users: int, num_items: int) -> "LoaderConfig":
-        """The same with numbers of users and items that are drawn for a layer.
+        """The same with the numbers of users and items that are drawn for a layer.
 
         Args:
             num_edges: E.
@@ -244,7 +244,7 @@ class LoaderConfig(BaseModel):
             num_items: I.
 
         Raises:
-            UsageError: more are to be drawn than there are.
+            UsageError: more are to be drawn than exist.
         """
         auto = max(self.edges_a_batch(num_edges) // _TARGETS_A_NODE, _LEAST_NODES)
         sizes = {}
@@ -263,7 +263,7 @@ class LoaderConfig(BaseModel):
         """How many users and items are drawn for a layer.
 
         Raises:
-            ValueError: they are left to `with_layer_sizes`.
+            ValueError: they are auto; see `with_layer_sizes`.
         """
         if self.layer_users == "auto" or self.layer_items == "auto":
             raise ValueError("layer sizes must be numbers; see LoaderConfig.with_layer_sizes")
@@ -272,7 +272,7 @@ class LoaderConfig(BaseModel):
     @field_validator("user_fanouts", "item_fanouts", mode="before")
     @classmethod
     def _one_layer(cls, value: Any) -> Any:
-        """A lone figure is that of a lone layer."""
+        """A single figure is the fan-out of a single layer."""
         return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
     def model_post_init(self, context: Any) -> None:
@@ -329,10 +329,10 @@ Stream = Literal[
     "nodes",
     "trials",
 ]
-"""What a seed is for; no two of them share their numbers."""
+"""What a seed is for; each stream has different random numbers."""
 
 
 def seed_of(stream: Stream, *words: int) -> int:
-    """One seed from a purpose and several numbers, of 31 bits: DGL reads a 32-bit signed number."""
+    """A seed of 31 bits, as DGL reads 32-bit signed ones, from a stream and several numbers."""
     entropy = (int.from_bytes(stream.encode(), "little"), *words)
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

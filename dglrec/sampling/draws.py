@@ -1,4 +1,4 @@
-"""What a loader asks of those who draw the items that lists are learned from."""
+"""The interface through which loaders draw the items that lists are learned from."""
 
 from typing import Protocol
 
@@ -9,38 +9,38 @@ from dglrec.blocks import Pool
 
 
 class Draw(Protocol):
-    """Draws a step's pool: at once, or what chance says first and the items later.
+    """Draws a step's pool of items: at once, or random numbers first and the items later.
 
-    Where shapes are fixed all that chance says of a pass is drawn on the host beforehand, so that
-    no step waits for it, and every device draws the same. Both ways come to the same items.
+    With fixed shapes, the random numbers of a pass are drawn on the host beforehand, so that no
+    step waits for them, and every device draws the same items. Both ways give the same items.
     """
 
     @property
     def least(self) -> float | None:
-        """The least rating of a target whose item may be drawn; None where any item may be."""
+        """The least rating with which a target's item may be drawn; None where any may be."""
 
     def __call__(self, items: Tensor, ratings: Tensor, generator: torch.Generator) -> Pool:
-        """A pool, its rows yet the items themselves.
+        """A pool, whose rows are still the items themselves.
 
         Args:
             items: int32 or int64 [B] of the step's targets.
             ratings: float32 [B] of the targets.
-            generator: of the pools' device.
+            generator: on the pool's device.
         """
 
     def numbers(self, liked: int, generator: torch.Generator) -> Tensor:
-        """[M] numbers that say which items are drawn, on the generator's device.
+        """[M] numbers that decide which items are drawn, on the generator's device.
 
         Args:
             liked: how many targets have a rating of `least` or more.
-            generator: as for a pool.
+            generator: of the random numbers.
         """
 
     def fixed(self, numbers: Tensor, items: Tensor, ratings: Tensor, present: Tensor) -> Pool:
-        """The same pool in a shape that follows from the number of draws alone.
+        """The same pool in a shape that depends on the number of draws alone.
 
         Args:
-            numbers: as `numbers` gives them, on the pools' device.
+            numbers: from `numbers`, on the pool's device.
             items: int64 [B].
             ratings: float32 [B].
             present: float32 [B]; 1 for a target, 0 for padding.

@@ -1,13 +1,15 @@
-"""Which ratings of a step's users are targets: a hash of user, item and epoch says.
+"""Which ratings of a step's users are targets: a hash of user, item and epoch decides.
 
 A user's ratings are dealt into folds; in each pass of an epoch one fold is predicted from the
-others. Whether an edge is a target is computed where the edge stands, so nothing is searched for.
+others. Whether an edge is a target is computed from the edge, so nothing is searched for.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from dglrec.kernels import (
 )
 from dglrec.sampling.config import seed_of
 
-_WORK_AN_EDGE = 8  # numbers read and written, to judge whether a second thread is worth it
+_WORK_AN_EDGE = 8  # numbers read and written for each edge; see `even_parts`
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class Split:
     """The ratings of N users, dealt into B targets and their support; in the order of the users.
 
     Attributes:
-        targets: int64 [B] edge ids.
-        owners: int64 [B] whose they are, as positions among the users.
-        items: int32 [B] what is rated.
-        support: int64 [S] edge ids, one user's after the other's.
-        support_counts: int64 [N] how many of them each user has.
-        later: ratings that are neither, and must not be read; None where there are no such.
+        targets: int64 [B]; edge ids.
+        owners: int64 [B]; each target's user, as a position among the users.
+        items: int32 [B]; each target's item.
+        support: int64 [S]; edge ids, user by user.
+        support_counts: int64 [N]; how many of these each user has.
+        later: ratings that are neither, and must not be read; None without such ratings.
     """
 
     targets: Tensor
@@ -51,8 +53,8 @@ class Later:
     """Ratings of a step's users that are later than its targets; see `TimeFold`.
 
     Attributes:
-        edges: int64 [R] edge ids.
-        owners: int64 [R] whose they are, as positions among the users.
+        edges: int64 [R]; edge ids.
+        owners: int64 [R]; each rating's user, as a position among the users.
     """
 
     edges: Tensor
@@ -60,12 +62,12 @@ class Later:
 
 
 def is_target(pairs: Tensor, key: int | Tensor, count: int, number: int | Tensor) -> Tensor:
-    """Whether each of n ratings is of a fold, bool [n].
+    """Whether each of n ratings is in a fold, bool [n].
 
     Args:
         pairs: int64 [n], user * I + item.
         key: `Fold.key`.
-        count: of folds.
+        count: how many folds there are.
         number: of the fold.
     """
     return hash_parts(pairs, key, count) == number
@@ -77,9 +79,9 @@ class Fold:
 
     Attributes:
         seed: of the loader.
-        epoch: which epoch; each deals anew.
+        epoch: number of the epoch; each deals the ratings anew.
         number: of the fold, 0..count-1.
-        count: of folds.
+        count: how many folds there are.
         num_items: I.
     """
 
@@ -91,7 +93,7 @@ class Fold:
 
     @property
     def key(self) -> int:
-        """What moves the hash's input away from that of other seeds and epochs."""
+        """The key that gives each seed and epoch other hashes."""
         return seed_of("folds", self.seed, self.epoch) << 31
 
     def holds(self, users: Tensor, items: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class Fold:
         Args:
             users: int64 [N].
             starts: int64 [N]; where each user's edges start.
-            counts: int64 [N]; and how many they are.
+            counts: int64 [N]; how many edges each user has.
             neighbours: int32 [E]; the item of every edge.
         """
         split = self._split_compiled if runs_compiled(neighbours) else self._split_anywhere
@@ -134,75 +136,88 @@ class Fold:
     def _split_compiled(
         self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor
     ) -> Split:
-        """The same, several times as fast: the edges are read once to count and once to write."""
+        """The same, several times as fast: edges are read once to count and once to write."""
         ends = np.concatenate(([0], np.cumsum(counts.numpy())))
-        arrays = [tensor.numpy() for tensor in (users, starts, counts, neighbours)]
+        ratings = _Ratings(*(one.numpy() for one in (users, starts, counts, neighbours)))
         numbers = (self.num_items, self.key, self.count, self.number)
-        hashing = [np.uint64(number) for number in numbers]
+        rule = _Rule(*(np.uint64(number) for number in numbers))
         parts = even_parts(ends, _WORK_AN_EDGE)
 
         target_counts = np.empty(len(users), dtype=np.int64)
-        run_side_by_side(
-            [partial(_count, *arrays, *hashing, target_counts, low, high) for low, high in parts]
-        )
-        target_starts = np.cumsum(target_counts) - target_counts
-        support_starts = ends[:-1] - target_starts
+        run_side_by_side([partial(_count, ratings, rule, target_counts, *part) for part in parts])
         num_targets = int(target_counts.sum())
-        targets, owners = (np.empty(num_targets, dtype=np.int64) for _ in range(2))
-        items = np.empty(num_targets, dtype=arrays[3].dtype)
-        support = np.empty(int(ends[-1]) - num_targets, dtype=np.int64)
-        places = (target_starts, support_starts, targets, owners, items, support)
-        run_side_by_side(
-            [partial(_write, *arrays, *hashing, *places, low, high) for low, high in parts]
+        target_starts = np.cumsum(target_counts) - target_counts
+        out = _Dealt(
+            target_starts=target_starts,
+            support_starts=ends[:-1] - target_starts,
+            targets=np.empty(num_targets, dtype=np.int64),
+            owners=np.empty(num_targets, dtype=np.int64),
+            items=np.empty(num_targets, dtype=ratings.neighbours.dtype),
+            support=np.empty(int(ends[-1]) - num_targets, dtype=np.int64),
         )
+        run_side_by_side([partial(_write, ratings, rule, out, *part) for part in parts])
         return Split(
-            targets=torch.from_numpy(targets),
-            owners=torch.from_numpy(owners),
-            items=torch.from_numpy(items),
-            support=torch.from_numpy(support),
+            targets=torch.from_numpy(out.targets),
+            owners=torch.from_numpy(out.owners),
+            items=torch.from_numpy(out.items),
+            support=torch.from_numpy(out.support),
             support_counts=counts - torch.from_numpy(target_counts),
         )
 
 
+class _Ratings(NamedTuple):
+    """The arguments of `Fold.split` as arrays."""
+
+    users: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int32]
+
+
+class _Rule(NamedTuple):
+    """What decides whether a rating is a target: the numbers that its hash takes."""
+
+    num_items: np.uint64
+    key: np.uint64
+    folds: np.uint64
+    fold: np.uint64
+
+
+class _Dealt(NamedTuple):
+    """Where the targets and the support of each user start, and room for the arrays of `Split`."""
+
+    target_starts: npt.NDArray[np.int64]
+    support_starts: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    support: npt.NDArray[np.int64]
+
+
 @compiled
-def _count(users, starts, counts, neighbours, num_items, key, folds, fold, out, low, high):  # type: ignore[no-untyped-def]
+def _count(ratings, rule, target_counts, low, high):  # type: ignore[no-untyped-def]
+    users, starts, counts, neighbours = ratings
     for n in range(low, high):
-        base = np.uint64(users[n]) * num_items + key
+        base = np.uint64(users[n]) * rule.num_items + rule.key
         found = 0
         for edge in range(starts[n], starts[n] + counts[n]):
-            found += hash_part_of(base + np.uint64(neighbours[edge]), folds) == fold
-        out[n] = found
+            found += hash_part_of(base + np.uint64(neighbours[edge]), rule.folds) == rule.fold
+        target_counts[n] = found
 
 
 @compiled
-def _write(  # type: ignore[no-untyped-def]
-    users,
-    starts,
-    counts,
-    neighbours,
-    num_items,
-    key,
-    folds,
-    fold,
-    target_starts,
-    support_starts,
-    targets,
-    owners,
-    items,
-    support,
-    low,
-    high,
-):
+def _write(ratings, rule, out, low, high):  # type: ignore[no-untyped-def]
+    users, starts, counts, neighbours = ratings
     for n in range(low, high):
-        base = np.uint64(users[n]) * num_items + key
-        target, other = target_starts[n], support_starts[n]
+        base = np.uint64(users[n]) * rule.num_items + rule.key
+        target, other = out.target_starts[n], out.support_starts[n]
         for edge in range(starts[n], starts[n] + counts[n]):
             item = neighbours[edge]
-            if hash_part_of(base + np.uint64(item), folds) == fold:
-                targets[target] = edge
-                owners[target] = n
-                items[target] = item
+            if hash_part_of(base + np.uint64(item), rule.folds) == rule.fold:
+                out.targets[target] = edge
+                out.owners[target] = n
+                out.items[target] = item
                 target += 1
             else:
-                support[other] = edge
+                out.support[other] = edge
                 other += 1

@@ -1,7 +1,7 @@
-"""A loader whose batches hold the whole graph: for layers that cost little an edge.
+"""A loader whose batches hold the whole graph, for layers that are cheap for each edge.
 
-Each layer reads all edges but the targets, so nothing is sampled; a linear encoder propagates over
-the whole graph once a step, and a step is large to make that worth it.
+Each layer reads all edges except the targets, without sampling. A linear encoder propagates over
+the whole graph in each step, so steps are large to make that worth it.
 """
 
 import torch
@@ -23,17 +23,17 @@ from dglrec.sampling.users import UserBatchLoader
 class FullGraphLoader(UserBatchLoader):
     """Steps of whole users, as `UserBatchLoader` deals them, with the whole graph in each batch.
 
-    All processes read the whole graph, and predict the targets of their share of a step's users.
+    Each process reads the whole graph, and predicts the targets of its share of a step's users.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
-        config: batch size and folds; there are no fan-outs, and no item counts as unseen.
-        seed: with the epoch it decides the order of the users and the folds.
+        config: batch size and folds; fan-outs and unseen items are not used.
+        seed: with the epoch, it decides the order of the users and the folds.
         device: where graph and batches live.
         world: the processes that share each step.
-        draw: draws the items that lists are learned from; None where none are wanted.
-        layers: of the model.
+        draw: draws the items that lists are learned from; None without lists.
+        layers: how many the model has.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FullGraphLoader(UserBatchLoader):
         )
 
     def _own(self, split: Split, first: int, last: int) -> slice:
-        """Which targets are of this process's users."""
+        """Where the targets of this process's users are among all targets."""
         ends = torch.tensor([first, last], device=self.device)
         low, high = torch.searchsorted(split.owners, ends).tolist()
         return slice(low, high)
@@ -101,7 +101,7 @@ class FullGraphLoader(UserBatchLoader):
         sides = biases.users, biases.items
         by_user = self._left(self._by_user, sides, biases.mean, keep)
         by_item = self._left(self._by_item, sides[::-1], biases.mean, keep, self._edges_by_item)
-        # Each direction's edges are the other's, turned.
+        # Each direction's edges are the other direction's, sorted by source.
         degrees = biases.user_degrees, biases.item_degrees
         to_users = Block(*by_user, *degrees, by_item[:2])
         to_items = Block(*by_item, *degrees[::-1], by_user[:2])
@@ -115,11 +115,11 @@ class FullGraphLoader(UserBatchLoader):
         keep: Tensor | None,
         numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is left of the edges of all nodes of a type; see `left_edges`."""
+        """The kept edges of all nodes of a type; see `left_edges`."""
         edges = lists.offsets, lists.neighbours, lists.codes, lists.levels
         if runs_compiled(lists.neighbours):
             return left_edges(*edges, (*sides, mean), keep, numbers)
-        # The same in torch's operations.
+        # `left_edges` in torch's operations.
         owners = torch.repeat_interleave(lists.counts, output_size=len(lists.neighbours))
         ends, ratings, counts = lists.neighbours, lists.ratings(slice(None)), lists.counts
         if keep is not None:

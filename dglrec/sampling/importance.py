@@ -1,4 +1,4 @@
-"""Nodes drawn for a layer by how much they tell its destinations, and how likely each is drawn.
+"""Nodes drawn for a layer by their importance to its destinations, and their probabilities.
 
 Shapes: C candidates, n nodes that are drawn.
 """
@@ -12,15 +12,15 @@ from dglrec.graph import EdgeTensors
 from dglrec.kernels import Left, Lists, add_importance
 from dglrec.sampling.tensors import sum_neighbours, take
 
-_CERTAIN = 1 + 1e-9  # a chance above it is 1
+_CERTAIN = 1 + 1e-9  # larger chances are set to 1
 
 
 class Drawn(NamedTuple):
-    """What was drawn.
+    """The nodes that were drawn.
 
     Attributes:
         nodes: int64 [n], each once.
-        chances: float64 [n], above 0 and at most 1; how likely each was to be drawn.
+        chances: float64 [n], above 0 and at most 1; the probability that each is drawn.
     """
 
     nodes: Tensor
@@ -28,11 +28,11 @@ class Drawn(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What nodes are drawn for.
+    """A layer's destinations, for which nodes are drawn.
 
     Attributes:
         nodes: int64 [D] destinations.
-        known: float32 [N]; above 0 for candidates that are there anyway.
+        known: float32 [N]; above 0 for candidates that the layer reads in any case.
         left: the edges that are left out.
     """
 
@@ -42,10 +42,10 @@ class Wanted(NamedTuple):
 
 
 def inclusion_chances(weights: Tensor, size: int) -> Tensor:
-    """How likely each of C candidates is in a sample of `size` of them: float64 [C].
+    """The probability of each of C candidates to be in a sample of `size` of them: float64 [C].
 
-    In proportion to weights, but at most 1, so that the chances add up to `size`; 1 for all where
-    there are no more.
+    Probabilities are in proportion to the weights, but at most 1, and add up to `size`; all are 1
+    where there are not more candidates than `size`.
 
     Args:
         weights: float64 [C], above 0.
@@ -55,10 +55,10 @@ def inclusion_chances(weights: Tensor, size: int) -> Tensor:
         return torch.ones_like(weights)
     chances, certain = weights, torch.zeros_like(weights, dtype=torch.bool)
     while True:
-        # Summed one after the other, so that the chances do not depend on the number of threads.
+        # A sequential sum, so that the chances do not depend on the number of threads.
         total = weights.masked_fill(certain, 0).cumsum(0)[-1]
         chances = weights * ((size - certain.sum()) / total)
-        # What is 1 but for rounding stays beside the others, whose chances would else be 0.
+        # Chances of 1 up to rounding are not set apart: the others would otherwise get 0.
         above = (chances > _CERTAIN) & ~certain
         if not above.any():
             return chances.masked_fill(certain, 1).clamp(max=1)
@@ -66,10 +66,11 @@ def inclusion_chances(weights: Tensor, size: int) -> Tensor:
 
 
 def draw_systematically(until: Tensor, size: int, chance: Tensor) -> Tensor:
-    """int64 [size] places of candidates, drawn as likely as their inclusion chances say.
+    """int64 [size] places of candidates, drawn with their inclusion probabilities.
 
-    Systematic sampling with unequal chances (Madow, "On the theory of systematic sampling, II",
-    Annals of Mathematical Statistics 20(3), 1949): one number decides, and none comes twice.
+    Systematic sampling with unequal probabilities (Madow, "On the theory of systematic sampling,
+    II", Annals of Mathematical Statistics 20(3), 1949): one random number decides, and no candidate
+    is drawn twice.
 
     Args:
         until: float64 [C] running sums of the chances, which add up to `size`.
@@ -77,41 +78,41 @@ def draw_systematically(until: Tensor, size: int, chance: Tensor) -> Tensor:
         chance: float64 scalar, at least 0 and below 1.
     """
     points = chance + torch.arange(size, device=until.device)
-    # A sum that was rounded may end below the last point.
+    # By rounding, the last sum may be below the last point.
     return torch.searchsorted(until, points, right=True).clamp_(max=len(until) - 1)
 
 
 def worth_of_edges(degrees: Tensor) -> Tensor:
-    """float64 [N]: the square of what an edge weighs in the mean of each of N nodes, int64 [N]."""
+    """float64 [N]: the squared weight of an edge in each node's mean, from int64 [N] degrees."""
     return degrees.clamp(min=1).double().reciprocal().square()
 
 
 class LayerDependent:
-    """LADIES: the candidates are neighbours of the destinations, which are drawn by these alone.
+    """LADIES: the candidates are the destinations' neighbours, weighed by the destinations alone.
 
-    A neighbour's weight is the sum over the destinations that it is a neighbour of of 1 / d^2, the
+    A candidate's weight is the sum of 1 / d^2 over its neighbours among the destinations, the
     squared column norm of these rows of the mean's matrix (Zou et al., NeurIPS 2019, section 4.1).
-    Destinations that are candidates too are there anyway, and are not drawn.
+    Candidates that the layer reads in any case are not drawn.
 
     Args:
         destinations: the ratings of the destinations' type.
-        num_candidates: nodes of the other type.
+        num_candidates: how many nodes of the other type there are.
         size: of a sample.
     """
 
     def __init__(self, destinations: Lists, num_candidates: int, size: int) -> None:
         self._lists, self._size = destinations, size
         self._worth = worth_of_edges(destinations.counts)
-        # Scratch, 0 but for what a draw writes and takes out again.
+        # Scratch: all 0 except during a draw.
         self._sums = torch.zeros(num_candidates, dtype=torch.float64, device=self._worth.device)
 
     def draw(self, wanted: Wanted, chance: Tensor, seed_of_order: int) -> Drawn:
-        """The nodes that a layer's destinations read beside those that are there anyway.
+        """The nodes that a layer reads in addition to its known ones.
 
         Args:
-            wanted: what is drawn for.
-            chance: float64 scalar, at least 0 and below 1, which decides.
-            seed_of_order: of no use here, where candidates come in the order of the destinations.
+            wanted: the layer's destinations.
+            chance: float64 scalar, at least 0 and below 1; the random number that decides.
+            seed_of_order: not used, as candidates come in the order of the destinations.
         """
         found = add_importance(
             wanted.nodes, self._lists, self._worth, wanted.known, wanted.left, self._sums
@@ -126,14 +127,15 @@ class LayerDependent:
 
 
 class LayerIndependent:
-    """FastGCN: the candidates are all nodes, by what they tell those of the other type altogether.
+    """FastGCN: the candidates are all nodes, weighed by all nodes of the other type.
 
-    A node's weight is the sum over all of its neighbours of 1 / d^2, the squared column norm of the
-    mean's matrix (Chen et al., ICLR 2018, theorem 2 and algorithm 2). A draw costs what it draws.
+    A node's weight is the sum of 1 / d^2 over all its neighbours, the squared column norm of the
+    mean's matrix (Chen et al., ICLR 2018, theorem 2 and algorithm 2). The cost of a draw is in
+    proportion to its size.
 
     Args:
         destinations: the ratings of the destinations' type.
-        candidates: those of the other type.
+        candidates: the ratings of the other type.
         size: of a sample.
     """
 
@@ -145,19 +147,20 @@ class LayerIndependent:
         self._put_in_order(0)
 
     def _put_in_order(self, seed: int) -> None:
-        """Nodes that stand side by side are hardly drawn together, so their order is by chance."""
+        """Shuffle the nodes: systematic sampling rarely draws two that are side by side."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self._rated), generator=generator).to(self._rated.device)
         self._nodes, self._chances = take(self._rated, order), take(self._chances_of_rated, order)
         self._until, self._seed_of_order = self._chances.cumsum(0), seed
 
     def draw(self, wanted: Wanted, chance: Tensor, seed_of_order: int) -> Drawn:
-        """As `LayerDependent.draw`, whatever the destinations are.
+        """As `LayerDependent.draw`, but independent of the destinations.
 
         Args:
-            wanted: what is drawn for.
-            chance: float64 scalar, at least 0 and below 1, which decides.
-            seed_of_order: in which order all nodes are put; best the same for many draws.
+            wanted: the layer's destinations.
+            chance: float64 scalar, at least 0 and below 1; the random number that decides.
+            seed_of_order: of the order of all nodes; a new order costs time, so use it for many
+                draws.
         """
         if seed_of_order != self._seed_of_order:
             self._put_in_order(seed_of_order)

@@ -5,9 +5,9 @@ sampling", ICLR 2018; Zou et al., "Layer-dependent importance sampling for train
 graph convolutional networks" (LADIES), NeurIPS 2019; both directions of the bipartite graph.
 
 Data flow: users in a random order -> steps, targets and support, as `UserBatchLoader` makes them ->
-layer by layer from the targets outwards: destinations, which their layer reads anyway -> further
-users and items, drawn by importance -> the ratings between destinations and all of these, weighed
-by one over how likely these were drawn -> `EdgeBatch`.
+layer by layer from the targets outwards: destinations, which their layer reads in any case ->
+further users and items, drawn by importance -> the ratings between destinations and all of these,
+weighed by one over the probability that the node was drawn -> `EdgeBatch`.
 """
 
 from typing import NamedTuple
@@ -30,13 +30,13 @@ from dglrec.sampling.users import UserBatchLoader
 
 
 class _Edges(NamedTuple):
-    """K ratings that D destinations of one type read, one's after the other's.
+    """K ratings that D destinations of one type read, destination by destination.
 
     Attributes:
-        sources: int32 or int64 [K] nodes of the other type.
-        counts: int64 [D] how many each destination has.
+        sources: int32 or int64 [K]; nodes of the other type.
+        counts: int64 [D]; how many ratings each destination has.
         ratings: float32 [K].
-        weights: float32 [K]; how many of its destination's ratings each stands for.
+        weights: float32 [K]; how many of its destination's ratings each rating stands for.
     """
 
     sources: Tensor
@@ -46,15 +46,15 @@ class _Edges(NamedTuple):
 
 
 class _Direction:
-    """What destinations of one type read of sources of the other.
+    """Chooses what destinations of one type read of sources of the other type.
 
     Args:
         destinations: the ratings of the destinations' type.
-        sources: those of the other type.
+        sources: the ratings of the other type.
         of_users: whether the destinations are users.
-        numbers: int32 [N]; while a layer is made, at least 0 for its destinations: their places.
-        importance: what sources are drawn by.
-        size: how many are.
+        numbers: int32 [N]; while a layer is made, its destinations' places, and -1 for other nodes.
+        importance: by which sources are drawn: `ladies` or `fastgcn`.
+        size: how many sources are drawn.
     """
 
     def __init__(
@@ -77,20 +77,20 @@ class _Direction:
             self._draws = LayerDependent(self._lists, len(sources.counts), size)
         else:
             self._draws = LayerIndependent(destinations, sources, size)
-        # Scratch, 0 but for what a layer writes and takes out again: how many ratings those of a
-        # source stand for.
+        # Scratch: how many ratings each rating of a source stands for; all 0 except while a layer
+        # is made.
         self._shares = torch.zeros(len(sources.counts), device=numbers.device)
 
     def read(
         self, nodes: Tensor, known: Tensor, left: Left, chance: Tensor, seed_of_order: int
     ) -> _Edges:
-        """The ratings between destinations and sources that are there anyway, or are drawn.
+        """The ratings between destinations and sources, both the known and the drawn ones.
 
         Args:
             nodes: int64 [D] destinations.
-            known: int64 sources that are there anyway, whose ratings stand for one each.
+            known: int64 sources that are read in any case, whose ratings stand for one rating each.
             left: the edges that are left out.
-            chance: float64 scalar, at least 0 and below 1; what decides which sources are drawn.
+            chance: float64 scalar, at least 0 and below 1; decides which sources are drawn.
             seed_of_order: see `LayerIndependent.draw`.
         """
         sources = known
@@ -104,7 +104,7 @@ class _Direction:
             self._shares[sources] = 0
 
     def _edges(self, nodes: Tensor, sources: Tensor, left: Left) -> _Edges:
-        """The ratings between destinations and sources, from the side that has fewer in all."""
+        """The ratings between destinations and sources, read from the side with fewer ratings."""
         own, others = self._of_destinations, self._of_sources
         if int(take(own.counts, nodes).sum()) <= int(take(others.counts, sources).sum()):
             edges, counts = edges_with(nodes, self._lists, self._shares, 0, left)
@@ -120,10 +120,10 @@ class _Direction:
 
 
 def _order_of(offsets: Tensor, ends: Tensor, count: int) -> Tensor:
-    """The places of K edges in the order of their ends, those of each as they stand; int [K].
+    """The order that sorts K edges by destination, stable; int [K].
 
     Args:
-        offsets: int64 [S + 1]; where the edges of each source stand.
+        offsets: int64 [S + 1]; where the edges of each source start.
         ends: int32 [K], 0..count-1.
         count: of destinations.
     """
@@ -135,32 +135,32 @@ def _order_of(offsets: Tensor, ends: Tensor, count: int) -> Tensor:
 class LayerwiseLoader(UserBatchLoader):
     """Steps of whole users, as `UserBatchLoader` deals them, each layer of which reads a sample.
 
-    A layer's destinations are its first sources, as each reads itself. Beside them it has so many
-    users and items that are drawn once for all of its destinations, by `loader.importance`, and the
-    ratings between destinations and sources. So a step's nodes grow by the same number with each
-    layer, and not by a factor.
+    A layer's destinations are its first sources, as each reads itself. In addition, the layer reads
+    a fixed number of users and items, drawn once for all its destinations by `loader.importance`,
+    and the ratings between destinations and sources. So each layer adds the same number of nodes to
+    a step, instead of multiplying them.
 
-    A node is drawn once or not at all, with a chance p that is known, in proportion to its
-    importance but at most 1; each of its ratings then stands for 1 / p of them, and those of a
-    destination for one. A destination's weighed sum is so in expectation that over all of its
-    ratings but the step's targets, whatever the layer behind it has drawn. (FastGCN draws with
-    replacement; LADIES makes a mean of what was drawn, which is biased.)
+    A node is drawn at most once, with a known probability p, in proportion to its importance but at
+    most 1. Each of its ratings then stands for 1 / p ratings, and each rating of a destination for
+    one. The expectation of a destination's weighted sum is therefore its sum over all ratings
+    except the step's targets, whatever the next layer has drawn. (FastGCN draws with replacement;
+    LADIES takes a mean over what was drawn, which is biased.)
 
-    Each process has its own share of a step's users, draws its share of a layer's nodes for their
+    Each process has a share of a step's users, draws its share of a layer's nodes for their
     targets, and leaves out the targets of all processes, so that what it estimates does not depend
-    on how many there are.
+    on the number of processes.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
         config: batch size, folds, importance, and how many nodes are drawn for a layer.
-        seed: with the epoch it decides the order of the users, the folds and every draw.
+        seed: with the epoch, it decides the order of the users, the folds and every draw.
         device: where graph and batches live.
         world: the processes that share each step.
-        layers: of the model.
+        layers: how many the model has.
 
     Raises:
-        UsageError: more nodes are to be drawn than there are.
+        UsageError: more nodes are to be drawn than exist.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class LayerwiseLoader(UserBatchLoader):
     def _read_layers(
         self, step: Step, number: int, users_read: Reached, items_read: Numbering
     ) -> tuple[LayerBlocks, ...]:
-        assert isinstance(step.fold, Fold)  # those in time are refused
+        assert isinstance(step.fold, Fold)  # the configuration refuses folds by time
         place = self.seed, step.fold.epoch
         orders = [seed_of("nodes", *place, step.fold.number, side) for side in range(2)]
         left, outwards = self._left(step.fold), []
@@ -210,13 +210,13 @@ class LayerwiseLoader(UserBatchLoader):
     def _blocks(
         self, users_read: Reached, items_read: Numbering, of_users: _Edges, of_items: _Edges
     ) -> LayerBlocks:
-        """A layer of the ratings that its destinations read, whose other ends are read from now.
+        """A layer's blocks; the other ends of its ratings become destinations of the next layer.
 
         Args:
-            users_read: so far, which are its destinations.
-            items_read: likewise.
-            of_users: what users read.
-            of_items: what items read.
+            users_read: the users so far, which are the layer's destinations.
+            items_read: the items so far, likewise.
+            of_users: the ratings that users read.
+            of_items: the ratings that items read.
         """
         biases, users, items = self._biases, users_read.nodes, items_read.nodes
         rated, raters = items_read.number(of_users.sources), users_read.number(of_items.sources)

@@ -1,7 +1,7 @@
-"""What a draw of GraphSAINT meets, and how likely it is to meet a node or both ends of a rating.
+"""GraphSAINT's draws: the nodes that a draw meets, and the probabilities of meeting them.
 
-Nodes are numbered through: users 0..U-1, and items from U on. Those without a training rating are
-never met.
+Users and items are numbered together: users 0..U-1, items from U on. Nodes without a training
+rating are never met.
 """
 
 from typing import Protocol
@@ -17,24 +17,24 @@ _WALKS_AT_ONCE = 1 << 17
 
 
 class Meetings(Protocol):
-    """Independent draws, and what each of them meets.
+    """Independent draws of nodes.
 
     Attributes:
-        nodes: float64 [U + I]; how likely one draw meets each node.
+        nodes: float64 [U + I]; the probability that a draw meets each node.
     """
 
     nodes: Tensor
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """int64 [n]: the nodes that so many draws meet, perhaps some of them several times.
+        """int64 [n]: the nodes that `count` draws meet; a node may come several times.
 
         Args:
-            count: of draws.
-            generator: of the CPU.
+            count: how many draws.
+            generator: on the CPU.
         """
 
     def of_edges(self, ids: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """float64 [K]: how likely one draw meets both ends of K ratings; arguments int64 [K]."""
+        """float64 [K]: how likely a draw meets both ends of each of K ratings; int64 [K] each."""
 
 
 def meetings_of(
@@ -44,9 +44,9 @@ def meetings_of(
 
     Args:
         graph: the training ratings.
-        config: says what a draw is.
-        seed: of the walks that chances are counted by.
-        device: where the ratings are, and chances are wanted.
+        config: with the kind of draw.
+        seed: of the walks by which probabilities are estimated.
+        device: of the ratings and the probabilities.
     """
     sides = _Sides(*graph.on(device))
     if config.draws == "node":
@@ -74,7 +74,7 @@ class _Sides:
         self.num_rated = len(self.rated)
 
     def sums(self, values: Tensor) -> Tensor:
-        """[U + I]: of each node the sum of its neighbours' values, float64 [U + I]."""
+        """[U + I]: the sum of each node's neighbours' values, which are float64 [U + I]."""
         of_users, of_items = values.split((self.num_users, self.num_items))
         return torch.cat(
             (sum_neighbours(self.by_user, of_items), sum_neighbours(self.by_item, of_users))
@@ -85,7 +85,7 @@ class _Sides:
 
         Args:
             nodes: int64 [n].
-            chances: float64 [n] from 0 to 1, which decide.
+            chances: float64 [n] from 0 to 1; decide which neighbour.
         """
         found = torch.empty_like(nodes)
         is_user = nodes < self.num_users
@@ -101,21 +101,21 @@ class _Sides:
         return found
 
     def rated_nodes(self, count: int, generator: torch.Generator) -> Tensor:
-        """int64 [count] rated nodes, each as likely as the others."""
+        """int64 [count] rated nodes, drawn uniformly."""
         places = torch.randint(self.num_rated, (count,), generator=generator)
         return take(self.rated, places.to(self.rated.device))
 
     def draw_neighbours(self, nodes: Tensor, generator: torch.Generator) -> Tensor:
-        """int64 [n]: a neighbour of each of n rated nodes, each as likely as its others."""
+        """int64 [n]: a neighbour of each of n rated nodes, drawn uniformly."""
         chances = torch.rand(len(nodes), generator=generator, dtype=torch.float64)
         return self.neighbours(nodes, chances.to(nodes.device))
 
 
 class NodeMeetings:
-    """A draw is a node, as likely as the squares of what it tells its neighbours (section 3.4).
+    """A draw is a node, in proportion to the squared weights of its messages (section 3.4).
 
-    A message of a node to a neighbour of degree d weighs 1 / d, so P_v is in proportion to the sum
-    of 1 / d^2 over v's neighbours.
+    A node's message to a neighbour of degree d weighs 1 / d, so P_v is in proportion to the sum of
+    1 / d^2 over v's neighbours.
     """
 
     def __init__(self, sides: _Sides) -> None:
@@ -138,7 +138,7 @@ class NodeMeetings:
 class EdgeMeetings:
     """A draw is a rating, in proportion to 1 / d_u + 1 / d_v of its ends (theorem 3.2).
 
-    The same as a node, all of them alike, and one of its ratings.
+    That is the same as drawing a node uniformly, and then one of its ratings uniformly.
     """
 
     def __init__(self, sides: _Sides) -> None:
@@ -152,24 +152,24 @@ class EdgeMeetings:
         return torch.cat((nodes, self._sides.draw_neighbours(nodes, generator)))
 
     def of_edges(self, ids: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """float64 [K]: that of the rating itself."""
+        """float64 [K]: the probability of drawing each rating."""
         of_users = take(self._inverse, users)
         of_items = take(self._inverse, items + self._sides.num_users)
         return (of_users + of_items) / self._sides.num_rated
 
 
 class WalkMeetings:
-    """A draw is a walk of some hops from a node, all nodes being as likely to be its start.
+    """A draw is a walk of some hops from a node, which is drawn uniformly.
 
-    Chances are counted over walks that are taken beforehand, as the paper counts them. None is less
-    than what is known of it: a walk starts at a node with 1 / N, and has a rating for its first hop
-    with (1 / d_u + 1 / d_v) / N.
+    Probabilities are estimated from walks taken beforehand, as in the paper, and raised to their
+    known lower bounds: a walk starts at a given node with probability 1 / N, and its first hop is a
+    given rating with probability (1 / d_u + 1 / d_v) / N.
 
     Args:
         sides: the ratings.
         length: hops of a walk.
-        walks: to count by.
-        generator: of the CPU.
+        walks: how many walks to estimate from.
+        generator: on the CPU.
     """
 
     def __init__(self, sides: _Sides, length: int, walks: int, generator: torch.Generator) -> None:
@@ -180,7 +180,7 @@ class WalkMeetings:
         owners = torch.arange(sides.num_users, device=nodes.device).repeat_interleave(
             sides.by_user.counts, output_size=num_edges
         )
-        # Ascending, as edges are numbered by user and then by item.
+        # Ascending, as edges are numbered by user and, within a user, by item.
         keys = owners * sides.num_items + sides.by_user.neighbours
         for first in range(0, walks, _WALKS_AT_ONCE):
             met = self._walk(min(_WALKS_AT_ONCE, walks - first), generator)
@@ -195,7 +195,7 @@ class WalkMeetings:
         return self._walk(count, generator).flatten()
 
     def of_edges(self, ids: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """float64 [K]: that of walks that meet both ends, hop or no hop between them."""
+        """float64 [K]: the probability that a walk meets both ends, by any hops between them."""
         sides = self._sides
         of_users = take(self.nodes, users)
         of_items = take(self.nodes, items + sides.num_users)
@@ -233,7 +233,7 @@ class WalkMeetings:
 
 
 def _counts_of(met: Tensor, count: int) -> Tensor:
-    """int64 [count]: in how many rows each number stands, of int64 [n, m] below `count`."""
+    """int64 [count]: how many rows of int64 [n, m], all below `count`, contain each number."""
     ascending = met.sort(dim=1).values
     fresh = torch.ones_like(ascending, dtype=torch.bool)
     fresh[:, 1:] = ascending[:, 1:] != ascending[:, :-1]

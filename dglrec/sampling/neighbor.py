@@ -1,4 +1,4 @@
-"""DGL's own route from a graph to batches, the reference that the faster one is held against."""
+"""A loader over DGL's neighbour sampler, the reference for the faster loader."""
 
 import warnings
 from collections.abc import Iterator
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 
 class NeighborEdgeLoader:
-    """DGL's own route: uniform neighbour sampling with the targets and their reverses excluded.
+    """DGL's uniform neighbour sampling, with the targets and their reverses excluded.
 
     It is the reference for correctness (`dgl.dataloading.as_edge_prediction_sampler` over
     `NeighborSampler`, Hamilton, Ying and Leskovec, "Inductive representation learning on large
     graphs", NeurIPS 2017, algorithm 2, for edges of two types).
 
-    Iterate in the process's first sampling thread to get the same batches again: to each seed DGL
-    adds a number of the thread, counted in the order in which threads first sample.
+    The same batches come again only in the process's first sampling thread: to each seed DGL adds
+    the thread's number, counted in the order in which threads first sample.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
         config: batch size and fan-outs.
-        seed: with the epoch it decides the order of the edges and every sample.
+        seed: with the epoch, it decides the order of the edges and every sample.
         world: the processes that share each batch.
 
     Raises:
@@ -79,16 +79,16 @@ class NeighborEdgeLoader:
         return -(-len(self._ratings) // self.batch_size)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration is, and the batch that it begins with."""
+        """Choose the epoch of the next iteration, and the batch that it starts with."""
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """The epoch's batches; None where one holds no target for this process."""
+        """The epoch's batches; None for a batch without a target for this process."""
         if self.start >= len(self):
             return
         generator = torch.Generator().manual_seed(seed_of("order", self.seed, self.epoch))
-        # The order is drawn here: DGL's own shuffle draws it from numpy's global generator and
-        # permutes the epoch before, so that the seed would not decide it.
+        # The order is drawn here: DGL's shuffle draws it from numpy's global generator and permutes
+        # the order of the epoch before, so that the seed would not decide it.
         order = torch.randperm(len(self._ratings), generator=generator)
         whole = order[self.start * self.batch_size :].split(self.batch_size)
         shares = [edges.tensor_split(self.world.size)[self.world.rank] for edges in whole]
@@ -105,7 +105,7 @@ class NeighborEdgeLoader:
             yield self._to_batch(input_nodes, targets, blocks, seed_of_unseen)
 
     def _batches(self, shares: list[Tensor], generator: torch.Generator) -> Iterator[Any]:
-        """What DGL makes of each share that is not empty; but for the last all are as long."""
+        """DGL's samples of each share that is not empty; all but the last are of one length."""
         if not len(shares[0]):
             return iter(())
         loader = self._dgl.dataloading.DataLoader(
@@ -116,10 +116,10 @@ class NeighborEdgeLoader:
             shuffle=False,
             drop_last=False,
             num_workers=0,
-            generator=generator,  # or else torch draws a number from its global generator
+            generator=generator,  # otherwise torch draws a number from its global generator
         )
         with warnings.catch_warnings():
-            # It is about worker processes, which this loader does without.
+            # The warning is about worker processes, which this loader does not use.
             warnings.filterwarnings("ignore", message="Dataloader CPU affinity")
             return iter(loader)
 
@@ -131,7 +131,7 @@ class NeighborEdgeLoader:
         seed_of_unseen: int,
     ) -> EdgeBatch:
         dgl = self._dgl
-        users, items = targets.edges(etype=RATES, order="eid")  # as .data is
+        users, items = targets.edges(etype=RATES, order="eid")  # the order of .data
         edges = targets.edges[RATES].data[dgl.EID]
         ratings = self._ratings[edges]
         nodes = targets.ndata[dgl.NID]
@@ -189,9 +189,9 @@ class NeighborEdgeLoader:
 def _targets_and_reverses(targets: dict[tuple[str, str, str], Tensor]) -> dict[Any, Tensor]:
     """The edges to keep out of the messages: the targets and, under the same ids, their reverses.
 
-    The same as DGL's `exclude="reverse_types"`, but over copies. DGL's C++ sorts the ids it is
-    given in place, and without a copy these are also the ids that it reports as the batch's
-    targets, which then no longer stand beside their own ends.
+    The same as DGL's `exclude="reverse_types"`, but with copies. DGL's C++ sorts the ids that it is
+    given in place. Without a copy, these are also the ids that it reports as the batch's targets,
+    which then no longer match the order of their ends.
     """
     edges = targets[RATES]
     return {RATES: edges.clone(), RATED_BY: edges.clone()}
@@ -199,11 +199,11 @@ def _targets_and_reverses(targets: dict[tuple[str, str, str], Tensor]) -> dict[A
 
 @contextmanager
 def _one_sampling_thread(dgl: Any) -> Iterator[None]:
-    """Let DGL sample on one thread, or else the seed does not decide the samples.
+    """Let DGL sample on one thread, as otherwise the seed does not decide the samples.
 
-    Each of its threads has a generator of its own, and which thread gets which nodes is not the
-    same in every run. DGL's own setting is used, as torch's reaches it only where both load one
-    OpenMP library.
+    Each of its threads has a separate generator, and the nodes that a thread gets differ between
+    runs. This is DGL's setting, as torch's setting reaches DGL only where both load the same OpenMP
+    library.
     """
     threads = dgl.utils.get_num_threads()
     dgl.utils.set_num_threads(1)

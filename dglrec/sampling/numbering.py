@@ -1,4 +1,4 @@
-"""Which nodes of one type a step reads, and what number each of them has in it."""
+"""The nodes of one type that a step reads, and their numbers in the step."""
 
 from typing import Protocol
 
@@ -9,41 +9,41 @@ from dglrec.kernels import number_rows
 
 
 class Numbering(Protocol):
-    """Nodes of one type that a step reads; those of a layer's destinations come first."""
+    """The nodes of one type that a step reads; the destinations of each layer come first."""
 
     @property
     def nodes(self) -> Tensor:
         """int64 [N] indices of the data set, in the order of their numbers."""
 
     def number(self, ids: Tensor) -> Tensor:
-        """int32 or int64 [n] the numbers of n indices of the data set, which are read from now."""
+        """int32 or int64 [n] numbers of n indices of the data set; gives new ones the next."""
 
     def forget(self) -> None:
-        """Leave what the numbers were kept in as it was found."""
+        """Reset the table that holds the numbers."""
 
 
 class Every:
-    """All nodes there are, in their order: a node's number is its index.
+    """All nodes of a type, in their order: a node's number is its index.
 
     Args:
-        first: of this process's share.
-        last: one past it.
-        device: where they are wanted.
+        first: the first of this process's share.
+        last: one past the share's last.
+        device: of the indices.
     """
 
     def __init__(self, first: int, last: int, device: torch.device) -> None:
         self.nodes = torch.arange(first, last, device=device)
 
     def number(self, ids: Tensor) -> Tensor:
-        """The indices themselves."""
+        """The indices, which are the numbers."""
         return ids
 
     def forget(self) -> None:
-        """Nothing is kept."""
+        """There is no table to reset."""
 
 
 class Reached:
-    """The nodes that were asked for, numbered as they were met.
+    """The nodes that were asked for, numbered in the order in which they were met.
 
     Args:
         table: int32 [N], -1 everywhere; used until `forget`.
@@ -56,14 +56,14 @@ class Reached:
 
     @property
     def nodes(self) -> Tensor:
-        """int64 [N] those met so far."""
+        """int64 [N]: the nodes met so far."""
         if len(self._parts) != 1:
             none = torch.empty(0, dtype=torch.int64, device=self._table.device)
             self._parts = [torch.cat(self._parts or [none])]
         return self._parts[0]
 
     def number(self, ids: Tensor) -> Tensor:
-        """int32 [n] the numbers of n indices of the data set."""
+        """int32 [n]: the numbers of n indices of the data set."""
         numbers, fresh = number_rows(ids, self._table, self._count)
         if len(fresh):
             self._parts.append(fresh)
@@ -71,5 +71,5 @@ class Reached:
         return numbers
 
     def forget(self) -> None:
-        """Take the numbers out of the table, so that another step can use it."""
+        """Remove the numbers from the table, so that another step can use it."""
         self._table[self.nodes] = -1

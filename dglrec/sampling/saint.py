@@ -1,4 +1,4 @@
-"""GraphSAINT: a step reads the ratings between users and items that draws by chance have met.
+"""GraphSAINT: a step reads the ratings between users and items that random draws have met.
 
 Zeng et al., "GraphSAINT: graph sampling based inductive learning method", ICLR 2020, over the
 bipartite graph of the training ratings: algorithm 1 for the steps, section 3.4 for the samplers,
@@ -17,31 +17,32 @@ from dglrec.sampling.meetings import Meetings, meetings_of
 from dglrec.sampling.subgraphs import Edges, Shares, Subgraph, SubgraphLoader
 from dglrec.sampling.tensors import take
 
-_MOST_OF_GRAPH = 0.9  # of the ratings: that draws should meet all of them, they would have no end
+_MOST_OF_GRAPH = 0.9  # share of the ratings; to meet all of them would take draws without end
 _ENOUGH = 1 << 62  # draws
 
 
 class SaintLoader(SubgraphLoader):
     """Steps of the nodes that n independent draws meet, and of all ratings between these.
 
-    A draw is a node, a rating with both of its ends, or a walk (`Meetings`). With P_v how likely a
-    draw meets node v, and P_e how likely it meets both ends of rating e = (u, v), a step has
+    A draw is a node, a rating with both of its ends, or a walk (`Meetings`). With P_v the
+    probability that a draw meets node v, and P_e that it meets both ends of rating e = (u, v), a
+    step has
 
         v with p_v = 1 - (1 - P_v)^n
         e with p_e = 1 - (1 - P_u)^n - (1 - P_v)^n + (1 - P_u - P_v + P_e)^n
 
-    So a message along e stands for p_v / p_e of those that v has in the whole graph (proposition
-    3.1), and e as a target for 1 / p_e ratings. n is as many draws as make a step of about
-    `batch_size` targets.
+    So a message along e stands for p_v / p_e of v's messages in the whole graph (proposition 3.1),
+    and e as a target for 1 / p_e ratings. n is chosen so that a step has about `batch_size`
+    targets.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
-        config: batch size, folds, and what a draw is.
-        seed: with the epoch it decides draws and folds.
+        config: batch size, folds, and the kind of draw.
+        seed: with the epoch, it decides draws and folds.
         device: where graph and batches live.
         world: the processes that share each step.
-        layers: of the model.
+        layers: how many the model has.
 
     Attributes:
         draws: n.
@@ -73,7 +74,7 @@ class SaintLoader(SubgraphLoader):
     def _chances(
         self, ids: Tensor, users: Tensor, items: Tensor, draws: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """float64 [K] each: how likely a step has the users, the items and the ratings of K edges.
+        """float64 [K] each: probabilities that a step has the users, items and ratings of K edges.
 
         Args:
             ids: int64 [K] edge ids.
@@ -89,10 +90,10 @@ class SaintLoader(SubgraphLoader):
         return 1 - no_user, 1 - no_item, 1 - no_user - no_item + neither
 
     def _draws_for(self, edges: float) -> int:
-        """How many draws have so many ratings between their nodes, in expectation.
+        """How many draws give `edges` ratings between their nodes, in expectation.
 
         Args:
-            edges: fewer than there are.
+            edges: less than E.
         """
 
         def expected(draws: int) -> float:

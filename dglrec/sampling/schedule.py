@@ -1,4 +1,4 @@
-"""Which users a step has, and what chance decides by, whatever makes batches of them."""
+"""What all loaders of whole users share: the users of each step, and the keys of samples."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,17 +18,17 @@ from dglrec.sampling.time_folds import AnyFold
 
 
 class UserSchedule:
-    """Deals all users into steps, in each pass of an epoch anew; see `UserBatchLoader`.
+    """Deals all users into steps, anew in each pass of an epoch; see `UserBatchLoader`.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
         config: batch size, folds, items and fan-outs.
-        seed: with the epoch it decides the order of the users, the folds and every sample.
+        seed: with the epoch, it decides the order of the users, the folds and every sample.
         device: where graph and batches live.
         world: the processes that share each step.
-        draw: draws the items that lists are learned from; None where none are wanted.
-        directions: of the relations that layers read beside the ratings.
+        draw: draws the items that lists are learned from; None without lists.
+        directions: of the relations that layers read in addition to the ratings.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class UserSchedule:
         self.device = device or torch.device("cpu")
         self.world = world
         self._draw = draw
-        self._biases = biases.copied(self.device)  # a step changes rows of them, and puts them back
+        self._biases = biases.copied(self.device)  # a step changes rows, and restores them
         self._by_user, self._by_item = graph.on(self.device)
         self._active = torch.from_numpy(np.flatnonzero(graph.by_user.degrees)).to(self.device)
         self._num_items = graph.num_items
@@ -61,24 +61,24 @@ class UserSchedule:
         self._set_up(graph, directions)
 
     def _set_up(self, graph: RatingGraph, directions: Sequence[Direction]) -> None:
-        """What a loader keeps beside, made when it is made; `__init__` calls it last."""
+        """Prepare what a subclass needs; `__init__` calls it last."""
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         return self._folds * self._steps_a_pass()
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration is, and the batch that it begins with.
+        """Choose the epoch of the next iteration, and the batch that it starts with.
 
-        An iteration under way stays what it is.
+        An iteration that has started does not change.
         """
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[EdgeBatch | None]:
-        """The epoch's batches; None where a step holds no target.
+        """The epoch's batches; None for a step without a target.
 
-        On all processes alike where they share the items; where each encodes those in reach, None
-        where it holds none for this one.
+        Where processes share the items, a step is None on all of them or on none. Where each
+        process encodes the items in reach, a step is None on a process without a target of it.
         """
         return self._batches(self.epoch, self.start)
 
@@ -89,7 +89,7 @@ class UserSchedule:
         return self.config.steps_a_pass(self._num_edges)
 
     def _order(self, epoch: int, fold: int) -> tuple[Tensor, list[int]]:
-        """All users of a pass in their order, and where each step starts, and the last one ends.
+        """All users of a pass in their order, where each step starts, and where the last ends.
 
         Steps are about equal in edges. A user with more ratings than a step fills one step; the
         steps it would have spilled into stay empty.
@@ -104,9 +104,9 @@ class UserSchedule:
         return order, [0, *cuts, len(order)]
 
     def _sample_keys(self, fold: AnyFold, number: int) -> list[tuple[int, int]]:
-        """What decides a step's samples, last layer first: of users' edges, and of items'.
+        """Keys of a step's samples of users' and of items' edges, last layer first.
 
-        The same on all processes.
+        They are the same on all processes.
         """
         place = self.seed, fold.epoch, number
         return [
@@ -115,9 +115,9 @@ class UserSchedule:
         ]
 
     def _relation_keys(self, fold: AnyFold, number: int) -> list[list[int]]:
-        """What decides a step's samples of each direction of relations, last layer first.
+        """Keys of a step's samples of each direction of relations, last layer first.
 
-        The same on all processes.
+        They are the same on all processes.
         """
         place = self.seed, fold.epoch, number
         return [
@@ -129,13 +129,13 @@ class UserSchedule:
         ]
 
     def _pool(self, items: Tensor, ratings: Tensor, number: int, fold: AnyFold) -> Pool | None:
-        """The items that this process's targets are held against, if any are wanted."""
+        """The items that this process's targets are compared with; None without lists."""
         if self._draw is None:
             return None
         seed = self._pool_seed(number, fold)
         return self._draw(items, ratings, torch.Generator(self.device).manual_seed(seed))
 
     def _pool_seed(self, number: int, fold: AnyFold) -> int:
-        """What decides this process's pool of a step."""
+        """The seed of this process's pool of a step."""
         place = number * self.world.size + self.world.rank
         return seed_of("pool", self.seed, fold.epoch, place)

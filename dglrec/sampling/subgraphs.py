@@ -1,7 +1,7 @@
-"""What loaders share whose steps read one sampled subgraph of users and items in all layers.
+"""What loaders share whose steps read a single sampled subgraph in all layers.
 
-Data flow: users and items by chance -> the ratings between them -> split into targets and messages
-by a hash -> both weighed by how likely they are to be there -> `EdgeBatch`.
+Data flow: random users and items -> the ratings between them -> split into targets and messages by
+a hash -> both weighed by their probabilities to be in the step -> `EdgeBatch`.
 """
 
 from abc import abstractmethod
@@ -31,8 +31,8 @@ class Subgraph(NamedTuple):
 
     Attributes:
         users: int64 [N_u], ascending, each once.
-        items: int64 [N_i] likewise.
-        clusters: of how many clusters these are all nodes; 0 where there are no clusters.
+        items: int64 [N_i], ascending, each once.
+        clusters: how many clusters these nodes make up; 0 for loaders without clusters.
     """
 
     users: Tensor
@@ -54,11 +54,11 @@ class Edges(NamedTuple):
     items: Tensor
 
     def where(self, mask: Tensor) -> "Edges":
-        """Those of a mask, bool [K]."""
+        """The edges where a mask, bool [K], is true."""
         return Edges(*(one.masked_select(mask) for one in self))
 
     def part(self, first: int, last: int) -> "Edges":
-        """Those from the first on, up to the last, which is left out."""
+        """The edges `first` to `last - 1`."""
         return Edges(*(one[first:last] for one in self))
 
 
@@ -66,9 +66,9 @@ class Shares(NamedTuple):
     """How many ratings each of K edges of a step stands for.
 
     Attributes:
-        to_users: float32 [K]; of its user's ratings, the user being in the step.
-        to_items: float32 [K]; of its item's ratings, the item being in the step.
-        as_targets: float32 [K]; of all ratings of a pass.
+        to_users: float32 [K]; how many of its user's ratings, given that the user is in the step.
+        to_items: float32 [K]; how many of its item's ratings, given that the item is in the step.
+        as_targets: float32 [K]; how many of all ratings of a pass.
     """
 
     to_users: Tensor
@@ -76,30 +76,30 @@ class Shares(NamedTuple):
     as_targets: Tensor
 
     def where(self, mask: Tensor) -> "Shares":
-        """Those of a mask, bool [K]."""
+        """The shares where a mask, bool [K], is true."""
         return Shares(*(one.masked_select(mask) for one in self))
 
 
 class SubgraphLoader(UserSchedule):
-    """Steps that read the ratings between some users and items, which chance chooses.
+    """Steps that read the ratings between some users and items, which are chosen at random.
 
-    An epoch is a pass over the steps for each fold; in pass f the ratings of fold f that a step
-    finds between its nodes are its targets, and its other ratings are the messages of all layers.
-    The model of a step is then that of the graph without fold f: a sum over a node's messages is
-    weighed so that it is in expectation the sum over all of its ratings but those of the fold, and
-    the sum of the targets' costs that over all ratings of the fold (Zeng et al., "GraphSAINT: graph
-    sampling based inductive learning method", ICLR 2020, section 3.2).
+    An epoch is a pass over the steps for each fold. In pass f, a step's ratings of fold f are its
+    targets, and its other ratings are the messages of all layers. Weights make each step an
+    estimate for the graph without fold f: the expected sum over a node's messages is the sum over
+    all its ratings outside the fold, and the expected sum of the targets' losses is the sum over
+    all ratings of the fold (Zeng et al., "GraphSAINT: graph sampling based inductive learning
+    method", ICLR 2020, section 3.2).
 
     All processes read the step's subgraph, and each predicts an equal share of its targets.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
-        config: batch size and folds; there are no fan-outs.
-        seed: with the epoch it decides subgraphs and folds.
+        config: batch size and folds; fan-outs are not used.
+        seed: with the epoch, it decides subgraphs and folds.
         device: where graph and batches live.
         world: the processes that share each step.
-        layers: of the model.
+        layers: how many the model has.
     """
 
     def __init__(
@@ -121,20 +121,20 @@ class SubgraphLoader(UserSchedule):
         self._num_users = graph.num_users
         self._chunks = node_chunks(graph.by_user.offsets)
         self._offsets = graph.by_user.offsets
-        # Scratch, -1 but for what a step writes and takes out again: places among its nodes.
+        # Scratch: nodes' places in the step; all -1 except while a step is made.
         self._user_places, self._item_places = (
             torch.full((count,), -1, dtype=torch.int32, device=self.device)
             for count in (graph.num_users, graph.num_items)
         )
 
     def _subgraph(self, nodes: Tensor, clusters: int = 0) -> Subgraph:
-        """Users, and items behind them, int64 [N] ascending, as a step has them."""
+        """The subgraph of some nodes: int64 [N], ascending, with items numbered after users."""
         is_user = nodes < self._num_users
         items = nodes.masked_select(~is_user) - self._num_users
         return Subgraph(nodes.masked_select(is_user), items, clusters)
 
     def _stretches(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """All ratings, some at a time: their edge ids, and int64 users and int32 items of each."""
+        """All ratings in chunks: their edge ids, int64 users and int32 items."""
         for first, last in self._chunks:
             ids = slice(int(self._offsets[first]), int(self._offsets[last]))
             items = self._by_user.neighbours[ids]
@@ -145,7 +145,7 @@ class SubgraphLoader(UserSchedule):
 
     @abstractmethod
     def _subgraphs(self, epoch: int, number_of_fold: int, first: int) -> Iterator[Subgraph]:
-        """The nodes of each step of a pass from a step on, `first` from 0."""
+        """The nodes of each step of a pass, from step `first` on, counted from 0."""
 
     @abstractmethod
     def _shares(self, step: Subgraph, edges: Edges) -> Shares:
@@ -162,7 +162,7 @@ class SubgraphLoader(UserSchedule):
                 yield self._batch(step, fold, degrees, number)
 
     def _degrees(self, fold: Fold) -> tuple[Tensor, Tensor]:
-        """float32 [U] and [I]: how many ratings each node has beside those of a fold."""
+        """float32 [U] and [I]: how many ratings each node has outside a fold."""
         of_users, of_items = self._by_user.counts.clone(), self._by_item.counts.clone()
         if self.config.exclude_targets:
             for _, users, items in self._stretches():
@@ -186,11 +186,11 @@ class SubgraphLoader(UserSchedule):
     def _batch(
         self, step: Subgraph, fold: Fold, degrees: tuple[Tensor, Tensor], number: int
     ) -> EdgeBatch | None:
-        """A step's batch; None where it holds no target for this process.
+        """A step's batch; None without a target for this process.
 
         Args:
             step: its nodes.
-            fold: whose ratings are targets.
+            fold: the fold whose ratings are targets.
             degrees: see `_degrees`.
             number: of the step in its epoch.
         """
@@ -211,12 +211,12 @@ class SubgraphLoader(UserSchedule):
                 blocks,
                 seed_of("unseen", self.seed, fold.epoch, number),
             )
-        # Of all processes together, the mean number of ratings that a step's targets stand for.
+        # Over all processes, `size` adds up to the mean number of ratings that a step stands for.
         size = self._num_edges / len(self) * (last - first) / len(weights)
         return replace(batch, weights=weights[first:last], size=size)
 
     def _leaving_out(self, step: Subgraph, targets: Edges) -> AbstractContextManager[None]:
-        """The biases are without the targets of all processes meanwhile."""
+        """A context in which the biases are those without the targets of all processes."""
         if not self.config.exclude_targets:
             return nullcontext()
         ends = Ends(step.users, targets.users), Ends(step.items, targets.items)
@@ -225,7 +225,7 @@ class SubgraphLoader(UserSchedule):
     def _blocks(
         self, step: Subgraph, edges: Edges, shares: Shares, degrees: tuple[Tensor, Tensor]
     ) -> LayerBlocks:
-        """What a layer reads, the same for all layers."""
+        """The blocks of a layer, which are the same for all layers."""
         of_users, of_items = take(degrees[0], step.users), take(degrees[1], step.items)
         residuals = self._by_user.ratings(edges.ids)
         residuals -= self._biases.predict(
@@ -257,7 +257,7 @@ class SubgraphLoader(UserSchedule):
     def _encoded_from(
         self, step: Subgraph, targets: Edges, blocks: LayerBlocks, seed_of_unseen: int
     ) -> EdgeBatch:
-        """The batch of this process's targets, which the biases are without, not yet weighed."""
+        """The batch of this process's targets, not yet weighed; the biases are without them."""
         biases = self._biases
         users, items = take(step.users, targets.users), take(step.items, targets.items)
         known = hide_items(

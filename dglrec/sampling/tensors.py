@@ -13,12 +13,12 @@ def take(table: Tensor, index: Tensor) -> Tensor:
 
 
 def offsets_of(counts: Tensor) -> Tensor:
-    """int64 [D] -> int64 [D + 1], where each stretch starts."""
+    """int64 [D] counts -> int64 [D + 1] offsets."""
     return torch.cat((counts.new_zeros(1), counts.cumsum(0)))
 
 
 def sum_neighbours(lists: EdgeTensors, values: Tensor) -> Tensor:
-    """float64 [N]: of each node the sum of its neighbours' values.
+    """float64 [N]: the sum of each node's neighbours' values.
 
     Args:
         lists: the ratings of N nodes.

@@ -1,13 +1,13 @@
-"""Folds of a user's ratings in the order of time: each is predicted from earlier ones alone.
+"""Folds of a user's ratings in the order of time: each is predicted from earlier ratings alone.
 
-Dealt by chance, a rating is predicted from others before and after it, and nothing can be learned
-of how what is older counts for what comes next. Here a user's ratings are cut into stretches of
-time; the targets of pass f are those of stretch f, and the support is what is earlier. The ratings
-of the first stretch are predicted as those of a user without ratings. What is later is hidden: from
-the user, and from the items that it rated, at every hop.
+With random folds, a rating is predicted from ratings before and after it, so a model cannot learn
+how the age of a rating matters for the next ones. Here a user's ratings are cut into periods; the
+targets of pass f are the ratings of period f, and the support is the earlier ratings. The ratings
+of the first period are predicted as for a user without ratings. Later ratings are hidden: from the
+user, and from the items that it rated, at every hop.
 
-Other users' ratings count whenever they were given. To leave out those that are later than a
-target, each item would have to be encoded once for each time that a step asks about.
+Other users' ratings count whenever they were given. To leave out those later than a target, each
+item would have to be encoded once for each target's time.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ from dglrec.sampling.folds import Fold, Later, Split
 class TimeFold:
     """The targets of one pass.
 
-    Where a user's stretches begin is shifted by chance in each epoch, by less than a stretch; what
-    that leaves behind the last one is part of it.
+    In each epoch a random shift, shorter than a period, moves the starts of a user's periods; the
+    last period is longer by as much.
 
     Attributes:
         seed: of the loader.
-        epoch: which epoch.
+        epoch: number of the epoch.
         number: of the fold, 0..count-1, in the order of time.
-        count: of folds.
+        count: how many folds there are.
         ranks: int32 [E]; see `RatingGraph.ranks_in_time`.
-        degrees: int64 [U] ratings of each user.
+        degrees: int64 [U]; how many ratings each user has.
     """
 
     seed: int
@@ -47,7 +47,7 @@ class TimeFold:
         """int64 [n]: the folds of n ratings.
 
         Args:
-            users: int64 [n] whose they are.
+            users: int64 [n]; each rating's user.
             edges: int64 [n] edge ids.
         """
         shifts = chances(users, seed_of("folds", self.seed, self.epoch) << 31)
@@ -56,21 +56,21 @@ class TimeFold:
         return places.long().clamp_(max=self.count - 1)
 
     def hides(self, users: Tensor, edges: Tensor) -> Tensor:
-        """Whether n ratings are targets, or later than those of their user; bool [n].
+        """Whether each of n ratings is a target, or later than its user's targets; bool [n].
 
         Args:
-            users: int64 [n] whose they are.
+            users: int64 [n]; each rating's user.
             edges: int64 [n] edge ids.
         """
         return self.numbers(users, edges) >= self.number
 
     def split(self, users: Tensor, starts: Tensor, counts: Tensor, neighbours: Tensor) -> Split:
-        """Deal the ratings of N users into targets, support, and what is later than both.
+        """Deal the ratings of N users into targets, support, and ratings later than both.
 
         Args:
             users: int64 [N].
             starts: int64 [N]; where each user's edges start.
-            counts: int64 [N]; and how many they are.
+            counts: int64 [N]; how many edges each user has.
             neighbours: int32 [E]; the item of every edge.
         """
         edges = ragged(starts, counts)
@@ -90,4 +90,4 @@ class TimeFold:
 
 
 AnyFold = Fold | TimeFold
-"""The targets of one pass, whatever deals them."""
+"""The targets of one pass, by a hash or by time."""

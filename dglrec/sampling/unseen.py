@@ -1,9 +1,9 @@
-"""Some items of a step are treated as though nobody had rated them, or nothing would train that.
+"""Unseen items: some items of a step are treated as though nobody had rated them.
 
-Of all that is known of a new item, only its features are known; a model that always sees ratings
-too never learns to do without (Volkovs, Yu and Poutanen, "DropoutNet: addressing cold start in
-recommender systems", NeurIPS 2017). Here the item stays what it is for everybody else's messages,
-and only the targets are predicted from what it would be without ratings.
+Of a new item only the features are known, and a model that always sees ratings never learns to
+predict from features alone (Volkovs, Yu and Poutanen, "DropoutNet: addressing cold start in
+recommender systems", NeurIPS 2017). Here an unseen item's targets are predicted from its embedding
+without ratings, while messages to other nodes use its usual values.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Targets(NamedTuple):
     """B targets of a step, some of whose items count as unseen.
 
     Attributes:
-        items: int32 or int64 [B] positions; from the number of items on those of `unseen`.
+        items: int32 or int64 [B] positions; those of `unseen` follow those of all other items.
         baselines: float32 [B].
         unseen: int64 [C] indices of the data set.
     """
@@ -29,7 +29,7 @@ class Targets(NamedTuple):
 
     @classmethod
     def all_seen(cls, items: Tensor, baselines: Tensor) -> "Targets":
-        """Those of B items and baselines, nothing being unseen yet."""
+        """The targets of B items and baselines, without unseen items."""
         return cls(items, baselines, torch.empty(0, dtype=torch.int64, device=items.device))
 
 
@@ -38,7 +38,7 @@ def count_as_unseen(nodes: Tensor, share: float, key: int | Tensor) -> Tensor:
 
     Args:
         nodes: int64 [n] indices of the data set.
-        share: of all of them that do.
+        share: of all nodes that count as unseen.
         key: of the choice; see `hashes`.
     """
     return hashes(nodes, key) < share * (1 << HASH_BITS)
@@ -55,12 +55,12 @@ def hide_items(
     """Choose items that count as unseen, and predict their targets without their biases.
 
     Args:
-        targets: with nothing unseen yet.
-        items: [B] the items as indices of the data set.
-        num_positions: how many positions there are of items that are seen.
-        item_biases: float32 [B] that of each target's item, which its baseline is made of.
+        targets: without unseen items.
+        items: [B]; the items as indices of the data set.
+        num_positions: how many positions there are without unseen items.
+        item_biases: float32 [B]; the bias of each target's item, which is part of its baseline.
         share: of all items that count as unseen.
-        seed: of the choice; the same on all processes that share a step.
+        seed: of the choice; the same on all processes of a step.
     """
     if not share:
         return targets

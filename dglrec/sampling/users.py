@@ -1,4 +1,4 @@
-"""The fast loader: steps made of whole users, each of a step's nodes encoded once.
+"""The fast loader: steps of whole users, in which each node is encoded once.
 
 Data flow: users in a random order -> cut into steps of about equal edges -> each step's ratings
 split into targets and support by a hash -> the items to encode, all or those in reach -> sampled
@@ -33,39 +33,39 @@ from dglrec.sampling.unseen import Targets, count_as_unseen, hide_items
 
 
 class UserBatchLoader(UserSchedule):
-    """Batches of whole users, whose ratings are dealt into folds: one is predicted from the others.
+    """Batches of whole users, whose ratings are dealt into folds, predicted from one another.
 
     An epoch is as many passes over the users as there are folds. In pass f, a user's ratings of
-    fold f are targets, and the rest, its *support*, are what its embedding is made of, so each
-    rating is a target once an epoch. Folds are hashes of user, item and epoch: whether an edge is
-    a target of the step is computed where the edge stands, and a target never enters a block, in
-    neither direction and at no hop; nothing is searched for.
+    fold f are targets, and the others, its *support*, give its embedding, so each rating is a
+    target once in an epoch. Folds are hashes of user, item and epoch: whether an edge is a target
+    is computed from the edge, without a search. A target never enters a block, in either direction
+    or at any hop.
 
-    Each user of a step is encoded once for all of its targets. Of the items either all are encoded
-    in each step, or those that its targets, its pool and their sampled neighbourhoods reach: as the
-    configuration says. Items read sampled raters, who read sampled ratings of theirs, as in any
-    neighbour-sampled GraphSAGE (Hamilton, Ying and Leskovec, 2017); see `sample_stretches`.
+    Each user of a step is encoded once for all of its targets. A step encodes either all items, or
+    those that its targets, its pool and their sampled neighbourhoods reach, as configured. Items
+    read sampled raters, who read samples of their ratings, as in neighbour-sampled GraphSAGE
+    (Hamilton, Ying and Leskovec, 2017); see `sample_stretches`.
 
-    The users of a step are the same on any number of processes, each of which has a stretch of
-    them, about equal in edges. Where all items are encoded, each process encodes an equal share of
-    them, and they exchange them layer by layer (`EdgeBatch.items_are_shared`): together they do the
-    work of one process, and no more. Where those in reach are, each encodes what its own users
-    reach, and nothing is exchanged.
+    The users of a step are the same on any number of processes; each process has a range of them,
+    about equal in edges. Where a step encodes all items, each process encodes an equal share of
+    them, and the processes exchange them layer by layer (`EdgeBatch.items_are_shared`): together
+    they do no more work than a single process. Where it encodes the items in reach, each process
+    encodes those that its users reach, and nothing is exchanged.
 
     Args:
         graph: the training ratings.
         biases: fitted to them.
         config: batch size, folds, items and fan-outs.
-        seed: with the epoch it decides the order of the users, the folds and every sample.
+        seed: with the epoch, it decides the order of the users, the folds and every sample.
         device: where graph and batches live.
         world: the processes that share each step.
-        draw: draws the items that lists are learned from; None where none are wanted.
-        directions: of the relations that layers read beside the ratings. Of those between users and
-            items the pairs of a step's targets are left out, as its ratings are.
-        ages: whether layers ask for the ages of edges, which the graph must have times for.
+        draw: draws the items that lists are learned from; None without lists.
+        directions: of the relations that layers read in addition to the ratings. From relations
+            between users and items, the pairs of a step's targets are left out, like its ratings.
+        ages: whether layers need the ages of edges, for which the graph must have times.
 
     Raises:
-        UsageError: folds are cut by time, and a relation is between users and items.
+        UsageError: folds are by time, and a relation is between users and items.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class UserBatchLoader(UserSchedule):
         ages: bool = False,
     ) -> None:
         super().__init__(graph, biases, config, seed, device, world, draw, directions)
-        # Whether a process leaves out the targets of all processes, and not only its own.
+        # Whether a process leaves out the targets of all processes, and not only of its users.
         self._leaves_out_all = self._every_item
         self._times = graph.times_on(self.device) if ages else None
-        self._ranks: Tensor | None = None  # of edges in time, where that decides folds
+        self._ranks: Tensor | None = None  # edges' ranks in time, for folds by time
         check_directions(self.config, directions)
         if self.config.folds_by == "time":
             self._ranks = torch.from_numpy(graph.ranks_in_time()).to(self.device)
             self._times_by_item = graph.times_on(self.device)[1]
-        # Scratch, -1 but for what a step writes and takes out again: each user's place among the
-        # step's users, and the numbers of the users and items that it reads.
+        # Scratch, all -1 except while a step is made: each user's place among the step's users, and
+        # the numbers of the users and items that the step reads.
         self._in_step, self._user_numbers, self._item_numbers = (
             torch.full((count,), -1, dtype=torch.int32, device=self.device)
             for count in (graph.num_users, graph.num_users, graph.num_items)
@@ -119,7 +119,7 @@ class UserBatchLoader(UserSchedule):
 
     def _batch(self, users: Tensor, fold: AnyFold, number: int) -> EdgeBatch | None:
         step = self._step(users, fold, number)
-        # Processes that exchange items all take part in a step that has targets.
+        # Where processes exchange items, all take part in a step that has targets for any of them.
         if not len(step.ratings if self._every_item else step.ratings[step.own_targets]):
             return None
         users_read, items_read = Reached(self._user_numbers), self._items()
@@ -137,7 +137,7 @@ class UserBatchLoader(UserSchedule):
     def _encoded_from(
         self, step: Step, number: int, users_read: Reached, items_read: Numbering
     ) -> EdgeBatch:
-        """The batch of a step, whose targets the biases are without."""
+        """The batch of a step; the biases are without its targets."""
         biases = self._biases
         own, mine = step.users[step.first : step.last], step.own_targets
         users_read.number(own)
@@ -175,7 +175,7 @@ class UserBatchLoader(UserSchedule):
         )
 
     def _items(self) -> Numbering:
-        """The items that a step reads: this process's share of all, or as yet none."""
+        """The items that a step reads: this process's share of all items, or none so far."""
         if self._every_item:
             return Every(*self.world.share_of(self._num_items), self.device)
         return Reached(self._item_numbers)
@@ -183,9 +183,9 @@ class UserBatchLoader(UserSchedule):
     def _step(self, users: Tensor, fold: AnyFold, number: int) -> Step:
         """Deal the ratings of a step's users into targets and support.
 
-        Where processes exchange items that is done for the users of all of them: what one predicts
-        must not reach it by way of the items that another encodes. Else for its own alone, unless
-        `_leaves_out_all`.
+        Where processes exchange items, the step has the users of all processes: a process's targets
+        must not reach it through the items that another process encodes. Otherwise it has this
+        process's users alone, unless `_leaves_out_all`.
         """
         lists, world = self._by_user, self.world
         starts, counts = take(lists.starts, users), take(lists.counts, users)
@@ -210,10 +210,10 @@ class UserBatchLoader(UserSchedule):
         return step.without_ratings_of(unseen)
 
     def _leaving_out(self, step: Step) -> AbstractContextManager[None]:
-        """The biases are without the step's targets meanwhile, and without what is hidden.
+        """A context in which the biases are those without the step's targets and hidden ratings.
 
-        Users that count as unseen are known by nothing, and items are as they are without them.
-        What is later than the targets of a fold in time is left out alike.
+        Unseen users then have no ratings, and items are as without these users. Ratings later than
+        the targets of a fold by time are hidden too.
         """
         if not self.config.exclude_targets:
             return nullcontext()
@@ -231,13 +231,13 @@ class UserBatchLoader(UserSchedule):
     def _read_layers(
         self, step: Step, number: int, users_read: Reached, items_read: Numbering
     ) -> tuple[LayerBlocks, ...]:
-        """What each layer reads, the first to be computed first; see `_layer`.
+        """The blocks of all layers, in the order of their computation; see `_layer`.
 
         Args:
-            step: its users.
+            step: users, targets and support.
             number: of the step in its epoch.
             users_read: this process's users of the step.
-            items_read: the items of their targets, and of the pool.
+            items_read: the items of the targets and of the pool.
         """
         outwards = [
             self._layer(step, fanouts, users_read, items_read, keys, of_relations)
@@ -259,17 +259,17 @@ class UserBatchLoader(UserSchedule):
         keys: tuple[int, int],
         relation_keys: Sequence[int],
     ) -> LayerBlocks:
-        """What a layer's destinations read, who are the users and items that are read so far.
+        """A layer's blocks, whose destinations are the users and items that are read so far.
 
-        What they read is read from then on.
+        Their neighbours are added to the nodes that are read.
 
         Args:
-            step: its users.
+            step: users, targets and support.
             fanouts: of users and of items.
-            users_read: so far.
-            items_read: so far.
-            keys: what decides the samples of users and of items.
-            relation_keys: what decides those of each direction of relations.
+            users_read: the users so far.
+            items_read: the items so far.
+            keys: of the samples of users and of items.
+            relation_keys: of the samples of each direction of relations.
         """
         lists, biases = (self._by_user, self._by_item), self._biases
         users, items = users_read.nodes, items_read.nodes
@@ -297,7 +297,7 @@ class UserBatchLoader(UserSchedule):
             places[0],
             residuals,
             take(biases.user_degrees, users),
-            # Of shared items the sources are those of all processes.
+            # Shared items: the sources are the items of all processes.
             biases.item_degrees.clone()
             if self._every_item
             else take(biases.item_degrees, items_read.nodes),
@@ -324,14 +324,14 @@ class UserBatchLoader(UserSchedule):
         sources: Numbering | None,
         key: int,
     ) -> RelationBlock:
-        """What users or items read along a direction of a relation.
+        """The block of users or items along a direction of a relation.
 
         Args:
-            step: whose targets are left out of relations between users and items.
+            step: the step whose targets are left out of relations between users and items.
             tensors: the direction's edges.
             nodes: int64 [D] destinations.
-            sources: numbers of the neighbours; None where they are labels, which have their own.
-            key: what decides the sample.
+            sources: gives neighbours their numbers; None for labels, which keep their indices.
+            key: of the sample.
         """
         kind = tensors.direction
         starts, degrees = take(tensors.starts, nodes), take(tensors.counts, nodes)
@@ -344,7 +344,7 @@ class UserBatchLoader(UserSchedule):
             owners = torch.repeat_interleave(counts, output_size=len(edges))
             ends = take(nodes, owners), neighbours.long()
             users, items = ends if kind.destination_type == USER_TYPE else ends[::-1]
-            # Whether or not it is a rating: so that a missing edge says nothing.
+            # Pairs that are no ratings too, so that a missing edge gives nothing away.
             assert isinstance(step.fold, Fold)  # see `check_directions`
             held = (take(self._in_step, users) >= 0) & step.fold.holds(users, items)
             counts = counts - torch.bincount(owners[held], minlength=len(counts))
@@ -360,7 +360,7 @@ class UserBatchLoader(UserSchedule):
     def _labels_of_unseen(
         self, step: Step, unseen: Tensor, number: int
     ) -> tuple[RelationBlock, ...]:
-        """What items that count as unseen read of labels, in all layers what the last one reads."""
+        """The labels that unseen items read; the last layer's, for all layers."""
         if not len(unseen) or not self._directions:
             return ()
         relation_keys = self._relation_keys(step.fold, number)
@@ -373,11 +373,11 @@ class UserBatchLoader(UserSchedule):
     def _edges_of_users(
         self, step: Step, nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor]:
-        """The edges that users read, and how many each does.
+        """The edges that users read, and how many each user reads.
 
-        This process's users of the step, who come first, read of their support, the others of all
-        they rated. Among the others may be users of the step that are other processes', who read of
-        their support too.
+        This process's users of the step come first and read from their support; other users read
+        from all their ratings. Users of the step that belong to other processes may be among these,
+        and read from their support too.
         """
         mine = slice(step.first, step.last)
         own_counts = step.counts[mine]
@@ -396,7 +396,7 @@ class UserBatchLoader(UserSchedule):
         places = take(self._in_step, others)
         inside = places >= 0
         places = places.clamp(min=0)
-        # Positions in the step's support follow those in all edges.
+        # Positions in the step's support are numbered after those in all edges.
         starts = torch.where(inside, take(step.starts, places) + self._num_edges, starts)
         counts = torch.where(inside, take(step.counts, places), counts)
         of_others, counts = _sample(others, starts, counts, fanout, key)
@@ -407,7 +407,7 @@ class UserBatchLoader(UserSchedule):
     def _edges_of_items(
         self, step: Step, nodes: Tensor, fanout: int, key: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The edges that items read, how many each does, and whose they are; no target's."""
+        """The edges that items read, how many each item reads, and their raters; no targets."""
         lists = self._by_item
         starts, counts = take(lists.starts, nodes), take(lists.counts, nodes)
         edges, counts = _sample(nodes, starts, counts, fanout, key)
@@ -437,11 +437,11 @@ class UserBatchLoader(UserSchedule):
 def check_directions(config: LoaderConfig, directions: Sequence[Direction]) -> None:
     """Refuse relations between users and items where folds are cut by time.
 
-    A pair that is no rating has no time, so it cannot be left out of such a relation as one that is
-    would be.
+    A pair that is no rating has no time, so it cannot be left out of the relation as a rating of
+    the same time would be.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such a relation.
     """
     if config.folds_by != "time":
         return
@@ -457,14 +457,14 @@ def check_directions(config: LoaderConfig, directions: Sequence[Direction]) -> N
 def _sample(
     nodes: Tensor, starts: Tensor, counts: Tensor, fanout: int, key: int
 ) -> tuple[Tensor, Tensor]:
-    """Positions sampled from D stretches, and how many from each: the fan-out, or all there are.
+    """Positions sampled from D ranges, and how many from each: the fan-out, or all it has.
 
     Args:
-        nodes: int64 [D] whose edges they are; with the key they decide what is sampled.
+        nodes: int64 [D]; the nodes of the ranges; with the key they decide the samples.
         starts: int64 [D].
         counts: int64 [D].
         fanout: -1 takes all.
-        key: below 2^63; another one for each layer of each step.
+        key: below 2^63; different for each layer of each step.
     """
     if fanout < 0:
         return ragged(starts, counts), counts

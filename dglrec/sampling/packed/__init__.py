@@ -1,4 +1,4 @@
-"""The fast loader on a device that must not be waited for: batches of fixed shapes."""
+"""The fast loader for devices: batches of fixed shapes, so that the host does not wait."""
 
 from dglrec.sampling.packed.loader import PackedBatchLoader, why_unpacked
 

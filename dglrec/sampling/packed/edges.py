@@ -1,4 +1,4 @@
-"""What users and items of a step read, in rows of a fan-out each or all there is."""
+"""The edges that users and items of a step read: samples in rows of the fan-out, or all edges."""
 
 from collections.abc import Sequence
 
@@ -45,14 +45,14 @@ class PackedEdges(PackedPasses):
         key: Tensor,
         keys: Tensor,
     ) -> Edges:
-        """What a layer's users read of what they rated, but for targets.
+        """The ratings that a layer's users read, without targets.
 
         Args:
-            step: the users of all processes.
-            mine: those of this one.
-            readers: these alone, or, where all is read, all users behind them.
+            step: with the users of all processes.
+            mine: with this process's users.
+            readers: this process's users; where all edges are read, all users may follow them.
             fanout: of users.
-            key: what decides the sample.
+            key: of the sample.
             keys: of the step.
         """
         if fanout > 0:
@@ -63,7 +63,7 @@ class PackedEdges(PackedPasses):
         return support.followed_by(self._all_ratings(self._everybody, keys, by_user=True))
 
     def _read_by_items(self, fanout: int, key: Tensor, keys: Tensor) -> Edges:
-        """What this process's items read of their raters; the neighbours are the users."""
+        """The ratings that this process's items read; neighbours are indices of users."""
         if fanout > 0:
             return self._to_items(keys, fanout, key)
         return self._all_ratings(self._own_items, keys, by_user=False)
@@ -71,12 +71,12 @@ class PackedEdges(PackedPasses):
     def _among(
         self, readers: Readers, raters: Tensor, step: PackedStep, num_own: int
     ) -> tuple[Readers, Tensor]:
-        """The readers, raters among them; and the numbers of the raters, int64 [K].
+        """Add raters to the readers; gives the readers, and the raters' numbers, int64 [K].
 
         Args:
-            readers: so far; this process's users of the step come first.
+            readers: the readers so far; this process's users of the step come first.
             raters: int64 [K].
-            step: the users of all processes.
+            step: with the users of all processes.
             num_own: how many users of the step come first.
         """
         first = len(readers.nodes)
@@ -88,7 +88,7 @@ class PackedEdges(PackedPasses):
         return readers, raters + num_own
 
     def _whole_support(self, step: PackedStep) -> Edges:
-        """All that the step's users are known by."""
+        """The whole support of the step's users."""
         residuals = self._by_user.ratings(step.support)
         residuals -= self._biases.predict(take(step.users, step.support_owners), step.support_items)
         return Edges(
@@ -100,7 +100,7 @@ class PackedEdges(PackedPasses):
         )
 
     def _to_users(self, step: PackedStep, readers: Readers, fanout: int, key: Tensor) -> Edges:
-        """What users read of what they rated; those of the step of their support."""
+        """The sampled ratings that users read; users of the step read from their support."""
         samples, there = sample_fixed(
             readers.starts, readers.counts, fanout, chances(readers.nodes, key)
         )
@@ -119,7 +119,7 @@ class PackedEdges(PackedPasses):
         return Edges.of_samples(items, residuals, there)
 
     def _to_items(self, keys: Tensor, fanout: int, key: Tensor) -> Edges:
-        """What items read of their raters, no target's; the neighbours are the users."""
+        """The sampled ratings that items read, without targets; neighbours are indices of users."""
         lists, nodes = self._by_item, self._own_items
         starts, counts = lists.starts[self._share], lists.counts[self._share]
         samples, there = sample_fixed(starts, counts, fanout, chances(nodes, key))
@@ -131,7 +131,7 @@ class PackedEdges(PackedPasses):
         return Edges.of_samples(raters, residuals, there)
 
     def _all_ratings(self, nodes: Tensor, keys: Tensor, *, by_user: bool) -> Edges:
-        """All ratings of all users, or of this process's items, but for targets."""
+        """All ratings of all users, or of this process's items, without targets."""
         lists = self._by_user if by_user else self._by_item
         part = slice(None) if by_user else self._share
         edges = slice(0, self._num_edges) if by_user else self._stretch_of_items
@@ -145,14 +145,14 @@ class PackedEdges(PackedPasses):
     def _along(
         self, tensors: DirectionTensors, nodes: Tensor, key: Tensor, keys: Tensor, before: int
     ) -> RelationBlock:
-        """What users or items read along a direction of a relation.
+        """The block of users or items along a direction of a relation.
 
         Args:
             tensors: the direction's edges.
-            nodes: int64 [D] destinations; nobody among users is somebody whom nobody reads.
-            key: what decides the sample.
+            nodes: int64 [D] destinations; nobody is replaced by the last user, and has no reader.
+            key: of the sample.
             keys: of the step, whose targets are left out of relations between users and items.
-            before: the readers ahead of all users, whose numbers these follow.
+            before: how many readers come before all users; added to users' indices.
         """
         kind = tensors.direction
         nodes = nodes.clamp(max=len(tensors.counts) - 1)
@@ -175,10 +175,10 @@ class PackedEdges(PackedPasses):
     def _others(
         self, users: Tensor, of_layer: Sequence[Tensor], keys: Tensor, before: int
     ) -> tuple[RelationBlock, ...]:
-        """What a layer's users, int64 [D], and items read along all directions.
+        """The blocks of a layer's users, int64 [D], and items along all directions.
 
         Args:
-            users: its destinations.
+            users: the layer's destinations.
             of_layer: a key for each direction.
             keys: of the step.
             before: as for `_along`.
@@ -197,7 +197,7 @@ class PackedEdges(PackedPasses):
     def _labels_of(
         self, unseen: Tensor, of_layer: Sequence[Tensor], keys: Tensor
     ) -> tuple[RelationBlock, ...]:
-        """What items that count as unseen, int64 [C], read of labels: what the last layer reads."""
+        """The labels that unseen items, int64 [C], read: those of the last layer."""
         if not len(unseen):
             return ()
         return tuple(
@@ -207,11 +207,11 @@ class PackedEdges(PackedPasses):
         )
 
     def _is_held(self, users: Tensor, items: Tensor, keys: Tensor) -> Tensor:
-        """Whether each of n pairs is a target of the step, bool [n], were it a rating."""
+        """Whether each of n pairs would be a target of the step if it were a rating, bool [n]."""
         return (take(self._in_step, users) >= 0) & self._is_target(users, items, keys)
 
     def _readers(self, step: PackedStep, raters: Tensor) -> Readers:
-        """Where raters' ratings stand: of those who are users of the step, in its support."""
+        """Where raters' ratings are: for users of the step, in its support."""
         places = take(self._in_step, raters)
         inside, places = places >= 0, places.clamp(min=0)
         starts = take(step.support_offsets, places) + self._num_edges

@@ -1,9 +1,9 @@
 """Batches of fixed shapes.
 
-Data flow: a pass's users and steps are laid out once -> each step's ratings, in room for as many as
-the largest step has -> split into targets and support by their hashes -> sampled raters and ratings
-in rows of a fan-out each -> `EdgeBatch` with marks of what is there. No shape follows from a value,
-so the host waits at the start of a pass alone, and each step launches the same kernels.
+Data flow: a pass's users and steps are laid out once -> each step's ratings, padded to the size of
+the largest step -> split into targets and support by their hashes -> sampled raters and ratings in
+rows of the fan-out -> `EdgeBatch` with marks of padding. No shape depends on a value, so the host
+waits only at the start of a pass, and each step launches the same kernels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,18 +29,18 @@ from dglrec.sampling.tensors import take
 class PackedBatchLoader(PackedEdges):
     """The batches of `UserBatchLoader`, in fixed shapes.
 
-    Each batch has the same targets, samples and biases as that loader's of the same number. What
-    differs is how they stand: a step has room for as many users, ratings and targets as the largest
-    step of the epoch so far; room that is not needed is a user who has rated nothing, and ratings
-    and targets that weigh 0. A sampled rating that is a target weighs 0 instead of being taken out.
+    Each batch has the targets, samples and biases of that loader's batch of the same number, in
+    another layout: a step has room for as many users, ratings and targets as the largest step of
+    the epoch so far, padded with a user without ratings, and with ratings and targets that weigh 0.
+    A sampled rating that is a target weighs 0 instead of being removed.
 
-    Raters are not numbered. Where items have fewer samples of them, in all layers, than there are
-    users, each sampled rating is a user of the batch, and one who was sampled twice is encoded
-    twice. Else all users are in the batch, behind those of the step; and where users before the
-    last layer or items read all their ratings, or users are read along a relation.
+    Raters are not numbered. Where items sample fewer raters, in all layers, than there are users,
+    each sampled rating adds a user to the batch, and a user who is sampled twice is encoded twice.
+    Otherwise, all users follow those of the step in the batch; so they do where items, or users
+    before the last layer, read all their ratings, or where users are read along a relation.
 
-    Several processes deal the ratings of all of a step's users, as that loader does, and then those
-    of their own users once more, which are what their batch holds.
+    Each of several processes deals the ratings of all of a step's users, as that loader does, and
+    then those of its users separately, which its batch holds.
 
     For steps that encode all items; see `why_unpacked`.
 
@@ -48,12 +48,12 @@ class PackedBatchLoader(PackedEdges):
         graph: the training ratings.
         biases: fitted to them.
         config: batch size, folds and fan-outs.
-        seed: with the epoch it decides the order of the users, the folds and every sample.
+        seed: with the epoch, it decides the order of the users, the folds and every sample.
         device: where graph and batches live.
         world: the processes that share each step.
-        draw: draws the items that lists are learned from; None where none are wanted.
-        directions: of the relations that layers read beside the ratings.
-        compile: whether `torch.compile` is to make fewer, larger kernels of what makes a batch.
+        draw: draws the items that lists are learned from; None without lists.
+        directions: of the relations that layers read in addition to the ratings.
+        compile: whether `torch.compile` compiles the making of a batch into fewer, larger kernels.
 
     Raises:
         ValueError: the configuration's shapes cannot be fixed.
@@ -102,10 +102,10 @@ class PackedBatchLoader(PackedEdges):
         """The batch of a step.
 
         Args:
-            users: int64 [N + 1], those of all processes.
-            keys: int64, see `_keys`; with the users all that differs between steps.
-            own: int64 [N' + 1], this process's users; None where it is alone.
-            drawn: [M], what chance says of the pool; None without one.
+            users: int64 [N + 1], the users of all processes.
+            keys: int64, see `_keys`; steps differ in these and the users alone.
+            own: int64 [N' + 1], this process's users; None for a single process.
+            drawn: [M], the random numbers of the pool; None without a pool.
         """
         step = self._deal(users, keys, self._rooms[0])
         mine = step if own is None else self._deal(own, keys, self._rooms[1])
@@ -126,7 +126,7 @@ class PackedBatchLoader(PackedEdges):
         lists = self._by_user
         starts = take(self._starts, users)
         ends = take(self._counts, users).cumsum(0)
-        # The last user is nobody, who has the room that is left.
+        # The last user is padding, and gets the room that is left.
         offsets = torch.cat((ends.new_zeros(1), ends[:-1], ends.new_full((1,), room.edges)))
         places = torch.arange(room.edges, device=self.device)
         owners = torch.searchsorted(offsets[1:], places, right=True)
@@ -138,8 +138,8 @@ class PackedBatchLoader(PackedEdges):
         targets_before, last = before[1:], before[-1]
         # Support goes to the front in its order, targets behind the room for support.
         to = torch.where(of_fold, room.support + targets_before - 1, places - targets_before)
-        # Room that is not needed reads the last rating, and weighs 0. Of the room for edges more
-        # may be left than support has room for: that has no reader.
+        # Padding reads the last rating, and weighs 0. The padding of edges may exceed the room for
+        # support; nothing reads the rest.
         size = room.support + room.targets
         order = places.new_full((size + 1,), room.edges - 1)
         to = torch.where(there, to, size)
@@ -166,11 +166,11 @@ class PackedBatchLoader(PackedEdges):
         )
 
     def _encoded(self, step: PackedStep, mine: PackedStep, keys: Tensor) -> EdgeBatch:
-        """The batch of a step, whose targets the biases are without.
+        """The batch of a step; the biases are without its targets.
 
         Args:
-            step: the users of all processes.
-            mine: those of this one; the same where it is alone.
+            step: with the users of all processes.
+            mine: with this process's users; the same as `step` for a single process.
             keys: of the step.
         """
         biases = self._biases
@@ -223,7 +223,7 @@ class PackedBatchLoader(PackedEdges):
         )
 
     def _hide(self, items: Tensor, baselines: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions of items and baselines, where some count as unseen, and those: `hide_items`."""
+        """Positions of items, baselines, and the unseen items; see `hide_items`."""
         if not self.config.unseen_items:
             return items, baselines, items[:0]
         is_unseen = self._is_unseen(key)
@@ -238,11 +238,11 @@ class PackedBatchLoader(PackedEdges):
 
 
 def why_unpacked(config: LoaderConfig, directions: Sequence[Direction] = ()) -> str:
-    """Why a resolved configuration's shapes cannot be fixed; empty where they can be.
+    """The reason why a resolved configuration's shapes cannot be fixed; empty if they can.
 
     Args:
         config: of the loader.
-        directions: of the relations that are read.
+        directions: of the relations that layers read.
     """
     if config.kind != "users":
         return f"loader.kind is {config.kind}"

@@ -1,4 +1,4 @@
-"""What a step of fixed shape is put together from.
+"""The parts of a step of fixed shapes.
 
 Shapes: N users of a step, B targets, S ratings of their support, R ratings of both kinds, D nodes
 that read, K edges, f a fan-out.
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dglrec.blocks import Block
 
-_SPARE = 64  # room is larger by this part than the largest step so far
+_SPARE = 64  # new room is larger than needed by 1 / 64
 
 
 class Room(NamedTuple):
-    """How much a step has room for."""
+    """The sizes that a step's tensors have room for."""
 
     users: int
     edges: int
@@ -25,7 +25,7 @@ class Room(NamedTuple):
     unseen: int
 
     def holding(self, needed: "Room") -> "Room":
-        """The same where it is enough, or else more than is needed: other shapes are made anew."""
+        """The same if it is enough, or else some more than needed, as new shapes recompile."""
         if not any(map(int.__gt__, needed, self)):
             return self
         return Room(
@@ -41,12 +41,12 @@ class Layout:
     """The steps of a pass.
 
     Attributes:
-        users: int64 [steps, N + 1]; nobody where there are fewer, and at the end.
-        own: int64 [steps, N' + 1] those of this process likewise; None where it is alone.
-        held: whether each step holds a target of any process.
-        targets: how many targets each step has of this process.
-        keys: int64 [steps, k], what chance decides by in each step.
-        drawn: [steps, M], what chance says of each step's pool, see `Draw`; None without pools.
+        users: int64 [steps, N + 1]; padded with nobody, at least once.
+        own: int64 [steps, N' + 1]; this process's users likewise; None for a single process.
+        held: whether each step has a target of any process.
+        targets: how many targets of this process each step has.
+        keys: int64 [steps, k]; the keys of each step's random choices.
+        drawn: [steps, M]; the random numbers of each step's pool, see `Draw`; None without pools.
     """
 
     users: Tensor
@@ -57,17 +57,17 @@ class Layout:
     drawn: Tensor | None = None
 
     def arguments(self, step: int) -> tuple[Tensor | None, ...]:
-        """What makes a step's batch: all that differs between steps."""
+        """The arguments of a step's batch, which are all that differs between steps."""
         rows = self.users, self.keys, self.own, self.drawn
         return tuple(None if one is None else one[step] for one in rows)
 
 
 @dataclass(frozen=True)
 class PackedStep:
-    """N users and nobody, their B targets and the S ratings of their support."""
+    """N users and nobody, the users' B targets, and the S ratings of their support."""
 
     users: Tensor  # int64 [N + 1]
-    owners: Tensor  # int64 [B], the targets'
+    owners: Tensor  # int64 [B], of the targets
     items: Tensor  # int64 [B]
     edges: Tensor  # int64 [B]
     ratings: Tensor  # float32 [B]
@@ -76,25 +76,25 @@ class PackedStep:
     support_items: Tensor  # int64 [S]
     support_owners: Tensor  # int64 [S]
     support_offsets: Tensor  # int64 [N + 2]
-    support_counts: Tensor  # float32 [N + 1], nobody's 0
+    support_counts: Tensor  # float32 [N + 1], 0 for nobody
     support_present: Tensor  # float32 [S]
-    rated: tuple[Tensor, Tensor]  # int64 [N + 2] and [R], of all the ratings
+    rated: tuple[Tensor, Tensor]  # int64 offsets [N + 2] and items [R] of all ratings
 
 
 class Readers(NamedTuple):
-    """Users who read, and where what they read stands: in all edges, or behind those in support."""
+    """Users who read, and where their ratings are: in all edges, or after these, in the support."""
 
     nodes: Tensor
     starts: Tensor
     counts: Tensor
 
     def followed_by(self, other: "Readers") -> "Readers":
-        """These and, behind them, others."""
+        """These readers, followed by others."""
         return Readers(*(torch.cat(both) for both in zip(self, other, strict=True)))
 
 
 class Edges(NamedTuple):
-    """A block that does not know its nodes' degrees yet."""
+    """A block without its nodes' degrees."""
 
     offsets: Tensor
     neighbours: Tensor
@@ -105,7 +105,7 @@ class Edges(NamedTuple):
 
     @staticmethod
     def of_samples(neighbours: Tensor, residuals: Tensor, there: Tensor) -> "Edges":
-        """Those of [D, f] samples, of which some are there."""
+        """The edges of [D, f] samples, some of which are padding."""
         present = there.float()
         flat = present.flatten()
         ends = torch.arange(0, there.numel() + 1, there.shape[1], device=there.device)
@@ -113,7 +113,7 @@ class Edges(NamedTuple):
 
     @staticmethod
     def unless(held: Tensor, offsets: Tensor, neighbours: Tensor, residuals: Tensor) -> "Edges":
-        """Those of K edges that are not held back, bool [K]."""
+        """K edges, of which those in `held`, bool [K], weigh 0."""
         there = ~held
         before = torch.cat((offsets.new_zeros(1), there.cumsum(0)))
         counts = before.index_select(0, offsets).diff()
@@ -121,7 +121,7 @@ class Edges(NamedTuple):
         return Edges(offsets, neighbours, residuals * present, present, counts.float())
 
     def followed_by(self, other: "Edges") -> "Edges":
-        """These and, behind them, those of other destinations that have no fan-out either."""
+        """These edges, followed by those of other destinations; both without a fan-out."""
         return Edges(
             torch.cat((self.offsets, other.offsets[1:] + len(self.neighbours))),
             torch.cat((self.neighbours, other.neighbours)),
@@ -136,7 +136,7 @@ class Edges(NamedTuple):
         return len(self.offsets) - 1
 
     def given(self, degrees: Tensor, source_degrees: Tensor | None = None) -> Block:
-        """The block, its nodes' degrees known."""
+        """The block with its nodes' degrees."""
         return Block(
             offsets=self.offsets,
             neighbours=self.neighbours,

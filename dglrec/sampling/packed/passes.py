@@ -1,4 +1,4 @@
-"""The steps of a pass, laid out at once: their users, what chance decides by, and their room."""
+"""The layout of all steps of a pass: their users, the keys of random choices, and their room."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dglrec.sampling.schedule import UserSchedule
 from dglrec.sampling.tensors import take
 from dglrec.sampling.unseen import count_as_unseen
 
-FOLD, NUMBER, UNSEEN, SAMPLES = range(4)  # where a step's keys stand
+FOLD, NUMBER, UNSEEN, SAMPLES = range(4)  # places of a step's keys
 
 
 class PackedPasses(UserSchedule):
@@ -35,11 +35,11 @@ class PackedPasses(UserSchedule):
         self._starts = torch.cat((self._by_user.starts, none))
         self._counts = torch.cat((self._by_user.counts, none))
         self._catalogue = torch.arange(graph.num_items, device=self.device)
-        # Of a step, and of what of it is this process's: alone, the same.
+        # Of all of a step, and of this process's part; the same for a single process.
         self._rooms = LEAST_ROOM, LEAST_ROOM
 
     def _layout(self, fold: Fold) -> Layout:
-        """Users and room of a pass's steps; the one place that waits for the device."""
+        """Users and room of a pass's steps; the only place where the host waits for the device."""
         order, cuts = self._order(fold.epoch, fold.number)
         steps = len(cuts) - 1
         first = fold.number * steps
@@ -71,7 +71,7 @@ class PackedPasses(UserSchedule):
         )
 
     def _numbers(self, draw: Draw, fold: Fold, order: Tensor, bounds: Tensor) -> Tensor:
-        """[steps, M] what chance says of this process's pools, drawn on the host."""
+        """[steps, M] random numbers of this process's pools, drawn on the host."""
         liked = [0] * bounds.shape[1]
         if draw.least is not None:
             until = _until(take(self._targets_of_users(fold, draw.least), order))
@@ -85,7 +85,7 @@ class PackedPasses(UserSchedule):
         ).to(self.device)
 
     def _own_parts(self, edges_until: Tensor, cuts: list[int]) -> list[tuple[int, int]]:
-        """Of each step the users that are this process's: the first, and one past the last."""
+        """This process's users of each step: the first, and one past the last."""
         rank, found = self.world.rank, []
         for first, last in itertools.pairwise(cuts):
             bounds = self.world.cut(edges_until[first + 1 : last + 1] - edges_until[first])
@@ -93,18 +93,18 @@ class PackedPasses(UserSchedule):
         return found
 
     def _room_for(self, parts: list[tuple[int, int]], most: list[int], number: int) -> Room:
-        """The room that there was, or more."""
+        """The room so far, or more if a step needs it."""
         users = max(last - first for first, last in parts)
         return self._rooms[number].holding(Room(users, *most))
 
     def _users_of(self, order: Tensor, bounds: Tensor, room: Room) -> Tensor:
-        """int64 [steps, N + 1]: those from bound to bound, and nobody in the place of others."""
+        """int64 [steps, N + 1]: the users between bounds, padded with nobody."""
         places = bounds[:, :1] + torch.arange(room.users + 1, device=self.device)
         inside = places < bounds[:, 1:]
         return order[places.clamp(max=len(order) - 1)].masked_fill(~inside, self._nobody)
 
     def _targets_of_users(self, fold: Fold, least: float | None = None) -> Tensor:
-        """int64 [U + 1]: how many targets each user has in a pass, perhaps from a rating on."""
+        """int64 [U + 1]: how many targets each user has in a pass, with ratings from `least` on."""
         found = torch.zeros(self._nobody + 1, dtype=torch.int64, device=self.device)
         for first, last in self._chunks:
             low, high = int(self._offsets[first]), int(self._offsets[last])
@@ -118,9 +118,9 @@ class PackedPasses(UserSchedule):
         return found
 
     def _keys(self, fold: Fold, number: int) -> list[int]:
-        """What chance decides by in a step: the fold, unseen items, and each layer's samples.
+        """Keys of a step's random choices: the fold, unseen items, and each layer's samples.
 
-        These are of users, of items, and of each direction of relations.
+        A layer samples for users, for items, and for each direction of relations.
         """
         unseen = seed_of("unseen", self.seed, fold.epoch, number) << 31
         of_ratings = self._sample_keys(fold, number)
@@ -139,10 +139,10 @@ class PackedPasses(UserSchedule):
 
 
 def _until(counts: Tensor) -> Tensor:
-    """int64 [n] -> int64 [n + 1], the sums of all before."""
+    """int64 [n] -> int64 [n + 1] running sums, from 0 on."""
     return torch.cat((counts.new_zeros(1), counts.cumsum(0)))
 
 
 def _between(until: Tensor, bounds: Tensor) -> Tensor:
-    """int64 [...]: what has come between bounds, int64 [..., 2]."""
+    """int64 [...]: differences of running sums between bounds, int64 [..., 2]."""
     return take(until, bounds.flatten()).view_as(bounds).diff(dim=-1).squeeze(-1)
