@@ -43,10 +43,11 @@ line.axis{stroke:var(--fg);stroke-width:1.5}
 line.diagonal{stroke:var(--soft);stroke-dasharray:3 4;stroke-width:1.5}
 .line{fill:none;stroke-width:2.2}
 .interval{stroke-width:4}
+.length{stroke-width:13}
 .dashed{stroke-dasharray:7 4}
 .s0{--c:var(--c0)}.s1{--c:var(--c1)}.s2{--c:var(--c2)}.s3{--c:var(--c3)}
 .s4{--c:var(--c4)}.s5{--c:var(--c5)}.s6{--c:var(--c6)}.s7{--c:var(--c7)}
-.line,.interval{stroke:var(--c)}
+.line,.interval,.length{stroke:var(--c)}
 .dot,.point{fill:var(--c)}
 .point{fill-opacity:.75;cursor:pointer}
 .point.on{stroke:var(--fg);stroke-width:2.5;fill-opacity:1}
