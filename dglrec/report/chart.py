@@ -5,11 +5,21 @@ readable. Colours come from the page's style sheet by class, `s0` to `s7`, in da
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dglrec.report.axis import Axis
-from dglrec.report.html import Child, Html, details, json_script, number, table, tag
+from dglrec.report.html import (
+    Child,
+    Html,
+    details,
+    join,
+    json_script,
+    number,
+    table,
+    tag,
+    with_interval,
+)
 
 COLOURS = 8
 
@@ -156,7 +166,10 @@ def bar_figure(
         end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None
     ] + [0.0] * zero  # fmt: skip
     height = _TOP + _ROW * len(bars) + 30
-    across = Axis.over(values, 16, _WIDTH - 16)
+    across = Axis.over(values, 16, _WIDTH - 20)
+    names = 8
+    if lengths and min(values) >= 0:
+        across, names = replace(across, low=0.0), 20  # no axis runs through names
     parts: list[Html] = []
     for tick in across.ticks:
         ends = {"x1": across(tick), "y1": _TOP, "x2": across(tick), "y2": height - 28}
@@ -164,9 +177,10 @@ def bar_figure(
         parts.append(_label(across(tick), height - 12, across.show(tick), "middle"))
     for place, bar in enumerate(bars):
         middle = _TOP + _ROW * place + 30
-        estimate = _estimate(bar, show)
+        estimate = with_interval(bar.value, bar.low, bar.high, show)
         letters = max(_FEWEST_LETTERS, _LETTERS - len(estimate))
-        parts.append(_label(8, middle - 12, f"{_short(bar.name, letters)}  {estimate}"))
+        said = tag("tspan", estimate, dx=8)
+        parts.append(_label(names, middle - 12, join((_short(bar.name, letters), said))))
         ends = {"y1": middle, "y2": middle}
         if bar.low is not None and bar.high is not None:
             ends |= {"x1": across(bar.low), "x2": across(bar.high)}
@@ -294,9 +308,3 @@ def _short(name: str, most: int) -> str:
 
 def _cells(values: Sequence[float | None], show: Callable[[Any], str]) -> list[str]:
     return ["" if value is None else show(value) for value in values]
-
-
-def _estimate(bar: Bar, show: Callable[[Any], str]) -> str:
-    if bar.low is None or bar.high is None:
-        return show(bar.value)
-    return f"{show(bar.value)} [{show(bar.low)}, {show(bar.high)}]"
