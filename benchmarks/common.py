@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 CHILD = "--child"
+SCHEMA_VERSION = 1  # of the JSON, which `dglrec report` shows
 
 Row = dict[str, Any]
 
@@ -600,6 +601,7 @@ def describe_command() -> str:
 def write_results(path: Path | None, rows: Sequence[Row], **more: Any) -> None:
     """Write the figures, with what they belong to, as JSON; to stdout without a path."""
     report = {
+        "schema_version": SCHEMA_VERSION,
         "machine": describe_machine(),
         "commit": describe_commit(),
         "command": describe_command(),

@@ -91,3 +91,27 @@ def same_run(run, other):
 
 def bytes_of(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def pretended_training(seen):
+    """A training whose figures follow from its settings, in no time; `seen` gets what it tried."""
+
+    def fake(dataset, run, settings, *, device, after_epoch, report):
+        del dataset, device
+        assert tuple(report) == ("valid",)
+        run.mkdir(parents=True)
+        rate, size = settings.train.learning_rate, settings.model.embedding_size
+        seen.append((int(run.name), size, rate, settings.model.layers))
+        figures = {}
+        for epoch in range(1, settings.train.epochs + 1):
+            figures = {"rmse": abs(rate - 0.02) + 1 / size + 1 / epoch}
+            if after_epoch(epoch, figures):
+                break
+        return {
+            "epochs": epoch,
+            "best_epoch": epoch,
+            "training_seconds": 0.5,
+            "valid": figures,
+        }
+
+    return fake

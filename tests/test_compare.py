@@ -723,7 +723,7 @@ def test_json_is_what_the_function_gives(command, trained):
     result = json.loads(out)
     assert result == compare_runs(groups, "valid", draws=60, level=0.9, seed=4)
     assert list(result) == [
-        *("split", "metrics", "rows", "users", "draws", "level", "seed"),
+        *("schema_version", "split", "metrics", "rows", "users", "draws", "level", "seed"),
         *("runs", "differences", "notes"),
     ]
     assert list(result["runs"][0]) == ["name", "runs", *RATING_FIGURES]

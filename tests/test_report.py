@@ -4,17 +4,17 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pages import EVIL, Parsed, needs_chromium, open_in_chromium, refuse
 from runs import make_settings
 
 from dglrec import cli, report
@@ -22,15 +22,14 @@ from dglrec.compare import compare_runs
 from dglrec.dataset import PrepareOptions, RatingDataset, prepare
 from dglrec.errors import DataError, UsageError
 from dglrec.evaluate import evaluate
-from dglrec.report import write_report
+from dglrec.report import studies, write_report
 from dglrec.report.chart import Bar, Point, Series, bar_figure, line_figure, map_figure
-from dglrec.report.html import VOID, json_script, number, raw, table, tag, text
+from dglrec.report.html import json_script, number, raw, table, tag, text
 from dglrec.report.item_map import OTHER, map_items, principal_plane
 from dglrec.run import METRICS_FILE, RESULTS_FILE, open_predictor, open_run
 from dglrec.study import read_study, run_study
 from dglrec.train import train
 
-EVIL = "</script><script>alert(1)</script>"
 EVIL_TITLE = f'Title "{EVIL}" <img src=x onerror=alert(2)> & \u2028 \x1b[31m'
 MOST_BYTES = 3_000_000
 
@@ -95,55 +94,6 @@ def made(tmp_path_factory):
     return Made(dataset, ratings, folder / "run", folder / "bias-run", page)
 
 
-@dataclass
-class Element:
-    name: str
-    attributes: dict
-    parents: tuple = ()
-    text: list = field(default_factory=list)
-
-
-class Parsed(HTMLParser):
-    """A page's elements; refuses what is not closed in order."""
-
-    def __init__(self, page):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.open = [], []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs), "an attribute is there twice"
-        element = Element(tag, dict(attrs), tuple(self.open))
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop().name == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element.text.append(data)
-
-    def named(self, name):
-        return [one for one in self.elements if one.name == name]
-
-    def tables(self):
-        """The rows of each table by its caption."""
-        found = {}
-        for element in self.named("table"):
-            inner = [one for one in self.elements if element in one.parents]
-            (caption,) = (one for one in inner if one.name == "caption")
-            rows = []
-            for row in (one for one in inner if one.name == "tr"):
-                cells = [one for one in inner if one.name in ("td", "th") and row in one.parents]
-                rows.append(["".join(cell.text) for cell in cells])
-            found.setdefault("".join(caption.text), rows)
-        return found
-
-
 @pytest.fixture(scope="module")
 def parsed(made):
     return Parsed(made.page)
@@ -170,6 +120,22 @@ def test_figures_are_those_of_evaluate_and_compare(made, parsed):
     calibration = found["details"]["calibration"]["groups"]
     rows = [row for row in tables["Mean rating by mean prediction"] if row[0] == "run"]
     assert [row[2] for row in rows] == [number(one["mean_rating"]) for one in calibration]
+
+
+def test_the_json_of_compare_is_shown(made, tmp_path, monkeypatch, capfd):
+    arguments = ["compare", str(made.run), f"one={made.baseline}", "--bootstrap", "50", "--json"]
+    monkeypatch.setattr(sys, "argv", ["dglrec", *arguments])
+    with pytest.raises(SystemExit):
+        cli.main()
+    (tmp_path / "two.json").write_text(capfd.readouterr().out)
+    shown = write_report([tmp_path / "two.json"], tmp_path / "page.html")
+    assert shown["comparisons"] == 1
+    tables = Parsed((tmp_path / "page.html").read_text(encoding="utf-8")).tables()
+    found = compare_runs({str(made.run): [made.run], "one": [made.baseline]}, draws=50)
+    rmse = [one["rmse"] for one in (*found["runs"], *found["differences"])]
+    ends = [[number(one[key]) for key in ("value", "low", "high")] for one in rmse]
+    assert [row[1:] for row in tables["RMSE (lower is better)"][1:]] == ends[:2]
+    assert tables["Difference of RMSE"][1][1:4] == ends[2]
 
 
 def test_curves_are_those_of_metrics(made, parsed):
@@ -341,8 +307,9 @@ def test_a_study_shows_its_table_and_differences(studied, tmp_path):
     shown = write_report([folder], tmp_path / "study.html")
     page = (tmp_path / "study.html").read_text(encoding="utf-8")
     assert shown == {
-        "out": str(tmp_path / "study.html"), "bytes": len(page.encode()), "runs": 0, "studies": 1
-    }  # fmt: skip
+        **{"out": str(tmp_path / "study.html"), "bytes": len(page.encode()), "runs": 0},
+        **{"studies": 1, "searches": 0, "comparisons": 0, "benchmarks": 0},
+    }
     assert "<script>alert" not in page and "<b>" not in page
     parsed = Parsed(page)
     tables = parsed.tables()
@@ -353,6 +320,14 @@ def test_a_study_shows_its_table_and_differences(studied, tmp_path):
         number(apart["p_holm"]),
     ]  # fmt: skip
     assert all("aria-label" in one.attributes for one in parsed.named("svg"))
+
+
+def test_the_json_of_a_study_is_its_folders_page(studied, tmp_path):
+    folder, result = studied
+    (tmp_path / "study.json").write_text(json.dumps(result))
+    for place, source in enumerate((folder, tmp_path / "study.json")):
+        write_report([source], tmp_path / f"{place}.html")
+    assert (tmp_path / "0.html").read_bytes() == (tmp_path / "1.html").read_bytes()
 
 
 def test_a_study_of_100_variants_is_small(studied, tmp_path):
@@ -367,26 +342,12 @@ def test_a_study_of_100_variants_is_small(studied, tmp_path):
 
 @pytest.fixture
 def refused(monkeypatch, capfd, tmp_path):
-    """Runs `report` that must fail, and leaves nothing."""
-
-    def call(code, *arguments):
-        before = sorted(tmp_path.iterdir())
-        monkeypatch.setattr(sys, "argv", ["dglrec", "--quiet", "report", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert exit_.value.code == code, err
-        assert out == "" and len(err.splitlines()) <= 2 and "unexpected" not in err
-        assert sorted(tmp_path.iterdir()) == before
-        return err
-
-    return call
+    return partial(refuse, monkeypatch, capfd, tmp_path)
 
 
 def test_what_is_no_run_and_no_study_is_refused(made, studied, tmp_path, refused):
     page = tmp_path / "page.html"
-    assert "no such folder" in refused(3, tmp_path / "nothere", page)
+    assert "no such file or folder" in refused(3, tmp_path / "nothere", page)
     (tmp_path / "empty").mkdir()
     assert "has not finished an epoch" in refused(3, tmp_path / "empty", page)
     assert "is a data set and no run" in refused(3, made.dataset.path, page)
@@ -438,7 +399,7 @@ def test_a_failed_write_leaves_the_old_page(studied, tmp_path, monkeypatch):
     def fail(*arguments):
         raise DataError("broken")
 
-    monkeypatch.setattr(report, "study_section", fail)
+    monkeypatch.setattr(studies, "study_section", fail)
     with pytest.raises(DataError):
         write_report([studied[0]], page, overwrite=True)
     assert page.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["page.html"]
@@ -469,26 +430,22 @@ def test_colours_stand_out_in_light_and_in_dark(parsed):
         assert [name for name in low if low[name] < 4.5 and name not in ("bg", "rule")] == []
 
 
-CHROMIUM = shutil.which("chromium")
-CHROMIUM_FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--enable-logging=stderr", "--dump-dom", "--virtual-time-budget=5000",
-)  # fmt: skip
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install -y chromium")
+@needs_chromium
 def test_a_browser_opens_the_page_without_a_word(made, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(made.page, encoding="utf-8")
-    done = subprocess.run(
-        [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    assert "Metrics beside baselines" in done.stdout and "alert(1)" in done.stdout
-    assert "<img" not in done.stdout and "<script>alert" not in done.stdout
+    shown = open_in_chromium(page, tmp_path / "profile")
+    assert "Metrics beside baselines" in shown and "alert(1)" in shown
+    assert "<img" not in shown and "<script>alert" not in shown
+
+
+def test_the_figures_in_short_are_those_of_evaluate(made, parsed):
+    (body,) = parsed.named("body")
+    whole = " ".join("".join(body.text).split())
+    found = evaluate(open_predictor(made.run), "test", ranking=[5, 10, 20])
+    bias, popular = found["baselines"]["bias"], found["baselines"]["popularity"]
+    assert f"A predicted rating is {number(found['mae'])} away from the true one" in whole
+    assert f"nothing else, it would be {number(bias['mae'])} away" in whole
+    assert f"Of lists of 10 items, {found['hit_rate@10']:.0%} hold at least one" in whole
+    assert f"of lists of the most popular items, {popular['hit_rate@10']:.0%}" in whole

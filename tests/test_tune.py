@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import make_settings, planted
+from runs import make_settings, planted, pretended_training
 
 from dglrec import cli
 from dglrec.config import SHIPPED, known_keys, load_settings
@@ -61,28 +61,9 @@ def error_of(kind, folder, text, **options):
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """A training whose figures follow from its settings, in no time; what it was called with."""
+    """What trainings that only pretend were called with."""
     seen = []
-
-    def fake(dataset, run, settings, *, device, after_epoch, report):
-        del dataset, device
-        assert tuple(report) == ("valid",)
-        run.mkdir(parents=True)
-        rate, size = settings.train.learning_rate, settings.model.embedding_size
-        seen.append((int(run.name), size, rate, settings.model.layers))
-        figures = {}
-        for epoch in range(1, settings.train.epochs + 1):
-            figures = {"rmse": abs(rate - 0.02) + 1 / size + 1 / epoch}
-            if after_epoch(epoch, figures):
-                break
-        return {
-            "epochs": epoch,
-            "best_epoch": epoch,
-            "training_seconds": 0.5,
-            "valid": figures,
-        }
-
-    monkeypatch.setattr(running, "train", fake)
+    monkeypatch.setattr(running, "train", pretended_training(seen))
     return seen
 
 

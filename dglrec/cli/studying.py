@@ -146,7 +146,7 @@ def _print_list(studies: list["Study"], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("sources", metavar="RUN RUN...", nargs=-1, type=FOLDER_OR_FILE, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, type=FOLDER_OR_FILE, required=True)
 @click.argument("out", metavar="OUT.html", type=FOLDER_OR_FILE)
 @click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
 @option_dataset
@@ -162,19 +162,25 @@ def report(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write a page about runs, side by side, to look at in a browser.
+    """Write a page about runs, side by side, or about results, to look at in a browser.
 
-    Curves of training, metrics beside baselines with intervals, calibration, errors by activity and
-    Curves of training, metrics beside baselines with intervals, calibration, errors by activity and
-    popularity, properties of lists, a map of items, some users' lists, costs, settings, data card
-    and model card. The page needs no network. Runs must have the same held-out rows. For the folder
-    of a study, it shows the study's table and differences.
+    Of runs: curves of training, metrics beside baselines with intervals, calibration, errors by
+    activity and popularity, properties of lists, a map of items, some users' lists, costs,
+    settings, data card and model card. Runs must have the same held-out rows.
+
+    A SOURCE may also be the folder of a study or of a search of tune, or a file with the JSON of
+    compare, of study or of a benchmark. Its content says what it is; all of a page are of one kind.
+    --split, --dataset and --device are for runs alone. The page needs no network.
 
     \b
     Examples:
       dglrec report run report.html
       dglrec report run other-run report.html --overwrite
       dglrec report ablation-out ablation.html
+      dglrec report search search.html
+      dglrec compare run other-run --json > comparison.json
+      dglrec report comparison.json comparison.html
+      dglrec report train.json other-machine.json benchmark.html
     """
     from dglrec.distributed import choose_device
     from dglrec.report import write_report

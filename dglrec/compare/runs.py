@@ -19,6 +19,7 @@ from dglrec.evaluate.ranking import check_ranking
 from dglrec.run import Predictor, open_predictor
 
 SPLITS = ("test", "valid")
+SCHEMA_VERSION = 1
 
 
 def compare_runs(
@@ -50,8 +51,8 @@ def compare_runs(
         device: where models compute; None for the CPU.
 
     Returns:
-        `split` and the fields of `Comparison`; for lists also their length `ranking`, and
-        `relevant_from`, None for interactions.
+        `schema_version`, `split` and the fields of `Comparison`; for lists also their length
+        `ranking`, and `relevant_from`, None for interactions.
 
     Raises:
         UsageError: there are fewer than two configurations, a run is given twice, or an option is
@@ -89,7 +90,11 @@ def compare_runs(
             ordered = predict_rows(trained, run, rows)[torch.from_numpy(order)]
             sums[name].append(user_sums(ordered, shared.rows, shared.scale, len(shared.users)))
     assert shared is not None
-    result = {"split": split, **compare(sums, draws=draws, level=level, seed=seed).to_dict()}
+    result: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "split": split,
+        **compare(sums, draws=draws, level=level, seed=seed).to_dict(),
+    }
     if lists is not None:
         return {**result, "ranking": lists.k, "relevant_from": lists.shown_level}
     ratings = shared.rows.ratings

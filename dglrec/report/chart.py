@@ -4,19 +4,30 @@ Pictures are 420 units wide: on a phone that is about the width there is, so tha
 readable. Colours come from the page's style sheet by class, `s0` to `s7`, in dark and in light.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from dglrec.report.html import Child, Html, details, json_script, number, table, tag
+from dglrec.report.axis import Axis
+from dglrec.report.html import (
+    Child,
+    Html,
+    details,
+    join,
+    json_script,
+    number,
+    table,
+    tag,
+    with_interval,
+)
 
 COLOURS = 8
 
 _WIDTH, _HEIGHT = 420, 292
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 12, 58
 _ROW = 40
-_TICKS = 5
+_LETTERS = 56  # that fit beside each other
+_FEWEST_LETTERS = 26
 
 
 @dataclass(frozen=True)
@@ -28,12 +39,14 @@ class Series:
         points: x and y; of a picture with named places x is the place, from 0.
         colour: `s<colour>`.
         dashed: whether it is dashed, as lines of baselines are.
+        joined: whether a line goes from point to point.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: int
     dashed: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ def line_figure(
     y: str,
     places: Sequence[str] = (),
     diagonal: bool = False,
+    log: bool = False,
     note: str | None = None,
 ) -> Html:
     """Lines over numbers, or over named places.
@@ -90,6 +104,7 @@ def line_figure(
         y: likewise.
         places: names of the places on the x axis; none where it has numbers.
         diagonal: whether to draw where y is x, and both axes alike.
+        log: whether the x axis is logarithmic; its values are then above 0.
         note: what has to be known to read it.
     """
     every = [point for one in series for point in one.points]
@@ -98,8 +113,8 @@ def line_figure(
         xs = ys = xs + ys
     whole = not diagonal and all(value == round(value) for value in xs)
     ends_of_x = [-0.4, len(places) - 0.6] if places else xs
-    across = _Axis.over(ends_of_x, _LEFT, _WIDTH - _RIGHT, whole=whole)
-    up = _Axis.over(ys, _HEIGHT - _BOTTOM, _TOP)
+    across = Axis.over(ends_of_x, _LEFT, _WIDTH - _RIGHT, whole=whole, log=log)
+    up = Axis.over(ys, _HEIGHT - _BOTTOM, _TOP)
     parts = [*_grid_up(up), *_grid_across(across, places)]
     if diagonal:
         low, high = max(across.low, up.low), min(across.high, up.high)
@@ -109,7 +124,8 @@ def line_figure(
         spots = [(across(a), up(b)) for a, b in one.points]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in spots)
         dash = " dashed" if one.dashed else ""
-        parts.append(tag("polyline", points=path, class_=f"line s{one.colour}{dash}"))
+        if one.joined:
+            parts.append(tag("polyline", points=path, class_=f"line s{one.colour}{dash}"))
         parts += [tag("circle", cx=a, cy=b, r=3, class_=f"dot s{one.colour}") for a, b in spots]
     parts.append(_label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x, "middle"))
     parts.append(
@@ -127,7 +143,13 @@ def line_figure(
 
 
 def bar_figure(
-    title: str, bars: Sequence[Bar], *, zero: bool = False, note: str | None = None
+    title: str,
+    bars: Sequence[Bar],
+    *,
+    zero: bool = False,
+    lengths: bool = False,
+    show: Callable[[Any], str] = number,
+    note: str | None = None,
 ) -> Html:
     """Figures below each other, each with its interval.
 
@@ -135,13 +157,19 @@ def bar_figure(
         title: what the figures are.
         bars: at least one.
         zero: whether to mark 0, which differences are read against.
+        lengths: whether figures are drawn as lengths from 0, as times and sizes are.
+        show: writes a figure.
         note: what has to be known to read it.
     """
+    zero = zero or lengths
     values = [
         end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None
     ] + [0.0] * zero  # fmt: skip
     height = _TOP + _ROW * len(bars) + 30
-    across = _Axis.over(values, 16, _WIDTH - 16)
+    across = Axis.over(values, 16, _WIDTH - 20)
+    names = 8
+    if lengths and min(values) >= 0:
+        across, names = replace(across, low=0.0), 20  # no axis runs through names
     parts: list[Html] = []
     for tick in across.ticks:
         ends = {"x1": across(tick), "y1": _TOP, "x2": across(tick), "y2": height - 28}
@@ -149,19 +177,32 @@ def bar_figure(
         parts.append(_label(across(tick), height - 12, across.show(tick), "middle"))
     for place, bar in enumerate(bars):
         middle = _TOP + _ROW * place + 30
-        parts.append(_label(8, middle - 12, f"{_short(bar.name)}  {_estimate(bar)}"))
+        estimate = with_interval(bar.value, bar.low, bar.high, show)
+        letters = max(_FEWEST_LETTERS, _LETTERS - len(estimate))
+        said = tag("tspan", estimate, dx=8)
+        parts.append(_label(names, middle - 12, join((_short(bar.name, letters), said))))
+        ends = {"y1": middle, "y2": middle}
         if bar.low is not None and bar.high is not None:
-            ends = {"x1": across(bar.low), "y1": middle, "x2": across(bar.high), "y2": middle}
+            ends |= {"x1": across(bar.low), "x2": across(bar.high)}
             parts.append(tag("line", class_=f"interval s{bar.colour}", **ends))
-        parts.append(
-            tag("circle", cx=across(bar.value), cy=middle, r=5, class_=f"dot s{bar.colour}")
-        )
+        if lengths:
+            ends |= {"x1": across(0), "x2": across(bar.value)}
+            parts.append(tag("line", class_=f"length s{bar.colour}", **ends))
+        else:
+            spot = {"cx": across(bar.value), "cy": middle, "r": 5}
+            parts.append(tag("circle", class_=f"dot s{bar.colour}", **spot))
     tested = any(bar.p is not None for bar in bars)
     rows = [
-        [bar.name, *map(number, (bar.value, bar.low, bar.high, *([bar.p] if tested else [])))]
+        [
+            bar.name,
+            *_cells((bar.value, bar.low, bar.high), show),
+            *([number(bar.p)] if tested else []),
+        ]
         for bar in bars
     ]
-    columns = ("name", "value", "lower end", "upper end", *(["p (Holm)"] if tested else []))
+    columns = ["name", "value", "lower end", "upper end", *(["p (Holm)"] if tested else [])]
+    if lengths:
+        columns, rows = columns[:2], [row[:2] for row in rows]
     behind = table(title, columns, rows)
     return figure(title, _svg(title, parts, height), None, behind, note)
 
@@ -179,8 +220,8 @@ def map_figure(
         note: how the places came about.
     """
     height = 400
-    across = _Axis.over([point.x for point in points], 10, _WIDTH - 10, tight=True)
-    up = _Axis.over([point.y for point in points], height - 10, 10, tight=True)
+    across = Axis.over([point.x for point in points], 10, _WIDTH - 10, tight=True)
+    up = Axis.over([point.y for point in points], height - 10, 10, tight=True)
     colours = {name: min(place, COLOURS - 1) for place, name in enumerate(groups)}
     dots = [
         tag(
@@ -211,56 +252,7 @@ def map_figure(
     return figure(title, picture, _legend(names), behind, note)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Numbers -> places in the picture, with round numbers between its ends."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def over(
-        cls,
-        values: Sequence[float],
-        start: float,
-        end: float,
-        *,
-        tight: bool = False,
-        whole: bool = False,
-    ) -> "_Axis":
-        """An axis that has room for all values, and for rounding where there is but one.
-
-        Args:
-            values: at least one.
-            start: where the axis begins in the picture.
-            end: where it ends.
-            tight: whether to leave less room.
-            whole: whether ticks are whole numbers, as epochs and lengths are.
-        """
-        low, high = min(values), max(values)
-        room = (high - low) * (0.02 if tight else 0.06) or max(abs(high), 1.0) * 0.05
-        low, high = low - room, high + room
-        step = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
-        step *= next((by for by in (1, 2, 5) if (high - low) / (step * by) <= _TICKS), 10)
-        step = max(1.0, step) if whole else step
-        first, last = math.ceil(low / step), math.floor(high / step)
-        return cls(low, high, start, end, tuple(step * at for at in range(first, last + 1)))
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
-
-    def show(self, tick: float) -> str:
-        """A tick with as many decimals as the distance of ticks has."""
-        step = min((b - a for a, b in pairwise(self.ticks)), default=abs(tick) or 1.0)
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-        return f"{tick + 0.0:,.{decimals}f}" if decimals < 7 else f"{tick:.2e}"
-
-
-def _grid_up(up: _Axis) -> list[Html]:
+def _grid_up(up: Axis) -> list[Html]:
     parts = []
     for tick in up.ticks:
         ends = {"x1": _LEFT, "y1": up(tick), "x2": _WIDTH - _RIGHT, "y2": up(tick)}
@@ -269,12 +261,11 @@ def _grid_up(up: _Axis) -> list[Html]:
     return parts
 
 
-def _grid_across(across: _Axis, places: Sequence[str]) -> list[Html]:
+def _grid_across(across: Axis, places: Sequence[str]) -> list[Html]:
     if not places:
-        whole = [tick for tick in across.ticks if across.low <= tick <= across.high]
         return [
             _label(across(tick), _HEIGHT - _BOTTOM + 16, across.show(tick), "middle")
-            for tick in whole
+            for tick in across.ticks
         ]
     base = _HEIGHT - _BOTTOM + 12
     crowded = len(places) * max(map(len, places)) > 42
@@ -311,11 +302,9 @@ def _legend(names: Sequence[tuple[str, int]]) -> Html | None:
     return tag("ul", *keys, class_="legend")
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 26 else f"{name[:25]}…"
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _estimate(bar: Bar) -> str:
-    if bar.low is None or bar.high is None:
-        return number(bar.value)
-    return f"{number(bar.value)} [{number(bar.low)}, {number(bar.high)}]"
+def _cells(values: Sequence[float | None], show: Callable[[Any], str]) -> list[str]:
+    return ["" if value is None else show(value) for value in values]

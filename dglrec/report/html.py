@@ -6,13 +6,15 @@ set can become a part of the page's code.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
 from dglrec.progress import printable
 
 VOID = frozenset({"meta", "br", "link", "hr", "img", "input"})
+
+_SHORT = 4  # letters, of names of rows that need no room set aside
 
 _IN_SCRIPT = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -84,12 +86,16 @@ def table(
     """
     kinds = ["number" if place >= words else None for place in range(len(columns))]
     named = zip(columns, kinds, strict=True)
+    rows = list(rows)
+    short = "short" if all(len(str(row[0])) <= _SHORT for row in rows) else None
     head = tag("tr", *(tag("th", name, scope="col", class_=kind) for name, kind in named))
     body = [
         tag(
             "tr",
             *(
-                tag("th", cell, scope="row") if place == 0 else tag("td", cell, class_=kinds[place])
+                tag("th", cell, scope="row", class_=short)
+                if place == 0
+                else tag("td", cell, class_=kinds[place])
                 for place, cell in enumerate(row)
             ),
         )
@@ -113,6 +119,13 @@ def number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.1f}" if abs(value) >= 1_000 else f"{value:.4f}"
+
+
+def with_interval(value: Any, low: Any, high: Any, show: Callable[[Any], str] = number) -> str:
+    """A figure and the ends of its interval; the figure alone where it has none."""
+    if low is None or high is None:
+        return show(value)
+    return f"{show(value)} [{show(low)}, {show(high)}]"
 
 
 def _attribute(key: str) -> str:

@@ -32,6 +32,7 @@ from dglrec.evaluate.rows import baseline_predictors
 from dglrec.files import read_errors, read_json
 from dglrec.report.examples import Example, examples_of, users_to_show
 from dglrec.report.item_map import ItemMap, map_items
+from dglrec.report.sources import check_once
 from dglrec.run import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -207,10 +208,8 @@ def named(runs: Sequence[Path]) -> dict[str, Path]:
     Raises:
         UsageError: one is given twice.
     """
+    check_once(runs)
     places = [run.resolve() for run in runs]
-    for place, run in zip(places, runs, strict=True):
-        if places.count(place) > 1:
-            raise UsageError(f"{run}: given twice; give each run once")
     short = [place.name for place in places]
     alike = len(set(short)) < len(short)
     return {str(run) if alike else name: run for name, run in zip(short, runs, strict=True)}

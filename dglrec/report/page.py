@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dglrec import __version__
 from dglrec.report.html import Html, join, raw, tag
@@ -43,13 +44,15 @@ line.axis{stroke:var(--fg);stroke-width:1.5}
 line.diagonal{stroke:var(--soft);stroke-dasharray:3 4;stroke-width:1.5}
 .line{fill:none;stroke-width:2.2}
 .interval{stroke-width:4}
+.length{stroke-width:13}
 .dashed{stroke-dasharray:7 4}
 .s0{--c:var(--c0)}.s1{--c:var(--c1)}.s2{--c:var(--c2)}.s3{--c:var(--c3)}
 .s4{--c:var(--c4)}.s5{--c:var(--c5)}.s6{--c:var(--c6)}.s7{--c:var(--c7)}
-.line,.interval{stroke:var(--c)}
+.line,.interval,.length{stroke:var(--c)}
 .dot,.point{fill:var(--c)}
 .point{fill-opacity:.75;cursor:pointer}
 .point.on{stroke:var(--fg);stroke-width:2.5;fill-opacity:1}
+svg tspan{font-weight:600}
 svg .tip{stroke-width:5px;pointer-events:none;font-weight:600}
 .said{min-height:3em;margin:4px 0;color:var(--soft);font-size:.9rem}
 .legend{display:flex;flex-wrap:wrap;gap:2px 14px;list-style:none;margin:4px 0;padding:0;
@@ -65,9 +68,13 @@ caption{text-align:left;font-weight:600;padding:4px 0}
 th,td{text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 thead th{color:var(--soft);white-space:normal;vertical-align:bottom}
 tbody th{font-weight:400;min-width:9em}
+tbody th.short{min-width:0}
+td:not(.number){min-width:8em}
+.long{display:block;min-width:18em}
 .number,thead th+th{overflow-wrap:normal}
 td.number{white-space:nowrap}
 .number{text-align:right;font-variant-numeric:tabular-nums}
+pre{overflow-x:auto;max-width:75ch;padding:8px 12px;border:1px solid var(--rule);font-size:.9rem}
 .reason{display:block;color:var(--soft);font-size:.82rem}
 @media print{nav,summary,.said{display:none}}
 """
@@ -102,6 +109,21 @@ for (const map of document.querySelectorAll('.map')) {
   });
 }
 """
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a page holds.
+
+    Attributes:
+        names: of what it is about.
+        said: how much that is, in a sentence.
+        sections: heading, anchor and content; those without content are left out.
+    """
+
+    names: list[str]
+    said: str
+    sections: list[tuple[str, str, Html]]
 
 
 def page(title: str, said: str, sections: Sequence[tuple[str, str, Html]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dglrec.compare import Comparison
+from dglrec.compare import Comparison, Estimate
 from dglrec.report.chart import COLOURS, Bar, Series, bar_figure, line_figure
 from dglrec.report.html import Html, join, number, table, tag
 from dglrec.report.measure import Measured, Together
@@ -103,8 +103,8 @@ def figures(together: Together) -> Html:
     for found in (together.ratings, together.lists):
         if found is None:
             continue
-        shown += [_of_metric(found, metric) for metric in found.metrics]
-        apart.append(_differences(found))
+        shown += [of_metric(found, metric) for metric in found.metrics]
+        apart.append(differences(found, found.metrics[0]))
         notes += found.notes
     lists = together.lists
     level = f"{100 * lists.level:g} %"
@@ -120,32 +120,34 @@ def figures(together: Together) -> Html:
     )  # fmt: skip
 
 
-def _of_metric(found: Comparison, metric: str) -> Html:
+def of_metric(found: Comparison, metric: str) -> Html:
+    """A metric of all runs, with intervals."""
     bars = [
-        Bar(run.name, *_ends(run.figures[metric]), colour=place % COLOURS)
+        Bar(run.name, *ends_of(run.figures[metric]), colour=place % COLOURS)
         for place, run in enumerate(found.runs)
     ]
     direction = _DIRECTION.get(metric, _HIGHER)
     return bar_figure(f"{title_of(metric)} ({direction})", bars)
 
 
-def _differences(found: Comparison) -> Html:
-    first = found.metrics[0]
+def differences(found: Comparison, metric: str) -> Html:
+    """The differences of a metric, with intervals; there has to be one."""
     bars = [
         Bar(
             f"{pair.a} \N{MINUS SIGN} {pair.b}",
-            *_ends(pair.figures[first]),
+            *ends_of(pair.figures[metric]),
             colour=place % COLOURS,
-            p=pair.figures[first].p_holm,
+            p=pair.figures[metric].p_holm,
         )
         for place, pair in enumerate(found.differences)
     ]
-    better = "Below" if _DIRECTION.get(first) == _LOWER else "Above"
+    better = "Below" if _DIRECTION.get(metric) == _LOWER else "Above"
     note = f"{better} 0 the first of the two is better."
-    return bar_figure(f"Difference of {title_of(first)}", bars, zero=True, note=note)
+    return bar_figure(f"Difference of {title_of(metric)}", bars, zero=True, note=note)
 
 
-def _ends(estimate: Any) -> tuple[float, float | None, float | None]:
+def ends_of(estimate: Estimate) -> tuple[float, float | None, float | None]:
+    """A figure, and the ends of its interval."""
     return estimate.value, estimate.low, estimate.high
 
 

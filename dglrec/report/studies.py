@@ -1,35 +1,47 @@
 """The section of a page about a study: its table, and differences to the reference."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from dglrec.errors import DataError
-from dglrec.files import read_json
 from dglrec.report.chart import COLOURS, Bar, bar_figure
-from dglrec.report.html import Html, number, table, tag
+from dglrec.report.html import Html, number, table, tag, with_interval
+from dglrec.report.page import Content
 from dglrec.report.sections import grid, note_list, section, title_of
+from dglrec.report.sources import Source, read_values
 from dglrec.run import RESULTS_FILE
-from dglrec.study.record import STUDY_FILE
 
 
-def is_study(folder: Path) -> bool:
-    """Whether a folder is a study's."""
-    return (folder / STUDY_FILE).is_file()
+def studies_page(sources: Sequence[Source]) -> Content:
+    """The content of a page about studies, one after the other.
+
+    Raises:
+        DataError: the table of one is not there yet, or is damaged.
+    """
+    results = [read_study_results(source) for source in sources]
+    sections = [
+        (f"Study: {result['title']}", f"study-{place}", study_section(result, place))
+        for place, result in enumerate(results, start=1)
+    ]
+    said = "One study." if len(results) == 1 else f"{len(results):,} studies."
+    return Content([f"study {result['title']}" for result in results], said, sections)
 
 
-def read_study_results(folder: Path) -> dict[str, Any]:
+def read_study_results(source: Source) -> dict[str, Any]:
     """A study's `results.json`.
 
     Raises:
         DataError: it is not there yet, or is no table of a study.
     """
-    path = folder / RESULTS_FILE
-    if not path.is_file():
-        raise DataError(
-            f"{folder}: the study holds no {RESULTS_FILE} yet; go on with it: dglrec study STUDY "
-            f"SOURCE {folder}"
-        )
-    result = read_json(path)
+    result, path = source.values, source.path
+    if path.is_dir():
+        path = path / RESULTS_FILE
+        if not path.is_file():
+            raise DataError(
+                f"{source.path}: the study holds no {RESULTS_FILE} yet; go on with it: dglrec "
+                f"study STUDY SOURCE {source.path}"
+            )
+        result = read_values(path)
     wanted = {"metrics", "variants", "reference", "split", "level", "draws", "title"}
     if missing := sorted(wanted - set(result)):
         raise DataError(f"{path}: lacks {', '.join(missing)}, so it is no table of a study")
@@ -48,7 +60,7 @@ def study_section(result: dict[str, Any], place: int) -> Html:
     """
     try:
         return _section(result, place)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{RESULTS_FILE} of the study {result['title']}: damaged ({error!r}); run it again"
         ) from error
@@ -91,8 +103,8 @@ def _section(result: dict[str, Any], place: int) -> Html:
         [
             tag("span", row["name"], title=row.get("description") or None),
             row["runs"],
-            *(_interval(row[metric]) for metric in metrics),
-            _interval(row["difference"]["value"]) if row["difference"] else "",
+            *(with_interval(*_ends(row[metric])) for metric in metrics),
+            with_interval(*_ends(row["difference"]["value"])) if row["difference"] else "",
             number(row["difference"]["p_holm"]) if row["difference"] else "",
             number(row["valid"]),
             number(row["baseline"]),
@@ -119,8 +131,3 @@ def _section(result: dict[str, Any], place: int) -> Html:
 
 def _ends(estimate: dict[str, Any]) -> tuple[float, float | None, float | None]:
     return estimate["value"], estimate["low"], estimate["high"]
-
-
-def _interval(estimate: dict[str, Any]) -> str:
-    value, low, high = _ends(estimate)
-    return number(value) if low is None else f"{number(value)} [{number(low)}, {number(high)}]"

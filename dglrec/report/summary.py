@@ -34,8 +34,8 @@ def _sentences(run: Measured) -> Iterator[str]:
     if key in figures:
         liked = "the user liked" if "mae" in figures else "the user took"
         yield (
-            f"Of lists of {_LENGTH} items, {figures[key]:.0%} hold at least one that {liked} later, "
-            f"by rows that training did not see{_popular(baselines, key)}."
+            f"Of lists of {_LENGTH} items, {figures[key]:.0%} hold at least one that {liked}, as "
+            f"rows say that training did not see{_popular(baselines, key)}."
         )
 
 
