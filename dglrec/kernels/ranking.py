@@ -209,9 +209,11 @@ def _aligned(shape: tuple[int, ...]) -> Floats:
 @_in_order
 def _rank(tiles, weights, users, excluded, best, scores, low, high):  # type: ignore[no-untyped-def]
     """Rank the items for users `low` to `high`; `scores`, [4, W], is scratch."""
+    _, item_hidden, item_factors, item_base = tiles
     negated_hidden, factors, base, extra = users
     offsets, items, rows, positions = excluded
-    width = tiles.base.shape[1]
+    best_scores, best_places = best
+    width = item_hidden.shape[2]
     shifted = np.zeros(_PASS, dtype=np.float32)
     following = np.empty(_PASS, dtype=np.int64)
     sizes = np.empty(_PASS, dtype=np.int64)
@@ -224,19 +226,19 @@ def _rank(tiles, weights, users, excluded, best, scores, low, high):  # type: ig
             for h in range(len(weights)):
                 total -= np.float64(weights[h]) * negated_hidden[user, h]
             shifted[user - first] = total
-        for t in range(len(tiles.base)):
+        for t in range(len(item_hidden)):
             start = t * width
             for four in range(first, last, _USERS):
                 for lane in range(_USERS):
                     for i in range(width):
-                        scores[lane, i] = tiles.base[t, i] + shifted[four - first + lane]
+                        scores[lane, i] = item_base[t, i] + shifted[four - first + lane]
                     if len(extra) > four + lane:
                         there = min(width, extra.shape[1] - start)
                         for i in range(there):
                             scores[lane, i] += extra[four + lane, start + i]
                 negated = negated_hidden[four : four + _USERS]
-                _add_hidden(scores, tiles.hidden[t], negated, weights)
-                _add_factors(scores, tiles.factors[t], factors[four : four + _USERS])
+                _add_hidden(scores, item_hidden[t], negated, weights)
+                _add_factors(scores, item_factors[t], factors[four : four + _USERS])
                 for user in range(four, min(four + _USERS, last)):
                     of_user = scores[user - four]
                     following[user - first] = _leave_out(
@@ -248,10 +250,10 @@ def _rank(tiles, weights, users, excluded, best, scores, low, high):  # type: ig
                         offsets[rows[user] + 1],
                     )
                     sizes[user - first] = _keep(
-                        of_user, start, best.scores[user], best.places[user], sizes[user - first]
+                        of_user, start, best_scores[user], best_places[user], sizes[user - first]
                     )
         for user in range(first, last):
-            _sort(best.scores[user], best.places[user], sizes[user - first])
+            _sort(best_scores[user], best_places[user], sizes[user - first])
 
 
 @_in_order
