@@ -312,9 +312,14 @@ def test_a_rank_that_fails_at_the_very_end_keeps_nobody_waiting():
     assert second["kind"] == "ValueError"
 
 
-def test_other_errors_of_a_job_stay_what_they_are():
+def test_other_errors_of_a_job_stay_what_they_are(tmp_path):
     def work(world):
-        raise RuntimeError("shape mismatch") if world.rank else KeyError("name")
+        if world.rank:
+            (tmp_path / "joined").touch()
+            raise RuntimeError("shape mismatch")
+        while not (tmp_path / "joined").exists():  # who is lost while another joins is told apart
+            time.sleep(0.01)
+        raise KeyError("name")
 
     assert [one["kind"] for one in outcomes_of(2, work)] == ["KeyError", "RuntimeError"]
 

@@ -28,6 +28,7 @@ from dglrec.run import (
     SELECTION,
     described_model,
     holds_checkpoints,
+    is_finished,
     locked,
     shown_parts,
 )
@@ -129,7 +130,11 @@ def train(
     whole = dataset.with_rows(("valid",) if settings.train.refit == "valid" else HELD_OUT)
     if world.is_first:
         epochs = counted(chosen["best_epoch"], "epoch")
-        log(f"once more for {epochs}, on {shown_parts(whole.parts)} rows")
+        rows = f"for {epochs}, on {shown_parts(whole.parts)} rows"
+        if resume and is_finished(run):
+            log(f"{run}: has been trained once more {rows}, and is finished")
+        else:
+            log(f"once more {rows}")
     found: dict[str, Any] = json.loads(world.from_first(lambda: _read_choice(selection)))
     with world.together():
         fixed = _fixed(settings, dataset, selection, found, chosen["best_epoch"])
