@@ -12,11 +12,11 @@ checkpoints/step-N/   older checkpoints, kept in case the last is damaged
 checkpoints/best/     the epoch with the best validation figure
 checkpoints/items/    item-item weights of the best model, if it has any
 checkpoints/derived/  relations derived from training rows that the model reads, if any
-tracker/              what a tracker was told, and its files (`train.logger`); without checksums,
-                      since trackers change them later
-selection/            of a refitted run (`train.refit`): the run, on training rows alone, whose
-                      validation rows chose what this one was trained with
-.lock                 held by the process that trains
+tracker/              the note of what was sent to a tracker (`train.logger`), and the tracker's
+                      files; without checksums, since trackers change them later
+selection/            for a refitted run (`train.refit`): the run on training rows alone, which
+                      chose the settings and epochs of this run by validation rows
+.lock                 locked by the process that trains
 """
 
 import errno

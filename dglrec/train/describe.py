@@ -90,19 +90,19 @@ def write_environment(
 
 
 def peak_memory_of(device: torch.device, world: World = ALONE) -> dict[str, int]:
-    """The most memory that one of the processes has had so far; for all of them to call.
+    """The largest peak memory of a process so far, over all processes; all must call this.
 
     Args:
-        device: where this one computes.
+        device: the device of this process.
         world: the processes that train together.
 
     Returns:
-        `peak_memory_bytes`, resident, and on a GPU `peak_gpu_memory_bytes`, in torch's tensors.
+        `peak_memory_bytes`, of resident memory, and on a GPU `peak_gpu_memory_bytes`, of tensors.
     """
     peaks = {"peak_memory_bytes": peak_memory()}
     if device.type == "cuda":
         peaks["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
-    # A sum in which each process has a place of its own.
+    # Each process fills its places of the sum, and the others add 0 to these.
     of_all = [0.0] * (len(peaks) * world.size)
     of_all[world.rank :: world.size] = [float(peak) for peak in peaks.values()]
     found = world.sum(of_all)
@@ -113,13 +113,13 @@ def peak_memory_of(device: torch.device, world: World = ALONE) -> dict[str, int]
 
 
 def peak_of_run(run: Path, epochs: int, last: dict[str, int], world: World) -> dict[str, int]:
-    """The most memory that a training took; for all processes to call.
+    """The peak memory of a training, earlier attempts included; all processes must call this.
 
     Args:
-        run: its folder, which the first process reads.
-        epochs: that it had. Each one's line in `metrics.jsonl` has the peak of the process that
-            trained it; lines of earlier versions have none.
-        last: the peak of the process that has just measured the result.
+        run: the run's folder, which the first process reads.
+        epochs: the number of epochs. The line of each epoch in `metrics.jsonl` holds the peak of
+            the processes that trained it; lines of earlier versions hold none.
+        last: the peak of the current processes.
         world: the processes that train together.
     """
 

@@ -51,12 +51,12 @@ def check_run(run: Path, resume: bool, overwrite: bool) -> None:
 
     Args:
         run: the run's folder.
-        resume: whether its training is to go on.
+        resume: whether to resume its training.
         overwrite: whether an existing run may be replaced.
 
     Raises:
         DataError: there is no run to resume.
-        UsageError: there is one that may not be replaced, or something else.
+        UsageError: the folder holds a run that may not be replaced, or something else.
     """
     if resume:
         check_is_run(run)

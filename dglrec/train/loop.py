@@ -258,10 +258,10 @@ def _train_epoch(
     checkpoints: Checkpoints,
     interrupts: Interrupts,
 ) -> float:
-    """What is left of one pass over the training ratings; how many a second were learned from.
+    """Train the rest of an epoch; returns the number of training ratings per second.
 
     Raises:
-        KeyboardInterrupt: somebody asked to stop; all is saved.
+        KeyboardInterrupt: the user asked to stop; a checkpoint was saved.
     """
     config, world = settings.train, step.world
     title = f"epoch {done.epoch + 1} of {config.last_epoch}"
@@ -338,15 +338,15 @@ def _end_epoch(
     checkpoints: Checkpoints,
     costs: Mapping[str, float],
 ) -> Figures:
-    """Validate, note, save; the validation figures.
+    """Validate, write metrics and checkpoints; returns the validation figures.
 
     Args:
-        step: what is trained.
-        valid: what it is measured on.
-        epochs: how many there are at most.
-        done: how far it is.
-        checkpoints: where it is saved.
-        costs: what `metrics.jsonl` says of speed and memory.
+        step: the training step, with the model.
+        valid: measures the model on the validation rows.
+        epochs: the largest number of epochs.
+        done: the progress of the training.
+        checkpoints: the checkpoints of the run.
+        costs: speed and memory, for `metrics.jsonl`.
     """
     world = step.world
     training = _training_figures(done, world, valid)

@@ -1,11 +1,11 @@
-"""What a training tells a tracker, and how it goes on where the tracker fails.
+"""Sending the figures of a training to a tracker, whose failures do not stop the training.
 
-A tracker is told out of `metrics.jsonl`, in a thread of its own, after each epoch is saved: one
-that is slow, that hangs or that fails holds up no training. What it was told stands in its note, so
-that a training that is resumed goes on with the tracker's run where that ended.
+After each epoch is saved, a separate thread sends the lines of `metrics.jsonl` to the tracker, so
+that a tracker that is slow, hangs or fails does not delay training. A note records what was sent,
+so that a resumed training continues the tracker's run where it ended.
 
-tracker/KIND.json     the tracker's run, and which epochs it was told
-tracker/KIND/         what it keeps, if it keeps it here
+tracker/KIND.json     the note: the tracker's run, and the epochs that were sent
+tracker/KIND/         the tracker's files, if it stores them here
 """
 
 import json
@@ -24,21 +24,21 @@ from dglrec.run import SELECTION, TRACKER, metrics_lines
 from dglrec.trackers import TRACKERS, Ending, Tracker, Value
 from dglrec.train.config import Settings
 
-_WAIT_SECONDS = 30.0  # at the end of training, for what a tracker was not told yet
+_WAIT_SECONDS = 30.0  # at the end of training, for figures that are not sent yet
 
 
 class Tracking(Protocol):
-    """Whoever follows a training from outside its run's folder."""
+    """The interface through which the training loop reports to a tracker."""
 
     def follow(self, epoch: int) -> None:
-        """See the lines of `metrics.jsonl` of the epochs up to this one, which are saved."""
+        """Send the lines of `metrics.jsonl` of the saved epochs, up to this one."""
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        """See what `results.json` will hold."""
+        """Send the contents of `results.json`."""
 
 
 class Untracked:
-    """Nobody follows."""
+    """A `Tracking` without a tracker."""
 
     def follow(self, epoch: int) -> None:
         """See `Tracking`."""
@@ -49,12 +49,12 @@ class Untracked:
 
 @contextmanager
 def tracked(run: Path, settings: Settings, *, here: bool) -> Iterator[Tracking]:
-    """Let the tracker that `train.logger` names follow a training.
+    """Report a training to the tracker that `train.logger` names, during the block.
 
     Args:
         run: the run's folder, locked and begun.
-        settings: resolved ones.
-        here: whether this process tells it; of several the first does.
+        settings: the resolved settings.
+        here: whether this process reports; only the first of several does.
     """
     kind = settings.train.logger
     if not here or kind not in TRACKERS:
@@ -73,11 +73,11 @@ def tracked(run: Path, settings: Settings, *, here: bool) -> Iterator[Tracking]:
 
 
 class _Following:
-    """A tracker and the thread in which it is told.
+    """A tracker, and the thread that reports to it.
 
     Args:
         run: the run's folder.
-        settings: resolved ones.
+        settings: the resolved settings.
     """
 
     def __init__(self, run: Path, settings: Settings) -> None:
@@ -87,7 +87,7 @@ class _Following:
         self._note = _Note(run / TRACKER / f"{self._kind}.json")
         self._tracker: Tracker | None = None
         self._jobs: SimpleQueue[Callable[[Tracker], None] | None] = SimpleQueue()
-        # As a daemon it keeps no process alive whose tracker hangs.
+        # A daemon thread, so that a tracker that hangs does not keep the process alive.
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
@@ -100,7 +100,7 @@ class _Following:
         self._jobs.put(lambda tracker: self._tell_results(tracker, results))
 
     def close(self, ending: Ending) -> None:
-        """Let the tracker end its run, and wait for it for a while."""
+        """End the tracker's run, and wait up to `_WAIT_SECONDS` for it."""
         self._jobs.put(lambda tracker: tracker.close(ending))
         self._jobs.put(None)
         self._thread.join(_WAIT_SECONDS)
@@ -151,12 +151,12 @@ class _Following:
 
 
 class _Note:
-    """What a tracker was told.
+    """The note of what was sent to a tracker.
 
     Attributes:
-        run_id: of the tracker's run; None before there is one.
-        epochs: the last that it was told.
-        results: the epochs of the training whose results it was told; 0 for none.
+        run_id: the id of the tracker's run; None before it is begun.
+        epochs: the last epoch that was sent.
+        results: the number of epochs of the training whose results were sent; 0 for none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -165,7 +165,7 @@ class _Note:
         self.epochs = self.results = 0
 
     def read(self) -> None:
-        """Read it where it is there; a damaged one is said, and counts as none."""
+        """Read the note if it exists; a damaged note is logged and ignored."""
         if not self._path.exists():
             return
         try:
@@ -174,7 +174,7 @@ class _Note:
             log(f"{error}; the tracker begins another run")
 
     def write(self, **changes: Any) -> None:
-        """Write it with changes."""
+        """Change fields, and write the note."""
         vars(self).update(changes)
         with disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,10 +184,10 @@ class _Note:
 
 
 def read_note(path: Path) -> tuple[str, int, int]:
-    """A tracker's run, the last epoch that it was told, and the epochs of the results it was told.
+    """The fields of a note: `run_id`, `epochs` and `results`, see `_Note`.
 
     Raises:
-        DataError: the file is no note.
+        DataError: the file is not a note.
     """
     found = read_json(path)
     run_id, epochs, results = (found.get(key) for key in ("run_id", "epochs", "results"))
@@ -205,7 +205,7 @@ def _flat_settings(settings: Settings) -> dict[str, Value]:
 
 
 def _figures(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Numbers of nested values by path, which names as trackers take them."""
+    """The finite numbers among nested values, by their path as a name that trackers accept."""
     found: dict[str, float] = {}
     for key, value in values.items():
         name = f"{prefix}{key}".replace("@", "_at_").replace(" ", "_")
