@@ -179,7 +179,7 @@ def _is_ours(file: Place) -> bool:
     """Whether a file is one of `write_similar`, by its columns."""
     try:
         with store_errors(file), open_anywhere(file) as source:
-            names = pq.read_schema(source).names
+            names: list[str] = pq.read_schema(source).names
     except pa.ArrowInvalid:  # no Parquet
         return False
     return names == [schema.ITEM_ID, schema.SIMILAR_ID, schema.RANK, schema.SIMILARITY]
