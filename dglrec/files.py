@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -299,6 +299,35 @@ def check_target_folder(
         raise UsageError(
             f"{target} exists and holds no {marker}, so --overwrite will not replace it; "
             "remove it by hand if that is what you want"
+        )
+
+
+def check_target_file(
+    target: Place, is_ours: Callable[[Place], bool], what: str, *, overwrite: bool
+) -> None:
+    """Refuse a target file that must not be written, before any work is done.
+
+    Args:
+        target: the file to be made.
+        is_ours: whether a file is of the kind that is to be written. No other file is overwritten,
+            so that a mistyped path does not remove one.
+        what: the kind, for the message.
+        overwrite: whether an existing file of this kind may be replaced.
+
+    Raises:
+        UsageError: the target is a folder, exists and may not be replaced, or cannot be made.
+    """
+    check_possible(target)
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; name the file in it, too")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UsageError(f"{target} exists; choose another name, or replace it with --overwrite")
+    if not is_ours(target):
+        raise UsageError(
+            f"{target} exists and is no {what}, so --overwrite will not replace it; remove it by "
+            "hand if that is what you want"
         )
 
 

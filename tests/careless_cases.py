@@ -436,6 +436,19 @@ for options in (
 case("score: pairs by a pipe", "dglrec score {run} out --pairs <(cat p.csv) --unknown skip", 3, shell=True, files=FILES, leaves=True)
 case("score: reasons of a baseline", "score {popular} out --top-k 3 --explain", 2)
 case("score: twice at once", "dglrec score {run} out --top-k 3 & dglrec score {run} out --top-k 3; a=$?; wait $!; echo $a $? >codes; grep -Eq '^(0 0|0 2|2 0)$' codes", 0, shell=True, leaves=True)
+for options, codes in (
+    ("out", 2),
+    ("out --top-k 0", 2),
+    ("out --top-k 3 --items i.csv", 3),
+    ("out --top-k 3 --items i.csv --unknown skip", 3),
+    ("out --top-k 3 --items none.csv", 3),
+    ("out --top-k 3 --items q.csv", 3),
+    ("items.csv --top-k 3 --overwrite", 2),
+    ("{run} --top-k 3 --overwrite", 2),
+    ("file/out --top-k 3", 2),
+):
+    case(f"similar: {options}", f"similar {{run}} {options}", codes, files=FILES)
+case("similar: a baseline", "similar {knn} out --top-k 3", 2, "item_knn")
 case("export: a baseline", "export {knn} out", 2, "item_knn")
 case("export: a folder that is there", "export {run} {exported}", 2)
 case("export: over other files", "export {run} mine --overwrite", 2, files=FILES)

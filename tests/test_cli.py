@@ -905,6 +905,7 @@ def test_an_output_that_cannot_be_made_is_refused_before_any_work(place, world, 
         ["train", world.dataset, out],
         ["score", world.run, out, "--top-k", 3],
         ["export", world.run, out],
+        ["similar", world.run, out, "--top-k", 3],
         ["study", "ablation", world.dataset, out],
         ["quickstart", out],
     ):
@@ -1112,7 +1113,7 @@ def test_score_on_a_full_disk(world, small_disk, dglrec_command, refused):
 
 VERBS = [
     *("doctor", "synth", "prepare", "train", "evaluate", "recommend", "score", "compare"),
-    *("study", "report", "quickstart"),
+    *("study", "report", "quickstart", "similar"),
 ]
 
 
@@ -1223,6 +1224,7 @@ def json_commands(world, folder):
         "evaluate": ["evaluate", world.run, "--ranking", 5],
         "recommend": ["recommend", world.run, "--user", "3", "-k", 5],
         "score": ["score", world.run, folder / "o", "--top-k", 5],
+        "similar": ["similar", world.run, folder / "s.parquet", "--top-k", 5],
         "score pairs": ["score", world.run, folder / "o", "--pairs", folder / "pairs.csv"],
         "recommend new": ["recommend", world.run, "--ratings", folder / "mine.csv"],
     }

@@ -424,16 +424,21 @@ class Recommender:
     ) -> pd.DataFrame:
         """The items most like an item, by the cosine of the model's embeddings.
 
+        Items without a training row, and without a feature or a relation that the model reads, are
+        similar to none.
+
         Args:
-            items: ids of items; None for all.
+            items: ids of items; None for all that can be compared.
             k: how many similar items for each.
-            unknown: what an unknown id means: `error` or `skip`.
+            unknown: what an unknown id means, or one of an item that is similar to none: `error` or
+                `skip`.
 
         Returns:
             `item_id, similar_id, title, rank, similarity`; the title is that of the similar item.
 
         Raises:
             UnknownIdsError: an item is unknown, and `unknown` is `error`.
+            DataError: an item is similar to none, and `unknown` is `error`; or no item is left.
             UsageError: the model has no embeddings of items, or k is impossible.
         """
         given = None if items is None else ids_frame(items, schema.ITEM_ID, "items")

@@ -1,4 +1,4 @@
-"""The verbs that use a trained model: recommend, score, export."""
+"""The verbs that use a trained model: recommend, score, similar, export."""
 
 from pathlib import Path
 from typing import Any
@@ -233,6 +233,53 @@ def score(
         report(summary, as_json)
         if pairs is not None and not as_json and isinstance(out, Path):
             print_pairs(out)
+
+
+@cli.command()
+@click.argument("run", type=FOLDER_OR_FILE)
+@click.argument("out", type=PLACE)
+@click.option("--top-k", type=int, metavar="K", required=True, help="How many of each item.")
+@click.option("--items", type=PLACE, help="A file with a column item_id: of these; default: all.")
+@click.option(
+    "--unknown",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="What an id in --items means that is not known, or of an item without a training row.",
+)
+@option_history
+@option_dataset
+@option_device
+@option_overwrite
+@option_json
+def similar(
+    run: Path,
+    out: Place,
+    top_k: int,
+    items: Place | None,
+    unknown: Any,
+    history: Any,
+    dataset: Path | None,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write the items most similar to each item as one Parquet file OUT.
+
+    It holds item_id, similar_id, rank and similarity: the cosine of the model's embeddings. Items
+    without a training row are similar to none, unless the model reads features or relations of
+    them. OUT, and the file of --items, may be at a URI: s3://, gs://, ...
+
+    \b
+    Examples:
+      dglrec similar run similar.parquet --top-k 10
+      dglrec similar run similar.parquet --top-k 10 --items season.csv --unknown skip
+    """
+    from dglrec.score import write_similar
+
+    with opened(run, dataset, device, history=history) as trained:
+        summary = write_similar(trained, out, items, top_k, unknown, overwrite=overwrite)
+    report(summary, as_json)
 
 
 @cli.command()

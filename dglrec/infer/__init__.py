@@ -18,7 +18,7 @@ from dglrec.infer.explain import REASONS, Rated, Reasons, check_explainable, fin
 from dglrec.infer.item_items import ItemItems, ItemWeights
 from dglrec.infer.lists import ListScorer
 from dglrec.infer.predict import Scorer, entries_of, predict_pairs
-from dglrec.infer.similar import nearest_items
+from dglrec.infer.similar import comparable_items, nearest_items
 from dglrec.infer.smoothing import cosines_by_layer, mean_cosines
 from dglrec.infer.told import blocks_of_labels, tell_new_users
 
@@ -37,6 +37,7 @@ __all__ = [
     "Scorer",
     "blocks_of_labels",
     "check_explainable",
+    "comparable_items",
     "cosines_by_layer",
     "embed_all",
     "embed_new_items",

@@ -192,22 +192,23 @@ class RemotePath:
     def _upload(self, file: Path) -> None:
         import pyarrow as pa
 
-        filesystem, target = self.store.filesystem, self
+        filesystem, address = self.store.filesystem, self.address
         size = file.stat().st_size
         if not self.store.shows_whole_files:
-            target = self.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{self.name}")
-            filesystem.create_dir(target.address.rpartition("/")[0], recursive=True)
+            folder, _, name = self.address.rpartition("/")
+            address = f"{folder}/{TEMPORARY}{secrets.token_hex(6)}-{name}"
+            filesystem.create_dir(folder, recursive=True)
         # Without `compression`, it would compress a file named .gz once more.
-        with filesystem.open_output_stream(target.address, compression=None) as stream:
+        with filesystem.open_output_stream(address, compression=None) as stream:
             if size:
                 with pa.memory_map(str(file)) as content:
                     stream.write(content.read_buffer())
-        arrived = filesystem.get_file_info(target.address).size
+        arrived = filesystem.get_file_info(address).size
         if arrived != size:
-            filesystem.delete_file(target.address)
+            filesystem.delete_file(address)
             raise OSError(f"{arrived} of {size} bytes arrived")
-        if target is not self:
-            filesystem.move(target.address, self.address)
+        if address != self.address:
+            filesystem.move(address, self.address)
 
     def check_bucket(self) -> None:
         """Refuse to write where there is no bucket, before any work is done.

@@ -119,16 +119,11 @@ def check_page(out: Path, *, overwrite: bool) -> None:
     Raises:
         UsageError: it is a folder, is there already, or is no page of ours that may be replaced.
     """
-    check_possible(out)
     if out.is_dir():
         raise UsageError(f"{out}: is a folder; name the page's file last, such as report.html")
-    if not out.exists():
-        return
-    if not overwrite:
-        raise UsageError(f"{out} exists; choose another name, or replace it with --overwrite")
-    with out.open("rb") as file:
-        if _MARK not in file.read(_HEAD_BYTES):
-            raise UsageError(
-                f"{out} exists and is no page of dglrec report, so --overwrite will not replace "
-                "it; remove it by hand if that is what you want"
-            )
+    check_target_file(out, _is_page, "page of dglrec report", overwrite=overwrite)
+
+
+def _is_page(file: Place) -> bool:
+    with file.open("rb") as opened:
+        return _MARK in opened.read(_HEAD_BYTES)
