@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dglrec.kernels import left_edges
+from dglrec.kernels import kept_edges
 
 
 def drawn(seed, nodes, others, edges, wide):
@@ -34,7 +34,7 @@ def test_is_each_edge_that_is_kept_in_order(numbered, seed, nodes, edges, wide):
     tensors, biases, rng, (owners, codes) = drawn(seed, nodes, 7, edges, wide)
     keep = torch.from_numpy(rng.random(edges) < 0.6)
     numbers = torch.from_numpy(rng.permutation(edges).astype(np.int32)) if numbered else None
-    offsets, ends, residuals = left_edges(*tensors.values(), biases, keep, numbers)
+    offsets, ends, residuals = kept_edges(*tensors.values(), biases, keep, numbers)
     counts, expected = np.zeros(nodes, dtype=int), []
     own, others, mean = biases
     for place, owner in enumerate(owners):
@@ -53,8 +53,8 @@ def test_without_marks_all_are_left():
     tensors, biases, _, _ = drawn(3, 5, 7, 40, wide=False)
     every = torch.ones(40, dtype=torch.bool)
     for one, other in zip(
-        left_edges(*tensors.values(), biases),
-        left_edges(*tensors.values(), biases, every),
+        kept_edges(*tensors.values(), biases),
+        kept_edges(*tensors.values(), biases, every),
         strict=True,
     ):
         assert torch.equal(one, other)
@@ -63,6 +63,6 @@ def test_without_marks_all_are_left():
 def test_what_does_not_fit_together_is_refused():
     tensors, biases, _, _ = drawn(3, 5, 7, 40, wide=False)
     with pytest.raises(ValueError, match="5 nodes end at 40"):
-        left_edges(*tensors.values(), biases, torch.ones(39, dtype=torch.bool))
+        kept_edges(*tensors.values(), biases, torch.ones(39, dtype=torch.bool))
     with pytest.raises(ValueError, match="4 biases"):
-        left_edges(*tensors.values(), (biases[0][:4], *biases[1:]))
+        kept_edges(*tensors.values(), (biases[0][:4], *biases[1:]))

@@ -361,7 +361,7 @@ def test_what_has_no_means_to_weigh_is_refused(values, message):
     ids=str,
 )
 def test_a_trend_without_a_ridge_regression_is_refused(values):
-    with pytest.raises(UsageError, match="time_trend is one of the ridge regression"):
+    with pytest.raises(UsageError, match="time_trend is part of the ridge regression"):
         build_settings({"model": {"time_trend": True, **values}})
 
 

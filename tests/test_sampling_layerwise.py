@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from dglrec.distributed import World
 from dglrec.errors import UsageError
-from dglrec.kernels import Left, Lists, add_importance, edges_with, parallel
+from dglrec.kernels import Excluded, Lists, add_importance, edges_with, parallel
 from dglrec.nn.aggregation import aggregate
 from dglrec.sampling import LayerwiseLoader, LoaderConfig
 from dglrec.sampling.folds import Fold
@@ -324,7 +324,7 @@ def test_sums_and_edges_are_those_of_loops_in_python(anywhere, monkeypatch):
         lists = lists._replace(of_users=of_users)
         num_users, num_items = (12, 9) if of_users else (9, 12)
         in_step = torch.from_numpy(generator.integers(-1, 2, num_users).astype(np.int32))
-        left = Left(in_step, num_items, 77 << 31, 3, 1)
+        left = Excluded(in_step, num_items, 77 << 31, 3, 1)
         fold = Fold(0, 0, 1, 3, num_items)
         monkeypatch.setattr(Fold, "key", 77 << 31)
         nodes = torch.tensor([4, 0, 11, 7])
@@ -357,7 +357,7 @@ def test_sums_and_edges_are_those_of_loops_in_python(anywhere, monkeypatch):
 
 def test_compiled_loops_get_no_index_that_is_not_there():
     lists, _ = graph_lists(np.random.default_rng(1), 6, 5)
-    left = Left(torch.zeros(6, dtype=torch.int32), 5, 1, 2, 2)
+    left = Excluded(torch.zeros(6, dtype=torch.int32), 5, 1, 2, 2)
     worth, sums = torch.ones(6).double(), torch.zeros(5).double()
     known, flags = torch.zeros(5), torch.ones(5)
 

@@ -15,7 +15,7 @@ from dglrec.kernels.damping import damp_means
 from dglrec.kernels.dropout import drop_units
 from dglrec.kernels.edges import ragged, score_edges, sum_messages
 from dglrec.kernels.hashing import HASH_BITS, chances, hash_of, hash_part_of, hash_parts, hashes
-from dglrec.kernels.layers import Left, Lists, add_importance, edges_with
+from dglrec.kernels.layers import Excluded, Lists, add_importance, edges_with
 from dglrec.kernels.lists import ItemLists, merge_lists, pick_largest
 from dglrec.kernels.maxima import max_messages
 from dglrec.kernels.neighbours import (
@@ -41,13 +41,13 @@ from dglrec.kernels.sampling import sample_fixed, sample_stretches
 from dglrec.kernels.segments import segment_squares, segment_sums
 from dglrec.kernels.softmax import catalogue_log_sum_exp
 from dglrec.kernels.turned import turned_edges
-from dglrec.kernels.whole import left_edges
+from dglrec.kernels.whole import kept_edges
 
 __all__ = [
     "HASH_BITS",
     "AdamStep",
+    "Excluded",
     "ItemLists",
-    "Left",
     "Lists",
     "Rated",
     "Raters",
@@ -71,7 +71,7 @@ __all__ = [
     "hash_part_of",
     "hash_parts",
     "hashes",
-    "left_edges",
+    "kept_edges",
     "max_messages",
     "merge_lists",
     "move_rows",

@@ -59,11 +59,11 @@ def attend(
     neighbours: Tensor,
     rows: Tensor,
     attention: Tensor,
-    of_own: Tensor,
+    of_destinations: Tensor,
     present: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Sums weighed by softmax(leaky_relu(a . row + own)) over each destination's edges.
+    """Sums weighed by softmax(leaky_relu(a . row + b)) over each destination's edges.
 
     Velickovic et al., "Graph attention networks", ICLR 2018, equations 3 and 4.
 
@@ -72,7 +72,7 @@ def attend(
         neighbours: int32 or int64 [K]; each edge's source.
         rows: [S, A F]; each source's messages. Values of less than 32 bits are computed as float32.
         attention: a, [A, F].
-        of_own: [D, A]; added to the scores of each destination's edges.
+        of_destinations: b, [D, A]; added to the scores of each destination's edges.
         present: [K]; 1 for an edge, 0 for padding; None where there is no padding.
         bias: [A F], added to each destination's sum; None for nothing.
 
@@ -88,11 +88,11 @@ def attend(
         bias = rows.new_zeros(rows.shape[1])
     if (
         rows.shape[1] != heads * size
-        or of_own.shape != (len(offsets) - 1, heads)
+        or of_destinations.shape != (len(offsets) - 1, heads)
         or bias.shape != (heads * size,)
     ):
-        raise ValueError(_misfit(offsets, rows, attention, of_own))
-    given = (rows, attention, of_own, bias)
+        raise ValueError(_misfit(offsets, rows, attention, of_destinations))
+    given = (rows, attention, of_destinations, bias)
     return _attended(_Attend, _attend_anywhere, offsets, neighbours, given, present)
 
 
@@ -101,10 +101,10 @@ def attend_jointly(
     neighbours: Tensor,
     rows: Tensor,
     attention: Tensor,
-    own: Tensor,
+    destinations: Tensor,
     present: Tensor | None = None,
 ) -> Tensor:
-    """Sums weighed by softmax(a . leaky_relu(row + own)) over each destination's edges.
+    """Sums weighed by softmax(a . leaky_relu(row + b)) over each destination's edges.
 
     Brody, Alon and Yahav, "How attentive are graph attention networks?", ICLR 2022, equation 7.
 
@@ -113,7 +113,8 @@ def attend_jointly(
         neighbours: int32 or int64 [K].
         rows: [S, A F].
         attention: a, [A, F].
-        own: [D, A F]; added to the rows of each destination's edges, for their scores alone.
+        destinations: b, [D, A F]; added to the rows of each destination's edges, only for their
+            scores.
         present: [K] or None, as in `attend`.
 
     Returns:
@@ -124,14 +125,14 @@ def attend_jointly(
         IndexError: an edge has a source that does not exist.
     """
     width = attention.numel()
-    if rows.shape[1] != width or own.shape != (len(offsets) - 1, width):
-        raise ValueError(_misfit(offsets, rows, attention, own))
-    given = (rows, attention, own)
+    if rows.shape[1] != width or destinations.shape != (len(offsets) - 1, width):
+        raise ValueError(_misfit(offsets, rows, attention, destinations))
+    given = (rows, attention, destinations)
     return _attended(_AttendJointly, _attend_jointly_anywhere, offsets, neighbours, given, present)
 
 
-def _misfit(offsets: Tensor, rows: Tensor, attention: Tensor, own: Tensor) -> str:
-    shapes = ", ".join(str(list(one.shape)) for one in (rows, attention, own))
+def _misfit(offsets: Tensor, rows: Tensor, attention: Tensor, destinations: Tensor) -> str:
+    shapes = ", ".join(str(list(one.shape)) for one in (rows, attention, destinations))
     return f"rows, attention and destinations do not fit {len(offsets) - 1} nodes: {shapes}"
 
 
@@ -158,16 +159,16 @@ def _attend_anywhere(
     neighbours: Tensor,
     rows: Tensor,
     attention: Tensor,
-    of_own: Tensor,
+    of_destinations: Tensor,
     bias: Tensor,
     present: Tensor | None,
 ) -> Tensor:
     """`attend` in torch's operations."""
     of_sources = (rows.unflatten(1, attention.shape) * attention).sum(2)
     owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
-    scores = of_sources.index_select(0, neighbours) + of_own.index_select(0, owners)
-    weights = _softmax(functional.leaky_relu(scores, SLOPE), owners, len(of_own), present)
-    return _weighed(rows, weights, owners, neighbours, len(of_own)) + bias
+    scores = of_sources.index_select(0, neighbours) + of_destinations.index_select(0, owners)
+    weights = _softmax(functional.leaky_relu(scores, SLOPE), owners, len(of_destinations), present)
+    return _weighed(rows, weights, owners, neighbours, len(of_destinations)) + bias
 
 
 def _attend_jointly_anywhere(
@@ -175,15 +176,15 @@ def _attend_jointly_anywhere(
     neighbours: Tensor,
     rows: Tensor,
     attention: Tensor,
-    own: Tensor,
+    destinations: Tensor,
     present: Tensor | None,
 ) -> Tensor:
     """`attend_jointly` in torch's operations."""
     owners = torch.repeat_interleave(offsets.diff(), output_size=len(neighbours))
-    both = functional.embedding(neighbours, rows) + own.index_select(0, owners)
+    both = functional.embedding(neighbours, rows) + destinations.index_select(0, owners)
     both = functional.leaky_relu(both, SLOPE).unflatten(1, attention.shape)
-    weights = _softmax((both * attention).sum(2), owners, len(own), present)
-    return _weighed(rows, weights, owners, neighbours, len(own))
+    weights = _softmax((both * attention).sum(2), owners, len(destinations), present)
+    return _weighed(rows, weights, owners, neighbours, len(destinations))
 
 
 def _softmax(scores: Tensor, owners: Tensor, count: int, present: Tensor | None) -> Tensor:
@@ -222,12 +223,14 @@ class _Attend(Function):
         neighbours: Tensor,
         rows: Tensor,
         attention: Tensor,
-        of_own: Tensor,
+        of_destinations: Tensor,
         bias: Tensor,
         present: Tensor | None,
     ) -> Tensor:
         edges = Edges(*edge_arrays(offsets, neighbours), present_array(present))
-        factors, of_destinations, added = arrays_of(attention, of_own, bias.view_as(attention))
+        factors, score_terms, bias_rows = arrays_of(
+            attention, of_destinations, bias.view_as(attention)
+        )
         (values,) = _by_head(len(factors), rows)
         of_sources = np.empty((len(values), len(factors)), dtype=values.dtype)
         run_side_by_side(
@@ -236,9 +239,9 @@ class _Attend(Function):
                 for part in parts_of(len(values), values.size)
             ]
         )
-        norms = Norms(np.empty_like(of_destinations), np.empty_like(of_destinations))
-        out = np.empty((len(of_destinations), *factors.shape), dtype=values.dtype)
-        given = (values, of_sources, of_destinations, added, norms, out)
+        norms = Norms(np.empty_like(score_terms), np.empty_like(score_terms))
+        out = np.empty((len(score_terms), *factors.shape), dtype=values.dtype)
+        given = (values, of_sources, score_terms, bias_rows, norms, out)
         run_side_by_side(
             [
                 partial(attend_rows, edges, *given, *part)
@@ -248,23 +251,25 @@ class _Attend(Function):
         summed = torch.from_numpy(out).flatten(1)
         kept = map(torch.from_numpy, (of_sources, *norms))
         ctx.save_for_backward(
-            offsets, neighbours, rows, attention, of_own, bias, present, summed, *kept
+            offsets, neighbours, rows, attention, of_destinations, bias, present, summed, *kept
         )
         return summed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        offsets, neighbours, rows, attention, of_own, bias, present, summed, *kept = (
+        offsets, neighbours, rows, attention, of_destinations, bias, present, summed, *kept = (
             ctx.saved_tensors
         )
         edges = edge_arrays(offsets, neighbours)
-        factors, of_destinations, added = arrays_of(attention, of_own, bias.view_as(attention))
+        factors, score_terms, bias_rows = arrays_of(
+            attention, of_destinations, bias.view_as(attention)
+        )
         of_sources, largest, shares = arrays_of(*kept)
         values, result, upstream = _by_head(len(factors), rows, summed, gradient)
-        along = _along(upstream, result, added)
+        along = _along(upstream, result, bias_rows)
         turned = TurnedEdges(*turned_edges(*edges, len(values)), present_array(present))
-        terms = np.stack((of_destinations, largest, shares, along), axis=1)
+        terms = np.stack((score_terms, largest, shares, along), axis=1)
         parts = even_parts(turned.starts, _WORK * factors.size)
         of_edges = np.empty((len(edges[1]), len(factors)), dtype=values.dtype)
         of_rows = np.empty_like(values)
@@ -298,12 +303,12 @@ class _AttendJointly(Function):
         neighbours: Tensor,
         rows: Tensor,
         attention: Tensor,
-        own: Tensor,
+        added: Tensor,
         present: Tensor | None,
     ) -> Tensor:
         edges = Edges(*edge_arrays(offsets, neighbours), present_array(present))
         factors = arrays_of(attention)[0]
-        values, destinations = _by_head(len(factors), rows, own)
+        values, destinations = _by_head(len(factors), rows, added)
         weights = np.empty((len(edges.neighbours), len(factors)), dtype=values.dtype)
         out = np.empty_like(destinations)
         norms = Norms(*np.empty((2, *destinations.shape[:2]), dtype=destinations.dtype))
@@ -317,7 +322,7 @@ class _AttendJointly(Function):
         )
         summed = torch.from_numpy(out).flatten(1)
         kept = torch.from_numpy(weights)
-        ctx.save_for_backward(offsets, neighbours, rows, attention, own, kept, summed)
+        ctx.save_for_backward(offsets, neighbours, rows, attention, added, kept, summed)
         return summed
 
     @staticmethod
@@ -326,9 +331,11 @@ class _AttendJointly(Function):
         offsets, neighbours, *saved = ctx.saved_tensors
         # Padding weighs 0, so its gradients are 0 without a look at `present`.
         edges = Edges(*edge_arrays(offsets, neighbours), present_array(None))
-        rows, attention, own, kept, summed = saved
+        rows, attention, added, kept, summed = saved
         factors, weights = arrays_of(attention, kept)
-        values, destinations, result, upstream = _by_head(len(factors), rows, own, summed, gradient)
+        values, destinations, result, upstream = _by_head(
+            len(factors), rows, added, summed, gradient
+        )
         joint = JointScores(values, factors, destinations)
         given = Upstream(upstream, _along(upstream, result, np.zeros_like(factors)))
         of_edges, of_destinations = np.empty_like(weights), np.empty_like(destinations)

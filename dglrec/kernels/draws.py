@@ -63,9 +63,9 @@ def _products(users, items, out):  # type: ignore[no-untyped-def]
     for u in range(len(users)):
         row = out[u]
         for k in range(items.shape[0]):
-            own, column = users[u, k], items[k]
+            factor, column = users[u, k], items[k]
             for i in range(len(row)):
-                row[i] += own * column[i]
+                row[i] += factor * column[i]
 
 
 @compiled_as_written
@@ -78,20 +78,20 @@ def _draw_distinct(popularity, tilt, offsets, uniforms, draws, items, reach, fou
         for i in range(count):
             total += popularity[i] * weights[i]
             cumulated[i] = total
-        mine = items[offsets[u] : offsets[u + 1]]
-        some = uniforms[draws * offsets[u] : draws * offsets[u + 1]]
+        drawn = items[offsets[u] : offsets[u + 1]]
+        chances = uniforms[draws * offsets[u] : draws * offsets[u + 1]]
         have, tried = 0, 0
-        while have < len(mine) and tried < len(some):
-            item = _first_above(cumulated, some[tried] * total)
+        while have < len(drawn) and tried < len(chances):
+            item = _first_above(cumulated, chances[tried] * total)
             tried += 1
             if not held[item]:
                 held[item] = True
-                mine[have] = item
+                drawn[have] = item
                 have += 1
         for place in range(have):
-            held[mine[place]] = False
-        if have == len(mine):
-            mine.sort()
+            held[drawn[place]] = False
+        if have == len(drawn):
+            drawn.sort()
         reach[u] = tried / total
         found[u] = have
 

@@ -1,6 +1,6 @@
 """For layer-wise sampling: the importance of a step's neighbours, and the edges to chosen ones.
 
-An edge is a rating of a user and an item, seen from nodes of either type. Edges that `Left`
+An edge is a rating of a user and an item, seen from nodes of either type. Edges that `Excluded`
 describes are left out.
 
 Shapes: D nodes whose edges are read, N nodes of the other type, E edges of all nodes.
@@ -45,7 +45,7 @@ class Lists(NamedTuple):
     of_users: bool
 
 
-class Left(NamedTuple):
+class Excluded(NamedTuple):
     """The edges that are left out: a fold's ratings of the users of a step.
 
     Attributes:
@@ -69,7 +69,7 @@ class Left(NamedTuple):
 
 
 def add_importance(
-    nodes: Tensor, lists: Lists, worth: Tensor, known: Tensor, left: Left, sums: Tensor
+    nodes: Tensor, lists: Lists, worth: Tensor, known: Tensor, excluded: Excluded, sums: Tensor
 ) -> Tensor:
     """Sum, for each neighbour of some nodes, what their edges to it are worth; skip known ones.
 
@@ -78,7 +78,7 @@ def add_importance(
         lists: of the nodes' type.
         worth: float64 [M], above 0; of each edge of a node.
         known: float32 [N]; above 0 for the neighbours to skip.
-        left: the edges that are left out.
+        excluded: the edges that are left out.
         sums: float64 [N], zeros; added to.
 
     Returns:
@@ -88,28 +88,30 @@ def add_importance(
         ValueError: the tables' lengths do not fit together.
         IndexError: a node or an edge does not exist.
     """
-    _check_tables(nodes, lists, known, left)
+    _check_tables(nodes, lists, known, excluded)
     if len(worth) != len(lists.counts) or len(sums) != len(known):
         raise ValueError(f"{len(worth)} nodes and {len(sums)} sums do not fit the lists")
     if not runs_compiled(nodes):
         edges, owners = _read(nodes, lists)
         others = lists.neighbours.index_select(0, edges).long()
         of_edges = worth.index_select(0, nodes).index_select(0, owners)
-        keep = (known.index_select(0, others) <= 0) & ~_left(nodes, owners, others, lists, left)
+        keep = (known.index_select(0, others) <= 0) & ~_are_excluded(
+            nodes, owners, others, lists, excluded
+        )
         sums.index_add_(0, others[keep], of_edges[keep])
         return in_order_met(others[keep])
     most = min(int(lists.counts.index_select(0, nodes).sum()), len(sums))
     met = np.empty(most, dtype=np.int64)
     arrays = arrays_of(worth, known)
     found = _add_importance(
-        nodes.numpy(), _arrays_of_lists(lists), *arrays, _rule(left), sums.numpy(), met
+        nodes.numpy(), _arrays_of_lists(lists), *arrays, _rule(excluded), sums.numpy(), met
     )
     _check(found)
     return torch.from_numpy(met[:found])
 
 
 def edges_with(
-    nodes: Tensor, lists: Lists, known: Tensor, least: float, left: Left
+    nodes: Tensor, lists: Lists, known: Tensor, least: float, excluded: Excluded
 ) -> tuple[Tensor, Tensor]:
     """The edges of some nodes to known neighbours.
 
@@ -118,7 +120,7 @@ def edges_with(
         lists: of the nodes' type.
         known: int32 or float32 [N]; above `least` for known neighbours.
         least: see `known`.
-        left: the edges that are left out.
+        excluded: the edges that are left out.
 
     Returns:
         int64 [K] positions of edges, node by node, and int64 [D] how many each node has.
@@ -127,14 +129,16 @@ def edges_with(
         ValueError: the tables' lengths do not fit together.
         IndexError: a node or an edge does not exist.
     """
-    _check_tables(nodes, lists, known, left)
+    _check_tables(nodes, lists, known, excluded)
     if not runs_compiled(nodes):
         edges, owners = _read(nodes, lists)
         others = lists.neighbours.index_select(0, edges).long()
-        keep = (known.index_select(0, others) > least) & ~_left(nodes, owners, others, lists, left)
+        keep = (known.index_select(0, others) > least) & ~_are_excluded(
+            nodes, owners, others, lists, excluded
+        )
         return edges[keep], torch.bincount(owners[keep], minlength=len(nodes))
     read, table = nodes.numpy(), (*arrays_of(known), np.float32(least))
-    arrays = (read, _arrays_of_lists(lists), *table, _rule(left))
+    arrays = (read, _arrays_of_lists(lists), *table, _rule(excluded))
     counts = np.zeros(len(nodes), dtype=np.int64)
     ends = np.concatenate(([0], np.cumsum(arrays[1].counts[read])))
     parts = even_parts(ends, _WORK_AN_EDGE)
@@ -146,13 +150,13 @@ def edges_with(
     return torch.from_numpy(out), torch.from_numpy(counts)
 
 
-def _check_tables(nodes: Tensor, lists: Lists, known: Tensor, left: Left) -> None:
+def _check_tables(nodes: Tensor, lists: Lists, known: Tensor, excluded: Excluded) -> None:
     """Refuse tables that compiled code would read past; edges' neighbours it checks itself."""
     num_users = len(lists.counts) if lists.of_users else len(known)
-    if len(lists.starts) != len(lists.counts) or len(left.in_step) != num_users:
+    if len(lists.starts) != len(lists.counts) or len(excluded.in_step) != num_users:
         raise ValueError(
-            f"{len(lists.starts)} starts, {len(lists.counts)} counts and {len(left.in_step)} of "
-            f"{num_users} users"
+            f"{len(lists.starts)} starts, {len(lists.counts)} counts and "
+            f"{len(excluded.in_step)} of {num_users} users"
         )
     check_rows(nodes, len(lists.counts), "nodes")
 
@@ -164,10 +168,12 @@ def _read(nodes: Tensor, lists: Lists) -> tuple[Tensor, Tensor]:
     return edges, torch.repeat_interleave(counts, output_size=len(edges))
 
 
-def _left(nodes: Tensor, owners: Tensor, others: Tensor, lists: Lists, left: Left) -> Tensor:
+def _are_excluded(
+    nodes: Tensor, owners: Tensor, others: Tensor, lists: Lists, excluded: Excluded
+) -> Tensor:
     """Whether each edge is left out, bool [n]."""
     ends = nodes.index_select(0, owners), others
-    return left.holds(*(ends if lists.of_users else ends[::-1]))
+    return excluded.holds(*(ends if lists.of_users else ends[::-1]))
 
 
 class _Lists(NamedTuple):
@@ -180,7 +186,7 @@ class _Lists(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """`Left` for compiled code: an array, and the numbers in the hash's type."""
+    """`Excluded` for compiled code: an array, and the numbers in the hash's type."""
 
     in_step: npt.NDArray[np.int32]
     num_items: np.uint64
@@ -194,11 +200,12 @@ def _arrays_of_lists(lists: Lists) -> _Lists:
     return _Lists(starts, counts, neighbours, lists.of_users)
 
 
-def _rule(left: Left) -> _Rule:
+def _rule(excluded: Excluded) -> _Rule:
     num_items, key, folds, fold = (
-        np.uint64(number) for number in (left.num_items, left.key, left.folds, left.fold)
+        np.uint64(number)
+        for number in (excluded.num_items, excluded.key, excluded.folds, excluded.fold)
     )
-    (in_step,) = arrays_of(left.in_step)
+    (in_step,) = arrays_of(excluded.in_step)
     return _Rule(in_step, num_items, key, folds, fold)
 
 
@@ -208,7 +215,7 @@ def _check(found: int) -> None:
 
 
 @compiled
-def _is_left(rule, of_users, node, other):  # type: ignore[no-untyped-def]
+def _is_excluded(rule, of_users, node, other):  # type: ignore[no-untyped-def]
     user, item = (node, other) if of_users else (other, node)
     if rule.in_step[user] < 0:
         return False
@@ -234,7 +241,7 @@ def _add_importance(nodes, lists, worth, known, rule, sums, met):  # type: ignor
             other = lists.neighbours[edge]
             if other < 0 or other >= len(sums):
                 return -1
-            if known[other] > 0 or _is_left(rule, lists.of_users, node, other):
+            if known[other] > 0 or _is_excluded(rule, lists.of_users, node, other):
                 continue
             if sums[other] == 0.0:
                 if found == len(met):
@@ -257,7 +264,7 @@ def _count_edges(nodes, lists, known, least, rule, out, low, high):  # type: ign
             if other < 0 or other >= len(known):
                 found = -1
                 break
-            if known[other] > least and not _is_left(rule, lists.of_users, node, other):
+            if known[other] > least and not _is_excluded(rule, lists.of_users, node, other):
                 found += 1
         out[n] = found
 
@@ -268,6 +275,6 @@ def _write_edges(nodes, lists, known, least, rule, places, out, low, high):  # t
         node, place = nodes[n], places[n]
         for edge in range(lists.starts[node], lists.starts[node] + lists.counts[node]):
             other = lists.neighbours[edge]
-            if known[other] > least and not _is_left(rule, lists.of_users, node, other):
+            if known[other] > least and not _is_excluded(rule, lists.of_users, node, other):
                 out[place] = edge
                 place += 1

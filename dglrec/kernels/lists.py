@@ -81,14 +81,14 @@ def _pick(offsets, values, rows, largest):  # type: ignore[no-untyped-def]
         for row in range(offsets[v], offsets[v + 1]):
             for column in range(values.shape[1]):
                 value, at = values[row, column], count
-                mine, whose = largest[v, column], rows[v, column]
-                while at > 0 and value > mine[at - 1]:
+                best, best_rows = largest[v, column], rows[v, column]
+                while at > 0 and value > best[at - 1]:
                     at -= 1
                 if at == count:
                     continue
                 for behind in range(count - 1, at, -1):
-                    mine[behind], whose[behind] = mine[behind - 1], whose[behind - 1]
-                mine[at], whose[at] = value, row
+                    best[behind], best_rows[behind] = best[behind - 1], best_rows[behind - 1]
+                best[at], best_rows[at] = value, row
 
 
 @compiled

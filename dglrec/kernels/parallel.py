@@ -42,24 +42,24 @@ def runs_compiled(tensor: Tensor) -> bool:
     return compiles_for(tensor.device)
 
 
-def parts_of(count: int, work: int, own: int = 0) -> list[tuple[int, int]]:
+def parts_of(count: int, work: int, table: int = 0) -> list[tuple[int, int]]:
     """Divide `count` things into one range for each thread.
 
     Args:
         count: how many things there are.
         work: numbers that are read and written for all of them.
-        own: size of the table that each thread fills separately, before the tables are summed; it
+        table: size of the table that each thread fills separately, before the tables are summed; it
             limits the threads to what the work outweighs.
     """
-    threads = max(1, min(torch.get_num_threads(), work // SMALL, 2 * work // max(1, own)))
+    threads = max(1, min(torch.get_num_threads(), work // SMALL, 2 * work // max(1, table)))
     cuts = [count * number // threads for number in range(threads + 1)]
     return list(pairwise(cuts))
 
 
-def even_parts(offsets: npt.NDArray[Any], width: int, own: int = 0) -> list[tuple[int, int]]:
+def even_parts(offsets: npt.NDArray[Any], width: int, table: int = 0) -> list[tuple[int, int]]:
     """Divide nodes into one range for each thread, about equal in edges; see `parts_of`."""
     edges = int(offsets[-1])
-    wanted = [low for low, _ in parts_of(edges, edges * width, own)][1:]
+    wanted = [low for low, _ in parts_of(edges, edges * width, table)][1:]
     cuts = [0, *np.searchsorted(offsets, wanted).tolist(), len(offsets) - 1]
     return list(pairwise(cuts))
 

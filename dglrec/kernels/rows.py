@@ -82,13 +82,13 @@ def _move_anywhere(
     table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, gradient: Tensor, step: AdamStep
 ) -> None:
     """`move_rows` in torch's operations."""
-    own = table.index_select(0, rows).mul_(step.kept)
-    gradient = gradient + step.penalty * own
+    values = table.index_select(0, rows).mul_(step.kept)
+    gradient = gradient + step.penalty * values
     mean, square = (moment.index_select(0, rows) for moment in moments)
     mean.lerp_(gradient, 1 - step.first)
     square.mul_(step.second).addcmul_(gradient, gradient, value=1 - step.second)
-    own.addcdiv_(mean, (square / step.correction).sqrt_().add_(step.epsilon), value=-step.rate)
-    for whole, part in zip((table, *moments), (own, mean, square), strict=True):
+    values.addcdiv_(mean, (square / step.correction).sqrt_().add_(step.epsilon), value=-step.rate)
+    for whole, part in zip((table, *moments), (values, mean, square), strict=True):
         whole.index_copy_(0, rows, part)
 
 

@@ -63,6 +63,6 @@ def _square_segments(offsets, values, indices, others, other_indices, out, low, 
     for d in range(low, high):
         total = 0.0
         for k in range(offsets[d], offsets[d + 1]):
-            left = values[indices[k]] - others[other_indices[k]]
-            total += left * left
+            difference = values[indices[k]] - others[other_indices[k]]
+            total += difference * difference
         out[d] = total

@@ -21,7 +21,7 @@ from dglrec.kernels.parallel import (
 _WORK_AN_EDGE = 8  # numbers read and written for each edge; see `even_parts`
 
 
-def left_edges(
+def kept_edges(
     offsets: Tensor,
     neighbours: Tensor,
     codes: Tensor,
@@ -52,19 +52,19 @@ def left_edges(
         ValueError: an argument does not have an entry for each edge or node, or the offsets do not
             end at E.
     """
-    own, others, mean = biases
+    of_nodes, of_others, mean = biases
     lengths = {len(one) for one in (neighbours, codes, keep, numbers) if one is not None}
-    if lengths != {int(offsets[-1])} or len(own) != len(offsets) - 1:
+    if lengths != {int(offsets[-1])} or len(of_nodes) != len(offsets) - 1:
         raise ValueError(
             f"offsets of {len(offsets) - 1} nodes end at {int(offsets[-1])}; there are "
-            f"{sorted(lengths)} edges and {len(own)} biases"
+            f"{sorted(lengths)} edges and {len(of_nodes)} biases"
         )
     kept = np.empty(0, dtype=np.bool_) if keep is None else keep.numpy()
     named = np.empty(0, dtype=np.int32) if numbers is None else numbers.numpy()
     arrays: list[Any] = [*arrays_of(offsets, neighbours, codes, levels), kept, named]
     edges = _Edges(*arrays)
-    of_nodes, of_others = arrays_of(own, others)
-    explained = _Biases(of_nodes, of_others, np.float32(mean))
+    node_biases, other_biases = arrays_of(of_nodes, of_others)
+    explained = _Biases(node_biases, other_biases, np.float32(mean))
     parts = even_parts(edges.offsets, _WORK_AN_EDGE)
     starts = edges.offsets.copy()
     if keep is not None:
@@ -85,7 +85,7 @@ def left_edges(
 
 
 class _Edges(NamedTuple):
-    """The arguments of `left_edges` as arrays; `keep` and `numbers` are empty for None."""
+    """The arguments of `kept_edges` as arrays; `keep` and `numbers` are empty for None."""
 
     offsets: npt.NDArray[np.int64]
     neighbours: npt.NDArray[np.int32]

@@ -11,7 +11,7 @@ from dglrec.biases import Biases
 from dglrec.blocks import Block, EdgeBatch, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import EdgeTensors, RatingGraph
-from dglrec.kernels import left_edges, runs_compiled
+from dglrec.kernels import kept_edges, runs_compiled
 from dglrec.sampling.config import LoaderConfig
 from dglrec.sampling.draws import Draw
 from dglrec.sampling.folds import Split
@@ -65,7 +65,7 @@ class FullGraphLoader(UserBatchLoader):
         if self.config.exclude_targets:
             biases = biases.without(owners, split.items, ratings)
         blocks = self._blocks(split, biases)
-        own = self._own(split, bounds[self.world.rank], bounds[self.world.rank + 1])
+        own = self._own_targets(split, bounds[self.world.rank], bounds[self.world.rank + 1])
         owners, items, ratings = owners[own], split.items[own], ratings[own]
         every_user = torch.arange(len(lists.counts), device=self.device)
         every_item = torch.arange(self._num_items, device=self.device)
@@ -85,7 +85,7 @@ class FullGraphLoader(UserBatchLoader):
             pool=self._pool(items, ratings, number, fold),
         )
 
-    def _own(self, split: Split, first: int, last: int) -> slice:
+    def _own_targets(self, split: Split, first: int, last: int) -> slice:
         """Where the targets of this process's users are among all targets."""
         ends = torch.tensor([first, last], device=self.device)
         low, high = torch.searchsorted(split.owners, ends).tolist()
@@ -99,15 +99,17 @@ class FullGraphLoader(UserBatchLoader):
             keep = torch.ones(count, dtype=torch.bool, device=self.device)
             keep[split.targets] = False
         sides = biases.users, biases.items
-        by_user = self._left(self._by_user, sides, biases.mean, keep)
-        by_item = self._left(self._by_item, sides[::-1], biases.mean, keep, self._edges_by_item)
+        by_user = self._kept_edges(self._by_user, sides, biases.mean, keep)
+        by_item = self._kept_edges(
+            self._by_item, sides[::-1], biases.mean, keep, self._edges_by_item
+        )
         # Each direction's edges are the other direction's, sorted by source.
         degrees = biases.user_degrees, biases.item_degrees
         to_users = Block(*by_user, *degrees, by_item[:2])
         to_items = Block(*by_item, *degrees[::-1], by_user[:2])
         return LayerBlocks(to_users, to_items)
 
-    def _left(
+    def _kept_edges(
         self,
         lists: EdgeTensors,
         sides: tuple[Tensor, Tensor],
@@ -115,11 +117,11 @@ class FullGraphLoader(UserBatchLoader):
         keep: Tensor | None,
         numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The kept edges of all nodes of a type; see `left_edges`."""
+        """The kept edges of all nodes of a type; see `kept_edges`."""
         edges = lists.offsets, lists.neighbours, lists.codes, lists.levels
         if runs_compiled(lists.neighbours):
-            return left_edges(*edges, (*sides, mean), keep, numbers)
-        # `left_edges` in torch's operations.
+            return kept_edges(*edges, (*sides, mean), keep, numbers)
+        # `kept_edges` in torch's operations.
         owners = torch.repeat_interleave(lists.counts, output_size=len(lists.neighbours))
         ends, ratings, counts = lists.neighbours, lists.ratings(slice(None)), lists.counts
         if keep is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dglrec.graph import EdgeTensors
-from dglrec.kernels import Left, Lists, add_importance
+from dglrec.kernels import Excluded, Lists, add_importance
 from dglrec.sampling.tensors import sum_neighbours, take
 
 _CERTAIN = 1 + 1e-9  # larger chances are set to 1
@@ -33,12 +33,12 @@ class Wanted(NamedTuple):
     Attributes:
         nodes: int64 [D] destinations.
         known: float32 [N]; above 0 for candidates that the layer reads in any case.
-        left: the edges that are left out.
+        excluded: the edges that are left out.
     """
 
     nodes: Tensor
     known: Tensor
-    left: Left
+    excluded: Excluded
 
 
 def inclusion_chances(weights: Tensor, size: int) -> Tensor:
@@ -115,7 +115,7 @@ class LayerDependent:
             seed_of_order: not used, as candidates come in the order of the destinations.
         """
         found = add_importance(
-            wanted.nodes, self._lists, self._worth, wanted.known, wanted.left, self._sums
+            wanted.nodes, self._lists, self._worth, wanted.known, wanted.excluded, self._sums
         )
         weights = take(self._sums, found)
         self._sums[found] = 0

@@ -19,7 +19,7 @@ from dglrec.biases import Biases
 from dglrec.blocks import Block, LayerBlocks
 from dglrec.distributed import ALONE, World
 from dglrec.graph import EdgeTensors, RatingGraph
-from dglrec.kernels import Left, Lists, edges_with, runs_compiled, turned_edges
+from dglrec.kernels import Excluded, Lists, edges_with, runs_compiled, turned_edges
 from dglrec.sampling.config import LoaderConfig, seed_of
 from dglrec.sampling.folds import Fold
 from dglrec.sampling.importance import LayerDependent, LayerIndependent, Wanted
@@ -82,35 +82,35 @@ class _Direction:
         self._shares = torch.zeros(len(sources.counts), device=numbers.device)
 
     def read(
-        self, nodes: Tensor, known: Tensor, left: Left, chance: Tensor, seed_of_order: int
+        self, nodes: Tensor, known: Tensor, excluded: Excluded, chance: Tensor, seed_of_order: int
     ) -> _Edges:
         """The ratings between destinations and sources, both the known and the drawn ones.
 
         Args:
             nodes: int64 [D] destinations.
             known: int64 sources that are read in any case, whose ratings stand for one rating each.
-            left: the edges that are left out.
+            excluded: the edges that are left out.
             chance: float64 scalar, at least 0 and below 1; decides which sources are drawn.
             seed_of_order: see `LayerIndependent.draw`.
         """
         sources = known
         self._shares[known] = 1
         try:
-            drawn = self._draws.draw(Wanted(nodes, self._shares, left), chance, seed_of_order)
+            drawn = self._draws.draw(Wanted(nodes, self._shares, excluded), chance, seed_of_order)
             self._shares[drawn.nodes] = drawn.chances.reciprocal().float()
             sources = torch.cat((known, drawn.nodes))
-            return self._edges(nodes, sources, left)
+            return self._edges(nodes, sources, excluded)
         finally:
             self._shares[sources] = 0
 
-    def _edges(self, nodes: Tensor, sources: Tensor, left: Left) -> _Edges:
+    def _edges(self, nodes: Tensor, sources: Tensor, excluded: Excluded) -> _Edges:
         """The ratings between destinations and sources, read from the side with fewer ratings."""
         own, others = self._of_destinations, self._of_sources
         if int(take(own.counts, nodes).sum()) <= int(take(others.counts, sources).sum()):
-            edges, counts = edges_with(nodes, self._lists, self._shares, 0, left)
+            edges, counts = edges_with(nodes, self._lists, self._shares, 0, excluded)
             met, ratings = take(own.neighbours, edges), own.ratings(edges)
         else:
-            edges, of_sources = edges_with(sources, self._turned, self._numbers, -1, left)
+            edges, of_sources = edges_with(sources, self._turned, self._numbers, -1, excluded)
             ends = take(self._numbers, take(others.neighbours, edges))
             counts = torch.bincount(ends, minlength=len(nodes))
             order = _order_of(offsets_of(of_sources), ends, len(nodes))
@@ -191,21 +191,21 @@ class LayerwiseLoader(UserBatchLoader):
         assert isinstance(step.fold, Fold)  # the configuration refuses folds by time
         place = self.seed, step.fold.epoch
         orders = [seed_of("nodes", *place, step.fold.number, side) for side in range(2)]
-        left, outwards = self._left(step.fold), []
+        excluded, outwards = self._excluded(step.fold), []
         for layer in reversed(range(self._num_layers)):
             seed = seed_of("samples", *place, number, self.world.rank, layer)
             generator = torch.Generator().manual_seed(seed)
             chances = torch.rand(2, generator=generator, dtype=torch.float64).to(self.device)
             users, items = users_read.nodes, items_read.nodes
-            of_users = self._to_users.read(users, items, left, chances[0], orders[0])
-            of_items = self._to_items.read(items, users, left, chances[1], orders[1])
+            of_users = self._to_users.read(users, items, excluded, chances[0], orders[0])
+            of_items = self._to_items.read(items, users, excluded, chances[1], orders[1])
             outwards.append(self._blocks(users_read, items_read, of_users, of_items))
         return tuple(reversed(outwards))
 
-    def _left(self, fold: Fold) -> Left:
+    def _excluded(self, fold: Fold) -> Excluded:
         """The step's targets, which no layer reads."""
         number = fold.number if self.config.exclude_targets else fold.count
-        return Left(self._in_step, self._num_items, fold.key, fold.count, number)
+        return Excluded(self._in_step, self._num_items, fold.key, fold.count, number)
 
     def _blocks(
         self, users_read: Reached, items_read: Numbering, of_users: _Edges, of_items: _Edges
