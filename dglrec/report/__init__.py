@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from dglrec.errors import UsageError
-from dglrec.files import atomic_file, check_possible, disk_errors
+from dglrec.files import atomic_file, check_target_file, disk_errors
+from dglrec.places import Place
 from dglrec.report.benchmarks import benchmarks_page
 from dglrec.report.cards import costs, data_card, examples, maps, model_card, settings
 from dglrec.report.comparisons import comparisons_page
