@@ -690,7 +690,7 @@ WRONG_ENCODERS = {
     "flat": (lambda column: np.zeros(len(column)), r"gives float64 \[30\] for 30 rows; give"),
     "short": (lambda column: np.zeros((2, 3)), r"gives float64 \[2, 3\] for 30 rows"),
     "text": (lambda column: np.array([["a"]] * len(column)), "give numbers"),
-    "nan": (lambda column: np.full((len(column), 1), np.nan), "no finite number"),
+    "nan": (lambda column: np.full((len(column), 1), np.nan), "not a finite number"),
     "raises": (lambda column: 1 / 0, "fails .ZeroDivisionError"),
 }
 

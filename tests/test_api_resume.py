@@ -132,7 +132,7 @@ def test_killed_before_training_there_is_nothing_to_go_on_with(ratings, tmp_path
 def test_a_run_of_the_verbs_wants_its_data_set(ratings, whole, tmp_path):
     copy = whole.save(tmp_path / "copy")
     (copy / "data").rename(tmp_path / "data")
-    with pytest.raises(DataError, match="copy/run: holds no data set; say where it is"):
+    with pytest.raises(DataError, match="copy/run: holds no data set; say where the run"):
         Recommender.resume(copy / "run")
     model = Recommender.resume(copy / "run", dataset=tmp_path / "data", quiet=True)
     assert model.results["epochs"] == 3

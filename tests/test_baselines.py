@@ -28,6 +28,7 @@ from dglrec.evaluate import evaluate
 from dglrec.files import remove_checksums
 from dglrec.graph import build_graph
 from dglrec.kernels import ItemLists, predict_residuals
+from dglrec.kernels.neighbours import Rated
 from dglrec.metrics import RATING_METRICS, RatingSums
 from dglrec.run import BEST, CONFIG_FILE, RESULTS_FILE, open_predictor, open_run
 from dglrec.schema import RatingScale
@@ -156,7 +157,7 @@ def test_the_most_similar_are_picked_whatever_their_order(degree, k, seed):
     row[rated] = generator.normal(size=degree)
     similar = np.zeros((60, 60), dtype=np.float32)
     similar[7] = generator.permutation(60) / 60 - 0.3  # some are below 0
-    user = (np.array([0, degree]), rated.astype(np.int32), row[rated].astype(np.float32))
+    user = Rated(np.array([0, degree]), rated.astype(np.int32), row[rated].astype(np.float32))
     found = predict_residuals(torch.tensor([0]), torch.tensor([7]), user, similar, k)
     assert found.item() == pytest.approx(brute_residual(row, similar[7], k), abs=1e-5)
 
@@ -202,7 +203,9 @@ def test_threads_and_stretches_change_no_bit(dataset, monkeypatch):
 
 def test_too_many_items_are_refused_with_the_memory_they_take():
     many = SimpleNamespace(path="here", graph=SimpleNamespace(num_items=20_000, num_edges=5))
-    with pytest.raises(DataError, match=r"^here: .* 20,000 items.* 1\.5 GiB, and 1\.1 GiB is"):
+    with pytest.raises(
+        DataError, match=r"^here: .* 20,000 items.* 1\.5 GiB, and may take 1\.1 GiB"
+    ):
         ItemNeighbours.fit(many, BaselineConfig())
 
 

@@ -16,7 +16,8 @@ from test_evaluate import plain_list_metrics, plain_rows, training_rows
 
 from dglrec.baselines import Popularity
 from dglrec.baselines.dense import best_items
-from dglrec.cli.output import print_evaluation, print_results
+from dglrec.cli import output
+from dglrec.cli.output import print_evaluation, print_metrics, print_results
 from dglrec.dataset import PrepareOptions, prepare
 from dglrec.distributed import ALONE, World
 from dglrec.errors import DglrecError, UsageError
@@ -596,7 +597,28 @@ def assert_same(one, other):
             assert value == other[key]
 
 
-def test_lists_are_printed(ranker, interactions, capsys):
+def test_lists_of_a_few_users_are_not_printed(ranker, capsys):
+    result = evaluate(ranker, ranking=KS)
+    few = {**result["new_users"], "ranking_users": 19}
+    none = {key: 0.0 if "@" in key else value for key, value in result["new_users"].items()}
+    print_evaluation({**result, "new_users": few, "new_items": {**none, "ranking_users": 20}})
+    out = capsys.readouterr().out
+    assert "note: lists of 19 users without training items:\ntoo few to say anything" in out
+    assert "users with relevant new items, of which only these count here:\nno list" in out
+
+
+def test_lists_are_held_against_the_most_popular_items(ranker, capsys):
+    result = evaluate(ranker, ranking=KS)
+    popular = result["baselines"]["popularity"]["ndcg@1"]
+    for ratio, is_close in ((1.04, True), (1.06, False)):
+        print_metrics({**result, "ndcg@1": ratio * popular})
+        out = capsys.readouterr().out
+        assert f"the model's ndcg@1 is {ratio:.2f} times that of the most popular items" in out
+        assert ("hardly better" in out) == is_close
+
+
+def test_lists_are_printed(ranker, interactions, capsys, monkeypatch):
+    monkeypatch.setattr(output, "_FEW_USERS", 0)
     clicks = with_random_scores(interactions)
     for one in (ranker, clicks):
         result = evaluate(one, ranking=KS, candidates=20)

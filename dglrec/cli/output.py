@@ -126,10 +126,8 @@ def _compare_lists(result: dict[str, Any]) -> None:
         ratio = result[name] / popular
         say(f"the model's {name} is {ratio:.2f} times that of the most popular items")
         if ratio < _BARELY:
-            say(
-                "note: that is no better, or hardly; `dglrec compare` says what may be chance, "
-                "docs/which-model.md which other models there are"
-            )
+            say("note: that is hardly better; `dglrec compare` says what may be chance, and")
+            say("docs/which-model.md which other models there are")
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -184,9 +182,9 @@ def print_evaluation(result: dict[str, Any]) -> None:
 def _print_group(title: str, figures: dict[str, Any]) -> None:
     """Print metrics of the lists of some users, if there are any hits and enough users."""
     if figures["ranking_users"] < _FEW_USERS:
-        say(f"note: {title}: too few to say anything; --json has the figures")
+        say(f"note: {title}:\ntoo few to say anything; --json has the figures")
     elif not any(figures[key] for key in figures if "@" in key):
-        say(f"note: {title}: no list of the model holds one of them")
+        say(f"note: {title}:\nno list of the model holds one of them")
     else:
         _print_ranking(title, figures)
 
