@@ -311,5 +311,5 @@ def test_weights_that_do_not_fit_are_refused():
     arguments = case([4], 9, 3)
     with pytest.raises(ValueError, match="3 weights of 4 edges"):
         fit_ridge(*arguments, weights=torch.ones(3))
-    with pytest.raises(ValueError, match="room"):
+    with pytest.raises(ValueError, match="or weights with present"):
         fit_ridge(*arguments, torch.ones(4), torch.ones(4))

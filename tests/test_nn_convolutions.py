@@ -432,7 +432,7 @@ def test_compiled_loops_refuse_what_does_not_fit():
     for wrong in (
         {"rows": torch.ones(5, 5)},
         {"attention": torch.ones(4, 2)},
-        {"of_own": torch.ones(3, 2)},
+        {"of_destinations": torch.ones(3, 2)},
         {"offsets": torch.tensor([0, 2, 2])},
         {"offsets": torch.tensor([0, 5, 3])},
         {"offsets": torch.tensor([-1, 2, 3])},
@@ -440,11 +440,11 @@ def test_compiled_loops_refuse_what_does_not_fit():
     ):
         given = {
             "offsets": offsets, "neighbours": neighbours, "rows": rows, "attention": heads,
-            "of_own": own, **wrong,
+            "of_destinations": own, **wrong,
         }  # fmt: skip
         with pytest.raises(ValueError, match="fit"):
             attend(**given)
-        given["own"] = given.pop("of_own").repeat(1, 3)
+        given["destinations"] = given.pop("of_destinations").repeat(1, 3)
         with pytest.raises(ValueError, match="fit"):
             attend_jointly(**given)
     for place in (-1, 5):
