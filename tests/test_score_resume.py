@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -648,6 +649,18 @@ def test_two_shards_at_once_and_a_kill_come_to_the_same_end(larger, tmp_path):
     assert {name: after[name] for name in odd} == {name: before[name] for name in odd}
     assert code_of(forked(command(larger, tmp_path / "whole", "lists"))) == 0
     assert_same(out, tmp_path / "whole")
+
+
+def test_a_plan_that_comes_while_a_shard_looks_is_no_other_folder(tmp_path, monkeypatch):
+    out, original = tmp_path / "out", Path.iterdir
+    out.mkdir()
+
+    def iterdir(path):
+        (out / PLAN_FILE).write_text("{}")
+        return original(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    PartsFolder(out, {}).refuse_other_folder(overwrite=False)
 
 
 def test_two_shards_started_in_the_same_moment_come_to_the_same_end(larger, tmp_path):

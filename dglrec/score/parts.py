@@ -114,16 +114,20 @@ class PartsFolder:
         plan = self.out / PLAN_FILE
         if plan.is_file() or not self.out.exists():
             return
-        if any(self._notes.glob(_A_NOTE)):
+        has_scores = any(self._notes.glob(_A_NOTE))
+        begun = self.out.is_dir() and all(
+            path.name.startswith(TEMPORARY) or path.suffix == ".lock"
+            for path in (*self.out.iterdir(), *self._notes.glob("*"))
+            if path != self._notes
+        )
+        if plan.is_file():
+            return  # another shard wrote it while we looked
+        if has_scores:
             raise DataError(
                 f"{plan}: no such file, though {self.out} holds scores; get it back, or score into "
                 "another folder"
             )
-        if self.out.is_dir() and all(
-            path.name.startswith(TEMPORARY) or path.suffix == ".lock"
-            for path in (*self.out.iterdir(), *self._notes.glob("*"))
-            if path != self._notes
-        ):
+        if begun:
             return  # these files are of a job that was killed before it wrote its plan
         check_target_folder(self.out, marker=PLAN_FILE, overwrite=overwrite)
 
