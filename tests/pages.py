@@ -125,6 +125,12 @@ def page_of(sources, tmp_path):
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text and "<img" not in text and "\x1b" not in text
     parsed = Parsed(text)
+    check_pictures(parsed)
+    return parsed
+
+
+def check_pictures(parsed):
+    """Each picture has a name and a table behind it, and no coordinate is missing."""
     for picture in parsed.named("svg"):
         assert picture.attributes["aria-label"] and picture.attributes["role"] == "img"
         (figure,) = (one for one in picture.parents if one.name == "figure")
@@ -132,4 +138,3 @@ def page_of(sources, tmp_path):
         assert inner.count("figcaption") == inner.count("details") == inner.count("table") == 1
     assert all("nan" not in value for one in parsed.elements for value in one.attributes.values()
                if value and one.name in ("circle", "line", "polyline"))  # fmt: skip
-    return parsed

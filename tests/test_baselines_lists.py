@@ -586,3 +586,14 @@ def test_ranks_have_what_one_has(dataset, runs, tmp_path):
         mine, others = (load_checkpoint(one / BEST) for one in (run, tmp_path / other))
         assert all(torch.equal(mine.weights[name], others.weights[name]) for name in mine.weights)
         assert mine.meta["baseline"] == others.meta["baseline"]
+
+
+def test_memory_is_asked_for_before_a_folder_is_made_and_not_of_a_finished_run(
+    dataset, runs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ranker, "available_memory", lambda: 99)
+    with pytest.raises(UnusableEnvironmentError, match="model.kind ease needs"):
+        train(dataset, tmp_path / "run", settings_of("ease"))
+    assert not (tmp_path / "run").exists()
+    run, results = runs["ease"]
+    assert train(dataset, run, settings_of("ease"), resume=True) == results

@@ -1576,3 +1576,15 @@ def test_a_scale_that_cannot_be_names_its_option(world, tmp_path, refused):
 def test_a_study_of_no_list_makes_no_folder(world, tmp_path, refused):
     refused(2, "study", "ablation", world.dataset, tmp_path / "out", "--ranking", "0")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_next_command_names_the_run_that_can_be_measured(world, tmp_path, dglrec_command):
+    bias = ["--set", "model.kind=bias"]
+    for name, more, measured in (
+        ("plain", [], "plain"),
+        ("refitted", ["--set", "train.refit=all"], "refitted/selection"),
+    ):
+        outcome = dglrec_command("train", world.dataset, tmp_path / name, *bias, *more)
+        following = f"Next: dglrec evaluate {tmp_path / measured} --ranking 10"
+        assert outcome.code == 0 and following in outcome.out
+        assert dglrec_command("evaluate", tmp_path / measured, "--ranking", 10).code == 0

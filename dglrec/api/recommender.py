@@ -516,7 +516,7 @@ class Recommender:
 
     def _named(self, frame: Frame) -> Frame:
         """A frame with the schema's names in place of the column names that `fit` was given."""
-        return in_schema_names(frame, self.dataset.meta.get("columns", {}))
+        return in_schema_names(frame, self.dataset.columns)
 
     def _optional(self, given: Any, name: str) -> Frame | None:
         return None if given is None else self._named(frame_of(given, name))

@@ -19,6 +19,7 @@ from dglrec.baselines.graph_filter import GraphFilter
 from dglrec.baselines.models import (
     Baseline,
     check_data,
+    check_memory,
     fit_model,
     load_model,
     predicts_ratings,
@@ -48,6 +49,7 @@ __all__ = [
     "SessionRanker",
     "Sessions",
     "check_data",
+    "check_memory",
     "cut_sessions",
     "ease_weights",
     "fit_model",

@@ -81,10 +81,20 @@ def predicts_ratings(kind: str, *, has_ratings: bool) -> bool:
     return has_ratings and kind in _RATING
 
 
-def check_data(
+def check_data(kind: str, dataset: RatingDataset) -> None:
+    """Refuse a data set that lacks what a baseline reads, before anything else is done.
+
+    Raises:
+        UsageError: the baseline reads sessions, and there are no timestamps.
+    """
+    if kind in _OF_SESSIONS:
+        times_of(dataset, kind)
+
+
+def check_memory(
     kind: str, dataset: RatingDataset, config: BaselineConfig, world: World = ALONE
 ) -> None:
-    """Refuse a data set that a baseline cannot be fitted to, before anything else is done.
+    """Refuse a model that takes too much memory, before a folder is made for it.
 
     Args:
         kind: as in `model.kind`.
@@ -93,11 +103,8 @@ def check_data(
         world: the processes, which may share a machine's memory.
 
     Raises:
-        UsageError: the baseline reads sessions, and there are no timestamps.
         DataError, UnusableEnvironmentError: the model takes too much memory.
     """
-    if kind in _OF_SESSIONS:
-        times_of(dataset, kind)
     ranker = _ranker_of(kind, dataset)
     if kind == "item_knn" and ranker is None:
         check_size(dataset)

@@ -20,7 +20,7 @@ _OF_TABLES = ("items_without_table_row", "items_without_synopsis")
 _MOST = 0.5
 _BARELY = 1.05  # times the figure of popularity lists
 _FEW_USERS = 20
-_FEW_PAIRS = 20
+FEW_PAIRS = 20
 _LIST_FIGURES = ("coverage", "gini", "novelty", "diversity", "tail_share", "popularity_lift")
 
 
@@ -330,7 +330,7 @@ def print_pairs(folder: Path) -> None:
     import pyarrow.dataset as parts
 
     scores = parts.dataset(folder, format="parquet")
-    if scores.count_rows() <= _FEW_PAIRS:
+    if scores.count_rows() <= FEW_PAIRS:
         rows = [list(row.values()) for row in scores.to_table().to_pylist()]
         shown = [["" if value is None else _number(value) for value in row] for row in rows]
         _print_rows("predicted", scores.schema.names, shown)

@@ -21,7 +21,13 @@ from dglrec.cli.options import (
     option_overwrite,
     option_timeout,
 )
-from dglrec.cli.output import print_json, print_pairs, print_recommendations, report
+from dglrec.cli.output import (
+    FEW_PAIRS,
+    print_json,
+    print_pairs,
+    print_recommendations,
+    report,
+)
 from dglrec.cli.verbs import cli
 from dglrec.errors import UsageError
 from dglrec.places import Place
@@ -231,7 +237,8 @@ def score(
             summary = score_top_k(trained, out, top_k, chosen)
     if trained.world.is_first:
         report(summary, as_json)
-        if pairs is not None and not as_json and isinstance(out, Path):
+        few = summary["rows"] <= FEW_PAIRS
+        if pairs is not None and few and not as_json and isinstance(out, Path):
             print_pairs(out)
 
 

@@ -282,6 +282,7 @@ def train(
     outlive_terminal()
     from dglrec.dataset import RatingDataset
     from dglrec.distributed import joined
+    from dglrec.run import SELECTION
     from dglrec.train import job_of
     from dglrec.train import train as run_train
 
@@ -307,7 +308,7 @@ def train(
         print_json(results)
     elif world.is_first:
         print_results(results)
-        measured = run / "selection" if refit else run
+        measured = run / SELECTION if SELECTION in results else run
         say(f"\nNext: dglrec evaluate {measured} --ranking 10")
 
 

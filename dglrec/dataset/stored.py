@@ -255,9 +255,15 @@ class RatingDataset:
         return self._table(ITEMS, [schema.TITLE]).column(0)
 
     @property
+    def columns(self) -> Mapping[str, str]:
+        """`user`, `item`, `rating`, `timestamp` -> the names that `prepare` was given for them."""
+        found: Mapping[str, str] = self.meta.get("columns", {})
+        return found
+
+    @property
     def column_names(self) -> ColumnNames:
         """The names that columns may have in files given later: also those in the ratings."""
-        return names_with(self.meta.get("columns", {}))
+        return names_with(self.columns)
 
     @cached_property
     def planted(self) -> PlantedLists | None:

@@ -86,9 +86,7 @@ def read_items_to_add(trained: TrainedModel, file: Given) -> NewItems:
             f"--new-items {file}: the model uses no genres or text, which is all that is known of "
             "a new item"
         )
-    table = read_new_items(
-        file, dataset.items.ids.type, dataset.meta.get("columns", {}).get("item")
-    )
+    table = read_new_items(file, dataset.items.ids.type, dataset.columns.get("item"))
     ids = pa.array(table[schema.ITEM_ID], type=dataset.items.ids.type)
     _refuse_known(file, schema.ITEM_ID, ids, dataset.items, "--new-items takes others")
     try:

@@ -136,7 +136,7 @@ def _read(trained: TrainedModel, file: Given, *, one: bool = False) -> Attribute
                 else "prepare the data set with --user-table, and train anew"
             )
         )
-    called = trained.dataset.meta.get("columns", {}).get("user")
+    called = trained.dataset.columns.get("user")
     table = read_attributes(file, schema.USER_ID, one=one, called=called)
     if unknown := [name for name in table.columns if name not in attributes]:
         raise DataError(

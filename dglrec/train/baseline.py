@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dglrec.baselines import Baseline, check_data, fit_model, liked_from
+from dglrec.baselines import Baseline, check_data, check_memory, fit_model, liked_from
 from dglrec.checkpoint import load_checkpoint, save_checkpoint
 from dglrec.dataset import HELD_OUT, TRAIN, RatingDataset
 from dglrec.distributed import ALONE, World
@@ -103,7 +103,11 @@ def fit_baseline(
     with ExitStack() as until_done:
         until_done.enter_context(Interrupts(outlives_terminal=True))
         with world.together():
-            check_data(kind, dataset, settings.baseline, world)
+            check_data(kind, dataset)
+            if (
+                not resume
+            ):  # a finished run needs no memory; others are checked when they are fitted
+                check_memory(kind, dataset, settings.baseline, world)
             if world.is_first:
                 check_tracker(settings.train.logger)
                 check_run(run, resume, overwrite)
